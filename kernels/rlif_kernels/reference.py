@@ -1,0 +1,89 @@
+"""The definition of every op in plain torch: what the tests compare with, and what a reader reads first.
+
+Nothing here is fast. Everything here works in any floating dtype, float64 included, and differentiates through
+ordinary autograd; bfloat16 and float16 logits are promoted to float32 first.
+"""
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
+
+
+def token_stats(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    vocab_size: int | None = None,
+    softcap: float | None = None,
+    outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
+) -> TokenStats:
+    """Statistics of each row of `logits` (..., V) at the chosen `targets` (...): see `TokenStats` for the formulas.
+
+    The arguments are those of `rlif_kernels.token_stats`. The results have the logits' dtype, or float32 if that is
+    a half-precision type. Raises IndexError if a target that is not masked lies outside ``[0, vocab_size)``.
+    """
+    active = targets != IGNORE_INDEX
+    if mask is not None:
+        active = active & mask
+    num_columns = logits.shape[-1] if vocab_size is None else vocab_size
+    check_targets(targets, active, num_columns)
+    targets = targets.where(active, 0).long()
+
+    logits = logits[..., :num_columns]
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    logits = logits.where(active[..., None], 0)  # a masked row takes no part, whatever it holds
+
+    # A column of -inf is outside the support: no probability, no gradient, not counted in V.
+    support = logits != -torch.inf
+    support_size = support.sum(-1)
+    # NaN and +inf anywhere, or nothing but -inf, leave no distribution: the row's results are NaN.
+    undefined = (logits.isnan() | (logits == torch.inf)).any(-1) | (support_size == 0)
+
+    z = logits.where(support, 0)
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.to(z.dtype)[..., None]
+    z = z / temperature
+
+    poison = torch.zeros_like(z[..., 0]).masked_fill(undefined, torch.nan)
+    logsumexp = z.masked_fill(~support, -torch.inf).logsumexp(-1)
+    logp = (z - logsumexp[..., None]).where(support, 0)
+    p = logp.exp().where(support, 0)
+    on_support = support.gather(-1, targets[..., None])[..., 0]
+    chosen = logp.gather(-1, targets[..., None])[..., 0]
+
+    values: dict[str, Tensor] = {}
+    if "logprob" in outputs:
+        values["logprob"] = chosen.where(on_support, -torch.inf - logsumexp)
+    if "entropy" in outputs:
+        values["entropy"] = -(p * logp).sum(-1)
+    if "self_certainty" in outputs:
+        values["self_certainty"] = -(logp.sum(-1) / support_size) - support_size.to(z.dtype).log()
+    if "logsumexp" in outputs:
+        values["logsumexp"] = logsumexp
+    if "sum_sq_probs" in outputs:
+        values["sum_sq_probs"] = p.square().sum(-1)
+    if "top_probs" in outputs:
+        # A vocabulary of one column has no second largest probability: it is 0.
+        at_least_two = torch.cat([p.detach(), torch.zeros_like(p[..., :1].detach())], -1)
+        values["top_probs"] = at_least_two.topk(2, -1).values
+    for name, value in values.items():
+        per_row = (poison, active) if name != "top_probs" else (poison[..., None], active[..., None])
+        values[name] = (value + per_row[0]).where(per_row[1], 0)
+    return TokenStats(**values)
+
+
+def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
+    """Raise IndexError naming the first active target outside ``[0, num_columns)``."""
+    bad = active & ((targets < 0) | (targets >= num_columns))
+    if bad.any():
+        position = tuple(bad.nonzero()[0].tolist())
+        raise IndexError(
+            f"targets{list(position)} is {int(targets[position])}; expected an id in [0, {num_columns}), "
+            f"or {IGNORE_INDEX} for a row to skip"
+        )

@@ -1,0 +1,334 @@
+"""`token_stats`: the public function, its checks, the library ops and their autograd formula.
+
+Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients. Two backends compute it,
+`torch_token_stats` (row blocks in cache) and `triton_token_stats` (fused GPU kernels). Each provides
+
+- ``forward(logits, targets, temperature, softcap, num_columns, outputs) -> (fields, row_state)``
+- ``backward(grad_logits, grads, logits, targets, temperature, softcap, num_columns, row_state) -> None``
+
+where `row_state` (STATE_ROWS, N) float32 holds what lets the backward skip every reduction; its rows are the backend's
+own affair.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, STATE_ROWS, TokenStats
+
+
+def token_stats(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    vocab_size: int | None = None,
+    softcap: float | None = None,
+    outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
+    inplace_backward: bool = False,
+    backend: str | None = None,
+) -> TokenStats:
+    """Log-probability, entropy, self-certainty and more of each row of logits, differentiable, in one pass.
+
+    Args:
+        logits: (..., V) float32, bfloat16 or float16. The last dimension is contiguous; any other strides will do,
+            and nothing is copied.
+        targets: (...) integer ids of the chosen tokens. A row whose target is -100 is masked.
+        temperature: the logits are divided by it: a positive float, or a tensor of the targets' shape, which is
+            treated as a constant (no gradient).
+        mask: (...) bool. A False row is not read; its outputs and its gradient are 0.
+        vocab_size: the number of real columns when the head is padded; the rest is never read and gets gradient 0.
+        softcap: if given, ``softcap * tanh(logits / softcap)`` comes before the temperature.
+        outputs: the fields to compute, of `TokenStats`; the others cost nothing and are None.
+        inplace_backward: write the gradient into the logits' own storage, which destroys the logits. Refused where
+            that would corrupt another result: see Raises.
+        backend: "triton" or "torch"; None picks "triton" on GPUs and "torch" elsewhere.
+
+    Returns:
+        `TokenStats`, float32, each requested field shaped like `targets`; the gradients are documented there.
+
+    Columns of -inf are outside the support (probability and gradient 0, not counted in V); a row with NaN or +inf,
+    or with nothing but -inf, gives NaN in that row alone.
+
+    Raises:
+        ValueError: shapes or devices that do not match, a last dimension that is not contiguous, V = 0, a
+            temperature or softcap that is not positive, an unknown output or backend, `inplace_backward` on logits
+            that share memory among their elements or are a leaf that requires grad.
+        TypeError: dtypes other than those above.
+        IndexError: on a CPU, a target outside ``[0, vocab_size)``. On a GPU such a row gets a NaN log-probability
+            and gradient instead, since raising would need a device synchronisation.
+        RuntimeError: from autograd, if the logits changed between forward and backward; so too on a second backward
+            through `inplace_backward`, and in another op's backward that needs the logits it destroyed.
+    """
+    num_columns = _check(logits, targets, temperature, mask, vocab_size, softcap, outputs)
+    if inplace_backward:
+        _check_inplace(logits)
+    targets = targets.long()
+    if mask is not None:
+        targets = targets.masked_fill(~mask, IGNORE_INDEX)
+    row_temperature, scalar_temperature = None, 1.0
+    if isinstance(temperature, Tensor):
+        row_temperature = temperature.detach().float()
+    else:
+        scalar_temperature = float(temperature)
+    values = _forward_op(
+        logits,
+        targets,
+        row_temperature,
+        scalar_temperature,
+        0.0 if softcap is None else float(softcap),
+        num_columns,
+        ",".join(name for name in FIELDS if name in outputs),
+        inplace_backward,
+        resolve_backend(backend, logits),
+    )
+    return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
+
+
+def resolve_backend(backend: str | None, logits: Tensor) -> str:
+    """The backend to use: "triton" on GPUs and "torch" elsewhere, unless the caller names one."""
+    if backend is None:
+        return "triton" if logits.device.type in ("cuda", "xpu") else "torch"
+    if backend not in ("triton", "torch"):
+        raise ValueError(f'backend is {backend!r}; expected "triton", "torch" or None')
+    return backend
+
+
+def _load_backend(name: str) -> ModuleType:
+    # Triton is imported on first use only: `import rlif_kernels` must work where it is not installed.
+    if name == "torch":
+        from rlif_kernels import torch_token_stats
+
+        return torch_token_stats
+    try:
+        from rlif_kernels import triton_token_stats
+    except ImportError as error:
+        raise ImportError('backend="triton" needs the triton package, which could not be imported') from error
+    return triton_token_stats
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _check(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    mask: Tensor | None,
+    vocab_size: int | None,
+    softcap: float | None,
+    outputs: tuple[str, ...],
+) -> int:
+    """Check everything that needs no look at the tensors' values; return the number of columns to read."""
+    for name, tensor in (("logits", logits), ("targets", targets)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"logits has dtype {logits.dtype}; expected float32, bfloat16 or float16")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits has shape {tuple(logits.shape)}; expected (..., V) with V >= 1")
+    if logits.shape[-1] > 1 and logits.stride(-1) != 1:
+        raise ValueError(f"logits has stride {logits.stride(-1)} in its last dimension; expected 1 (contiguous)")
+    _check_per_row("targets", targets, logits)
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"targets has dtype {targets.dtype}; expected an integer dtype")
+    if isinstance(temperature, Tensor):
+        _check_per_row("temperature", temperature, logits)
+        if not temperature.is_floating_point():
+            raise TypeError(f"temperature has dtype {temperature.dtype}; expected a floating dtype")
+    elif not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a positive number")
+    if mask is not None:
+        _check_per_row("mask", mask, logits)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask has dtype {mask.dtype}; expected torch.bool")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap is {softcap}; expected a positive number or None")
+    if isinstance(outputs, str) or not outputs or not set(outputs) <= set(FIELDS):
+        raise ValueError(f"outputs is {outputs!r}; expected a non-empty tuple of names out of {FIELDS}")
+    if vocab_size is None:
+        return logits.shape[-1]
+    if not 1 <= vocab_size <= logits.shape[-1]:
+        raise ValueError(f"vocab_size is {vocab_size}; expected 1 to {logits.shape[-1]}, the columns of logits")
+    return vocab_size
+
+
+def _check_per_row(name: str, tensor: Tensor, logits: Tensor) -> None:
+    rows = logits.shape[:-1]
+    if tensor.shape != rows:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; expected {tuple(rows)}, the shape of logits less its last one"
+        )
+    if tensor.device != logits.device:
+        raise ValueError(f"{name} is on {tensor.device}; expected {logits.device}, the device of logits")
+
+
+def _check_inplace(logits: Tensor) -> None:
+    if logits.is_leaf and logits.requires_grad:
+        raise ValueError("inplace_backward needs logits that an operation computed; got a leaf that requires grad")
+    if any(stride == 0 and size > 1 for size, stride in zip(logits.shape, logits.stride(), strict=True)):
+        raise ValueError(
+            "inplace_backward needs logits whose elements each have their own memory; got an expanded view with "
+            f"strides {tuple(logits.stride())}"
+        )
+
+
+# ---------------------------------------------------------------- library ops
+#
+# The outputs of the forward op are the fields in the order of FIELDS, then the row state. The schema of an op has a
+# fixed number of outputs, so a field that was not requested is an empty tensor; nor has it lists of strings.
+
+
+@torch.library.custom_op("rlif::token_stats", mutates_args=())
+def _forward_op(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    outputs: str,
+    inplace_backward: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    fields, row_state = _load_backend(backend).forward(
+        logits,
+        targets,
+        scalar_temperature if temperature is None else temperature,
+        softcap,
+        num_columns,
+        outputs.split(","),
+    )
+    absent = logits.new_empty(0, dtype=torch.float32)
+    shaped = [
+        fields[name].view(targets.shape + fields[name].shape[1:]) if name in fields else absent.clone()
+        for name in FIELDS
+    ]
+    return (*shaped, row_state)
+
+
+@_forward_op.register_fake
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    outputs: str,
+    inplace_backward: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    requested = outputs.split(",")
+
+    def shape(name: str) -> tuple[int, ...]:
+        return (0,) if name not in requested else (*targets.shape, 2) if name == "top_probs" else tuple(targets.shape)
+
+    shapes = [*(shape(name) for name in FIELDS), (STATE_ROWS, targets.numel())]
+    return tuple(logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
+
+
+@torch.library.custom_op("rlif::token_stats_backward", mutates_args=())
+def _backward_op(
+    grads: Sequence[Tensor | None],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+    backend: str,
+) -> Tensor:
+    grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    _backward_into(
+        grad_logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend
+    )
+    return grad_logits
+
+
+@_backward_op.register_fake
+def _(
+    grads: Sequence[Tensor | None],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+    backend: str,
+) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("rlif::token_stats_backward_", mutates_args=("logits",))
+def _backward_inplace_op(
+    grads: Sequence[Tensor | None],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+    backend: str,
+) -> None:
+    _backward_into(
+        logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend
+    )
+
+
+def _backward_into(
+    grad_logits: Tensor,
+    grads: Sequence[Tensor | None],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+    backend: str,
+) -> None:
+    differentiable = FIELDS[: len(grads)]
+    present = {name: grad.reshape(-1) for name, grad in zip(differentiable, grads, strict=True) if grad is not None}
+    _load_backend(backend).backward(
+        grad_logits,
+        present,
+        logits,
+        targets,
+        scalar_temperature if temperature is None else temperature,
+        softcap,
+        num_columns,
+        row_state,
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, targets, temperature, *options, _, inplace_backward, backend = inputs
+    *_, top_probs, row_state = output
+    ctx.save_for_backward(logits, targets, temperature, row_state)
+    ctx.mark_non_differentiable(top_probs, row_state)
+    ctx.set_materialize_grads(False)
+    ctx.options, ctx.inplace_backward, ctx.backend = options, inplace_backward, backend
+
+
+def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    *field_grads, _, _ = grads
+    no_grads = (None,) * 8  # of everything but the logits
+    if all(grad is None for grad in field_grads):
+        return None, *no_grads
+    logits, targets, temperature, row_state = ctx.saved_tensors
+    arguments = (field_grads, logits, targets, temperature, *ctx.options, row_state, ctx.backend)
+    if ctx.inplace_backward:
+        _backward_inplace_op(*arguments)
+        return logits, *no_grads
+    return _backward_op(*arguments), *no_grads
+
+
+torch.library.register_autograd("rlif::token_stats", _autograd_backward, setup_context=_setup_context)

@@ -1,0 +1,247 @@
+"""`token_stats` in plain torch: blocks of rows that stay in the processor's cache.
+
+Each pass of the op reads the logits from memory once, because every further look at a block hits the cache; no
+temporary of the logits' size ever exists. All sums are relative to the row's maximum m:
+
+    d = z - m,   s = sum exp d,   w = sum d exp d,   t = sum d,   n = columns in the support
+    logprob = d_y - log s,   entropy = log s - w/s,   self_certainty = log(s/n) - t/n
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.reference import check_targets
+from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS
+
+# Elements of one scratch buffer (1 MiB of float32). Two are alive at a time, and the threads share them: they fit the
+# L2 caches of two cores. A larger block falls out of cache; a smaller one pays more for dispatching each torch call.
+BLOCK_ELEMENTS = 1 << 18
+
+Rows = slice | Tensor  # which rows of a matrix: a range, or indices where masked rows lie in between
+
+
+def forward(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    outputs: Sequence[str],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, n, entropy, sum p²."""
+    ids, active, bad = _check_values(targets, temperature, num_columns)
+    state = logits.new_zeros((STATE_ROWS, targets.numel()), dtype=torch.float32)
+    fields = {
+        name: state.new_zeros((targets.numel(), 2) if name == "top_probs" else targets.numel()) for name in outputs
+    }
+    block = _Block(logits, num_columns, temperature, softcap)
+    for matrix, local, rows, _ in _row_blocks(logits, active, num_columns, logits):
+        values = _forward_block(block.load(matrix, local, rows), ids[rows, None], outputs)
+        state[:, rows] = torch.stack([values[name] for name in ("m", "log_s", "n", "entropy", "sum_sq_probs")])
+        for name in outputs:
+            fields[name][rows] = values[name]
+    if bad is not None and "logprob" in fields:
+        fields["logprob"].masked_fill_(bad, torch.nan)
+    return fields, state
+
+
+def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+    z = block.z
+    m = z.amax(-1, keepdim=True)
+    d = torch.sub(z, m, out=block.scratch(0))
+    d_y = d.gather(-1, ids)[:, 0]
+    e = torch.exp(d, out=block.scratch(1))
+    s = e.sum(-1)
+    n = torch.full_like(s, z.shape[-1])
+    w = mean_d = torch.zeros_like(s)
+    if "entropy" in outputs or "self_certainty" in outputs:
+        mean_d = d.sum(-1) / n
+        if not mean_d.isfinite().all():
+            # Columns of -inf leave the sums; rows of NaN stay NaN. Divided before they are added up, columns at the
+            # lowest finite float32 do not overflow.
+            outside = z == -torch.inf
+            n = n - outside.sum(-1)
+            mean_d = (d.masked_fill_(outside, 0) / n[:, None]).sum(-1)
+        if "entropy" in outputs:
+            w = d.mul_(e).sum(-1)
+    log_s = s.log()
+    values = {
+        "m": m[:, 0],
+        "log_s": log_s,
+        "n": n,
+        "logprob": d_y - log_s,
+        "entropy": log_s - w / s,
+        "self_certainty": (s / n).log() - mean_d,
+        "logsumexp": m[:, 0] + log_s,
+        "sum_sq_probs": torch.zeros_like(s),
+    }
+    if "sum_sq_probs" in outputs:
+        values["sum_sq_probs"] = torch.mul(e, e, out=block.scratch(0)).sum(-1) / s.square()
+    if "top_probs" in outputs:
+        first, column = e.max(-1, keepdim=True)
+        second = e.scatter_(-1, column, 0).amax(-1, keepdim=True)
+        values["top_probs"] = torch.cat([first, second], -1) / s[:, None]
+    return {name: value[: block.num_rows] for name, value in values.items()}
+
+
+def backward(
+    grad_logits: Tensor,
+    grads: dict[str, Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+) -> None:
+    """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
+    ids, active, bad = _check_values(targets, temperature, num_columns)
+    coefficients = row_coefficients(grads, row_state, temperature)
+    if bad is not None:
+        coefficients["p"] = coefficients["p"].masked_fill(bad, torch.nan)
+    block = _Block(logits, num_columns, temperature, softcap)
+    for matrix, local, rows, grad_matrix in _row_blocks(logits, active, num_columns, grad_logits):
+        block.load(matrix, local, rows)
+        gradient = _backward_block(
+            block, ids[rows, None], row_state[:, rows, None], {k: v[rows, None] for k, v in coefficients.items()}
+        )
+        grad_matrix[local, :num_columns] = gradient.to(grad_logits.dtype)
+    grad_logits[..., num_columns:] = 0
+    if not active.all():
+        grad_logits[~active.view(targets.shape)] = 0
+
+
+def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, temperature: float | Tensor) -> dict[str, Tensor]:
+    """The upstream gradients folded into the terms of one polynomial per row, the temperature included:
+
+    dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y]
+    """
+    _, _, n, entropy, sum_sq_probs = row_state
+    zero = torch.zeros_like(n)
+    g_y, g_h, g_u, g_lse, g_q = (
+        grads.get(name, zero) for name in ("logprob", "entropy", "self_certainty", "logsumexp", "sum_sq_probs")
+    )
+    scale = temperature.reshape(-1) if isinstance(temperature, Tensor) else temperature
+    coefficients = {"p": (g_u + g_lse - g_y - g_h * entropy - 2 * g_q * sum_sq_probs) / scale}
+    if "logprob" in grads:
+        coefficients["y"] = g_y / scale
+    if "entropy" in grads:
+        coefficients["plogp"] = -g_h / scale
+    if "self_certainty" in grads:
+        coefficients["1"] = g_u / n / scale
+    if "sum_sq_probs" in grads:
+        coefficients["pp"] = 2 * g_q / scale
+    return coefficients
+
+
+def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: dict[str, Tensor]) -> Tensor:
+    z = block.z[: block.num_rows]
+    m, log_s, n, _, _ = state
+    logp = torch.sub(z, m, out=block.scratch(0)[: block.num_rows]).sub_(log_s)
+    p = torch.exp(logp, out=block.scratch(1)[: block.num_rows])
+    if "plogp" in coefficients:
+        polynomial = logp.mul_(coefficients["plogp"]).add_(coefficients["p"])
+    else:
+        polynomial = logp.copy_(coefficients["p"].expand_as(logp))
+    if "pp" in coefficients:
+        polynomial.addcmul_(p, coefficients["pp"])
+    gradient = polynomial.mul_(p)
+    if "1" in coefficients:
+        gradient.sub_(coefficients["1"])
+    if "y" in coefficients:
+        on_support = z.gather(-1, ids) != -torch.inf
+        gradient.scatter_add_(-1, ids, coefficients["y"].where(on_support, 0))
+    if (n < z.shape[-1]).any():
+        gradient.masked_fill_(z == -torch.inf, 0)
+    if block.softcap:
+        # z = cap tanh(x / cap) / temperature, so dz/dx = (1 - (z temperature / cap)²) / temperature.
+        gradient.mul_(1 - (z * (block.tau / block.softcap)).square_())
+    return gradient
+
+
+class _Block:
+    """One block of rows as float32 z = softcap(logits) / temperature, and scratch of its size, reused by the next."""
+
+    def __init__(self, logits: Tensor, num_columns: int, temperature: float | Tensor, softcap: float) -> None:
+        self.num_columns, self.temperature, self.softcap = num_columns, temperature, softcap
+        self.buffers = logits.new_empty((3, max(2, BLOCK_ELEMENTS // num_columns), num_columns), dtype=torch.float32)
+
+    def load(self, matrix: Tensor, local: Rows, rows: Rows) -> "_Block":
+        x = matrix[local, : self.num_columns]
+        self.num_rows = len(x)
+        self.tau = self.temperature
+        if isinstance(self.temperature, Tensor):
+            self.tau = self.temperature.reshape(-1)[rows, None]
+        if self.num_rows == 1:
+            # torch sums a lone row with several threads, in another order than the same row in a batch.
+            x = x.expand(2, -1)
+        self.z = x
+        if x.dtype != torch.float32:
+            self.z = self.scratch(2).copy_(x)
+        if self.softcap:
+            # tanh would bring an infinity back into the finite range, where the row must know of it.
+            infinite = x.isinf()
+            capped = torch.div(self.z, self.softcap, out=self.scratch(2)).tanh_().mul_(self.softcap)
+            self.z = torch.where(infinite, x.float(), capped) if infinite.any() else capped
+        if isinstance(self.tau, Tensor) or self.tau != 1:
+            self.z = torch.div(self.z, self.tau, out=self.scratch(2))
+        return self
+
+    def scratch(self, which: int) -> Tensor:
+        return self.buffers[which, : len(self.z)]
+
+
+def _row_blocks(
+    logits: Tensor, active: Tensor, num_columns: int, companion: Tensor
+) -> Iterator[tuple[Tensor, Rows, Rows, Tensor]]:
+    """Yield blocks of active rows: a matrix of logits, which of its rows, which rows of all, the companion's matrix.
+
+    The matrices are views: leading dimensions whose strides do not collapse into one are walked instead.
+    """
+    if logits.ndim == 1:
+        logits, companion = logits[None], companion[None]
+    num_rows = max(2, BLOCK_ELEMENTS // num_columns)
+    everything = bool(active.all())
+    first = 0
+    for position in itertools.product(*map(range, logits.shape[: _uncollapsible_dims(logits)])):
+        matrix = logits[position].view(-1, logits.shape[-1])
+        companion_matrix = companion[position].view(-1, logits.shape[-1])
+        if everything:
+            for start in range(0, len(matrix), num_rows):
+                stop = min(start + num_rows, len(matrix))
+                yield matrix, slice(start, stop), slice(first + start, first + stop), companion_matrix
+        else:
+            for local in active[first : first + len(matrix)].nonzero()[:, 0].split(num_rows):
+                if len(local):
+                    yield matrix, local, local + first, companion_matrix
+        first += len(matrix)
+
+
+def _uncollapsible_dims(logits: Tensor) -> int:
+    """How many leading dimensions to index before the rest, less the last, collapses into one without a copy."""
+    for depth in range(logits.ndim - 1):
+        shape, strides = logits.shape[depth:-1], logits.stride()[depth:-1]
+        if logits.numel() == 0 or all(
+            strides[i] == strides[i + 1] * shape[i + 1] or shape[i] == 1 for i in range(len(shape) - 1)
+        ):
+            return depth
+    raise AssertionError("a matrix needs no collapsing")
+
+
+def _check_values(
+    targets: Tensor, temperature: float | Tensor, num_columns: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Flat ids that are safe to gather, which rows are active, and on a GPU which of those have a bad target."""
+    active = targets != IGNORE_INDEX
+    valid = (targets >= 0) & (targets < num_columns)
+    ids = targets.where(valid, 0).reshape(-1)
+    if targets.device.type != "cpu":
+        return ids, active.reshape(-1), (active & ~valid).reshape(-1)
+    check_targets(targets, active, num_columns)
+    if isinstance(temperature, Tensor) and not (temperature > 0).logical_or(~active).all():
+        position = (~(temperature > 0) & active).nonzero()[0].tolist()
+        raise ValueError(f"temperature{position} is {float(temperature[tuple(position)])}; expected a positive number")
+    return ids, active.reshape(-1), None

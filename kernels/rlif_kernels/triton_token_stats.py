@@ -1,0 +1,132 @@
+"""The Triton backend of `token_stats`: how its kernels are launched.
+
+`triton_token_stats_forward` and `triton_token_stats_backward` hold the kernels, `triton_blocks` what they share.
+"""
+
+import itertools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import triton
+from torch import Tensor
+
+from rlif_kernels.stats import FIELDS, STATE_ROWS
+from rlif_kernels.triton_blocks import LOG2E
+from rlif_kernels.triton_token_stats_backward import backward_kernel
+from rlif_kernels.triton_token_stats_forward import forward_kernel
+
+# LANES and warps: 512 lanes on 128 threads give each thread four independent 16-byte loads, enough in flight at the
+#   occupancy that their registers leave; LANES also fixes the bits of a result, so it does not vary with the shape.
+# TILES a chunk: 8 tiles of 4096 (bf16) or 2048 (fp32) columns. Merging a chunk costs a lane about 14 instructions, 0.2
+#   an element; a smaller chunk would cost more, a larger one would leave few programs to a split row.
+LANES = 512
+FORWARD_TILES = 8
+FORWARD_WARPS = 4
+# The backward has no state to merge: its chunks are as small as keeps the row's constants (a dozen loads) negligible.
+BACKWARD_BLOCK = 4096
+BACKWARD_TILES = 4
+BACKWARD_WARPS = 4
+# Programs that fill a large GPU (132 SMs x 8 or so). With fewer rows than that, long rows are split into chunks.
+SPLIT_BELOW_ROWS = 1024
+
+
+def columns_per_lane(dtype: torch.dtype) -> int:
+    """K: as many columns as make a 16-byte load."""
+    return 16 // dtype.itemsize
+
+
+def forward(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    outputs: Sequence[str],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p²."""
+    num_rows = targets.numel()
+    state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
+    fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
+    if num_rows == 0:
+        return fields, state
+    base, stride, offsets, wide = _row_addresses(logits)
+    K = columns_per_lane(logits.dtype)
+    num_chunks = triton.cdiv(num_columns, LANES * K * FORWARD_TILES)
+    split = num_chunks > 1 and num_rows < SPLIT_BELOW_ROWS
+    partials = state.new_empty((num_rows, num_chunks, 8, LANES)) if split else None
+    per_row, scale = _temperature_arguments(temperature)
+
+    def launch(stage: str, programs: int) -> None:
+        forward_kernel[(programs,)](
+            base, offsets, targets.reshape(-1), per_row,
+            *(fields.get(name) for name in FIELDS),
+            state, partials, stride, num_rows, num_columns, scale, softcap, num_chunks,
+            LANES=LANES, K=K, TILES=FORWARD_TILES, WIDE=wide, SOFTCAP=softcap > 0,
+            LOGPROB="logprob" in fields, W="entropy" in fields, T="self_certainty" in fields,
+            LOGSUMEXP="logsumexp" in fields, Q="sum_sq_probs" in fields, TOP="top_probs" in fields, STAGE=stage,
+            num_warps=FORWARD_WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    with _device_of(logits):
+        if split:
+            launch("chunk", num_rows * num_chunks)
+            launch("fold", num_rows)
+        else:
+            launch("row", num_rows)
+    return fields, state
+
+
+def backward(
+    grad_logits: Tensor,
+    grads: dict[str, Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+) -> None:
+    """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
+    if num_columns < logits.shape[-1]:
+        grad_logits[..., num_columns:] = 0
+    if targets.numel() == 0:
+        return
+    base, stride, offsets, wide = _row_addresses(logits)
+    grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
+    num_chunks = triton.cdiv(num_columns, BACKWARD_BLOCK * BACKWARD_TILES)
+    per_row, scale = _temperature_arguments(temperature)
+    with _device_of(logits):
+        backward_kernel[(targets.numel() * num_chunks,)](
+            grad_base, base, offsets, targets.reshape(-1), per_row,
+            *(grads.get(name) for name in FIELDS if name != "top_probs"),
+            row_state, grad_offsets, stride, grad_stride, targets.numel(), num_columns, scale, softcap, num_chunks,
+            BLOCK=BACKWARD_BLOCK, TILES=BACKWARD_TILES, WIDE=wide and grad_wide, SOFTCAP=softcap > 0,
+            num_warps=BACKWARD_WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
+    """The tensor, its row stride or else a table of row offsets, and whether each row starts on 16 bytes."""
+    shape, strides = tensor.shape[:-1], tensor.stride()[:-1]
+    dims = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size > 1]
+    wide = tensor.data_ptr() % 16 == 0 and all(stride * tensor.element_size() % 16 == 0 for _, stride in dims)
+    if all(outer == size * inner for (_, outer), (size, inner) in itertools.pairwise(dims)):
+        return tensor, dims[-1][1] if dims else 0, None, wide
+    offsets = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for size, stride in dims:
+        offsets = offsets[..., None] + torch.arange(size, device=tensor.device) * stride
+    return tensor, 0, offsets.reshape(-1), wide
+
+
+def _temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:
+    if isinstance(temperature, Tensor):
+        return temperature.reshape(-1), 0.0
+    return None, LOG2E.value / temperature
+
+
+def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be the tensor's. The interpreter has no devices."""
+    if tensor.device.type == "cpu":
+        return nullcontext()
+    return torch.get_device_module(tensor.device).device(tensor.device)
