@@ -51,21 +51,23 @@ def token_stats(
     z = z / temperature
 
     poison = torch.zeros_like(z[..., 0]).masked_fill(undefined, torch.nan)
-    logsumexp = z.masked_fill(~support, -torch.inf).logsumexp(-1)
-    logp = (z - logsumexp[..., None]).where(support, 0)
+    z = z + poison[..., None]
+    largest = z.detach().masked_fill(~support, -torch.inf).amax(-1, keepdim=True)
+    logsumexp = (z - largest).masked_fill(~support, -torch.inf).logsumexp(-1, keepdim=True)
+    logp = (z - largest - logsumexp).where(support, 0)
     p = logp.exp().where(support, 0)
     on_support = support.gather(-1, targets[..., None])[..., 0]
     chosen = logp.gather(-1, targets[..., None])[..., 0]
 
     values: dict[str, Tensor] = {}
     if "logprob" in outputs:
-        values["logprob"] = chosen.where(on_support, -torch.inf - logsumexp)
+        values["logprob"] = chosen.where(on_support, -torch.inf - logsumexp[..., 0])
     if "entropy" in outputs:
         values["entropy"] = -(p * logp).sum(-1)
     if "self_certainty" in outputs:
         values["self_certainty"] = -(logp.sum(-1) / support_size) - support_size.to(z.dtype).log()
     if "logsumexp" in outputs:
-        values["logsumexp"] = logsumexp
+        values["logsumexp"] = (largest + logsumexp)[..., 0]
     if "sum_sq_probs" in outputs:
         values["sum_sq_probs"] = p.square().sum(-1)
     if "top_probs" in outputs:

@@ -67,12 +67,12 @@ def token_stats(
     num_columns = _check(logits, targets, temperature, mask, vocab_size, softcap, outputs)
     if inplace_backward:
         _check_inplace(logits)
-    targets = targets.long()
+    targets = targets.long().contiguous()
     if mask is not None:
-        targets = targets.masked_fill(~mask, IGNORE_INDEX)
+        targets = targets.masked_fill(~mask, IGNORE_INDEX).contiguous()
     row_temperature, scalar_temperature = None, 1.0
     if isinstance(temperature, Tensor):
-        row_temperature = temperature.detach().float()
+        row_temperature = temperature.detach().float().contiguous()
     else:
         scalar_temperature = float(temperature)
     values = _forward_op(
@@ -295,8 +295,11 @@ def _backward_into(
     row_state: Tensor,
     backend: str,
 ) -> None:
+    # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side.
     differentiable = FIELDS[: len(grads)]
-    present = {name: grad.reshape(-1) for name, grad in zip(differentiable, grads, strict=True) if grad is not None}
+    present = {
+        name: grad.contiguous().view(-1) for name, grad in zip(differentiable, grads, strict=True) if grad is not None
+    }
     _load_backend(backend).backward(
         grad_logits,
         present,

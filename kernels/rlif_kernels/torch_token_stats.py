@@ -59,12 +59,15 @@ def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict
     w = mean_d = torch.zeros_like(s)
     if "entropy" in outputs or "self_certainty" in outputs:
         mean_d = d.sum(-1) / n
-        if not mean_d.isfinite().all():
+        special = (~mean_d.isfinite()).nonzero()[:, 0]
+        if len(special):
             # Columns of -inf leave the sums; rows of NaN stay NaN. Divided before they are added up, columns at the
-            # lowest finite float32 do not overflow.
-            outside = z == -torch.inf
-            n = n - outside.sum(-1)
-            mean_d = (d.masked_fill_(outside, 0) / n[:, None]).sum(-1)
+            # lowest finite float32 do not overflow. The block's other rows keep their bits.
+            outside = z[special] == -torch.inf
+            finite = d[special].masked_fill_(outside, 0)
+            n[special] -= outside.sum(-1)
+            mean_d[special] = (finite / n[special, None]).sum(-1)
+            d[special] = finite
         if "entropy" in outputs:
             w = d.mul_(e).sum(-1)
     log_s = s.log()
@@ -124,7 +127,7 @@ def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, temperature: f
     g_y, g_h, g_u, g_lse, g_q = (
         grads.get(name, zero) for name in ("logprob", "entropy", "self_certainty", "logsumexp", "sum_sq_probs")
     )
-    scale = temperature.reshape(-1) if isinstance(temperature, Tensor) else temperature
+    scale = temperature.view(-1) if isinstance(temperature, Tensor) else temperature
     coefficients = {"p": (g_u + g_lse - g_y - g_h * entropy - 2 * g_q * sum_sq_probs) / scale}
     if "logprob" in grads:
         coefficients["y"] = g_y / scale
@@ -154,11 +157,11 @@ def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: d
     if "y" in coefficients:
         on_support = z.gather(-1, ids) != -torch.inf
         gradient.scatter_add_(-1, ids, coefficients["y"].where(on_support, 0))
-    if (n < z.shape[-1]).any():
-        gradient.masked_fill_(z == -torch.inf, 0)
     if block.softcap:
         # z = cap tanh(x / cap) / temperature, so dz/dx = (1 - (z temperature / cap)²) / temperature.
         gradient.mul_(1 - (z * (block.tau / block.softcap)).square_())
+    if block.softcap or (n < z.shape[-1]).any():
+        gradient.masked_fill_(z == -torch.inf, 0)
     return gradient
 
 
@@ -174,7 +177,7 @@ class _Block:
         self.num_rows = len(x)
         self.tau = self.temperature
         if isinstance(self.temperature, Tensor):
-            self.tau = self.temperature.reshape(-1)[rows, None]
+            self.tau = self.temperature.view(-1)[rows, None]
         if self.num_rows == 1:
             # torch sums a lone row with several threads, in another order than the same row in a batch.
             x = x.expand(2, -1)

@@ -59,7 +59,7 @@ def forward(
 
     def launch(stage: str, programs: int) -> None:
         forward_kernel[(programs,)](
-            base, offsets, targets.reshape(-1), per_row,
+            base, offsets, targets.view(-1), per_row,
             *(fields.get(name) for name in FIELDS),
             state, partials, stride, num_rows, num_columns, scale, softcap, num_chunks,
             LANES=LANES, K=K, TILES=FORWARD_TILES, WIDE=wide, SOFTCAP=softcap > 0,
@@ -98,7 +98,7 @@ def backward(
     per_row, scale = _temperature_arguments(temperature)
     with _device_of(logits):
         backward_kernel[(targets.numel() * num_chunks,)](
-            grad_base, base, offsets, targets.reshape(-1), per_row,
+            grad_base, base, offsets, targets.view(-1), per_row,
             *(grads.get(name) for name in FIELDS if name != "top_probs"),
             row_state, grad_offsets, stride, grad_stride, targets.numel(), num_columns, scale, softcap, num_chunks,
             BLOCK=BACKWARD_BLOCK, TILES=BACKWARD_TILES, WIDE=wide and grad_wide, SOFTCAP=softcap > 0,
@@ -121,7 +121,7 @@ def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
 
 def _temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:
     if isinstance(temperature, Tensor):
-        return temperature.reshape(-1), 0.0
+        return temperature.view(-1), 0.0
     return None, LOG2E.value / temperature
 
 

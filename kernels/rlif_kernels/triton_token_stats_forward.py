@@ -238,7 +238,7 @@ def _finish_row(
         )
         d_y = x_y * (scale * LN2) - m
         m_nats = m
-        n = -n
+        n = -tl.maximum(n, 1.0)  # -0 would not look negative
     entropy = log_s - mean_w
     if LOGPROB:
         tl.store(logprob_ptr + i_row, d_y - log_s)

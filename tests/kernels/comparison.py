@@ -1,0 +1,82 @@
+"""The comparison with the float64 reference that the kernel tests share."""
+
+import torch
+from torch import Tensor
+
+from rlif_kernels import TokenStats, reference, token_stats
+from rlif_kernels.stats import FIELDS
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DIFFERENTIABLE = FIELDS[:-1]  # all but top_probs
+
+# The contract's bounds (float32 results against the float64 reference of the same, already rounded, logits).
+VALUE_TOLERANCE = 4e-6  # times max(1, |value|)
+GRADIENT_TOLERANCE = 2e-6  # times the largest upstream gradient
+# Storing a gradient in a narrower type rounds it: by half a unit in the last place on hardware, up to a whole one in
+# Triton's interpreter, which truncates bfloat16.
+ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+
+
+def random_targets(logits: Tensor, num_columns: int | None = None) -> Tensor:
+    return torch.randint(num_columns or logits.shape[-1], logits.shape[:-1], device=logits.device)
+
+
+def assert_values_match(actual: TokenStats, expected: TokenStats) -> None:
+    for name, value, target in zip(FIELDS, actual, expected, strict=True):
+        assert (value is None) == (target is None), name
+        if value is None:
+            continue
+        assert value.dtype == torch.float32, name
+        assert value.shape == target.shape, name
+        assert torch.equal(value.isnan(), target.isnan()), name
+        bound = VALUE_TOLERANCE * target.abs().clamp(min=1)
+        wrong = ~((value.double() - target).abs() <= bound) & ~(value.double() == target) & ~target.isnan()
+        assert not wrong.any(), f"{name}: {value[wrong][:4]} != {target[wrong][:4]}"
+
+
+def upstream_gradients(shape: torch.Size, device: torch.device | str = DEVICE) -> dict[str, Tensor]:
+    return {name: torch.randn(shape, device=device) for name in DIFFERENTIABLE}
+
+
+def weighted_sum(stats: TokenStats, weights: dict[str, Tensor]) -> Tensor:
+    """A scalar whose gradient mixes every field; a log-probability of -inf would make it so, and is left out."""
+    terms = [
+        (weights[name].to(value.dtype) * value).masked_fill(value.isinf(), 0).sum()
+        for name, value in zip(FIELDS, stats, strict=True)
+        if value is not None and name in weights
+    ]
+    return torch.stack(terms).sum()
+
+
+def check_against_reference(
+    logits: Tensor, targets: Tensor, backend: str, outputs: tuple[str, ...] = FIELDS, **options
+) -> tuple[TokenStats, Tensor]:
+    """Compare values and gradients with the float64 reference; return ours."""
+    ours = logits.detach().requires_grad_()
+    exact = logits.detach().double().requires_grad_()
+    exact_options = {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in options.items()
+    }
+    stats = token_stats(ours, targets, outputs=outputs, backend=backend, **options)
+    expected = reference.token_stats(exact, targets, outputs=outputs, **exact_options)
+    assert_values_match(stats, expected)
+
+    weights = {n: w for n, w in upstream_gradients(targets.shape, logits.device).items() if n in outputs}
+    if weights:
+        weighted_sum(stats, weights).backward()
+        weighted_sum(expected, weights).backward()
+        assert_gradients_match(ours.grad, exact.grad, weights, options.get("temperature", 1.0))
+    return stats, ours.grad
+
+
+def assert_gradients_match(
+    actual: Tensor, expected: Tensor, weights: dict[str, Tensor], temperature: float | Tensor = 1.0
+) -> None:
+    defined = ~expected.isnan().any(-1)  # a row whose results are NaN has no gradient to compare
+    size = sum(weight.abs() for weight in weights.values()) / temperature
+    bound = GRADIENT_TOLERANCE * size[..., None] + ROUNDING[actual.dtype] * expected.abs()
+    if actual.dtype == torch.float16:
+        bound = bound + 2.0**-24  # the smallest float16
+    wrong = ~((actual.double() - expected).abs() <= bound) & defined[..., None]
+    assert not wrong.any(), f"{actual[wrong][:4]} != {expected[wrong][:4]}"

@@ -1,0 +1,95 @@
+"""A row's bits do not depend on its company, its place, its address, or how the launch divides the work."""
+
+import pytest
+import torch
+
+from comparison import DEVICE, random_targets
+from rlif_kernels import token_stats
+from rlif_kernels.stats import FIELDS
+
+# Below, across and far beyond one chunk (16384 columns of float32, 32768 of bfloat16).
+SIZES = [37, 5003, 50257]
+
+
+def bits(logits, targets, backend, **options):
+    """All fields and the gradient of a fixed mixture of them, per row."""
+    logits = logits.detach().requires_grad_()
+    stats = token_stats(logits, targets, outputs=FIELDS, backend=backend, **options)
+    mixture = 0.3 * stats.logprob + 0.5 * stats.entropy - 0.7 * stats.self_certainty + 0.2 * stats.sum_sq_probs
+    mixture.sum().backward()
+    return [*stats, logits.grad]
+
+
+def assert_same_bits(actual, expected):
+    for name, a, b in zip((*FIELDS, "gradient"), actual, expected, strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("num_columns", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_alone_has_the_bits_that_it_has_in_a_batch(num_columns, dtype, backend):
+    logits = (3 * torch.randn(9, num_columns, device=DEVICE)).to(dtype)
+    targets = random_targets(logits)
+    batch = bits(logits, targets, backend)
+    for i in (0, 4, 8):
+        alone = bits(logits[i : i + 1].clone(), targets[i : i + 1], backend)
+        assert_same_bits(alone, [value[i : i + 1] for value in batch])
+
+
+@pytest.mark.parametrize("num_columns", SIZES)
+def test_the_order_of_the_rows_changes_no_bit(num_columns, backend):
+    logits = 3 * torch.randn(7, num_columns, device=DEVICE)
+    targets = random_targets(logits)
+    order = torch.randperm(7)
+    assert_same_bits(
+        bits(logits[order], targets[order], backend), [value[order] for value in bits(logits, targets, backend)]
+    )
+
+
+@pytest.mark.parametrize("num_columns", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_address_of_a_row_changes_no_bit(num_columns, dtype, backend):
+    storage = (3 * torch.randn(3, num_columns + 16, device=DEVICE)).to(dtype)
+    shifted = storage[:, 1 : num_columns + 1]
+    targets = random_targets(shifted)
+    assert_same_bits(bits(shifted, targets, backend), bits(shifted.clone(), targets, backend))
+
+
+def test_masked_neighbours_change_no_bit(backend):
+    logits = 3 * torch.randn(6, 5003, device=DEVICE)
+    targets = random_targets(logits)
+    mask = torch.tensor([True, False, True, True, False, True], device=DEVICE)
+    with_mask, without = bits(logits, targets, backend, mask=mask), bits(logits, targets, backend)
+    assert_same_bits([value[mask] for value in with_mask], [value[mask] for value in without])
+
+
+@pytest.mark.parametrize("num_columns", [40001, 100000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("special", [None, -torch.inf, torch.nan])
+def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, special, monkeypatch):
+    from rlif_kernels import triton_token_stats
+
+    logits = (3 * torch.randn(3, num_columns, device=DEVICE)).to(dtype)
+    targets = random_targets(logits)
+    if special is not None:
+        logits[1, 77] = special
+    results = []
+    for split_below in (0, 10**9):
+        monkeypatch.setattr(triton_token_stats, "SPLIT_BELOW_ROWS", split_below)
+        results.append([value.nan_to_num(12345.0) for value in bits(logits, targets, "triton")])
+    assert_same_bits(*results)
+
+
+def test_two_runs_have_the_same_bits(backend):
+    logits = 3 * torch.randn(5, 50257, device=DEVICE)
+    targets = random_targets(logits)
+    assert_same_bits(bits(logits, targets, backend), bits(logits, targets, backend))
+
+
+def test_the_fields_asked_for_change_no_bit_of_each_other(backend):
+    logits = 3 * torch.randn(5, 5003, device=DEVICE)
+    targets = random_targets(logits)
+    together = token_stats(logits, targets, outputs=FIELDS, backend=backend)
+    for name in FIELDS:
+        alone = token_stats(logits, targets, outputs=(name,), backend=backend)
+        assert torch.equal(getattr(alone, name), getattr(together, name)), name
