@@ -313,17 +313,24 @@ def _backward_into(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, targets, temperature, *options, _, inplace_backward, backend = inputs
-    *_, top_probs, row_state = output
+    logits, targets, temperature, *options, outputs, inplace_backward, backend = inputs
+    *fields, row_state = output
     ctx.save_for_backward(logits, targets, temperature, row_state)
-    ctx.mark_non_differentiable(top_probs, row_state)
+    ctx.differentiable = [name for name in outputs.split(",") if name != "top_probs"]
+    ctx.mark_non_differentiable(
+        row_state, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
+    )
     ctx.set_materialize_grads(False)
     ctx.options, ctx.inplace_backward, ctx.backend = options, inplace_backward, backend
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    *field_grads, _, _ = grads
     no_grads = (None,) * 8  # of everything but the logits
+    # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
+    field_grads = [
+        grad if name in ctx.differentiable else None
+        for name, grad in zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
+    ]
     if all(grad is None for grad in field_grads):
         return None, *no_grads
     logits, targets, temperature, row_state = ctx.saved_tensors

@@ -8,7 +8,7 @@ from rlif_kernels import token_stats
 from rlif_kernels.stats import FIELDS
 
 # Below, across and far beyond one chunk (16384 columns of float32, 32768 of bfloat16).
-SIZES = [37, 5003, 50257]
+SIZES = [37, 5003, 40009]
 
 
 def bits(logits, targets, backend, **options):
@@ -28,19 +28,19 @@ def assert_same_bits(actual, expected):
 @pytest.mark.parametrize("num_columns", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_alone_has_the_bits_that_it_has_in_a_batch(num_columns, dtype, backend):
-    logits = (3 * torch.randn(9, num_columns, device=DEVICE)).to(dtype)
+    logits = (3 * torch.randn(5, num_columns, device=DEVICE)).to(dtype)
     targets = random_targets(logits)
     batch = bits(logits, targets, backend)
-    for i in (0, 4, 8):
+    for i in (0, 2, 4):
         alone = bits(logits[i : i + 1].clone(), targets[i : i + 1], backend)
         assert_same_bits(alone, [value[i : i + 1] for value in batch])
 
 
 @pytest.mark.parametrize("num_columns", SIZES)
 def test_the_order_of_the_rows_changes_no_bit(num_columns, backend):
-    logits = 3 * torch.randn(7, num_columns, device=DEVICE)
+    logits = 3 * torch.randn(5, num_columns, device=DEVICE)
     targets = random_targets(logits)
-    order = torch.randperm(7)
+    order = torch.randperm(5)
     assert_same_bits(
         bits(logits[order], targets[order], backend), [value[order] for value in bits(logits, targets, backend)]
     )
@@ -63,7 +63,7 @@ def test_masked_neighbours_change_no_bit(backend):
     assert_same_bits([value[mask] for value in with_mask], [value[mask] for value in without])
 
 
-@pytest.mark.parametrize("num_columns", [40001, 100000])
+@pytest.mark.parametrize("num_columns", [70001])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("special", [None, -torch.inf, torch.nan])
 def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, special, monkeypatch):
@@ -81,7 +81,7 @@ def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, specia
 
 
 def test_two_runs_have_the_same_bits(backend):
-    logits = 3 * torch.randn(5, 50257, device=DEVICE)
+    logits = 3 * torch.randn(3, 40009, device=DEVICE)
     targets = random_targets(logits)
     assert_same_bits(bits(logits, targets, backend), bits(logits, targets, backend))
 

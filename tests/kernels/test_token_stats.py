@@ -177,14 +177,14 @@ def test_no_rows_give_empty_outputs_and_a_backward_that_works(backend):
 
 
 @settings(
-    max_examples=25,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    max_examples=20,
+    deadline=None,  # the first example of a kind compiles or imports
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking through the interpreter takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_drawn_cases_match_the_reference(data, backend):
-    shape = data.draw(st.lists(st.integers(1, 4), min_size=0, max_size=3), label="leading shape")
+    shape = data.draw(st.lists(st.integers(1, 3), min_size=0, max_size=3), label="leading shape")
     num_columns = data.draw(st.integers(1, 700), label="V")
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), label="dtype")
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31), label="seed"))

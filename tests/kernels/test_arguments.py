@@ -1,0 +1,52 @@
+"""Bad arguments: each one error that names the argument, what came and what was expected."""
+
+import pytest
+import torch
+
+from rlif_kernels import token_stats
+
+LOGITS, TARGETS = torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.long)
+
+BAD = {
+    "logits not a tensor": ([[0.0]], TARGETS, {}, TypeError, "logits is a list; expected a torch.Tensor"),
+    "logits of integers": (LOGITS.long(), TARGETS, {}, TypeError, "logits has dtype torch.int64; expected float32"),
+    "float64 logits": (LOGITS.double(), TARGETS, {}, TypeError, "logits has dtype torch.float64; expected float32"),
+    "no columns": (LOGITS[..., :0], TARGETS, {}, ValueError, r"logits has shape \(2, 3, 0\); expected \(..., V\)"),
+    "a scalar": (torch.tensor(0.0), TARGETS, {}, ValueError, r"logits has shape \(\); expected \(..., V\)"),
+    "columns with a stride": (
+        torch.zeros(2, 3, 16)[..., ::2], TARGETS, {}, ValueError, "logits has stride 2 in its last dimension",
+    ),
+    "targets of another shape": (
+        LOGITS, TARGETS[:, :2], {}, ValueError, r"targets has shape \(2, 2\); expected \(2, 3\)",
+    ),
+    "targets of floats": (LOGITS, TARGETS.float(), {}, TypeError, "targets has dtype torch.float32; expected an"),
+    "temperature 0": (LOGITS, TARGETS, {"temperature": 0.0}, ValueError, "temperature is 0.0; expected a"),
+    "temperature NaN": (LOGITS, TARGETS, {"temperature": float("nan")}, ValueError, "temperature is nan; expected"),
+    "temperatures of another shape": (
+        LOGITS, TARGETS, {"temperature": torch.ones(2)}, ValueError, r"temperature has shape \(2,\); expected \(2, 3\)",
+    ),
+    "temperatures of integers": (
+        LOGITS, TARGETS, {"temperature": TARGETS + 1}, TypeError, "temperature has dtype torch.int64; expected a",
+    ),
+    "mask of integers": (LOGITS, TARGETS, {"mask": TARGETS}, TypeError, "mask has dtype torch.int64; expected"),
+    "mask of another shape": (
+        LOGITS, TARGETS, {"mask": torch.ones(3, 2, dtype=torch.bool)}, ValueError, r"mask has shape \(3, 2\); expected",
+    ),
+    "vocab_size too large": (LOGITS, TARGETS, {"vocab_size": 9}, ValueError, "vocab_size is 9; expected 1 to 8"),
+    "vocab_size 0": (LOGITS, TARGETS, {"vocab_size": 0}, ValueError, "vocab_size is 0; expected 1 to 8"),
+    "softcap 0": (LOGITS, TARGETS, {"softcap": 0.0}, ValueError, "softcap is 0.0; expected a positive number or None"),
+    "an unknown output": (LOGITS, TARGETS, {"outputs": ("logp",)}, ValueError, r"outputs is \('logp',\); expected"),
+    "outputs as a string": (LOGITS, TARGETS, {"outputs": "logprob"}, ValueError, "outputs is 'logprob'; expected"),
+    "no outputs": (LOGITS, TARGETS, {"outputs": ()}, ValueError, r"outputs is \(\); expected a non-empty tuple"),
+    "an unknown backend": (LOGITS, TARGETS, {"backend": "cuda"}, ValueError, "backend is 'cuda'; expected \"triton\""),
+    "targets on another device": (
+        LOGITS, TARGETS.to("meta"), {}, ValueError, "targets is on meta; expected cpu, the device of logits",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_a_bad_argument_is_named(case):
+    logits, targets, options, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        token_stats(logits, targets, **options)

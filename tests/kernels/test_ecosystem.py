@@ -1,0 +1,163 @@
+"""The op among PyTorch's other machinery: autograd, torch.library, torch.compile, checkpointing, memory."""
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from comparison import DEVICE, random_targets, upstream_gradients, weighted_sum
+from rlif_kernels import reference, token_stats
+from rlif_kernels.stats import FIELDS
+
+
+def inputs(num_rows=4, num_columns=67):
+    logits = (2 * torch.randn(num_rows, num_columns, device=DEVICE)).requires_grad_()
+    return logits, random_targets(logits)
+
+
+def test_the_reference_is_differentiated_correctly():
+    logits = (2 * torch.randn(3, 11, dtype=torch.float64)).requires_grad_()
+    targets = torch.tensor([2, -100, 7])
+    temperature = torch.rand(3, dtype=torch.float64) + 0.5
+
+    def differentiable(x):
+        return reference.token_stats(x, targets, temperature=temperature, softcap=3.0, outputs=FIELDS[:-1])[:-1]
+
+    assert torch.autograd.gradcheck(differentiable, (logits,))
+
+
+def test_the_reference_agrees_with_torch_distributions():
+    logits = 2 * torch.randn(5, 23, dtype=torch.float64)
+    targets = random_targets(logits)
+    stats = reference.token_stats(logits, targets, outputs=FIELDS)
+    model = torch.distributions.Categorical(logits=logits)
+    uniform = torch.distributions.Categorical(logits=torch.zeros_like(logits))
+    torch.testing.assert_close(stats.logprob, model.log_prob(targets))
+    torch.testing.assert_close(stats.entropy, model.entropy())
+    torch.testing.assert_close(stats.self_certainty, torch.distributions.kl_divergence(uniform, model))
+    torch.testing.assert_close(stats.sum_sq_probs, model.probs.square().sum(-1))
+    torch.testing.assert_close(stats.top_probs, model.probs.sort(descending=True).values[:, :2])
+
+
+def test_opcheck_passes(backend):
+    logits, targets = inputs()
+    for outputs in ("logprob,entropy,self_certainty", ",".join(FIELDS)):
+        arguments = (logits, targets, None, 0.7, 0.0, 60, outputs, False, backend)
+        torch.library.opcheck(torch.ops.rlif.token_stats, (arguments[0], targets.clamp(max=59), *arguments[2:]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_traces_the_whole_graph(dynamic, backend):
+    def loss(logits, targets):
+        stats = token_stats(2 * logits, targets, temperature=0.9, backend=backend)
+        return (stats.logprob * stats.entropy.detach() - stats.self_certainty).sum()
+
+    # The eager compiler runs the captured graph as it is: what is tested is the capture, forward and backward.
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for num_rows in (3, 5):
+        logits, targets = inputs(num_rows)
+        (expected,) = torch.autograd.grad(loss(logits, targets), logits)
+        (actual,) = torch.autograd.grad(compiled(logits, targets), logits)
+        assert torch.equal(actual, expected)
+
+
+def test_activation_checkpointing_recomputes_to_the_same_gradient(backend):
+    logits, targets = inputs()
+    weights = upstream_gradients(targets.shape)
+
+    def loss(x):
+        return weighted_sum(token_stats(3 * x, targets, outputs=FIELDS, backend=backend), weights)
+
+    (expected,) = torch.autograd.grad(loss(logits), logits)
+    (actual,) = torch.autograd.grad(checkpoint(loss, logits, use_reentrant=False), logits)
+    assert torch.equal(actual, expected)
+
+
+def test_saved_tensors_are_freed_with_the_graph(backend):
+    logits, targets = inputs()
+    computed = 2 * logits
+    alive = weakref.ref(computed)
+    stats = token_stats(computed, targets, backend=backend)
+    del computed
+    stats.logprob.sum().backward()
+    del stats
+    gc.collect()
+    assert alive() is None
+
+
+def test_results_that_nobody_differentiates_need_no_backward(backend):
+    logits, targets = inputs()
+    with torch.no_grad():
+        assert not token_stats(logits, targets, backend=backend).logprob.requires_grad
+    stats = token_stats(logits, targets, outputs=("logprob", "top_probs"), backend=backend)
+    assert stats.logprob.requires_grad
+    assert not stats.top_probs.requires_grad
+
+
+def test_inplace_backward_writes_the_same_gradient_into_the_logits_storage(backend):
+    logits, targets = inputs()
+    weights = upstream_gradients(targets.shape)
+    plain = (2 * logits).detach().requires_grad_()
+    weighted_sum(token_stats(plain, targets, outputs=FIELDS, backend=backend), weights).backward()
+
+    computed = 2 * logits
+    storage = computed.data_ptr()
+    seen = []
+    computed.register_hook(seen.append)
+    weighted_sum(
+        token_stats(computed, targets, outputs=FIELDS, inplace_backward=True, backend=backend), weights
+    ).backward()
+    assert seen[0].data_ptr() == storage
+    assert torch.equal(seen[0], plain.grad)
+    assert torch.equal(logits.grad, 2 * plain.grad)
+
+
+def test_inplace_backward_refuses_a_second_backward(backend):
+    logits, targets = inputs()
+    loss = token_stats(2 * logits, targets, inplace_backward=True, backend=backend).logprob.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_inplace_backward_refuses_to_corrupt_what_another_op_saved(backend):
+    logits, targets = inputs()
+    computed = 2 * logits
+    squares = computed.square().sum()  # saves `computed` for a backward that runs after ours
+    loss = token_stats(computed, targets, inplace_backward=True, backend=backend).logprob.sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squares.backward()
+
+
+def test_inplace_backward_refuses_a_leaf_and_an_expanded_view(backend):
+    logits, targets = inputs()
+    with pytest.raises(ValueError, match="got a leaf that requires grad"):
+        token_stats(logits, targets, inplace_backward=True, backend=backend)
+    expanded = (2 * logits[:1]).expand(4, -1)
+    with pytest.raises(ValueError, match=r"got an expanded view with strides \(0, 1\)"):
+        token_stats(expanded, targets, inplace_backward=True, backend=backend)
+
+
+def test_the_package_imports_and_computes_where_triton_is_not_installed():
+    program = """
+import sys
+sys.modules["triton"] = None
+import torch
+from rlif_kernels import token_stats
+print(float(token_stats(torch.zeros(1, 8), torch.tensor([3])).entropy))
+try:
+    token_stats(torch.zeros(1, 8), torch.tensor([3]), backend="triton")
+except ImportError as error:
+    print(error)
+assert not {"rlif", "transformers"} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [
+        "2.079441547393799",
+        'backend="triton" needs the triton package, which could not be imported',
+    ]
