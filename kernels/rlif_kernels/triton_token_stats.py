@@ -21,8 +21,9 @@ from rlif_kernels.triton_token_stats_forward import forward_kernel
 # TILES a chunk: 8 tiles of 4096 (bf16) or 2048 (fp32) columns. Merging a chunk costs a lane about 14 instructions, 0.2
 #   an element; a smaller chunk would cost more, a larger one would leave few programs to a split row.
 LANES = 512
+#   The state of all fields is twice as large: with 4 warps it spills, hence 8, which leave each thread two loads.
 FORWARD_TILES = 8
-FORWARD_WARPS = 4
+FORWARD_WARPS, FORWARD_WARPS_ALL_FIELDS = 4, 8
 # The backward has no state to merge: its chunks are as small as keeps the row's constants (a dozen loads) negligible.
 BACKWARD_BLOCK = 4096
 BACKWARD_TILES = 4
@@ -31,9 +32,35 @@ BACKWARD_WARPS = 4
 SPLIT_BELOW_ROWS = 1024
 
 
-def columns_per_lane(dtype: torch.dtype) -> int:
-    """K: as many columns as make a 16-byte load."""
-    return 16 // dtype.itemsize
+def forward_constants(dtype: torch.dtype, outputs: Sequence[str], wide: bool, softcap: bool) -> dict[str, int]:
+    """The forward kernel's compile-time arguments, apart from its stage, and its launch options."""
+    return {
+        "LANES": LANES,
+        "K": 16 // dtype.itemsize,  # as many columns as make a 16-byte load
+        "TILES": FORWARD_TILES,
+        "WIDE": wide,
+        "SOFTCAP": softcap,
+        "LOGPROB": "logprob" in outputs,
+        "W": "entropy" in outputs,
+        "T": "self_certainty" in outputs,
+        "LOGSUMEXP": "logsumexp" in outputs,
+        "Q": "sum_sq_probs" in outputs,
+        "TOP": "top_probs" in outputs,
+        "num_warps": FORWARD_WARPS_ALL_FIELDS if {"sum_sq_probs", "top_probs"} & set(outputs) else FORWARD_WARPS,
+        "enable_fp_fusion": False,
+    }
+
+
+def backward_constants(wide: bool, softcap: bool) -> dict[str, int]:
+    """The backward kernel's compile-time arguments and launch options."""
+    return {
+        "BLOCK": BACKWARD_BLOCK,
+        "TILES": BACKWARD_TILES,
+        "WIDE": wide,
+        "SOFTCAP": softcap,
+        "num_warps": BACKWARD_WARPS,
+        "enable_fp_fusion": False,
+    }
 
 
 def forward(
@@ -51,8 +78,8 @@ def forward(
     if num_rows == 0:
         return fields, state
     base, stride, offsets, wide = _row_addresses(logits)
-    K = columns_per_lane(logits.dtype)
-    num_chunks = triton.cdiv(num_columns, LANES * K * FORWARD_TILES)
+    constants = forward_constants(logits.dtype, outputs, wide, softcap > 0)
+    num_chunks = triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES)
     split = num_chunks > 1 and num_rows < SPLIT_BELOW_ROWS
     partials = state.new_empty((num_rows, num_chunks, 8, LANES)) if split else None
     per_row, scale = _temperature_arguments(temperature)
@@ -62,10 +89,7 @@ def forward(
             base, offsets, targets.view(-1), per_row,
             *(fields.get(name) for name in FIELDS),
             state, partials, stride, num_rows, num_columns, scale, softcap, num_chunks,
-            LANES=LANES, K=K, TILES=FORWARD_TILES, WIDE=wide, SOFTCAP=softcap > 0,
-            LOGPROB="logprob" in fields, W="entropy" in fields, T="self_certainty" in fields,
-            LOGSUMEXP="logsumexp" in fields, Q="sum_sq_probs" in fields, TOP="top_probs" in fields, STAGE=stage,
-            num_warps=FORWARD_WARPS, enable_fp_fusion=False,
+            STAGE=stage, **constants,
         )  # fmt: skip
 
     with _device_of(logits):
@@ -101,8 +125,7 @@ def backward(
             grad_base, base, offsets, targets.view(-1), per_row,
             *(grads.get(name) for name in FIELDS if name != "top_probs"),
             row_state, grad_offsets, stride, grad_stride, targets.numel(), num_columns, scale, softcap, num_chunks,
-            BLOCK=BACKWARD_BLOCK, TILES=BACKWARD_TILES, WIDE=wide and grad_wide, SOFTCAP=softcap > 0,
-            num_warps=BACKWARD_WARPS, enable_fp_fusion=False,
+            **backward_constants(wide and grad_wide, softcap > 0),
         )  # fmt: skip
 
 

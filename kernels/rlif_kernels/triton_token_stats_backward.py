@@ -44,7 +44,7 @@ def _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP: tl
 
 @triton.jit
 def _cap_derivative(x_capped, softcap):
-    ratio = x_capped / softcap
+    ratio = x_capped * (1.0 / softcap)
     return tl.where(tl.abs(x_capped) == INFINITY, 1.0, tl.fma(-ratio, ratio, 1.0))
 
 

@@ -1,0 +1,292 @@
+"""Count what the kernels compile to, on a machine without any GPU.
+
+    python -m benchmarks.static [--json FILE]
+
+Every kernel is compiled ahead of time for each target, disassembled, and its main loop found: instructions per element,
+barriers, shuffles, load and store width, registers, spills. From the counts follows a predicted time per GPU: the
+larger of bytes over bandwidth and instructions over issue rate.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# The kernels must be compiled, not interpreted, and this is read when they are decorated.
+os.environ.pop("TRITON_INTERPRET", None)
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from rlif_kernels import triton_token_stats as launcher
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
+from rlif_kernels.triton_token_stats_backward import backward_kernel
+from rlif_kernels.triton_token_stats_forward import forward_kernel
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What bounds a kernel that streams: the makers' published figures, but the bandwidth of the H200, measured."""
+
+    target: str
+    bandwidth: float  # bytes a second
+    lanes: int  # float32 lanes: one instruction each a clock
+    clock: float  # Hz, sustained
+
+
+GPUS = {
+    "A100": Gpu("sm_80", 2.04e12, 108 * 64, 1.41e9),
+    "H100": Gpu("sm_90", 3.35e12, 132 * 128, 1.75e9),
+    "H200": Gpu("sm_90", 4.3e12, 132 * 128, 1.75e9),
+    "B200": Gpu("sm_100", 8.0e12, 148 * 128, 1.85e9),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compilation of a kernel, as the launcher would ask for it."""
+
+    name: str  # forward, chunk, fold, backward
+    dtype: torch.dtype
+    outputs: tuple[str, ...] = DEFAULT_OUTPUTS
+    wide: bool = True
+    softcap: bool = False
+
+    def __str__(self) -> str:
+        notes = [TRITON_DTYPES[self.dtype]]
+        notes += ["all fields"] if self.outputs == FIELDS else []
+        notes += [] if self.wide else ["unaligned"]
+        notes += ["softcap"] if self.softcap else []
+        return f"{self.name} ({', '.join(notes)})"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the kernel became. Per element of the main loop, but registers and spills; None where not counted (AMD)."""
+
+    kernel: str
+    target: str
+    registers: int
+    spills: int  # instructions that store to or load from local memory, or on AMD spilled registers
+    instructions: float | None = None
+    exponentials: float | None = None
+    barriers: int | None = None
+    shuffles: int | None = None
+    load_bytes: int | None = None  # the narrowest access of the main loop
+    store_bytes: int | None = None  # None as well where the loop stores nothing
+
+
+def kernels() -> list[Kernel]:
+    """Every kernel that the launcher can ask for, but for combinations that only repeat what others show."""
+    bf16, fp32, fp16 = torch.bfloat16, torch.float32, torch.float16
+    names = ("forward", "chunk", "fold", "backward")
+    return [
+        *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in names),
+        Kernel("forward", fp16),
+        Kernel("backward", fp16),
+        *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
+        *(Kernel(name, bf16, outputs=FIELDS) for name in names),
+        *(Kernel(name, bf16, softcap=True) for name in ("forward", "backward")),
+    ]
+
+
+def compile_kernel(kernel: Kernel, target: str) -> Any:
+    """Compile ahead of time; returns Triton's compiled kernel, with every stage's text in `.asm`."""
+    absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
+    if kernel.name == "backward":
+        function = backward_kernel
+        constants = launcher.backward_constants(kernel.wide, kernel.softcap)
+        absent["grad_offsets_ptr"] = None
+        absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
+    else:
+        function = forward_kernel
+        constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
+        stage = "row" if kernel.name == "forward" else kernel.name
+        absent |= {"STAGE": stage} | ({"partials_ptr": None} if stage == "row" else {})
+        absent |= {f"{name}_ptr": None for name in FIELDS if name not in kernel.outputs}
+    options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion")}
+    fixed = absent | constants
+    types = {
+        "logits_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
+        "grad_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
+        "targets_ptr": "*i64",
+        "scale": "fp32",
+        "softcap": "fp32",
+    }
+    signature = {
+        name: "constexpr" if name in fixed else types.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+        for name in function.arg_names
+    }
+    return triton.compile(ASTSource(function, signature, fixed, {}), target=TARGETS[target], options=options)
+
+
+def elements_per_thread(kernel: Kernel) -> int:
+    """Elements that one thread takes in one turn of the main loop."""
+    if kernel.name == "backward":
+        return launcher.BACKWARD_BLOCK // (32 * launcher.BACKWARD_WARPS)
+    constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
+    return constants["LANES"] * constants["K"] // (32 * constants["num_warps"])
+
+
+def count(kernel: Kernel, target: str) -> Counts:
+    """Compile and count one kernel."""
+    compiled = compile_kernel(kernel, target)
+    if target.startswith("gfx"):
+        text = compiled.asm["amdgcn"]
+        # Spilled scalar registers go to lanes of a vector register, not to memory.
+        spills = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1])  # type: ignore[index]
+        return Counts(str(kernel), target, int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1]), spills)  # type: ignore[index]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        sass = subprocess.run(
+            [CUOBJDUMP, "-sass", "-res-usage", cubin.name], capture_output=True, text=True, check=True
+        )
+    instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass.stdout)]
+    registers = int(re.search(r"REG:(\d+)", sass.stdout)[1])  # type: ignore[index]
+    spills = sum(bool(re.search(r"\b(STL|LDL)\b", text)) for _, text in instructions)
+    loop = main_loop(instructions)
+    names = Counter(opcode(text) for text in loop)
+    per_thread = elements_per_thread(kernel)
+    if kernel.name == "fold":  # its loop runs over chunks, not over elements
+        return Counts(str(kernel), target, registers, spills)
+    return Counts(
+        str(kernel),
+        target,
+        registers,
+        spills,
+        len(loop) / per_thread,
+        names["MUFU"] / per_thread,
+        names["BAR"],
+        names["SHFL"],
+        access_bytes(loop, "LDG"),
+        access_bytes(loop, "STG"),
+    )
+
+
+def opcode(text: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
+
+
+def main_loop(instructions: list[tuple[int, str]]) -> list[str]:
+    """The innermost loop with the most exponentials: the others are tails, masks and rare rows."""
+    loops = []
+    for address, text in instructions:
+        jump = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        if jump and int(jump[1], 16) < address:
+            loops.append((int(jump[1], 16), address))
+    innermost = [
+        (first, last)
+        for first, last in loops
+        if not any(first <= other and end <= last for other, end in loops if (other, end) != (first, last))
+    ]
+    bodies = [[text for at, text in instructions if first <= at <= last] for first, last in innermost]
+    return max(bodies, key=lambda body: sum(opcode(text) == "MUFU" for text in body))
+
+
+def access_bytes(loop: list[str], name: str) -> int | None:
+    """The narrowest global access of that kind, in bytes."""
+    widths = []
+    for text in loop:
+        if opcode(text) == name:
+            suffix = re.search(r"\.(128|64|U16|U8|S16|S8)\b", text.removeprefix("@").split(name, 1)[1].split()[0])
+            widths.append({"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}[suffix[1]] if suffix else 4)
+    return min(widths, default=None)
+
+
+def predicted_milliseconds(
+    counts: Counts, kernel: Kernel, gpu: Gpu, num_rows: int, num_columns: int
+) -> tuple[float, str]:
+    """The larger of bytes over bandwidth and instructions over issue rate, and which of the two it is."""
+    elements = num_rows * num_columns
+    transfers = 2 if kernel.name == "backward" else 1
+    by_bytes = elements * kernel.dtype.itemsize * transfers / gpu.bandwidth
+    by_issue = elements * (counts.instructions or 0.0) / (gpu.lanes * gpu.clock)
+    return 1e3 * max(by_bytes, by_issue), "bytes" if by_bytes >= by_issue else "instructions"
+
+
+def cell(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}" if isinstance(number, float) else str(number)
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the counts to this file")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="only this target (may be repeated)")
+    arguments = parser.parse_args()
+
+    console = Console(width=max(Console().width, 116))  # the tables need it, on a pipe too
+    jobs = [(kernel, target) for target in arguments.target or TARGETS for kernel in kernels()]
+    results = {job: count(*job) for job in track(jobs, "compiling", console=Console(stderr=True), transient=True)}
+
+    for target in arguments.target or TARGETS:
+        table = Table(title=f"{target}: main loop per element; registers and spills of the whole kernel")
+        for heading in (
+            "kernel",
+            "instructions",
+            "exp",
+            "barriers",
+            "shuffles",
+            "load",
+            "store",
+            "registers",
+            "spills",
+        ):
+            table.add_column(heading, justify="left" if heading == "kernel" else "right")
+        for (_, of), c in results.items():
+            if of == target:
+                numbers = [c.instructions, c.exponentials, c.barriers, c.shuffles, c.load_bytes, c.store_bytes]
+                table.add_row(c.kernel, *map(cell, (*numbers, c.registers, c.spills)))
+        console.print(table)
+
+    num_rows, num_columns = 8192, 151936
+    table = Table(title=f"Predicted time, {num_rows} rows of {num_columns}, and the bound that holds")
+    for heading in ("kernel", *GPUS):
+        table.add_column(heading)
+    for kernel in kernels():
+        if kernel.name in ("forward", "backward"):
+            cells = []
+            for gpu in GPUS.values():
+                if (kernel, gpu.target) in results:
+                    time, bound = predicted_milliseconds(
+                        results[kernel, gpu.target], kernel, gpu, num_rows, num_columns
+                    )
+                    cells.append(f"{time:.2f} ms ({bound})")
+                else:
+                    cells.append("")
+            table.add_row(str(kernel), *cells)
+    console.print(table)
+    console.print("Predicted from static counts, not measured: no GPU took part.")
+    if arguments.json:
+        payload = {
+            "triton": triton.__version__,
+            "torch": torch.__version__,
+            "counts": [asdict(c) for c in results.values()],
+        }
+        arguments.json.write_text(json.dumps(payload, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

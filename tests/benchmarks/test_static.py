@@ -1,0 +1,39 @@
+"""Every kernel compiles for every target on a machine without a GPU, and its counts stay within their gates."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# Instructions per element of the main loop. A memory-bound kernel has 13.8 for each bf16 element on an H200 in the
+# forward and 27 in the backward; the gates are the project's own goals, well below.
+GATES = {"forward": 10.5, "backward": 12.0}
+MAIN_PATHS = [f"{name} ({dtype})" for name in GATES for dtype in ("bf16", "fp32")]
+
+
+@pytest.fixture(scope="module", params=["sm_80", "sm_90", "sm_100", "gfx942"])
+def counts(request, tmp_path_factory):
+    # A process of its own: in this one the kernels may be interpreted, which cannot be undone.
+    path = tmp_path_factory.mktemp("static") / "counts.json"
+    command = [sys.executable, "-m", "benchmarks.static", "--target", request.param, "--json", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return request.param, {entry["kernel"]: entry for entry in json.loads(path.read_text())["counts"]}
+
+
+def test_the_compiled_kernels_keep_to_their_gates(counts):
+    target, kernels = counts
+    assert set(MAIN_PATHS) <= set(kernels)
+    for name, entry in kernels.items():
+        assert entry["spills"] == 0, name
+        assert entry["barriers"] in (0, None), name  # None: no main loop over elements, or not counted (AMD)
+        assert entry["shuffles"] in (0, None), name
+    if target != "gfx942":
+        for name in MAIN_PATHS:
+            assert kernels[name]["barriers"] == kernels[name]["shuffles"] == 0, name
+            assert 4 < kernels[name]["instructions"] <= GATES[name.split()[0]], name
+            assert kernels[name]["exponentials"] <= 1.25, name
+            assert kernels[name]["load_bytes"] == 16, name
+            assert kernels[name]["store_bytes"] == (16 if name.startswith("backward") else None), name
+        # No cliff where rows do not start on 16 bytes: an instruction or so for each load, not twice the work.
+        assert kernels["forward (bf16, unaligned)"]["instructions"] <= kernels["forward (bf16)"]["instructions"] + 1.5
