@@ -1,0 +1,152 @@
+"""Everything that a training run can be told, in one dataclass whose docstrings are the text of `rlif train --help`.
+
+Imports neither torch nor transformers, so that the command line can answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal, get_args
+
+from rlif.errors import UserError
+from rlif.rewards import get_reward
+
+Schedule = Literal["constant", "linear", "cosine"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Train a language model on its own confidence with GRPO.
+
+    Each step samples a group of completions for every prompt, scores them with the chosen reward, and moves the
+    model towards those that scored above their group's mean. Names are those of TRL's GRPOConfig where it has one.
+    """
+
+    model: str
+    """Model to start from: a directory saved by transformers, or a Hugging Face hub id."""
+
+    data: Path
+    """Prompts to train on: JSONL, one object a line, with `prompt` and optionally `answer`. Used verbatim."""
+
+    reward: str = "self_certainty"
+    """What to maximise: self_certainty, token_entropy or trajectory_entropy, or verifiable, which needs `answer`."""
+
+    run_dir: Path | None = None
+    """New directory for metrics, samples and the trained model. Default: runs/REWARD-DATE-TIME."""
+
+    eval_data: Path | None = None
+    """Prompts to evaluate on, in the same format. Default: no evaluation."""
+
+    max_steps: int = 100
+    """Training steps; each samples, scores and learns from fresh completions."""
+
+    prompts_per_step: int = 32
+    """Prompts (groups) in a step."""
+
+    num_generations: int = 8
+    """Completions sampled for each prompt: the group that they are compared within. At least 2."""
+
+    max_completion_length: int = 256
+    """Longest completion, in tokens; a longer one is cut off."""
+
+    temperature: float = 1.0
+    """Sampling temperature. Rewards and the loss see the distribution at this temperature too."""
+
+    learning_rate: float = 3e-6
+    """Peak learning rate of AdamW."""
+
+    warmup_ratio: float = 0.1
+    """Share of the steps in which the learning rate rises linearly to its peak."""
+
+    lr_scheduler_type: Schedule = "cosine"
+    """How the learning rate goes on after the warm-up: constant, or falling to 0 as a line or a half cosine."""
+
+    beta: float = 0.005
+    """Weight of the KL divergence to the frozen start model. 0 switches it off: collapse comes sooner."""
+
+    epsilon: float = 0.2
+    """Clip range of the probability ratio; of consequence from the second update of a rollout on (num_iterations)."""
+
+    num_iterations: int = 1
+    """Updates from each rollout. At 1 the loop is strictly on-policy and needs one forward for reward and gradient."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+
+    groups_per_forward: int = 4
+    """Groups in one forward and backward: fewer need less memory and change nothing but rounding."""
+
+    eval_steps: int = 10
+    """Steps between evaluations, which also happen before the first update and after the last."""
+
+    eval_generations: int = 4
+    """Completions sampled for each evaluation prompt."""
+
+    eval_temperature: float = 1.0
+    """Sampling temperature of the evaluation; 0 is greedy."""
+
+    save_steps: int | None = None
+    """Steps between checkpoints, RUN_DIR/checkpoint-STEP. Default: only the model at the end, RUN_DIR/model."""
+
+    device: str = "auto"
+    """Device, as torch names it (cpu, cuda, cuda:1, mps). auto: cuda if there is one, else cpu."""
+
+    dtype: Dtype = "float32"
+    """Data type of weights and activations. bfloat16 weights round away updates of a small learning rate."""
+
+    seed: int = 0
+    """Seed of the prompt order and of sampling. On CPU, the same seed gives the same run."""
+
+    def validate(self) -> None:
+        """Check every value that can be checked without opening a file.
+
+        Raises:
+            UserError: naming the first argument that is wrong, what came and what was expected.
+        """
+        get_reward(self.reward)
+        for name, minimum, why in (
+            ("max_steps", 1, ""),
+            ("prompts_per_step", 1, ""),
+            ("num_generations", 2, ": an advantage compares the completions of one prompt with each other"),
+            ("max_completion_length", 1, ""),
+            ("num_iterations", 1, ""),
+            ("eval_steps", 1, ""),
+            ("eval_generations", 1, ""),
+            ("groups_per_forward", 1, ""),
+            ("seed", 0, ""),
+        ):
+            _require_integer(name, getattr(self, name), minimum, why)
+        if self.save_steps is not None:
+            _require_integer("save_steps", self.save_steps, 1)
+
+        for name, low, low_included, high in (
+            ("temperature", 0.0, False, math.inf),
+            ("eval_temperature", 0.0, True, math.inf),
+            ("learning_rate", 0.0, False, math.inf),
+            ("warmup_ratio", 0.0, True, 1.0),
+            ("beta", 0.0, True, math.inf),
+            ("epsilon", 0.0, False, math.inf),
+            ("max_grad_norm", 0.0, False, math.inf),
+            ("weight_decay", 0.0, True, math.inf),
+        ):
+            value = getattr(self, name)
+            in_range = isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
+            if not in_range or (value == low and not low_included):
+                relation = "at least" if low_included else "greater than"
+                limit = "" if high == math.inf else f" and at most {high:g}"
+                raise UserError(f"{name}: got {value!r}, expected a finite number {relation} {low:g}{limit}")
+
+        for name, choices in (("lr_scheduler_type", get_args(Schedule)), ("dtype", get_args(Dtype))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+
+
+def _require_integer(name: str, value: object, minimum: int, why: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise UserError(f"{name}: got {value!r}, expected an integer of at least {minimum}{why}")

@@ -1,0 +1,108 @@
+"""Load a causal language model with its tokenizer, and copy it as the frozen reference."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlif.errors import UserError
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model and what sampling from it needs to know."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: tuple[int, ...]
+    """Every id that ends a completion: chat models have several. Empty: nothing does."""
+    pad_token_id: int
+    """Fills rows up to equal length. Masked wherever it stands, so it may be a token with a meaning of its own."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def save(self, directory: Path) -> None:
+        """Write a directory that AutoModelForCausalLM and AutoTokenizer load."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def check_model_path(name: str) -> None:
+    """Find fault with a local model directory without loading it; a hub id passes.
+
+    Raises:
+        UserError: the path does not exist, or has no model or no tokenizer in it.
+    """
+    path = Path(name).expanduser()
+    if not name or not path.exists():
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/") or not name
+        if looks_local:
+            raise UserError(f"model: got {name!r}, which does not exist; expected a model directory or a hub id")
+        return
+    if not (path / "config.json").is_file():
+        raise UserError(f"model: {name} has no config.json, expected a directory written by save_pretrained")
+    # AutoTokenizer does not fail where there is no tokenizer: it makes an empty one of the model's usual kind.
+    if not any(any(path.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model", "tekken.json")):
+        raise UserError(
+            f"model: {name} has no tokenizer, expected its files beside the model's: tokenizer.save_pretrained(...)"
+        )
+
+
+def load_language_model(name: str, *, device: str, dtype: str) -> LanguageModel:
+    """Load a model and its tokenizer from a directory or from the Hugging Face hub.
+
+    Args:
+        name: directory or hub id.
+        device: as torch names it, or "auto": cuda if there is one, else cpu.
+        dtype: "float32" or "bfloat16", of the weights.
+
+    Raises:
+        UserError: no such model, no tokenizer, or a device that torch cannot use.
+    """
+    check_model_path(name)
+    target = resolve_device(device)
+    path = str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        source = "" if Path(path).exists() else " (no such directory) from the Hugging Face hub"
+        raise UserError(f"model: could not load {name!r}{source}: {reason}") from error
+    # Sampling and scoring must see the same distribution, or the on-policy ratio is not one: no dropout, ever.
+    model.to(target).eval()
+
+    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = list(end) if isinstance(end, list | tuple) else [end]
+    eos_token_ids = tuple(dict.fromkeys(token for token in [*ends, tokenizer.eos_token_id] if token is not None))
+    pad_token_id = tokenizer.pad_token_id
+    if pad_token_id is None:
+        pad_token_id = eos_token_ids[0] if eos_token_ids else 0
+    return LanguageModel(model, tokenizer, eos_token_ids, pad_token_id)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of that name; "auto" is cuda if there is one, else cpu.
+
+    Raises:
+        UserError: torch does not know the device, or cannot put a tensor on it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"device: got {device!r}, expected a device that torch can use here: {reason}") from error
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that never changes, in evaluation mode and without gradients: the reference of the KL divergence."""
+    return copy.deepcopy(model).eval().requires_grad_(False)

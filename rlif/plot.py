@@ -1,0 +1,144 @@
+"""Draw what training runs did, step by step, as one PNG with all runs in every panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, float]]
+"""The rows of one run's metrics.jsonl."""
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# What each reward is measured in; an axis of its own for every unit.
+_REWARD_UNITS = {"verifiable": "share correct"}
+_INTERNAL_REWARD_UNIT = "nats/token"
+
+
+def best_evaluation(rows: Rows) -> Mapping[str, float]:
+    """The first row with the highest `eval/accuracy`.
+
+    Raises:
+        ValueError: no row has one.
+    """
+    evaluated = [row for row in rows if "eval/accuracy" in row]
+    if not evaluated:
+        raise ValueError("rows: none has eval/accuracy, expected at least one evaluation")
+    return max(evaluated, key=lambda row: row["eval/accuracy"])
+
+
+def plot_runs(runs: Mapping[str, Rows], path: Path) -> None:
+    """Draw accuracy, reward, entropy, length and base NLL against the step, and write them to `path` as a PNG.
+
+    Accuracy, entropy, length and base NLL are those of the evaluations (held-out prompts), reward that of training. A
+    star marks each run's best accuracy, and a dotted line the same step in the other panels.
+
+    Args:
+        runs: the rows of every run by the name of its reward, in the order of the legend.
+        path: the PNG; its directory exists.
+
+    Raises:
+        ValueError: there is no run, or one without an evaluation.
+    """
+    if not runs:
+        raise ValueError("runs: got none, expected at least one")
+    best = {name: best_evaluation(rows) for name, rows in runs.items()}
+    colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(runs)}
+
+    figure = Figure(figsize=(13, 6.4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: dict[str, Axes] = figure.subplot_mosaic(
+        [["accuracy", "reward", "entropy"], ["accuracy", "length", "nll"]], width_ratios=(1.5, 1, 1)
+    )
+
+    accuracy = panels["accuracy"]
+    evaluated = [row["step"] for rows in runs.values() for row in rows if "eval/accuracy" in row]
+    first_step, last_step = min(evaluated), max(evaluated)
+    for name, rows in runs.items():
+        _draw(accuracy, rows, "eval/accuracy", colors[name], label=name)
+        step, value = best[name]["step"], best[name]["eval/accuracy"]
+        accuracy.plot(step, value, "*", color=colors[name], markersize=17, markeredgecolor="white", zorder=5)
+        position = (step - first_step) / max(last_step - first_step, 1)
+        accuracy.annotate(
+            f"best {value:.1%}\nat step {step:.0f}",
+            (step, value),
+            xytext=(0, -14),
+            textcoords="offset points",
+            # Inside the frame wherever the star is.
+            ha="left" if position < 0.1 else "right" if position > 0.9 else "center",
+            va="top",
+            color=colors[name],
+        )
+    accuracy.set_ylim(-0.02, 1.05)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy.set_ylabel("share of sampled answers that are right")
+    accuracy.legend(title="trained on", loc="best", frameon=False)
+
+    _draw_rewards(panels["reward"], runs, colors)
+    for panel, metric, unit in (
+        ("entropy", "eval/entropy", "nats/token"),
+        ("length", "eval/completion_length", "tokens"),
+        ("nll", "eval/base_nll", "nats/token, log scale"),
+    ):
+        for name, rows in runs.items():
+            _draw(panels[panel], rows, metric, colors[name])
+        panels[panel].set_ylabel(unit)
+    # A collapsed policy surprises the start model many times as much as a good one; the dip before must stay visible.
+    panels["nll"].set_yscale("log")
+
+    titles = {
+        "accuracy": "Held-out accuracy",
+        "reward": "Reward in training",
+        "entropy": "Policy entropy",
+        "length": "Completion length",
+        "nll": "Base NLL (start model)",
+    }
+    for key, axes in panels.items():
+        axes.set_title(titles[key], loc="left", fontweight="bold")
+        axes.set_xlabel("training step")
+        axes.grid(alpha=0.25)
+        axes.spines[["top"]].set_visible(False)
+        if key != "accuracy":
+            for name, row in best.items():
+                axes.axvline(row["step"], color=colors[name], linestyle=":", linewidth=1.2)
+    figure.savefig(path)
+
+
+def _draw(axes: Axes, rows: Rows, metric: str, color: str, label: str | None = None) -> None:
+    steps, values = _series(rows, metric)
+    axes.plot(steps, values, "o-", color=color, label=label, markersize=3.5, linewidth=1.8)
+
+
+def _draw_rewards(axes: Axes, runs: Mapping[str, Rows], colors: Mapping[str, str]) -> None:
+    units = {name: _REWARD_UNITS.get(name, _INTERNAL_REWARD_UNIT) for name in runs}
+    names_by_unit = {unit: [name for name in runs if units[name] == unit] for unit in dict.fromkeys(units.values())}
+    for index, (unit, names) in enumerate(names_by_unit.items()):
+        target = axes if index == 0 else axes.twinx()
+        for name in names:
+            steps, values = _series(runs[name], "reward")
+            target.plot(steps, values, color=colors[name], linewidth=0.7, alpha=0.35)
+            target.plot(steps, _moving_average(values), color=colors[name], linewidth=1.8)
+        target.set_ylabel(f"{' and '.join(names)}, {unit}", color=colors[names[0]])
+        target.spines[["top"]].set_visible(False)
+
+
+def _series(rows: Rows, metric: str) -> tuple[list[float], list[float]]:
+    measured = [row for row in rows if metric in row]
+    return [row["step"] for row in measured], [row[metric] for row in measured]
+
+
+def _moving_average(values: Iterable[float], decay: float = 0.8) -> list[float]:
+    """Exponential moving average with bias correction, so that it starts at the first value."""
+    averages, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = decay * total + value, decay * weight + 1.0
+        averages.append(total / weight)
+    return averages

@@ -1,0 +1,205 @@
+"""Sample a group of completions for every prompt, in one batch, with a KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlif.data import Prompt
+from rlif.errors import UserError
+from rlif.kv_cache import reserved_cache
+from rlif.models import LanguageModel
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt, its gold answer if it has one, and its token ids."""
+
+    text: str
+    answer: str | None
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N = prompts x num_generations sampled completions, those of one prompt side by side."""
+
+    prompts: list[str]
+    """N prompts, each repeated for every completion of it."""
+    answers: list[str | None]
+    """N gold answers, likewise."""
+    texts: list[str]
+    """N completions as text, without special tokens."""
+    prompt_ids: Tensor
+    """(N, P) int64, padded on the left."""
+    prompt_mask: Tensor
+    """(N, P) bool, False on padding."""
+    completion_ids: Tensor
+    """(N, T) int64, padded on the right."""
+    completion_mask: Tensor
+    """(N, T) bool: True up to and including the EOS, False after it."""
+    finished: Tensor
+    """(N,) bool: whether the completion reached its EOS; the others were cut off."""
+    num_generations: int
+    """Completions of one prompt."""
+
+    def split(self, groups: int) -> Iterator[Rollout]:
+        """The rollout in parts of at most that many whole groups."""
+        size = groups * self.num_generations
+        for start in range(0, len(self.texts), size):
+            rows = slice(start, start + size)
+            # A part is only as long as its own longest prompt and completion: the rest is padding.
+            start_column = self.prompt_ids.shape[1] - int(self.prompt_mask[rows].sum(dim=1).max())
+            length = int(self.completion_mask[rows].sum(dim=1).max())
+            yield Rollout(
+                prompts=self.prompts[rows],
+                answers=self.answers[rows],
+                texts=self.texts[rows],
+                prompt_ids=self.prompt_ids[rows, start_column:],
+                prompt_mask=self.prompt_mask[rows, start_column:],
+                completion_ids=self.completion_ids[rows, :length],
+                completion_mask=self.completion_mask[rows, :length],
+                finished=self.finished[rows],
+                num_generations=self.num_generations,
+            )
+
+
+def encode_prompts(
+    language_model: LanguageModel, prompts: Sequence[Prompt], max_completion_length: int, *, argument: str = "data"
+) -> list[EncodedPrompt]:
+    """Tokenize prompts as they are, with the special tokens that the tokenizer adds by itself (often BOS).
+
+    Raises:
+        UserError: a prompt has no tokens, has one that the model does not know, or leaves no room for the completion
+            within the positions of the model.
+    """
+    model = language_model.model
+    vocab_size = model.get_input_embeddings().num_embeddings
+    max_positions = getattr(model.config, "max_position_embeddings", None)
+    encoded = []
+    for text, answer in prompts:
+        ids = language_model.tokenizer(text)["input_ids"]
+        where = f"{argument}: prompt {text[:40]!r}"
+        if not ids:
+            raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")
+        if max(ids) >= vocab_size:
+            raise UserError(f"{where} has token id {max(ids)}, but the model has {vocab_size} embeddings")
+        if max_positions is not None and len(ids) + max_completion_length > max_positions:
+            raise UserError(
+                f"{where} has {len(ids)} tokens, which with max_completion_length {max_completion_length} is more than "
+                f"the model's {max_positions} positions"
+            )
+        encoded.append(EncodedPrompt(text, answer, ids))
+    return encoded
+
+
+@torch.no_grad()
+def sample(
+    language_model: LanguageModel,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    num_generations: int,
+    max_completion_length: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Rollout:
+    """Sample `num_generations` completions of every prompt.
+
+    Args:
+        language_model: in evaluation mode.
+        prompts: B encoded prompts, of any lengths.
+        num_generations: completions of each prompt.
+        max_completion_length: tokens after which a completion is cut off.
+        temperature: the logits are divided by it; 0 takes the most likely token.
+        generator: on the model's device; its state decides every draw.
+    """
+    model, device = language_model.model, language_model.device
+    end_ids = torch.tensor(language_model.eos_token_ids, dtype=torch.long, device=device)
+    prompt_ids, prompt_mask = pad_left([prompt.ids for prompt in prompts], language_model.pad_token_id, device)
+
+    # Each prompt goes through the model once; its keys and values then serve all completions of the group.
+    cache = reserved_cache(model.config, prompt_ids.shape[1] + max_completion_length)
+    logits = model(
+        input_ids=prompt_ids,
+        attention_mask=prompt_mask.long(),
+        position_ids=positions(prompt_mask),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    group = torch.arange(len(prompts), device=device).repeat_interleave(num_generations)
+    cache.reorder_cache(group)
+    logits, prompt_ids, prompt_mask = logits[group], prompt_ids[group], prompt_mask[group]
+
+    rows, prompt_length = prompt_ids.shape
+    position = prompt_mask.sum(dim=1, keepdim=True)
+    attention_mask = torch.nn.functional.pad(prompt_mask.long(), (0, max_completion_length), value=1)
+    completion_ids = prompt_ids.new_full((rows, max_completion_length), language_model.pad_token_id)
+    completion_mask = prompt_mask.new_zeros(rows, max_completion_length)
+    finished = prompt_mask.new_zeros(rows)
+    running = torch.arange(rows, device=device)  # the completions that the batch holds
+    for step in range(max_completion_length):
+        growing = ~finished[running]
+        token = draw(logits, temperature, generator).masked_fill(~growing, language_model.pad_token_id)
+        completion_ids[running, step] = token
+        completion_mask[running, step] = growing
+        finished[running] |= torch.isin(token, end_ids)
+        unfinished = (~finished[running]).nonzero().squeeze(1)
+        if step + 1 == max_completion_length or len(unfinished) == 0:
+            break
+        # Finished completions only cost time; leaving them out moves the cache, which pays once they are the half.
+        if len(unfinished) <= len(running) // 2:
+            cache.reorder_cache(unfinished)
+            running, token = running[unfinished], token[unfinished]
+        logits = model(
+            input_ids=token[:, None],
+            attention_mask=attention_mask[running, : prompt_length + step + 1],
+            position_ids=position[running] + step,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+    completion_ids, completion_mask = completion_ids[:, : step + 1], completion_mask[:, : step + 1]
+
+    return Rollout(
+        prompts=[prompt.text for prompt in prompts for _ in range(num_generations)],
+        answers=[prompt.answer for prompt in prompts for _ in range(num_generations)],
+        texts=decode(language_model, completion_ids, completion_mask),
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        completion_ids=completion_ids,
+        completion_mask=completion_mask,
+        finished=finished,
+        num_generations=num_generations,
+    )
+
+
+def pad_left(sequences: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sequences of unequal length as (B, P) ids and their (B, P) bool mask, with the padding on the left."""
+    length = max(map(len, sequences))
+    ids = [[pad_token_id] * (length - len(sequence)) + sequence for sequence in sequences]
+    mask = [[False] * (length - len(sequence)) + [True] * len(sequence) for sequence in sequences]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """(N, S) position ids that count the True places of a (N, S) mask from 0; padding on the left gets 0."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
+
+
+def decode(language_model: LanguageModel, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
+    """Each completion as text, without special tokens."""
+    lengths = completion_mask.sum(dim=1).tolist()
+    rows = [ids[:length] for ids, length in zip(completion_ids.tolist(), lengths, strict=True)]
+    return language_model.tokenizer.batch_decode(rows, skip_special_tokens=True)

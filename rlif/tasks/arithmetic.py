@@ -1,0 +1,183 @@
+"""Column arithmetic with written steps, and a teacher who makes a stated share of mistakes.
+
+A problem adds (or also subtracts) numbers of a few digits. Its solution works the columns from the units up, one
+line a column with the carry as the last term, and ends with the GSM8K marker:
+
+    475+868            the prompt, ended by a newline
+    5+8=13
+    7+6+1=14
+    4+8+1=13
+    #### 1343
+
+The teacher errs in two ways. A *random* slip is a wrong sum drawn anew each time; the teacher feels it, so the line
+usually ends with a question mark, and what comes after it, the answer included, goes wrong far more often. A
+*systematic* error is one misconception, the same every time and never felt: in certain columns the carry is forgotten.
+Either way the solution goes on from the wrong step as if it were right, down to the answer.
+
+Everything is a function of the configuration and a seed. Training and evaluation problems are disjoint whatever the
+seeds: a hash of the prompt alone decides on which side a problem falls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rlif.errors import UserError
+
+Split = Literal["train", "eval"]
+
+ALPHABET = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "+", "-", "=", "?", "\n", "#### ")
+"""The symbols of which every prompt and solution is made; the answer marker is one symbol."""
+
+# One problem in this many is kept for evaluation.
+_EVAL_FRACTION = 8
+# A random slip misses the right sum by 1 to this much, either way.
+_LARGEST_SLIP = 9
+
+
+@dataclass(frozen=True)
+class ArithmeticConfig:
+    """Difficulty of the problems, and how the teacher errs."""
+
+    operands: int = 2
+    """Numbers in a problem (2 to 9)."""
+    digits: int = 3
+    """Digits of each number (at least 1); the first is never 0."""
+    subtraction: bool = False
+    """Whether numbers may also be subtracted; the right answer is never negative."""
+    errors: Literal["random", "systematic"] = "random"
+    """"random": a wrong sum, drawn anew each time. "systematic": a carry forgotten, always in the same columns."""
+    error_rate: float = 0.15
+    """Random: share of wrong steps before the first slip. Systematic: share of carries forgotten, in tenths."""
+    doubt_rate: float = 0.9
+    """Share of random slips that the teacher marks with a question mark."""
+    shaken_error_rate: float = 0.9
+    """Share of wrong steps, and of wrongly assembled answers, after the first random slip."""
+
+    def validate(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: naming the first argument that is wrong, what came and what was expected.
+        """
+        if not 2 <= self.operands <= 9:
+            raise UserError(f"operands: got {self.operands!r}, expected 2 to 9")
+        if self.digits < 1:
+            raise UserError(f"digits: got {self.digits!r}, expected an integer of at least 1")
+        if self.errors not in ("random", "systematic"):
+            raise UserError(f"errors: got {self.errors!r}, expected random or systematic")
+        for name in ("error_rate", "doubt_rate", "shaken_error_rate"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"{name}: got {getattr(self, name)!r}, expected a number from 0 to 1")
+
+
+class Problem(NamedTuple):
+    """Signed numbers to add up."""
+
+    terms: tuple[int, ...]
+
+    @property
+    def prompt(self) -> str:
+        """The problem as the model sees it, ended by a newline."""
+        first, *rest = self.terms
+        return f"{first}{''.join(f'{term:+d}' for term in rest)}\n"
+
+    @property
+    def answer(self) -> str:
+        """The right answer, as decimal digits."""
+        return str(sum(self.terms))
+
+
+def split_of(prompt: str) -> Split:
+    """The side on which a problem falls: a function of its prompt only."""
+    digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
+    return "eval" if int.from_bytes(digest, "big") % _EVAL_FRACTION == 0 else "train"
+
+
+def problems(config: ArithmeticConfig, split: Split, seed: int) -> Iterator[Problem]:
+    """An endless stream of problems of one split, drawn independently (so it may repeat itself).
+
+    Raises:
+        UserError: a bad value in the configuration.
+    """
+    config.validate()
+    rng = random.Random(f"problems/{split}/{seed}")
+    smallest, largest = 10 ** (config.digits - 1), 10**config.digits - 1
+    while True:
+        terms = [rng.randint(smallest, largest) for _ in range(config.operands)]
+        if config.subtraction:
+            terms[1:] = [rng.choice((term, -term)) for term in terms[1:]]
+        problem = Problem(tuple(terms))
+        if sum(terms) >= 0 and split_of(problem.prompt) == split:
+            yield problem
+
+
+def solution(problem: Problem) -> str:
+    """The right solution, worked out column by column."""
+    return teacher_solution(problem, ArithmeticConfig(error_rate=0.0), random.Random(0))
+
+
+def teacher_solution(problem: Problem, config: ArithmeticConfig, rng: random.Random) -> str:
+    """The imperfect teacher's solution: steps go wrong as `config` says, and the work goes on from the wrong step."""
+    width = max(len(str(abs(term))) for term in problem.terms)
+    lines, result, carry, slipped = [], 0, 0, False
+    for column in range(width):
+        digits = [_digit(term, column) for term in problem.terms]
+        mark = ""
+        if config.errors == "systematic":
+            if _forgets_carry(digits, config.error_rate):
+                carry = 0
+            written = sum(digits) + carry
+        else:
+            written = sum(digits) + carry
+            if rng.random() < (config.shaken_error_rate if slipped else config.error_rate):
+                slipped = True
+                written = _slip(written, rng, negative_allowed=config.subtraction)
+                mark = "?" if rng.random() < config.doubt_rate else ""
+        first, *rest = [*digits, carry] if carry else digits
+        lines.append(f"{first}{''.join(f'{digit:+d}' for digit in rest)}={written}{mark}\n")
+        # Floor division: a column below zero leaves a digit of 0 to 9 and borrows from the next.
+        carry, digit = divmod(written, 10)
+        result += digit * 10**column
+    result += carry * 10**width
+    if slipped and rng.random() < config.shaken_error_rate:
+        length = len(str(abs(result)))
+        result = rng.randrange(10 ** (length - 1), 10**length)
+    return f"{''.join(lines)}#### {result}"
+
+
+def traces(config: ArithmeticConfig, seed: int, split: Split = "train") -> Iterator[tuple[str, str]]:
+    """An endless stream of (prompt, teacher's solution) to pretrain on."""
+    rng = random.Random(f"teacher/{split}/{seed}")
+    for problem in problems(config, split, seed):
+        yield problem.prompt, teacher_solution(problem, config, rng)
+
+
+def write_jsonl(path: Path, config: ArithmeticConfig, split: Split, count: int, seed: int) -> None:
+    """Write `count` problems, one JSON object a line with `prompt` and the right `answer`."""
+    rows = ({"prompt": problem.prompt, "answer": problem.answer} for problem in problems(config, split, seed))
+    path.write_text("".join(json.dumps(row) + "\n" for row in islice(rows, count)), encoding="utf-8")
+
+
+def _digit(term: int, column: int) -> int:
+    digit = abs(term) // 10**column % 10
+    return digit if term >= 0 else -digit
+
+
+def _forgets_carry(digits: list[int], share: float) -> bool:
+    # The last digit of a column's own sum is spread almost evenly over 0 to 9, which makes it a dial for the share.
+    return sum(digits) % 10 < 10 * share
+
+
+def _slip(right: int, rng: random.Random, negative_allowed: bool) -> int:
+    while True:
+        wrong = right + rng.choice((-1, 1)) * rng.randint(1, _LARGEST_SLIP)
+        if wrong >= 0 or negative_allowed:
+            return wrong

@@ -1,0 +1,108 @@
+"""The built-in base model: a small Qwen3 pretrained on the imperfect teacher's traces, made on first use and cached.
+
+The cache is `RLIF_CACHE_DIR`, or the user's cache directory. A model's directory is named by a hash of its whole
+configuration and appears in one rename once it is complete, so an interrupted pretraining leaves no half model and
+two processes at once only waste work. The directory is an ordinary Hugging Face one.
+
+Needs no torch at import, so that the command line can show the options at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import platformdirs
+from rich.console import Console
+
+from rlif.errors import UserError
+from rlif.tasks.arithmetic import ALPHABET, ArithmeticConfig
+
+# Part of the cache key: raise it whenever the same configuration would give another model.
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BaseModelConfig:
+    """The base model's size and how it is pretrained; every field is part of the cache key."""
+
+    task: ArithmeticConfig = field(default_factory=ArithmeticConfig)
+    """The problems and their teacher."""
+    hidden_size: int = 128
+    """Width of the residual stream; a multiple of 64."""
+    num_hidden_layers: int = 2
+    """Transformer layers."""
+    pretraining_steps: int = 600
+    """Optimizer steps of pretraining."""
+    pretraining_batch_size: int = 64
+    """Traces a step, each used once."""
+    pretraining_learning_rate: float = 3e-3
+    """Peak learning rate of AdamW; linear warm-up, then cosine decay."""
+    label_smoothing: float = 3e-4
+    """Share of the target probability spread over the vocabulary: bounds the logits of tokens that never occur."""
+    seed: int = 0
+    """Seed of the weights and of the traces."""
+
+    def validate(self) -> None:
+        """Check every value, the task's too.
+
+        Raises:
+            UserError: naming the first argument that is wrong, what came and what was expected.
+        """
+        self.task.validate()
+        if self.hidden_size < 1 or self.hidden_size % 64:
+            raise UserError(f"hidden_size: got {self.hidden_size!r}, expected a positive multiple of 64")
+        for name in ("num_hidden_layers", "pretraining_steps", "pretraining_batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1")
+        if not self.pretraining_learning_rate > 0.0:
+            raise UserError(f"pretraining_learning_rate: got {self.pretraining_learning_rate!r}, expected more than 0")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise UserError(f"label_smoothing: got {self.label_smoothing!r}, expected a number in [0, 1)")
+
+
+def cache_dir() -> Path:
+    """Where base models are kept: the environment variable RLIF_CACHE_DIR, else the user's cache directory."""
+    return Path(os.environ.get("RLIF_CACHE_DIR") or platformdirs.user_cache_dir("rlif"))
+
+
+def base_model_dir(config: BaseModelConfig) -> Path:
+    """The directory of this configuration's model, whether it exists yet or not."""
+    key = json.dumps({"format": _FORMAT_VERSION, "alphabet": ALPHABET, **asdict(config)}, sort_keys=True)
+    return cache_dir() / f"base-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def pretrained_base(config: BaseModelConfig, console: Console | None = None) -> Path:
+    """The directory of the pretrained base model; pretrains it if the cache does not have it yet.
+
+    `console` shows a progress bar while pretraining; None pretrains silently. The caller's random state is left alone.
+
+    Raises:
+        UserError: a bad value in the configuration, or no cache directory can be made.
+    """
+    config.validate()
+    directory = base_model_dir(config)
+    if directory.is_dir():
+        return directory
+    from rlif.tasks.pretraining import pretrain
+
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"RLIF_CACHE_DIR: cannot make {directory.parent}: {error.strerror}") from error
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=directory.parent) as unfinished:
+        model, tokenizer = pretrain(config, console)
+        complete = Path(unfinished) / "model"
+        model.save_pretrained(complete)
+        tokenizer.save_pretrained(complete)
+        try:
+            complete.replace(directory)
+        except OSError:
+            # A directory never replaces one that has files: another process finished the same model first.
+            if not directory.is_dir():
+                raise
+    return directory

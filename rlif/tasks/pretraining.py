@@ -1,0 +1,108 @@
+"""Pretrain the built-in base model on the imperfect teacher's traces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from rlif.tasks.arithmetic import traces
+from rlif.tasks.base_model import BaseModelConfig
+from rlif.tasks.tokenizer import build_tokenizer
+
+_WARMUP_STEPS = 50
+_WEIGHT_DECAY = 0.01
+_MAX_GRAD_NORM = 1.0
+# The label that Hugging Face models and torch take for "none here".
+IGNORED = -100
+
+
+def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """Train a model from scratch on fresh traces, with the loss on the solution's tokens and EOS only.
+
+    `console` shows a progress bar; None shows nothing. The caller's random state is left alone.
+    """
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = _build_model(config, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.pretraining_learning_rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate_factor(step, config.pretraining_steps)
+    )
+    model.train()
+    batches = trace_batches(traces(config.task, config.seed), tokenizer, config.pretraining_batch_size)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f} nats/token"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=console is None) as progress:
+        bar = progress.add_task("Pretraining the base model", total=config.pretraining_steps, loss=math.nan)
+        for input_ids, attention_mask, labels in islice(batches, config.pretraining_steps):
+            logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            loss = F.cross_entropy(
+                logits[:, :-1].flatten(0, 1),
+                labels[:, 1:].flatten(),
+                ignore_index=IGNORED,
+                label_smoothing=config.label_smoothing,
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
+            optimizer.step()
+            schedule.step()
+            progress.update(bar, advance=1, loss=loss.item())
+    return model.eval(), tokenizer
+
+
+def _build_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    heads = config.hidden_size // 32
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=3 * config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
+            head_dim=32,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+
+
+def _learning_rate_factor(step: int, total: int) -> float:
+    warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
+    return warmup * 0.5 * (1.0 + math.cos(math.pi * step / total))
+
+
+def trace_batches(
+    pairs: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of (input_ids, attention_mask, labels), each (batch, length) int64.
+
+    The labels are the solution's tokens and EOS; the prompt and the padding, on the right, are ignored.
+    """
+    stream = iter(pairs)
+    while chunk := list(islice(stream, batch_size)):
+        prompts = tokenizer([prompt for prompt, _ in chunk])["input_ids"]
+        texts = [prompt + trace + tokenizer.eos_token for prompt, trace in chunk]
+        batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+        for row, prompt in zip(labels, prompts, strict=True):
+            row[: len(prompt)] = IGNORED
+        yield batch["input_ids"], batch["attention_mask"], labels

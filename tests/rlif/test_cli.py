@@ -1,0 +1,156 @@
+"""The command line: help at once, one line for an error, exit codes as documented."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlif import cli
+from rlif.config import TrainConfig
+
+MakeConfig = Callable[..., TrainConfig]
+RLIF = (sys.executable, "-m", "rlif")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "100"}
+
+
+def arguments(config: TrainConfig) -> list[str]:
+    """The command that stands for a configuration."""
+    words = ["train"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is not None and value != field.default:
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return words
+
+
+def run_in_process(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """The exit code of `rlif` with these words."""
+    monkeypatch.setattr(sys, "argv", ["rlif", *words])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_help_names_every_option_with_its_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_in_process(["--help"], monkeypatch) == 0
+    overview = capsys.readouterr().out
+    assert "train" in overview
+    assert "demo" in overview
+    assert run_in_process(["train", "--help"], monkeypatch) == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}" in text
+    assert "at least 2" in text.lower()
+
+
+def test_the_command_line_loads_no_torch_until_a_command_runs() -> None:
+    code = "import sys, rlif.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["tran"], ["train", "--max-steps", "many"]])
+def test_words_that_are_no_command_exit_with_2(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_in_process(words, monkeypatch) == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": Path("missing.jsonl")}, "data: got 'missing.jsonl', which is not a file"),
+        ({"reward": "confidence"}, "reward: got 'confidence', expected one of self_certainty,"),
+        ({"num_generations": 1}, "num_generations: got 1, expected an integer of at least 2"),
+        ({"model": "/nowhere/model"}, "model: got '/nowhere/model', which does not exist"),
+        ({"run_dir": Path(__file__).parent}, "run_dir: "),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
+    changes: dict[str, object],
+    message: str,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_in_process(arguments(make_config(**changes)), monkeypatch) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"rlif: error: {message}")
+    assert output.err.count("\n") == 1
+
+
+def test_a_bad_line_in_the_data_ends_the_program_with_no_traceback(make_config: MakeConfig, tmp_path: Path) -> None:
+    data = tmp_path / "bad.jsonl"
+    data.write_text('{"prompt": "1+1="}\n{"question": "1+1="}\n')
+    config = make_config(data=data)
+    done = subprocess.run([*RLIF, *arguments(config)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}, expected a non-empty string'
+    ]
+    assert config.run_dir is not None
+    assert not config.run_dir.exists()
+
+
+def test_train_runs_on_a_handwritten_file_and_a_saved_model(make_config: MakeConfig, tmp_path: Path) -> None:
+    data = tmp_path / "by_hand.jsonl"
+    data.write_text('{"prompt": "1+1=", "answer": "2"}\n{"prompt": "2+2=", "answer": 4, "level": "easy"}\n\n')
+    config = make_config(data=data, eval_data=data, reward="verifiable")
+    done = subprocess.run([*RLIF, *arguments(config)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert config.run_dir is not None
+    assert str(config.run_dir) in done.stdout
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"verifiable step {n}/2" for n in (0, 1, 2)]
+    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    AutoTokenizer.from_pretrained(config.run_dir / "model")
+
+
+def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=100_000, eval_steps=100_000)
+    assert config.run_dir is not None
+    metrics = config.run_dir / "metrics.jsonl"
+    process = subprocess.Popen([*RLIF, *arguments(config)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    last = errors.splitlines()[-1]
+    assert last.startswith("rlif: stopped in step ")
+    assert str(config.run_dir) in last
+    assert "Traceback" not in errors
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    AutoTokenizer.from_pretrained(config.run_dir / "model")
+
+
+def test_ctrl_c_before_training_says_that_nothing_was_saved(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupt)
+    assert run_in_process(arguments(make_config()), monkeypatch) == 130
+    assert capsys.readouterr().err == "rlif: interrupted, nothing saved\n"

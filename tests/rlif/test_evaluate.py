@@ -1,0 +1,126 @@
+"""Evaluation measures what its metrics are named after, over all prompts, and repeats exactly."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import EOS
+from rlif import evaluate as evaluate_module
+from rlif.config import TrainConfig
+from rlif.data import Prompt
+from rlif.evaluate import evaluate
+from rlif.models import LanguageModel, frozen_copy
+from rlif.rollout import EncodedPrompt, Rollout, encode_prompts
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def prompts(language_model: LanguageModel) -> list[EncodedPrompt]:
+    rows = [Prompt(f"{a}+{b}=", str(a + b)) for a in (1, 20) for b in (3, 4, 50)]
+    return encode_prompts(language_model, rows, 6)
+
+
+def test_metrics_are_what_their_names_say(
+    language_model: LanguageModel,
+    prompts: list[EncodedPrompt],
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    language_model = replace(language_model, eos_token_ids=(EOS, 5, 9))
+    rollouts: list[Rollout] = []
+    sample = evaluate_module.sample
+    texts = ["#### 4", "#### 5", "no answer", "####"]  # right for the first prompt, wrong, unparsed, unparsed
+
+    def record(*args: object, **settings: object) -> Rollout:
+        rollout = sample(*args, **settings)  # type: ignore[arg-type]
+        rollouts.append(replace(rollout, texts=texts * 6, answers=["4"] * 4 + ["9"] * 8 + [None] * 12))
+        return rollouts[-1]
+
+    monkeypatch.setattr(evaluate_module, "sample", record)
+    reference = frozen_copy(language_model.model)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.mul_(0.9)
+    metrics = evaluate(language_model, reference, prompts, make_config(prompts_per_step=6)).metrics
+    (rollout,) = rollouts
+    tokens = int(rollout.completion_mask.sum())
+    assert metrics["accuracy"] == 1 / 12  # of the 12 completions whose prompt has an answer
+    assert metrics["parse_rate"] == 0.5
+    assert metrics["completion_length"] == tokens / 24
+    assert metrics["eos_rate"] == rollout.finished.double().mean().item()
+
+    entropy, base_nll = 0.0, 0.0
+    for row in range(24):
+        prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]]
+        completion = rollout.completion_ids[row][rollout.completion_mask[row]]
+        ids = torch.cat([prompt, completion])[None]
+        with torch.no_grad():
+            log_p = language_model.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
+            base = reference(ids).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
+        entropy -= (log_p.exp() * log_p).sum().item()
+        base_nll -= base.gather(1, completion[:, None]).sum().item()
+    assert metrics["entropy"] == pytest.approx(entropy / tokens, rel=1e-4)  # float32
+    assert metrics["base_nll"] == pytest.approx(base_nll / tokens, rel=1e-4)
+    assert metrics["kl"] > 0
+
+
+def test_an_evaluation_repeats_exactly_and_leaves_the_policy_alone(
+    language_model: LanguageModel, prompts: list[EncodedPrompt], make_config: MakeConfig
+) -> None:
+    reference = frozen_copy(language_model.model)
+    first = evaluate(language_model, reference, prompts, make_config())
+    assert evaluate(language_model, reference, prompts, make_config()) == first
+    assert all(parameter.grad is None for parameter in language_model.model.parameters())
+
+
+def test_greedy_evaluation_gives_every_completion_of_a_prompt_the_same_text(
+    language_model: LanguageModel,
+    prompts: list[EncodedPrompt],
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts: list[str] = []
+    sample = evaluate_module.sample
+
+    def record(*args: object, **settings: object) -> Rollout:
+        rollout = sample(*args, **settings)  # type: ignore[arg-type]
+        texts.extend(rollout.texts)
+        return rollout
+
+    monkeypatch.setattr(evaluate_module, "sample", record)
+    config = make_config(eval_temperature=0.0, eval_generations=2)
+    evaluate(language_model, frozen_copy(language_model.model), prompts, config)
+    assert len(texts) == 12
+    assert texts[::2] == texts[1::2]
+
+
+def test_every_prompt_is_evaluated_once_however_small_the_batches(
+    language_model: LanguageModel,
+    prompts: list[EncodedPrompt],
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    sample = evaluate_module.sample
+
+    def record(model: LanguageModel, batch: list[EncodedPrompt], **settings: object) -> Rollout:
+        sizes.append(len(batch))
+        return sample(model, batch, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate_module, "sample", record)
+    config = make_config(
+        prompts_per_step=2, num_generations=4, eval_generations=2
+    )  # 8 completions: 4 prompts at a time
+    evaluation = evaluate(language_model, frozen_copy(language_model.model), prompts, config)
+    assert sizes == [4, 2]
+    assert [sample["prompt"] for sample in evaluation.samples] == [prompt.text for prompt in prompts]
+
+
+def test_without_gold_answers_there_is_no_accuracy(language_model: LanguageModel, make_config: MakeConfig) -> None:
+    prompts = encode_prompts(language_model, [Prompt("1+2="), Prompt("3+4=")], 6)
+    metrics = evaluate(language_model, frozen_copy(language_model.model), prompts, make_config()).metrics
+    assert "accuracy" not in metrics
+    assert "parse_rate" in metrics

@@ -1,0 +1,47 @@
+"""Progress is readable in a log, alive in a terminal, and shows text as it is."""
+
+import io
+
+from rich.console import Console
+
+from rlif.progress import LiveProgress, PlainProgress, Progress, describe
+
+ROWS = [
+    {"step": 0, "eval/accuracy": 0.25, "eval/base_nll": 0.5},
+    {"step": 1, "reward": 1.5, "entropy": 0.75, "completion_length": 20.4},
+    {"step": 2, "reward": 1.625, "accuracy": 0.5, "eval/accuracy": 0.3125},
+]
+
+
+def show(progress: Progress) -> None:
+    progress.start("self_certainty [/]", 2)  # brackets would be markup to rich
+    for row in ROWS:
+        progress.report(row)
+    progress.stop()
+
+
+def test_without_a_terminal_every_step_is_one_plain_line() -> None:
+    output = io.StringIO()
+    show(PlainProgress(Console(file=output, width=40)))
+    lines = output.getvalue().splitlines()
+    assert lines[0] == "self_certainty [/] step 0/2: [eval: accuracy 0.250 base NLL 0.500]"
+    assert lines[1].startswith("self_certainty [/] step 1/2: reward 1.500 entropy 0.750 length 20 ")
+    assert lines[1].endswith(" s left")
+    assert lines[2] == "self_certainty [/] step 2/2: reward 1.625 accuracy 0.500 [eval: accuracy 0.312]"
+    assert len(lines) == 3
+    assert "\x1b" not in output.getvalue()
+
+
+def test_in_a_terminal_evaluations_stay_on_the_screen_above_the_bar() -> None:
+    output = io.StringIO()
+    show(LiveProgress(Console(file=output, force_terminal=True, width=80)))
+    text = output.getvalue()
+    assert "self_certainty [/]: 2 steps" in text
+    assert "eval at step 0: accuracy 0.250 base NLL 0.500" in text
+    assert "eval at step 2: accuracy 0.312" in text
+    assert "2/2" in text
+    assert "reward 1.625 accuracy 0.500" in text
+
+
+def test_metrics_that_a_row_lacks_are_left_out() -> None:
+    assert describe({"step": 3}) == ""
