@@ -170,7 +170,8 @@ class _Block:
 
     def __init__(self, logits: Tensor, num_columns: int, temperature: float | Tensor, softcap: float) -> None:
         self.num_columns, self.temperature, self.softcap = num_columns, temperature, softcap
-        self.buffers = logits.new_empty((3, max(2, BLOCK_ELEMENTS // num_columns), num_columns), dtype=torch.float32)
+        num_rows = max(2, min(BLOCK_ELEMENTS // num_columns, logits.numel() // logits.shape[-1]))
+        self.buffers = logits.new_empty((3, num_rows, num_columns), dtype=torch.float32)
 
     def load(self, matrix: Tensor, local: Rows, rows: Rows) -> "_Block":
         x = matrix[local, : self.num_columns]
