@@ -12,12 +12,15 @@ own affair.
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, STATE_ROWS, TokenStats
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def token_stats(
@@ -30,6 +33,7 @@ def token_stats(
     softcap: float | None = None,
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
     inplace_backward: bool = False,
+    group: "ProcessGroup | None" = None,
     backend: str | None = None,
 ) -> TokenStats:
     """Log-probability, entropy, self-certainty and more of each row of logits, differentiable, in one pass.
@@ -46,6 +50,10 @@ def token_stats(
         outputs: the fields to compute, of `TokenStats`; the others cost nothing and are None.
         inplace_backward: write the gradient into the logits' own storage, which destroys the logits. Refused where
             that would corrupt another result: see Raises.
+        group: a torch.distributed group over which the vocabulary is sharded, in the order of its ranks: `logits` is
+            this rank's slice of the columns (slices may differ in size), while `targets`, `vocab_size` and the results
+            are those of the whole rows, the same on every rank. One all-gather of ten numbers per row in the forward,
+            none in the backward, which expects the same upstream gradient on every rank.
         backend: "triton" or "torch"; None picks "triton" on GPUs and "torch" elsewhere.
 
     Returns:
@@ -64,7 +72,7 @@ def token_stats(
         RuntimeError: from autograd, if the logits changed between forward and backward; so too on a second backward
             through `inplace_backward`, and in another op's backward that needs the logits it destroyed.
     """
-    num_columns = _check(logits, targets, temperature, mask, vocab_size, softcap, outputs)
+    _check(logits, targets, temperature, mask, softcap, outputs)
     if inplace_backward:
         _check_inplace(logits)
     targets = targets.long().contiguous()
@@ -75,16 +83,32 @@ def token_stats(
         row_temperature = temperature.detach().float().contiguous()
     else:
         scalar_temperature = float(temperature)
+    backend = resolve_backend(backend, logits)
+    if group is not None:
+        from rlif_kernels.vocab_parallel import VocabParallelTokenStats  # torch.distributed may be absent
+
+        fields = VocabParallelTokenStats.apply(
+            logits,
+            targets,
+            scalar_temperature if row_temperature is None else row_temperature,
+            softcap or 0.0,
+            vocab_size,
+            [name for name in FIELDS if name in outputs],
+            inplace_backward,
+            _load_backend(backend),
+            group,
+        )
+        return TokenStats(*fields)
     values = _forward_op(
         logits,
         targets,
         row_temperature,
         scalar_temperature,
         0.0 if softcap is None else float(softcap),
-        num_columns,
+        _check_vocab_size(vocab_size, logits.shape[-1]),
         ",".join(name for name in FIELDS if name in outputs),
         inplace_backward,
-        resolve_backend(backend, logits),
+        backend,
     )
     return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
 
@@ -119,11 +143,10 @@ def _check(
     targets: Tensor,
     temperature: float | Tensor,
     mask: Tensor | None,
-    vocab_size: int | None,
     softcap: float | None,
     outputs: tuple[str, ...],
-) -> int:
-    """Check everything that needs no look at the tensors' values; return the number of columns to read."""
+) -> None:
+    """Check everything that needs no look at the tensors' values."""
     for name, tensor in (("logits", logits), ("targets", targets)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
@@ -150,10 +173,14 @@ def _check(
         raise ValueError(f"softcap is {softcap}; expected a positive number or None")
     if isinstance(outputs, str) or not outputs or not set(outputs) <= set(FIELDS):
         raise ValueError(f"outputs is {outputs!r}; expected a non-empty tuple of names out of {FIELDS}")
+
+
+def _check_vocab_size(vocab_size: int | None, num_columns: int) -> int:
+    """The number of columns to read."""
     if vocab_size is None:
-        return logits.shape[-1]
-    if not 1 <= vocab_size <= logits.shape[-1]:
-        raise ValueError(f"vocab_size is {vocab_size}; expected 1 to {logits.shape[-1]}, the columns of logits")
+        return num_columns
+    if not 1 <= vocab_size <= num_columns:
+        raise ValueError(f"vocab_size is {vocab_size}; expected 1 to {num_columns}, the columns of logits")
     return vocab_size
 
 

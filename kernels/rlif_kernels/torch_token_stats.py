@@ -1,9 +1,10 @@
 """`token_stats` in plain torch: blocks of rows that stay in the processor's cache.
 
 Each pass of the op reads the logits from memory once, because every further look at a block hits the cache; no
-temporary of the logits' size ever exists. All sums are relative to the row's maximum m:
+temporary of the logits' size ever exists. All sums are relative to the row's largest (capped) logit m, subtracted
+before the temperature divides, so that a shift of all logits costs no digit:
 
-    d = z - m,   s = sum exp d,   w = sum d exp d,   t = sum d,   n = columns in the support
+    d = (x - m) / temperature,   s = sum exp d,   w = sum d exp d,   t = sum d,   n = columns in the support
     logprob = d_y - log s,   entropy = log s - w/s,   self_certainty = log(s/n) - t/n
 """
 
@@ -31,7 +32,10 @@ def forward(
     num_columns: int,
     outputs: Sequence[str],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, n, entropy, sum p²."""
+    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p².
+
+    n is negative where the support is smaller than the row, to tell the backward.
+    """
     ids, active, bad = _check_values(targets, temperature, num_columns)
     state = logits.new_zeros((STATE_ROWS, targets.numel()), dtype=torch.float32)
     fields = {
@@ -49,36 +53,41 @@ def forward(
 
 
 def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-    z = block.z
-    m = z.amax(-1, keepdim=True)
-    d = torch.sub(z, m, out=block.scratch(0))
+    x = block.x
+    m = x.amax(-1, keepdim=True)
+    d = torch.sub(x, m, out=block.scratch(0))
+    block.divide_by_temperature(d)
     d_y = d.gather(-1, ids)[:, 0]
     e = torch.exp(d, out=block.scratch(1))
     s = e.sum(-1)
-    n = torch.full_like(s, z.shape[-1])
+    n = torch.full_like(s, x.shape[-1])
+    guarded = torch.zeros_like(s, dtype=torch.bool)
     w = mean_d = torch.zeros_like(s)
     if "entropy" in outputs or "self_certainty" in outputs:
         mean_d = d.sum(-1) / n
         special = (~mean_d.isfinite()).nonzero()[:, 0]
         if len(special):
-            # Columns of -inf leave the sums; rows of NaN stay NaN. Divided before they are added up, columns at the
-            # lowest finite float32 do not overflow. The block's other rows keep their bits.
-            outside = z[special] == -torch.inf
-            finite = d[special].masked_fill_(outside, 0)
+            # Columns of -inf leave the sums; rows of NaN stay NaN. Columns at the lowest finite float32 must not
+            # overflow: divided by n before they are added up, and before the temperature, which may be below 1.
+            # The block's other rows keep their bits.
+            outside = x[special] == -torch.inf
             n[special] -= outside.sum(-1)
-            mean_d[special] = (finite / n[special, None]).sum(-1)
-            d[special] = finite
+            terms = ((x[special] - m[special]) / n[special, None]).masked_fill_(outside, 0)
+            tau = block.tau[special, 0] if isinstance(block.tau, Tensor) and len(block.tau) > 1 else block.tau
+            mean_d[special] = terms.sum(-1) / tau
+            d[special] = d[special].masked_fill_(outside, 0).clamp_(min=torch.finfo(torch.float32).min)
+            guarded[special] = outside.any(-1)
         if "entropy" in outputs:
             w = d.mul_(e).sum(-1)
     log_s = s.log()
     values = {
         "m": m[:, 0],
         "log_s": log_s,
-        "n": n,
+        "n": torch.where(guarded, -n.clamp(min=1), n),  # -0 would not look negative
         "logprob": d_y - log_s,
         "entropy": log_s - w / s,
         "self_certainty": (s / n).log() - mean_d,
-        "logsumexp": m[:, 0] + log_s,
+        "logsumexp": (m / block.tau)[:, 0] + log_s,
         "sum_sq_probs": torch.zeros_like(s),
     }
     if "sum_sq_probs" in outputs:
@@ -134,16 +143,23 @@ def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, temperature: f
     if "entropy" in grads:
         coefficients["plogp"] = -g_h / scale
     if "self_certainty" in grads:
-        coefficients["1"] = g_u / n / scale
+        coefficients["1"] = g_u / n.abs() / scale
     if "sum_sq_probs" in grads:
         coefficients["pp"] = 2 * g_q / scale
     return coefficients
 
 
+def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
+    """The largest z of each row, (N,) float64."""
+    return row_state[0].double() / (temperature.view(-1) if isinstance(temperature, Tensor) else temperature)
+
+
 def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: dict[str, Tensor]) -> Tensor:
-    z = block.z[: block.num_rows]
+    x = block.x[: block.num_rows]
     m, log_s, n, _, _ = state
-    logp = torch.sub(z, m, out=block.scratch(0)[: block.num_rows]).sub_(log_s)
+    d = torch.sub(x, m, out=block.scratch(0)[: block.num_rows])
+    block.divide_by_temperature(d)
+    logp = d.sub_(log_s)
     p = torch.exp(logp, out=block.scratch(1)[: block.num_rows])
     if "plogp" in coefficients:
         polynomial = logp.mul_(coefficients["plogp"]).add_(coefficients["p"])
@@ -155,18 +171,18 @@ def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: d
     if "1" in coefficients:
         gradient.sub_(coefficients["1"])
     if "y" in coefficients:
-        on_support = z.gather(-1, ids) != -torch.inf
+        on_support = x.gather(-1, ids) != -torch.inf
         gradient.scatter_add_(-1, ids, coefficients["y"].where(on_support, 0))
     if block.softcap:
-        # z = cap tanh(x / cap) / temperature, so dz/dx = (1 - (z temperature / cap)²) / temperature.
-        gradient.mul_(1 - (z * (block.tau / block.softcap)).square_())
-    if block.softcap or (n < z.shape[-1]).any():
-        gradient.masked_fill_(z == -torch.inf, 0)
+        # Here x is cap tanh(logit / cap), whose derivative is 1 - (x / cap)².
+        gradient.mul_(1 - (x / block.softcap).square_())
+    if block.softcap or (n < 0).any():
+        gradient.masked_fill_(x == -torch.inf, 0)
     return gradient
 
 
 class _Block:
-    """One block of rows as float32 z = softcap(logits) / temperature, and scratch of its size, reused by the next."""
+    """One block of rows in float32, after the softcap, and scratch of its size; the next block reuses both."""
 
     def __init__(self, logits: Tensor, num_columns: int, temperature: float | Tensor, softcap: float) -> None:
         self.num_columns, self.temperature, self.softcap = num_columns, temperature, softcap
@@ -182,20 +198,22 @@ class _Block:
         if self.num_rows == 1:
             # torch sums a lone row with several threads, in another order than the same row in a batch.
             x = x.expand(2, -1)
-        self.z = x
+        self.x = x
         if x.dtype != torch.float32:
-            self.z = self.scratch(2).copy_(x)
+            self.x = self.scratch(2).copy_(x)
         if self.softcap:
             # tanh would bring an infinity back into the finite range, where the row must know of it.
             infinite = x.isinf()
-            capped = torch.div(self.z, self.softcap, out=self.scratch(2)).tanh_().mul_(self.softcap)
-            self.z = torch.where(infinite, x.float(), capped) if infinite.any() else capped
-        if isinstance(self.tau, Tensor) or self.tau != 1:
-            self.z = torch.div(self.z, self.tau, out=self.scratch(2))
+            capped = torch.div(self.x, self.softcap, out=self.scratch(2)).tanh_().mul_(self.softcap)
+            self.x = torch.where(infinite, x.float(), capped) if infinite.any() else capped
         return self
 
+    def divide_by_temperature(self, d: Tensor) -> None:
+        if isinstance(self.tau, Tensor) or self.tau != 1:
+            d.div_(self.tau)
+
     def scratch(self, which: int) -> Tensor:
-        return self.buffers[which, : len(self.z)]
+        return self.buffers[which, : len(self.x)]
 
 
 def _row_blocks(

@@ -129,6 +129,16 @@ def backward(
         )  # fmt: skip
 
 
+def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
+    """The largest z of each row, (N,) float64.
+
+    The state has it in units of log 2, but for the rows that needed guards (n < 0): there it is the largest logit.
+    """
+    m = row_state[0].double()
+    tau = temperature.view(-1) if isinstance(temperature, Tensor) else temperature
+    return torch.where(row_state[2] < 0, m / tau, m / LOG2E.value)
+
+
 def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
     """The tensor, its row stride or else a table of row offsets, and whether each row starts on 16 bytes."""
     shape, strides = tensor.shape[:-1], tensor.stride()[:-1]

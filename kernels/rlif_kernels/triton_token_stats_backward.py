@@ -50,12 +50,12 @@ def _cap_derivative(x_capped, softcap):
 
 @triton.jit
 def _exact_gradient(x, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP: tl.constexpr):
-    """`_gradient` with a guard on everything, m in nats: for the rows that `_exact_row` did."""
+    """`_gradient` with a guard on everything, m a logit: for the rows that `_exact_row` did."""
     inside = x != -INFINITY
     x_capped = x
     if SOFTCAP:
         x_capped = cap(x, softcap)
-    log2_p = tl.where(inside, x_capped * inv_temperature - m - log_s, 0.0) * LOG2E
+    log2_p = tl.where(inside, (x_capped - m) * inv_temperature - log_s, 0.0) * LOG2E
     p = tl.exp2(log2_p)
     # log p may be as low as the lowest float32; its product with p is 0 there, not NaN.
     gradient = p * (c_p + c_pp * p) + tl.where(p > 0, p * log2_p, 0.0) * c_plogp - c_1

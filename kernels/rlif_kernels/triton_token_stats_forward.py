@@ -40,6 +40,7 @@ from rlif_kernels.triton_blocks import (
 
 # The maximum of no columns: finite, because -inf - -inf is NaN; so low that exp2(LOWEST - m) is 0.
 LOWEST = tl.constexpr(-1e38)
+LOWEST_FLOAT32 = tl.constexpr(-3.4028234663852886e38)
 
 
 # ---------------------------------------------------------------- forward: one chunk of one row, lane by lane
@@ -171,16 +172,16 @@ def _row_results(
 
 @triton.jit
 def _exact_row(p_row, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.constexpr):
-    """`_row_results` of a row that holds -inf, NaN or values near the end of float32's range; m in nats, and also n.
+    """`_row_results` of a row that holds -inf, NaN or values near the end of float32's range; m a logit, and also n.
 
-    The same sums with a guard on everything. z stays in nats, in which the lowest finite float32 does not overflow,
-    and t is divided by V as it is added up, for the same reason.
+    The same sums with a guard on everything, in nats. So that the lowest finite float32 does not overflow, the maximum
+    is subtracted before anything is multiplied, and t is divided by V as it is added up, by the temperature at the end.
     """
     inv_temperature = scale * LN2
     l_m = tl.full((LANES,), -INFINITY, tl.float32)
     zero = tl.zeros((LANES,), tl.float32)
     l_s, l_w, l_t, l_q, l_n, l_poison = zero, zero, zero, zero, zero, zero
-    l_z2 = l_m
+    l_x2 = l_m
     for start in range(0, V, LANES):
         o = start + tl.arange(0, LANES)
         x = tl.load(p_row + o, mask=o < V, other=-INFINITY).to(tl.float32)
@@ -188,31 +189,39 @@ def _exact_row(p_row, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.conste
         l_poison += tl.where(inside, x - x, 0.0)  # NaN for NaN and +inf
         if SOFTCAP:
             x = cap(x, softcap)
-        z = x * inv_temperature
-        l_new = tl.maximum(l_m, z)
-        d = tl.where(inside, z - l_new, 0.0)
+        l_new = tl.maximum(l_m, x)
+        difference = _difference(x, l_new)
+        d = tl.maximum(difference * inv_temperature, LOWEST_FLOAT32)
         e = tl.where(inside, tl.exp2(d * LOG2E), 0.0)
-        shift = tl.where(l_m == -INFINITY, 0.0, l_m - l_new)
+        l_t = tl.fma(_difference(l_m, l_new) / V, l_n, l_t) + difference / V
+        shift = tl.maximum(_difference(l_m, l_new) * inv_temperature, LOWEST_FLOAT32)
         a = tl.exp2(shift * LOG2E)
         l_w = tl.fma(a, tl.fma(shift, l_s, l_w), e * d)
         l_s = tl.fma(a, l_s, e)
-        l_t = tl.fma(shift / V, l_n, l_t) + d / V
         l_q = tl.fma(a * a, l_q, e * e)
-        l_z2 = tl.maximum(tl.minimum(l_m, z), l_z2)
+        l_x2 = tl.maximum(tl.minimum(l_m, x), l_x2)
         l_n += inside.to(tl.float32)
         l_m = l_new
-    m = tl.max(l_m, axis=0)
-    shift = tl.where(l_m == -INFINITY, 0.0, l_m - m)
+    poison = sum_lanes(l_poison, LANES)
+    m = tl.max(l_m, axis=0) + poison
+    shift = tl.maximum(_difference(l_m, m) * inv_temperature, LOWEST_FLOAT32)
     a = tl.exp2(shift * LOG2E)
     n = sum_lanes(l_n, LANES)
     # A row without support has s = 0: its logarithm would be -inf where NaN is due.
-    s = sum_lanes(a * l_s, LANES) + sum_lanes(l_poison, LANES)
+    s = sum_lanes(a * l_s, LANES) + poison
     s = tl.where(s > 0, s, float("nan"))
     mean_w = sum_lanes(a * tl.fma(shift, l_s, l_w), LANES) / s
-    mean_d = sum_lanes(tl.fma(shift / V, l_n, l_t), LANES) * (V / n)
+    mean_d = sum_lanes(tl.fma(_difference(l_m, m) / V, l_n, l_t), LANES) * (V / n) * inv_temperature
     mean_q = sum_lanes(a * a * l_q, LANES) / (s * s)
-    _, z2 = tl.reduce((l_m, l_z2), 0, _merge_top_two)
-    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, tl.exp2((z2 - m) * LOG2E) / s, n
+    _, x2 = tl.reduce((l_m, l_x2), 0, _merge_top_two)
+    second = tl.where(x2 == -INFINITY, 0.0, tl.exp2((x2 - m) * inv_temperature * LOG2E))
+    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, second / s, n
+
+
+@triton.jit
+def _difference(x, m):
+    """x - m, but 0 where x is -inf: such a column, and a lane that has seen no other, counts for nothing."""
+    return tl.where(x == -INFINITY, 0.0, x - m)
 
 
 @triton.jit
@@ -236,8 +245,8 @@ def _finish_row(
         m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, n = _exact_row(
             p_row, V, scale, softcap, LANES, SOFTCAP
         )
-        d_y = x_y * (scale * LN2) - m
-        m_nats = m
+        d_y = (x_y - m) * (scale * LN2)
+        m_nats = m * (scale * LN2)
         n = -tl.maximum(n, 1.0)  # -0 would not look negative
     entropy = log_s - mean_w
     if LOGPROB:

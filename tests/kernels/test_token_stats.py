@@ -40,9 +40,13 @@ def test_any_logit_scale_matches_the_reference(scale, backend):
 
 
 @pytest.mark.parametrize("shift", [-1e4, 1e4])
-def test_shifted_logits_match_the_reference_of_the_shifted_logits(shift, backend):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("outside", [False, True], ids=["", "with columns of -inf"])
+def test_shifted_logits_match_the_reference_of_the_shifted_logits(shift, temperature, outside, backend):
     logits = 3 * torch.randn(4, 5003, device=DEVICE) + shift
-    check_against_reference(logits, random_targets(logits), backend, outputs=("logprob", "entropy", "self_certainty"))
+    if outside:
+        logits[:, 11] = -torch.inf
+    check_against_reference(logits, random_targets(logits), backend, temperature=temperature)
 
 
 @pytest.mark.parametrize("shift", [2.0**13, -(2.0**13)])

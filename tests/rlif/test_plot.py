@@ -64,8 +64,14 @@ def test_both_runs_are_in_every_panel_with_the_values_of_the_rows(figure: Figure
 
 def test_the_best_step_of_each_run_is_marked(figure: Figure) -> None:
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    notes = [text.get_text() for text in panels["Held-out accuracy"].texts]
-    assert notes == ["best 60.0%\nat step 2", "best 90.0%\nat step 4"]
+    legend = panels["Held-out accuracy"].get_legend()
+    assert legend is not None
+    notes = [text.get_text() for text in legend.get_texts()]
+    assert notes == ["self_certainty: best 60.0% at step 2", "verifiable: best 90.0% at step 4"]
+    stars = [
+        (*line.get_xdata(), *line.get_ydata()) for line in panels["Held-out accuracy"].lines if line.get_marker() == "*"
+    ]
+    assert stars == [(2, 0.6), (4, 0.9)]
     for title in ("Reward in training", "Policy entropy", "Completion length", "Base NLL (start model)"):
         marked = [list(line.get_xdata()) for line in panels[title].lines]
         assert [2, 2] in marked

@@ -1,0 +1,116 @@
+"""A vocabulary sharded over processes gives what the whole gives: gloo, two and three processes, uneven slices."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from comparison import assert_gradients_match, assert_values_match, upstream_gradients, weighted_sum
+from rlif_kernels import reference, token_stats
+from rlif_kernels.stats import FIELDS
+
+SLICES = {2: (53, 48), 3: (40, 1, 60)}
+
+
+def whole_rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """12 rows of 101 columns that meet every edge, the same in every process."""
+    generator = torch.Generator().manual_seed(7)
+    logits = 3 * torch.randn(3, 4, 101, generator=generator)
+    targets = torch.randint(101, (3, 4), generator=generator)
+    targets[0, 1] = -100
+    logits[0, 2, 10] = -torch.inf
+    logits[0, 3, :40] = -torch.inf  # no support in the first slice of three
+    targets[0, 3] = 7  # nor probability for this target
+    logits[1, 0, 50] = torch.nan
+    logits[1, 1] = -torch.inf
+    logits[1, 2] += 1e4
+    logits[1, 3, 60:] = torch.finfo(torch.float32).min
+    logits[2, 0, 99] = torch.inf
+    return logits, targets
+
+
+CASES = {
+    "all fields": {},
+    "temperature": {"temperature": 1.3},
+    "softcap": {"softcap": 20.0},
+    "padded, the last slice holds padding alone": {"vocab_size": 41},
+    "in place": {"inplace_backward": True},
+    "one field": {"outputs": ("logprob",)},
+    "two fields": {"outputs": ("logsumexp", "top_probs")},
+}
+
+
+def run_rank(rank: int, world_size: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    logits, targets = whole_rows()
+    start = sum(SLICES[world_size][:rank])
+    columns = slice(start, start + SLICES[world_size][rank])
+    for backend in ("torch", "triton"):
+        for name, case in CASES.items():
+            options = {"outputs": FIELDS, **case}
+            ids = targets % 41 if "vocab_size" in case else targets
+            ids = ids.where(targets != -100, -100)
+            leaf = logits[..., columns].clone().requires_grad_()
+            stats = token_stats(leaf * 1, ids, group=dist.group.WORLD, backend=backend, **options)
+            exact = logits.double().requires_grad_()
+            reference_options = {key: value for key, value in options.items() if key != "inplace_backward"}
+            expected = reference.token_stats(exact, ids, **reference_options)
+            try:
+                assert_values_match(stats, expected)
+                torch.manual_seed(1)
+                weights = {n: w for n, w in upstream_gradients(ids.shape, "cpu").items() if n in options["outputs"]}
+                weighted_sum(stats, weights).backward()
+                weighted_sum(expected, weights).backward()
+                assert_gradients_match(leaf.grad, exact.grad[..., columns], weights, options.get("temperature", 1.0))
+            except AssertionError as error:
+                raise AssertionError(f"{backend}, {name}, rank {rank}: {error}") from error
+
+    with pytest.raises(IndexError, match=r"targets\[0, 0\] is 101; expected an id in \[0, 101\)"):
+        token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
+    with pytest.raises(ValueError, match="vocab_size is 102; expected 1 to 101, the columns of all slices"):
+        token_stats(logits[..., columns], targets.fill_(0), group=dist.group.WORLD, vocab_size=102)
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+@pytest.mark.parametrize("world_size", SLICES)
+def test_sharded_vocabularies_equal_the_whole(world_size, tmp_path):
+    # Processes of their own rather than forks: the interpreter's threads and torch's do not survive a fork.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(world_size), str(tmp_path / "store")],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(world_size)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    # When one rank fails the others only lose their connection: show them all.
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+
+
+def test_the_merge_of_one_slice_is_that_slice(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        logits = 3 * torch.randn(4, 50)
+        targets = torch.randint(50, (4,))
+        alone = token_stats(logits, targets, outputs=FIELDS)
+        merged = token_stats(logits, targets, outputs=FIELDS, group=dist.group.WORLD)
+        for value, expected in zip(merged, alone, strict=True):
+            assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from conftest import _make_interpreted_fma_fused
+
+    _make_interpreted_fma_fused()
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
