@@ -30,6 +30,7 @@ def token_stats(
         active = active & mask
     num_columns = logits.shape[-1] if vocab_size is None else vocab_size
     check_targets(targets, active, num_columns)
+    check_temperatures(temperature, active)
     targets = targets.where(active, 0).long()
 
     logits = logits[..., :num_columns]
@@ -89,3 +90,14 @@ def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
             f"targets{list(position)} is {int(targets[position])}; expected an id in [0, {num_columns}), "
             f"or {IGNORE_INDEX} for a row to skip"
         )
+
+
+def check_temperatures(temperature: float | Tensor, active: Tensor) -> None:
+    """Raise ValueError naming the first active row whose temperature is not positive."""
+    if isinstance(temperature, Tensor):
+        bad = ~(temperature > 0) & active
+        if bad.any():
+            position = tuple(bad.nonzero()[0].tolist())
+            raise ValueError(
+                f"temperature{list(position)} is {float(temperature[position])}; expected a positive number"
+            )

@@ -1,7 +1,7 @@
 """`token_stats`: the public function, its checks, the library ops and their autograd formula.
 
-Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients. Two backends compute it,
-`torch_token_stats` (row blocks in cache) and `triton_token_stats` (fused GPU kernels). Each provides
+Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients. Three backends compute it,
+`triton_token_stats` (fused GPU kernels), `cpu_token_stats` (C) and `torch_token_stats` (row blocks in cache); each has
 
 - ``forward(logits, targets, temperature, softcap, num_columns, outputs) -> (fields, row_state)``
 - ``backward(grad_logits, grads, logits, targets, temperature, softcap, num_columns, row_state) -> None``
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlif_kernels import cpu_token_stats, torch_token_stats
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, STATE_ROWS, TokenStats
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def token_stats(
             this rank's slice of the columns (slices may differ in size), while `targets`, `vocab_size` and the results
             are those of the whole rows, the same on every rank. One all-gather of ten numbers per row in the forward,
             none in the backward, which expects the same upstream gradient on every rank.
-        backend: "triton" or "torch"; None picks "triton" on GPUs and "torch" elsewhere.
+        backend: "triton", "cpu" (C, compiled on first use) or "torch"; None picks "triton" on GPUs, elsewhere "cpu"
+            where there is a C compiler and "torch" where there is none.
 
     Returns:
         `TokenStats`, float32, each requested field shaped like `targets`; the gradients are documented there.
@@ -72,7 +74,7 @@ def token_stats(
         RuntimeError: from autograd, if the logits changed between forward and backward; so too on a second backward
             through `inplace_backward`, and in another op's backward that needs the logits it destroyed.
     """
-    _check(logits, targets, temperature, mask, softcap, outputs)
+    _check(logits, targets, temperature, mask, softcap, outputs, backend)
     if inplace_backward:
         _check_inplace(logits)
     targets = targets.long().contiguous()
@@ -83,7 +85,6 @@ def token_stats(
         row_temperature = temperature.detach().float().contiguous()
     else:
         scalar_temperature = float(temperature)
-    backend = resolve_backend(backend, logits)
     if group is not None:
         from rlif_kernels.vocab_parallel import VocabParallelTokenStats  # torch.distributed may be absent
 
@@ -95,7 +96,7 @@ def token_stats(
             vocab_size,
             [name for name in FIELDS if name in outputs],
             inplace_backward,
-            _load_backend(backend),
+            _backend_for(backend or "auto", logits),
             group,
         )
         return TokenStats(*fields)
@@ -108,27 +109,31 @@ def token_stats(
         _check_vocab_size(vocab_size, logits.shape[-1]),
         ",".join(name for name in FIELDS if name in outputs),
         inplace_backward,
-        backend,
+        backend or "auto",
     )
     return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
 
 
-def resolve_backend(backend: str | None, logits: Tensor) -> str:
-    """The backend to use: "triton" on GPUs and "torch" elsewhere, unless the caller names one."""
-    if backend is None:
-        return "triton" if logits.device.type in ("cuda", "xpu") else "torch"
-    if backend not in ("triton", "torch"):
-        raise ValueError(f'backend is {backend!r}; expected "triton", "torch" or None')
-    return backend
+def _backend_for(name: str, logits: Tensor) -> ModuleType:
+    """The module that computes: the one named, or for "auto" Triton on GPUs, elsewhere C if it can be had, or torch.
 
-
-def _load_backend(name: str) -> ModuleType:
-    # Triton is imported on first use only: `import rlif_kernels` must work where it is not installed.
+    The choice does not depend on the shape, so that a row has the same bits in any batch. Called inside the library
+    ops, where a tracer does not look.
+    """
+    if name == "auto":
+        on_gpu = logits.device.type in ("cuda", "xpu")
+        name = "triton" if on_gpu else "cpu" if cpu_token_stats.serves(logits) else "torch"
     if name == "torch":
-        from rlif_kernels import torch_token_stats
-
         return torch_token_stats
+    if name == "cpu":
+        if not cpu_token_stats.serves(logits):
+            raise ValueError(
+                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected float32 or bfloat16 on a '
+                "CPU, and a C compiler to be there"
+            )
+        return cpu_token_stats
     try:
+        # Imported on first use only: `import rlif_kernels` must work where Triton is not installed.
         from rlif_kernels import triton_token_stats
     except ImportError as error:
         raise ImportError('backend="triton" needs the triton package, which could not be imported') from error
@@ -145,6 +150,7 @@ def _check(
     mask: Tensor | None,
     softcap: float | None,
     outputs: tuple[str, ...],
+    backend: str | None,
 ) -> None:
     """Check everything that needs no look at the tensors' values."""
     for name, tensor in (("logits", logits), ("targets", targets)):
@@ -173,6 +179,8 @@ def _check(
         raise ValueError(f"softcap is {softcap}; expected a positive number or None")
     if isinstance(outputs, str) or not outputs or not set(outputs) <= set(FIELDS):
         raise ValueError(f"outputs is {outputs!r}; expected a non-empty tuple of names out of {FIELDS}")
+    if backend not in ("triton", "cpu", "torch", None):
+        raise ValueError(f'backend is {backend!r}; expected "triton", "cpu", "torch" or None')
 
 
 def _check_vocab_size(vocab_size: int | None, num_columns: int) -> int:
@@ -222,7 +230,7 @@ def _forward_op(
     inplace_backward: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    fields, row_state = _load_backend(backend).forward(
+    fields, row_state = _backend_for(backend, logits).forward(
         logits,
         targets,
         scalar_temperature if temperature is None else temperature,
@@ -327,7 +335,7 @@ def _backward_into(
     present = {
         name: grad.contiguous().view(-1) for name, grad in zip(differentiable, grads, strict=True) if grad is not None
     }
-    _load_backend(backend).backward(
+    _backend_for(backend, logits).backward(
         grad_logits,
         present,
         logits,

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from rlif_kernels.reference import check_targets
-from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS
+from rlif_kernels.reference import check_targets, check_temperatures
+from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS, row_coefficients
 
 # Elements of one scratch buffer (1 MiB of float32). Two are alive at a time, and the threads share them: they fit the
 # L2 caches of two cores. A larger block falls out of cache; a smaller one pays more for dispatching each torch call.
@@ -124,29 +124,6 @@ def backward(
     grad_logits[..., num_columns:] = 0
     if not active.all():
         grad_logits[~active.view(targets.shape)] = 0
-
-
-def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, temperature: float | Tensor) -> dict[str, Tensor]:
-    """The upstream gradients folded into the terms of one polynomial per row, the temperature included:
-
-    dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y]
-    """
-    _, _, n, entropy, sum_sq_probs = row_state
-    zero = torch.zeros_like(n)
-    g_y, g_h, g_u, g_lse, g_q = (
-        grads.get(name, zero) for name in ("logprob", "entropy", "self_certainty", "logsumexp", "sum_sq_probs")
-    )
-    scale = temperature.view(-1) if isinstance(temperature, Tensor) else temperature
-    coefficients = {"p": (g_u + g_lse - g_y - g_h * entropy - 2 * g_q * sum_sq_probs) / scale}
-    if "logprob" in grads:
-        coefficients["y"] = g_y / scale
-    if "entropy" in grads:
-        coefficients["plogp"] = -g_h / scale
-    if "self_certainty" in grads:
-        coefficients["1"] = g_u / n.abs() / scale
-    if "sum_sq_probs" in grads:
-        coefficients["pp"] = 2 * g_q / scale
-    return coefficients
 
 
 def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
@@ -263,7 +240,5 @@ def _check_values(
     if targets.device.type != "cpu":
         return ids, active.reshape(-1), (active & ~valid).reshape(-1)
     check_targets(targets, active, num_columns)
-    if isinstance(temperature, Tensor) and not (temperature > 0).logical_or(~active).all():
-        position = (~(temperature > 0) & active).nonzero()[0].tolist()
-        raise ValueError(f"temperature{position} is {float(temperature[tuple(position)])}; expected a positive number")
+    check_temperatures(temperature, active)
     return ids, active.reshape(-1), None

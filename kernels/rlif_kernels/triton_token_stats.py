@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from rlif_kernels.stats import FIELDS, STATE_ROWS
+from rlif_kernels.stats import FIELDS, STATE_ROWS, row_offsets
 from rlif_kernels.triton_blocks import LOG2E
 from rlif_kernels.triton_token_stats_backward import backward_kernel
 from rlif_kernels.triton_token_stats_forward import forward_kernel
@@ -146,10 +146,7 @@ def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
     wide = tensor.data_ptr() % 16 == 0 and all(stride * tensor.element_size() % 16 == 0 for _, stride in dims)
     if all(outer == size * inner for (_, outer), (size, inner) in itertools.pairwise(dims)):
         return tensor, dims[-1][1] if dims else 0, None, wide
-    offsets = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for size, stride in dims:
-        offsets = offsets[..., None] + torch.arange(size, device=tensor.device) * stride
-    return tensor, 0, offsets.reshape(-1), wide
+    return tensor, 0, row_offsets(tensor), wide
 
 
 def _temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:

@@ -2,7 +2,14 @@
 
 import pytest
 
+from comparison import DEVICE
+from rlif_kernels import cpu_token_stats
 
-@pytest.fixture(params=["torch", "triton"])
+
+@pytest.fixture(params=["torch", "cpu", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "cpu" and cpu_token_stats.library() is None:
+        pytest.skip("no C compiler")
+    if request.param == "cpu" and DEVICE != "cpu":
+        pytest.skip("the tensors of these tests are on a GPU")
     return request.param

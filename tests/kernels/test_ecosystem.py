@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from comparison import DEVICE, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import reference, token_stats
+from rlif_kernels import cpu_token_stats, reference, token_stats
 from rlif_kernels.stats import FIELDS
 
 
@@ -56,6 +56,7 @@ def test_torch_compile_traces_the_whole_graph(dynamic, backend):
         stats = token_stats(2 * logits, targets, temperature=0.9, backend=backend)
         return (stats.logprob * stats.entropy.detach() - stats.self_certainty).sum()
 
+    torch.compiler.reset()  # each case counts its own recompilations
     # The eager compiler runs the captured graph as it is: what is tested is the capture, forward and backward.
     compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for num_rows in (3, 5):
@@ -141,6 +142,23 @@ def test_inplace_backward_refuses_a_leaf_and_an_expanded_view(backend):
     expanded = (2 * logits[:1]).expand(4, -1)
     with pytest.raises(ValueError, match=r"got an expanded view with strides \(0, 1\)"):
         token_stats(expanded, targets, inplace_backward=True, backend=backend)
+
+
+@pytest.mark.skipif(cpu_token_stats.library() is None, reason="no C compiler")
+def test_a_forked_process_computes_too():
+    # As a DataLoader's workers do, after the parent has started its threads.
+    program = """
+import os, torch
+from rlif_kernels import token_stats
+torch.set_num_threads(2)
+logits, targets = torch.zeros(64, 4096), torch.zeros(64, dtype=torch.long)
+entropy = token_stats(logits, targets, backend="cpu").entropy
+child = os.fork()
+if child == 0:
+    os._exit(not torch.equal(token_stats(logits, targets, backend="cpu").entropy, entropy))
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_the_package_imports_and_computes_where_triton_is_not_installed():

@@ -1,0 +1,335 @@
+/* token_stats on the CPU: a row is read from memory once and stays in the cache for what else must be seen of it.
+
+   Forward, per row: the largest logit m first, then one exponential per column,
+
+       d = (x - m) / temperature,  e = exp d,  s = sum e,  w = sum e d,  t = sum d,  q = sum e^2,  n = columns
+
+   Backward, per row: dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j = y], with p_j = exp(d_j - log s).
+
+   Written in the vector extensions that GCC and Clang share; the compiler picks the instructions of the machine it runs
+   on. A row belongs to one thread and its columns are added in an order fixed by their numbers, so its bits depend on
+   neither its company nor the number of threads. Partial sums go to float64 every CHUNK columns: a float32 sum of a
+   quarter of a million terms would drift by more than the contract allows. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16
+#define CHUNK 2048 /* a multiple of LANES */
+#define IGNORE_INDEX (-100)
+
+typedef float f32 __attribute__((vector_size(4 * LANES)));
+typedef int32_t i32 __attribute__((vector_size(4 * LANES)));
+typedef uint32_t u32 __attribute__((vector_size(4 * LANES)));
+typedef uint16_t u16 __attribute__((vector_size(2 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct {
+    const void *logits;
+    const int64_t *offsets;      /* (rows,) of each row's first element */
+    const int64_t *targets;      /* (rows,) */
+    const float *temperatures;   /* (rows,) or NULL for the scalar */
+    double temperature;
+    double softcap;              /* 0: none */
+    int64_t columns;
+    int64_t rows;
+    int32_t bfloat16;            /* else float32 */
+    /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (5, rows) */
+    float *logprob, *entropy, *self_certainty, *logsumexp, *sum_sq_probs, *top_probs;
+    float *state;
+    /* backward */
+    void *grad;
+    const int64_t *grad_offsets;
+    const float *c_p, *c_plogp, *c_pp, *c_1, *c_y; /* (rows,) each, or NULL for 0 */
+} Call;
+
+INLINE f32 splat(float x) { return (f32){} + x; }
+INLINE f32 pick(i32 mask, f32 yes, f32 no) { return (f32)(((i32)yes & mask) | ((i32)no & ~mask)); }
+INLINE f32 larger(f32 a, f32 b) { return pick(a > b, a, b); }
+INLINE f32 smaller(f32 a, f32 b) { return pick(a < b, a, b); }
+
+/* exp(d) for d <= 0, to 1 ulp or so; 0 below the smallest normal number. Cody-Waite reduction and the Taylor polynomial
+   of degree 6 on |r| <= log(2)/2, whose remainder is 1.2e-7 relative at the very end of that range. */
+INLINE f32 exp_nonpositive(f32 d) {
+    f32 clamped = pick(d > splat(-87.0f), d, splat(-87.0f)); /* NaN goes here too, and comes back below */
+    f32 shifted = clamped * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer in the low bits */
+    f32 n = shifted - splat(12582912.0f);
+    f32 r = clamped - n * splat(0.693145751953125f);
+    r = r - n * splat(1.42860677e-6f);
+    f32 p = splat(1.0f / 720.0f);
+    p = p * r + splat(1.0f / 120.0f);
+    p = p * r + splat(1.0f / 24.0f);
+    p = p * r + splat(1.0f / 6.0f);
+    p = p * r + splat(0.5f);
+    p = p * r + splat(1.0f);
+    p = p * r + splat(1.0f);
+    f32 e = (f32)((i32)p + ((i32)shifted << 23));
+    e = pick(d < splat(-87.0f), splat(0.0f), e);
+    return pick(d == d, e, d);
+}
+
+/* tanh: the exponential form cancels near 0, where a fitted odd polynomial takes its place. */
+INLINE f32 tanh_(f32 x) {
+    f32 a = pick(x < splat(0.0f), -x, x), x2 = x * x;
+    f32 near = splat(-0.005652355030179024f);
+    near = near * x2 + splat(0.020583488047122955f);
+    near = near * x2 + splat(-0.053718484938144684f);
+    near = near * x2 + splat(0.13331091403961182f);
+    near = near * x2 + splat(-0.3333325982093811f);
+    near = (near * x2 + splat(1.0f)) * x;
+    f32 e = exp_nonpositive(a * splat(-2.0f));
+    f32 far = (splat(1.0f) - e) / (splat(1.0f) + e);
+    return pick(a < splat(0.625f), near, pick(x < splat(0.0f), -far, far));
+}
+
+INLINE f32 load(const void *row, int64_t column, int bfloat16) {
+    if (bfloat16) {
+        u16 half;
+        memcpy(&half, (const uint16_t *)row + column, sizeof half);
+        return (f32)(__builtin_convertvector(half, u32) << 16);
+    }
+    f32 x;
+    memcpy(&x, (const float *)row + column, sizeof x);
+    return x;
+}
+
+/* The last columns of a row, fewer than LANES; the lanes beyond hold -inf. */
+INLINE f32 load_tail(const void *row, int64_t column, int64_t columns, int bfloat16) {
+    float x[LANES];
+    for (int i = 0; i < LANES; i++) {
+        x[i] = -INFINITY;
+        if (column + i < columns) {
+            if (bfloat16) {
+                uint32_t bits = (uint32_t)((const uint16_t *)row)[column + i] << 16;
+                memcpy(&x[i], &bits, sizeof bits);
+            } else {
+                x[i] = ((const float *)row)[column + i];
+            }
+        }
+    }
+    f32 v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+INLINE f32 cap(f32 x, float softcap) {
+    f32 capped = splat(softcap) * tanh_(x * splat(1.0f / softcap));
+    i32 infinite = (x == splat(INFINITY)) | (x == splat(-INFINITY)); /* the row must know of them */
+    return pick(infinite, x, capped);
+}
+
+INLINE float read_one(const Call *call, const void *row, int64_t column) {
+    f32 x = load_tail(row, column, column + 1, call->bfloat16);
+    if (call->softcap > 0) x = cap(x, (float)call->softcap);
+    return x[0];
+}
+
+INLINE double total(f32 v) {
+    double sum = 0;
+    for (int i = 0; i < LANES; i++) sum += (double)v[i];
+    return sum;
+}
+
+/* ---------------------------------------------------------------- forward */
+
+typedef struct { double s, w, t, q, n; } Sums;
+
+/* The sums of one row. GUARD leaves columns of -inf out and keeps the lowest float32 from overflowing: t is then the
+   mean's numerator over V, before the temperature. */
+INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16, int guard, int square) {
+    Sums sums = {0, 0, 0, 0, 0};
+    f32 shift = splat(m), scale = splat(inv_temperature), inv_columns = splat(1.0f / (float)columns);
+    f32 outside = splat(-INFINITY), lowest = splat(-3.4028234663852886e38f);
+    for (int64_t start = 0; start < columns; start += CHUNK) {
+        int64_t end = start + CHUNK < columns ? start + CHUNK : columns;
+        f32 s = {}, w = {}, t = {}, q = {}, n = {};
+        for (int64_t j = start; j < end; j += LANES) {
+            int tail = j + LANES > columns;
+            f32 x = tail ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
+            f32 difference = x - shift, d = difference * scale;
+            if (guard || tail) {
+                i32 inside = x != outside;
+                difference = pick(inside, difference, splat(0.0f));
+                d = pick(inside, larger(d, lowest), splat(0.0f));
+                d = pick(x == x, d, x);
+                f32 e = pick(inside, exp_nonpositive(d), splat(0.0f));
+                s += e;
+                w += e * d;
+                t += guard ? difference * inv_columns : d;
+                if (square) q += e * e;
+                n += pick(inside, splat(1.0f), splat(0.0f));
+            } else {
+                f32 e = exp_nonpositive(d);
+                s += e;
+                w += e * d;
+                t += d;
+                if (square) q += e * e;
+            }
+        }
+        sums.s += total(s);
+        sums.w += total(w);
+        sums.t += total(t);
+        sums.q += total(q);
+        sums.n += total(n);
+    }
+    return sums;
+}
+
+INLINE float largest(const void *row, int64_t columns, int bfloat16, int top, float *second) {
+    f32 first = splat(-INFINITY), next = splat(-INFINITY);
+    for (int64_t j = 0; j < columns; j += LANES) {
+        f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
+        if (top) next = larger(smaller(x, first), next);
+        first = larger(x, first);
+    }
+    float m = -INFINITY, m2 = -INFINITY;
+    for (int i = 0; i < LANES; i++) {
+        float high = first[i], low = next[i];
+        if (high > m) { m2 = m > low ? m : low; m = high; }
+        else if (high > m2) m2 = high;
+    }
+    *second = m2;
+    return m;
+}
+
+INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat16, float *scratch) {
+    int64_t columns = call->columns, target = call->targets[i];
+    float temperature = call->temperatures ? call->temperatures[i] : (float)call->temperature;
+    const void *values = row;
+    if (call->softcap > 0) {
+        for (int64_t j = 0; j < columns; j += LANES) {
+            f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
+            x = cap(x, (float)call->softcap);
+            memcpy(scratch + j, &x, sizeof x); /* scratch is LANES longer than the row */
+        }
+        values = scratch;
+        bfloat16 = 0;
+    }
+    float second, m = largest(values, columns, bfloat16, call->top_probs != NULL, &second);
+    int square = call->sum_sq_probs != NULL;
+    Sums sums = square ? sum_row(values, columns, m, 1.0f / temperature, bfloat16, 0, 1)
+                       : sum_row(values, columns, m, 1.0f / temperature, bfloat16, 0, 0);
+    double n = (double)columns, mean = sums.t / n, state_n = n;
+    if (!isfinite(sums.t) || !isfinite(sums.w) || sums.n != (double)(columns % LANES)) {
+        sums = sum_row(values, columns, m, 1.0f / temperature, bfloat16, 1, 1);
+        n = sums.n;
+        mean = sums.t * ((double)columns / n) / temperature;
+        state_n = n < (double)columns ? -(n < 1 ? 1 : n) : n; /* negative: the backward must look for -inf */
+        if (!(sums.s > 0)) sums.s = NAN;                     /* no support */
+    }
+    if (isnan(sums.s) && m != -INFINITY) m = NAN;
+    double log_s = log(sums.s), entropy = log_s - sums.w / sums.s;
+    double m_scaled = (double)m / temperature;
+    float x_y = bfloat16 ? read_one(call, row, target) : ((const float *)values)[target];
+    if (call->logprob) call->logprob[i] = (float)(((double)x_y - m) / temperature - log_s);
+    if (call->entropy) call->entropy[i] = (float)entropy;
+    if (call->self_certainty) call->self_certainty[i] = (float)(log_s - log(n) - mean);
+    if (call->logsumexp) call->logsumexp[i] = (float)(m_scaled + log_s);
+    if (call->sum_sq_probs) call->sum_sq_probs[i] = (float)(sums.q / (sums.s * sums.s));
+    if (call->top_probs) {
+        call->top_probs[2 * i] = (float)(1.0 / sums.s);
+        call->top_probs[2 * i + 1] =
+            second == -INFINITY ? (float)(0.0 * sums.s) : (float)(exp(((double)second - m) / temperature) / sums.s);
+    }
+    float *state = call->state;
+    state[i] = m;
+    state[call->rows + i] = (float)log_s;
+    state[2 * call->rows + i] = (float)state_n;
+    state[3 * call->rows + i] = (float)entropy;
+    state[4 * call->rows + i] = (float)(sums.q / (sums.s * sums.s));
+}
+
+/* Rows [begin, end): one thread's share. Returns 0, or -1 if there is no memory for a capped row. */
+int rlif_forward(const Call *call, int64_t begin, int64_t end) {
+    float *scratch = NULL;
+    if (call->softcap > 0 && !(scratch = malloc(sizeof(float) * (size_t)(call->columns + LANES)))) return -1;
+    for (int64_t i = begin; i < end; i++) {
+        if (call->targets[i] == IGNORE_INDEX) continue; /* the outputs hold 0 */
+        if (call->bfloat16) forward_row(call, i, (const uint16_t *)call->logits + call->offsets[i], 1, scratch);
+        else forward_row(call, i, (const float *)call->logits + call->offsets[i], 0, scratch);
+    }
+    free(scratch);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- backward */
+
+typedef struct { float m, log_s, inv_temperature, c_p, c_plogp, c_pp, c_1, softcap; } RowTerms;
+
+INLINE f32 gradient(f32 x, RowTerms r, int capped, int guard) {
+    if (capped) x = cap(x, r.softcap);
+    f32 d = (x - splat(r.m)) * splat(r.inv_temperature);
+    if (guard) d = pick(d < splat(-3.4028234663852886e38f), splat(-3.4028234663852886e38f), d);
+    f32 logp = d - splat(r.log_s), p = exp_nonpositive(smaller(logp, splat(0.0f)));
+    p = pick(logp == logp, p, logp);
+    f32 g = p * (splat(r.c_p) + splat(r.c_plogp) * logp + splat(r.c_pp) * p) - splat(r.c_1);
+    if (capped) {
+        f32 ratio = x * splat(1.0f / r.softcap);
+        g = g * (splat(1.0f) - ratio * ratio);
+    }
+    return guard ? pick(x == splat(-INFINITY), splat(0.0f), g) : g;
+}
+
+INLINE void store(void *row, int64_t column, int64_t count, f32 g, int bfloat16) {
+    if (bfloat16) {
+        u32 bits = (u32)g;
+        u32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
+        i32 number = g == g;
+        rounded = (rounded & (u32)number) | (0x7fc0 & ~(u32)number);
+        u16 half = __builtin_convertvector(rounded, u16);
+        memcpy((uint16_t *)row + column, &half, sizeof(uint16_t) * (size_t)count);
+    } else {
+        memcpy((float *)row + column, &g, sizeof(float) * (size_t)count);
+    }
+}
+
+INLINE void backward_row(const void *row, void *grad, int64_t columns, RowTerms r, int bfloat16, int capped, int guard) {
+    int64_t whole = columns / LANES * LANES;
+    for (int64_t j = 0; j < whole; j += LANES)
+        store(grad, j, LANES, gradient(load(row, j, bfloat16), r, capped, guard), bfloat16);
+    if (whole < columns)
+        store(grad, whole, columns - whole, gradient(load_tail(row, whole, columns, bfloat16), r, capped, guard), bfloat16);
+}
+
+INLINE void backward_one(const Call *call, int64_t i, int bfloat16) {
+    size_t size = bfloat16 ? 2 : 4;
+    const char *row = (const char *)call->logits + size * (size_t)call->offsets[i];
+    char *grad = (char *)call->grad + size * (size_t)call->grad_offsets[i];
+    int64_t columns = call->columns, target = call->targets[i], rows = call->rows;
+    if (target == IGNORE_INDEX) {
+        memset(grad, 0, size * (size_t)columns);
+        return;
+    }
+    float temperature = call->temperatures ? call->temperatures[i] : (float)call->temperature;
+    RowTerms r = {
+        call->state[i], call->state[rows + i], 1.0f / temperature, call->c_p[i],
+        call->c_plogp ? call->c_plogp[i] : 0, call->c_pp ? call->c_pp[i] : 0, call->c_1 ? call->c_1[i] : 0,
+        (float)call->softcap,
+    };
+    int capped = call->softcap > 0, guard = call->state[2 * rows + i] < 0;
+    f32 x_y = load_tail(row, target, target + 1, bfloat16); /* in place, the loop overwrites it */
+    if (capped) backward_row(row, grad, columns, r, bfloat16, 1, 1);
+    else if (guard) backward_row(row, grad, columns, r, bfloat16, 0, 1);
+    else backward_row(row, grad, columns, r, bfloat16, 0, 0);
+    if (call->c_y && x_y[0] != -INFINITY) {
+        f32 g = gradient(x_y, r, capped, 1);
+        float own = call->c_y[i];
+        if (capped) {
+            float ratio = cap(x_y, r.softcap)[0] / r.softcap;
+            own *= 1 - ratio * ratio;
+        }
+        store(grad, target, 1, g + splat(own), bfloat16);
+    }
+}
+
+/* Rows [begin, end): one thread's share. */
+int rlif_backward(const Call *call, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+        if (call->bfloat16) backward_one(call, i, 1);
+        else backward_one(call, i, 0);
+    }
+    return 0;
+}

@@ -1,0 +1,116 @@
+"""The C backend of `token_stats` on the CPU: `cpu_token_stats.c`, called from one Python thread per torch thread.
+
+ctypes releases the interpreter's lock during a call, and each row belongs to one thread.
+"""
+
+import ctypes
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.cpu_build import library
+from rlif_kernels.reference import check_targets, check_temperatures
+from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS, row_coefficients, row_offsets
+
+# Below this many elements a second thread costs more than it saves: about 20 microseconds of work.
+MIN_ELEMENTS_PER_THREAD = 1 << 15
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Call(ctypes.Structure):
+    """`Call` of cpu_token_stats.c, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("logits", "offsets", "targets", "temperatures")),
+        *((name, ctypes.c_double) for name in ("temperature", "softcap")),
+        *((name, ctypes.c_int64) for name in ("columns", "rows")),
+        ("bfloat16", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("logprob", "entropy", "self_certainty", "logsumexp")),
+        *((name, ctypes.c_void_p) for name in ("sum_sq_probs", "top_probs", "state")),
+        *((name, ctypes.c_void_p) for name in ("grad", "grad_offsets", "c_p", "c_plogp", "c_pp", "c_1", "c_y")),
+    )
+
+
+def serves(logits: Tensor) -> bool:
+    """Whether this backend can take these logits, on this machine."""
+    return logits.device.type == "cpu" and logits.dtype in DTYPES and library() is not None
+
+
+def forward(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    outputs: Sequence[str],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p²."""
+    check_targets(targets, targets != IGNORE_INDEX, num_columns)
+    check_temperatures(temperature, targets != IGNORE_INDEX)
+    num_rows = targets.numel()
+    state = torch.zeros(STATE_ROWS, num_rows)
+    fields = {name: torch.zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
+    _run("rlif_forward", logits, targets, temperature, softcap, num_columns, fields | {"state": state})
+    return fields, state
+
+
+def backward(
+    grad_logits: Tensor,
+    grads: dict[str, Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+) -> None:
+    """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
+    grad_logits[..., num_columns:] = 0
+    coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, temperature).items()}
+    tensors = coefficients | {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": row_state}
+    _run("rlif_backward", logits, targets, temperature, softcap, num_columns, tensors)
+
+
+def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
+    """The largest z of each row, (N,) float64."""
+    return row_state[0].double() / (temperature.view(-1) if isinstance(temperature, Tensor) else temperature)
+
+
+def _run(
+    function: str,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    tensors: dict[str, Tensor],
+) -> None:
+    tensors = tensors | {"logits": logits, "offsets": row_offsets(logits), "targets": targets}
+    call = _Call(columns=num_columns, rows=targets.numel(), bfloat16=logits.dtype == torch.bfloat16, softcap=softcap)
+    if isinstance(temperature, Tensor):
+        tensors["temperatures"] = temperature
+    else:
+        call.temperature = temperature
+    for name, tensor in tensors.items():
+        setattr(call, name, tensor.data_ptr())
+    kernel = getattr(library(), function)
+    threads = min(torch.get_num_threads(), max(1, targets.numel() * num_columns // MIN_ELEMENTS_PER_THREAD))
+    # More shares than threads: masked rows are free, and a thread that meets them takes the next share.
+    shares = 1 if threads == 1 else min(4 * threads, targets.numel())
+    bounds = [targets.numel() * share // shares for share in range(shares + 1)]
+    arguments = [(ctypes.byref(call), ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in itertools.pairwise(bounds)]
+    run = map if threads == 1 else _threads(threads, os.getpid()).map
+    if any(run(lambda share: kernel(*share), arguments)):
+        raise MemoryError(f"no memory for a row of {num_columns} capped logits")
+
+
+@functools.cache
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Kept from call to call; a forked process, where the parent's threads do not live on, gets its own."""
+    return ThreadPoolExecutor(count, thread_name_prefix="rlif-kernels")
