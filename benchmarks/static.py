@@ -8,6 +8,9 @@ larger of bytes over bandwidth and instructions over issue rate.
 """
 
 import argparse
+import datetime
+import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -147,13 +150,19 @@ def elements_per_thread(kernel: Kernel) -> int:
 
 
 def count(kernel: Kernel, target: str) -> Counts:
-    """Compile and count one kernel."""
-    compiled = compile_kernel(kernel, target)
+    """Compile and count one of our kernels."""
+    # The loop of "fold" runs over chunks, not over elements: nothing to count per element.
+    per_thread = None if kernel.name == "fold" else elements_per_thread(kernel)
+    return count_compiled(str(kernel), target, compile_kernel(kernel, target), per_thread)
+
+
+def count_compiled(name: str, target: str, compiled: Any, per_thread: int | None) -> Counts:
+    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn."""
     if target.startswith("gfx"):
         text = compiled.asm["amdgcn"]
         # Spilled scalar registers go to lanes of a vector register, not to memory.
         spills = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1])  # type: ignore[index]
-        return Counts(str(kernel), target, int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1]), spills)  # type: ignore[index]
+        return Counts(name, target, int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1]), spills)  # type: ignore[index]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
@@ -162,14 +171,13 @@ def count(kernel: Kernel, target: str) -> Counts:
         )
     instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass.stdout)]
     registers = int(re.search(r"REG:(\d+)", sass.stdout)[1])  # type: ignore[index]
-    spills = sum(bool(re.search(r"\b(STL|LDL)\b", text)) for _, text in instructions)
+    spills = sum(opcode(text) in ("STL", "LDL") for _, text in instructions)
+    if per_thread is None:
+        return Counts(name, target, registers, spills)
     loop = main_loop(instructions)
     names = Counter(opcode(text) for text in loop)
-    per_thread = elements_per_thread(kernel)
-    if kernel.name == "fold":  # its loop runs over chunks, not over elements
-        return Counts(str(kernel), target, registers, spills)
     return Counts(
-        str(kernel),
+        name,
         target,
         registers,
         spills,
@@ -180,6 +188,40 @@ def count(kernel: Kernel, target: str) -> Counts:
         access_bytes(loop, "LDG"),
         access_bytes(loop, "STG"),
     )
+
+
+def count_trl(target: str) -> list[Counts]:
+    """TRL's kernels for log-probability and entropy (two statistics), compiled as TRL launches them.
+
+    Empty where TRL is not installed, or has no such kernels. Its backward is one block a program, without a loop: there
+    the whole program is counted.
+    """
+    try:
+        module = importlib.import_module("trl.kernels.logprob_entropy")
+        version = importlib.metadata.version("trl")
+    except ImportError:
+        return []
+    counts = []
+    for name in ("forward", "backward"):
+        function = getattr(module, f"_{name}_kernel")
+        fixed: dict[str, object] = {"n_cols": 151936, "TEMPERATURE": 1.0, "HAS_MASK": False}
+        fixed |= {"BLOCK_SIZE": module._BLOCK_SIZE, "HAS_LOGPROB_GRAD": True, "HAS_ENTROPY_GRAD": True}
+        fixed = {key: value for key, value in fixed.items() if key in function.arg_names}
+        types = {"logits_ptr": "*bf16", "grad_logits_ptr": "*bf16", "index_ptr": "*i64", "row_mask_ptr": "*i1"}
+        signature = {
+            arg: "constexpr" if arg in fixed else types.get(arg, "*fp32" if arg.endswith("_ptr") else "i32")
+            for arg in function.arg_names
+        }
+        # Triton's launcher marks pointers and strides that are multiples of 16, as they are at this vocabulary size.
+        aligned = {
+            (index,): [["tt.divisibility", 16]]
+            for index, arg in enumerate(function.arg_names)
+            if arg not in fixed and (arg.endswith("_ptr") or "logits" in arg)
+        }
+        source = ASTSource(function, signature, fixed, aligned)
+        compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": 4})
+        counts.append(count_compiled(f"TRL {version} {name} (bf16)", target, compiled, module._BLOCK_SIZE // 128))
+    return counts
 
 
 def opcode(text: str) -> str:
@@ -198,18 +240,24 @@ def main_loop(instructions: list[tuple[int, str]]) -> list[str]:
         for first, last in loops
         if not any(first <= other and end <= last for other, end in loops if (other, end) != (first, last))
     ]
+    if not innermost:  # no loop at all: the program up to its first unconditional exit
+        texts = [text.strip() for _, text in instructions]
+        return texts[: texts.index("EXIT") + 1]
     bodies = [[text for at, text in instructions if first <= at <= last] for first, last in innermost]
     return max(bodies, key=lambda body: sum(opcode(text) == "MUFU" for text in body))
 
 
 def access_bytes(loop: list[str], name: str) -> int | None:
-    """The narrowest global access of that kind, in bytes."""
+    """The narrowest global access of that kind in a loop, in bytes; of a program without a loop, which loads its
+    row's constants one by one as well, the widest.
+    """
     widths = []
     for text in loop:
         if opcode(text) == name:
             suffix = re.search(r"\.(128|64|U16|U8|S16|S8)\b", text.removeprefix("@").split(name, 1)[1].split()[0])
             widths.append({"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}[suffix[1]] if suffix else 4)
-    return min(widths, default=None)
+    choose = max if "EXIT" in loop else min
+    return choose(widths, default=None)
 
 
 def predicted_milliseconds(
@@ -240,6 +288,7 @@ def main() -> None:
     console = Console(width=max(Console().width, 116))  # the tables need it, on a pipe too
     jobs = [(kernel, target) for target in arguments.target or TARGETS for kernel in kernels()]
     results = {job: count(*job) for job in track(jobs, "compiling", console=Console(stderr=True), transient=True)}
+    peers = [counts for target in arguments.target or TARGETS for counts in count_trl(target)]
 
     for target in arguments.target or TARGETS:
         table = Table(title=f"{target}: main loop per element; registers and spills of the whole kernel")
@@ -255,8 +304,8 @@ def main() -> None:
             "spills",
         ):
             table.add_column(heading, justify="left" if heading == "kernel" else "right")
-        for (_, of), c in results.items():
-            if of == target:
+        for c in (*results.values(), *peers):
+            if c.target == target:
                 numbers = [c.instructions, c.exponentials, c.barriers, c.shuffles, c.load_bytes, c.store_bytes]
                 table.add_row(c.kernel, *map(cell, (*numbers, c.registers, c.spills)))
         console.print(table)
@@ -281,9 +330,9 @@ def main() -> None:
     console.print("Predicted from static counts, not measured: no GPU took part.")
     if arguments.json:
         payload = {
-            "triton": triton.__version__,
-            "torch": torch.__version__,
-            "counts": [asdict(c) for c in results.values()],
+            "date": str(datetime.date.today()),
+            "versions": {"torch": torch.__version__, "triton": triton.__version__},
+            "counts": [asdict(c) for c in (*results.values(), *peers)],
         }
         arguments.json.write_text(json.dumps(payload, indent=1) + "\n")
 

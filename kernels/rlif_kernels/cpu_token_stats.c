@@ -11,6 +11,10 @@
    neither its company nor the number of threads. Partial sums go to float64 every CHUNK columns: a float32 sum of a
    quarter of a million terms would drift by more than the contract allows. */
 
+#ifdef __linux__
+#define _GNU_SOURCE
+#include <sys/mman.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -48,16 +52,16 @@ typedef struct {
 
 INLINE f32 splat(float x) { return (f32){} + x; }
 INLINE f32 pick(i32 mask, f32 yes, f32 no) { return (f32)(((i32)yes & mask) | ((i32)no & ~mask)); }
+/* NaN in b is kept, NaN in a is not: what the processor's own maximum and minimum do. */
 INLINE f32 larger(f32 a, f32 b) { return pick(a > b, a, b); }
 INLINE f32 smaller(f32 a, f32 b) { return pick(a < b, a, b); }
 
-/* exp(d) for d <= 0, to 1 ulp or so; 0 below the smallest normal number. Cody-Waite reduction and the Taylor polynomial
-   of degree 6 on |r| <= log(2)/2, whose remainder is 1.2e-7 relative at the very end of that range. */
-INLINE f32 exp_nonpositive(f32 d) {
-    f32 clamped = pick(d > splat(-87.0f), d, splat(-87.0f)); /* NaN goes here too, and comes back below */
-    f32 shifted = clamped * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer in the low bits */
+/* exp(d) for d <= 0 that has been through `clamp`, to 1 ulp or so. Cody-Waite reduction and the Taylor polynomial of
+   degree 6 on |r| <= log(2)/2, whose remainder is 1.2e-7 relative at the very end of that range. */
+INLINE f32 exp_clamped(f32 d) {
+    f32 shifted = d * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer in the low bits */
     f32 n = shifted - splat(12582912.0f);
-    f32 r = clamped - n * splat(0.693145751953125f);
+    f32 r = d - n * splat(0.693145751953125f);
     r = r - n * splat(1.42860677e-6f);
     f32 p = splat(1.0f / 720.0f);
     p = p * r + splat(1.0f / 120.0f);
@@ -66,10 +70,11 @@ INLINE f32 exp_nonpositive(f32 d) {
     p = p * r + splat(0.5f);
     p = p * r + splat(1.0f);
     p = p * r + splat(1.0f);
-    f32 e = (f32)((i32)p + ((i32)shifted << 23));
-    e = pick(d < splat(-87.0f), splat(0.0f), e);
-    return pick(d == d, e, d);
+    return (f32)((i32)p + ((i32)shifted << 23));
 }
+
+/* Below -87 an exponential is next to nothing, and 1.6e-38 here: a product with the clamped d is nothing too. NaN stays. */
+INLINE f32 clamp(f32 d) { return larger(splat(-87.0f), d); }
 
 /* tanh: the exponential form cancels near 0, where a fitted odd polynomial takes its place. */
 INLINE f32 tanh_(f32 x) {
@@ -80,7 +85,7 @@ INLINE f32 tanh_(f32 x) {
     near = near * x2 + splat(0.13331091403961182f);
     near = near * x2 + splat(-0.3333325982093811f);
     near = (near * x2 + splat(1.0f)) * x;
-    f32 e = exp_nonpositive(a * splat(-2.0f));
+    f32 e = exp_clamped(clamp(a * splat(-2.0f)));
     f32 far = (splat(1.0f) - e) / (splat(1.0f) + e);
     return pick(a < splat(0.625f), near, pick(x < splat(0.0f), -far, far));
 }
@@ -142,7 +147,7 @@ typedef struct { double s, w, t, q, n; } Sums;
 INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16, int guard, int square) {
     Sums sums = {0, 0, 0, 0, 0};
     f32 shift = splat(m), scale = splat(inv_temperature), inv_columns = splat(1.0f / (float)columns);
-    f32 outside = splat(-INFINITY), lowest = splat(-3.4028234663852886e38f);
+    f32 outside = splat(-INFINITY);
     for (int64_t start = 0; start < columns; start += CHUNK) {
         int64_t end = start + CHUNK < columns ? start + CHUNK : columns;
         f32 s = {}, w = {}, t = {}, q = {}, n = {};
@@ -153,18 +158,17 @@ INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_tempera
             if (guard || tail) {
                 i32 inside = x != outside;
                 difference = pick(inside, difference, splat(0.0f));
-                d = pick(inside, larger(d, lowest), splat(0.0f));
-                d = pick(x == x, d, x);
-                f32 e = pick(inside, exp_nonpositive(d), splat(0.0f));
-                s += e;
-                w += e * d;
-                t += guard ? difference * inv_columns : d;
+                f32 clamped = pick(inside, clamp(d), splat(0.0f));
+                f32 e = pick(inside, exp_clamped(clamped), splat(0.0f));
+                s += e + (clamped - clamped); /* NaN where d is: the exponential's integers may lose it */
+                w += e * clamped;
+                t += guard ? difference * inv_columns : difference * scale;
                 if (square) q += e * e;
                 n += pick(inside, splat(1.0f), splat(0.0f));
             } else {
-                f32 e = exp_nonpositive(d);
+                f32 clamped = clamp(d), e = exp_clamped(clamped);
                 s += e;
-                w += e * d;
+                w += e * clamped;
                 t += d;
                 if (square) q += e * e;
             }
@@ -262,9 +266,7 @@ typedef struct { float m, log_s, inv_temperature, c_p, c_plogp, c_pp, c_1, softc
 INLINE f32 gradient(f32 x, RowTerms r, int capped, int guard) {
     if (capped) x = cap(x, r.softcap);
     f32 d = (x - splat(r.m)) * splat(r.inv_temperature);
-    if (guard) d = pick(d < splat(-3.4028234663852886e38f), splat(-3.4028234663852886e38f), d);
-    f32 logp = d - splat(r.log_s), p = exp_nonpositive(smaller(logp, splat(0.0f)));
-    p = pick(logp == logp, p, logp);
+    f32 logp = clamp(d - splat(r.log_s)), p = exp_clamped(logp); /* rounding may leave logp a hair above 0 */
     f32 g = p * (splat(r.c_p) + splat(r.c_plogp) * logp + splat(r.c_pp) * p) - splat(r.c_1);
     if (capped) {
         f32 ratio = x * splat(1.0f / r.softcap);
@@ -332,4 +334,16 @@ int rlif_backward(const Call *call, int64_t begin, int64_t end) {
         else backward_one(call, i, 0);
     }
     return 0;
+}
+
+/* Memory that nobody has touched yet is handed out and cleared page by page as the gradient is written, which takes as
+   long as the gradient itself. Larger pages take a third of that off; where there are none, nothing happens. */
+void rlif_expect_writes(void *memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    uintptr_t page = 1 << 21, first = ((uintptr_t)memory + page - 1) & ~(page - 1);
+    uintptr_t last = ((uintptr_t)memory + (uintptr_t)bytes) & ~(page - 1);
+    if (last > first) madvise((void *)first, last - first, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
 }

@@ -71,6 +71,10 @@ def backward(
     row_state: Tensor,
 ) -> None:
     """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
+    kernels = library()
+    assert kernels is not None
+    if grad_logits.data_ptr() != logits.data_ptr():
+        kernels.rlif_expect_writes(ctypes.c_void_p(grad_logits.data_ptr()), ctypes.c_int64(grad_logits.nbytes))
     grad_logits[..., num_columns:] = 0
     coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, temperature).items()}
     tensors = coefficients | {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": row_state}

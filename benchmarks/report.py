@@ -1,0 +1,122 @@
+"""Write the README's tables from the results files: a figure without a file cannot appear.
+
+    python -m benchmarks.report [--check]
+
+Each table stands in the README between `<!-- table NAME -->` and `<!-- end -->`, and is drawn from the newest file
+`benchmarks/results/*-NAME.json`. `--check` writes nothing and fails if the README says something else.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+
+
+def newest(name: str) -> Path:
+    files = sorted(RESULTS.glob(f"*-{name}.json"), key=lambda path: (json.loads(path.read_text())["date"], path.name))
+    if not files:
+        raise FileNotFoundError(f"no results file {RESULTS}/*-{name}.json: run the command that makes it")
+    return files[-1]
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def demo(results: dict[str, Any]) -> str:
+    rows = []
+    for seed, runs in results["seeds"].items():
+        for reward, evaluations in runs.items():
+            if reward == "seconds":
+                continue
+            accuracy = {row["step"]: row["eval/accuracy"] for row in evaluations}
+            best = max(accuracy, key=lambda step: accuracy[step])
+            last = max(accuracy)
+            cells = [
+                seed,
+                f"{accuracy[0]:.1%}",
+                f"{accuracy[best]:.1%} at {best:.0f}",
+                f"{accuracy[last]:.1%} at {last:.0f}",
+            ]
+            rows.append([f"`{reward}`", *cells])
+    return table(["trained on", "seed", "start", "best, at step", "last, at step"], rows)
+
+
+def cpu_token_stats(results: dict[str, Any]) -> str:
+    rows = []
+    groups: dict[str, dict[str, Any]] = {}
+    for benchmark in results["benchmarks"]:
+        groups.setdefault(benchmark["group"], {})[benchmark["params"]["name"]] = benchmark
+    for group, by_name in groups.items():
+        _, shape, dtype = group.split(", ")
+        for name, benchmark in by_name.items():
+            median = benchmark["stats"]["median"]
+            ratio = by_name["naive"]["stats"]["median"] / median
+            extra = benchmark["extra_info"]["extra MB"] / benchmark["extra_info"]["logits MB"]
+            cells = [
+                f"{1e3 * median:.0f} ms",
+                f"{ratio:.1f}x",
+                f"{extra:.0%}",
+                f"{benchmark['extra_info']['largest error']:.0e}",
+            ]
+            rows.append([f"{shape}, {dtype.removeprefix('torch.')}", name, *cells])
+    headings = ["logits", "implementation", "forward + backward", "speed-up", "extra memory", "error"]
+    return table(headings, rows)
+
+
+def static(results: dict[str, Any]) -> str:
+    shown = ("forward (bf16)", "backward (bf16)", "forward (fp32)", "backward (fp32)", "forward (bf16, unaligned)")
+    peers = sorted({c["kernel"] for c in results["counts"] if c["kernel"].startswith("TRL")}, reverse=True)
+    rows = []
+    for kernel in (*shown, *peers):
+        counts = {c["target"]: c for c in results["counts"] if c["kernel"] == kernel}
+        cells = [f"{counts[target]['instructions']:.1f}" for target in ("sm_80", "sm_90", "sm_100")]
+        hopper = counts["sm_90"]
+        access = f"{hopper['load_bytes']} bytes"
+        cells += [f"{hopper['barriers']} / {hopper['shuffles']}", access, str(hopper["registers"])]
+        cells += [str(max(c["spills"] for c in counts.values()))]
+        rows.append([kernel, *cells])
+    headings = ["main loop", "sm_80", "sm_90", "sm_100", "barriers / shuffles", "loads", "registers (sm_90)", "spills"]
+    return table(headings, rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": demo,
+    "cpu-token-stats": cpu_token_stats,
+    "static": static,
+}
+
+
+def render(readme: str) -> str:
+    """The README with every table drawn anew."""
+    for name, draw in TABLES.items():
+        path = newest(name)
+        body = f"{draw(json.loads(path.read_text()))}\n\nFrom [`{path.name}`](benchmarks/results/{path.name})."
+        pattern = rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)"
+        readme, count = re.subn(pattern, lambda match, body=body: match[1] + body + match[2], readme, flags=re.DOTALL)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"README.md has {count} places for the table {name!r}; expected 1")
+    return readme
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail if the README differs from the results")
+    arguments = parser.parse_args()
+    before = README.read_text()
+    after = render(before)
+    if arguments.check:
+        sys.exit("README.md differs from benchmarks/results: run python -m benchmarks.report" if after != before else 0)
+    README.write_text(after)
+
+
+if __name__ == "__main__":
+    main()
