@@ -30,10 +30,14 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA, ROCm or XPU device, and there is none"))
+    """`-m gpu` selects what runs on a device: tests that need one, and there every test of the Triton backend."""
+    for item in items:
+        if torch.cuda.is_available():
+            parameters = getattr(getattr(item, "callspec", None), "params", {})
+            if "triton" in parameters.values():
+                item.add_marker(pytest.mark.gpu)
+        elif "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA, ROCm or XPU device, and there is none"))
 
 
 @pytest.fixture(autouse=True)

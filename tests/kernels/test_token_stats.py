@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from comparison import DEVICE, check_against_reference, random_targets
+from comparison import DEVICE, check_against_reference, random_targets, upstream_gradients, weighted_sum
 from rlif_kernels import token_stats
 from rlif_kernels.stats import FIELDS
 
@@ -172,6 +172,30 @@ STRIDED = {
 def test_strided_logits_are_read_where_they_lie(view, backend):
     logits = STRIDED[view](3 * torch.randn(3, 6, 640, device=DEVICE))
     check_against_reference(logits, random_targets(logits), backend)
+
+
+def test_offsets_beyond_32_bits_reach_the_right_rows(backend):
+    # Rows 1.5 * 2^30 elements apart, in memory that is reserved but never touched in between. The stride is odd, so
+    # that the rows start at different alignments.
+    stride, num_columns = 3 * 2**29 + 1, 300
+    storage = torch.empty(2 * stride + num_columns, dtype=torch.bfloat16, device=DEVICE)
+    far = storage.as_strided((3, num_columns), (stride, 1))
+    far.copy_(3 * torch.randn(3, num_columns))
+    targets = random_targets(far)
+    check_against_reference(far.clone(), targets, backend)
+    torch.manual_seed(0)
+    far_stats, far_gradient = bits_of(far, targets, backend)
+    torch.manual_seed(0)
+    near_stats, near_gradient = bits_of(far.clone(), targets, backend)
+    for value, expected in zip((*far_stats, far_gradient), (*near_stats, near_gradient), strict=True):
+        assert torch.equal(value, expected)
+
+
+def bits_of(logits, targets, backend):
+    logits = logits.detach().requires_grad_()
+    stats = token_stats(logits, targets, outputs=FIELDS, backend=backend)
+    weighted_sum(stats, upstream_gradients(targets.shape)).backward()
+    return stats, logits.grad
 
 
 def test_no_rows_give_empty_outputs_and_a_backward_that_works(backend):
