@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu --output DIRECTORY [--dry-run]
 
-Needs no network and less than nine minutes on an H200. Writes DIRECTORY/gpu-token-stats.json after every step, so that an
-interruption loses none that is done. `--dry-run` goes through the same motions on tiny tensors, on a CPU too: it shows
-that the script works, and its figures mean nothing.
+Needs no network. Writes DIRECTORY/gpu-token-stats.json after every step, so that an interruption loses none that is
+done. `--dry-run` goes through the same motions on tiny tensors, on a CPU too: it shows that the script works, and its
+figures mean nothing.
 """
 
 import argparse
@@ -108,6 +108,8 @@ def measure(num_rows: int, num_columns: int, dtype: torch.dtype, device: str, dr
         "read": milliseconds(lambda: logits.sum(dtype=torch.float32), dry_run),
         "copy": milliseconds(lambda: other.copy_(logits), dry_run),
     }
+    leaf = logits.detach().requires_grad_()
+    upstream = torch.randn(num_rows, device=device)
     missing: dict[str, str] = {}
     entry["forward"], entry["forward_backward"], entry["missing"] = {}, {}, missing
     for name, statistics in peers(missing).items():
@@ -117,8 +119,6 @@ def measure(num_rows: int, num_columns: int, dtype: torch.dtype, device: str, dr
         try:
             with torch.no_grad():
                 entry["forward"][name] = milliseconds(lambda f=statistics: f(logits, targets), dry_run)  # type: ignore[misc]
-            leaf = logits.detach().requires_grad_()
-            upstream = torch.randn(num_rows, device=device)
 
             def step(f: Callable[[Tensor, Tensor], tuple[Tensor | None, ...]] = statistics) -> None:
                 leaf.grad = None

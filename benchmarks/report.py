@@ -78,13 +78,23 @@ def static(results: dict[str, Any]) -> str:
     rows = []
     for kernel in (*shown, *peers):
         counts = {c["target"]: c for c in results["counts"] if c["kernel"] == kernel}
-        cells = [f"{counts[target]['instructions']:.1f}" for target in ("sm_80", "sm_90", "sm_100")]
+        cells = [f"{counts[target]['instructions']:.1f}" for target in ("sm_80", "sm_90", "sm_100", "gfx942")]
         hopper = counts["sm_90"]
         access = f"{hopper['load_bytes']} bytes"
         cells += [f"{hopper['barriers']} / {hopper['shuffles']}", access, str(hopper["registers"])]
         cells += [str(max(c["spills"] for c in counts.values()))]
         rows.append([kernel, *cells])
-    headings = ["main loop", "sm_80", "sm_90", "sm_100", "barriers / shuffles", "loads", "registers (sm_90)", "spills"]
+    headings = [
+        "main loop",
+        "sm_80",
+        "sm_90",
+        "sm_100",
+        "gfx942",
+        "barriers / shuffles",
+        "loads",
+        "registers (sm_90)",
+        "spills",
+    ]
     return table(headings, rows)
 
 

@@ -10,6 +10,7 @@ during one forward and backward, less the gradient, which every implementation m
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,8 +32,8 @@ def naive(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return logprob, -(logp.exp() * logp).sum(-1), -logp.mean(-1) - torch.tensor(float(logits.shape[-1])).log()
 
 
-def rlif(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    stats = token_stats(logits, targets)
+def rlif(logits: Tensor, targets: Tensor, backend: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    stats = token_stats(logits, targets, backend=backend)
     assert stats.logprob is not None
     assert stats.entropy is not None
     assert stats.self_certainty is not None
@@ -42,6 +43,7 @@ def rlif(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 IMPLEMENTATIONS: dict[str, Callable[[], Statistics]] = {
     "naive": lambda: naive,
     "compiled naive": lambda: torch.compile(naive),
+    "rlif, torch backend": lambda: partial(rlif, backend="torch"),
     "rlif": lambda: rlif,
 }
 

@@ -26,14 +26,14 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
     assert set(MAIN_PATHS) <= set(kernels)
     for name, entry in kernels.items():
         assert entry["spills"] == 0, name
-        assert entry["barriers"] in (0, None), name  # None: no main loop over elements, or not counted (AMD)
+        assert entry["barriers"] in (0, None), name  # None: no main loop over elements
         assert entry["shuffles"] in (0, None), name
-    if target != "gfx942":
-        for name in MAIN_PATHS:
-            assert kernels[name]["barriers"] == kernels[name]["shuffles"] == 0, name
-            assert 4 < kernels[name]["instructions"] <= GATES[name.split()[0]], name
-            assert kernels[name]["exponentials"] <= 1.25, name
-            assert kernels[name]["load_bytes"] == 16, name
-            assert kernels[name]["store_bytes"] == (16 if name.startswith("backward") else None), name
-        # No cliff where rows do not start on 16 bytes: an instruction or so for each load, not twice the work.
-        assert kernels["forward (bf16, unaligned)"]["instructions"] <= kernels["forward (bf16)"]["instructions"] + 1.5
+    for name in MAIN_PATHS:
+        assert kernels[name]["barriers"] == kernels[name]["shuffles"] == 0, name
+        assert 2 < kernels[name]["instructions"] <= GATES[name.split()[0]], name
+        assert 1 <= kernels[name]["exponentials"] <= 1.25, name
+        assert kernels[name]["load_bytes"] == 16, name
+        assert kernels[name]["store_bytes"] == (16 if name.startswith("backward") else None), name
+    # No cliff where rows do not start on 16 bytes: an instruction or so for each load, not twice the work.
+    unaligned = kernels["forward (bf16, unaligned)"]["instructions"]
+    assert unaligned <= kernels["forward (bf16)"]["instructions"] + 1.5, target
