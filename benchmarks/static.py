@@ -13,10 +13,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import re
-import subprocess
-import tempfile
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks.disassembly import Counts, count_compiled
 from rlif_kernels import triton_token_stats as launcher
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 from rlif_kernels.triton_token_stats_backward import backward_kernel
@@ -42,7 +39,6 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 @dataclass(frozen=True)
@@ -80,22 +76,6 @@ class Kernel:
         notes += [] if self.wide else ["unaligned"]
         notes += ["softcap"] if self.softcap else []
         return f"{self.name} ({', '.join(notes)})"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What the kernel became: per element of the main loop (None without one), registers and spills of the whole."""
-
-    kernel: str
-    target: str
-    registers: int
-    spills: int  # instructions that store to or load from local memory, or on AMD spilled registers
-    instructions: float | None = None
-    exponentials: float | None = None
-    barriers: int | None = None
-    shuffles: int | None = None
-    load_bytes: int | None = None  # the narrowest access of the main loop
-    store_bytes: int | None = None  # None as well where the loop stores nothing
 
 
 def kernels() -> list[Kernel]:
@@ -157,80 +137,6 @@ def count(kernel: Kernel, target: str) -> Counts:
     return count_compiled(str(kernel), target, compile_kernel(kernel, target), per_thread)
 
 
-def count_compiled(name: str, target: str, compiled: Any, per_thread: int | None) -> Counts:
-    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn."""
-    if target.startswith("gfx"):
-        return count_amd(name, target, compiled.asm["amdgcn"], per_thread)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
-        cubin.flush()
-        sass = subprocess.run(
-            [CUOBJDUMP, "-sass", "-res-usage", cubin.name], capture_output=True, text=True, check=True
-        )
-    instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass.stdout)]
-    registers = int(re.search(r"REG:(\d+)", sass.stdout)[1])  # type: ignore[index]
-    spills = sum(opcode(text) in ("STL", "LDL") for _, text in instructions)
-    if per_thread is None:
-        return Counts(name, target, registers, spills)
-    jumps = [(re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text), address) for address, text in instructions]
-    loops = [(int(jump[1], 16), address) for jump, address in jumps if jump and int(jump[1], 16) < address]
-    loop = main_loop(instructions, loops, "MUFU")
-    names = Counter(opcode(text) for text in loop)
-    return Counts(
-        name,
-        target,
-        registers,
-        spills,
-        len(loop) / per_thread,
-        names["MUFU"] / per_thread,
-        names["BAR"],
-        names["SHFL"],
-        access_bytes(loop, "LDG"),
-        access_bytes(loop, "STG"),
-    )
-
-
-def count_amd(name: str, target: str, assembly: str, per_thread: int | None) -> Counts:
-    """`count_compiled` from AMD's assembly. `per_thread` is for warps of 32 threads: a wavefront has 64.
-
-    Scalar instructions, which issue beside the vector unit's, are not counted.
-    """
-    # Spilled scalar registers go to lanes of a vector register, not to memory.
-    registers, spills = (
-        int(re.search(rf"\.{key}:\s+(\d+)", assembly)[1])  # type: ignore[index]
-        for key in ("vgpr_count", "vgpr_spill_count")
-    )
-    if per_thread is None:
-        return Counts(name, target, registers, spills)
-    lines = [line.split(";")[0].strip() for line in assembly.splitlines()]
-    labels = {line[:-1]: number for number, line in enumerate(lines) if re.fullmatch(r"\.LBB\w+:", line)}
-    instructions = [(number, line) for number, line in enumerate(lines) if re.match(r"(v|s|ds|global|buffer)_", line)]
-    backward_jumps = [
-        (labels[line.split()[1]], number)
-        for number, line in instructions
-        if line.startswith(("s_cbranch", "s_branch")) and labels.get(line.split()[1], number) < number
-    ]
-    loop = main_loop(instructions, backward_jumps, "v_exp_f32")
-    count = Counter(re.sub(r"_(e32|e64|sdwa|dpp)$", "", line.split()[0]) for line in loop)
-    widths = {"dwordx4": 16, "dwordx2": 8, "dword": 4, "ushort": 2, "short": 2}
-    access = {
-        kind: [widths.get(op.rsplit("_", 1)[1], 2) for op in count if re.match(rf"(global|buffer)_{kind}_", op)]
-        for kind in ("load", "store")
-    }
-    return Counts(
-        name,
-        target,
-        registers,
-        spills,
-        sum(not line.startswith("s_") for line in loop) / (per_thread / 2),
-        count["v_exp_f32"] / (per_thread / 2),
-        count["s_barrier"],
-        sum(number for op, number in count.items() if op.startswith(("ds_bpermute", "ds_swizzle"))),
-        narrowest(access["load"], loop),
-        narrowest(access["store"], loop),
-    )
-
-
 def count_trl(target: str) -> list[Counts]:
     """TRL's kernels for log-probability and entropy (two statistics), compiled as TRL launches them.
 
@@ -263,45 +169,6 @@ def count_trl(target: str) -> list[Counts]:
         compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": 4})
         counts.append(count_compiled(f"TRL {version} {name} (bf16)", target, compiled, module._BLOCK_SIZE // 128))
     return counts
-
-
-def opcode(text: str) -> str:
-    return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
-
-
-def main_loop(
-    instructions: list[tuple[int, str]], backward_jumps: list[tuple[int, int]], exponential: str
-) -> list[str]:
-    """The innermost loop with the most exponentials: the others are tails, masks and rare rows.
-
-    `instructions` are (address, text), `backward_jumps` the (first, last) address of each loop.
-    """
-    innermost = [
-        (first, last)
-        for first, last in backward_jumps
-        if not any(first <= other and end <= last for other, end in backward_jumps if (other, end) != (first, last))
-    ]
-    if not innermost:  # no loop at all: the program up to its first unconditional exit
-        texts = [text.strip() for _, text in instructions]
-        return texts[: min(texts.index(end) for end in ("EXIT", "s_endpgm") if end in texts) + 1]
-    bodies = [[text for at, text in instructions if first <= at <= last] for first, last in innermost]
-    return max(bodies, key=lambda body: sum(exponential in text for text in body))
-
-
-def access_bytes(loop: list[str], name: str) -> int | None:
-    """The narrowest global access of that kind in a loop of SASS, in bytes."""
-    widths = []
-    for text in loop:
-        if opcode(text) == name:
-            suffix = re.search(r"\.(128|64|U16|U8|S16|S8)\b", text.removeprefix("@").split(name, 1)[1].split()[0])
-            widths.append({"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}[suffix[1]] if suffix else 4)
-    return narrowest(widths, loop)
-
-
-def narrowest(widths: list[int], loop: list[str]) -> int | None:
-    """Of a loop the smallest; of a program without one, which loads its row's constants singly as well, the largest."""
-    choose = max if {"EXIT", "s_endpgm"} & set(loop) else min
-    return choose(widths, default=None)
 
 
 def predicted_milliseconds(

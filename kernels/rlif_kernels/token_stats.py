@@ -1,4 +1,4 @@
-"""`token_stats`: the public function, its checks, the library ops and their autograd formula.
+"""`token_stats`: the public function, the library ops and their autograd formula.
 
 Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients. Three backends compute it,
 `triton_token_stats` (fused GPU kernels), `cpu_token_stats` (C) and `torch_token_stats` (row blocks in cache); each has
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rlif_kernels import cpu_token_stats, torch_token_stats
+from rlif_kernels.arguments import check_arguments, check_inplace, check_vocab_size
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, STATE_ROWS, TokenStats
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def token_stats(
         RuntimeError: from autograd, if the logits changed between forward and backward; so too on a second backward
             through `inplace_backward`, and in another op's backward that needs the logits it destroyed.
     """
-    _check(logits, targets, temperature, mask, softcap, outputs, backend)
+    check_arguments(logits, targets, temperature, mask, softcap, outputs, backend)
     if inplace_backward:
-        _check_inplace(logits)
+        check_inplace(logits)
     targets = targets.long().contiguous()
     if mask is not None:
         targets = targets.masked_fill(~mask, IGNORE_INDEX).contiguous()
@@ -106,7 +107,7 @@ def token_stats(
         row_temperature,
         scalar_temperature,
         0.0 if softcap is None else float(softcap),
-        _check_vocab_size(vocab_size, logits.shape[-1]),
+        check_vocab_size(vocab_size, logits.shape[-1]),
         ",".join(name for name in FIELDS if name in outputs),
         inplace_backward,
         backend or "auto",
@@ -138,78 +139,6 @@ def _backend_for(name: str, logits: Tensor) -> ModuleType:
     except ImportError as error:
         raise ImportError('backend="triton" needs the triton package, which could not be imported') from error
     return triton_token_stats
-
-
-# ---------------------------------------------------------------- checks
-
-
-def _check(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    mask: Tensor | None,
-    softcap: float | None,
-    outputs: tuple[str, ...],
-    backend: str | None,
-) -> None:
-    """Check everything that needs no look at the tensors' values."""
-    for name, tensor in (("logits", logits), ("targets", targets)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
-    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise TypeError(f"logits has dtype {logits.dtype}; expected float32, bfloat16 or float16")
-    if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"logits has shape {tuple(logits.shape)}; expected (..., V) with V >= 1")
-    if logits.shape[-1] > 1 and logits.stride(-1) != 1:
-        raise ValueError(f"logits has stride {logits.stride(-1)} in its last dimension; expected 1 (contiguous)")
-    _check_per_row("targets", targets, logits)
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(f"targets has dtype {targets.dtype}; expected an integer dtype")
-    if isinstance(temperature, Tensor):
-        _check_per_row("temperature", temperature, logits)
-        if not temperature.is_floating_point():
-            raise TypeError(f"temperature has dtype {temperature.dtype}; expected a floating dtype")
-    elif not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a positive number")
-    if mask is not None:
-        _check_per_row("mask", mask, logits)
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask has dtype {mask.dtype}; expected torch.bool")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap is {softcap}; expected a positive number or None")
-    if isinstance(outputs, str) or not outputs or not set(outputs) <= set(FIELDS):
-        raise ValueError(f"outputs is {outputs!r}; expected a non-empty tuple of names out of {FIELDS}")
-    if backend not in ("triton", "cpu", "torch", None):
-        raise ValueError(f'backend is {backend!r}; expected "triton", "cpu", "torch" or None')
-
-
-def _check_vocab_size(vocab_size: int | None, num_columns: int) -> int:
-    """The number of columns to read."""
-    if vocab_size is None:
-        return num_columns
-    if not 1 <= vocab_size <= num_columns:
-        raise ValueError(f"vocab_size is {vocab_size}; expected 1 to {num_columns}, the columns of logits")
-    return vocab_size
-
-
-def _check_per_row(name: str, tensor: Tensor, logits: Tensor) -> None:
-    rows = logits.shape[:-1]
-    if tensor.shape != rows:
-        raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; expected {tuple(rows)}, the shape of logits less its last one"
-        )
-    if tensor.device != logits.device:
-        raise ValueError(f"{name} is on {tensor.device}; expected {logits.device}, the device of logits")
-
-
-def _check_inplace(logits: Tensor) -> None:
-    if logits.is_leaf and logits.requires_grad:
-        raise ValueError("inplace_backward needs logits that an operation computed; got a leaf that requires grad")
-    if any(stride == 0 and size > 1 for size, stride in zip(logits.shape, logits.stride(), strict=True)):
-        raise ValueError(
-            "inplace_backward needs logits whose elements each have their own memory; got an expanded view with "
-            f"strides {tuple(logits.stride())}"
-        )
 
 
 # ---------------------------------------------------------------- library ops
