@@ -40,7 +40,7 @@ def library() -> ctypes.CDLL | None:
         if not path.exists():
             _compile(compiler, path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
         logger.debug("the C kernels cannot be built, the torch backend serves on the CPU: %s", error)
         return None
 
@@ -82,5 +82,6 @@ def _processor() -> str:
 def _cache_dir() -> Path:
     if "RLIF_CACHE_DIR" in os.environ:
         return Path(os.environ["RLIF_CACHE_DIR"])
-    base = Path.home() / "Library/Caches" if sys.platform == "darwin" else Path.home() / ".cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or base) / "rlif"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "rlif"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "rlif"

@@ -8,8 +8,8 @@
 
    Written in the vector extensions that GCC and Clang share; the compiler picks the instructions of the machine it runs
    on. A row belongs to one thread and its columns are added in an order fixed by their numbers, so its bits depend on
-   neither its company nor the number of threads. Partial sums go to float64 every CHUNK columns: a float32 sum of a
-   quarter of a million terms would drift by more than the contract allows. */
+   neither its company nor the number of threads. Sums go to float64 every eight vectors: a float32 sum that starts with
+   one large term rounds the many small ones after it all in one direction, beyond what the contract allows. */
 
 #ifdef __linux__
 #define _GNU_SOURCE
@@ -21,10 +21,11 @@
 #include <string.h>
 
 #define LANES 16
-#define CHUNK 2048 /* a multiple of LANES */
+#define CHUNK (8 * LANES)
 #define IGNORE_INDEX (-100)
 
 typedef float f32 __attribute__((vector_size(4 * LANES)));
+typedef double f64 __attribute__((vector_size(8 * LANES)));
 typedef int32_t i32 __attribute__((vector_size(4 * LANES)));
 typedef uint32_t u32 __attribute__((vector_size(4 * LANES)));
 typedef uint16_t u16 __attribute__((vector_size(2 * LANES)));
@@ -122,8 +123,8 @@ INLINE f32 load_tail(const void *row, int64_t column, int64_t columns, int bfloa
 
 INLINE f32 cap(f32 x, float softcap) {
     f32 capped = splat(softcap) * tanh_(x * splat(1.0f / softcap));
-    i32 infinite = (x == splat(INFINITY)) | (x == splat(-INFINITY)); /* the row must know of them */
-    return pick(infinite, x, capped);
+    i32 special = (x == splat(INFINITY)) | (x == splat(-INFINITY)) | (x != x); /* the row must know of them */
+    return pick(special, x, capped);
 }
 
 INLINE float read_one(const Call *call, const void *row, int64_t column) {
@@ -132,9 +133,11 @@ INLINE float read_one(const Call *call, const void *row, int64_t column) {
     return x[0];
 }
 
-INLINE double total(f32 v) {
+INLINE f64 widen(f32 v) { return __builtin_convertvector(v, f64); }
+
+INLINE double total(f64 v) {
     double sum = 0;
-    for (int i = 0; i < LANES; i++) sum += (double)v[i];
+    for (int i = 0; i < LANES; i++) sum += v[i];
     return sum;
 }
 
@@ -145,7 +148,7 @@ typedef struct { double s, w, t, q, n; } Sums;
 /* The sums of one row. GUARD leaves columns of -inf out and keeps the lowest float32 from overflowing: t is then the
    mean's numerator over V, before the temperature. */
 INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16, int guard, int square) {
-    Sums sums = {0, 0, 0, 0, 0};
+    f64 all_s = {}, all_w = {}, all_t = {}, all_q = {}, all_n = {};
     f32 shift = splat(m), scale = splat(inv_temperature), inv_columns = splat(1.0f / (float)columns);
     f32 outside = splat(-INFINITY);
     for (int64_t start = 0; start < columns; start += CHUNK) {
@@ -173,13 +176,13 @@ INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_tempera
                 if (square) q += e * e;
             }
         }
-        sums.s += total(s);
-        sums.w += total(w);
-        sums.t += total(t);
-        sums.q += total(q);
-        sums.n += total(n);
+        all_s += widen(s);
+        all_w += widen(w);
+        all_t += widen(t);
+        if (square) all_q += widen(q);
+        if (guard || end == columns) all_n += widen(n);
     }
-    return sums;
+    return (Sums){total(all_s), total(all_w), total(all_t), total(all_q), total(all_n)};
 }
 
 INLINE float largest(const void *row, int64_t columns, int bfloat16, int top, float *second) {

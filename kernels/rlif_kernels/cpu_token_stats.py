@@ -7,8 +7,9 @@ import ctypes
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ def forward(
     check_targets(targets, targets != IGNORE_INDEX, num_columns)
     check_temperatures(temperature, targets != IGNORE_INDEX)
     num_rows = targets.numel()
-    state = torch.zeros(STATE_ROWS, num_rows)
-    fields = {name: torch.zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
+    state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
+    fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
     _run("rlif_forward", logits, targets, temperature, softcap, num_columns, fields | {"state": state})
     return fields, state
 
@@ -109,9 +110,18 @@ def _run(
     shares = 1 if threads == 1 else min(4 * threads, targets.numel())
     bounds = [targets.numel() * share // shares for share in range(shares + 1)]
     arguments = [(ctypes.byref(call), ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in itertools.pairwise(bounds)]
-    run = map if threads == 1 else _threads(threads, os.getpid()).map
-    if any(run(lambda share: kernel(*share), arguments)):
+    if any(_run_shares(lambda share: kernel(*share), arguments, threads)):
         raise MemoryError(f"no memory for a row of {num_columns} capped logits")
+
+
+def _run_shares(kernel: Callable[[Any], int], shares: list[Any], threads: int) -> list[int]:
+    if threads > 1:
+        try:
+            futures = [_threads(threads, os.getpid()).submit(kernel, share) for share in shares]
+            return [future.result() for future in futures]
+        except RuntimeError:  # the interpreter is shutting down and starts no more work on threads
+            pass
+    return [kernel(share) for share in shares]
 
 
 @functools.cache

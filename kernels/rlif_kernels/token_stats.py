@@ -72,10 +72,11 @@ def token_stats(
         TypeError: dtypes other than those above.
         IndexError: on a CPU, a target outside ``[0, vocab_size)``. On a GPU such a row gets a NaN log-probability
             and gradient instead, since raising would need a device synchronisation.
-        RuntimeError: from autograd, if the logits changed between forward and backward; so too on a second backward
-            through `inplace_backward`, and in another op's backward that needs the logits it destroyed.
+        RuntimeError: on a second derivative, of which there is none; from autograd, if the logits changed between
+            forward and backward; so too on a second backward through `inplace_backward`, and in another op's backward
+            that needs the logits it destroyed.
     """
-    check_arguments(logits, targets, temperature, mask, softcap, outputs, backend)
+    check_arguments(logits, targets, temperature, mask, vocab_size, softcap, outputs, backend)
     if inplace_backward:
         check_inplace(logits)
     targets = targets.long().contiguous()
@@ -289,6 +290,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        # Some of a second derivative would silently be missing.
+        raise RuntimeError("token_stats has no second derivative: backward was called with create_graph=True")
     no_grads = (None,) * 8  # of everything but the logits
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
     field_grads = [

@@ -74,7 +74,9 @@ def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict
             n[special] -= outside.sum(-1)
             terms = ((x[special] - m[special]) / n[special, None]).masked_fill_(outside, 0)
             tau = block.tau[special, 0] if isinstance(block.tau, Tensor) and len(block.tau) > 1 else block.tau
-            mean_d[special] = terms.sum(-1) / tau
+            if len(terms) == 1:
+                terms = terms.expand(2, -1)  # a lone row would be summed by several threads, in another order
+            mean_d[special] = terms.sum(-1)[: len(special)] / tau
             d[special] = d[special].masked_fill_(outside, 0).clamp_(min=torch.finfo(torch.float32).min)
             guarded[special] = outside.any(-1)
         if "entropy" in outputs:
@@ -136,6 +138,8 @@ def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: d
     m, log_s, n, _, _ = state
     d = torch.sub(x, m, out=block.scratch(0)[: block.num_rows])
     block.divide_by_temperature(d)
+    if "plogp" in coefficients:
+        d.clamp_(min=-1e30)  # its product with a coefficient must not overflow, lest p = 0 make it NaN
     logp = d.sub_(log_s)
     p = torch.exp(logp, out=block.scratch(1)[: block.num_rows])
     if "plogp" in coefficients:

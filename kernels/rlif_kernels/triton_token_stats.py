@@ -28,8 +28,11 @@ FORWARD_WARPS, FORWARD_WARPS_ALL_FIELDS = 4, 8
 BACKWARD_BLOCK = 4096
 BACKWARD_TILES = 4
 BACKWARD_WARPS = 4
-# Programs that fill a large GPU (132 SMs x 8 or so). With fewer rows than that, long rows are split into chunks.
-SPLIT_BELOW_ROWS = 1024
+# Programs that fill a large GPU (132 SMs x 4). With fewer rows than that, long rows are split into chunks, whose
+#   partial states take 16 KB for each 64 KB of logits until they are folded.
+SPLIT_BELOW_ROWS = 528
+# Column numbers and row numbers times five are 32-bit in the kernels (offsets of rows are 64-bit).
+MAX_COLUMNS, MAX_ROWS = 2**31 - 2**18, 2**31 // 8
 
 
 def forward_constants(dtype: torch.dtype, outputs: Sequence[str], wide: bool, softcap: bool) -> dict[str, int]:
@@ -77,6 +80,10 @@ def forward(
     fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
     if num_rows == 0:
         return fields, state
+    if num_columns > MAX_COLUMNS or num_rows > MAX_ROWS:
+        raise ValueError(
+            f"logits has {num_rows} rows of {num_columns} columns to read; expected at most {MAX_ROWS} of {MAX_COLUMNS}"
+        )
     base, stride, offsets, wide = _row_addresses(logits)
     constants = forward_constants(logits.dtype, outputs, wide, softcap > 0)
     num_chunks = triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES)

@@ -30,7 +30,8 @@ def _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP: tl
     p = tl.exp2(log2_p)
     polynomial = c_p
     if E:
-        polynomial = tl.fma(c_plogp, log2_p, c_p)
+        # A product that overflows would be NaN times p = 0. What is NaN already stays so by way of p.
+        polynomial = tl.fma(c_plogp, tl.maximum(log2_p, -1e30), c_p)
     if Q:
         polynomial = tl.fma(c_pp, p, polynomial)
     if U:

@@ -50,7 +50,8 @@ LOWEST_FLOAT32 = tl.constexpr(-3.4028234663852886e38)
 def _empty_state(LANES: tl.constexpr):
     zero = tl.zeros((LANES,), tl.float32)
     lowest = tl.full((LANES,), LOWEST, tl.float32)
-    return lowest, zero, zero, zero, zero, lowest, lowest, zero  # m, s, w, t, q, x1, x2, n
+    nothing = tl.full((LANES,), -INFINITY, tl.float32)
+    return lowest, zero, zero, zero, zero, nothing, nothing, zero  # m, s, w, t, q, x1, x2, n
 
 
 @triton.jit

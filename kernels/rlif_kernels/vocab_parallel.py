@@ -19,8 +19,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from rlif_kernels.reference import check_targets
+from rlif_kernels.reference import check_targets, check_temperatures
 from rlif_kernels.stats import FIELDS, IGNORE_INDEX, STATE_ROWS
 
 
@@ -40,6 +41,8 @@ class VocabParallelTokenStats(torch.autograd.Function):
         backend: ModuleType,
         group: dist.ProcessGroup,
     ) -> tuple[Tensor | None, ...]:
+        if logits.device.type == "cpu":
+            check_temperatures(temperature, targets != IGNORE_INDEX)  # here on every rank alike, so that none waits
         sizes = _all_gather(torch.tensor([logits.shape[-1]], device=logits.device), group)[:, 0]
         ends = sizes.cumsum(0)
         offset = (ends - sizes)[dist.get_rank(group)]
@@ -91,6 +94,7 @@ class VocabParallelTokenStats(torch.autograd.Function):
         return tuple(fields)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, targets, temperature, row_state = ctx.saved_tensors
         named = zip(FIELDS[:-1], grads[:-1], strict=True)
@@ -137,7 +141,7 @@ def _slice_numbers(
     own = torch.zeros(len(_ROWS), targets.numel(), dtype=torch.float64, device=logits.device)
     own[0] = -torch.inf  # the maximum of no columns
     if num_columns == 0:
-        return own, torch.zeros(STATE_ROWS, targets.numel(), device=logits.device)
+        return own, torch.zeros(STATE_ROWS, targets.numel(), dtype=torch.float32, device=logits.device)
     fields, row_state = backend.forward(logits, targets, temperature, softcap, num_columns, outputs)
     own[0], own[1], own[2] = backend.row_maximum(row_state, temperature), row_state[1], row_state[2].abs()
     own[4] = owner

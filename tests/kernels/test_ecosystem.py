@@ -135,13 +135,46 @@ def test_inplace_backward_refuses_to_corrupt_what_another_op_saved(backend):
         squares.backward()
 
 
-def test_inplace_backward_refuses_a_leaf_and_an_expanded_view(backend):
+def test_inplace_backward_refuses_a_leaf_and_its_views(backend):
     logits, targets = inputs()
     with pytest.raises(ValueError, match="got a leaf that requires grad"):
         token_stats(logits, targets, inplace_backward=True, backend=backend)
-    expanded = (2 * logits[:1]).expand(4, -1)
-    with pytest.raises(ValueError, match=r"got an expanded view with strides \(0, 1\)"):
-        token_stats(expanded, targets, inplace_backward=True, backend=backend)
+    with pytest.raises(ValueError, match="got a view of a leaf that requires grad"):
+        token_stats(logits.view(2, 2, -1), targets.view(2, 2), inplace_backward=True, backend=backend)
+
+
+def test_inplace_backward_refuses_elements_that_share_memory(backend):
+    logits, targets = inputs()
+    computed = 2 * logits
+    for view, strides in (
+        (computed[:1].expand(4, -1), r"\(0, 1\)"),
+        (computed.view(-1).unfold(0, 37, 1)[:4], r"\(1, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=f"got an expanded or overlapping view with strides {strides}"):
+            token_stats(view, targets % 37, inplace_backward=True, backend=backend)
+    token_stats(computed.view(2, 2, -1).transpose(0, 1), targets.view(2, 2), inplace_backward=True, backend=backend)
+
+
+def test_a_second_derivative_is_refused(backend):
+    logits, targets = inputs()
+    weights = torch.randn(4, device=DEVICE, requires_grad=True)
+    for inplace in (False, True):
+        loss = (weights * token_stats(2 * logits, targets, inplace_backward=inplace, backend=backend).logprob).sum()
+        with pytest.raises(RuntimeError, match="token_stats has no second derivative"):
+            torch.autograd.grad(loss, logits, create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_changes_nothing(dtype, backend):
+    logits, targets = inputs()
+    expected = token_stats(logits, targets, outputs=FIELDS, backend=backend)
+    torch.set_default_dtype(dtype)
+    try:
+        actual = token_stats(logits, targets, outputs=FIELDS, backend=backend)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for value, other in zip(actual, expected, strict=True):
+        assert torch.equal(value, other)
 
 
 @pytest.mark.skipif(cpu_token_stats.library() is None, reason="no C compiler")

@@ -100,6 +100,16 @@ def test_nan_or_infinity_in_a_row_gives_nan_in_that_row_alone(poison, softcap, c
     assert torch.equal(grad[others], expected_gradient[others])
 
 
+@pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00001, -1])
+def test_nan_of_any_payload_stays_nan(bits, compute):
+    for softcap in (None, 30.0):
+        logits, targets = rows()
+        logits.view(torch.int32)[1, 3] = bits
+        for value in compute(logits, targets, softcap=softcap):
+            assert value[1].isnan().all()
+        assert gradient(compute, logits, targets, softcap=softcap)[1].isnan().any()
+
+
 def test_a_row_of_minus_infinity_only_gives_nan(compute):
     logits, targets = rows()
     logits[1] = -torch.inf

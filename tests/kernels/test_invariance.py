@@ -80,6 +80,21 @@ def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, specia
     assert_same_bits(*results)
 
 
+def test_special_neighbours_and_threads_change_no_bit_of_a_long_special_row(backend):
+    logits = 3 * torch.randn(4, 140001, device=DEVICE)
+    logits[:, 5] = -torch.inf
+    targets = random_targets(logits)
+    expected = token_stats(logits, targets, backend=backend).self_certainty
+    logits[1::2, 5] = 0
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(token_stats(logits, targets, backend=backend).self_certainty[::2], expected[::2])
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_two_runs_have_the_same_bits(backend):
     logits = 3 * torch.randn(3, 40009, device=DEVICE)
     targets = random_targets(logits)

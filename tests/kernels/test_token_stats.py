@@ -76,6 +76,29 @@ def test_one_hot_rows_have_no_entropy_and_the_gradient_of_a_certain_token(backen
     assert stats.entropy.abs().max() <= 4e-6
 
 
+@pytest.mark.parametrize("lead", [8.0, 11.0, 14.25])
+@pytest.mark.parametrize("num_columns", [2049, 70001])
+def test_one_large_term_before_many_small_ones_does_not_swallow_them(lead, num_columns, backend):
+    # Sums that start near 1 round each of the small terms, all in the same direction.
+    logits = 1e-3 * torch.randn(2, num_columns, device=DEVICE)
+    logits[:, 0] = lead
+    check_against_reference(logits, random_targets(logits), backend)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -1e38, -1e37])
+def test_gradients_beside_a_huge_negative_logit_stay_finite(low, temperature, backend):
+    logits = 2 * torch.randn(3, 37, device=DEVICE)
+    logits[1, 3] = low
+    targets = torch.tensor([0, 1, 2], device=DEVICE)
+    outputs = ("logprob", "entropy", "logsumexp", "sum_sq_probs")
+    check_against_reference(logits, targets, backend, outputs=outputs, temperature=temperature)
+    logits.requires_grad_()
+    stats = token_stats(logits, targets, temperature=temperature, backend=backend)
+    (1e4 * stats.entropy + stats.self_certainty.clamp(max=1)).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_alone_matches_the_reference_and_the_others_are_none(field, backend):
     logits = 3 * torch.randn(4, 300, device=DEVICE)
