@@ -97,7 +97,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
     absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
     if kernel.name == "backward":
         function = backward_kernel
-        constants = launcher.backward_constants(kernel.wide, kernel.softcap)
+        constants = launcher.backward_constants(kernel.dtype, kernel.wide, kernel.softcap)
         absent["grad_offsets_ptr"] = None
         absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
     else:
@@ -125,7 +125,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
 def elements_per_thread(kernel: Kernel) -> int:
     """Elements that one thread takes in one turn of the main loop."""
     if kernel.name == "backward":
-        return launcher.BACKWARD_BLOCK // (32 * launcher.BACKWARD_WARPS)
+        return launcher.BACKWARD_BLOCK_BYTES // kernel.dtype.itemsize // (32 * launcher.BACKWARD_WARPS)
     constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
     return constants["LANES"] * constants["K"] // (32 * constants["num_warps"])
 

@@ -25,7 +25,8 @@ LANES = 512
 FORWARD_TILES = 8
 FORWARD_WARPS, FORWARD_WARPS_ALL_FIELDS = 4, 8
 # The backward has no state to merge: its chunks are as small as keeps the row's constants (a dozen loads) negligible.
-BACKWARD_BLOCK = 4096
+#   A block of 8 KB gives each of 128 threads four 16-byte loads, like the forward; with eight, float32 spills.
+BACKWARD_BLOCK_BYTES = 8192
 BACKWARD_TILES = 4
 BACKWARD_WARPS = 4
 # Programs that fill a large GPU (132 SMs x 4). With fewer rows than that, long rows are split into chunks, whose
@@ -54,10 +55,10 @@ def forward_constants(dtype: torch.dtype, outputs: Sequence[str], wide: bool, so
     }
 
 
-def backward_constants(wide: bool, softcap: bool) -> dict[str, int]:
+def backward_constants(dtype: torch.dtype, wide: bool, softcap: bool) -> dict[str, int]:
     """The backward kernel's compile-time arguments and launch options."""
     return {
-        "BLOCK": BACKWARD_BLOCK,
+        "BLOCK": BACKWARD_BLOCK_BYTES // dtype.itemsize,
         "TILES": BACKWARD_TILES,
         "WIDE": wide,
         "SOFTCAP": softcap,
@@ -125,14 +126,15 @@ def backward(
         return
     base, stride, offsets, wide = _row_addresses(logits)
     grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
-    num_chunks = triton.cdiv(num_columns, BACKWARD_BLOCK * BACKWARD_TILES)
+    constants = backward_constants(logits.dtype, wide and grad_wide, softcap > 0)
+    num_chunks = triton.cdiv(num_columns, constants["BLOCK"] * BACKWARD_TILES)
     per_row, scale = _temperature_arguments(temperature)
     with _device_of(logits):
         backward_kernel[(targets.numel() * num_chunks,)](
             grad_base, base, offsets, targets.view(-1), per_row,
             *(grads.get(name) for name in FIELDS if name != "top_probs"),
             row_state, grad_offsets, stride, grad_stride, targets.numel(), num_columns, scale, softcap, num_chunks,
-            **backward_constants(wide and grad_wide, softcap > 0),
+            **constants,
         )  # fmt: skip
 
 

@@ -28,16 +28,12 @@ def _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP: tl
     # Two roundings relative to m, rather than one relative to m + log s: see the module's note on shifted logits.
     log2_p = tl.fma(x_capped, scale, -m) - log2_s
     p = tl.exp2(log2_p)
-    polynomial = c_p
+    gradient = tl.fma(p, c_p, -c_1) if U else p * c_p
     if E:
-        # A product that overflows would be NaN times p = 0. What is NaN already stays so by way of p.
-        polynomial = tl.fma(c_plogp, tl.maximum(log2_p, -1e30), c_p)
+        # p log p first: the coefficient times a huge log p would overflow, and be NaN times p = 0.
+        gradient = tl.fma(c_plogp, p * log2_p, gradient)
     if Q:
-        polynomial = tl.fma(c_pp, p, polynomial)
-    if U:
-        gradient = tl.fma(p, polynomial, -c_1)
-    else:
-        gradient = p * polynomial
+        gradient = tl.fma(c_pp, p * p, gradient)
     if SOFTCAP:
         gradient *= _cap_derivative(x_capped, softcap)
     return gradient
