@@ -45,7 +45,11 @@ def run(config: TrainConfig | DemoConfig) -> None:
         from rlif.trainer import train
 
         result = train(config)
-        print(f"{result.last_step} steps done; metrics and samples are in {result.run_dir}, the model in its model/")
+        skipped = int(result.rows[-1].get("skipped_updates", 0))
+        note = f" ({skipped} updates skipped: loss or gradient was not finite)" if skipped else ""
+        print(
+            f"{result.last_step} steps done{note}; metrics and samples are in {result.run_dir}, the model in its model/"
+        )
     else:
         from rlif.demo import run_demo
 

@@ -122,6 +122,8 @@ class TrainConfig:
             ("seed", 0, ""),
         ):
             _require_integer(name, getattr(self, name), minimum, why)
+        if self.seed >= 2**63:
+            raise UserError(f"seed: got {self.seed!r}, expected an integer below 2**63")
         if self.save_steps is not None:
             _require_integer("save_steps", self.save_steps, 1)
 

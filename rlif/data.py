@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -50,23 +51,45 @@ def read_prompts(path: Path, *, argument: str = "data", need_answers: bool = Fal
 
 def _parse(line: str, where: str, need_answers: bool) -> Prompt:
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        # Numbers as they are written: a float would turn 0.00001 into 1e-05.
+        row = json.loads(line, parse_int=Decimal, parse_float=Decimal, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: got {_shorten(line)}, expected a JSON object ({error})") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: got {_shorten(line)}, expected a JSON object with a `prompt`")
     text = row.get("prompt")
     if not isinstance(text, str) or not text:
-        came = f"`prompt` {_shorten(json.dumps(text))}" if "prompt" in row else f"no `prompt` in {_shorten(line)}"
+        came = (
+            f"`prompt` {_shorten(json.dumps(text, default=str))}"
+            if "prompt" in row
+            else f"no `prompt` in {_shorten(line)}"
+        )
         raise UserError(f"{where}: got {came}, expected a non-empty string")
+    if not _encodable(text):
+        raise UserError(f"{where}: got a `prompt` with half a surrogate pair, expected text that UTF-8 can hold")
     answer = row.get("answer")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
-        raise UserError(f"{where}: got `answer` {_shorten(json.dumps(answer))}, expected a string or a number")
-    if answer is None or answer == "":
+    if isinstance(answer, bool) or not isinstance(answer, str | Decimal | None):
+        came = _shorten(json.dumps(answer, default=str))
+        raise UserError(f"{where}: got `answer` {came}, expected a string or a number")
+    gold = format(answer, "f") if isinstance(answer, Decimal) else (answer or "").strip()
+    gold = extract_answer(gold) or gold
+    if not gold or gold == "####":
         if need_answers:
             raise UserError(f"{where}: no `answer`, which the verifiable reward needs in every line")
         return Prompt(text)
-    return Prompt(text, extract_answer(str(answer)) or str(answer))
+    return Prompt(text, gold)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shorten(text: str, limit: int = 60) -> str:

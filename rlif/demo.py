@@ -20,7 +20,7 @@ from rich.table import Table
 from rlif.config import TrainConfig
 from rlif.errors import UserError
 from rlif.tasks.arithmetic import ArithmeticConfig, write_jsonl
-from rlif.tasks.base_model import BaseModelConfig, pretrained_base
+from rlif.tasks.base_model import MAX_POSITIONS, BaseModelConfig, pretrained_base
 
 if TYPE_CHECKING:
     from rlif.trainer import TrainResult
@@ -69,6 +69,15 @@ class DemoConfig:
                 raise UserError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least {minimum}")
         if not 0.0 < self.learning_rate < math.inf:
             raise UserError(f"learning_rate: got {self.learning_rate!r}, expected a finite number greater than 0")
+        if self.seed >= 2**63:
+            raise UserError(f"seed: got {self.seed!r}, expected an integer below 2**63")
+        task = self.base.task
+        length = task.operands * (task.digits + 1) + _completion_length(task)
+        if length > MAX_POSITIONS:
+            raise UserError(
+                f"base.task: {task.operands} operands of {task.digits} digits take up to {length} tokens with their "
+                f"solution, expected at most {MAX_POSITIONS}"
+            )
         self.base.validate()
 
 
@@ -87,14 +96,18 @@ def run_demo(config: DemoConfig) -> None:
         output_dir.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"output_dir: cannot make {output_dir}: {error.strerror}") from error
+    console = Console()
+    try:
+        model = pretrained_base(config.base, console)
+    except BaseException:  # Ctrl-C too: an empty directory would stand in the way of the next try
+        output_dir.rmdir()
+        raise
+    console.print(f"Base model: {model}", soft_wrap=True)
+
     train_data, eval_data = output_dir / "train.jsonl", output_dir / "eval.jsonl"
     task, train_prompts = config.base.task, config.max_steps * config.prompts_per_step
     write_jsonl(train_data, task, "train", train_prompts, config.seed)
     write_jsonl(eval_data, task, "eval", config.eval_prompts, config.seed)
-
-    console = Console()
-    model = pretrained_base(config.base, console)
-    console.print(f"Base model: {model}", soft_wrap=True)
 
     from rlif.plot import plot_runs
     from rlif.trainer import train

@@ -21,7 +21,11 @@ def group_advantages(rewards: Tensor, num_generations: int) -> Tensor:
     """
     groups = rewards.view(-1, num_generations)
     centred = groups - groups.mean(dim=1, keepdim=True)
-    return (centred / (groups.std(dim=1, keepdim=True) + STD_EPSILON)).flatten()
+    # The mean of equal numbers may differ from them by rounding, which the division would make a push for all alike.
+    # Rewards that are not finite must stay so: the step is then skipped.
+    largest, smallest = groups.amax(dim=1, keepdim=True), groups.amin(dim=1, keepdim=True)
+    equal = (largest == smallest) & largest.isfinite()
+    return (centred / (groups.std(dim=1, keepdim=True) + STD_EPSILON)).masked_fill(equal, 0.0).flatten()
 
 
 def kl_to_reference(logprob: Tensor, reference_logprob: Tensor) -> Tensor:

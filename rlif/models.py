@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlif.errors import UserError
@@ -41,7 +40,7 @@ def check_model_path(name: str) -> None:
         UserError: the path does not exist, or has no model or no tokenizer in it.
     """
     path = Path(name).expanduser()
-    if not name or not path.exists():
+    if not name or not _exists(path):
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/") or not name
         if looks_local:
             raise UserError(f"model: got {name!r}, which does not exist; expected a model directory or a hub id")
@@ -68,14 +67,21 @@ def load_language_model(name: str, *, device: str, dtype: str) -> LanguageModel:
     """
     check_model_path(name)
     target = resolve_device(device)
-    path = str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
+    path = str(Path(name).expanduser()) if _exists(Path(name).expanduser()) else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        source = "" if Path(path).exists() else " (no such directory) from the Hugging Face hub"
-        raise UserError(f"model: could not load {name!r}{source}: {reason}") from error
+        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), output_loading_info=True)
+    except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 300 else f"{reason[:300]}…"
+        source = "" if _exists(Path(path)) else " (no such directory) from the Hugging Face hub"
+        raise UserError(f"model: could not load {name!r}{source}: {type(error).__name__}: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UserError(
+            f"model: {name} lacks weights of {type(model).__name__}, which would start at random: "
+            f"{', '.join(missing[:3])} ({len(missing)} in all)"
+        )
     # Sampling and scoring must see the same distribution, or the on-policy ratio is not one: no dropout, ever.
     model.to(target).eval()
 
@@ -97,10 +103,18 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        torch.empty(1, device=device).item()  # some devices, such as meta, hold no values
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"device: got {device!r}, expected a device that torch can use here: {reason}") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long to be a path
+        return False
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

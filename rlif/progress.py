@@ -58,7 +58,7 @@ class PlainProgress:
             parts.append(f"[eval: {evaluation}]")
         if 0 < step < self.max_steps:
             seconds_a_step = (time.monotonic() - self.started) / step
-            parts.append(f"{seconds_a_step * (self.max_steps - step):.0f} s left")
+            parts.append(f"({seconds_a_step * (self.max_steps - step):.0f} s left)")
         self.console.print(" ".join(parts), markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
@@ -112,4 +112,6 @@ def describe(row: Mapping[str, float], prefix: str = "") -> str:
     }
     if prefix == "eval/":  # in training it would make the line wider than a terminal
         formats["base_nll"] = "base NLL {:.3f}"
+    if not prefix and row.get("skipped_updates"):
+        formats["skipped_updates"] = "SKIPPED {:.0f} updates (not finite)"
     return " ".join(form.format(row[prefix + name]) for name, form in formats.items() if prefix + name in row)

@@ -14,6 +14,9 @@ from rlif.errors import UserError
 from rlif.kv_cache import reserved_cache
 from rlif.models import LanguageModel
 
+# Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
+MAX_DECODING_GAP = {torch.float32: 0.01, torch.bfloat16: 0.3}
+
 
 class EncodedPrompt(NamedTuple):
     """A prompt, its gold answer if it has one, and its token ids."""
@@ -177,6 +180,37 @@ def sample(
     )
 
 
+@torch.no_grad()
+def check_decoding(language_model: LanguageModel, ids: Sequence[int]) -> None:
+    """Feed a few tokens at once and one by one: sampling and scoring must see the same distributions.
+
+    They do not with models that keep their state elsewhere than in a KV cache, or that look at later tokens.
+
+    Raises:
+        UserError: they differ by more than rounding can explain, or the model cannot be sampled from at all.
+    """
+    model = language_model.model
+    name = type(model).__name__
+    tokens = torch.tensor([(list(ids) * 4)[:4]], device=language_model.device)
+    try:
+        together = model(input_ids=tokens, use_cache=False).logits
+        cache = reserved_cache(model.config, tokens.shape[1])
+        alone = [
+            model(input_ids=tokens[:, i : i + 1], past_key_values=cache, use_cache=True).logits
+            for i in range(tokens.shape[1])
+        ]
+    except Exception as error:  # the many ways in which an architecture may lack a KV cache
+        raise UserError(f"model: {name} cannot be sampled from token by token with a KV cache: {error}") from error
+    gap = (together.log_softmax(-1, torch.float32) - torch.cat(alone, 1).log_softmax(-1, torch.float32)).abs().max()
+    if gap.isnan():
+        raise UserError(f"model: {name} gives logits that are not finite, before any training")
+    if gap > MAX_DECODING_GAP[model.dtype]:
+        raise UserError(
+            f"model: {name} gives other distributions token by token than all at once (by {gap:.2f} nats); expected a "
+            "causal language model with a KV cache"
+        )
+
+
 def pad_left(sequences: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Sequences of unequal length as (B, P) ids and their (B, P) bool mask, with the padding on the left."""
     length = max(map(len, sequences))
@@ -195,6 +229,8 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tens
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    if not probabilities.isfinite().all():
+        raise UserError("the model's logits are not finite: its weights have diverged; try a lower learning_rate")
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
+import signal
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
 import yaml
+from safetensors import SafetensorError
 
 from rlif.config import TrainConfig
 from rlif.errors import UserError
@@ -25,7 +30,11 @@ def resolve_run_dir(config: TrainConfig) -> Path:
         UserError: it exists already. A run never writes over another.
     """
     run_dir = config.run_dir or Path("runs") / f"{config.reward}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if run_dir.exists():
+    try:
+        exists = run_dir.exists()
+    except OSError as error:
+        raise UserError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
+    if exists:
         raise UserError(f"run_dir: {run_dir} exists, expected a new directory")
     return run_dir
 
@@ -64,9 +73,24 @@ class RunDir:
             self._samples.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def save_model(self, language_model: LanguageModel, name: str = "model") -> Path:
-        """Save model and tokenizer in a folder that transformers loads, and return it."""
-        language_model.save(self.path / name)
-        return self.path / name
+        """Save model and tokenizer in a folder that transformers loads, and return it.
+
+        The folder appears in one rename when it is complete: one that is there is whole.
+
+        Raises:
+            UserError: it cannot be written, for want of space perhaps.
+        """
+        folder = self.path / name
+        unfinished = self.path / f".{name}-unfinished"
+        with _without_interrupts():
+            try:
+                language_model.save(unfinished)
+                unfinished.replace(folder)
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"run_dir: cannot save the model in {folder}: {error}") from error
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        return folder
 
     def close(self) -> None:
         """Close the files."""
@@ -75,3 +99,16 @@ class RunDir:
 
     def _open(self, name: str) -> TextIO:
         return (self.path / name).open("x", encoding="utf-8", buffering=1)  # buffering=1: each line is written at once
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let a second Ctrl-C not break what the first one saves. Only the main thread can: elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

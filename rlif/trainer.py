@@ -20,12 +20,13 @@ from transformers import PreTrainedModel
 
 from rlif.config import TrainConfig
 from rlif.data import read_prompts, shuffled_epochs
+from rlif.errors import UserError
 from rlif.evaluate import evaluate, mean_metrics, rollout_totals, sample_rows
 from rlif.grpo import group_advantages, policy_loss
 from rlif.models import LanguageModel, frozen_copy, load_language_model
 from rlif.progress import Progress, default_progress
 from rlif.rewards import NEEDS_ANSWERS, get_reward
-from rlif.rollout import EncodedPrompt, Rollout, encode_prompts, sample
+from rlif.rollout import EncodedPrompt, Rollout, check_decoding, encode_prompts, sample
 from rlif.run_dir import RunDir, resolve_run_dir
 from rlif.scoring import completion_stats
 from rlif_kernels import TokenStats
@@ -65,6 +66,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     policy = load_language_model(config.model, device=config.device, dtype=config.dtype)
     train_set = encode_prompts(policy, prompts, config.max_completion_length)
     eval_set = encode_prompts(policy, eval_prompts, config.max_completion_length, argument="eval_data")
+    check_decoding(policy, train_set[0].ids)
 
     reference = frozen_copy(policy.model) if config.beta > 0 or eval_set else None
     optimizer = torch.optim.AdamW(policy.model.parameters(), weight_decay=config.weight_decay, fused=True)
@@ -102,6 +104,14 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     except KeyboardInterrupt:
         saved = run.save_model(policy)
         raise KeyboardInterrupt(f"stopped in step {step}; metrics are in {run.path}, the model in {saved}") from None
+    except Exception as error:
+        # What was computed so far is not lost, whatever went wrong; the message says where it is.
+        saved = run.save_model(policy)
+        place = f"stopped in step {step}; metrics are in {run.path}, the model in {saved}"
+        if isinstance(error, UserError):
+            raise UserError(f"{error} ({place})") from error
+        error.add_note(place)
+        raise
     finally:
         progress.stop()
         run.close()
@@ -173,11 +183,12 @@ def train_step(
             skipped += 1
 
     rewards = torch.cat([score.rewards for score in scores])
-    group_std = rewards.view(-1, config.num_generations).std(dim=1)
+    groups = rewards.view(-1, config.num_generations)
+    equal = groups.amax(dim=1) == groups.amin(dim=1)
     metrics = {
         "reward": rewards.mean().item(),
-        "reward_std": group_std.mean().item(),
-        "frac_reward_zero_std": (group_std == 0).float().mean().item(),
+        "reward_std": groups.std(dim=1).mean().item(),
+        "frac_reward_zero_std": equal.float().mean().item(),
         **mean_metrics([score.totals for score in scores]),
         "loss": fmean(losses),
         "grad_norm": fmean(grad_norms),

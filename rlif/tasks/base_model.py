@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ from rlif.tasks.arithmetic import ALPHABET, ArithmeticConfig
 
 # Part of the cache key: raise it whenever the same configuration would give another model.
 _FORMAT_VERSION = 1
+# Tokens that the model has positions for.
+MAX_POSITIONS = 512
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,12 @@ class BaseModelConfig:
         for name in ("num_hidden_layers", "pretraining_steps", "pretraining_batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1")
-        if not self.pretraining_learning_rate > 0.0:
-            raise UserError(f"pretraining_learning_rate: got {self.pretraining_learning_rate!r}, expected more than 0")
+        if not 0.0 < self.pretraining_learning_rate < math.inf:
+            raise UserError(
+                f"pretraining_learning_rate: got {self.pretraining_learning_rate!r}, expected a finite number above 0"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"base.seed: got {self.seed!r}, expected an integer from 0 to 2**63 - 1")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UserError(f"label_smoothing: got {self.label_smoothing!r}, expected a number in [0, 1)")
 

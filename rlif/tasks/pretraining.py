@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from rlif.tasks.arithmetic import traces
-from rlif.tasks.base_model import BaseModelConfig
+from rlif.tasks.base_model import MAX_POSITIONS, BaseModelConfig
 from rlif.tasks.tokenizer import build_tokenizer
 
 _WARMUP_STEPS = 50
@@ -76,7 +76,7 @@ def _build_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerFast) ->
             num_attention_heads=heads,
             num_key_value_heads=heads // 2,
             head_dim=32,
-            max_position_embeddings=512,
+            max_position_embeddings=MAX_POSITIONS,
             tie_word_embeddings=True,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,

@@ -26,7 +26,7 @@ def test_without_a_terminal_every_step_is_one_plain_line() -> None:
     lines = output.getvalue().splitlines()
     assert lines[0] == "self_certainty [/] step 0/2: [eval: accuracy 0.250 base NLL 0.500]"
     assert lines[1].startswith("self_certainty [/] step 1/2: reward 1.500 entropy 0.750 length 20 ")
-    assert lines[1].endswith(" s left")
+    assert lines[1].endswith(" s left)")
     assert lines[2] == "self_certainty [/] step 2/2: reward 1.625 accuracy 0.500 [eval: accuracy 0.312]"
     assert len(lines) == 3
     assert "\x1b" not in output.getvalue()
