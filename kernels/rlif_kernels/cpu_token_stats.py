@@ -17,6 +17,7 @@ from torch import Tensor
 from rlif_kernels.cpu_build import library
 from rlif_kernels.reference import check_targets, check_temperatures
 from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS, row_coefficients, row_offsets
+from rlif_kernels.torch_token_stats import row_maximum as row_maximum  # the two leave the same row state
 
 # Below this many elements a second thread costs more than it saves: about 20 microseconds of work.
 MIN_ELEMENTS_PER_THREAD = 1 << 15
@@ -80,11 +81,6 @@ def backward(
     coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, temperature).items()}
     tensors = coefficients | {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": row_state}
     _run("rlif_backward", logits, targets, temperature, softcap, num_columns, tensors)
-
-
-def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
-    """The largest z of each row, (N,) float64."""
-    return row_state[0].double() / (temperature.view(-1) if isinstance(temperature, Tensor) else temperature)
 
 
 def _run(

@@ -5,6 +5,7 @@ Read `reference.token_stats` for the definition and `stats.TokenStats` for the g
 
 - ``forward(logits, targets, temperature, softcap, num_columns, outputs) -> (fields, row_state)``
 - ``backward(grad_logits, grads, logits, targets, temperature, softcap, num_columns, row_state) -> None``
+- ``row_maximum(row_state, temperature) -> Tensor``, for rows that are sharded
 
 where `row_state` (STATE_ROWS, N) float32 holds what lets the backward skip every reduction; its rows are the backend's
 own affair.

@@ -65,13 +65,13 @@ class VocabParallelTokenStats(torch.autograd.Function):
 
         own, row_state = _slice_numbers(backend, logits, own_targets, temperature, softcap, num_columns, outputs, owner)
         parts = _all_gather(own, group)
-        combined, log_pi_base = _combine(parts, outputs)
+        combined = _combine(parts, outputs)
         if "logprob" in combined:
             combined["logprob"] = combined["logprob"].masked_fill(out_of_range, torch.nan)
 
         # The state of a row relative to this rank's own maximum, so that the ordinary backward continues from it.
         own_max = own[_ROWS.index("m")]
-        row_state[1] = (log_pi_base - own_max).float()
+        row_state[1] = (combined["logsumexp"] - own_max).float()
         guarded = (row_state[2] < 0) | (own_max == -torch.inf)
         row_state[2] = torch.where(guarded, -combined["n"].clamp(min=1), combined["n"]).float()
         for row, name in ((3, "entropy"), (4, "sum_sq_probs")):
@@ -152,8 +152,11 @@ def _slice_numbers(
     return own, row_state
 
 
-def _combine(parts: Tensor, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """The fields of the whole rows from the parts (ranks, rows of `_ROWS`, N), and their log-sum-exp, in float64."""
+def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+    """The fields of the whole rows from the parts (ranks, rows of `_ROWS`, N), in float64.
+
+    `n` and `logsumexp` are always there: the backward needs them.
+    """
     m, log_s, n, logprob, owner, entropy, self_certainty, sum_sq_probs, *top = parts.unbind(1)
     empty = m == -torch.inf  # a slice without support, whose own statistics are NaN
     n = n.masked_fill(empty, 0)
@@ -179,7 +182,7 @@ def _combine(parts: Tensor, outputs: Sequence[str]) -> tuple[dict[str, Tensor], 
     if "top_probs" in outputs:
         candidates = torch.cat([(pi * probs).masked_fill(empty, 0) for probs in top])
         combined["top_probs"] = candidates.topk(2, dim=0).values.T + (0 * log_total)[:, None]
-    return combined, combined["logsumexp"]
+    return combined
 
 
 def _all_gather(own: Tensor, group: dist.ProcessGroup) -> Tensor:
