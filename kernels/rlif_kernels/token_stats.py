@@ -1,26 +1,18 @@
 """`token_stats`: the public function, the library ops and their autograd formula.
 
-Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients. Three backends compute it,
-`triton_token_stats` (fused GPU kernels), `cpu_token_stats` (C) and `torch_token_stats` (row blocks in cache); each has
-
-- ``forward(logits, targets, temperature, softcap, num_columns, outputs) -> (fields, row_state)``
-- ``backward(grad_logits, grads, logits, targets, temperature, softcap, num_columns, row_state) -> None``
-- ``row_maximum(row_state, temperature) -> Tensor``, for rows that are sharded
-
-where `row_state` (STATE_ROWS, N) float32 holds what lets the backward skip every reduction; its rows are the backend's
-own affair.
+Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients; `backends` names the modules
+that compute it.
 """
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from rlif_kernels import cpu_token_stats, torch_token_stats
-from rlif_kernels.arguments import check_arguments, check_inplace, check_vocab_size
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, STATE_ROWS, TokenStats
+from rlif_kernels.arguments import check_inplace, check_logits, row_arguments
+from rlif_kernels.backends import backend_for
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, STATE_ROWS, TokenStats
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -77,70 +69,20 @@ def token_stats(
             forward and backward; so too on a second backward through `inplace_backward`, and in another op's backward
             that needs the logits it destroyed.
     """
-    check_arguments(logits, targets, temperature, mask, vocab_size, softcap, outputs, backend)
+    check_logits(logits)
+    rows, _ = row_arguments(
+        logits, "logits", logits.shape[-1], targets, temperature, mask, vocab_size, softcap, outputs, backend, group
+    )
     if inplace_backward:
         check_inplace(logits)
-    targets = targets.long().contiguous()
-    if mask is not None:
-        targets = targets.masked_fill(~mask, IGNORE_INDEX).contiguous()
-    row_temperature, scalar_temperature = None, 1.0
-    if isinstance(temperature, Tensor):
-        row_temperature = temperature.detach().float().contiguous()
-    else:
-        scalar_temperature = float(temperature)
-    if group is not None:
-        from rlif_kernels.vocab_parallel import VocabParallelTokenStats  # torch.distributed may be absent
-
-        fields = VocabParallelTokenStats.apply(
-            logits,
-            targets,
-            scalar_temperature if row_temperature is None else row_temperature,
-            softcap or 0.0,
-            vocab_size,
-            [name for name in FIELDS if name in outputs],
-            inplace_backward,
-            _backend_for(backend or "auto", logits),
-            group,
-        )
-        return TokenStats(*fields)
-    values = _forward_op(
-        logits,
-        targets,
-        row_temperature,
-        scalar_temperature,
-        0.0 if softcap is None else float(softcap),
-        check_vocab_size(vocab_size, logits.shape[-1]),
-        ",".join(name for name in FIELDS if name in outputs),
-        inplace_backward,
-        backend or "auto",
-    )
-    return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
+    values = _forward_op(logits, *rows, inplace_backward)
+    return requested_fields(values, rows.outputs)
 
 
-def _backend_for(name: str, logits: Tensor) -> ModuleType:
-    """The module that computes: the one named, or for "auto" Triton on GPUs, elsewhere C if it can be had, or torch.
-
-    The choice does not depend on the shape, so that a row has the same bits in any batch. Called inside the library
-    ops, where a tracer does not look.
-    """
-    if name == "auto":
-        on_gpu = logits.device.type in ("cuda", "xpu")
-        name = "triton" if on_gpu else "cpu" if cpu_token_stats.serves(logits) else "torch"
-    if name == "torch":
-        return torch_token_stats
-    if name == "cpu":
-        if not cpu_token_stats.serves(logits):
-            raise ValueError(
-                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected float32 or bfloat16 on a '
-                "CPU, and a C compiler to be there"
-            )
-        return cpu_token_stats
-    try:
-        # Imported on first use only: `import rlif_kernels` must work where Triton is not installed.
-        from rlif_kernels import triton_token_stats
-    except ImportError as error:
-        raise ImportError('backend="triton" needs the triton package, which could not be imported') from error
-    return triton_token_stats
+def requested_fields(values: Sequence[Tensor], outputs: str) -> TokenStats:
+    """The fields among an op's outputs, which hold an empty tensor for each that was not requested."""
+    names = outputs.split(",")
+    return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in names})
 
 
 # ---------------------------------------------------------------- library ops
@@ -158,10 +100,11 @@ def _forward_op(
     softcap: float,
     num_columns: int,
     outputs: str,
-    inplace_backward: bool,
     backend: str,
+    group: str,
+    inplace_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    fields, row_state = _backend_for(backend, logits).forward(
+    fields, row_state = backend_for(backend, logits, group).forward(
         logits,
         targets,
         scalar_temperature if temperature is None else temperature,
@@ -169,12 +112,28 @@ def _forward_op(
         num_columns,
         outputs.split(","),
     )
-    absent = logits.new_empty(0, dtype=torch.float32)
-    shaped = [
-        fields[name].view(targets.shape + fields[name].shape[1:]) if name in fields else absent.clone()
+    return (*shaped_fields(fields, targets), row_state)
+
+
+def shaped_fields(fields: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """All fields in order, from flat ones, in the shape of the targets; empty where not requested."""
+    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs = (
+        fields[name].view(targets.shape + fields[name].shape[1:])
+        if name in fields
+        else torch.empty(0, dtype=torch.float32, device=targets.device)
         for name in FIELDS
-    ]
-    return (*shaped, row_state)
+    )
+    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs
+
+
+def fake_fields(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
+    """What `shaped_fields` returns, without values."""
+    requested = outputs.split(",")
+
+    def shape(name: str) -> tuple[int, ...]:
+        return (0,) if name not in requested else (*targets.shape, 2) if name == "top_probs" else tuple(targets.shape)
+
+    return tuple(like.new_empty(shape(name), dtype=torch.float32) for name in FIELDS)
 
 
 @_forward_op.register_fake
@@ -186,16 +145,12 @@ def _(
     softcap: float,
     num_columns: int,
     outputs: str,
-    inplace_backward: bool,
     backend: str,
+    group: str,
+    inplace_backward: bool,
 ) -> tuple[Tensor, ...]:
-    requested = outputs.split(",")
-
-    def shape(name: str) -> tuple[int, ...]:
-        return (0,) if name not in requested else (*targets.shape, 2) if name == "top_probs" else tuple(targets.shape)
-
-    shapes = [*(shape(name) for name in FIELDS), (STATE_ROWS, targets.numel())]
-    return tuple(logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    row_state = logits.new_empty((STATE_ROWS, targets.numel()), dtype=torch.float32)
+    return (*fake_fields(logits, targets, outputs), row_state)
 
 
 @torch.library.custom_op("rlif::token_stats_backward", mutates_args=())
@@ -209,11 +164,13 @@ def _backward_op(
     num_columns: int,
     row_state: Tensor,
     backend: str,
+    group: str,
 ) -> Tensor:
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
     _backward_into(
-        grad_logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend
-    )
+        grad_logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend,
+        group,
+    )  # fmt: skip
     return grad_logits
 
 
@@ -228,6 +185,7 @@ def _(
     num_columns: int,
     row_state: Tensor,
     backend: str,
+    group: str,
 ) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
@@ -243,9 +201,10 @@ def _backward_inplace_op(
     num_columns: int,
     row_state: Tensor,
     backend: str,
+    group: str,
 ) -> None:
     _backward_into(
-        logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend
+        logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend, group
     )
 
 
@@ -260,15 +219,11 @@ def _backward_into(
     num_columns: int,
     row_state: Tensor,
     backend: str,
+    group: str,
 ) -> None:
-    # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side.
-    differentiable = FIELDS[: len(grads)]
-    present = {
-        name: grad.contiguous().view(-1) for name, grad in zip(differentiable, grads, strict=True) if grad is not None
-    }
-    _backend_for(backend, logits).backward(
+    backend_for(backend, logits, group).backward(
         grad_logits,
-        present,
+        present_gradients(grads),
         logits,
         targets,
         scalar_temperature if temperature is None else temperature,
@@ -278,32 +233,47 @@ def _backward_into(
     )
 
 
+def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """The upstream gradients that there are, by field, flat."""
+    # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side.
+    named = zip(FIELDS[: len(grads)], grads, strict=True)
+    return {name: grad.contiguous().view(-1) for name, grad in named if grad is not None}
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, targets, temperature, *options, outputs, inplace_backward, backend = inputs
+    logits, targets, temperature, *options, outputs, backend, group, inplace_backward = inputs
     *fields, row_state = output
     ctx.save_for_backward(logits, targets, temperature, row_state)
+    mark_differentiable(ctx, outputs, fields, row_state)
+    ctx.options, ctx.inplace_backward, ctx.where = options, inplace_backward, (backend, group)
+
+
+def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *others: Tensor) -> None:
+    """Tell autograd which of an op's outputs carry a gradient: the requested fields, but for `top_probs`."""
     ctx.differentiable = [name for name in outputs.split(",") if name != "top_probs"]
     ctx.mark_non_differentiable(
-        row_state, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
+        *others, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
     )
     ctx.set_materialize_grads(False)
-    ctx.options, ctx.inplace_backward, ctx.backend = options, inplace_backward, backend
+
+
+def field_gradients(ctx: Any, grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
+    """The upstream gradients of the fields that are differentiable, in order."""
+    if torch.is_grad_enabled():
+        # Some of a second derivative would silently be missing.
+        raise RuntimeError(f"{op} has no second derivative: backward was called with create_graph=True")
+    # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
+    named = zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
+    return [grad if name in ctx.differentiable else None for name, grad in named]
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    if torch.is_grad_enabled():
-        # Some of a second derivative would silently be missing.
-        raise RuntimeError("token_stats has no second derivative: backward was called with create_graph=True")
-    no_grads = (None,) * 8  # of everything but the logits
-    # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
-    field_grads = [
-        grad if name in ctx.differentiable else None
-        for name, grad in zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
-    ]
+    no_grads = (None,) * 9  # of everything but the logits
+    field_grads = field_gradients(ctx, grads, "token_stats")
     if all(grad is None for grad in field_grads):
         return None, *no_grads
     logits, targets, temperature, row_state = ctx.saved_tensors
-    arguments = (field_grads, logits, targets, temperature, *ctx.options, row_state, ctx.backend)
+    arguments = (field_grads, logits, targets, temperature, *ctx.options, row_state, *ctx.where)
     if ctx.inplace_backward:
         _backward_inplace_op(*arguments)
         return logits, *no_grads

@@ -63,6 +63,71 @@ def _exact_gradient(x, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softc
 
 
 @triton.jit
+def store_zeros(p_grad, first, last, V, SMALL: tl.constexpr):
+    """The gradient of a masked row, columns [first, last)."""
+    o = tl.arange(0, SMALL)
+    zero = tl.zeros((SMALL,), p_grad.dtype.element_ty)
+    for start in range(first, last, SMALL):
+        tl.store(p_grad + start + o, zero, mask=start + o < V)
+
+
+@triton.jit
+def store_gradient(
+    p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, c_p, c_plogp, c_pp, c_1, c_y, softcap,
+    BLOCK: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr, Y: tl.constexpr, E: tl.constexpr, U: tl.constexpr,
+    Q: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the columns [first, last) of a row, in terms of the polynomial above; c_plogp goes with log2 p.
+
+    In place the loop overwrites the target's logit: where there is a term of the target's own (Y), every thread has
+    `x_y` before any thread stores.
+    """
+    o = tl.arange(0, BLOCK)
+    # Whatever needs a mask goes in smaller blocks: its predicates would take the registers of the main loop.
+    SMALL: tl.constexpr = BLOCK // 8
+    o_small = tl.arange(0, SMALL)
+    inv_temperature = scale * LN2
+    log2_s = log_s * LOG2E
+    if Y:
+        tl.debug_barrier()
+    if n < 0:
+        for start in range(first, last, SMALL):
+            m_row = start + o_small < V
+            x = tl.load(p_row + start + o_small, mask=m_row, other=-INFINITY).to(tl.float32)
+            g = _exact_gradient(x, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP)
+            tl.store(p_grad + start + o_small, g.to(p_grad.dtype.element_ty), mask=m_row)
+    else:
+        whole = last // BLOCK * BLOCK
+        for start in range(first, whole, BLOCK):
+            if WIDE:
+                p_in = tl.multiple_of(p_row + start, 16) + o
+                p_out = tl.multiple_of(p_grad + start, 16) + o
+            else:
+                p_in = p_row + start + o
+                p_out = p_grad + start + o
+            x = tl.load(p_in).to(tl.float32)
+            g = _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+            tl.store(p_out, g.to(p_grad.dtype.element_ty))
+        for start in range(whole, last, SMALL):
+            m_row = start + o_small < V
+            x = tl.load(p_row + start + o_small, mask=m_row, other=0.0).to(tl.float32)
+            g = _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+            tl.store(p_grad + start + o_small, g.to(p_grad.dtype.element_ty), mask=m_row)
+    if Y:
+        # The target's own term, outside the loop: there a comparison and a selection would cost each element.
+        if (target >= first) & (target < last):
+            if n < 0:
+                g = _exact_gradient(x_y, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP)
+            else:
+                g = _gradient(x_y, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+            if SOFTCAP:
+                c_y *= _cap_derivative(cap(x_y, softcap), softcap)
+            g += tl.where(x_y == -INFINITY, 0.0, c_y)
+            tl.debug_barrier()
+            tl.store(p_grad + target, g.to(p_grad.dtype.element_ty))
+
+
+@triton.jit
 def backward_kernel(
     grad_ptr, logits_ptr, offsets_ptr, targets_ptr, temperature_ptr, g_logprob_ptr, g_entropy_ptr,
     g_self_certainty_ptr, g_logsumexp_ptr, g_sum_sq_probs_ptr, state_ptr, grad_offsets_ptr, stride, grad_stride, N, V,
@@ -77,14 +142,8 @@ def backward_kernel(
     target = tl.load(targets_ptr + i_row)
     first = i_chunk * (TILES * BLOCK)
     last = tl.minimum(first + TILES * BLOCK, V)
-    o = tl.arange(0, BLOCK)
-    # Whatever needs a mask goes in smaller blocks: its predicates would take the registers of the main loop.
-    SMALL: tl.constexpr = BLOCK // 8
-    o_small = tl.arange(0, SMALL)
     if target == SKIPPED:
-        zero = tl.zeros((SMALL,), grad_ptr.dtype.element_ty)
-        for start in range(first, last, SMALL):
-            tl.store(p_grad + start + o_small, zero, mask=start + o_small < V)
+        store_zeros(p_grad, first, last, V, BLOCK // 8)
     else:
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
@@ -94,11 +153,13 @@ def backward_kernel(
         n = tl.load(state_ptr + 2 * N + i_row)
         # The upstream gradients folded into the coefficients of one polynomial in p and log p, temperature included.
         valid = (target >= 0) & (target < V)
-        g_y, c_plogp, c_pp, c_1 = 0.0, 0.0, 0.0, 0.0
+        c_y, c_plogp, c_pp, c_1, x_y = 0.0, 0.0, 0.0, 0.0, 0.0
         c_p = tl.where(valid, 0.0, float("nan"))
         if g_logprob_ptr is not None:
             g_y = tl.load(g_logprob_ptr + i_row)
             c_p -= g_y
+            c_y = g_y * inv_temperature
+            x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
         if g_entropy_ptr is not None:
             g_entropy = tl.load(g_entropy_ptr + i_row)
             c_p -= g_entropy * tl.load(state_ptr + 3 * N + i_row)
@@ -114,47 +175,11 @@ def backward_kernel(
             c_p -= g_sum_sq_probs * tl.load(state_ptr + 4 * N + i_row)
             c_pp = g_sum_sq_probs * inv_temperature
         c_p *= inv_temperature
-        log2_s = log_s * LOG2E
+        Y: tl.constexpr = g_logprob_ptr is not None
         E: tl.constexpr = g_entropy_ptr is not None
         U: tl.constexpr = g_self_certainty_ptr is not None
         Q: tl.constexpr = g_sum_sq_probs_ptr is not None
-        if g_logprob_ptr is not None:
-            # In place, the loop overwrites the target's logit: every thread has it before any thread stores.
-            x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
-            tl.debug_barrier()
-        if n < 0:
-            for start in range(first, last, SMALL):
-                m_row = start + o_small < V
-                x = tl.load(p_row + start + o_small, mask=m_row, other=-INFINITY).to(tl.float32)
-                g = _exact_gradient(x, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP)
-                tl.store(p_grad + start + o_small, g.to(grad_ptr.dtype.element_ty), mask=m_row)
-        else:
-            whole = last // BLOCK * BLOCK
-            for start in range(first, whole, BLOCK):
-                if WIDE:
-                    p_in = tl.multiple_of(p_row + start, 16) + o
-                    p_out = tl.multiple_of(p_grad + start, 16) + o
-                else:
-                    p_in = p_row + start + o
-                    p_out = p_grad + start + o
-                x = tl.load(p_in).to(tl.float32)
-                g = _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
-                tl.store(p_out, g.to(grad_ptr.dtype.element_ty))
-            for start in range(whole, last, SMALL):
-                m_row = start + o_small < V
-                x = tl.load(p_row + start + o_small, mask=m_row, other=0.0).to(tl.float32)
-                g = _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
-                tl.store(p_grad + start + o_small, g.to(grad_ptr.dtype.element_ty), mask=m_row)
-        if g_logprob_ptr is not None:
-            # The target's own term, outside the loop: there a comparison and a selection would cost each element.
-            if (target >= first) & (target < last):
-                if n < 0:
-                    g = _exact_gradient(x_y, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP)
-                else:
-                    g = _gradient(x_y, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
-                c_y = g_y * inv_temperature
-                if SOFTCAP:
-                    c_y *= _cap_derivative(cap(x_y, softcap), softcap)
-                g += tl.where(x_y == -INFINITY, 0.0, c_y)
-                tl.debug_barrier()
-                tl.store(p_grad + target, g.to(grad_ptr.dtype.element_ty))
+        store_gradient(
+            p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, c_p, c_plogp, c_pp, c_1, c_y, softcap,
+            BLOCK, WIDE, SOFTCAP, Y, E, U, Q,
+        )  # fmt: skip

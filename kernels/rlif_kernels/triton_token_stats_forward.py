@@ -226,19 +226,22 @@ def _difference(x, m):
 
 
 @triton.jit
-def _finish_row(
-    state, i_row, p_row, target, V, scale, softcap, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr,
-    sum_sq_probs_ptr, top_probs_ptr, state_ptr, N, LANES: tl.constexpr, SOFTCAP: tl.constexpr,
-    LOGPROB: tl.constexpr, W: tl.constexpr, T: tl.constexpr, LOGSUMEXP: tl.constexpr, Q: tl.constexpr,
-    TOP: tl.constexpr,
+def row_values(
+    state, p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.constexpr,
+    W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
-    """Reduce the lanes of a row and store its results, after a second, guarded look at a row that needs it."""
+    """The row's results from its lanes' state, after a second, guarded look at a row that needs it:
+
+    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first and second p; then what the backward starts from: m
+    (in units of log 2, of a guarded row a logit), log s, ±n (negative: guarded), the target's logit.
+    """
     m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second = _row_results(state, V, scale, LANES, W, T, Q, TOP)
     valid = (target >= 0) & (target < V)
     x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
+    x_capped = x_y
     if SOFTCAP:
-        x_y = cap(x_y, softcap)
-    d_y = tl.fma(x_y, scale, -m) * LN2
+        x_capped = cap(x_y, softcap)
+    d_y = tl.fma(x_capped, scale, -m) * LN2
     m_nats = m * LN2
     n = V * 1.0
     # Finite sums subtract to 0; infinities and NaN do not. log s is -inf where nothing but -inf was seen.
@@ -246,28 +249,55 @@ def _finish_row(
         m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, n = _exact_row(
             p_row, V, scale, softcap, LANES, SOFTCAP
         )
-        d_y = (x_y - m) * (scale * LN2)
+        d_y = (x_capped - m) * (scale * LN2)
         m_nats = m * (scale * LN2)
         n = -tl.maximum(n, 1.0)  # -0 would not look negative
-    entropy = log_s - mean_w
-    if LOGPROB:
-        tl.store(logprob_ptr + i_row, d_y - log_s)
-    if W:
-        tl.store(entropy_ptr + i_row, entropy)
-    if T:
-        tl.store(self_certainty_ptr + i_row, log_s_n - mean_d)
-    if LOGSUMEXP:
-        tl.store(logsumexp_ptr + i_row, m_nats + log_s)
-    if Q:
-        tl.store(sum_sq_probs_ptr + i_row, mean_q)
-    if TOP:
-        tl.store(top_probs_ptr + i_row * 2, first)
-        tl.store(top_probs_ptr + i_row * 2 + 1, second)
-    tl.store(state_ptr + i_row, m)
-    tl.store(state_ptr + N + i_row, log_s)
-    tl.store(state_ptr + 2 * N + i_row, n)
-    tl.store(state_ptr + 3 * N + i_row, entropy)
-    tl.store(state_ptr + 4 * N + i_row, mean_q)
+    return d_y - log_s, log_s - mean_w, log_s_n - mean_d, m_nats + log_s, mean_q, first, second, m, log_s, n, x_y
+
+
+@triton.jit
+def row_state(
+    p_row, p_partials, num_chunks, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr,
+    WIDE: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
+):  # fmt: skip
+    """The lanes' state of a whole row: of its chunks in order, from the logits, or from partials if there are any."""
+    o_lane = tl.arange(0, LANES)
+    # Which parts of the state (m, s, w, t, q, x1, x2, n) the requested fields need: a bit each.
+    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | T << 7
+    state = _empty_state(LANES)
+    for i_chunk in range(0, num_chunks):
+        if p_partials is None:
+            chunk = _chunk_state(p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP)
+        else:
+            p = p_partials + i_chunk * (8 * LANES) + o_lane
+            chunk = (
+                _load_used(p, 0, USED, LANES), _load_used(p, 1, USED, LANES), _load_used(p, 2, USED, LANES),
+                _load_used(p, 3, USED, LANES), _load_used(p, 4, USED, LANES), _load_used(p, 5, USED, LANES),
+                _load_used(p, 6, USED, LANES), _load_used(p, 7, USED, LANES),
+            )  # fmt: skip
+        state = _merge(state, chunk, W, T, Q, TOP)
+    return state
+
+
+@triton.jit
+def store_chunk_state(
+    p_row, p_partials, i_chunk, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr,
+    WIDE: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
+):  # fmt: skip
+    """One chunk of a row, to partials."""
+    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | T << 7
+    state = _chunk_state(p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP)
+    p = p_partials + i_chunk * (8 * LANES) + tl.arange(0, LANES)
+    for i in tl.static_range(8):
+        if USED >> i & 1:
+            tl.store(p + i * LANES, state[i])
+
+
+@triton.jit
+def _load_used(p, i: tl.constexpr, USED: tl.constexpr, LANES: tl.constexpr):
+    if USED >> i & 1:
+        return tl.load(p + i * LANES)
+    return tl.zeros((LANES,), tl.float32)
 
 
 @triton.jit
@@ -289,41 +319,35 @@ def forward_kernel(
         p_row = row_pointer(logits_ptr, offsets_ptr, stride, i_row)
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
-        o_lane = tl.arange(0, LANES)
         p_partials = partials_ptr
-        # Which parts of the state (m, s, w, t, q, x1, x2, n) the requested fields need: a bit each.
-        USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | T << 7
-        if STAGE != "row":
-            p_partials += (i_row * num_chunks + i_chunk) * (8 * LANES)
+        if partials_ptr is not None:
+            p_partials += i_row * num_chunks * (8 * LANES)
         if STAGE == "chunk":
-            state = _chunk_state(p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP)
-            for i in tl.static_range(8):
-                if USED >> i & 1:
-                    tl.store(p_partials + i * LANES + o_lane, state[i])
+            store_chunk_state(
+                p_row, p_partials, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP
+            )
         else:
-            state = _empty_state(LANES)
-            for i_chunk in range(0, num_chunks):
-                if STAGE == "row":
-                    chunk = _chunk_state(
-                        p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP
-                    )
-                else:
-                    p = p_partials + i_chunk * (8 * LANES) + o_lane
-                    chunk = (
-                        _load_used(p, 0, USED, LANES), _load_used(p, 1, USED, LANES), _load_used(p, 2, USED, LANES),
-                        _load_used(p, 3, USED, LANES), _load_used(p, 4, USED, LANES), _load_used(p, 5, USED, LANES),
-                        _load_used(p, 6, USED, LANES), _load_used(p, 7, USED, LANES),
-                    )  # fmt: skip
-                state = _merge(state, chunk, W, T, Q, TOP)
-            _finish_row(
-                state, i_row, p_row, target, V, scale, softcap, logprob_ptr, entropy_ptr, self_certainty_ptr,
-                logsumexp_ptr, sum_sq_probs_ptr, top_probs_ptr, state_ptr, N, LANES, SOFTCAP, LOGPROB, W, T, LOGSUMEXP,
-                Q, TOP,
-            )  # fmt: skip
-
-
-@triton.jit
-def _load_used(p, i: tl.constexpr, USED: tl.constexpr, LANES: tl.constexpr):
-    if USED >> i & 1:
-        return tl.load(p + i * LANES)
-    return tl.zeros((LANES,), tl.float32)
+            state = row_state(
+                p_row, p_partials, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP
+            )
+            logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first, second, m, log_s, n, _ = row_values(
+                state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, Q, TOP
+            )
+            if LOGPROB:
+                tl.store(logprob_ptr + i_row, logprob)
+            if W:
+                tl.store(entropy_ptr + i_row, entropy)
+            if T:
+                tl.store(self_certainty_ptr + i_row, self_certainty)
+            if LOGSUMEXP:
+                tl.store(logsumexp_ptr + i_row, logsumexp)
+            if Q:
+                tl.store(sum_sq_probs_ptr + i_row, sum_sq_probs)
+            if TOP:
+                tl.store(top_probs_ptr + i_row * 2, first)
+                tl.store(top_probs_ptr + i_row * 2 + 1, second)
+            tl.store(state_ptr + i_row, m)
+            tl.store(state_ptr + N + i_row, log_s)
+            tl.store(state_ptr + 2 * N + i_row, n)
+            tl.store(state_ptr + 3 * N + i_row, entropy)
+            tl.store(state_ptr + 4 * N + i_row, sum_sq_probs)

@@ -14,62 +14,72 @@ numbers per row are combined in float64, where lse_r of shifted logits loses not
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rlif_kernels.reference import check_targets, check_temperatures
-from rlif_kernels.stats import FIELDS, IGNORE_INDEX, STATE_ROWS
+from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS
+from rlif_kernels.vocab_slices import INVALID, NOT_OWNED, backward_slice, slice_targets
 
 
-class VocabParallelTokenStats(torch.autograd.Function):
-    """The fields of `TokenStats`, in order, of logits of which this rank holds one slice."""
+def own_slice(
+    targets: Tensor,
+    temperature: float | Tensor,
+    num_columns: int,
+    vocab_size: int | None,
+    group: dist.ProcessGroup,
+) -> tuple[Tensor, int, int]:
+    """What of the whole rows falls to this rank, which holds `num_columns` of their columns.
 
-    @staticmethod
+    Returns:
+        targets as `vocab_slices.slice_targets` gives them, the number of this rank's columns within `vocab_size`, and
+        the number of columns that the largest slice has.
+    """
+    if targets.device.type == "cpu":
+        check_temperatures(temperature, targets != IGNORE_INDEX)  # here on every rank alike, so that none waits
+    sizes = _all_gather(torch.tensor([num_columns], device=targets.device), group)[:, 0].tolist()
+    total, offset = sum(sizes), sum(sizes[: dist.get_rank(group)])
+    if vocab_size is not None:
+        if not 1 <= vocab_size <= total:
+            raise ValueError(f"vocab_size is {vocab_size}; expected 1 to {total}, the columns of all slices")
+        num_columns = min(max(vocab_size - offset, 0), num_columns)
+        total = vocab_size
+    if targets.device.type == "cpu":
+        check_targets(targets, targets != IGNORE_INDEX, total)
+    return slice_targets(targets, offset, num_columns, total), num_columns, max(sizes)
+
+
+class VocabParallel:
+    """A backend for rows of which each rank holds a slice: another backend for the slice, and one exchange per forward.
+
+    Targets are those of `own_slice`. The row state is that of the whole rows, relative to the slice's own maximum, so
+    that the other backend's backward continues from it.
+    """
+
+    def __init__(self, backend: ModuleType, group: dist.ProcessGroup) -> None:
+        self.backend, self.group = backend, group
+
     def forward(
-        ctx: Any,
+        self,
         logits: Tensor,
         targets: Tensor,
         temperature: float | Tensor,
         softcap: float,
-        vocab_size: int | None,
+        num_columns: int,
         outputs: Sequence[str],
-        inplace_backward: bool,
-        backend: ModuleType,
-        group: dist.ProcessGroup,
-    ) -> tuple[Tensor | None, ...]:
-        if logits.device.type == "cpu":
-            check_temperatures(temperature, targets != IGNORE_INDEX)  # here on every rank alike, so that none waits
-        sizes = _all_gather(torch.tensor([logits.shape[-1]], device=logits.device), group)[:, 0]
-        ends = sizes.cumsum(0)
-        offset = (ends - sizes)[dist.get_rank(group)]
-        num_columns = logits.shape[-1]
-        if vocab_size is not None:  # a number on the host decides what is read: worth a synchronisation
-            if not 1 <= vocab_size <= int(ends[-1]):
-                raise ValueError(
-                    f"vocab_size is {vocab_size}; expected 1 to {int(ends[-1])}, the columns of all slices"
-                )
-            num_columns = min(max(vocab_size - int(offset), 0), num_columns)
-        total = ends[-1] if vocab_size is None else vocab_size
-        active = targets != IGNORE_INDEX
-        if logits.device.type == "cpu":
-            check_targets(targets, active, int(total))
-        own_targets = targets - offset
-        owner = active & (own_targets >= 0) & (own_targets < num_columns)
-        own_targets = own_targets.where(owner, 0).masked_fill(~active, IGNORE_INDEX)
-        out_of_range = (active & ((targets < 0) | (targets >= total))).view(-1)
-        active, owner = active.view(-1), owner.view(-1)
-
-        own, row_state = _slice_numbers(backend, logits, own_targets, temperature, softcap, num_columns, outputs, owner)
-        parts = _all_gather(own, group)
-        combined = _combine(parts, outputs)
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        flat = targets.view(-1)
+        active, owner = flat != IGNORE_INDEX, flat >= 0
+        readable = targets.masked_fill((targets == NOT_OWNED) | (targets == INVALID), 0)
+        own, row_state = _slice_numbers(
+            self.backend, logits, readable, temperature, softcap, num_columns, outputs, owner
+        )
+        combined = _combine(_all_gather(own, self.group), outputs)
         if "logprob" in combined:
-            combined["logprob"] = combined["logprob"].masked_fill(out_of_range, torch.nan)
+            combined["logprob"] = combined["logprob"].masked_fill(flat == INVALID, torch.nan)
 
-        # The state of a row relative to this rank's own maximum, so that the ordinary backward continues from it.
         own_max = own[_ROWS.index("m")]
         row_state[1] = (combined["logsumexp"] - own_max).float()
         guarded = (row_state[2] < 0) | (own_max == -torch.inf)
@@ -77,50 +87,29 @@ class VocabParallelTokenStats(torch.autograd.Function):
         for row, name in ((3, "entropy"), (4, "sum_sq_probs")):
             if name in combined:
                 row_state[row] = combined[name].float()
-        ctx.save_for_backward(logits, own_targets, temperature if isinstance(temperature, Tensor) else None, row_state)
-        ctx.temperature = temperature if not isinstance(temperature, Tensor) else None
-        ctx.owner, ctx.out_of_range = owner, out_of_range
-        ctx.softcap, ctx.num_columns, ctx.inplace, ctx.backend = softcap, num_columns, inplace_backward, backend
-        ctx.set_materialize_grads(False)
-        fields: list[Tensor | None] = []
-        for name in FIELDS:
-            if name not in outputs:
-                fields.append(None)
-                continue
+        fields = {}
+        for name in outputs:
             value = combined[name].float()
-            value = value.where(active if value.ndim == 1 else active[:, None], 0)
-            fields.append(value.view(targets.shape + value.shape[1:]))
-        ctx.mark_non_differentiable(*(field for field in fields[-1:] if field is not None))
-        return tuple(fields)
+            fields[name] = value.where(active if value.ndim == 1 else active[:, None], 0)
+        return fields, row_state
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, targets, temperature, row_state = ctx.saved_tensors
-        named = zip(FIELDS[:-1], grads[:-1], strict=True)
-        upstream = {name: grad.contiguous().view(-1) for name, grad in named if grad is not None}
-        if "logprob" in upstream:
-            # -p_j on every rank, 1[j=y] on the owner's: elsewhere the gradient of logprob is that of -logsumexp.
-            g_y = upstream["logprob"].masked_fill(ctx.out_of_range, torch.nan)
-            upstream["logprob"] = g_y * ctx.owner
-            upstream["logsumexp"] = upstream.get("logsumexp", 0) - g_y * ~ctx.owner
-        grad_logits = logits if ctx.inplace else torch.empty_like(logits, memory_format=torch.contiguous_format)
-        if ctx.num_columns == 0:
-            grad_logits.zero_()
-        else:
-            ctx.backend.backward(
-                grad_logits,
-                upstream,
-                logits,
-                targets,
-                ctx.temperature if temperature is None else temperature,
-                ctx.softcap,
-                ctx.num_columns,
-                row_state,
-            )
-        if ctx.inplace:
-            torch.autograd.graph.increment_version(logits)
-        return grad_logits, *(None,) * 8
+    def backward(
+        self,
+        grad_logits: Tensor,
+        grads: dict[str, Tensor],
+        logits: Tensor,
+        targets: Tensor,
+        temperature: float | Tensor,
+        softcap: float,
+        num_columns: int,
+        row_state: Tensor,
+    ) -> None:
+        backward_slice(self.backend, grad_logits, grads, logits, targets, temperature, softcap, num_columns, row_state)
+
+    def sum_over_slices(self, value: Tensor) -> Tensor:
+        """Add up, in place, what each rank's columns contribute: the gradient of hidden states that all ranks share."""
+        dist.all_reduce(value, group=self.group)
+        return value
 
 
 # What a rank shares about each row of its slice.

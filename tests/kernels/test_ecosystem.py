@@ -46,7 +46,7 @@ def test_the_reference_agrees_with_torch_distributions():
 def test_opcheck_passes(backend):
     logits, targets = inputs()
     for outputs in ("logprob,entropy,self_certainty", ",".join(FIELDS)):
-        arguments = (logits, targets, None, 0.7, 0.0, 60, outputs, False, backend)
+        arguments = (logits, targets, None, 0.7, 0.0, 60, outputs, backend, "", False)
         torch.library.opcheck(torch.ops.rlif.token_stats, (arguments[0], targets.clamp(max=59), *arguments[2:]))
 
 

@@ -1,0 +1,289 @@
+"""`linear_grpo_loss`: the policy loss from hidden states and the head, with three matrix products instead of four.
+
+A tile of whole rows of logits is multiplied, turned into the gradient of the loss in place, and multiplied into the
+gradients of the hidden states and of the weight before the next tile takes its memory. Autograd would need the logits
+once more, or all of them at a time.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlif_kernels import linear_head
+from rlif_kernels.arguments import RowArguments, check_head, check_tile_bytes, row_arguments
+from rlif_kernels.backends import backend_for
+from rlif_kernels.grpo_loss import fake_outputs, loss_of_rows, op_outputs, returned, scale_, terms_of_fields
+from rlif_kernels.linear_head import DEFAULT_TILE_BYTES, HeadGradients, HeadRows
+from rlif_kernels.linear_token_stats import absent_as_empty, autocast, fake_gradients
+from rlif_kernels.loss_arguments import LossArguments, loss_arguments
+from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms
+from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def linear_grpo_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    advantages: Tensor,
+    old_logprob: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    vocab_size: int | None = None,
+    softcap: float | None = None,
+    loss_type: str = "dapo",
+    epsilon_low: float = 0.2,
+    epsilon_high: float | None = None,
+    delta: float | None = None,
+    beta: float = 0.0,
+    importance_sampling_level: str = "token",
+    entropy_coef: float = 0.0,
+    self_certainty_coef: float = 0.0,
+    num_items_in_batch: int | Tensor | None = None,
+    max_completion_length: int | None = None,
+    loss_scale: float = 1.0,
+    outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
+    tile_bytes: int = DEFAULT_TILE_BYTES,
+    group: "ProcessGroup | None" = None,
+    backend: str | None = None,
+) -> GRPOLoss:
+    """`grpo_loss` of ``hidden @ weight.T + bias``, with one tile of the logits in memory and three matrix products.
+
+    The gradients of hidden, weight and bias are computed with the loss. Tokens whose gradient is 0 (masked; without an
+    advantage and without another term) take part in no product but the first, masked ones in none.
+
+    Args:
+        hidden, weight, bias, tile_bytes: as in `linear_token_stats`. Beyond the tile, a half-precision weight whose
+            gradient several tiles add to has that gradient in float32 until it is complete.
+
+    The other arguments, and the result, are those of `grpo_loss`. Two passes, four products, are needed where the ratio
+    is that of a sequence and `old_logprob` is given, and for half-precision weights in several tiles on devices whose
+    products cannot add up in float32 (CPUs).
+
+    Raises:
+        ValueError, TypeError, IndexError: as `grpo_loss` and `linear_token_stats` do.
+        RuntimeError: on a second derivative, or on a second backward.
+    """
+    check_head(hidden, weight, bias)
+    hidden, weight, bias = autocast(hidden, weight, bias)
+    check_tile_bytes(tile_bytes)
+    rows, largest_slice = row_arguments(
+        hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group
+    )
+    rows, loss = loss_arguments(
+        rows, advantages, old_logprob, ref_logprob, loss_type, epsilon_low, epsilon_high, delta, beta,
+        importance_sampling_level, entropy_coef, self_certainty_coef, num_items_in_batch, max_completion_length,
+        loss_scale,
+    )  # fmt: skip
+    values = _Function.apply(hidden, weight, bias, rows, loss, tile_bytes, largest_slice, torch.is_grad_enabled())
+    return returned(values, outputs, ref_logprob)
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: RowArguments,
+        loss: LossArguments,
+        tile_bytes: int,
+        largest_slice: int,
+        grad_enabled: bool,
+    ) -> tuple[Tensor, ...]:
+        needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]
+        *values, d_hidden, d_weight, d_bias = _forward_op(
+            hidden.detach(),
+            weight.detach(),
+            None if bias is None else bias.detach(),
+            *rows,
+            *loss,
+            tile_bytes,
+            largest_slice,
+            needs,
+        )
+        ctx.needs = needs
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.mark_non_differentiable(*values[1:])
+        ctx.set_materialize_grads(False)
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("linear_grpo_loss has no second derivative: backward was called with create_graph=True")
+        gradients: list[Tensor | None] = [None, None, None]
+        if grad_loss is not None:
+            for index, gradient in enumerate(ctx.saved_tensors):
+                if ctx.needs[index]:
+                    scale_(gradient, grad_loss)
+                    gradients[index] = gradient
+        return *gradients, None, None, None, None, None
+
+
+@torch.library.custom_op("rlif::linear_grpo_loss", mutates_args=())
+def _forward_op(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    outputs: str,
+    backend: str,
+    group: str,
+    loss_rows: Sequence[Tensor | None],
+    options: Sequence[float],
+    sequence_length: int,
+    tile_bytes: int,
+    largest_slice: int,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tau = scalar_temperature if temperature is None else temperature
+    linear_head.check_values(targets, tau, num_columns, group)
+    arguments = (
+        hidden, weight, bias, targets, tau, softcap, num_columns, outputs.split(","),
+        backend_for(backend, hidden, group), LossRows(*loss_rows), LossOptions(*options),  # type: ignore[arg-type]
+        sequence_length, tile_bytes, largest_slice, (needs[0], needs[1], needs[2]),
+    )  # fmt: skip
+    with linear_head.no_autocast(hidden):
+        fields, terms, gradients = _in_one_pass(*arguments)
+    return (*op_outputs(fields, terms, targets), *absent_as_empty(gradients, hidden))
+
+
+@_forward_op.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    outputs: str,
+    backend: str,
+    group: str,
+    loss_rows: Sequence[Tensor | None],
+    options: Sequence[float],
+    sequence_length: int,
+    tile_bytes: int,
+    largest_slice: int,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    return (*fake_outputs(hidden, targets, outputs, loss_rows), *fake_gradients(hidden, weight, bias, needs))
+
+
+def _in_one_pass(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    outputs: Sequence[str],
+    backend: Any,
+    loss_rows: LossRows,
+    options: LossOptions,
+    sequence_length: int,
+    tile_bytes: int,
+    largest_slice: int,
+    needs: tuple[bool, bool, bool],
+) -> tuple[dict[str, Tensor], TokenTerms, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Tile by tile: logits, loss, gradient of the logits in their place, gradients of hidden states and weight."""
+    targets_flat = targets.view(-1)
+    order, num_learning = _learning_first(targets_flat, loss_rows, options, any(needs))
+    rows = HeadRows(hidden, order)
+    sizes = linear_head.row_tile_sizes(rows, largest_slice, hidden.element_size(), tile_bytes)
+    per_tile = max(sizes, default=1)
+    learning = [min(per_tile, num_learning - start) for start in range(0, num_learning, per_tile)]
+    several = needs[1] and len(learning) > 1 and not linear_head.sums_products_in_float32(hidden)
+    if any(needs) and (sequence_length or several):
+        return _in_two_passes(
+            rows, weight, bias, targets, temperature, softcap, num_columns, outputs, backend, loss_rows, options,
+            sequence_length, tile_bytes, sizes, needs,
+        )  # fmt: skip
+    rest = [min(per_tile, rows.count - start) for start in range(num_learning, rows.count, per_tile)]
+    head, head_bias = weight[:num_columns], None if bias is None else bias[:num_columns]
+    gradients = HeadGradients(rows, weight, bias, num_columns, needs, num_learning)
+    num_rows = targets.numel()
+    # By name, of all rows; what no tile writes is a masked row's.
+    results = {name: hidden.new_zeros(num_rows, dtype=torch.float32) for name in (*outputs, "loss", "kl", "clipped")}
+    taken_targets, taken_loss = rows.select(targets_flat), loss_rows.map(rows.select)
+    taken_temperature = rows.select(temperature) if isinstance(temperature, Tensor) else temperature
+    buffer = weight.new_empty(per_tile * num_columns)
+    for index, tile in enumerate(linear_head.tiles([*learning, *rest])):
+        x = rows.take(tile)
+        logits = linear_head.logits_tile(x, head, head_bias, buffer)
+        learns = index < len(learning)
+        tau = taken_temperature[tile] if isinstance(taken_temperature, Tensor) else taken_temperature
+        fields, terms = loss_of_rows(
+            backend, logits if learns else None, logits, taken_targets[tile], tau, softcap, num_columns, outputs,
+            taken_loss.map(operator.itemgetter(tile)), options,
+        )  # fmt: skip
+        for name, value in (*fields.items(), ("loss", terms.loss), ("kl", terms.kl), ("clipped", terms.clipped)):
+            if value is not None:
+                rows.put(results[name], tile, value.to(torch.float32))
+        if learns:
+            gradients.add_rows(tile, logits, x)
+    terms = TokenTerms(
+        results["loss"], None if loss_rows.ref_logprob is None else results["kl"], results["clipped"].bool(), {}
+    )
+    return {name: results[name] for name in outputs}, terms, gradients.finish(backend)
+
+
+def _in_two_passes(
+    rows: HeadRows,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    outputs: Sequence[str],
+    backend: Any,
+    loss_rows: LossRows,
+    options: LossOptions,
+    sequence_length: int,
+    tile_bytes: int,
+    sizes: Sequence[int],
+    needs: tuple[bool, bool, bool],
+) -> tuple[dict[str, Tensor], TokenTerms, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """All statistics first, then the gradients from logits computed again."""
+    head, head_bias = weight[:num_columns], None if bias is None else bias[:num_columns]
+    fields, row_state = linear_head.forward(
+        rows, head, head_bias, targets, temperature, softcap, outputs, backend, sizes
+    )
+    terms = terms_of_fields(fields, targets.view(-1), loss_rows, options, sequence_length)
+    gradients = linear_head.backward(
+        rows, weight, bias, targets, temperature, softcap, num_columns, terms.grads, row_state, backend, tile_bytes,
+        needs,
+    )  # fmt: skip
+    return fields, terms, gradients
+
+
+def _learning_first(targets: Tensor, rows: LossRows, options: LossOptions, learns: bool) -> tuple[Tensor | None, int]:
+    """The rows not masked, those with a gradient first (None for all as they are), and how many these are."""
+    active = targets != IGNORE_INDEX
+    if not learns:
+        order = linear_head.active_rows(targets)
+        return order, 0
+    has_gradient = active
+    if not (options.beta or options.entropy_coef or options.self_certainty_coef):
+        has_gradient = active & (rows.advantage * rows.weight != 0)
+    learning, rest = has_gradient.nonzero()[:, 0], (active & ~has_gradient).nonzero()[:, 0]
+    if len(learning) == len(targets):
+        return None, len(targets)
+    return torch.cat([learning, rest]), len(learning)

@@ -1,0 +1,318 @@
+"""The head's matrix products, tile by tile: no more of the logits exists at a time than one tile.
+
+A forward walks over tiles of whole rows, because a row's statistics fold over all of its columns; an ordinary backend
+then serves each tile. A backward that knows the rows' statistics walks over tiles of columns of all rows instead: there
+each column's gradient of the weight is one product, rounded once, and what must be summed over tiles is the gradient of
+the hidden states, which is the smaller of the two by far.
+
+The shape of a tile follows from `tile_bytes` alone: as many rows of V logits (columns of N) as it holds, in the dtype
+of the hidden states, in equal parts and multiples of 128 where it holds that many, for the sake of the matrix product.
+Masked rows take part in nothing: the others are gathered tile by tile.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.reference import check_targets, check_temperatures
+from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS
+from rlif_kernels.vocab_slices import backward_slice, slice_targets
+
+if TYPE_CHECKING:
+    from rlif_kernels.vocab_parallel import VocabParallel
+
+DEFAULT_TILE_BYTES = 512 << 20
+# Matrix products run best on whole blocks of their kernels.
+PRODUCT_BLOCK = 128
+# Columns to cast at a time: 8192 rows of them take 32 MiB.
+CAST_BLOCK = 1024
+
+
+def tile_sizes(total: int, bytes_each: int, tile_bytes: int) -> list[int]:
+    """How many rows (or columns) of `bytes_each` bytes each tile takes: equal parts of `total`, each at least 1."""
+    most = max(1, tile_bytes // bytes_each)
+    if most > PRODUCT_BLOCK:
+        most = most // PRODUCT_BLOCK * PRODUCT_BLOCK
+    parts = math.ceil(total / most)
+    each = math.ceil(total / parts) if parts else 0
+    if each < most:
+        each = min(most, math.ceil(each / PRODUCT_BLOCK) * PRODUCT_BLOCK)
+    return [min(each, total - start) for start in range(0, total, each)] if total else []
+
+
+class HeadRows:
+    """The rows of hidden states (..., H) that are not masked, in an order of one's choice, taken tile by tile."""
+
+    def __init__(self, hidden: Tensor, rows: Tensor | None) -> None:
+        """`rows` are the flat numbers of the rows to take, or None for all."""
+        self.hidden = hidden
+        self.matrix = _as_matrix(hidden)
+        if rows is None and self.matrix is None:
+            rows = torch.arange(hidden.shape[:-1].numel(), device=hidden.device)
+        self.rows = rows
+        self.count = hidden.shape[:-1].numel() if rows is None else len(rows)
+
+    @property
+    def gathered(self) -> bool:
+        return self.rows is not None
+
+    def take(self, tile: slice) -> Tensor:
+        """(tile, H) hidden states: a view where nothing lies between the rows, else a copy."""
+        if self.rows is None:
+            assert self.matrix is not None
+            return self.matrix[tile]
+        rows = self.rows[tile]
+        if self.matrix is not None:
+            return self.matrix[rows]
+        return self.hidden[torch.unravel_index(rows, self.hidden.shape[:-1])]
+
+    def select(self, per_row: Tensor) -> Tensor:
+        """What belongs to the rows, of a tensor with one entry for each row of all, flat."""
+        flat = per_row.reshape(-1)
+        return flat if self.rows is None else flat[self.rows]
+
+    def put(self, out: Tensor, tile: slice, value: Tensor) -> None:
+        """Write a tile's values into the last dimension of `out` (…, N), at the rows' places."""
+        out[..., tile if self.rows is None else self.rows[tile]] = value
+
+
+def active_rows(targets: Tensor) -> Tensor | None:
+    """The flat numbers of the rows that are not masked; None if all are. Costs a GPU a synchronisation."""
+    rows = (targets.view(-1) != IGNORE_INDEX).nonzero()[:, 0]
+    return None if len(rows) == targets.numel() else rows
+
+
+def row_tile_sizes(rows: HeadRows, largest_slice: int, itemsize: int, tile_bytes: int) -> list[int]:
+    """How many rows each tile of a forward takes; the same on every rank, whatever its share of the vocabulary."""
+    # Gathered rows take part with their hidden states, and with the gradient of these.
+    gathered = 2 * rows.hidden.shape[-1] if rows.gathered else 0
+    return tile_sizes(rows.count, (largest_slice + gathered) * itemsize, tile_bytes)
+
+
+def no_autocast(like: Tensor) -> torch.autocast:
+    """The dtypes were settled before: nothing is to be cast within."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def check_values(targets: Tensor, temperature: float | Tensor, num_columns: int, group: str) -> None:
+    """On a CPU, refuse what a backend would refuse, while positions are still those of the caller."""
+    if targets.device.type == "cpu" and not group:  # of a group, `own_slice` did it
+        check_targets(targets, targets != IGNORE_INDEX, num_columns)
+        check_temperatures(temperature, targets != IGNORE_INDEX)
+
+
+def tiles(sizes: Sequence[int], start: int = 0) -> Iterator[slice]:
+    for size in sizes:
+        yield slice(start, start + size)
+        start += size
+
+
+def logits_tile(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
+    """(rows, columns) logits, ``hidden @ weight.T + bias``, in the front of the flat buffer."""
+    tile = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
+    if bias is None:
+        return torch.mm(hidden, weight.T, out=tile)
+    return torch.addmm(bias, hidden, weight.T, out=tile)
+
+
+def forward(
+    rows: HeadRows,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    outputs: Sequence[str],
+    backend: "ModuleType | VocabParallel",
+    sizes: Sequence[int],
+    kept: Tensor | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The fields and the row state, as a backend's forward gives them, of all rows; 0 in those not taken.
+
+    Args:
+        weight, bias: of the columns to read.
+        targets, temperature: of all rows.
+        sizes: how many rows each tile takes.
+        kept: (at least rows.count, V) to hold all logits for the backward; None to go on with one tile.
+    """
+    num_rows = targets.numel()
+    state = weight.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
+    fields = {name: state.new_zeros((2, num_rows) if name == "top_probs" else num_rows) for name in outputs}
+    taken_targets = rows.select(targets)
+    taken_temperature = rows.select(temperature) if isinstance(temperature, Tensor) else temperature
+    buffer = weight.new_empty(max(sizes, default=0) * len(weight)) if kept is None else None
+    for tile in tiles(sizes):
+        if kept is not None:
+            buffer = kept[tile].view(-1)
+        assert buffer is not None
+        logits = logits_tile(rows.take(tile), weight, bias, buffer)
+        tau = taken_temperature[tile] if isinstance(taken_temperature, Tensor) else taken_temperature
+        tile_fields, tile_state = backend.forward(logits, taken_targets[tile], tau, softcap, len(weight), outputs)
+        rows.put(state, tile, tile_state)
+        for name, value in tile_fields.items():
+            rows.put(fields[name], tile, value.T if name == "top_probs" else value)
+    return {name: value.T if name == "top_probs" else value for name, value in fields.items()}, state
+
+
+def backward(
+    rows: HeadRows,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    grads: dict[str, Tensor],
+    row_state: Tensor,
+    backend: "ModuleType | VocabParallel",
+    tile_bytes: int,
+    needs: tuple[bool, bool, bool],
+    kept: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of hidden states, weight and bias; None for those that `needs` leaves out.
+
+    Args:
+        weight, bias: whole; the columns from `num_columns` on get gradient 0.
+        targets, temperature, grads, row_state: of all rows.
+        kept: the logits of the rows taken, which the gradient overwrites; None to compute them again.
+    """
+    gradients = HeadGradients(rows, weight, bias, num_columns, needs)
+    # Tiles of a rank's columns are slices of the whole vocabulary as well: neither needs an exchange.
+    slices: ModuleType = backend.backend if is_sharded(backend) else backend  # type: ignore[assignment, union-attr]
+    taken = rows.select(targets)
+    if not is_sharded(backend):
+        taken = slice_targets(taken, 0, num_columns, num_columns)
+    tau = rows.select(temperature) if isinstance(temperature, Tensor) else temperature
+    state = row_state if rows.rows is None else row_state[:, rows.rows]
+    grads = {name: rows.select(grad) for name, grad in grads.items()}
+    if kept is not None:
+        sizes = [num_columns]
+    else:
+        sizes = tile_sizes(num_columns, rows.count * weight.element_size(), tile_bytes) if rows.count else []
+    buffer = weight.new_empty(rows.count * max(sizes, default=0)) if kept is None else kept.view(-1)
+    hidden = rows.take(slice(0, rows.count))
+    for columns in tiles(sizes):
+        tile_bias = None if bias is None else bias[columns]
+        if kept is None:
+            logits = logits_tile(hidden, weight[columns], tile_bias, buffer)
+        else:
+            logits = buffer[: rows.count * num_columns].view(rows.count, num_columns)
+        own = slice_targets(taken, columns.start, columns.stop - columns.start)
+        backward_slice(slices, logits, grads, logits, own, tau, softcap, logits.shape[1], state)
+        gradients.add_columns(columns, logits, hidden, last=columns.stop == num_columns)
+    return gradients.finish(backend)
+
+
+def is_sharded(backend: "ModuleType | VocabParallel") -> bool:
+    return not isinstance(backend, ModuleType)
+
+
+class HeadGradients:
+    """The gradients of hidden states, weight and bias, gathered from tiles of the gradient of the logits.
+
+    Half-precision gradients that several tiles add to are summed in float32 and rounded once.
+    """
+
+    def __init__(
+        self,
+        rows: HeadRows,
+        weight: Tensor,
+        bias: Tensor | None,
+        num_columns: int,
+        needs: tuple[bool, bool, bool],
+        num_gradient_rows: int | None = None,
+    ) -> None:
+        self.rows, self.weight, self.num_columns = rows, weight, num_columns
+        self.num_rows = rows.count if num_gradient_rows is None else num_gradient_rows
+        needs_hidden, needs_weight, needs_bias = needs
+        self.hidden = torch.zeros_like(rows.hidden, memory_format=torch.contiguous_format) if needs_hidden else None
+        self.weight_sum: Tensor | None = None
+        self.hidden_sum: Tensor | None = None
+        self.bias_sum: Tensor | None = None
+        self.d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
+        if self.d_weight is not None and (num_columns < len(weight) or self.num_rows == 0):
+            self.d_weight[0 if self.num_rows == 0 else num_columns :] = 0
+        if needs_bias and bias is not None:
+            self.bias_sum = weight.new_zeros(len(weight), dtype=torch.float32)
+
+    def add_columns(self, columns: slice, d_logits: Tensor, hidden: Tensor, last: bool) -> None:
+        """Take the gradient of some columns' logits, of all rows (`hidden`)."""
+        if self.d_weight is not None:
+            torch.mm(d_logits.T, hidden, out=self.d_weight[columns])
+        if self.bias_sum is not None:
+            self.bias_sum[columns] = d_logits.sum(0, dtype=torch.float32)
+        if self.hidden is not None:
+            weight = self.weight[columns]
+            if self.hidden_sum is None and last:  # the only tile
+                self._put_hidden(slice(0, len(hidden)), d_logits @ weight)
+            elif self.hidden_sum is None:
+                self.hidden_sum = _product_in_float32(None, d_logits, weight)
+            else:
+                _product_in_float32(self.hidden_sum, d_logits, weight)
+                if last:
+                    self._put_hidden(slice(0, len(hidden)), self.hidden_sum)
+
+    def add_rows(self, tile: slice, d_logits: Tensor, hidden: Tensor) -> None:
+        """Take the gradient of some rows' logits, all columns."""
+        if self.hidden is not None:
+            self._put_hidden(tile, d_logits @ self.weight[: self.num_columns])
+        if self.bias_sum is not None:
+            self.bias_sum[: self.num_columns] += d_logits.sum(0, dtype=torch.float32)
+        if self.d_weight is not None:
+            only = tile.start == 0 and tile.stop == self.num_rows
+            own = self.d_weight[: self.num_columns]
+            if only or (self.d_weight.dtype == torch.float32 and tile.start == 0):
+                torch.mm(d_logits.T, hidden, out=own)
+            elif self.d_weight.dtype == torch.float32:
+                own.addmm_(d_logits.T, hidden)
+            else:
+                self.weight_sum = _product_in_float32(self.weight_sum, d_logits.T, hidden)
+                if tile.stop == self.num_rows:
+                    own.copy_(self.weight_sum)
+                    self.weight_sum = None
+
+    def finish(self, backend: "ModuleType | VocabParallel") -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        hidden = self.hidden
+        if hidden is not None and is_sharded(backend):
+            hidden = backend.sum_over_slices(hidden)  # type: ignore[union-attr]
+        bias = None if self.bias_sum is None else self.bias_sum.to(self.weight.dtype)
+        return hidden, self.d_weight, bias
+
+    def _put_hidden(self, tile: slice, value: Tensor) -> None:
+        assert self.hidden is not None
+        matrix = self.hidden.view(-1, self.hidden.shape[-1])
+        matrix[tile if self.rows.rows is None else self.rows.rows[tile]] = value.to(matrix.dtype)
+
+
+def sums_products_in_float32(like: Tensor) -> bool:
+    """Whether products of such matrices can be added up in float32 at their own speed."""
+    return like.dtype == torch.float32 or (like.device.type == "cuda" and torch.version.hip is None)
+
+
+def _product_in_float32(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """``total + left @ right`` in float32, in place; None starts at 0."""
+    if left.dtype == torch.float32:
+        return left @ right if total is None else total.addmm_(left, right)
+    if sums_products_in_float32(left):
+        if total is None:
+            return torch.mm(left, right, out_dtype=torch.float32)
+        return torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+    # Elsewhere a product comes rounded to the dtype of its factors, too early: cast these, block by block.
+    if total is None:
+        total = left.new_zeros((len(left), right.shape[1]), dtype=torch.float32)
+    for start in range(0, len(right), CAST_BLOCK):
+        block = slice(start, start + CAST_BLOCK)
+        total.addmm_(left[:, block].float(), right[block].float())
+    return total
+
+
+def _as_matrix(hidden: Tensor) -> Tensor | None:
+    """(..., H) as (N, H) without a copy, or None where the strides do not allow it."""
+    try:
+        return hidden.view(-1, hidden.shape[-1])
+    except RuntimeError:
+        return None

@@ -1,0 +1,161 @@
+"""The loss of GRPO and its kin, token by token: what a token adds to the loss, and the derivative, in closed form.
+
+The derivative needs nothing but the token's own statistics, which is why the fused losses can write the gradient of a
+row's logits while the row is still at hand. With A the advantage, r = exp(logprob - old_logprob) the ratio, d =
+ref_logprob - logprob, and w, v the token's weights in the loss and in the means of the two terms:
+
+    loss = w (-min(min(r, delta) A, clamp(r, 1 - epsilon_low, 1 + epsilon_high) A) + beta (exp(d) - d - 1))
+           - v (entropy_coef entropy + self_certainty_coef self_certainty)
+
+    d loss / d logprob        = w (-A r [not clipped] + beta (1 - exp(d)))
+    d loss / d entropy        = -v entropy_coef
+    d loss / d self_certainty = -v self_certainty_coef
+
+Sources: GRPO arXiv 2402.03300; DAPO's token mean and asymmetric clip 2503.14476; Dr. GRPO 2503.20783; the two-sided
+clip (delta) 2505.07291; the sequence-level ratio, GSPO, 2507.18071. Names and normalisations are TRL's GRPOConfig's.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
+
+
+class GRPOLoss(NamedTuple):
+    """The loss, which carries the gradient, and what is worth logging about each token, detached.
+
+    All but `loss` are shaped like the targets, 0 (False) in masked rows, and None where not requested.
+    """
+
+    loss: Tensor
+    """() float32."""
+    logprob: Tensor | None = None
+    """Log-probability of the target, float32, nats."""
+    entropy: Tensor | None = None
+    """float32, nats."""
+    self_certainty: Tensor | None = None
+    """KL(Uniform ‖ p), float32, nats."""
+    kl: Tensor | None = None
+    """Estimate "k3" of KL(policy ‖ reference), float32, nats; None without `ref_logprob`."""
+    clipped: Tensor | None = None
+    """bool: the ratio lies beyond its clip range on the side that the advantage pushes it to."""
+
+
+class LossOptions(NamedTuple):
+    """The numbers that the loss is told, the same for every token."""
+
+    epsilon_low: float
+    epsilon_high: float
+    delta: float
+    """Infinite where the ratio has no upper bound of its own."""
+    beta: float
+    entropy_coef: float
+    self_certainty_coef: float
+
+
+class LossRows(NamedTuple):
+    """What each token brings along, (N,) float32 each."""
+
+    advantage: Tensor
+    weight: Tensor
+    """Of the token in the loss; 0 where it is masked."""
+    mean_weight: Tensor
+    """Of the token in a mean over all tokens."""
+    old_logprob: Tensor | None
+    """None on-policy: the ratio is 1."""
+    ref_logprob: Tensor | None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "LossRows":
+        """Apply a function to each tensor that there is."""
+        old, ref = (None if value is None else function(value) for value in (self.old_logprob, self.ref_logprob))
+        return LossRows(function(self.advantage), function(self.weight), function(self.mean_weight), old, ref)
+
+
+class TokenTerms(NamedTuple):
+    """What each token adds to the loss, its k3 and clip flag, and the derivative by field of `TokenStats`."""
+
+    loss: Tensor
+    kl: Tensor | None
+    clipped: Tensor
+    grads: dict[str, Tensor]
+
+
+def token_weights(
+    active: Tensor,
+    loss_type: str,
+    num_items_in_batch: int | Tensor | None,
+    max_completion_length: int | None,
+    loss_scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The weight of each token of (..., T) in the loss and in the mean over tokens, float32; 0 where not active.
+
+    A loss of type "grpo" is the mean over sequences of the mean over a sequence's tokens, "bnpo" the mean over tokens,
+    "dapo" their sum divided by `num_items_in_batch`, "dr_grpo" their sum divided by the number of sequences and by
+    `max_completion_length`.
+    """
+    counted = active.float()
+    num_tokens: float | Tensor = counted.sum().clamp(min=1)
+    num_sequences = max(1, active[..., 0].numel()) if active.shape[-1] else 1
+    if loss_type == "grpo":
+        weight = counted / counted.sum(-1, keepdim=True).clamp(min=1) * (loss_scale / num_sequences)
+    elif loss_type == "dr_grpo":
+        weight = counted * (loss_scale / (num_sequences * (max_completion_length or max(1, active.shape[-1]))))
+    else:
+        weight = counted / num_tokens * loss_scale
+    if num_items_in_batch is not None:
+        num_tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=active.device).clamp(min=1)
+    mean_weight = counted / num_tokens * loss_scale
+    return (mean_weight if loss_type == "dapo" else weight), mean_weight
+
+
+def token_terms(
+    logprob: Tensor,
+    entropy: Tensor | None,
+    self_certainty: Tensor | None,
+    *,
+    rows: LossRows,
+    options: LossOptions,
+    active: Tensor | None = None,
+) -> TokenTerms:
+    """The loss and its derivative from the statistics of each token, (N,) or (sequences, T).
+
+    Args:
+        logprob: float32; `entropy` and `self_certainty` alike, needed where their coefficient is not 0.
+        rows: shaped like `logprob`.
+        options: the numbers of the loss.
+        active: (sequences, T) bool if the ratio is that of a sequence, the geometric mean of its tokens'; else None.
+    """
+    advantage, weight = rows.advantage, rows.weight
+    # On-policy the ratio is exactly 1, but NaN where the log-probability is NaN.
+    log_ratio = logprob - (logprob if rows.old_logprob is None else rows.old_logprob)
+    if active is not None:
+        lengths = active.sum(-1, keepdim=True).clamp(min=1)
+        log_ratio = (log_ratio.where(active, 0).sum(-1, keepdim=True) / lengths).expand_as(logprob)
+    ratio = log_ratio.exp()
+    low, high = 1 - options.epsilon_low, 1 + options.epsilon_high
+    capped, in_range = ratio.clamp(max=options.delta) * advantage, ratio.clamp(low, high) * advantage
+    # Where both are equal, either the ratio is in range or the advantage is 0: both give the same derivative.
+    flows = torch.where(capped <= in_range, ratio <= options.delta, (ratio >= low) & (ratio <= high))
+    loss = -torch.minimum(capped, in_range)
+    slope = -(advantage * ratio).where(flows | ratio.isnan(), 0)
+    clipped = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
+    kl = None
+    if rows.ref_logprob is not None:
+        difference = rows.ref_logprob - logprob
+        growth = torch.expm1(difference)
+        kl = growth - difference
+        if options.beta:
+            loss = loss + options.beta * kl
+            slope = slope - options.beta * growth
+    loss, grads = weight * loss, {"logprob": weight * slope}
+    for name, value in (("entropy", entropy), ("self_certainty", self_certainty)):
+        coefficient = getattr(options, f"{name}_coef")
+        if coefficient:
+            assert value is not None
+            loss = loss - coefficient * rows.mean_weight * value
+            grads[name] = -coefficient * rows.mean_weight
+    return TokenTerms(loss, kl, clipped, grads)

@@ -1,0 +1,61 @@
+"""The gradient of a slice of the vocabulary, given what its whole rows came to.
+
+A row's statistics depend on all of its columns; once they are known, the gradient of any slice of the columns follows
+from them and from the slice's own logits alone. So the gradient can be computed tile by tile (`linear_head`) and rank
+by rank (`vocab_parallel`), with the ordinary backends: of logprob = z_y - lse, only the slice that holds y gets the
+gradient of z_y, every slice gets that of -lse.
+
+Within a slice, a target is the column in it, or IGNORE_INDEX for a row to skip, or one of the two codes below.
+"""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.stats import IGNORE_INDEX
+
+NOT_OWNED = -101  # the target's column lies in another slice
+INVALID = -102  # the target lies in none: the row's log-probability and gradient are NaN
+
+
+def slice_targets(targets: Tensor, first: int | Tensor, size: int, total: int | Tensor | None = None) -> Tensor:
+    """Targets of rows as targets within the columns ``[first, first + size)``; codes stay.
+
+    With `total`, the number of columns of all slices, whatever lies outside becomes INVALID.
+    """
+    shifted = targets - first
+    own = shifted.where((shifted >= 0) & (shifted < size), NOT_OWNED)
+    coded = (targets == IGNORE_INDEX) | (targets == NOT_OWNED) | (targets == INVALID)
+    if total is not None:
+        coded = targets == IGNORE_INDEX
+        own = own.masked_fill((targets < 0) | (targets >= total), INVALID)
+    return torch.where(coded, targets, own)
+
+
+def backward_slice(
+    backend: ModuleType,
+    grad_logits: Tensor,
+    grads: dict[str, Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    row_state: Tensor,
+) -> None:
+    """`backend.backward` of a slice: `targets` are those of `slice_targets`, the rest belongs to the whole rows."""
+    if num_columns == 0:
+        grad_logits.zero_()
+        return
+    flat = targets.view(-1)
+    owned = flat >= 0
+    if "logprob" in grads:
+        g_y = grads["logprob"].masked_fill(flat == INVALID, torch.nan)
+        g_lse = g_y.masked_fill(owned, 0)
+        grads = grads | {
+            "logprob": g_y.masked_fill(~owned, 0),
+            "logsumexp": grads["logsumexp"] - g_lse if "logsumexp" in grads else -g_lse,
+        }
+    readable = targets.masked_fill((targets == NOT_OWNED) | (targets == INVALID), 0)
+    backend.backward(grad_logits, grads, logits, readable, temperature, softcap, num_columns, row_state)
