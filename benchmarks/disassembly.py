@@ -29,10 +29,16 @@ class Counts:
     store_bytes: int | None = None  # None as well where the loop stores nothing
 
 
-def count_compiled(name: str, target: str, compiled: Any, per_thread: int | None) -> Counts:
-    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn."""
+def count_compiled(
+    name: str, target: str, compiled: Any, per_thread: int | None, itemsize: int, stores: bool | None = None
+) -> Counts:
+    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn, or more if unrolled.
+
+    A kernel that reads its row twice has two such loops: `stores` says which of them to count, the one that writes or
+    the one that does not.
+    """
     if target.startswith("gfx"):
-        return count_amd(name, target, compiled.asm["amdgcn"], per_thread)
+        return count_amd(name, target, compiled.asm["amdgcn"], per_thread, itemsize, stores)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
@@ -46,8 +52,9 @@ def count_compiled(name: str, target: str, compiled: Any, per_thread: int | None
         return Counts(name, target, registers, spills)
     jumps = [(re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text), address) for address, text in instructions]
     loops = [(int(jump[1], 16), address) for jump, address in jumps if jump and int(jump[1], 16) < address]
-    loop = main_loop(instructions, loops, "MUFU")
+    loop = main_loop(instructions, loops, "MUFU", "STG", stores)
     names = Counter(opcode(text) for text in loop)
+    per_thread *= unrolled(sum(access_widths(loop, "LDG")), per_thread * itemsize, loop)
     return Counts(
         name,
         target,
@@ -57,12 +64,14 @@ def count_compiled(name: str, target: str, compiled: Any, per_thread: int | None
         names["MUFU"] / per_thread,
         names["BAR"],
         names["SHFL"],
-        access_bytes(loop, "LDG"),
-        access_bytes(loop, "STG"),
+        narrowest(access_widths(loop, "LDG"), loop),
+        narrowest(access_widths(loop, "STG"), loop),
     )
 
 
-def count_amd(name: str, target: str, assembly: str, per_thread: int | None) -> Counts:
+def count_amd(
+    name: str, target: str, assembly: str, per_thread: int | None, itemsize: int, stores: bool | None
+) -> Counts:
     """`count_compiled` from AMD's assembly. `per_thread` is for warps of 32 threads: a wavefront has 64.
 
     Scalar instructions, which issue beside the vector unit's, are not counted.
@@ -82,13 +91,16 @@ def count_amd(name: str, target: str, assembly: str, per_thread: int | None) -> 
         for number, line in instructions
         if line.startswith(("s_cbranch", "s_branch")) and labels.get(line.split()[1], number) < number
     ]
-    loop = main_loop(instructions, backward_jumps, "v_exp_f32")
+    loop = main_loop(instructions, backward_jumps, "v_exp_f32", "_store_", stores)
     count = Counter(re.sub(r"_(e32|e64|sdwa|dpp)$", "", line.split()[0]) for line in loop)
     widths = {"dwordx4": 16, "dwordx2": 8, "dword": 4, "ushort": 2, "short": 2}
     access = {
-        kind: [widths.get(op.rsplit("_", 1)[1], 2) for op in count if re.match(rf"(global|buffer)_{kind}_", op)]
+        kind: [
+            widths.get(op.rsplit("_", 1)[1], 2) for op in count.elements() if re.match(rf"(global|buffer)_{kind}_", op)
+        ]
         for kind in ("load", "store")
     }
+    per_thread *= unrolled(2 * sum(access["load"]), per_thread * itemsize, loop)
     return Counts(
         name,
         target,
@@ -108,11 +120,16 @@ def opcode(text: str) -> str:
 
 
 def main_loop(
-    instructions: list[tuple[int, str]], backward_jumps: list[tuple[int, int]], exponential: str
+    instructions: list[tuple[int, str]],
+    backward_jumps: list[tuple[int, int]],
+    exponential: str,
+    store: str,
+    stores: bool | None,
 ) -> list[str]:
     """The innermost loop with the most exponentials: the others are tails, masks and rare rows.
 
-    `instructions` are (address, text), `backward_jumps` the (first, last) address of each loop.
+    `instructions` are (address, text), `backward_jumps` the (first, last) address of each loop; `stores` leaves only
+    the loops that store something, or those that do not.
     """
     innermost = [
         (first, last)
@@ -123,17 +140,23 @@ def main_loop(
         texts = [text.strip() for _, text in instructions]
         return texts[: min(texts.index(end) for end in ("EXIT", "s_endpgm") if end in texts) + 1]
     bodies = [[text for at, text in instructions if first <= at <= last] for first, last in innermost]
+    bodies = [body for body in bodies if stores is None or any(store in text for text in body) == stores]
     return max(bodies, key=lambda body: sum(exponential in text for text in body))
 
 
-def access_bytes(loop: list[str], name: str) -> int | None:
-    """The narrowest global access of that kind in a loop of SASS, in bytes."""
+def unrolled(loaded: int, expected: int, loop: list[str]) -> int:
+    """How many turns the compiler made one of: bytes that a loop loads over those of one turn. 1 without a loop."""
+    return 1 if {"EXIT", "s_endpgm"} & set(loop) else max(1, round(loaded / expected))
+
+
+def access_widths(loop: list[str], name: str) -> list[int]:
+    """The width in bytes of each global access of that kind in a loop of SASS."""
     widths = []
     for text in loop:
         if opcode(text) == name:
             suffix = re.search(r"\.(128|64|U16|U8|S16|S8)\b", text.removeprefix("@").split(name, 1)[1].split()[0])
             widths.append({"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}[suffix[1]] if suffix else 4)
-    return narrowest(widths, loop)
+    return widths
 
 
 def narrowest(widths: list[int], loop: list[str]) -> int | None:

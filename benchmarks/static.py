@@ -27,10 +27,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.disassembly import Counts, count_compiled
-from rlif_kernels import triton_token_stats as launcher
+from rlif_kernels import triton_backend as launcher
+from rlif_kernels.policy_loss import LossOptions
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
-from rlif_kernels.triton_token_stats_backward import backward_kernel
-from rlif_kernels.triton_token_stats_forward import forward_kernel
+from rlif_kernels.triton_backward import backward_kernel
+from rlif_kernels.triton_forward import forward_kernel
+from rlif_kernels.triton_grpo import grpo_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -64,17 +66,19 @@ GPUS = {
 class Kernel:
     """One compilation of a kernel, as the launcher would ask for it."""
 
-    name: str  # forward, chunk, fold, backward
+    name: str  # forward, chunk, fold, backward, or of the fused loss: grpo statistics, grpo gradient
     dtype: torch.dtype
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     wide: bool = True
     softcap: bool = False
+    num_columns: int = 151936  # decides how many threads share a row of the fused loss
 
     def __str__(self) -> str:
         notes = [TRITON_DTYPES[self.dtype]]
         notes += ["all fields"] if self.outputs == FIELDS else []
         notes += [] if self.wide else ["unaligned"]
         notes += ["softcap"] if self.softcap else []
+        notes += ["short rows"] if self.num_columns < 151936 else []
         return f"{self.name} ({', '.join(notes)})"
 
 
@@ -89,7 +93,21 @@ def kernels() -> list[Kernel]:
         *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
         *(Kernel(name, bf16, outputs=FIELDS) for name in names),
         *(Kernel(name, bf16, softcap=True) for name in ("forward", "backward")),
+        *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
+        *(Kernel(name, bf16, num_columns=32000) for name in GRPO_LOOPS),
     ]
+
+
+# The fused loss is one kernel with two main loops.
+GRPO_LOOPS = ("grpo statistics", "grpo gradient")
+# All terms of the loss, so that the gradient loop has all that it can have.
+GRPO_OPTIONS = LossOptions(0.2, 0.28, 4.0, 0.04, 0.01, 0.01)
+
+
+def grpo_constants(kernel: Kernel) -> dict[str, int]:
+    return launcher.grpo_constants(
+        kernel.dtype, kernel.num_columns, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, kernel.softcap
+    )
 
 
 def compile_kernel(kernel: Kernel, target: str) -> Any:
@@ -100,6 +118,9 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         constants = launcher.backward_constants(kernel.dtype, kernel.wide, kernel.softcap)
         absent["grad_offsets_ptr"] = None
         absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
+    elif kernel.name in GRPO_LOOPS:
+        function, constants = grpo_kernel, grpo_constants(kernel)
+        absent["grad_offsets_ptr"] = None
     else:
         function = forward_kernel
         constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
@@ -112,8 +133,9 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         "logits_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "grad_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "targets_ptr": "*i64",
-        "scale": "fp32",
-        "softcap": "fp32",
+        "clipped_ptr": "*i8",
+        **dict.fromkeys(("scale", "softcap", "low", "high", "delta", "beta"), "fp32"),
+        **dict.fromkeys(("entropy_coef", "self_certainty_coef"), "fp32"),
     }
     signature = {
         name: "constexpr" if name in fixed else types.get(name, "*fp32" if name.endswith("_ptr") else "i32")
@@ -126,7 +148,12 @@ def elements_per_thread(kernel: Kernel) -> int:
     """Elements that one thread takes in one turn of the main loop."""
     if kernel.name == "backward":
         return launcher.BACKWARD_BLOCK_BYTES // kernel.dtype.itemsize // (32 * launcher.BACKWARD_WARPS)
-    constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
+    if kernel.name in GRPO_LOOPS:
+        constants = grpo_constants(kernel)
+        if kernel.name == "grpo gradient":
+            return constants["BLOCK"] // (32 * constants["num_warps"])
+    else:
+        constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
     return constants["LANES"] * constants["K"] // (32 * constants["num_warps"])
 
 
@@ -134,7 +161,10 @@ def count(kernel: Kernel, target: str) -> Counts:
     """Compile and count one of our kernels."""
     # The loop of "fold" runs over chunks, not over elements: nothing to count per element.
     per_thread = None if kernel.name == "fold" else elements_per_thread(kernel)
-    return count_compiled(str(kernel), target, compile_kernel(kernel, target), per_thread)
+    stores = kernel.name == "grpo gradient" if kernel.name in GRPO_LOOPS else None
+    return count_compiled(
+        str(kernel), target, compile_kernel(kernel, target), per_thread, kernel.dtype.itemsize, stores
+    )
 
 
 def count_trl(target: str) -> list[Counts]:
@@ -167,7 +197,7 @@ def count_trl(target: str) -> list[Counts]:
         }
         source = ASTSource(function, signature, fixed, aligned)
         compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": 4})
-        counts.append(count_compiled(f"TRL {version} {name} (bf16)", target, compiled, module._BLOCK_SIZE // 128))
+        counts.append(count_compiled(f"TRL {version} {name} (bf16)", target, compiled, module._BLOCK_SIZE // 128, 2))
     return counts
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from rlif_kernels import cpu_token_stats, torch_token_stats
+from rlif_kernels import cpu_backend, torch_backend
 
 if TYPE_CHECKING:
     from rlif_kernels.vocab_parallel import VocabParallel
@@ -50,19 +50,19 @@ def backend_for(name: str, logits: Tensor, group: str = "") -> "ModuleType | Voc
 def _for_one_process(name: str, logits: Tensor) -> ModuleType:
     if name == "auto":
         on_gpu = logits.device.type in ("cuda", "xpu")
-        name = "triton" if on_gpu else "cpu" if cpu_token_stats.serves(logits) else "torch"
+        name = "triton" if on_gpu else "cpu" if cpu_backend.serves(logits) else "torch"
     if name == "torch":
-        return torch_token_stats
+        return torch_backend
     if name == "cpu":
-        if not cpu_token_stats.serves(logits):
+        if not cpu_backend.serves(logits):
             raise ValueError(
                 f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected float32 or bfloat16 on a '
                 "CPU, and a C compiler to be there"
             )
-        return cpu_token_stats
+        return cpu_backend
     try:
         # Imported on first use only: `import rlif_kernels` must work where Triton is not installed.
-        from rlif_kernels import triton_token_stats
+        from rlif_kernels import triton_backend
     except ImportError as error:
         raise ImportError('backend="triton" needs the triton package, which could not be imported') from error
-    return triton_token_stats
+    return triton_backend

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("cpu_token_stats.c")
+SOURCE = Path(__file__).with_name("cpu_backend.c")
 # No -ffast-math: the edge values are infinities and NaN.
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
 # Tried in turn: Clang on Arm knows the machine's processor by the second name only.

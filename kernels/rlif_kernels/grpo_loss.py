@@ -333,7 +333,7 @@ def scale_(tensor: Tensor, factor: Tensor) -> None:
             tensor.mul_(factor)
         return
     try:
-        from rlif_kernels.triton_grpo_loss import scale_unless_one
+        from rlif_kernels.triton_backend import scale_unless_one
     except ImportError:
         tensor.mul_(factor)
     else:

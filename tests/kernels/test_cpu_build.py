@@ -8,8 +8,8 @@ import pytest
 
 PROGRAM = """
 import torch
-from rlif_kernels import cpu_token_stats, token_stats
-print(cpu_token_stats.library() is not None, float(token_stats(torch.zeros(1, 8), torch.tensor([3])).entropy))
+from rlif_kernels import cpu_backend, token_stats
+print(cpu_backend.library() is not None, float(token_stats(torch.zeros(1, 8), torch.tensor([3])).entropy))
 """
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from comparison import DEVICE, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import cpu_token_stats, reference, token_stats
+from rlif_kernels import cpu_backend, reference, token_stats
 from rlif_kernels.stats import FIELDS
 
 
@@ -177,7 +177,7 @@ def test_the_default_dtype_changes_nothing(dtype, backend):
         assert torch.equal(value, other)
 
 
-@pytest.mark.skipif(cpu_token_stats.library() is None, reason="no C compiler")
+@pytest.mark.skipif(cpu_backend.library() is None, reason="no C compiler")
 def test_a_forked_process_computes_too():
     # As a DataLoader's workers do, after the parent has started its threads.
     program = """

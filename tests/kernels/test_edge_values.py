@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comparison import DEVICE, check_against_reference, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import cpu_token_stats, reference, token_stats
+from rlif_kernels import cpu_backend, reference, token_stats
 from rlif_kernels.stats import FIELDS
 
 ON_CPU = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU answers with NaN instead, to avoid a synchronisation")
@@ -14,7 +14,7 @@ ON_CPU = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU answers with NaN inst
 
 @pytest.fixture(params=["reference", "torch", "cpu", "triton"])
 def compute(request):
-    if request.param == "cpu" and (DEVICE != "cpu" or cpu_token_stats.library() is None):
+    if request.param == "cpu" and (DEVICE != "cpu" or cpu_backend.library() is None):
         pytest.skip("needs tensors on a CPU, and a C compiler")
 
     def run(logits, targets, **options):

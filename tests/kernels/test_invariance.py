@@ -67,7 +67,7 @@ def test_masked_neighbours_change_no_bit(backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("special", [None, -torch.inf, torch.nan])
 def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, special, monkeypatch):
-    from rlif_kernels import triton_token_stats
+    from rlif_kernels import triton_backend
 
     logits = (3 * torch.randn(3, num_columns, device=DEVICE)).to(dtype)
     targets = random_targets(logits)
@@ -75,7 +75,7 @@ def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, specia
         logits[1, 77] = special
     results = []
     for split_below in (0, 10**9):
-        monkeypatch.setattr(triton_token_stats, "SPLIT_BELOW_ROWS", split_below)
+        monkeypatch.setattr(triton_backend, "SPLIT_BELOW_ROWS", split_below)
         results.append([value.nan_to_num(12345.0) for value in bits(logits, targets, "triton")])
     assert_same_bits(*results)
 

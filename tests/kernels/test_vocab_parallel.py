@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from comparison import assert_gradients_match, assert_values_match, upstream_gradients, weighted_sum
-from rlif_kernels import cpu_token_stats, reference, token_stats
+from rlif_kernels import cpu_backend, reference, token_stats
 from rlif_kernels.stats import FIELDS
 
 SLICES = {2: (53, 48), 3: (40, 1, 60)}
@@ -50,7 +50,7 @@ def run_rank(rank: int, world_size: int, store: str) -> None:
     logits, targets = whole_rows()
     start = sum(SLICES[world_size][:rank])
     columns = slice(start, start + SLICES[world_size][rank])
-    for backend in ("torch", "triton", *(["cpu"] if cpu_token_stats.library() else [])):
+    for backend in ("torch", "triton", *(["cpu"] if cpu_backend.library() else [])):
         for name, case in CASES.items():
             options = {"outputs": FIELDS, **case}
             ids = targets % 41 if "vocab_size" in case else targets

@@ -1,4 +1,4 @@
-"""The C backend of `token_stats` on the CPU: `cpu_token_stats.c`, called from one Python thread per torch thread.
+"""The C backend, on the CPU: `cpu_backend.c`, called from one Python thread per torch thread.
 
 ctypes releases the interpreter's lock during a call, and each row belongs to one thread.
 """
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.cpu_build import library
+from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
 from rlif_kernels.reference import check_targets, check_temperatures
 from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS, row_coefficients, row_offsets
-from rlif_kernels.torch_token_stats import row_maximum as row_maximum  # the two leave the same row state
+from rlif_kernels.torch_backend import row_maximum as row_maximum  # the two leave the same row state
 
 # Below this many elements a second thread costs more than it saves: about 20 microseconds of work.
 MIN_ELEMENTS_PER_THREAD = 1 << 15
@@ -26,7 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 class _Call(ctypes.Structure):
-    """`Call` of cpu_token_stats.c, field by field."""
+    """`Call` of cpu_backend.c, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("logits", "offsets", "targets", "temperatures")),
@@ -36,6 +37,8 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("logprob", "entropy", "self_certainty", "logsumexp")),
         *((name, ctypes.c_void_p) for name in ("sum_sq_probs", "top_probs", "state")),
         *((name, ctypes.c_void_p) for name in ("grad", "grad_offsets", "c_p", "c_plogp", "c_pp", "c_1", "c_y")),
+        *((name, ctypes.c_void_p) for name in (*LossRows._fields, "loss", "kl", "clipped")),
+        *((name, ctypes.c_double) for name in ("low", "high", "delta", "beta", "entropy_coef", "self_certainty_coef")),
     )
 
 
@@ -73,14 +76,46 @@ def backward(
     row_state: Tensor,
 ) -> None:
     """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
+    _expect_gradient(grad_logits, logits, num_columns)
+    coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, temperature).items()}
+    tensors = coefficients | {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": row_state}
+    _run("rlif_backward", logits, targets, temperature, softcap, num_columns, tensors)
+
+
+def grpo(
+    grad_logits: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    outputs: Sequence[str],
+    rows: LossRows,
+    options: LossOptions,
+) -> tuple[dict[str, Tensor], TokenTerms]:
+    """The statistics and the loss of each row, and its gradient; `grad_logits` may be the logits themselves."""
+    check_targets(targets, targets != IGNORE_INDEX, num_columns)
+    check_temperatures(temperature, targets != IGNORE_INDEX)
+    _expect_gradient(grad_logits, logits, num_columns)
+    num_rows = targets.numel()
+    state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
+    results = {name: state.new_zeros(num_rows) for name in (*outputs, "loss", "kl")}
+    results["clipped"] = state.new_zeros(num_rows, dtype=torch.bool)
+    given = {name: value for name, value in rows._asdict().items() if value is not None}
+    tensors = {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": state, **results, **given}
+    numbers = {"low": 1 - options.epsilon_low, "high": 1 + options.epsilon_high}
+    numbers |= {name: getattr(options, name) for name in ("delta", "beta", "entropy_coef", "self_certainty_coef")}
+    _run("rlif_grpo", logits, targets, temperature, softcap, num_columns, tensors, numbers)
+    kl = None if rows.ref_logprob is None else results["kl"]
+    return {name: results[name] for name in outputs}, TokenTerms(results["loss"], kl, results["clipped"], {})
+
+
+def _expect_gradient(grad_logits: Tensor, logits: Tensor, num_columns: int) -> None:
     kernels = library()
     assert kernels is not None
     if grad_logits.data_ptr() != logits.data_ptr():
         kernels.rlif_expect_writes(ctypes.c_void_p(grad_logits.data_ptr()), ctypes.c_int64(grad_logits.nbytes))
     grad_logits[..., num_columns:] = 0
-    coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, temperature).items()}
-    tensors = coefficients | {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": row_state}
-    _run("rlif_backward", logits, targets, temperature, softcap, num_columns, tensors)
 
 
 def _run(
@@ -91,6 +126,7 @@ def _run(
     softcap: float,
     num_columns: int,
     tensors: dict[str, Tensor],
+    numbers: dict[str, float] | None = None,
 ) -> None:
     tensors = tensors | {"logits": logits, "offsets": row_offsets(logits), "targets": targets}
     call = _Call(columns=num_columns, rows=targets.numel(), bfloat16=logits.dtype == torch.bfloat16, softcap=softcap)
@@ -98,6 +134,8 @@ def _run(
         tensors["temperatures"] = temperature
     else:
         call.temperature = temperature
+    for name, number in (numbers or {}).items():
+        setattr(call, name, number)
     for name, tensor in tensors.items():
         setattr(call, name, tensor.data_ptr())
     kernel = getattr(library(), function)

@@ -1,6 +1,6 @@
-"""The Triton backend of `token_stats`: how its kernels are launched.
+"""The Triton backend: how its kernels are launched.
 
-`triton_token_stats_forward` and `triton_token_stats_backward` hold the kernels, `triton_blocks` what they share.
+`triton_forward`, `triton_backward` and `triton_grpo` hold the kernels, `triton_blocks` what they share.
 """
 
 import itertools
@@ -11,10 +11,12 @@ import torch
 import triton
 from torch import Tensor
 
-from rlif_kernels.stats import FIELDS, STATE_ROWS, row_offsets
+from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms, token_terms
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, STATE_ROWS, row_offsets
+from rlif_kernels.triton_backward import backward_kernel
 from rlif_kernels.triton_blocks import LOG2E
-from rlif_kernels.triton_token_stats_backward import backward_kernel
-from rlif_kernels.triton_token_stats_forward import forward_kernel
+from rlif_kernels.triton_forward import forward_kernel
+from rlif_kernels.triton_grpo import grpo_kernel, scale_kernel
 
 # LANES and warps: 512 lanes on 128 threads give each thread four independent 16-byte loads, enough in flight at the
 #   occupancy that their registers leave; LANES also fixes the bits of a result, so it does not vary with the shape.
@@ -32,6 +34,13 @@ BACKWARD_WARPS = 4
 # Programs that fill a large GPU (132 SMs x 4). With fewer rows than that, long rows are split into chunks, whose
 #   partial states take 16 KB for each 64 KB of logits until they are folded.
 SPLIT_BELOW_ROWS = 528
+# A row of `grpo_loss` is read twice, the second time from L2 if the rows under way fit there: at most this share of it.
+#   Of long rows that leaves one or two for each multiprocessor (132 rows of 151936 bfloat16 logits are 40 MB, an H200's
+#   L2 has 50), which then need more threads and more loads each to keep the memory busy. Predicted, not yet measured.
+L2_SHARE = 0.8
+LONG_ROW_BYTES = 64 << 10
+LONG_ROW_WARPS = 16
+SCALE_BLOCK = 8192
 # Column numbers and row numbers times five are 32-bit in the kernels (offsets of rows are 64-bit).
 MAX_COLUMNS, MAX_ROWS = 2**31 - 2**18, 2**31 // 8
 
@@ -67,6 +76,36 @@ def backward_constants(dtype: torch.dtype, wide: bool, softcap: bool) -> dict[st
     }
 
 
+def grpo_constants(
+    dtype: torch.dtype,
+    num_columns: int,
+    outputs: Sequence[str],
+    options: LossOptions,
+    wide: bool,
+    wide_grad: bool,
+    softcap: bool,
+) -> dict[str, int]:
+    """The compile-time arguments and launch options of the kernel of `grpo_loss`."""
+    long_row = num_columns * dtype.itemsize > LONG_ROW_BYTES
+    warps = LONG_ROW_WARPS if long_row else FORWARD_WARPS
+    return {
+        "LANES": LANES,
+        "K": 16 // dtype.itemsize,
+        "TILES": FORWARD_TILES,
+        "BLOCK": BACKWARD_BLOCK_BYTES // dtype.itemsize * warps // BACKWARD_WARPS,
+        "WIDE": wide,
+        "WIDE_GRAD": wide_grad,
+        "SOFTCAP": softcap,
+        "W": "entropy" in outputs,
+        "T": "self_certainty" in outputs,
+        "E": options.entropy_coef != 0,
+        "U": options.self_certainty_coef != 0,
+        "UNROLL": LONG_ROW_WARPS // FORWARD_WARPS if long_row else 1,
+        "num_warps": warps,
+        "enable_fp_fusion": False,
+    }
+
+
 def forward(
     logits: Tensor,
     targets: Tensor,
@@ -81,10 +120,7 @@ def forward(
     fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
     if num_rows == 0:
         return fields, state
-    if num_columns > MAX_COLUMNS or num_rows > MAX_ROWS:
-        raise ValueError(
-            f"logits has {num_rows} rows of {num_columns} columns to read; expected at most {MAX_ROWS} of {MAX_COLUMNS}"
-        )
+    _check_size(num_rows, num_columns)
     base, stride, offsets, wide = _row_addresses(logits)
     constants = forward_constants(logits.dtype, outputs, wide, softcap > 0)
     num_chunks = triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES)
@@ -138,6 +174,61 @@ def backward(
         )  # fmt: skip
 
 
+def grpo(
+    grad_logits: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    softcap: float,
+    num_columns: int,
+    outputs: Sequence[str],
+    rows: LossRows,
+    options: LossOptions,
+) -> tuple[dict[str, Tensor], TokenTerms]:
+    """The statistics and the loss of each row, and its gradient; `grad_logits` may be the logits themselves."""
+    num_rows = targets.numel()
+    if num_rows < SPLIT_BELOW_ROWS and num_columns > LANES * 16 // logits.element_size() * FORWARD_TILES:
+        # Rows too few to fill the device, and long: better split, as forward and backward do.
+        fields, row_state = forward(logits, targets, temperature, softcap, num_columns, outputs)
+        terms = token_terms(
+            fields["logprob"], fields.get("entropy"), fields.get("self_certainty"), rows=rows, options=options
+        )
+        backward(grad_logits, terms.grads, logits, targets, temperature, softcap, num_columns, row_state)
+        return fields, terms
+    _check_size(num_rows, num_columns)
+    if num_columns < logits.shape[-1]:
+        grad_logits[..., num_columns:] = 0
+    base, stride, offsets, wide = _row_addresses(logits)
+    grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
+    constants = grpo_constants(logits.dtype, num_columns, outputs, options, wide, grad_wide, softcap > 0)
+    per_row, scale = _temperature_arguments(temperature)
+    names = [*outputs, "loss"] + (["kl"] if rows.ref_logprob is not None else [])
+    results = {name: logits.new_zeros(num_rows, dtype=torch.float32) for name in names}
+    clipped = logits.new_zeros(num_rows, dtype=torch.int8)
+    with _device_of(logits):
+        grpo_kernel[(_programs_in_cache(logits, num_columns),)](
+            grad_base, base, offsets, grad_offsets, targets.view(-1), per_row,
+            *rows, *(results.get(name) for name in ("loss", *DEFAULT_OUTPUTS, "kl")), clipped,
+            stride, grad_stride, num_rows, num_columns, scale, softcap,
+            triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES),
+            1 - options.epsilon_low, 1 + options.epsilon_high, options.delta, options.beta, options.entropy_coef,
+            options.self_certainty_coef, **constants,
+        )  # fmt: skip
+    fields = {name: results[name] for name in outputs}
+    return fields, TokenTerms(results["loss"], results.get("kl"), clipped.bool(), {})
+
+
+def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:
+    """Multiply in place by a number () on the same device, which need not be known here."""
+    if not tensor.is_contiguous():
+        tensor.mul_(factor)
+    elif tensor.numel():
+        with _device_of(tensor):
+            scale_kernel[(triton.cdiv(tensor.numel(), SCALE_BLOCK),)](
+                tensor, factor, tensor.numel(), BLOCK=SCALE_BLOCK, num_warps=8
+            )
+
+
 def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
     """The largest z of each row, (N,) float64.
 
@@ -146,6 +237,23 @@ def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
     m = row_state[0].double()
     tau = temperature.view(-1) if isinstance(temperature, Tensor) else temperature
     return torch.where(row_state[2] < 0, m / tau, m / LOG2E.value)
+
+
+def _check_size(num_rows: int, num_columns: int) -> None:
+    if num_columns > MAX_COLUMNS or num_rows > MAX_ROWS:
+        raise ValueError(
+            f"logits has {num_rows} rows of {num_columns} columns to read; expected at most {MAX_ROWS} of {MAX_COLUMNS}"
+        )
+
+
+def _programs_in_cache(logits: Tensor, num_columns: int) -> int:
+    """How many programs of the fused loss to launch, each with one row under way, lest the rows leave the L2 cache."""
+    num_rows = logits.numel() // logits.shape[-1]
+    if logits.device.type != "cuda":
+        return min(num_rows, 2)  # the interpreter runs them one by one
+    properties = torch.cuda.get_device_properties(logits.device)
+    rows = int(L2_SHARE * properties.L2_cache_size / (num_columns * logits.element_size()))
+    return min(num_rows, max(rows, properties.multi_processor_count))
 
 
 def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:

@@ -1,22 +1,15 @@
-"""The Triton backend of `grpo_loss`: a program reads a row, knows its loss, and writes its gradient on a second look.
+"""The kernel of `grpo_loss`: a program reads a row, knows its loss, and writes its gradient on a second look.
 
-Two transfers instead of three, if the second look finds the row in the L2 cache. So as few rows are under way at a time
-as keep the memory busy: with LONG_ROW_WARPS a row, one or two per multiprocessor, whose rows of 151936 bfloat16 logits
-are 40 to 80 MB together on an H200. The bits do not depend on it: LANES fixes them, and the order of every sum.
+Two transfers instead of three, if the second look finds the row in the L2 cache: the fewer rows are under way at a
+time, the surer. The bits do not depend on how many threads share a row: LANES fixes them, and the order of every sum.
 """
 
-from collections.abc import Sequence
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
-from rlif_kernels.stats import DEFAULT_OUTPUTS
+from rlif_kernels.triton_backward import store_gradient, store_zeros
 from rlif_kernels.triton_blocks import LN2, LOG2E, SKIPPED, row_pointer, row_scale
-from rlif_kernels.triton_token_stats_backward import store_gradient, store_zeros
-from rlif_kernels.triton_token_stats_forward import row_state, row_values
+from rlif_kernels.triton_forward import row_state, row_values
 
 
 @triton.jit
@@ -55,17 +48,16 @@ def _token_loss(
 
 
 @triton.jit
-def grpo_kernel(
-    grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
+def _grpo_row(
+    i_row, grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
     mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, kl_ptr,
     clipped_ptr, stride, grad_stride, V, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
     self_certainty_coef,
     LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
     WIDE_GRAD: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, U: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """One program does one row: statistics, loss, gradient. W and T: entropy and self-certainty are asked for; E and U:
-    they are part of the loss."""
-    i_row = tl.program_id(0).to(tl.int64)
+    """One row: statistics, loss, gradient."""
     target = tl.load(targets_ptr + i_row)
     p_row = row_pointer(logits_ptr, offsets_ptr, stride, i_row)
     p_grad = row_pointer(grad_ptr, grad_offsets_ptr, grad_stride, i_row)
@@ -75,7 +67,7 @@ def grpo_kernel(
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
         state = row_state(
-            p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, False, False
+            p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, False, False, UNROLL
         )
         logprob, entropy, self_certainty, _, _, _, _, m, log_s, n, x_y = row_values(
             state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, False, False
@@ -123,6 +115,28 @@ def grpo_kernel(
 
 
 @triton.jit
+def grpo_kernel(
+    grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
+    mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, kl_ptr,
+    clipped_ptr, stride, grad_stride, N, V, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
+    self_certainty_coef,
+    LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    WIDE_GRAD: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, U: tl.constexpr,
+    UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Statistics, loss and gradient of every `num_programs`-th row. W and T: entropy and self-certainty are asked for;
+    E and U: they are part of the loss."""
+    for i_row in range(tl.program_id(0), N, tl.num_programs(0)):
+        _grpo_row(
+            tl.cast(i_row, tl.int64), grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr,
+            advantage_ptr, weight_ptr, mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr,
+            entropy_ptr, self_certainty_ptr, kl_ptr, clipped_ptr, stride, grad_stride, V, scale, softcap, num_chunks,
+            low, high, delta, beta, entropy_coef, self_certainty_coef, LANES, K, TILES, BLOCK, WIDE, WIDE_GRAD,
+            SOFTCAP, W, T, E, U, UNROLL,
+        )  # fmt: skip
+
+
+@triton.jit
 def scale_kernel(tensor_ptr, factor_ptr, n, BLOCK: tl.constexpr):
     """Multiply in place, unless the factor is 1: then nothing is read."""
     factor = tl.load(factor_ptr).to(tl.float32)
@@ -130,17 +144,3 @@ def scale_kernel(tensor_ptr, factor_ptr, n, BLOCK: tl.constexpr):
         o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         x = tl.load(tensor_ptr + o, mask=o < n)
         tl.store(tensor_ptr + o, (x.to(tl.float32) * factor).to(x.dtype), mask=o < n)
-
-
-SCALE_BLOCK = 8192
-
-
-def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:
-    """Multiply in place by a number on the same device, which need not be known here."""
-    if not tensor.is_contiguous():
-        tensor.mul_(factor)
-    elif tensor.numel():
-        with torch.get_device_module(tensor.device).device(tensor.device):
-            scale_kernel[(triton.cdiv(tensor.numel(), SCALE_BLOCK),)](
-                tensor, factor, tensor.numel(), BLOCK=SCALE_BLOCK, num_warps=8
-            )

@@ -102,7 +102,7 @@ def _absorb(
 @triton.jit
 def _chunk_state(
     p_row, i_chunk, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr,
-    SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
+    SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The lanes' state of chunk `i_chunk` of a row: full tiles without masks, then at most one masked tile."""
     BLOCK: tl.constexpr = LANES * K
@@ -110,7 +110,7 @@ def _chunk_state(
     first = i_chunk * (TILES * BLOCK)
     last = tl.minimum(first + TILES * BLOCK, V)
     whole = last // BLOCK * BLOCK
-    for start in range(first, whole, BLOCK):
+    for start in tl.range(first, whole, BLOCK, loop_unroll_factor=UNROLL):
         even, odd = load_pairs(p_row, start, V, LANES, K, WIDE, False)
         if SOFTCAP:
             even, odd = cap(even, softcap), cap(odd, softcap)
@@ -259,6 +259,7 @@ def row_values(
 def row_state(
     p_row, p_partials, num_chunks, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr,
     WIDE: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The lanes' state of a whole row: of its chunks in order, from the logits, or from partials if there are any."""
     o_lane = tl.arange(0, LANES)
@@ -267,7 +268,9 @@ def row_state(
     state = _empty_state(LANES)
     for i_chunk in range(0, num_chunks):
         if p_partials is None:
-            chunk = _chunk_state(p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP)
+            chunk = _chunk_state(
+                p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, UNROLL
+            )
         else:
             p = p_partials + i_chunk * (8 * LANES) + o_lane
             chunk = (
@@ -286,7 +289,7 @@ def store_chunk_state(
 ):  # fmt: skip
     """One chunk of a row, to partials."""
     USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | T << 7
-    state = _chunk_state(p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP)
+    state = _chunk_state(p_row, i_chunk, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, 1)
     p = p_partials + i_chunk * (8 * LANES) + tl.arange(0, LANES)
     for i in tl.static_range(8):
         if USED >> i & 1:
@@ -328,7 +331,7 @@ def forward_kernel(
             )
         else:
             state = row_state(
-                p_row, p_partials, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP
+                p_row, p_partials, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, 1
             )
             logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first, second, m, log_s, n, _ = row_values(
                 state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, Q, TOP

@@ -1,4 +1,5 @@
-/* token_stats on the CPU: a row is read from memory once and stays in the cache for what else must be seen of it.
+/* token_stats and grpo_loss on the CPU: a row is read from memory once and stays in the cache for what else must be seen
+   of it.
 
    Forward, per row: the largest logit m first, then one exponential per column,
 
@@ -49,6 +50,11 @@ typedef struct {
     void *grad;
     const int64_t *grad_offsets;
     const float *c_p, *c_plogp, *c_pp, *c_1, *c_y; /* (rows,) each, or NULL for 0 */
+    /* grpo_loss: (rows,) each; old_logprob and ref_logprob (with kl) may be NULL */
+    const float *advantage, *weight, *mean_weight, *old_logprob, *ref_logprob;
+    float *loss, *kl;
+    uint8_t *clipped;
+    double low, high, delta, beta, entropy_coef, self_certainty_coef;
 } Call;
 
 INLINE f32 splat(float x) { return (f32){} + x; }
@@ -249,15 +255,23 @@ INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat
     state[4 * call->rows + i] = (float)(sums.q / (sums.s * sums.s));
 }
 
+/* Room for a row of capped logits; NULL where there is no softcap. Returns 0, or -1 if there is no memory. */
+INLINE int capped_row(const Call *call, float **scratch) {
+    *scratch = NULL;
+    return call->softcap > 0 && !(*scratch = malloc(sizeof(float) * (size_t)(call->columns + LANES))) ? -1 : 0;
+}
+
+INLINE void forward_one(const Call *call, int64_t i, float *scratch) {
+    if (call->bfloat16) forward_row(call, i, (const uint16_t *)call->logits + call->offsets[i], 1, scratch);
+    else forward_row(call, i, (const float *)call->logits + call->offsets[i], 0, scratch);
+}
+
 /* Rows [begin, end): one thread's share. Returns 0, or -1 if there is no memory for a capped row. */
 int rlif_forward(const Call *call, int64_t begin, int64_t end) {
-    float *scratch = NULL;
-    if (call->softcap > 0 && !(scratch = malloc(sizeof(float) * (size_t)(call->columns + LANES)))) return -1;
-    for (int64_t i = begin; i < end; i++) {
-        if (call->targets[i] == IGNORE_INDEX) continue; /* the outputs hold 0 */
-        if (call->bfloat16) forward_row(call, i, (const uint16_t *)call->logits + call->offsets[i], 1, scratch);
-        else forward_row(call, i, (const float *)call->logits + call->offsets[i], 0, scratch);
-    }
+    float *scratch;
+    if (capped_row(call, &scratch)) return -1;
+    for (int64_t i = begin; i < end; i++)
+        if (call->targets[i] != IGNORE_INDEX) forward_one(call, i, scratch); /* else the outputs hold 0 */
     free(scratch);
     return 0;
 }
@@ -299,43 +313,109 @@ INLINE void backward_row(const void *row, void *grad, int64_t columns, RowTerms 
         store(grad, whole, columns - whole, gradient(load_tail(row, whole, columns, bfloat16), r, capped, guard), bfloat16);
 }
 
-INLINE void backward_one(const Call *call, int64_t i, int bfloat16) {
+/* The gradient of row i: r holds the coefficients over the temperature, c_y that of the target's own term. */
+INLINE void backward_one(const Call *call, int64_t i, RowTerms r, float c_y, int bfloat16) {
     size_t size = bfloat16 ? 2 : 4;
     const char *row = (const char *)call->logits + size * (size_t)call->offsets[i];
     char *grad = (char *)call->grad + size * (size_t)call->grad_offsets[i];
-    int64_t columns = call->columns, target = call->targets[i], rows = call->rows;
-    if (target == IGNORE_INDEX) {
-        memset(grad, 0, size * (size_t)columns);
-        return;
-    }
-    float temperature = call->temperatures ? call->temperatures[i] : (float)call->temperature;
-    RowTerms r = {
-        call->state[i], call->state[rows + i], 1.0f / temperature, call->c_p[i],
-        call->c_plogp ? call->c_plogp[i] : 0, call->c_pp ? call->c_pp[i] : 0, call->c_1 ? call->c_1[i] : 0,
-        (float)call->softcap,
-    };
-    int capped = call->softcap > 0, guard = call->state[2 * rows + i] < 0;
+    int64_t columns = call->columns, target = call->targets[i];
+    int capped = call->softcap > 0, guard = call->state[2 * call->rows + i] < 0;
     f32 x_y = load_tail(row, target, target + 1, bfloat16); /* in place, the loop overwrites it */
     if (capped) backward_row(row, grad, columns, r, bfloat16, 1, 1);
     else if (guard) backward_row(row, grad, columns, r, bfloat16, 0, 1);
     else backward_row(row, grad, columns, r, bfloat16, 0, 0);
-    if (call->c_y && x_y[0] != -INFINITY) {
+    if (c_y != 0 && x_y[0] != -INFINITY) {
         f32 g = gradient(x_y, r, capped, 1);
-        float own = call->c_y[i];
         if (capped) {
             float ratio = cap(x_y, r.softcap)[0] / r.softcap;
-            own *= 1 - ratio * ratio;
+            c_y *= 1 - ratio * ratio;
         }
-        store(grad, target, 1, g + splat(own), bfloat16);
+        store(grad, target, 1, g + splat(c_y), bfloat16);
     }
+}
+
+INLINE float temperature_of(const Call *call, int64_t i) {
+    return call->temperatures ? call->temperatures[i] : (float)call->temperature;
+}
+
+INLINE RowTerms row_terms(const Call *call, int64_t i, float c_p, float c_plogp, float c_pp, float c_1) {
+    return (RowTerms){
+        call->state[i], call->state[call->rows + i], 1.0f / temperature_of(call, i), c_p, c_plogp, c_pp, c_1,
+        (float)call->softcap,
+    };
+}
+
+/* A masked row's gradient is 0. Returns whether the row is one. */
+INLINE int clear_masked(const Call *call, int64_t i) {
+    if (call->targets[i] != IGNORE_INDEX) return 0;
+    size_t size = call->bfloat16 ? 2 : 4;
+    memset((char *)call->grad + size * (size_t)call->grad_offsets[i], 0, size * (size_t)call->columns);
+    return 1;
 }
 
 /* Rows [begin, end): one thread's share. */
 int rlif_backward(const Call *call, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-        if (call->bfloat16) backward_one(call, i, 1);
-        else backward_one(call, i, 0);
+        if (clear_masked(call, i)) continue;
+        RowTerms r = row_terms(
+            call, i, call->c_p[i], call->c_plogp ? call->c_plogp[i] : 0, call->c_pp ? call->c_pp[i] : 0,
+            call->c_1 ? call->c_1[i] : 0
+        );
+        float c_y = call->c_y ? call->c_y[i] : 0;
+        if (call->bfloat16) backward_one(call, i, r, c_y, 1);
+        else backward_one(call, i, r, c_y, 0);
     }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- grpo_loss: forward, loss and backward of each row */
+
+/* The loss of row i from its statistics, and the terms of its gradient: policy_loss.py has the formulas. In float64: a
+   row has but one of each. Returns the coefficient of the target's own term. */
+INLINE float token_loss(const Call *call, int64_t i, RowTerms *r) {
+    double logprob = call->logprob[i], advantage = call->advantage[i], weight = call->weight[i];
+    double ratio = exp(logprob - (call->old_logprob ? (double)call->old_logprob[i] : logprob));
+    double least = ratio < call->low ? call->low : ratio, capped = (ratio < call->delta ? ratio : call->delta) * advantage;
+    double in_range = (least < call->high ? least : call->high) * advantage;
+    int flows = capped <= in_range ? ratio <= call->delta : ratio >= call->low && ratio <= call->high;
+    double loss = -(capped <= in_range ? capped : in_range), slope = flows ? -advantage * ratio : 0;
+    if (ratio != ratio) loss = slope = ratio;
+    call->clipped[i] = (ratio < call->low && advantage < 0) || (ratio > call->high && advantage > 0);
+    if (call->ref_logprob) {
+        double difference = (double)call->ref_logprob[i] - logprob, growth = expm1(difference);
+        call->kl[i] = (float)(growth - difference);
+        loss += call->beta * (growth - difference);
+        slope -= call->beta * growth;
+    }
+    double mean_weight = call->mean_weight[i], temperature = temperature_of(call, i);
+    double g_y = weight * slope, g_entropy = -call->entropy_coef * mean_weight;
+    double g_self_certainty = -call->self_certainty_coef * mean_weight, entropy = call->state[3 * call->rows + i];
+    loss *= weight;
+    if (call->entropy_coef != 0) loss += g_entropy * entropy;
+    if (call->self_certainty_coef != 0) loss += g_self_certainty * call->self_certainty[i];
+    call->loss[i] = (float)loss;
+    double c_p = g_self_certainty - g_y - (call->entropy_coef != 0 ? g_entropy * entropy : 0);
+    double n = fabs((double)call->state[2 * call->rows + i]);
+    *r = row_terms(
+        call, i, (float)(c_p / temperature), (float)(-g_entropy / temperature), 0,
+        (float)(g_self_certainty / n / temperature)
+    );
+    return (float)(g_y / temperature);
+}
+
+/* Rows [begin, end): one thread's share. Returns 0, or -1 if there is no memory for a capped row. */
+int rlif_grpo(const Call *call, int64_t begin, int64_t end) {
+    float *scratch;
+    if (capped_row(call, &scratch)) return -1;
+    for (int64_t i = begin; i < end; i++) {
+        if (clear_masked(call, i)) continue;
+        forward_one(call, i, scratch);
+        RowTerms r;
+        float c_y = token_loss(call, i, &r);
+        if (call->bfloat16) backward_one(call, i, r, c_y, 1);
+        else backward_one(call, i, r, c_y, 0);
+    }
+    free(scratch);
     return 0;
 }
 

@@ -1,4 +1,4 @@
-"""`token_stats` in plain torch: blocks of rows that stay in the processor's cache.
+"""The torch backend: blocks of rows that stay in the processor's cache.
 
 Each pass of the op reads the logits from memory once, because every further look at a block hits the cache; no
 temporary of the logits' size ever exists. All sums are relative to the row's largest (capped) logit m, subtracted
