@@ -43,13 +43,13 @@ typedef struct {
     int64_t columns;
     int64_t rows;
     int32_t bfloat16;            /* else float32 */
-    /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (5, rows) */
+    /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (6, rows) */
     float *logprob, *entropy, *self_certainty, *logsumexp, *sum_sq_probs, *top_probs;
     float *state;
     /* backward */
     void *grad;
     const int64_t *grad_offsets;
-    const float *c_p, *c_plogp, *c_pp, *c_1, *c_y; /* (rows,) each, or NULL for 0 */
+    const float *c_p, *c_plogp, *c_pp, *c_1, *c_y, *c_rest; /* (rows,) each, or NULL for 0 */
     /* grpo_loss: (rows,) each; old_logprob and ref_logprob (with kl) may be NULL */
     const float *advantage, *weight, *mean_weight, *old_logprob, *ref_logprob;
     float *loss, *kl;
@@ -237,7 +237,8 @@ INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat
     double log_s = log(sums.s), entropy = log_s - sums.w / sums.s;
     double m_scaled = (double)m / temperature;
     float x_y = bfloat16 ? read_one(call, row, target) : ((const float *)values)[target];
-    if (call->logprob) call->logprob[i] = (float)(((double)x_y - m) / temperature - log_s);
+    double logprob = ((double)x_y - m) / temperature - log_s;
+    if (call->logprob) call->logprob[i] = (float)logprob;
     if (call->entropy) call->entropy[i] = (float)entropy;
     if (call->self_certainty) call->self_certainty[i] = (float)(log_s - log(n) - mean);
     if (call->logsumexp) call->logsumexp[i] = (float)(m_scaled + log_s);
@@ -253,6 +254,8 @@ INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat
     state[2 * call->rows + i] = (float)state_n;
     state[3 * call->rows + i] = (float)entropy;
     state[4 * call->rows + i] = (float)(sums.q / (sums.s * sums.s));
+    /* 1 - p_y; of the largest, whose exponential is exactly 1, as the sum of the others. */
+    state[5 * call->rows + i] = (float)(x_y == m ? (sums.s - 1) / sums.s : -expm1(logprob));
 }
 
 /* Room for a row of capped logits; NULL where there is no softcap. Returns 0, or -1 if there is no memory. */
@@ -313,8 +316,9 @@ INLINE void backward_row(const void *row, void *grad, int64_t columns, RowTerms 
         store(grad, whole, columns - whole, gradient(load_tail(row, whole, columns, bfloat16), r, capped, guard), bfloat16);
 }
 
-/* The gradient of row i: r holds the coefficients over the temperature, c_y that of the target's own term. */
-INLINE void backward_one(const Call *call, int64_t i, RowTerms r, float c_y, int bfloat16) {
+/* The gradient of row i: r holds the coefficients over the temperature. At the target, where c_p is c_rest - c_y, stands
+   p_y (c_rest + ...) - c_1 + c_y (1 - p_y), lest it cancel. */
+INLINE void backward_one(const Call *call, int64_t i, RowTerms r, float c_rest, float c_y, int bfloat16) {
     size_t size = bfloat16 ? 2 : 4;
     const char *row = (const char *)call->logits + size * (size_t)call->offsets[i];
     char *grad = (char *)call->grad + size * (size_t)call->grad_offsets[i];
@@ -325,7 +329,9 @@ INLINE void backward_one(const Call *call, int64_t i, RowTerms r, float c_y, int
     else if (guard) backward_row(row, grad, columns, r, bfloat16, 0, 1);
     else backward_row(row, grad, columns, r, bfloat16, 0, 0);
     if (c_y != 0 && x_y[0] != -INFINITY) {
+        r.c_p = c_rest + 0 * r.c_p; /* NaN stays */
         f32 g = gradient(x_y, r, capped, 1);
+        c_y *= call->state[5 * call->rows + i];
         if (capped) {
             float ratio = cap(x_y, r.softcap)[0] / r.softcap;
             c_y *= 1 - ratio * ratio;
@@ -362,8 +368,9 @@ int rlif_backward(const Call *call, int64_t begin, int64_t end) {
             call->c_1 ? call->c_1[i] : 0
         );
         float c_y = call->c_y ? call->c_y[i] : 0;
-        if (call->bfloat16) backward_one(call, i, r, c_y, 1);
-        else backward_one(call, i, r, c_y, 0);
+        float c_rest = call->c_rest ? call->c_rest[i] : 0;
+        if (call->bfloat16) backward_one(call, i, r, c_rest, c_y, 1);
+        else backward_one(call, i, r, c_rest, c_y, 0);
     }
     return 0;
 }
@@ -371,8 +378,8 @@ int rlif_backward(const Call *call, int64_t begin, int64_t end) {
 /* ---------------------------------------------------------------- grpo_loss: forward, loss and backward of each row */
 
 /* The loss of row i from its statistics, and the terms of its gradient: policy_loss.py has the formulas. In float64: a
-   row has but one of each. Returns the coefficient of the target's own term. */
-INLINE float token_loss(const Call *call, int64_t i, RowTerms *r) {
+   row has but one of each. */
+INLINE void token_loss(const Call *call, int64_t i, RowTerms *r, float *c_rest, float *c_y) {
     double logprob = call->logprob[i], advantage = call->advantage[i], weight = call->weight[i];
     double ratio = exp(logprob - (call->old_logprob ? (double)call->old_logprob[i] : logprob));
     double least = ratio < call->low ? call->low : ratio, capped = (ratio < call->delta ? ratio : call->delta) * advantage;
@@ -394,13 +401,14 @@ INLINE float token_loss(const Call *call, int64_t i, RowTerms *r) {
     if (call->entropy_coef != 0) loss += g_entropy * entropy;
     if (call->self_certainty_coef != 0) loss += g_self_certainty * call->self_certainty[i];
     call->loss[i] = (float)loss;
-    double c_p = g_self_certainty - g_y - (call->entropy_coef != 0 ? g_entropy * entropy : 0);
+    double rest = g_self_certainty - (call->entropy_coef != 0 ? g_entropy * entropy : 0);
     double n = fabs((double)call->state[2 * call->rows + i]);
     *r = row_terms(
-        call, i, (float)(c_p / temperature), (float)(-g_entropy / temperature), 0,
+        call, i, (float)((rest - g_y) / temperature), (float)(-g_entropy / temperature), 0,
         (float)(g_self_certainty / n / temperature)
     );
-    return (float)(g_y / temperature);
+    *c_rest = (float)(rest / temperature);
+    *c_y = (float)(g_y / temperature);
 }
 
 /* Rows [begin, end): one thread's share. Returns 0, or -1 if there is no memory for a capped row. */
@@ -411,9 +419,10 @@ int rlif_grpo(const Call *call, int64_t begin, int64_t end) {
         if (clear_masked(call, i)) continue;
         forward_one(call, i, scratch);
         RowTerms r;
-        float c_y = token_loss(call, i, &r);
-        if (call->bfloat16) backward_one(call, i, r, c_y, 1);
-        else backward_one(call, i, r, c_y, 0);
+        float c_rest, c_y;
+        token_loss(call, i, &r, &c_rest, &c_y);
+        if (call->bfloat16) backward_one(call, i, r, c_rest, c_y, 1);
+        else backward_one(call, i, r, c_rest, c_y, 0);
     }
     free(scratch);
     return 0;

@@ -36,7 +36,10 @@ class _Call(ctypes.Structure):
         ("bfloat16", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("logprob", "entropy", "self_certainty", "logsumexp")),
         *((name, ctypes.c_void_p) for name in ("sum_sq_probs", "top_probs", "state")),
-        *((name, ctypes.c_void_p) for name in ("grad", "grad_offsets", "c_p", "c_plogp", "c_pp", "c_1", "c_y")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("grad", "grad_offsets", "c_p", "c_plogp", "c_pp", "c_1", "c_y", "c_rest")
+        ),
         *((name, ctypes.c_void_p) for name in (*LossRows._fields, "loss", "kl", "clipped")),
         *((name, ctypes.c_double) for name in ("low", "high", "delta", "beta", "entropy_coef", "self_certainty_coef")),
     )
@@ -55,7 +58,7 @@ def forward(
     num_columns: int,
     outputs: Sequence[str],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p²."""
+    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p², 1 - p_y."""
     check_targets(targets, targets != IGNORE_INDEX, num_columns)
     check_temperatures(temperature, targets != IGNORE_INDEX)
     num_rows = targets.numel()

@@ -182,7 +182,7 @@ def backward(
     """
     gradients = HeadGradients(rows, weight, bias, num_columns, needs)
     # Tiles of a rank's columns are slices of the whole vocabulary as well: neither needs an exchange.
-    slices: ModuleType = backend.backend if is_sharded(backend) else backend  # type: ignore[assignment, union-attr]
+    slices: ModuleType = backend.backend if is_sharded(backend) else backend  # type: ignore[assignment]
     taken = rows.select(targets)
     if not is_sharded(backend):
         taken = slice_targets(taken, 0, num_columns, num_columns)
@@ -278,7 +278,7 @@ class HeadGradients:
     def finish(self, backend: "ModuleType | VocabParallel") -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         hidden = self.hidden
         if hidden is not None and is_sharded(backend):
-            hidden = backend.sum_over_slices(hidden)  # type: ignore[union-attr]
+            hidden = backend.sum_over_slices(hidden)
         bias = None if self.bias_sum is None else self.bias_sum.to(self.weight.dtype)
         return hidden, self.d_weight, bias
 

@@ -37,23 +37,26 @@ class TokenStats(NamedTuple):
 
 
 FIELDS = TokenStats._fields
-STATE_ROWS = 5  # rows of the float32 state that a forward leaves for its backward
+STATE_ROWS = 6  # rows of the float32 state that a forward leaves for its backward
 
 
 def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, temperature: float | Tensor) -> dict[str, Tensor]:
     """The upstream gradients folded into the terms of one polynomial per row, the temperature included:
 
-    dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y]
+    dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y],   c_p = c_rest - c_y
+
+    At the target that is p_y (c_rest + ...) - c_1 + c_y (1 - p_y), which does not cancel where p_y is nearly 1.
     """
-    _, _, n, entropy, sum_sq_probs = row_state
+    _, _, n, entropy, sum_sq_probs, _ = row_state
     zero = torch.zeros_like(n)
     g_y, g_h, g_u, g_lse, g_q = (
         grads.get(name, zero) for name in ("logprob", "entropy", "self_certainty", "logsumexp", "sum_sq_probs")
     )
     scale = temperature.view(-1) if isinstance(temperature, Tensor) else temperature
-    coefficients = {"p": (g_u + g_lse - g_y - g_h * entropy - 2 * g_q * sum_sq_probs) / scale}
+    rest = g_u + g_lse - g_h * entropy - 2 * g_q * sum_sq_probs
+    coefficients = {"p": (rest - g_y) / scale}
     if "logprob" in grads:
-        coefficients["y"] = g_y / scale
+        coefficients |= {"y": g_y / scale, "rest": rest / scale}
     if "entropy" in grads:
         coefficients["plogp"] = -g_h / scale
     if "self_certainty" in grads:

@@ -47,8 +47,8 @@ def token_stats(
             that would corrupt another result: see Raises.
         group: a torch.distributed group over which the vocabulary is sharded, in the order of its ranks: `logits` is
             this rank's slice of the columns (slices may differ in size), while `targets`, `vocab_size` and the results
-            are those of the whole rows, the same on every rank. One all-gather of ten numbers per row in the forward,
-            none in the backward, which expects the same upstream gradient on every rank.
+            are those of the whole rows, the same on every rank. One all-gather of eleven numbers per row in the
+            forward, none in the backward, which expects the same upstream gradient on every rank.
         backend: "triton", "cpu" (C, compiled on first use) or "torch"; None picks "triton" on GPUs, elsewhere "cpu"
             where there is a C compiler and "torch" where there is none.
 

@@ -32,7 +32,7 @@ def forward(
     num_columns: int,
     outputs: Sequence[str],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p².
+    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p², 1 - p_y.
 
     n is negative where the support is smaller than the row, to tell the backward.
     """
@@ -44,12 +44,15 @@ def forward(
     block = _Block(logits, num_columns, temperature, softcap)
     for matrix, local, rows, _ in _row_blocks(logits, active, num_columns, logits):
         values = _forward_block(block.load(matrix, local, rows), ids[rows, None], outputs)
-        state[:, rows] = torch.stack([values[name] for name in ("m", "log_s", "n", "entropy", "sum_sq_probs")])
+        state[:, rows] = torch.stack([values[name] for name in _STATE])
         for name in outputs:
             fields[name][rows] = values[name]
     if bad is not None and "logprob" in fields:
         fields["logprob"].masked_fill_(bad, torch.nan)
     return fields, state
+
+
+_STATE = ("m", "log_s", "n", "entropy", "sum_sq_probs", "complement")
 
 
 def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
@@ -91,7 +94,13 @@ def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict
         "self_certainty": (s / n).log() - mean_d,
         "logsumexp": (m / block.tau)[:, 0] + log_s,
         "sum_sq_probs": torch.zeros_like(s),
+        "complement": torch.zeros_like(s),
     }
+    if "logprob" in outputs:
+        # 1 - p_y as a sum of the others: as a difference it would lose its digits where p_y is nearly 1.
+        e_y = e.gather(-1, ids)
+        values["complement"] = e.scatter_(-1, ids, 0).sum(-1) / s
+        e.scatter_(-1, ids, e_y)
     if "sum_sq_probs" in outputs:
         values["sum_sq_probs"] = torch.mul(e, e, out=block.scratch(0)).sum(-1) / s.square()
     if "top_probs" in outputs:
@@ -135,13 +144,14 @@ def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
 
 def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: dict[str, Tensor]) -> Tensor:
     x = block.x[: block.num_rows]
-    m, log_s, n, _, _ = state
+    m, log_s, n, _, _, complement = state
     d = torch.sub(x, m, out=block.scratch(0)[: block.num_rows])
     block.divide_by_temperature(d)
     if "plogp" in coefficients:
         d.clamp_(min=-1e30)  # its product with a coefficient must not overflow, lest p = 0 make it NaN
     logp = d.sub_(log_s)
     p = torch.exp(logp, out=block.scratch(1)[: block.num_rows])
+    p_y, logp_y = p.gather(-1, ids), logp.gather(-1, ids)
     if "plogp" in coefficients:
         polynomial = logp.mul_(coefficients["plogp"]).add_(coefficients["p"])
     else:
@@ -152,8 +162,10 @@ def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: d
     if "1" in coefficients:
         gradient.sub_(coefficients["1"])
     if "y" in coefficients:
-        on_support = x.gather(-1, ids) != -torch.inf
-        gradient.scatter_add_(-1, ids, coefficients["y"].where(on_support, 0))
+        own = coefficients["rest"] + coefficients.get("plogp", 0) * logp_y + coefficients.get("pp", 0) * p_y
+        own = p_y * own - coefficients.get("1", 0) + coefficients["y"] * complement
+        own = own + 0 * coefficients["p"]  # NaN where the target is out of range
+        gradient.scatter_(-1, ids, own.where(x.gather(-1, ids) != -torch.inf, gradient.gather(-1, ids)))
     if block.softcap:
         # Here x is cap tanh(logit / cap), whose derivative is 1 - (x / cap)².
         gradient.mul_(1 - (x / block.softcap).square_())

@@ -114,7 +114,7 @@ def forward(
     num_columns: int,
     outputs: Sequence[str],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p²."""
+    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p², 1 - p_y."""
     num_rows = targets.numel()
     state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
     fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}

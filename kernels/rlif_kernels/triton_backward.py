@@ -5,7 +5,7 @@ formulas, H the entropy, q = sum p²):
 
     dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y]
 
-    c_p     = g_self_certainty + g_logsumexp - g_logprob - g_entropy H - 2 g_sum_sq_probs q
+    c_p     = c_rest - c_y,     c_rest = g_self_certainty + g_logsumexp - g_entropy H - 2 g_sum_sq_probs q
     c_plogp = -g_entropy        c_pp = 2 g_sum_sq_probs        c_1 = g_self_certainty / n        c_y = g_logprob
 
 each divided by the temperature, and times 1 - tanh² where there is a softcap.
@@ -73,7 +73,8 @@ def store_zeros(p_grad, first, last, V, SMALL: tl.constexpr):
 
 @triton.jit
 def store_gradient(
-    p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, c_p, c_plogp, c_pp, c_1, c_y, softcap,
+    p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, complement, c_rest, c_plogp, c_pp, c_1, c_y,
+    softcap,
     BLOCK: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr, Y: tl.constexpr, E: tl.constexpr, U: tl.constexpr,
     Q: tl.constexpr,
 ):  # fmt: skip
@@ -88,6 +89,7 @@ def store_gradient(
     o_small = tl.arange(0, SMALL)
     inv_temperature = scale * LN2
     log2_s = log_s * LOG2E
+    c_p = c_rest - c_y
     if Y:
         tl.debug_barrier()
     if n < 0:
@@ -114,12 +116,14 @@ def store_gradient(
             g = _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
             tl.store(p_grad + start + o_small, g.to(p_grad.dtype.element_ty), mask=m_row)
     if Y:
-        # The target's own term, outside the loop: there a comparison and a selection would cost each element.
+        # The target's own term, outside the loop: there a comparison and a selection would cost each element. It is
+        # c_y (1 - p_y), with what the loop has of c_y left out, because the difference of the two would cancel.
         if (target >= first) & (target < last):
             if n < 0:
-                g = _exact_gradient(x_y, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP)
+                g = _exact_gradient(x_y, inv_temperature, m, log_s, c_rest, c_plogp, c_pp, c_1, softcap, SOFTCAP)
             else:
-                g = _gradient(x_y, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+                g = _gradient(x_y, scale, m, log2_s, c_rest, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+            c_y *= complement
             if SOFTCAP:
                 c_y *= _cap_derivative(cap(x_y, softcap), softcap)
             g += tl.where(x_y == -INFINITY, 0.0, c_y)
@@ -154,32 +158,31 @@ def backward_kernel(
         # The upstream gradients folded into the coefficients of one polynomial in p and log p, temperature included.
         valid = (target >= 0) & (target < V)
         c_y, c_plogp, c_pp, c_1, x_y = 0.0, 0.0, 0.0, 0.0, 0.0
-        c_p = tl.where(valid, 0.0, float("nan"))
+        complement = tl.load(state_ptr + 5 * N + i_row)
+        c_rest = tl.where(valid, 0.0, float("nan"))
         if g_logprob_ptr is not None:
-            g_y = tl.load(g_logprob_ptr + i_row)
-            c_p -= g_y
-            c_y = g_y * inv_temperature
+            c_y = tl.load(g_logprob_ptr + i_row) * inv_temperature
             x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
         if g_entropy_ptr is not None:
             g_entropy = tl.load(g_entropy_ptr + i_row)
-            c_p -= g_entropy * tl.load(state_ptr + 3 * N + i_row)
+            c_rest -= g_entropy * tl.load(state_ptr + 3 * N + i_row)
             c_plogp = -g_entropy * LN2 * inv_temperature
         if g_self_certainty_ptr is not None:
             g_self_certainty = tl.load(g_self_certainty_ptr + i_row)
-            c_p += g_self_certainty
+            c_rest += g_self_certainty
             c_1 = g_self_certainty / tl.abs(n) * inv_temperature
         if g_logsumexp_ptr is not None:
-            c_p += tl.load(g_logsumexp_ptr + i_row)
+            c_rest += tl.load(g_logsumexp_ptr + i_row)
         if g_sum_sq_probs_ptr is not None:
             g_sum_sq_probs = 2.0 * tl.load(g_sum_sq_probs_ptr + i_row)
-            c_p -= g_sum_sq_probs * tl.load(state_ptr + 4 * N + i_row)
+            c_rest -= g_sum_sq_probs * tl.load(state_ptr + 4 * N + i_row)
             c_pp = g_sum_sq_probs * inv_temperature
-        c_p *= inv_temperature
+        c_rest *= inv_temperature
         Y: tl.constexpr = g_logprob_ptr is not None
         E: tl.constexpr = g_entropy_ptr is not None
         U: tl.constexpr = g_self_certainty_ptr is not None
         Q: tl.constexpr = g_sum_sq_probs_ptr is not None
         store_gradient(
-            p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, c_p, c_plogp, c_pp, c_1, c_y, softcap,
-            BLOCK, WIDE, SOFTCAP, Y, E, U, Q,
+            p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, complement, c_rest, c_plogp, c_pp, c_1,
+            c_y, softcap, BLOCK, WIDE, SOFTCAP, Y, E, U, Q,
         )  # fmt: skip

@@ -152,7 +152,7 @@ def _merge(x, y, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.cons
 def _row_results(
     state, V, scale, LANES: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr
 ):
-    """m (in units of log 2), log s, log(s/n), w/s, t/n, q/s² and the two largest p of a row, in nats."""
+    """m (in units of log 2), log s, log(s/n), w/s, t/n, q/s² and the two largest p of a row, in nats; s."""
     l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, l_n = state
     m = tl.max(l_m, axis=0)
     shift = l_m - m
@@ -168,7 +168,22 @@ def _row_results(
     if TOP:
         x1, x2 = tl.reduce((l_x1, l_x2), 0, _merge_top_two)
         first, second = tl.exp2(tl.fma(x1, scale, -m)) / s, tl.exp2(tl.fma(x2, scale, -m)) / s
-    return m, tl.log(s), tl.log(s / V), mean_w, mean_d, mean_q, first, second
+    return m, tl.log(s), tl.log(s / V), mean_w, mean_d, mean_q, first, second, s
+
+
+@triton.jit
+def _complement(l_m, l_s, m, s, d_y, LANES: tl.constexpr):
+    """1 - p_y of the largest, whose z is m + d_y (d_y, in units of log 2, is what rounding left of 0).
+
+    It is the sum of all others, so that no digit cancels where p_y is nearly 1: the largest's own term leaves the lane
+    that has it before the lanes are added up.
+    """
+    e_y = tl.exp2(d_y)
+    holder = l_m == m
+    others = sum_lanes(tl.where(holder, l_s - e_y, tl.exp2(l_m - m) * l_s), LANES)
+    # Lanes that share the maximum gave up a term each, but one was to leave.
+    others += (tl.sum(holder.to(tl.float32), axis=0) - 1.0) * e_y
+    return others / s
 
 
 @triton.jit
@@ -216,7 +231,8 @@ def _exact_row(p_row, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.conste
     mean_q = sum_lanes(a * a * l_q, LANES) / (s * s)
     _, x2 = tl.reduce((l_m, l_x2), 0, _merge_top_two)
     second = tl.where(x2 == -INFINITY, 0.0, tl.exp2((x2 - m) * inv_temperature * LOG2E))
-    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, second / s, n
+    others = _complement(l_m, l_s, m, s, 0.0, LANES)
+    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, second / s, n, others
 
 
 @triton.jit
@@ -233,26 +249,34 @@ def row_values(
     """The row's results from its lanes' state, after a second, guarded look at a row that needs it:
 
     logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first and second p; then what the backward starts from: m
-    (in units of log 2, of a guarded row a logit), log s, ±n (negative: guarded), the target's logit.
+    (in units of log 2, of a guarded row a logit), log s, ±n (negative: guarded), 1 - p_y, the target's logit.
     """
-    m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second = _row_results(state, V, scale, LANES, W, T, Q, TOP)
+    m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, s = _row_results(state, V, scale, LANES, W, T, Q, TOP)
     valid = (target >= 0) & (target < V)
     x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
     x_capped = x_y
     if SOFTCAP:
         x_capped = cap(x_y, softcap)
-    d_y = tl.fma(x_capped, scale, -m) * LN2
+    d_y = tl.fma(x_capped, scale, -m)
+    logprob = d_y * LN2 - log_s
+    if x_capped * scale == m:
+        complement = _complement(state[0], state[1], m, s, d_y, LANES)
+    else:
+        complement = 1.0 - tl.exp2(logprob * LOG2E)
     m_nats = m * LN2
     n = V * 1.0
     # Finite sums subtract to 0; infinities and NaN do not. log s is -inf where nothing but -inf was seen.
     if (mean_w - mean_w) + (mean_d - mean_d) + (mean_q - mean_q) + (log_s - log_s) != 0.0:
-        m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, n = _exact_row(
+        m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, n, others = _exact_row(
             p_row, V, scale, softcap, LANES, SOFTCAP
         )
-        d_y = (x_capped - m) * (scale * LN2)
+        logprob = (x_capped - m) * (scale * LN2) - log_s
+        complement = tl.where(x_capped == m, others, 1.0 - tl.exp2(logprob * LOG2E))
         m_nats = m * (scale * LN2)
         n = -tl.maximum(n, 1.0)  # -0 would not look negative
-    return d_y - log_s, log_s - mean_w, log_s_n - mean_d, m_nats + log_s, mean_q, first, second, m, log_s, n, x_y
+    return (
+        logprob, log_s - mean_w, log_s_n - mean_d, m_nats + log_s, mean_q, first, second, m, log_s, n, complement, x_y
+    )  # fmt: skip
 
 
 @triton.jit
@@ -333,8 +357,8 @@ def forward_kernel(
             state = row_state(
                 p_row, p_partials, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, 1
             )
-            logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first, second, m, log_s, n, _ = row_values(
-                state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, Q, TOP
+            logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first, second, m, log_s, n, complement, _ = (
+                row_values(state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, Q, TOP)
             )
             if LOGPROB:
                 tl.store(logprob_ptr + i_row, logprob)
@@ -354,3 +378,4 @@ def forward_kernel(
             tl.store(state_ptr + 2 * N + i_row, n)
             tl.store(state_ptr + 3 * N + i_row, entropy)
             tl.store(state_ptr + 4 * N + i_row, sum_sq_probs)
+            tl.store(state_ptr + 5 * N + i_row, complement)

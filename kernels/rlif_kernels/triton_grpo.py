@@ -69,7 +69,7 @@ def _grpo_row(
         state = row_state(
             p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, False, False, UNROLL
         )
-        logprob, entropy, self_certainty, _, _, _, _, m, log_s, n, x_y = row_values(
+        logprob, entropy, self_certainty, _, _, _, _, m, log_s, n, complement, x_y = row_values(
             state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, False, False
         )
         advantage = tl.load(advantage_ptr + i_row)
@@ -85,19 +85,19 @@ def _grpo_row(
         )  # fmt: skip
         # From here as in `backward_kernel`: the upstream gradients become the coefficients of one polynomial.
         inv_temperature = scale * LN2
-        c_p = tl.where((target >= 0) & (target < V), -g_y, float("nan"))
+        c_rest = tl.where((target >= 0) & (target < V), 0.0, float("nan"))
         c_plogp, c_1 = 0.0, 0.0
         if E or U:
             mean_weight = tl.load(mean_weight_ptr + i_row)
             if E:
                 g_entropy = -entropy_coef * mean_weight
                 loss = tl.fma(g_entropy, entropy, loss)
-                c_p -= g_entropy * entropy
+                c_rest -= g_entropy * entropy
                 c_plogp = -g_entropy * LN2 * inv_temperature
             if U:
                 g_self_certainty = -self_certainty_coef * mean_weight
                 loss = tl.fma(g_self_certainty, self_certainty, loss)
-                c_p += g_self_certainty
+                c_rest += g_self_certainty
                 c_1 = g_self_certainty / tl.abs(n) * inv_temperature
         tl.store(loss_ptr + i_row, loss)
         tl.store(logprob_ptr + i_row, logprob)
@@ -109,8 +109,8 @@ def _grpo_row(
             tl.store(kl_ptr + i_row, kl)
         tl.store(clipped_ptr + i_row, clipped.to(tl.int8))
         store_gradient(
-            p_grad, p_row, 0, V, target, x_y, V, scale, m, log_s, n, c_p * inv_temperature, c_plogp, 0.0, c_1,
-            g_y * inv_temperature, softcap, BLOCK, WIDE and WIDE_GRAD, SOFTCAP, True, E, U, False,
+            p_grad, p_row, 0, V, target, x_y, V, scale, m, log_s, n, complement, c_rest * inv_temperature, c_plogp, 0.0,
+            c_1, g_y * inv_temperature, softcap, BLOCK, WIDE and WIDE_GRAD, SOFTCAP, True, E, U, False,
         )  # fmt: skip
 
 

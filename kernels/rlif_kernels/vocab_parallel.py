@@ -84,7 +84,7 @@ class VocabParallel:
         row_state[1] = (combined["logsumexp"] - own_max).float()
         guarded = (row_state[2] < 0) | (own_max == -torch.inf)
         row_state[2] = torch.where(guarded, -combined["n"].clamp(min=1), combined["n"]).float()
-        for row, name in ((3, "entropy"), (4, "sum_sq_probs")):
+        for row, name in ((3, "entropy"), (4, "sum_sq_probs"), (5, "complement")):
             if name in combined:
                 row_state[row] = combined[name].float()
         fields = {}
@@ -113,7 +113,19 @@ class VocabParallel:
 
 
 # What a rank shares about each row of its slice.
-_ROWS = ("m", "log_s", "n", "logprob", "owner", "entropy", "self_certainty", "sum_sq_probs", "top_1", "top_2")
+_ROWS = (
+    "m",
+    "log_s",
+    "n",
+    "logprob",
+    "owner",
+    "entropy",
+    "self_certainty",
+    "sum_sq_probs",
+    "complement",
+    "top_1",
+    "top_2",
+)
 
 
 def _slice_numbers(
@@ -134,6 +146,7 @@ def _slice_numbers(
     fields, row_state = backend.forward(logits, targets, temperature, softcap, num_columns, outputs)
     own[0], own[1], own[2] = backend.row_maximum(row_state, temperature), row_state[1], row_state[2].abs()
     own[4] = owner
+    own[_ROWS.index("complement")] = row_state[5]
     for name in set(outputs) - {"logsumexp", "top_probs"}:
         own[_ROWS.index(name)] = fields[name]
     if "top_probs" in outputs:
@@ -146,7 +159,7 @@ def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
 
     `n` and `logsumexp` are always there: the backward needs them.
     """
-    m, log_s, n, logprob, owner, entropy, self_certainty, sum_sq_probs, *top = parts.unbind(1)
+    m, log_s, n, logprob, owner, entropy, self_certainty, sum_sq_probs, complement, *top = parts.unbind(1)
     empty = m == -torch.inf  # a slice without support, whose own statistics are NaN
     n = n.masked_fill(empty, 0)
     total = n.sum(0)
@@ -161,6 +174,8 @@ def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
     if "logprob" in outputs:
         on_owner = (logprob + log_pi).masked_fill(empty & ~log_total.isnan(), -torch.inf)
         combined["logprob"] = on_owner.where(owner.bool(), 0).sum(0) + 0 * log_total
+        # 1 - p_y: what fell into other slices, and in the owner's to other columns.
+        combined["complement"] = pi.where(~owner.bool(), pi * complement).masked_fill(empty, 0).sum(0)
     if "entropy" in outputs:
         combined["entropy"] = (pi * (entropy - log_pi)).masked_fill(empty, 0).sum(0) + 0 * log_total
     if "self_certainty" in outputs:
