@@ -155,7 +155,7 @@ def _(
     return (*fake_fields(hidden, targets, outputs), row_state, kept)
 
 
-@torch.library.custom_op("rlif::linear_token_stats_backward", mutates_args=("kept",))
+@torch.library.custom_op("rlif::linear_token_stats_backward", mutates_args=())
 def _backward_op(
     grads: Sequence[Tensor | None],
     hidden: Tensor,
@@ -164,7 +164,53 @@ def _backward_op(
     targets: Tensor,
     temperature: Tensor | None,
     row_state: Tensor,
+    needs: Sequence[bool],
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    backend: str,
+    group: str,
+    tile_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward_from(
+        grads, hidden, weight, bias, targets, temperature, row_state, None, needs, scalar_temperature, softcap,
+        num_columns, backend, group, tile_bytes,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("rlif::linear_token_stats_backward_", mutates_args=("kept",))
+def _backward_inplace_op(
+    grads: Sequence[Tensor | None],
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: Tensor | None,
+    row_state: Tensor,
     kept: Tensor,
+    needs: Sequence[bool],
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    backend: str,
+    group: str,
+    tile_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward_from(
+        grads, hidden, weight, bias, targets, temperature, row_state, kept, needs, scalar_temperature, softcap,
+        num_columns, backend, group, tile_bytes,
+    )  # fmt: skip
+
+
+def _backward_from(
+    grads: Sequence[Tensor | None],
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: Tensor | None,
+    row_state: Tensor,
+    kept: Tensor | None,
     needs: Sequence[bool],
     scalar_temperature: float,
     softcap: float,
@@ -187,7 +233,7 @@ def _backward_op(
             backend_for(backend, hidden, group),
             tile_bytes,
             (needs[0], needs[1], needs[2]),
-            kept if len(kept) else None,
+            kept,
         )
     return absent_as_empty(gradients, hidden)
 
@@ -218,6 +264,21 @@ def _(
     targets: Tensor,
     temperature: Tensor | None,
     row_state: Tensor,
+    needs: Sequence[bool],
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return fake_gradients(hidden, weight, bias, needs)
+
+
+@_backward_inplace_op.register_fake
+def _(
+    grads: Sequence[Tensor | None],
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: Tensor | None,
+    row_state: Tensor,
     kept: Tensor,
     needs: Sequence[bool],
     *_: Any,
@@ -226,11 +287,11 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, targets, temperature, *options, outputs, backend, group, tile_bytes, _, _ = inputs
+    hidden, weight, bias, targets, temperature, *options, outputs, backend, group, tile_bytes, _, keep_logits = inputs
     *fields, row_state, kept = output
     ctx.save_for_backward(hidden, weight, bias, targets, temperature, row_state, kept)
     mark_differentiable(ctx, outputs, fields, row_state, kept)
-    ctx.options = (*options, backend, group, tile_bytes)
+    ctx.options, ctx.keep_logits = (*options, backend, group, tile_bytes), keep_logits
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -239,7 +300,11 @@ def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, 
     if all(grad is None for grad in field_grads):
         return None, None, None, *no_grads
     needs = list(ctx.needs_input_grad[:3])
-    gradients = _backward_op(field_grads, *ctx.saved_tensors, needs, *ctx.options)
+    *saved, kept = ctx.saved_tensors
+    if ctx.keep_logits:
+        gradients = _backward_inplace_op(field_grads, *saved, kept, needs, *ctx.options)
+    else:
+        gradients = _backward_op(field_grads, *saved, needs, *ctx.options)
     return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *no_grads
 
 

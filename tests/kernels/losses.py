@@ -1,0 +1,92 @@
+"""Batches of tokens for the tests of the fused losses, and their comparison with the float64 reference."""
+
+import torch
+from torch import Tensor
+
+from comparison import DEVICE, ROUNDING
+from rlif_kernels import GRPOLoss, reference
+
+# The fused losses' bound: float32 results against the float64 reference, relative to the largest value.
+RELATIVE_TOLERANCE = 1e-5
+
+# Each corner of the loss: normalisations, ratio levels, on and off policy, reference, both clips, both extra terms.
+LOSSES = {
+    "on-policy": {},
+    "grpo": {"loss_type": "grpo", "old": True},
+    "bnpo": {"loss_type": "bnpo", "old": True, "epsilon_high": 0.4},
+    "dr_grpo": {"loss_type": "dr_grpo", "old": True, "max_completion_length": 9},
+    "dapo, part of a batch": {"old": True, "num_items_in_batch": 50, "loss_scale": 0.25},
+    "reference": {"old": True, "ref": True, "beta": 0.04},
+    "reference, for the log alone": {"ref": True},
+    "two-sided clip": {"old": True, "delta": 1.3},
+    "entropy and self-certainty": {"ref": True, "beta": 0.1, "entropy_coef": 0.02, "self_certainty_coef": -0.03},
+    "sequence": {"old": True, "loss_type": "grpo", "importance_sampling_level": "sequence"},
+    "sequence, on-policy": {"loss_type": "grpo", "importance_sampling_level": "sequence", "entropy_coef": 0.01},
+    "sequence, all terms": {
+        "old": True, "ref": True, "beta": 0.04, "importance_sampling_level": "sequence", "entropy_coef": 0.02,
+        "self_certainty_coef": 0.01, "delta": 1.5,
+    },
+}  # fmt: skip
+
+
+def loss_inputs(case: dict, num_columns: int, targets_shape: tuple[int, ...] = (4, 6)) -> tuple[tuple, dict]:
+    """(targets, advantages, old_logprob, ref_logprob) and the other options of a case of `LOSSES`.
+
+    One sequence has no advantage, some tokens are masked, and what stands in those is not a number.
+    """
+    options = dict(case)
+    targets = torch.randint(num_columns, targets_shape, device=DEVICE)
+    advantages = torch.randn(targets_shape[:-1], device=DEVICE)
+    advantages[1:2] = 0
+    mask = torch.rand(targets_shape, device=DEVICE) > 0.25
+    guess = -torch.rand(targets_shape, device=DEVICE) * 6
+    old, ref = (
+        (guess + 0.3 * torch.randn_like(guess)).where(mask, torch.nan) if options.pop(name, False) else None
+        for name in ("old", "ref")
+    )
+    return (targets, advantages, old, ref), options | {"mask": mask}
+
+
+def near(case: dict, logprob: Tensor, arguments: tuple) -> tuple:
+    """The arguments with old and reference log-probabilities near the policy's, so that some ratios are clipped."""
+    targets, advantages, old, ref = arguments
+    old, ref = (
+        None if value is None else (logprob + 0.3 * torch.randn_like(logprob)).where(~value.isnan(), torch.nan)
+        for value in (old, ref)
+    )
+    return targets, advantages, old, ref
+
+
+def exact(arguments: tuple) -> tuple:
+    """In float64, with a number where padding had none."""
+    return tuple(
+        value if value is None or not value.is_floating_point() else value.double().nan_to_num() for value in arguments
+    )
+
+
+def assert_losses_match(actual: GRPOLoss, expected: GRPOLoss) -> None:
+    assert actual.loss.shape == ()
+    for name, value, target in zip(GRPOLoss._fields, actual, expected, strict=True):
+        assert (value is None) == (target is None), name
+        if value is None:
+            continue
+        if name == "clipped":
+            assert value.dtype == torch.bool
+            assert torch.equal(value, target)
+            continue
+        assert value.dtype == torch.float32, name
+        assert value.shape == target.shape, name
+        # k3 is a difference of log-probabilities squared: those themselves are given in float32.
+        bound = RELATIVE_TOLERANCE * target.abs().max().clamp(min=1e-3 if name == "kl" else 0.1)
+        wrong = ~((value.double() - target).abs() <= bound)
+        assert not wrong.any(), f"{name}: {value[wrong][:4]} != {target[wrong][:4]}"
+
+
+def assert_gradient_matches(actual: Tensor, expected: Tensor) -> None:
+    # Narrow gradients are rounded where they are stored. A vocabulary of one column has no gradient but rounding.
+    bound = RELATIVE_TOLERANCE * expected.abs().max().clamp(min=1e-9) + ROUNDING[actual.dtype] * expected.abs()
+    wrong = ~((actual.double() - expected).abs() <= bound)
+    assert not wrong.any(), f"{actual[wrong][:4]} != {expected[wrong][:4]}"
+
+
+__all__ = ["LOSSES", "assert_gradient_matches", "assert_losses_match", "exact", "loss_inputs", "near", "reference"]

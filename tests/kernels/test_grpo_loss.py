@@ -1,0 +1,220 @@
+"""The loss from logits, fused: values, gradient, and what else `token_stats` promises of rows."""
+
+import math
+
+import pytest
+import torch
+
+from comparison import DEVICE
+from losses import LOSSES, assert_gradient_matches, assert_losses_match, exact, loss_inputs, near
+from rlif_kernels import grpo_loss, reference, token_stats
+
+
+def check(logits, case, backend, inplace=False, **more):
+    """Compare loss, statistics and gradient with the float64 reference."""
+    arguments, options = loss_inputs(LOSSES[case], 100, logits.shape[:-1])
+    options |= more
+    rows = {name: more[name] for name in ("temperature", "softcap", "vocab_size") if name in more}
+    arguments = near(LOSSES[case], token_stats(logits, arguments[0], **rows).logprob, arguments)
+    leaf = logits.detach().clone().requires_grad_()
+    ours = grpo_loss(leaf * 1, *arguments, backend=backend, inplace_backward=inplace, **options)
+    doubled = logits.detach().double().requires_grad_()
+    theirs = reference.grpo_loss(doubled, *exact(arguments), **options)
+    assert_losses_match(ours, theirs)
+    ours.loss.backward()
+    theirs.loss.backward()
+    assert_gradient_matches(leaf.grad, doubled.grad)
+    return ours, leaf.grad
+
+
+@pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_loss_matches_the_reference(case, inplace, backend):
+    check(3 * torch.randn(4, 6, 300, device=DEVICE), case, backend, inplace)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_matches_the_reference_of_its_rounded_logits(dtype, backend):
+    if backend == "cpu" and dtype == torch.float16:
+        pytest.skip("float16 on a CPU is left to the torch backend")
+    # At a scale of 1 / tokens, the small terms of a float16 gradient would vanish: the scale that a trainer sets.
+    check((3 * torch.randn(4, 6, 300, device=DEVICE)).to(dtype), "reference", backend, loss_scale=1024.0)
+
+
+@pytest.mark.parametrize("num_columns", [1, 2049, 4097, 16385, 50257])
+def test_any_vocabulary_size_matches_the_reference(num_columns, backend, monkeypatch):
+    if backend == "triton":
+        from rlif_kernels import triton_backend
+
+        monkeypatch.setattr(triton_backend, "SPLIT_BELOW_ROWS", 0)  # rows as few as these would be split
+    logits = 3 * torch.randn(1, 3, num_columns, device=DEVICE)
+    targets = torch.randint(num_columns, (1, 3), device=DEVICE)
+    leaf, doubled = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    advantages = torch.tensor([1.5], device=DEVICE)
+    ours = grpo_loss(leaf, targets, advantages, entropy_coef=0.1, backend=backend)
+    theirs = reference.grpo_loss(doubled, targets, advantages.double(), entropy_coef=0.1)
+    assert_losses_match(ours, theirs)
+    ours.loss.backward()
+    theirs.loss.backward()
+    assert_gradient_matches(leaf.grad, doubled.grad)
+
+
+def test_few_long_rows_are_split_to_the_same_result(backend):
+    logits = 3 * torch.randn(1, 2, 40000, device=DEVICE)
+    check(logits, "entropy and self-certainty", backend)
+
+
+def test_temperature_softcap_padding_and_strides_hold_here_too(backend):
+    wide = 5 * torch.randn(6, 4, 320, device=DEVICE)
+    temperature = torch.rand(4, 6, device=DEVICE, dtype=torch.float64) + 0.5
+    _, gradient = check(
+        wide.transpose(0, 1)[..., :310], "entropy and self-certainty", backend, temperature=temperature, softcap=8.0,
+        vocab_size=300,
+    )  # fmt: skip
+    assert not gradient[..., 300:].any()
+
+
+def test_the_statistics_have_the_bits_of_token_stats_whatever_the_batch(backend):
+    logits = 3 * torch.randn(8, 5, 3000, device=DEVICE)
+    targets = torch.randint(3000, (8, 5), device=DEVICE)
+    expected = token_stats(logits, targets, backend=backend)
+    for batch in (slice(0, 8), slice(3, 4)):
+        result = grpo_loss(
+            logits[batch].requires_grad_(), targets[batch], torch.randn(8, device=DEVICE)[batch], backend=backend
+        )
+        for value, target in zip(result[1:4], expected[:3], strict=True):
+            assert torch.equal(value, target[batch])
+
+
+def test_the_gradient_is_deterministic(backend):
+    logits = (3 * torch.randn(4, 6, 3000, device=DEVICE)).requires_grad_()
+    targets, advantages = torch.randint(3000, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
+    first, second = (
+        torch.autograd.grad(grpo_loss(logits, targets, advantages, backend=backend).loss, logits)[0] for _ in range(2)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("remainder", [1e-3, 1e-6, 1e-9, 1e-13])
+def test_near_certain_tokens_keep_sign_and_magnitude(remainder, backend):
+    logits = torch.randn(1, 1, 5000, device=DEVICE)
+    others = logits.clone()
+    others[..., 77] = -torch.inf
+    logits[..., 77] = others.logsumexp(-1) - math.log(remainder)
+    targets, advantages = torch.tensor([[77]], device=DEVICE), torch.ones(1, device=DEVICE)
+    doubled = logits.double().requires_grad_()
+    reference.grpo_loss(doubled, targets, advantages.double()).loss.backward()
+    plain, fused = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (-token_stats(plain, targets, backend=backend).logprob).sum().backward()
+    grpo_loss(fused, targets, advantages, backend=backend).loss.backward()
+    for gradient in (plain.grad, fused.grad):
+        # In float32 an element may lose its own share of 1 - p, here one column's or one lane's among 5000.
+        torch.testing.assert_close(gradient[0, 0, 77].double(), doubled.grad[0, 0, 77], rtol=1e-2, atol=0)
+        # The others' probabilities carry the rounding of a logit of 30.
+        torch.testing.assert_close(gradient.double(), doubled.grad, rtol=1e-2, atol=0)
+
+
+def test_rows_with_infinities_and_nan_stay_to_themselves(backend):
+    logits = 3 * torch.randn(1, 5, 700, device=DEVICE)
+    logits[0, 1, 5] = -torch.inf
+    logits[0, 2, 6] = torch.nan
+    logits[0, 3] = -torch.inf
+    targets = torch.tensor([[9, 9, 9, 9, -100]], device=DEVICE)
+    leaf, doubled = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    advantages = torch.tensor([0.7], device=DEVICE)
+    ours = grpo_loss(leaf, targets, advantages, entropy_coef=0.1, backend=backend)
+    theirs = reference.grpo_loss(doubled, targets, advantages.double(), entropy_coef=0.1)
+    for value, target in zip(ours[1:4], theirs[1:4], strict=True):
+        torch.testing.assert_close(value.double(), target, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert ours.loss.isnan()
+    ours.loss.backward()
+    assert leaf.grad[0, [0, 1, 4]].isfinite().all()
+    assert leaf.grad[0, 2].isnan().any()
+    assert leaf.grad[0, 1, 5] == 0
+    assert not leaf.grad[0, 3:].any()  # columns outside the support, and a masked row
+
+
+def test_an_upstream_gradient_scales_all(backend):
+    logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
+    targets, advantages = torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE)
+    (plain,) = torch.autograd.grad(grpo_loss(logits, targets, advantages, backend=backend).loss, logits)
+    (tripled,) = torch.autograd.grad(3 * grpo_loss(logits, targets, advantages, backend=backend).loss, logits)
+    torch.testing.assert_close(tripled, 3 * plain)
+
+
+def test_a_loss_that_nobody_differentiates_leaves_the_logits_alone(backend):
+    logits = torch.randn(2, 3, 50, device=DEVICE)
+    before = logits.clone()
+    arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
+    assert not grpo_loss(logits, *arguments, inplace_backward=True, backend=backend).loss.requires_grad
+    with torch.no_grad():
+        grpo_loss(logits.requires_grad_(), *arguments, inplace_backward=True, backend=backend)
+    assert torch.equal(logits, before)
+
+
+def test_a_second_backward_and_a_second_derivative_are_refused(backend):
+    logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
+    arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
+    for inplace in (False, True):
+        loss = grpo_loss(logits * 1, *arguments, inplace_backward=inplace, backend=backend).loss
+        loss.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+        loss = grpo_loss(logits * 1, *arguments, inplace_backward=inplace, backend=backend).loss
+        with pytest.raises(RuntimeError, match="grpo_loss has no second derivative"):
+            torch.autograd.grad(loss, logits, create_graph=True)
+
+
+def test_inplace_refuses_to_corrupt_what_another_op_saved(backend):
+    logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
+    arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
+    computed = logits * 1
+    squares = computed.square().sum()
+    grpo_loss(computed, *arguments, inplace_backward=True, backend=backend)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squares.backward()
+    with pytest.raises(ValueError, match="got a leaf that requires grad"):
+        grpo_loss(logits, *arguments, inplace_backward=True, backend=backend)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_torch_compile_traces_the_whole_graph(inplace, backend):
+    def loss(logits, targets, advantages):
+        result = grpo_loss(2 * logits, targets, advantages, inplace_backward=inplace, backend=backend)
+        return result.loss + 0 * result.entropy.sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
+    arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
+    (expected,) = torch.autograd.grad(loss(logits, *arguments), logits)
+    (actual,) = torch.autograd.grad(compiled(logits, *arguments), logits)
+    assert torch.equal(actual, expected)
+
+
+LOGITS, TARGETS, ADVANTAGES = torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2)
+
+BAD = {
+    "advantages of another shape": (
+        {"advantages": torch.zeros(3)}, ValueError, r"advantages has shape \(3,\); expected \(2, 3\) or \(2,\)",
+    ),
+    "advantages of integers": ({"advantages": torch.zeros(2, dtype=torch.long)}, TypeError, "advantages has dtype"),
+    "old_logprob of another shape": ({"old_logprob": ADVANTAGES}, ValueError, r"old_logprob has shape \(2,\)"),
+    "a beta without a reference": ({"beta": 0.1}, ValueError, "beta is 0.1 and ref_logprob is None; expected"),
+    "a negative beta": ({"beta": -0.1}, ValueError, "beta is -0.1; expected a finite number, 0 or more"),
+    "an unknown loss": ({"loss_type": "ppo"}, ValueError, "loss_type is 'ppo'; expected one of"),
+    "an unknown level": ({"importance_sampling_level": "word"}, ValueError, "importance_sampling_level is 'word'"),
+    "epsilon as text": ({"epsilon_low": "0.2"}, TypeError, "epsilon_low is '0.2'; expected a number"),
+    "no tokens in the batch": ({"num_items_in_batch": 0}, ValueError, "num_items_in_batch is 0; expected a positive"),
+    "a field that is no statistic of a token": (
+        {"outputs": ("logprob", "top_probs")}, ValueError, r"outputs is \('logprob', 'top_probs'\); expected names",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_argument_is_named(case):
+    options, error, message = BAD[case]
+    options = {"advantages": ADVANTAGES} | options
+    with pytest.raises(error, match=message):
+        grpo_loss(LOGITS, TARGETS, **options)

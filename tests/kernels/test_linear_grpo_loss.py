@@ -1,0 +1,213 @@
+"""The loss from hidden states and the head: values, three gradients, and three products where three suffice."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from comparison import DEVICE
+from losses import LOSSES, assert_gradient_matches, assert_losses_match, exact, loss_inputs, near
+from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference
+
+NUM_COLUMNS, WIDTH = 101, 16
+TILE_BYTES = [1 << 29, 3000, 1]
+
+
+def head(dtype=torch.float32, shape=(4, 6)):
+    hidden = torch.randn(*shape, WIDTH, device=DEVICE).to(dtype).requires_grad_()
+    weight = (torch.randn(NUM_COLUMNS, WIDTH, device=DEVICE) / 2).to(dtype).requires_grad_()
+    bias = torch.randn(NUM_COLUMNS, device=DEVICE).to(dtype).requires_grad_()
+    return hidden, weight, bias
+
+
+def doubled(*tensors):
+    return [tensor.detach().double().requires_grad_() for tensor in tensors]
+
+
+@pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.parametrize("tile_bytes", TILE_BYTES)
+def test_every_loss_matches_the_reference(case, tile_bytes, backend):
+    hidden, weight, bias = head()
+    arguments, options = loss_inputs(LOSSES[case], 90)
+    options |= {"softcap": 10.0, "temperature": 0.8, "vocab_size": 95}
+    rows = {name: options[name] for name in ("softcap", "temperature", "vocab_size")}
+    with torch.no_grad():
+        logprob = linear_token_stats(hidden, weight, arguments[0], bias=bias, **rows).logprob
+    arguments = near(LOSSES[case], logprob, arguments)
+    ours = linear_grpo_loss(hidden, weight, *arguments, bias=bias, tile_bytes=tile_bytes, backend=backend, **options)
+    leaves = doubled(hidden, weight, bias)
+    theirs = reference.linear_grpo_loss(*leaves[:2], *exact(arguments), bias=leaves[2], **options)
+    assert_losses_match(ours, theirs)
+    (3 * ours.loss).backward()
+    (3 * theirs.loss).backward()
+    for tensor, leaf in zip((hidden, weight, bias), leaves, strict=True):
+        assert_gradient_matches(tensor.grad, leaf.grad)
+
+
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 6000])
+def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile_bytes, backend):
+    errors = {"ours": torch.zeros(3), "theirs": torch.zeros(3)}
+    for _ in range(4):
+        hidden, weight, _ = head(torch.bfloat16, (4, 24))
+        targets, advantages = torch.randint(NUM_COLUMNS, (4, 24), device=DEVICE), torch.randn(4, device=DEVICE)
+        leaves = doubled(hidden, weight)
+        with torch.no_grad():
+            old = reference.linear_token_stats(*leaves, targets).logprob + 0.05 * torch.randn(4, 24, device=DEVICE)
+        expected = reference.linear_grpo_loss(*leaves, targets, advantages.double(), old).loss
+        expected.backward()
+        naive = [tensor.detach().requires_grad_() for tensor in (hidden, weight)]
+        logits = (naive[0] @ naive[1].T).float()
+        loss = reference.grpo_loss(logits, targets, advantages, old.float()).loss
+        loss.backward()
+        ours = linear_grpo_loss(
+            hidden, weight, targets, advantages, old.float(), tile_bytes=tile_bytes, backend=backend
+        ).loss
+        ours.backward()
+        for name, value, tensors in (("ours", ours, (hidden, weight)), ("theirs", loss, naive)):
+            pairs = [(value, expected), *((leaf.grad, e.grad) for leaf, e in zip(tensors, leaves, strict=True))]
+            errors[name] += torch.tensor([(a.double() - b).square().mean().item() for a, b in pairs])
+    # Triton's interpreter truncates bfloat16 where hardware rounds: twice the error of storing the gradient.
+    interpreted = backend == "triton" and DEVICE == "cpu"
+    ratio = (errors["ours"] / errors["theirs"]).sqrt()
+    assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
+
+
+def products(rows, function):
+    """How many products of (rows, WIDTH) with the head a function computes."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        function()
+    multiplications = 0
+    for event in profile.events():
+        first = {"aten::mm": 0, "aten::addmm": 1, "aten::addmm_": 1}.get(event.name)  # which input is the left factor
+        if first is not None:
+            (height, inner), (_, width) = event.input_shapes[first : first + 2]
+            multiplications += height * inner * width
+    return multiplications / (rows * WIDTH * NUM_COLUMNS)
+
+
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 3000])
+def test_the_loss_takes_three_products_and_skips_what_has_no_gradient(tile_bytes):
+    hidden, weight, _ = head()
+    targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.ones(4, device=DEVICE)
+    mask = torch.ones(4, 6, dtype=torch.bool, device=DEVICE)
+
+    def step(hidden=hidden, weight=weight, **options):
+        options = {"advantages": advantages, "mask": mask, "tile_bytes": tile_bytes, "backend": "torch"} | options
+        linear_grpo_loss(hidden, weight, targets, **options).loss.backward()
+
+    assert products(24, step) == 3
+    assert products(24, lambda: step(weight=weight.detach())) == 2
+    assert products(24, lambda: step(hidden=hidden.detach())) == 2
+    half = mask.clone()
+    half[:2] = False
+    assert products(24, lambda: step(mask=half)) == 1.5
+    some = advantages.clone()
+    some[:3] = 0
+    assert products(24, lambda: step(advantages=some)) == 1 + 2 / 4
+    with torch.no_grad():
+        assert products(24, lambda: linear_grpo_loss(hidden, weight, targets, advantages, backend="torch")) == 1
+
+    def stats(keep_logits):
+        linear_token_stats(
+            hidden, weight, targets, keep_logits=keep_logits, tile_bytes=tile_bytes, backend="torch"
+        ).logprob.sum().backward()
+
+    assert products(24, lambda: stats(False)) == 4
+    assert products(24, lambda: stats(True)) == 3
+
+
+def test_tokens_without_advantage_are_still_reported(backend):
+    hidden, weight, _ = head()
+    targets = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE)
+    result = linear_grpo_loss(hidden, weight, targets, torch.zeros(4, device=DEVICE), backend=backend)
+    expected = linear_token_stats(hidden, weight, targets, backend=backend)
+    torch.testing.assert_close(result.logprob, expected.logprob)
+    torch.testing.assert_close(result.entropy, expected.entropy)
+    result.loss.backward()
+    assert not weight.grad.any()
+    assert not hidden.grad.any()
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+def test_a_gradient_that_nobody_needs_is_not_computed(frozen, backend):
+    tensors = dict(zip(("hidden", "weight", "bias"), head(), strict=True))
+    tensors[frozen].requires_grad_(False)
+    targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
+    linear_grpo_loss(
+        **tensors, targets=targets, advantages=advantages, tile_bytes=3000, backend=backend
+    ).loss.backward()
+    for name, tensor in tensors.items():
+        assert (tensor.grad is None) == (name == frozen)
+
+
+def test_the_loss_of_the_logits_is_the_same(backend):
+    hidden, weight, bias = head()
+    targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
+    fused = linear_grpo_loss(hidden, weight, targets, advantages, bias=bias, backend=backend)
+    fused_gradients = torch.autograd.grad(fused.loss, (hidden, weight, bias))
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    plain = grpo_loss(logits, targets, advantages, backend=backend)
+    for ours, theirs in zip(fused_gradients, torch.autograd.grad(plain.loss, (hidden, weight, bias)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(fused.loss, plain.loss)
+
+
+def test_torch_compile_traces_the_whole_graph(backend):
+    hidden, weight, bias = head()
+    targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
+
+    def loss(hidden, weight, bias):
+        return linear_grpo_loss(2 * hidden, weight, targets, advantages, bias=bias, backend=backend).loss
+
+    torch.compiler.reset()
+    expected = torch.autograd.grad(loss(hidden, weight, bias), (hidden, weight, bias))
+    actual = torch.autograd.grad(
+        torch.compile(loss, fullgraph=True, backend="aot_eager")(hidden, weight, bias), (hidden, weight, bias)
+    )
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_second_backward_and_a_second_derivative_are_refused(backend):
+    hidden, weight, _ = head()
+    targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
+    loss = linear_grpo_loss(hidden, weight, targets, advantages, backend=backend).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    loss = linear_grpo_loss(hidden, weight, targets, advantages, backend=backend).loss
+    with pytest.raises(RuntimeError, match="linear_grpo_loss has no second derivative"):
+        torch.autograd.grad(loss, weight, create_graph=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of resident memory from /proc")
+@pytest.mark.parametrize("function", ["linear_grpo_loss", "linear_token_stats"])
+def test_peak_memory_stays_within_one_tile_of_inputs_and_gradients(function):
+    # A fresh process: N = 2048, V = 32000, H = 64, whose logits are 262 MB; the tile may be 16 MB.
+    program = f"""
+import torch
+from rlif_kernels import linear_grpo_loss, linear_token_stats
+
+def status(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
+
+def step(num_rows):
+    hidden = torch.randn(8, num_rows // 8, 64, requires_grad=True)
+    targets = torch.randint(32000, hidden.shape[:-1])
+    if "{function}" == "linear_grpo_loss":
+        linear_grpo_loss(hidden, weight, targets, torch.randn(8), tile_bytes=16 << 20).loss.backward()
+    else:
+        linear_token_stats(hidden, weight, targets, tile_bytes=16 << 20).logprob.sum().backward()
+
+torch.set_num_threads(1)
+weight = torch.randn(32000, 64, requires_grad=True)
+step(8)  # libraries, threads, and the gradient of the weight
+weight.grad = None
+before = status("VmRSS")
+step(2048)
+print(status("VmHWM") - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    # Beyond the tile: the gradient of the weight (8 MB), hidden states and theirs (1 MB), buffers of the products.
+    assert float(result.stdout) < 16 + 8 + 1 + 16

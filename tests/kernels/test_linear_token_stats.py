@@ -1,0 +1,230 @@
+"""Statistics of a head's logits, tile by tile: values, the three gradients, and what a tile may hold."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from comparison import DEVICE, assert_values_match, upstream_gradients, weighted_sum
+from losses import assert_gradient_matches
+from rlif_kernels import linear_head, linear_token_stats, reference, token_stats
+from rlif_kernels.stats import FIELDS
+
+NUM_COLUMNS, WIDTH = 101, 16
+# Bytes that hold everything; some rows and some columns; less than one row.
+TILE_BYTES = [1 << 29, 3000, 1]
+
+
+def head(dtype=torch.float32, shape=(3, 7)):
+    hidden = torch.randn(*shape, WIDTH, device=DEVICE).to(dtype).requires_grad_()
+    weight = (torch.randn(NUM_COLUMNS, WIDTH, device=DEVICE) / 2).to(dtype).requires_grad_()
+    bias = torch.randn(NUM_COLUMNS, device=DEVICE).to(dtype).requires_grad_()
+    return hidden, weight, bias, torch.randint(90, shape, device=DEVICE)
+
+
+def doubled(*tensors):
+    return [tensor.detach().double().requires_grad_() for tensor in tensors]
+
+
+@pytest.mark.parametrize("tile_bytes", TILE_BYTES)
+@pytest.mark.parametrize("keep_logits", [None, True, False])
+def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, backend):
+    hidden, weight, bias, targets = head()
+    options = {
+        "mask": torch.rand(3, 7, device=DEVICE) > 0.3, "vocab_size": 95, "softcap": 10.0, "outputs": FIELDS,
+        "temperature": torch.rand(3, 7, device=DEVICE) + 0.5,
+    }  # fmt: skip
+    stats = linear_token_stats(
+        hidden, weight, targets, bias=bias, tile_bytes=tile_bytes, keep_logits=keep_logits, backend=backend, **options
+    )
+    exact = doubled(hidden, weight, bias)
+    options["temperature"] = options["temperature"].double()
+    expected = reference.linear_token_stats(*exact[:2], targets, bias=exact[2], **options)
+    assert_values_match(stats, expected)
+    weights = upstream_gradients(targets.shape)
+    weighted_sum(stats, weights).backward()
+    weighted_sum(expected, weights).backward()
+    for ours, theirs in zip((hidden, weight, bias), exact, strict=True):
+        assert_gradient_matches(ours.grad, theirs.grad)
+    assert not weight.grad[95:].any()
+    assert not hidden.grad[~options["mask"]].any()
+
+
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 6000])
+def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile_bytes, backend):
+    errors = {"ours": torch.zeros(3), "theirs": torch.zeros(3)}
+    for _ in range(4):
+        hidden, weight, _, targets = head(torch.bfloat16, (4, 24))
+        upstream = torch.randn(4, 24, device=DEVICE)
+        exact = doubled(hidden, weight)
+        expected = reference.linear_token_stats(*exact, targets).logprob
+        (expected * upstream).sum().backward()
+        naive = [tensor.detach().requires_grad_() for tensor in (hidden, weight)]
+        logprob = torch.log_softmax((naive[0] @ naive[1].T).float(), -1).gather(-1, targets[..., None])[..., 0]
+        (logprob * upstream).sum().backward()
+        ours = linear_token_stats(hidden, weight, targets, tile_bytes=tile_bytes, backend=backend).logprob
+        (ours * upstream).sum().backward()
+        for name, value, leaves in (("ours", ours, (hidden, weight)), ("theirs", logprob, naive)):
+            pairs = [(value, expected), *((leaf.grad, e.grad) for leaf, e in zip(leaves, exact, strict=True))]
+            errors[name] += torch.tensor([(a.double() - b).square().mean().item() for a, b in pairs])
+    # Triton's interpreter truncates bfloat16 where hardware rounds: twice the error of storing the gradient.
+    interpreted = backend == "triton" and DEVICE == "cpu"
+    ratio = (errors["ours"] / errors["theirs"]).sqrt()
+    assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
+
+
+def test_the_statistics_are_those_of_the_logits_to_the_bit(backend):
+    hidden, weight, bias, targets = head()
+    with torch.no_grad():
+        stats = linear_token_stats(hidden, weight, targets, bias=bias, outputs=FIELDS, backend=backend)
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        expected = token_stats(logits, targets, outputs=FIELDS, backend=backend)
+    for value, target in zip(stats, expected, strict=True):
+        assert torch.equal(value, target)
+
+
+def test_hidden_states_of_any_strides_are_taken_as_they_are(backend):
+    hidden, weight, _, targets = head(shape=(7, 3))
+    wide = torch.randn(3, 9, 2 * WIDTH, device=DEVICE)
+    views = (
+        hidden.detach().transpose(0, 1),
+        wide[:, 1:8, :WIDTH],
+        wide[:, 1:8, ::2],
+        torch.randn(1, 1, WIDTH, device=DEVICE).expand(3, 7, -1),
+    )
+    for view in views:
+        leaf, copy = view.detach().requires_grad_(), view.clone().requires_grad_()
+        for tensor in (leaf, copy):
+            weight.grad = None
+            linear_token_stats(tensor, weight, targets.T, tile_bytes=3000, backend=backend).logprob.sum().backward()
+        torch.testing.assert_close(leaf.grad, copy.grad)
+
+
+def test_masked_rows_take_part_in_nothing(backend):
+    hidden, weight, _, targets = head()
+    mask = torch.rand(3, 7, device=DEVICE) > 0.5
+    poisoned = hidden.detach().clone()
+    poisoned[~mask] = torch.nan
+    poisoned.requires_grad_()
+    stats = linear_token_stats(poisoned, weight, targets, mask=mask, tile_bytes=3000, backend=backend)
+    stats.logprob.sum().backward()
+    assert stats.logprob.isfinite().all()
+    assert poisoned.grad.isfinite().all()
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+def test_a_gradient_that_nobody_needs_is_not_computed(frozen, backend):
+    tensors = dict(zip(("hidden", "weight", "bias", "targets"), head(), strict=True))
+    tensors[frozen].requires_grad_(False)
+    stats = linear_token_stats(**tensors, tile_bytes=3000, backend=backend)
+    (stats.logprob + stats.entropy).sum().backward()
+    for name in ("hidden", "weight", "bias"):
+        assert (tensors[name].grad is None) == (name == frozen)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1])
+def test_no_rows_and_none_that_count_give_empty_results_and_zero_gradients(num_rows, backend):
+    hidden, weight, bias, targets = head(shape=(num_rows, 7))
+    stats = linear_token_stats(hidden, weight, targets.fill_(-100), bias=bias, backend=backend)
+    assert stats.logprob.shape == (num_rows, 7)
+    assert not stats.logprob.any()
+    stats.logprob.sum().backward()
+    for tensor in (hidden, weight, bias):
+        assert tensor.grad.shape == tensor.shape
+        assert not tensor.grad.any()
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
+    hidden, weight, bias, targets = head()
+
+    def loss(hidden, weight, bias):
+        stats = linear_token_stats(
+            2 * hidden, weight, targets, bias=bias, keep_logits=keep_logits, tile_bytes=3000, backend=backend
+        )
+        return (stats.logprob * stats.entropy.detach() - stats.self_certainty).sum()
+
+    torch.compiler.reset()
+    expected = torch.autograd.grad(loss(hidden, weight, bias), (hidden, weight, bias))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for variant in (compiled, lambda *leaves: checkpoint(loss, *leaves, use_reentrant=False)):
+        actual = torch.autograd.grad(variant(hidden, weight, bias), (hidden, weight, bias))
+        for ours, theirs in zip(actual, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_opcheck_passes(backend):
+    hidden, weight, bias, targets = head()
+    arguments = (targets, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, NUM_COLUMNS)
+    torch.library.opcheck(torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, False))
+    # The backward overwrites the logits that were kept, which the check's own tracing does not provide for.
+    torch.library.opcheck(
+        torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, True),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip
+
+
+def test_autocast_casts_as_a_linear_layer_would(backend):
+    hidden, weight, bias, targets = head()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        stats = linear_token_stats(hidden, weight, targets, bias=bias, backend=backend)
+        mixed = linear_token_stats(hidden.bfloat16(), weight, targets, bias=bias, backend=backend)
+    low = [tensor.detach().bfloat16() for tensor in (hidden, weight, bias)]
+    expected = linear_token_stats(*low[:2], targets, bias=low[2], backend=backend)
+    assert torch.equal(stats.logprob, expected.logprob)
+    assert torch.equal(mixed.logprob, expected.logprob)
+    stats.logprob.sum().backward()
+    assert weight.grad.dtype == torch.float32
+
+
+def test_a_second_backward_works_where_the_logits_were_not_kept(backend):
+    hidden, weight, _, targets = head()
+    loss = linear_token_stats(hidden, weight, targets, keep_logits=False, backend=backend).logprob.sum()
+    loss.backward(retain_graph=True)
+    first = weight.grad.clone()
+    loss.backward()
+    assert torch.equal(weight.grad, 2 * first)
+    loss = linear_token_stats(hidden, weight, targets, keep_logits=True, backend=backend).logprob.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("total", "bytes_each", "tile_bytes", "expected"),
+    [
+        (0, 10, 100, []),
+        (5, 10, 100, [5]),
+        (5, 10, 25, [2, 2, 1]),
+        (5, 1000, 25, [1] * 5),
+        (8192, 2 * 131072, 512 << 20, [2048] * 4),
+        (8192, 2 * 151936, 512 << 20, [1664] * 4 + [1536]),
+        (300, 1, 299, [256, 44]),
+    ],
+)
+def test_tiles_are_equal_parts_that_fit_the_budget(total, bytes_each, tile_bytes, expected):
+    assert linear_head.tile_sizes(total, bytes_each, tile_bytes) == expected
+
+
+HIDDEN, WEIGHT, TARGETS = torch.zeros(2, 3, 4), torch.zeros(8, 4), torch.zeros(2, 3, dtype=torch.long)
+
+BAD = {
+    "a weight of another width": ({"weight": torch.zeros(8, 5)}, ValueError, r"weight has shape \(8, 5\); expected"),
+    "a weight of another dtype": ({"weight": WEIGHT.half()}, TypeError, "weight has dtype torch.float16; expected"),
+    "a weight elsewhere": ({"weight": WEIGHT.to("meta")}, ValueError, "weight is on meta; expected cpu"),
+    "a bias of another size": ({"bias": torch.zeros(4)}, ValueError, r"bias has shape \(4,\); expected \(8,\)"),
+    "float64 hidden states": ({"hidden": HIDDEN.double()}, TypeError, "hidden has dtype torch.float64"),
+    "targets of another shape": (
+        {"targets": TARGETS[:1]}, ValueError, r"targets has shape \(1, 3\); expected \(2, 3\), the shape of hidden",
+    ),
+    "no tile": ({"tile_bytes": 0}, ValueError, "tile_bytes is 0; expected a positive number of bytes"),
+    "a target out of range": ({"targets": TARGETS + 8}, IndexError, r"targets\[0, 0\] is 8; expected an id"),
+    "keep_logits as a number": ({"keep_logits": 1}, TypeError, "keep_logits is 1; expected True, False or None"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_argument_is_named(case):
+    changed, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        linear_token_stats(**({"hidden": HIDDEN, "weight": WEIGHT, "targets": TARGETS} | changed))
