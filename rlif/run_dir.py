@@ -24,12 +24,12 @@ from rlif.models import LanguageModel
 
 
 def resolve_run_dir(config: TrainConfig) -> Path:
-    """The directory that this run will make: `config.run_dir`, or runs/REWARD-DATE-TIME.
+    """The directory that this run will make: `config.run_dir`, or runs/REWARDS-DATE-TIME.
 
     Raises:
         UserError: it exists already. A run never writes over another.
     """
-    run_dir = config.run_dir or Path("runs") / f"{config.reward}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = config.run_dir or Path("runs") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         exists = run_dir.exists()
     except OSError as error:

@@ -39,7 +39,7 @@ def test_prompts_are_verbatim_and_answers_optional(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_windows_line_ends_are_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
-    assert [prompt.text for prompt in read_prompts(path)] == ["a", "b"]
+    assert [prompt.content for prompt in read_prompts(path)] == ["a", "b"]
 
 
 def test_a_gold_solution_is_reduced_to_its_final_answer(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rlif.config import TrainConfig
 from rlif.errors import UserError
 from rlif.run_dir import RunDir, resolve_run_dir
 
-CONFIG = TrainConfig(model="model", data=Path("data.jsonl"))
+CONFIG = TrainConfig(model="model", data="data.jsonl")
 
 
 def test_every_line_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
