@@ -32,27 +32,26 @@ class TrainConfig:
     """Prompts to train on: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
 
     reward: tuple[str, ...] = ("self_certainty",)
-    """What to maximise; several are added up. A name, package.module:function or file.py:function, then =WEIGHT or not.
-    The names: self_certainty, token_entropy, trajectory_entropy, sequence_logprob, probability_disparity,
-    majority_vote, semantic_entropy, format, random, and verifiable, which needs gold answers."""
+    """What to maximise; several are added up. Each a name of rlif.rewards.REWARDS, package.module:function or
+    file.py:function, followed by =WEIGHT where the weight is not 1."""
 
     multi_objective_aggregation: Aggregation = "sum_then_normalize"
     """How rewards are added up: weighted as they are, or each first normalised within its group."""
 
     run_dir: Path | None = None
-    """New directory for metrics, samples and the trained model. Default: runs/REWARD-DATE-TIME."""
+    """New directory for metrics, samples and the trained model. None: runs/REWARD-DATE-TIME."""
 
     eval_data: str | None = None
-    """Prompts to evaluate on, read like `data`. Default: no evaluation."""
+    """Prompts to evaluate on, read like `data`. None: no evaluation."""
 
     data_config: str | None = None
     """Configuration (subset) of the hub datasets, where they have several."""
 
     split: str | None = None
-    """Split to train on, for data with splits; may be a slice, train[:1000]. Default: the only one, or train."""
+    """Split to train on, for data with splits; may be a slice, train[:1000]. None: the only one, or train."""
 
     eval_split: str | None = None
-    """Split to evaluate on, likewise. Default: the only one, or test."""
+    """Split to evaluate on, likewise. None: the only one, or test."""
 
     prompt_column: str = "prompt"
     """Column with the prompt: text, or a conversation as a list of messages with `role` and `content`."""
@@ -118,7 +117,7 @@ class TrainConfig:
     """Sampling temperature of the evaluation; 0 is greedy."""
 
     save_steps: int | None = None
-    """Steps between checkpoints, RUN_DIR/checkpoint-STEP. Default: only the model at the end, RUN_DIR/model."""
+    """Steps between checkpoints, RUN_DIR/checkpoint-STEP. None: only the model at the end, RUN_DIR/model."""
 
     device: str = "auto"
     """Device, as torch names it (cpu, cuda, cuda:1, mps). auto: cuda if there is one, else cpu."""

@@ -38,7 +38,7 @@ class DemoConfig:
     """
 
     output_dir: Path | None = None
-    """New directory for data, runs and the figure. Default: runs/demo-DATE-TIME."""
+    """New directory for data, runs and the figure. None: runs/demo-DATE-TIME."""
 
     seed: int = 0
     """Seed of the problems, their order and of sampling."""

@@ -27,7 +27,8 @@ def arguments(config: TrainConfig) -> list[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value is not None and value != field.default:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            for word in [value] if not isinstance(value, tuple) else value:
+                words += [f"--{field.name.replace('_', '-')}", str(word)]
     return words
 
 
@@ -100,7 +101,8 @@ def test_a_bad_line_in_the_data_ends_the_program_with_no_traceback(make_config: 
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}, expected a non-empty string'
+        f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}; the columns are question '
+        "(prompt_column picks one)"
     ]
     assert config.run_dir is not None
     assert not config.run_dir.exists()

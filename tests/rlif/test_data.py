@@ -81,10 +81,10 @@ def test_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
         read_prompts(write(tmp_path, content), argument="eval_data")
 
 
-def test_a_missing_file_a_directory_and_binary_data_are_errors(tmp_path: Path) -> None:
+def test_a_missing_file_an_empty_directory_and_binary_data_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^data: got .*not a file"):
         read_prompts(tmp_path / "missing.jsonl")
-    with pytest.raises(UserError, match="not a file"):
+    with pytest.raises(UserError, match=r"^data: cannot read the directory .*doesn't contain any data files"):
         read_prompts(tmp_path)
     (tmp_path / "binary").write_bytes(b"\x80\x81")
     with pytest.raises(UserError, match="not UTF-8"):

@@ -25,16 +25,14 @@ def make_rollout(texts: Sequence[str], *, answer: str | None = "2", num_generati
     """A rollout of these completions, each with an EOS, for prompts "1+1=" with the same gold answer."""
     ids = [TOKENIZER(text)["input_ids"] + [TOKENIZER.eos_token_id] for text in texts]
     mask = torch.arange(max(map(len, ids))) < torch.tensor([len(row) for row in ids])[:, None]
-    padded = torch.zeros(mask.shape, dtype=torch.long).masked_scatter(
-        mask, torch.cat([torch.tensor(row) for row in ids])
-    )
+    tokens = torch.cat([torch.tensor(row) for row in ids])
     return Rollout(
         prompts=["1+1="] * len(texts),
         answers=[answer] * len(texts),
         texts=TOKENIZER.batch_decode(ids, skip_special_tokens=True),
         prompt_ids=torch.zeros(len(texts), 1, dtype=torch.long),
         prompt_mask=torch.ones(len(texts), 1, dtype=torch.bool),
-        completion_ids=padded,
+        completion_ids=torch.zeros(mask.shape, dtype=torch.long).masked_scatter(mask, tokens),
         completion_mask=mask,
         finished=torch.ones(len(texts), dtype=torch.bool),
         num_generations=num_generations or len(texts),
