@@ -62,7 +62,9 @@ def _convert(value: object, hint: Any, where: str) -> Any:
         items = value if isinstance(value, list) else [value]
         return tuple(_convert(item, get_args(expected)[0], where) for item in items)
     if get_origin(expected) is Literal:
-        expected = str  # which of them, the configuration checks for itself
+        if value in get_args(expected):
+            return value
+        raise UserError(f"{where}: got {value!r}, expected one of {', '.join(get_args(expected))}")
     if expected is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)

@@ -109,10 +109,10 @@ def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], devic
         raise UserError(f"{where}: returned {len(values)} values, expected {count}: one number per completion")
     rewards = torch.zeros(count)
     for row, value in enumerate(values):
-        number = value.item() if hasattr(value, "item") else value
+        number = value.item() if getattr(value, "shape", None) == () else value
         try:
             rewards[row] = float(number) if isinstance(number, numbers.Real) else math.nan
-        except OverflowError:  # an integer that no float holds
+        except (OverflowError, RuntimeError):  # more than float64 holds, or than float32
             rewards[row] = math.inf
         if not rewards[row].isfinite():
             raise UserError(
