@@ -77,7 +77,7 @@ def read_prompts(
         answer = _answer(values.get(answer_column), answer_column, place)
         if answer is None and need_answers:
             unit = where.split()[0]
-            raise UserError(f"{place}: no `{answer_column}`, which the verifiable reward needs in every {unit}")
+            raise UserError(f"{place}: no `{answer_column}`, which a reward needs in every {unit}")
         prompts.append(Prompt(content, answer, where))
     if not prompts:
         raise UserError(f"{argument}: {data} is empty, expected at least one row with a `{prompt_column}`")

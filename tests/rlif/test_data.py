@@ -97,7 +97,7 @@ def test_a_missing_file_an_empty_directory_and_binary_data_are_errors(tmp_path: 
 def test_a_missing_answer_is_an_error_only_where_answers_are_needed(tmp_path: Path, row: dict[str, object]) -> None:
     path = write(tmp_path, json.dumps({"prompt": "1+1=", "answer": "2"}) + "\n" + json.dumps(row))
     assert read_prompts(path)[1].answer is None
-    with pytest.raises(UserError, match=r"line 2: no `answer`, which the verifiable reward needs"):
+    with pytest.raises(UserError, match=r"line 2: no `answer`, which a reward needs"):
         read_prompts(path, need_answers=True)
 
 
