@@ -50,7 +50,7 @@ def read_rows(
         UserError: naming the argument, and the line where one is at fault.
     """
     path = Path(data).expanduser()
-    mode = _file_mode(path)
+    mode = _file_mode(path) if str(data) else None  # an empty path would be the working directory
     if mode is None and _is_hub_id(str(data)):
         return _dataset_rows(_load_from_hub(str(data), argument, config, split, default), columns)
     if mode is not None and stat.S_ISDIR(mode):

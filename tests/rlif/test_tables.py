@@ -197,7 +197,7 @@ def test_a_hub_id_out_of_reach_is_one_error_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["missing.parquet", "./missing", "/nowhere/at/all", "~/missing", "a/b/c", "x" * 300 + "/"]
+    "name", ["", "missing.parquet", "./missing", "/nowhere/at/all", "~/missing", "a/b/c", "x" * 300 + "/"]
 )
 def test_what_can_be_no_hub_id_is_a_missing_file(name: str) -> None:
     with pytest.raises(UserError, match=r"^data: got .*, which is not a file; expected JSONL, JSON, Parquet or CSV"):
