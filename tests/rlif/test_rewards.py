@@ -208,3 +208,13 @@ def test_rewards_can_be_listed_without_loading_torch() -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_reward_of_ours_that_is_not_finite_is_an_error_too() -> None:
+    rollout = make_rollout(["7", "1+1=2"])
+    _, stats = make_stats(rollout)
+    assert stats.entropy is not None
+    entropy = stats.entropy.detach().clone()
+    entropy[1, 0] = torch.nan
+    with pytest.raises(UserError, match=r"^reward token_entropy: returned nan for completion 2 of 2, .*'1\+1='"):
+        load_rewards("token_entropy")(stats._replace(entropy=entropy), rollout, tokenizer=TOKENIZER, step=1)
