@@ -1,4 +1,4 @@
-"""A user's own reward function: found by its name, and held to what it promises."""
+"""A user's own reward function, found by its name."""
 
 from __future__ import annotations
 
@@ -6,23 +6,13 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-import math
-import numbers
 import os
 import sys
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from rlif.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from rlif.rewards.interface import Reward, RewardFunction
+from rlif.rewards.interface import RewardFunction, describe_error
 
 
 def import_function(path: str) -> RewardFunction:
@@ -39,7 +29,7 @@ def import_function(path: str) -> RewardFunction:
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     except Exception as error:  # whatever the user's module raises while it is imported
-        raise UserError(f"reward: could not import {place!r}: {_describe_error(error)}") from error
+        raise UserError(f"reward: could not import {place!r}: {describe_error(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         near = difflib.get_close_matches(name, [key for key, value in vars(module).items() if callable(value)])
@@ -73,62 +63,3 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], device: torch.device) -> Tensor:
-    """The values of a reward function, checked.
-
-    Args:
-        reward: to call.
-        inputs: every keyword argument that there is; the function gets those that it takes.
-        prompts: n prompts, to say where a value is wrong.
-        device: of the result.
-
-    Returns:
-        (n,) float32, detached.
-
-    Raises:
-        UserError: the function raises, or does not return one finite number per completion.
-    """
-    import torch
-
-    where = f"reward {reward.name}"
-    try:
-        with torch.no_grad():
-            values = reward.function(**reward.arguments(inputs))
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's function raises
-        raise UserError(f"{where}: raised {_describe_error(error)}") from error
-    count = len(prompts)
-    if hasattr(values, "tolist"):  # a tensor of torch or an array of NumPy
-        values = values.tolist()
-    if not isinstance(values, list | tuple):
-        raise UserError(f"{where}: returned {_shorten(values)}, expected a list or tensor of {count} numbers")
-    if len(values) != count:
-        raise UserError(f"{where}: returned {len(values)} values, expected {count}: one number per completion")
-    rewards = torch.zeros(count)
-    for row, value in enumerate(values):
-        number = value.item() if getattr(value, "shape", None) == () else value
-        try:
-            rewards[row] = float(number) if isinstance(number, numbers.Real) else math.nan
-        except (OverflowError, RuntimeError):  # more than float64 holds, or than float32
-            rewards[row] = math.inf
-        if not rewards[row].isfinite():
-            raise UserError(
-                f"{where}: returned {_shorten(number)} for completion {row + 1} of {count}, expected a finite number "
-                f"(prompt {_shorten(prompts[row])})"
-            )
-    return rewards.to(device)
-
-
-def _describe_error(error: Exception) -> str:
-    """The error in one line, with the place that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
-
-
-def _shorten(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

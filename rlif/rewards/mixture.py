@@ -17,8 +17,8 @@ from rlif.rewards.confidence import (
     token_entropy,
     trajectory_entropy,
 )
-from rlif.rewards.custom import call, import_function
-from rlif.rewards.interface import Reward, RewardFunction, describe
+from rlif.rewards.custom import import_function
+from rlif.rewards.interface import Reward, RewardFunction, call, describe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +84,10 @@ class RewardMixture:
         Raises:
             UserError: a reward function raises, or does not return one finite number per completion.
         """
+        import torch
+
+        from rlif.grpo import group_advantages
+
         device = rollout.completion_ids.device
         inputs = {
             "prompts": rollout.prompts,
@@ -99,14 +103,10 @@ class RewardMixture:
             "seed": self.seed,
         }
         parts = {reward.name: call(reward, inputs, rollout.prompts, device) for reward in self.rewards}
-        total = rollout.completion_ids.new_zeros(len(rollout.texts), dtype=next(iter(parts.values())).dtype)
-        for reward in self.rewards:
-            values = parts[reward.name]
-            if self.aggregation == "normalize_then_sum":
-                from rlif.grpo import group_advantages
-
-                values = group_advantages(values, rollout.num_generations)
-            total = total + reward.weight * values
+        values = parts
+        if self.aggregation == "normalize_then_sum":
+            values = {name: group_advantages(part, rollout.num_generations) for name, part in parts.items()}
+        total = torch.stack([reward.weight * values[reward.name] for reward in self.rewards]).sum(dim=0)
         return Rewards(total, parts)
 
 
