@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rlif.errors import UserError
-from rlif.rewards import get_reward
+from rlif.rewards import Aggregation, load_rewards, reward_names
 
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["float32", "bfloat16"]
@@ -28,17 +28,42 @@ class TrainConfig:
     model: str
     """Model to start from: a directory saved by transformers, or a Hugging Face hub id."""
 
-    data: Path
-    """Prompts to train on: JSONL, one object a line, with `prompt` and optionally `answer`. Used verbatim."""
+    data: str
+    """Prompts to train on: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
 
-    reward: str = "self_certainty"
-    """What to maximise: self_certainty, token_entropy or trajectory_entropy, or verifiable, which needs `answer`."""
+    reward: tuple[str, ...] = ("self_certainty",)
+    """What to maximise; several are added up. Each a name of rlif.rewards.REWARDS, package.module:function or
+    file.py:function, followed by =WEIGHT where the weight is not 1."""
+
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+    """How rewards are added up: weighted as they are, or each first normalised within its group."""
 
     run_dir: Path | None = None
-    """New directory for metrics, samples and the trained model. Default: runs/REWARD-DATE-TIME."""
+    """New directory for metrics, samples and the trained model. None: runs/REWARD-DATE-TIME."""
 
-    eval_data: Path | None = None
-    """Prompts to evaluate on, in the same format. Default: no evaluation."""
+    eval_data: str | None = None
+    """Prompts to evaluate on, read like `data`. None: no evaluation."""
+
+    data_config: str | None = None
+    """Configuration (subset) of the hub datasets, where they have several."""
+
+    split: str | None = None
+    """Split to train on, for data with splits; may be a slice, train[:1000]. None: the only one, or train."""
+
+    eval_split: str | None = None
+    """Split to evaluate on, likewise. None: the only one, or test."""
+
+    prompt_column: str = "prompt"
+    """Column with the prompt: text, or a conversation as a list of messages with `role` and `content`."""
+
+    answer_column: str = "answer"
+    """Column with the gold answer. Of a whole solution, what follows the last #### or stands in the last \\boxed{}."""
+
+    chat: bool = False
+    """Put prompts that are plain text into the tokenizer's chat template too. Conversations always are."""
+
+    system_prompt: str | None = None
+    """System message before every conversation. Implies chat."""
 
     max_steps: int = 100
     """Training steps; each samples, scores and learns from fresh completions."""
@@ -92,7 +117,7 @@ class TrainConfig:
     """Sampling temperature of the evaluation; 0 is greedy."""
 
     save_steps: int | None = None
-    """Steps between checkpoints, RUN_DIR/checkpoint-STEP. Default: only the model at the end, RUN_DIR/model."""
+    """Steps between checkpoints, RUN_DIR/checkpoint-STEP. None: only the model at the end, RUN_DIR/model."""
 
     device: str = "auto"
     """Device, as torch names it (cpu, cuda, cuda:1, mps). auto: cuda if there is one, else cpu."""
@@ -103,13 +128,18 @@ class TrainConfig:
     seed: int = 0
     """Seed of the prompt order and of sampling. On CPU, the same seed gives the same run."""
 
+    @property
+    def title(self) -> str:
+        """What the run is about, in a few characters: its rewards."""
+        return "+".join(reward_names(self.reward))
+
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.
 
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        get_reward(self.reward)
+        load_rewards(self.reward)
         for name, minimum, why in (
             ("max_steps", 1, ""),
             ("prompts_per_step", 1, ""),
@@ -144,7 +174,11 @@ class TrainConfig:
                 limit = "" if high == math.inf else f" and at most {high:g}"
                 raise UserError(f"{name}: got {value!r}, expected a finite number {relation} {low:g}{limit}")
 
-        for name, choices in (("lr_scheduler_type", get_args(Schedule)), ("dtype", get_args(Dtype))):
+        for name, choices in (
+            ("lr_scheduler_type", get_args(Schedule)),
+            ("dtype", get_args(Dtype)),
+            ("multi_objective_aggregation", get_args(Aggregation)),
+        ):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
 

@@ -13,7 +13,7 @@ from rlif.answers import extract_answer
 from rlif.config import TrainConfig
 from rlif.grpo import kl_to_reference
 from rlif.models import LanguageModel
-from rlif.rewards import correctness
+from rlif.rewards.answers import verifiable
 from rlif.rollout import EncodedPrompt, Rollout, sample
 from rlif.scoring import completion_stats
 from rlif_kernels import TokenStats
@@ -81,7 +81,7 @@ def rollout_totals(rollout: Rollout, stats: TokenStats, base_logprob: Tensor | N
         "eos": int(rollout.finished.sum()),
         "parsed": sum(extract_answer(text) is not None for text in rollout.texts),
         "with_answer": sum(answer is not None for answer in rollout.answers),
-        "correct": sum(correctness(rollout)),
+        "correct": sum(verifiable(rollout.texts, rollout.answers)),
         "entropy": stats.entropy.sum().item(),
         "self_certainty": stats.self_certainty.sum().item(),
     }

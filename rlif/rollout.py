@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlif.chat import apply_chat_template
 from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.kv_cache import reserved_cache
@@ -71,21 +72,37 @@ class Rollout:
 
 
 def encode_prompts(
-    language_model: LanguageModel, prompts: Sequence[Prompt], max_completion_length: int, *, argument: str = "data"
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    max_completion_length: int,
+    *,
+    argument: str = "data",
+    chat: bool = False,
+    system_prompt: str | None = None,
 ) -> list[EncodedPrompt]:
-    """Tokenize prompts as they are, with the special tokens that the tokenizer adds by itself (often BOS).
+    """Tokenize prompts: text as it is, with the special tokens that the tokenizer adds by itself (often BOS).
+
+    Conversations go through the chat template, which writes all special tokens; so does text, as a user's message, if
+    `chat` or `system_prompt` asks for it.
 
     Raises:
         UserError: a prompt has no tokens, has one that the model does not know, or leaves no room for the completion
-            within the positions of the model.
+            within the positions of the model; or the chat template is missing or refuses a conversation.
     """
     model = language_model.model
     vocab_size = model.get_input_embeddings().num_embeddings
     max_positions = getattr(model.config, "max_position_embeddings", None)
     encoded = []
-    for text, answer in prompts:
-        ids = language_model.tokenizer(text)["input_ids"]
-        where = f"{argument}: prompt {text[:40]!r}"
+    for prompt in prompts:
+        content = prompt.content
+        begins = content if isinstance(content, str) else str(content[-1]["content"])
+        where = f"{argument}: {prompt.where + ', ' if prompt.where else ''}prompt {begins[:40]!r}"
+        is_chat = chat or system_prompt is not None or not isinstance(content, str)
+        if is_chat:
+            text = apply_chat_template(content, language_model.tokenizer, system_prompt=system_prompt, where=where)
+        else:
+            text = str(content)
+        ids = language_model.tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
         if not ids:
             raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")
         if max(ids) >= vocab_size:
@@ -95,7 +112,7 @@ def encode_prompts(
                 f"{where} has {len(ids)} tokens, which with max_completion_length {max_completion_length} is more than "
                 f"the model's {max_positions} positions"
             )
-        encoded.append(EncodedPrompt(text, answer, ids))
+        encoded.append(EncodedPrompt(text, prompt.answer, ids))
     return encoded
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shutil
@@ -11,25 +10,25 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
-import yaml
 from safetensors import SafetensorError
 
 from rlif.config import TrainConfig
+from rlif.config_file import write_config
 from rlif.errors import UserError
 from rlif.models import LanguageModel
+from rlif.versions import versions
 
 
 def resolve_run_dir(config: TrainConfig) -> Path:
-    """The directory that this run will make: `config.run_dir`, or runs/REWARD-DATE-TIME.
+    """The directory that this run will make: `config.run_dir`, or runs/REWARDS-DATE-TIME.
 
     Raises:
         UserError: it exists already. A run never writes over another.
     """
-    run_dir = config.run_dir or Path("runs") / f"{config.reward}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = config.run_dir or Path("runs") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         exists = run_dir.exists()
     except OSError as error:
@@ -53,12 +52,7 @@ class RunDir:
         except OSError as error:
             raise UserError(f"run_dir: cannot make {path}: {error.strerror}") from error
         self.path = path
-        versions = ", ".join(f"{package} {version(package)}" for package in ("rlif", "torch", "transformers"))
-        fields = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(dataclasses.replace(config, run_dir=path)).items()
-        }
-        (path / "config.yaml").write_text(f"# {versions}\n{yaml.safe_dump(fields, sort_keys=False)}", encoding="utf-8")
+        write_config(config, path / "config.yaml", header=versions())
         self._metrics = self._open("metrics.jsonl")
         self._samples = self._open("samples.jsonl")
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -25,11 +26,12 @@ from rlif.evaluate import evaluate, mean_metrics, rollout_totals, sample_rows
 from rlif.grpo import group_advantages, policy_loss
 from rlif.models import LanguageModel, frozen_copy, load_language_model
 from rlif.progress import Progress, default_progress
-from rlif.rewards import NEEDS_ANSWERS, get_reward
+from rlif.rewards import RewardMixture, Rewards, load_rewards
 from rlif.rollout import EncodedPrompt, Rollout, check_decoding, encode_prompts, sample
 from rlif.run_dir import RunDir, resolve_run_dir
 from rlif.scoring import completion_stats
 from rlif_kernels import TokenStats
+from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 # Completions written to samples.jsonl at a time: enough to see what the policy is up to.
 NUM_SAMPLES = 8
@@ -60,12 +62,25 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     """
     # Everything that can be wrong is found before the run directory exists, and before the model loads where possible.
     config.validate()
-    prompts = read_prompts(config.data, need_answers=config.reward in NEEDS_ANSWERS)
-    eval_prompts = read_prompts(config.eval_data, argument="eval_data") if config.eval_data else []
+    rewards = load_rewards(config.reward, aggregation=config.multi_objective_aggregation, seed=config.seed)
+    read = partial(
+        read_prompts,
+        data_config=config.data_config,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+    )
+    prompts = read(config.data, split=config.split, need_answers=rewards.needs_answers)
+    eval_prompts = read(config.eval_data, argument="eval_data", split=config.eval_split) if config.eval_data else []
     run_path = resolve_run_dir(config)
     policy = load_language_model(config.model, device=config.device, dtype=config.dtype)
-    train_set = encode_prompts(policy, prompts, config.max_completion_length)
-    eval_set = encode_prompts(policy, eval_prompts, config.max_completion_length, argument="eval_data")
+    encode = partial(
+        encode_prompts,
+        policy,
+        max_completion_length=config.max_completion_length,
+        chat=config.chat,
+        system_prompt=config.system_prompt,
+    )
+    train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     check_decoding(policy, train_set[0].ids)
 
     reference = frozen_copy(policy.model) if config.beta > 0 or eval_set else None
@@ -78,13 +93,15 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     rows: list[dict[str, float]] = []
     skipped_updates, step = 0.0, 0
     try:
-        progress.start(config.reward, config.max_steps)
+        progress.start(config.title, config.max_steps)
         for step in range(config.max_steps + 1):
             row: dict[str, float] = {"step": step}
             samples: list[dict[str, object]] = []
             if step > 0:
                 step_prompts = list(islice(prompt_stream, config.prompts_per_step))
-                metrics, rollout = train_step(policy, reference, optimizer, generator, step_prompts, step, config)
+                metrics, rollout = train_step(
+                    policy, reference, optimizer, generator, step_prompts, step, config, rewards
+                )
                 skipped_updates += metrics["skipped_updates"]
                 row |= metrics | {"skipped_updates": skipped_updates}
                 samples = sample_rows(rollout)
@@ -128,6 +145,7 @@ def train_step(
     prompts: Sequence[EncodedPrompt],
     step: int,
     config: TrainConfig,
+    rewards: RewardMixture,
 ) -> tuple[dict[str, float], Rollout]:
     """One step of training: sample, score, learn.
 
@@ -160,10 +178,13 @@ def train_step(
         optimizer.zero_grad()
         losses.append(0.0)
         for index, part in enumerate(parts):
-            stats = completion_stats(policy.model, part, temperature=config.temperature)
+            # Further statistics only where a reward reads them, and only in the forward that scores.
+            outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + (rewards.outputs if iteration == 0 else ())))
+            stats = completion_stats(policy.model, part, temperature=config.temperature, outputs=outputs)
             assert stats.logprob is not None
             if iteration == 0:  # still on-policy: the forward that carries the gradient also scores the completions
-                scores.append(score_completions(stats, part, reference, config))
+                rewarded = rewards(stats, part, tokenizer=policy.tokenizer, step=step)
+                scores.append(score_completions(stats, part, rewarded, reference, config))
             loss = policy_loss(
                 stats.logprob,
                 scores[index].old_logprob,
@@ -182,11 +203,15 @@ def train_step(
         else:
             skipped += 1
 
-    rewards = torch.cat([score.rewards for score in scores])
-    groups = rewards.view(-1, config.num_generations)
+    total = torch.cat([score.rewards.total for score in scores])
+    groups = total.view(-1, config.num_generations)
     equal = groups.amax(dim=1) == groups.amin(dim=1)
     metrics = {
-        "reward": rewards.mean().item(),
+        "reward": total.mean().item(),
+        **{
+            f"reward/{name}": torch.cat([score.rewards.parts[name] for score in scores]).mean().item()
+            for name in scores[0].rewards.parts
+        },
         "reward_std": groups.std(dim=1).mean().item(),
         "frac_reward_zero_std": equal.float().mean().item(),
         **mean_metrics([score.totals for score in scores]),
@@ -203,8 +228,8 @@ def train_step(
 class Score:
     """What the first forward over n completions fixes for all updates from them; nothing here carries a gradient."""
 
-    rewards: Tensor
-    """(n,) float32."""
+    rewards: Rewards
+    """(n,) float32, their sum and its parts."""
     advantages: Tensor
     """(n,) float32."""
     old_logprob: Tensor
@@ -217,19 +242,18 @@ class Score:
 
 @torch.no_grad()
 def score_completions(
-    stats: TokenStats, rollout: Rollout, reference: PreTrainedModel | None, config: TrainConfig
+    stats: TokenStats, rollout: Rollout, rewards: Rewards, reference: PreTrainedModel | None, config: TrainConfig
 ) -> Score:
-    """Reward completions by the statistics of the policy that sampled them, and compare them within their groups."""
+    """Compare the rewards of completions within their groups, and note what further updates compare with."""
     assert stats.logprob is not None
     reference_logprob = None
     if reference is not None and config.beta > 0:
         reference_logprob = completion_stats(
             reference, rollout, temperature=config.temperature, outputs=("logprob",)
         ).logprob
-    rewards = get_reward(config.reward)(stats, rollout)
     return Score(
         rewards=rewards,
-        advantages=group_advantages(rewards, config.num_generations),
+        advantages=group_advantages(rewards.total, config.num_generations),
         old_logprob=stats.logprob.detach(),
         reference_logprob=reference_logprob,
         totals=rollout_totals(rollout, stats, reference_logprob),

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 
 from rlif.config import TrainConfig
 from rlif.errors import UserError
 
-VALID = TrainConfig(model="model", data=Path("data.jsonl"))
+VALID = TrainConfig(model="model", data="data.jsonl")
 
 
 def test_the_defaults_are_valid() -> None:
@@ -19,7 +18,6 @@ def test_the_defaults_are_valid() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("reward", "self_certainity", "self_certainty, token_entropy, trajectory_entropy, verifiable"),
         ("num_generations", 1, "at least 2"),
         ("max_steps", 0, "at least 1"),
         ("max_steps", 2.5, "an integer"),

@@ -53,7 +53,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_model_at_the_temperature
     rollout = roll(
         language_model, prompts=[prompt], num_generations=count, max_completion_length=1, temperature=temperature
     )
-    ids = torch.tensor([language_model.tokenizer(prompt.text)["input_ids"]])
+    ids = torch.tensor([language_model.tokenizer(prompt.content)["input_ids"]])
     with torch.no_grad():
         probabilities = (language_model.model(ids).logits[0, -1] / temperature).softmax(dim=-1)
     frequency = torch.bincount(rollout.completion_ids[:, 0], minlength=len(probabilities)) / count

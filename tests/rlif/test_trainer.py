@@ -19,7 +19,7 @@ from rlif.data import read_prompts, shuffled_epochs
 from rlif.errors import UserError
 from rlif.models import LanguageModel, frozen_copy
 from rlif.progress import SilentProgress
-from rlif.rewards import REWARDS
+from rlif.rewards import REWARDS, load_rewards
 from rlif.rollout import Rollout, encode_prompts
 from rlif.trainer import TrainResult, learning_rate_at, train_step
 
@@ -43,6 +43,7 @@ def one_step(
         prompts[: config.prompts_per_step],
         1,
         config,
+        load_rewards(config.reward),
     )
 
 
@@ -50,7 +51,7 @@ def gradients(language_model: LanguageModel) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in language_model.model.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("reward", REWARDS)
+@pytest.mark.parametrize("reward", ["self_certainty", "token_entropy", "trajectory_entropy", "verifiable"])
 def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
     reward: str, language_model: LanguageModel, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,9 +63,7 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
             parameter.mul_(1.1)
     model = frozen_copy(language_model.model).requires_grad_()
     if reward == "verifiable":  # a random model is never right, so let every other completion be
-        monkeypatch.setitem(
-            REWARDS, reward, lambda stats, rollout: torch.tensor([1.0, 0.0] * (len(rollout.texts) // 2))
-        )
+        monkeypatch.setitem(REWARDS, reward, lambda prompts: [1.0, 0.0] * (len(prompts) // 2))
     _, rollout = one_step(language_model, config, start)
 
     terms, rewards = [], []
@@ -254,7 +253,8 @@ def test_the_start_model_is_copied_only_when_something_needs_it(
 def test_an_update_that_is_not_finite_is_skipped_and_counted(
     bad: float, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REWARDS, "self_certainty", lambda stats, rollout: torch.full((len(rollout.texts),), bad))
+    loss = trainer.policy_loss
+    monkeypatch.setattr(trainer, "policy_loss", lambda *args, **settings: bad * loss(*args, **settings))
     config = make_config()
     result = train(config)
     assert [row["skipped_updates"] for row in result.rows] == [1, 2]
@@ -336,7 +336,7 @@ def test_the_prompts_of_a_run_go_through_the_file_in_shuffled_epochs(
     monkeypatch.setattr(trainer, "sample", record)
     config = make_config(max_steps=4, prompts_per_step=4, seed=3)
     train(config)
-    texts = [prompt.text for prompt in read_prompts(config.data)]
+    texts = [prompt.content for prompt in read_prompts(config.data)]
     assert met == list(islice(shuffled_epochs(texts, 3), 16))
 
 
