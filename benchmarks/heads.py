@@ -113,7 +113,7 @@ def forward_backward(implementation: Loss, problem: Problem) -> Tensor:
     """One step's work: the loss, and fresh gradients in `.grad`."""
     problem.hidden.grad = problem.weight.grad = None
     loss = implementation(problem)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach()
 
 

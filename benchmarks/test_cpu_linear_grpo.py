@@ -38,8 +38,8 @@ def test_forward_backward(benchmark: Any, name: str, shape: tuple[int, int, int,
     problem, truth = problem_with_truth(shape, dtype)
     try:
         implementation = ON_ANY_DEVICE[name]()
-    except (ImportError, AttributeError) as error:
-        pytest.skip(f"{name}: {error}")
+    except (ImportError, AttributeError) as missing:
+        pytest.skip(f"{name}: {missing}")
     error = largest_error(problem, forward_backward(implementation, problem), truth)
     assert error < TOLERANCE[dtype], "not the same loss"
     batch, length, vocab_size, hidden_size = shape
