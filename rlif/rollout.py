@@ -238,11 +238,12 @@ def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: fl
     `top_p`. The most likely token always stays.
     """
     values, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # the most likely come first
-    probabilities = torch.softmax(values.float() / temperature, dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    kept = before < top_p
-    kept[:, 0] = True
-    return torch.full_like(logits, -torch.inf).scatter_(1, ids, values.masked_fill(~kept, -torch.inf))
+    if top_p < 1:
+        probabilities = torch.softmax(values.float() / temperature, dim=-1)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        outside[:, 0] = False
+        values = values.masked_fill(outside, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(1, ids, values)
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
