@@ -13,7 +13,8 @@ _missing: dict[str, str] = {}
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """What did not run is named beside what did."""
     if report.skipped:
-        _missing[report.nodeid.split("::")[-1]] = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "")
+        assert isinstance(report.longrepr, tuple)  # file, line, reason
+        _missing[report.nodeid.split("::")[-1]] = report.longrepr[2].removeprefix("Skipped: ")
 
 
 def pytest_benchmark_update_machine_info(config: object, machine_info: dict[str, Any]) -> None:

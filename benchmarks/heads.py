@@ -12,6 +12,7 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -189,7 +190,8 @@ def linear_token_stats() -> Loss:
     return composed(lambda hidden, weight, targets: op(hidden, weight, targets).logprob)
 
 
-def linear_grpo_loss() -> Loss:
+def linear_grpo_loss(**options: Any) -> Loss:
+    """Ours, with further arguments of the op."""
     op = importlib.import_module("rlif_kernels").linear_grpo_loss
 
     def loss(problem: Problem) -> Tensor:
@@ -203,6 +205,7 @@ def linear_grpo_loss() -> Loss:
             loss_type="dapo",
             epsilon_low=EPSILON,
             beta=BETA,
+            **options,
         ).loss
 
     return loss

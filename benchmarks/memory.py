@@ -14,18 +14,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.heads import ON_ANY_DEVICE, Loss, Problem, forward_backward, make_problem
+from benchmarks.heads import ON_ANY_DEVICE, Loss, Problem, forward_backward, linear_grpo_loss, make_problem
 from benchmarks.machine import describe
 
 # (completions, tokens of each, vocabulary, hidden size): Llama 3's vocabulary; and one for the tests.
 SHAPE = (16, 256, 128256, 512)
 QUICK_SHAPE = (2, 64, 20000, 32)
-FORWARD_ONLY = "rlif, linear_token_stats, forward only"
 
 
 def without_gradient(implementation: Loss, problem: Problem) -> None:
@@ -35,7 +35,8 @@ def without_gradient(implementation: Loss, problem: Problem) -> None:
 
 CASES: dict[str, tuple[Callable[[], Loss], Callable[[Loss, Problem], object]]] = {
     **{name: (build, forward_backward) for name, build in ON_ANY_DEVICE.items()},
-    FORWARD_ONLY: (ON_ANY_DEVICE["rlif, linear_token_stats"], without_gradient),
+    "rlif, linear_grpo_loss, tile_bytes of 64 MiB": (partial(linear_grpo_loss, tile_bytes=64 << 20), forward_backward),
+    "rlif, linear_token_stats, forward only": (ON_ANY_DEVICE["rlif, linear_token_stats"], without_gradient),
 }
 
 

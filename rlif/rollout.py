@@ -17,6 +17,9 @@ from rlif.models import LanguageModel
 # Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
 MAX_DECODING_GAP = {torch.float32: 0.01, torch.bfloat16: 0.3}
 
+# Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
+DRAW_BLOCK = 128
+
 
 class EncodedPrompt(NamedTuple):
     """A prompt, its gold answer if it has one, and its token ids."""
@@ -249,20 +252,31 @@ def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: fl
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
 
-    By inversion: one uniform number a row, looked up in the cumulative probabilities. torch.multinomial draws a random
-    number for every token of the vocabulary, which on a CPU takes longer than a small model.
+    By inversion: one uniform number a row, looked up in the cumulative probabilities of blocks of tokens, then of the
+    tokens of one block. torch.multinomial draws a random number for every token of the vocabulary, which on a CPU takes
+    longer than a small model.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    weights = (logits - logits.amax(dim=-1, keepdim=True)).float().div_(temperature).exp_()
-    # In float64, so that rounding moves no token's share by what any number of draws could tell.
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float32 if weights.device.type == "mps" else torch.float64)
-    total = cumulative[:, -1:]
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    padding = -probabilities.shape[1] % DRAW_BLOCK
+    if padding:
+        probabilities = torch.nn.functional.pad(probabilities, (0, padding))
+    blocks = probabilities.unflatten(1, (-1, DRAW_BLOCK))
+    # Summed in float64: near 1 the steps of float32 are as large as the probability of a rare token.
+    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+    reached = blocks.sum(dim=-1).cumsum(dim=-1, dtype=dtype)
+    total = reached[:, -1:]
     if not total.isfinite().all():
         raise UserError("the model's logits are not finite: its weights have diverged; try a lower learning_rate")
-    # In (0, total]: a token of probability 0 is never the first to reach it, and some token always does.
-    uniform = 1 - torch.rand(total.shape, dtype=total.dtype, device=total.device, generator=generator)
-    return torch.searchsorted(cumulative, uniform * total).squeeze(1)
+    # In (0, total]: a block of probability 0 is never the first to reach it, and some block always does.
+    goal = total * (1 - torch.rand(total.shape, dtype=dtype, device=total.device, generator=generator))
+    block = torch.searchsorted(reached, goal)
+    within = blocks.take_along_dim(block[:, :, None], dim=1).squeeze(1).cumsum(dim=-1, dtype=dtype)
+    # The same holds within the block, once rounding is kept from leading out of it.
+    goal = goal - (reached.gather(1, block) - within[:, -1:])
+    goal = torch.minimum(goal.clamp(min=torch.finfo(dtype).tiny), within[:, -1:])
+    return (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
 
 
 def decode(language_model: LanguageModel, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
