@@ -18,6 +18,9 @@ from rlif.models import LanguageModel
 # Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
 MAX_DECODING_GAP = {torch.float32: 0.01, torch.bfloat16: 0.3}
 
+# Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
+DRAW_BLOCK = 128
+
 
 class EncodedPrompt(NamedTuple):
     """A prompt, its gold answer if it has one, and its token ids."""
@@ -125,6 +128,8 @@ def sample(
     max_completion_length: int,
     temperature: float,
     generator: torch.Generator,
+    top_k: int | None = None,
+    top_p: float = 1.0,
 ) -> Rollout:
     """Sample `num_generations` completions of every prompt.
 
@@ -135,6 +140,8 @@ def sample(
         max_completion_length: tokens after which a completion is cut off.
         temperature: the logits are divided by it; 0 takes the most likely token.
         generator: on the model's device; its state decides every draw.
+        top_k: draw among this many most likely tokens; None or 0: among all.
+        top_p: then among the fewest most likely of these whose probabilities reach this sum; 1: among all.
     """
     model, device = language_model.model, language_model.device
     end_ids = torch.tensor(language_model.eos_token_ids, dtype=torch.long, device=device)
@@ -160,9 +167,12 @@ def sample(
     completion_ids = prompt_ids.new_full((rows, max_completion_length), language_model.pad_token_id)
     completion_mask = prompt_mask.new_zeros(rows, max_completion_length)
     finished = prompt_mask.new_zeros(rows)
+    truncated = temperature > 0 and (bool(top_k) or top_p < 1)
     running = torch.arange(rows, device=device)  # the completions that the batch holds
     for step in range(max_completion_length):
         growing = ~finished[running]
+        if truncated:
+            logits = truncate(logits, temperature, top_k=top_k, top_p=top_p)
         token = draw(logits, temperature, generator).masked_fill(~growing, language_model.pad_token_id)
         completion_ids[running, step] = token
         completion_mask[running, step] = growing
@@ -241,14 +251,49 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
+def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: float) -> Tensor:
+    """(N, V) logits with -inf for every token outside the `top_k` most likely, and outside the nucleus among these.
+
+    The nucleus (arXiv 1904.09751) is the fewest most likely tokens whose probabilities at the temperature reach
+    `top_p`. The most likely token always stays.
+    """
+    values, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # the most likely come first
+    if top_p < 1:
+        probabilities = torch.softmax(values.float() / temperature, dim=-1)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        outside[:, 0] = False
+        values = values.masked_fill(outside, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(1, ids, values)
+
+
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one."""
+    """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
+
+    By inversion: one uniform number a row, looked up in the cumulative probabilities of blocks of tokens, then of the
+    tokens of one block. torch.multinomial draws a random number for every token of the vocabulary, which on a CPU takes
+    longer than a small model.
+    """
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    if not probabilities.isfinite().all():
+    padding = -probabilities.shape[1] % DRAW_BLOCK
+    if padding:
+        probabilities = torch.nn.functional.pad(probabilities, (0, padding))
+    blocks = probabilities.unflatten(1, (-1, DRAW_BLOCK))
+    # Summed in float64: near 1 the steps of float32 are as large as the probability of a rare token.
+    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+    reached = blocks.sum(dim=-1).cumsum(dim=-1, dtype=dtype)
+    total = reached[:, -1:]
+    if not total.isfinite().all():
         raise UserError("the model's logits are not finite: its weights have diverged; try a lower learning_rate")
-    return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
+    # In (0, total]: a block of probability 0 is never the first to reach it, and some block always does.
+    goal = total * (1 - torch.rand(total.shape, dtype=dtype, device=total.device, generator=generator))
+    block = torch.searchsorted(reached, goal)
+    within = blocks.take_along_dim(block[:, :, None], dim=1).squeeze(1).cumsum(dim=-1, dtype=dtype)
+    # The same holds within the block, once rounding is kept from leading out of it.
+    goal = goal - (reached.gather(1, block) - within[:, -1:])
+    goal = torch.minimum(goal.clamp(min=torch.finfo(dtype).tiny), within[:, -1:])
+    return (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
 
 
 def decode(language_model: LanguageModel, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
