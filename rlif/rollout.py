@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,25 +53,27 @@ class Rollout:
     num_generations: int
     """Completions of one prompt."""
 
-    def split(self, groups: int) -> Iterator[Rollout]:
-        """The rollout in parts of at most that many whole groups."""
-        size = groups * self.num_generations
-        for start in range(0, len(self.texts), size):
-            rows = slice(start, start + size)
-            # A part is only as long as its own longest prompt and completion: the rest is padding.
-            start_column = self.prompt_ids.shape[1] - int(self.prompt_mask[rows].sum(dim=1).max())
-            length = int(self.completion_mask[rows].sum(dim=1).max())
-            yield Rollout(
-                prompts=self.prompts[rows],
-                answers=self.answers[rows],
-                texts=self.texts[rows],
-                prompt_ids=self.prompt_ids[rows, start_column:],
-                prompt_mask=self.prompt_mask[rows, start_column:],
-                completion_ids=self.completion_ids[rows, :length],
-                completion_mask=self.completion_mask[rows, :length],
-                finished=self.finished[rows],
-                num_generations=self.num_generations,
-            )
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each prompt and of each completion."""
+        return self.prompt_mask.sum(dim=1).tolist(), self.completion_mask.sum(dim=1).tolist()
+
+    def select(self, rows: Sequence[int]) -> Rollout:
+        """These completions, in this order, with no more padding than they need."""
+        index = torch.tensor(list(rows), device=self.prompt_ids.device)
+        prompt_mask, completion_mask = self.prompt_mask[index], self.completion_mask[index]
+        first = prompt_mask.shape[1] - int(prompt_mask.sum(dim=1).max())
+        length = int(completion_mask.sum(dim=1).max())
+        return Rollout(
+            prompts=[self.prompts[row] for row in rows],
+            answers=[self.answers[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            prompt_ids=self.prompt_ids[index, first:],
+            prompt_mask=prompt_mask[:, first:],
+            completion_ids=self.completion_ids[index, :length],
+            completion_mask=completion_mask[:, :length],
+            finished=self.finished[index],
+            num_generations=self.num_generations,
+        )
 
 
 def encode_prompts(

@@ -120,20 +120,21 @@ def test_the_generator_decides_every_draw(language_model: LanguageModel) -> None
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_a_rollout_splits_into_whole_groups_that_lose_nothing(language_model: LanguageModel) -> None:
+def test_selected_completions_keep_everything_but_padding_that_none_of_them_needs(
+    language_model: LanguageModel,
+) -> None:
     rollout = roll(replace(language_model, eos_token_ids=(EOS, 5, 9)))
-    parts = list(rollout.split(2))
-    assert [len(part.texts) for part in parts] == [8, 4]
-    assert [text for part in parts for text in part.texts] == rollout.texts
-    for part, rows in zip(parts, (slice(0, 8), slice(8, 12)), strict=True):
-        padding = rollout.prompt_ids.shape[1] - part.prompt_ids.shape[1]
+    for rows in ([0, 1, 2, 3], [11, 4], [8]):
+        part = rollout.select(rows)
         assert part.prompt_mask[:, 0].any()
-        assert torch.equal(part.prompt_ids, rollout.prompt_ids[rows, padding:])
-        assert not rollout.prompt_mask[rows, :padding].any()
-        length = part.completion_ids.shape[1]
         assert part.completion_mask[:, -1].any()
-        assert torch.equal(part.completion_ids, rollout.completion_ids[rows, :length])
-        assert not rollout.completion_mask[rows, length:].any()
+        assert part.texts == [rollout.texts[row] for row in rows]
+        assert part.answers == [rollout.answers[row] for row in rows]
+        assert part.finished.tolist() == rollout.finished[rows].tolist()
+        for index, row in enumerate(rows):
+            for ids, mask in (("prompt_ids", "prompt_mask"), ("completion_ids", "completion_mask")):
+                kept = getattr(part, ids)[index][getattr(part, mask)[index]]
+                assert torch.equal(kept, getattr(rollout, ids)[row][getattr(rollout, mask)[row]])
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5))
