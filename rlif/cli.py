@@ -1,4 +1,4 @@
-"""The command line: `rlif train` and `rlif demo`.
+"""The command line: `rlif train`, `rlif plot` and `rlif demo`.
 
 Torch and transformers load only once a command runs, so that `--help` and a mistyped option are answered at once.
 """
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Union, get_args
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from rlif.compare import PlotConfig, compare_runs
 from rlif.config import TrainConfig
 from rlif.config_file import read_config
 from rlif.demo import DemoConfig
@@ -72,7 +73,7 @@ def main() -> None:
         sys.exit(NOBODY_READS)
 
 
-def parse(words: Sequence[str]) -> TrainConfig | DemoConfig:
+def parse(words: Sequence[str]) -> TrainConfig | PlotConfig | DemoConfig:
     """The configuration that the words of a command line stand for.
 
     Raises:
@@ -86,15 +87,16 @@ def parse(words: Sequence[str]) -> TrainConfig | DemoConfig:
         sys.exit(0)
     from_file = read_config(path) if (path := _config_path(words)) is not None else {}
     defaults: dict[str, Any] = {"model": tyro.MISSING, "data": tyro.MISSING, **from_file, "reward": ()}
-    command: TrainCommand | DemoConfig = tyro.cli(
+    command: TrainCommand | PlotConfig | DemoConfig = tyro.cli(
         Annotated[TrainCommand, tyro.conf.subcommand("train", default=TrainCommand(**defaults))]
+        | Annotated[PlotConfig, tyro.conf.subcommand("plot")]
         | Annotated[DemoConfig, tyro.conf.subcommand("demo")],
         args=words,
         prog="rlif",
         description=DESCRIPTION,
         registry=_registry(),
     )
-    if isinstance(command, DemoConfig):
+    if not isinstance(command, TrainCommand):
         return command
     settings = {field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)}
     if not command.reward:  # none on the command line; those that are replace the file's rather than join them
@@ -102,16 +104,23 @@ def parse(words: Sequence[str]) -> TrainConfig | DemoConfig:
     return TrainConfig(**settings)
 
 
-def run(config: TrainConfig | DemoConfig) -> None:
+def run(config: TrainConfig | PlotConfig | DemoConfig) -> None:
     """Run the command that the configuration stands for."""
+    if isinstance(config, PlotConfig):
+        print(compare_runs(config))
+        return
     import transformers
 
     # Its bars for loading and saving a model would break the lines of ours. Downloads keep theirs.
     transformers.utils.logging.disable_progress_bar()
     if isinstance(config, TrainConfig):
+        from accelerate import PartialState
+
         from rlif.trainer import train
 
         result = train(config)
+        if not PartialState().is_main_process:
+            return
         skipped = int(result.rows[-1].get("skipped_updates", 0))
         note = f" ({skipped} updates skipped: loss or gradient was not finite)" if skipped else ""
         print(

@@ -164,13 +164,14 @@ def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: Ma
         process.kill()
     assert process.returncode == 130
     last = errors.splitlines()[-1]
-    assert last.startswith("rlif: stopped in step ")
+    assert last.startswith("rlif: stopped after step ")
     assert str(config.run_dir) in last
     assert "Traceback" not in errors
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
-    AutoTokenizer.from_pretrained(config.run_dir / "model")
+    checkpoint = config.run_dir / f"checkpoint-{len(rows)}"
+    AutoModelForCausalLM.from_pretrained(checkpoint)
+    AutoTokenizer.from_pretrained(checkpoint)
 
 
 def test_ctrl_c_before_training_says_that_nothing_was_saved(
