@@ -3,7 +3,18 @@
 import datetime
 from typing import Any
 
+import pytest
+
 from benchmarks.machine import describe
+
+_missing: dict[str, str] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What did not run is named beside what did."""
+    if report.skipped:
+        assert isinstance(report.longrepr, tuple)  # file, line, reason
+        _missing[report.nodeid.split("::")[-1]] = report.longrepr[2].removeprefix("Skipped: ")
 
 
 def pytest_benchmark_update_machine_info(config: object, machine_info: dict[str, Any]) -> None:
@@ -16,6 +27,7 @@ def pytest_benchmark_update_commit_info(config: object, commit_info: dict[str, A
 
 
 def pytest_benchmark_update_json(config: object, benchmarks: object, output_json: dict[str, Any]) -> None:
+    output_json["missing"] = _missing
     output_json["date"] = str(datetime.date.today())
     for benchmark in output_json["benchmarks"]:
         del benchmark["stats"]["data"]  # every single round; median and spread stay

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 PACKAGES = ("rlif", "torch", "triton", "transformers", "numpy")
+PEERS = ("trl", "liger_kernel", "verl", "cut_cross_entropy")
 
 
 def describe() -> dict[str, object]:
@@ -18,7 +19,7 @@ def describe() -> dict[str, object]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES} | {name: v for name in PEERS if (v := _version(name))},
     }
 
 

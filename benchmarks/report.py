@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import PEERS
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
@@ -72,6 +74,53 @@ def cpu_token_stats(results: dict[str, Any]) -> str:
     return table(headings, rows)
 
 
+def cpu_linear_grpo(results: dict[str, Any]) -> str:
+    groups: dict[str, dict[str, Any]] = {}
+    for benchmark in results["benchmarks"]:
+        groups.setdefault(benchmark["group"], {})[benchmark["params"]["name"]] = benchmark
+    rows = []
+    for group, by_name in groups.items():
+        for name, benchmark in by_name.items():
+            median = benchmark["stats"]["median"]
+            ratio = by_name["naive"]["stats"]["median"] / median
+            cells = [f"{1e3 * median:.0f} ms", f"{ratio:.1f}x", f"{benchmark['extra_info']['largest error']:.0e}"]
+            rows.append([group, name, *cells])
+    headings = ["head", "implementation", "forward + backward", "speed-up", "error"]
+    # Once for each implementation, not for each shape that it was not there for.
+    missing = sorted(set(results["missing"].values()))
+    return table(headings, rows) + notes(results["machine_info"]["versions"], missing)
+
+
+def memory(results: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{entry['extra_bytes'] / 1e6:.0f} MB", f"{entry['extra_bytes'] / results['logits_bytes']:.0%}"]
+        for name, entry in results["implementations"].items()
+    ]
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    return table(["implementation", "extra memory", "of the logits"], rows) + notes(
+        results["machine"]["versions"], missing
+    )
+
+
+def training_step(results: dict[str, Any]) -> str:
+    rows = []
+    entries = results["implementations"]
+    for name, entry in entries.items():
+        ratio = entry["tokens_per_second"] / entries["TRL"]["tokens_per_second"] if "TRL" in entries else float("nan")
+        phases = ", ".join(f"{phase} {s:.1f} s" for phase, s in entry["seconds"].items() if phase != "step")
+        peak = f"{entry['peak_bytes'] / 1e9:.1f} GB"
+        rows.append([name, f"{entry['tokens_per_second']:.0f}", f"{ratio:.1f}x", phases, peak])
+    headings = ["trainer", "tokens a second", "speed-up", "phases of a step", "peak memory"]
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    return table(headings, rows) + notes(results["machine"]["versions"], missing)
+
+
+def notes(versions: dict[str, str | None], missing: list[str]) -> str:
+    """Versions of the peers that took part, and what did not run."""
+    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions.get(name))
+    return (f"\n\nWith {peers}." if peers else "") + (f"\n\nNot run: {'; '.join(missing)}." if missing else "")
+
+
 def static(results: dict[str, Any]) -> str:
     shown = ("forward (bf16)", "backward (bf16)", "forward (fp32)", "backward (fp32)", "forward (bf16, unaligned)")
     peers = sorted({c["kernel"] for c in results["counts"] if c["kernel"].startswith("TRL")}, reverse=True)
@@ -101,6 +150,9 @@ def static(results: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "cpu-token-stats": cpu_token_stats,
+    "cpu-linear-grpo": cpu_linear_grpo,
+    "memory": memory,
+    "training-step": training_step,
     "static": static,
 }
 

@@ -1,10 +1,10 @@
 """`token_stats` on the CPU beside what people write without it: time, and memory beyond inputs and gradient.
 
-    python -m pytest benchmarks --benchmark-only
+    python -m pytest benchmarks/test_cpu_token_stats.py --benchmark-json FILE
 
 All three statistics and their gradient. Each implementation is checked against the float64 reference before it is
-timed. `extra MB` in the saved JSON (`--benchmark-json FILE`) is the rise of a fresh process's peak resident memory
-during one forward and backward, less the gradient, which every implementation must allocate.
+timed. `extra MB` in the saved JSON is the rise of a fresh process's peak resident memory during one forward and
+backward, less the gradient, which every implementation must allocate.
 """
 
 import math

@@ -5,9 +5,21 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from rlif.math_verification import equal_mathematics
+
 _MARKER = "####"
 _BOXED = r"\boxed{"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?")
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+# LaTeX is mathematics; so is an expression of numbers and single letters, such as 3/4, x+1 or (1, 2).
+_LATEX = re.compile(r"\\[A-Za-z{}%$]|[$^]")
+_EXPRESSION = re.compile(r"(?:[0-9+\-*/=<>()\[\]{}.,|%! ]|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))+")
+# These characters alone make codes and dates (2024-01-31), and sums that nobody has added up.
+_DIGITS_AND_SIGNS = re.compile(r"[0-9+\-*., ]*")
+# An operator between two operands.
+_OPERATION = re.compile(r"[0-9A-Za-z)}\]]\s*(?:[-+*]|\\times|\\cdot)\s*[-\\0-9A-Za-z({\[]")
+# Comparing longer ones takes the computer algebra ages, and no gold answer is that long.
+_LONGEST_EXPRESSION = 200
 
 
 def extract_answer(text: str) -> str | None:
@@ -16,36 +28,89 @@ def extract_answer(text: str) -> str | None:
     The answer is the rest of the line after the last `####` (the form of GSM8K). Without that marker it is the
     content of the last complete `\boxed{…}`, whose braces may nest (the form of MATH).
     """
-    _, marker, after = text.rpartition(_MARKER)
-    if marker:
-        return after.split("\n", 1)[0].strip() or None
+    span = answer_span(text)
+    return None if span is None else text[slice(*span)]
+
+
+def answer_span(text: str) -> tuple[int, int] | None:
+    """Where `extract_answer`'s answer stands: its first character and the one after its last."""
+    marker = text.rfind(_MARKER)
+    if marker != -1:
+        start = marker + len(_MARKER)
+        return _stripped(text, start, start + len(text[start:].split("\n", 1)[0]))
     start = text.rfind(_BOXED)
     while start != -1:
-        content = _balanced(text, start + len(_BOXED))
-        if content is not None:
-            return content.strip() or None
+        end = _closing_brace(text, start + len(_BOXED))
+        if end is not None:
+            return _stripped(text, start + len(_BOXED), end)
         start = text.rfind(_BOXED, 0, start)
     return None
 
 
 def answers_match(answer: str, gold: str) -> bool:
-    """Whether two answers are equal: as numbers if both are numbers, else as text without surrounding space.
+    r"""Whether an answer equals another: as numbers, as mathematics, or as text without surrounding space.
 
-    Numbers may carry a sign, thousands separators and trailing zeros: `+1,000.0` equals `1000`.
+    Numbers may carry a sign, thousands separators and trailing zeros: `+1,000.0` equals `1000`. Two mathematical
+    expressions that are not both such numbers are compared by math-verify: `\frac{1}{2}` equals `0.5`, `x+1` equals
+    `1+x`. Everything else is text, where only the same characters match: `Paris`, `B`, `7 apples`, `2024-01-31`.
+
+    A sum, difference or product that was not worked out is no answer to a gold one that has none in it: else a policy
+    learns to answer "What is 12+34?" with `12+34`.
     """
-    answer, gold = answer.strip(), gold.strip()
-    number = _as_number(answer)
-    return answer == gold or (number is not None and number == _as_number(gold))
+    answer, gold = _plain(answer), _plain(gold)
+    if answer == gold:
+        return True
+    number, gold_number = _as_number(answer), _as_number(gold)
+    if number is not None and gold_number is not None:
+        return number == gold_number
+    if not (is_mathematical(answer) and is_mathematical(gold)):
+        return False
+    if _OPERATION.search(answer) and not _OPERATION.search(gold):
+        return False
+    return equal_mathematics(answer, gold)
 
 
-def _balanced(text: str, start: int) -> str | None:
-    """The text from `start` to the brace that closes the one opened just before it, or None if none does."""
+def is_mathematical(text: str) -> bool:
+    """Whether an answer is read as mathematics rather than as text: a number, LaTeX, or an expression.
+
+    An expression is made of numbers, operators, brackets and single letters, and is neither one letter alone (a
+    choice among several) nor digits with signs alone (a date, a code, a sum to be worked out).
+    """
+    if len(text) > _LONGEST_EXPRESSION or not _is_balanced(text) or _BOXED in text:
+        return False
+    if _as_number(text) is not None or _LATEX.search(text):
+        return True
+    return len(text) > 1 and _EXPRESSION.fullmatch(text) is not None and _DIGITS_AND_SIGNS.fullmatch(text) is None
+
+
+def _plain(text: str) -> str:
+    r"""Without surrounding space, and without the LaTeX that only says that it is text: `\text{B}` is `B`."""
+    text = text.strip()
+    wrapped = _TEXT.fullmatch(text)
+    return wrapped[1].strip() if wrapped else text
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The part of text[start:end] without surrounding space, or None if nothing else is in it."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    end -= len(part) - len(part.rstrip())
+    return (start, end) if start < end else None
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace stands that closes the one opened just before `start`, or None if none does."""
     depth = 1
     for position in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
-            return text[start:position]
+            return position
     return None
+
+
+def _is_balanced(text: str) -> bool:
+    # Text that closes a brace it has not opened would end the \boxed{…} that math-verify is given.
+    return _closing_brace(text + "}", 0) == len(text)
 
 
 def _as_number(text: str) -> Decimal | None:

@@ -1,50 +1,126 @@
-"""The command line: `rlif train` and `rlif demo`.
+"""The command line: `rlif train`, `rlif plot` and `rlif demo`.
 
 Torch and transformers load only once a command runs, so that `--help` and a mistyped option are answered at once.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import os
 import sys
-from typing import Annotated
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from rlif.compare import PlotConfig, compare_runs
 from rlif.config import TrainConfig
+from rlif.config_file import read_config
 from rlif.demo import DemoConfig
 from rlif.errors import UserError
+from rlif.rewards import REWARDS
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+NOBODY_READS = 141  # 128 + SIGPIPE, likewise
+
+DESCRIPTION = """\
+Train language models on their own confidence: reinforcement learning from internal feedback.
+
+rlif train --help explains every option; rlif --version prints the versions of what is installed."""
+
+REWARD_HELP = (
+    "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
+    f"{', '.join(REWARDS)} (which needs gold answers); or a function of your own, package.module:function or "
+    "file.py:function."
+)
+
+
+@dataclasses.dataclass
+class TrainCommand(TrainConfig):
+    reward: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="NAME[=WEIGHT]", help=REWARD_HELP, help_behavior_hint="(default: self_certainty)"),
+    ] = ()
+
+    config: Path | None = None
+    """YAML file with any of these options, such as an earlier run's config.yaml. The command line overrides it."""
+
+
+TrainCommand.__doc__ = TrainConfig.__doc__
 
 
 def main() -> None:
     """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C."""
-    config: TrainConfig | DemoConfig = tyro.cli(
-        Annotated[TrainConfig, tyro.conf.subcommand("train")] | Annotated[DemoConfig, tyro.conf.subcommand("demo")],
-        prog="rlif",
-        description="Train language models on their own confidence: reinforcement learning from internal feedback.",
-    )
     try:
-        run(config)
-    except UserError as error:
-        print(f"rlif: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt as interrupt:
-        print(f"rlif: {interrupt}" if interrupt.args else "rlif: interrupted, nothing saved", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        try:
+            run(parse(sys.argv[1:]))
+        except UserError as error:
+            print(f"rlif: error: {error}", file=sys.stderr)
+            sys.exit(BAD_INPUT)
+        except KeyboardInterrupt as interrupt:
+            print(f"rlif: {interrupt}" if interrupt.args else "rlif: interrupted, nothing saved", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `rlif --help | head`: what Python would write at its end has nowhere to go either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NOBODY_READS)
 
 
-def run(config: TrainConfig | DemoConfig) -> None:
+def parse(words: Sequence[str]) -> TrainConfig | PlotConfig | DemoConfig:
+    """The configuration that the words of a command line stand for.
+
+    Raises:
+        UserError: of the file that `--config` names.
+        SystemExit: after `--help` and `--version`, and on words that stand for nothing.
+    """
+    if list(words) == ["--version"]:
+        from rlif.versions import versions
+
+        print(versions())
+        sys.exit(0)
+    from_file = read_config(path) if (path := _config_path(words)) is not None else {}
+    defaults: dict[str, Any] = {"model": tyro.MISSING, "data": tyro.MISSING, **from_file, "reward": ()}
+    command: TrainCommand | PlotConfig | DemoConfig = tyro.cli(
+        Annotated[TrainCommand, tyro.conf.subcommand("train", default=TrainCommand(**defaults))]
+        | Annotated[PlotConfig, tyro.conf.subcommand("plot")]
+        | Annotated[DemoConfig, tyro.conf.subcommand("demo")],
+        args=words,
+        prog="rlif",
+        description=DESCRIPTION,
+        registry=_registry(),
+    )
+    if not isinstance(command, TrainCommand):
+        return command
+    settings = {field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)}
+    if not command.reward:  # none on the command line; those that are replace the file's rather than join them
+        settings["reward"] = from_file.get("reward", TrainConfig.reward)
+    return TrainConfig(**settings)
+
+
+def run(config: TrainConfig | PlotConfig | DemoConfig) -> None:
     """Run the command that the configuration stands for."""
+    if isinstance(config, PlotConfig):
+        print(compare_runs(config))
+        return
     import transformers
 
     # Its bars for loading and saving a model would break the lines of ours. Downloads keep theirs.
     transformers.utils.logging.disable_progress_bar()
     if isinstance(config, TrainConfig):
+        from accelerate import PartialState
+
         from rlif.trainer import train
 
         result = train(config)
+        if not PartialState().is_main_process:
+            return
         skipped = int(result.rows[-1].get("skipped_updates", 0))
         note = f" ({skipped} updates skipped: loss or gradient was not finite)" if skipped else ""
         print(
@@ -54,3 +130,34 @@ def run(config: TrainConfig | DemoConfig) -> None:
         from rlif.demo import run_demo
 
         run_demo(config)
+
+
+def _config_path(words: Sequence[str]) -> Path | None:
+    """The file that `rlif train --config` names, which must be read before the other options have their defaults."""
+    if not words or words[0] != "train":
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, nargs="?")
+    return parser.parse_known_args(words)[0].config
+
+
+def _registry() -> ConstructorRegistry:
+    """How options are read, where that differs from tyro's way."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        """`X | None` looks like `X` in the help, rather than like `{None}|X`; the word None still means none."""
+        if info.type_origin not in (Union, types.UnionType) or type(None) not in get_args(info.type):
+            return None
+        (kind,) = (option for option in get_args(info.type) if option is not type(None))
+        spec = registry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+        assert isinstance(spec, PrimitiveConstructorSpec)
+        return dataclasses.replace(
+            spec,
+            instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
+            is_instance=lambda value: value is None or spec.is_instance(value),
+            str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+        )
+
+    return registry

@@ -38,7 +38,7 @@ class DemoConfig:
     """
 
     output_dir: Path | None = None
-    """New directory for data, runs and the figure. Default: runs/demo-DATE-TIME."""
+    """New directory for data, runs and the figure. None: runs/demo-DATE-TIME."""
 
     seed: int = 0
     """Seed of the problems, their order and of sampling."""
@@ -117,9 +117,9 @@ def run_demo(config: DemoConfig) -> None:
         results[reward] = train(
             TrainConfig(
                 model=str(model),
-                data=train_data,
-                eval_data=eval_data,
-                reward=reward,
+                data=str(train_data),
+                eval_data=str(eval_data),
+                reward=(reward,),
                 run_dir=output_dir / reward,
                 max_steps=config.max_steps,
                 prompts_per_step=config.prompts_per_step,

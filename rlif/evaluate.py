@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from rlif.answers import extract_answer
-from rlif.config import TrainConfig
+from rlif.distributed import gathered
 from rlif.grpo import kl_to_reference
-from rlif.models import LanguageModel
-from rlif.rewards import correctness
+from rlif.learner import Learner
+from rlif.microbatches import microbatches
+from rlif.rewards.answers import verifiable
 from rlif.rollout import EncodedPrompt, Rollout, sample
-from rlif.scoring import completion_stats
 from rlif_kernels import TokenStats
 
 # One seed for all runs and all steps: evaluations differ by the policy alone.
@@ -31,16 +31,15 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
-    policy: LanguageModel, reference: PreTrainedModel, prompts: Sequence[EncodedPrompt], config: TrainConfig
-) -> Evaluation:
-    """Sample `config.eval_generations` completions of every prompt at `config.eval_temperature` and measure them.
+def evaluate(learner: Learner, prompts: Sequence[EncodedPrompt]) -> Evaluation:
+    """Sample `eval_generations` completions of every prompt at `eval_temperature` and measure them.
+
+    Every process evaluates all prompts, and so finds the same as one process alone.
 
     Args:
-        policy: the model to evaluate.
-        reference: the frozen start model.
+        learner: with a reference. Its configuration says how many completions are sampled, at what temperature, and how
+            many at a time: no more than in training.
         prompts: at least one.
-        config: lengths, temperature, and the size of a batch: no more completions at a time than in training.
 
     Returns:
         accuracy: share of completions whose answer equals the gold one, over the prompts that have one (absent if none
@@ -48,25 +47,27 @@ def evaluate(
         tokens; and per token, in nats: entropy, self_certainty, kl to the reference, and base_nll, the reference's
         negative log-likelihood of what the policy says. At temperature 0 the statistics are those at temperature 1.
     """
-    generator = torch.Generator(policy.device).manual_seed(EVAL_SEED)
+    config, reference = learner.config, learner.reference
+    assert reference is not None
+    generator = torch.Generator(learner.policy.device).manual_seed(EVAL_SEED)
     temperature = config.eval_temperature or 1.0
     batch_size = max(1, config.prompts_per_step * config.num_generations // config.eval_generations)
-    groups_per_forward = max(1, config.groups_per_forward * config.num_generations // config.eval_generations)
-    totals, samples = [], []
+    totals: Counter[str] = Counter()
+    samples = []
     for start in range(0, len(prompts), batch_size):
-        rollout = sample(
-            policy,
-            prompts[start : start + batch_size],
-            num_generations=config.eval_generations,
-            max_completion_length=config.max_completion_length,
-            temperature=config.eval_temperature,
-            generator=generator,
-        )
+        with gathered(learner.accelerator, learner.scorer):
+            rollout = sample(
+                learner.policy,
+                prompts[start : start + batch_size],
+                num_generations=config.eval_generations,
+                max_completion_length=config.max_completion_length,
+                temperature=config.eval_temperature,
+                generator=generator,
+            )
         samples += sample_rows(rollout)
-        for part in rollout.split(groups_per_forward):
-            stats = completion_stats(policy.model, part, temperature=temperature)
-            base = completion_stats(reference, part, temperature=temperature, outputs=("logprob",))
-            totals.append(rollout_totals(part, stats, base.logprob))
+        for rows in microbatches(rollout, list(range(len(rollout.texts))), config.max_tokens_per_forward):
+            part = rollout.select(rows)
+            totals.update(rollout_totals(part, learner.scorer(part, temperature), reference.logprob(part, temperature)))
     return Evaluation(mean_metrics(totals), samples)
 
 
@@ -81,7 +82,7 @@ def rollout_totals(rollout: Rollout, stats: TokenStats, base_logprob: Tensor | N
         "eos": int(rollout.finished.sum()),
         "parsed": sum(extract_answer(text) is not None for text in rollout.texts),
         "with_answer": sum(answer is not None for answer in rollout.answers),
-        "correct": sum(correctness(rollout)),
+        "correct": sum(verifiable(rollout.texts, rollout.answers)),
         "entropy": stats.entropy.sum().item(),
         "self_certainty": stats.self_certainty.sum().item(),
     }
@@ -91,9 +92,8 @@ def rollout_totals(rollout: Rollout, stats: TokenStats, base_logprob: Tensor | N
     return totals
 
 
-def mean_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Metrics per completion and per token, from the `rollout_totals` of one or more parts."""
-    totals = {name: sum(part[name] for part in parts) for name in parts[0]}
+def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
+    """Metrics per completion and per token, from `rollout_totals` that were added up."""
     completions, tokens = totals["completions"], totals["tokens"]
     metrics = {
         "completion_length": tokens / completions,

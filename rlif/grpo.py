@@ -1,31 +1,50 @@
-"""Group-relative policy optimisation (GRPO, arXiv 2402.03300): advantages within a group, clipped loss, KL penalty."""
+"""Group-relative policy optimisation (GRPO, arXiv 2402.03300): advantages within a group, and shares of a step's loss.
+
+The loss itself is `rlif_kernels.grpo_loss`, whose definition is `rlif_kernels.reference.policy_loss`.
+"""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+
+from rlif.config import TrainConfig
 
 # As in TRL: keeps a group whose rewards differ by rounding alone from being blown up to unit variance.
 STD_EPSILON = 1e-4
 
 
-def group_advantages(rewards: Tensor, num_generations: int) -> Tensor:
-    """(reward - mean) / (std + 1e-4) within each group, with the unbiased standard deviation.
+def group_advantages(rewards: Tensor, num_generations: int, std: Tensor | float | None = None) -> Tensor:
+    """(reward - mean) / (std + 1e-4), with the mean of each group and, by default, its unbiased standard deviation.
 
     Args:
         rewards: (N,) float32, the `num_generations` completions of one prompt side by side.
         num_generations: at least 2; divides N.
+        std: () another scale for all groups, as that of the whole batch (Lite PPO, arXiv 2508.08221).
 
     Returns:
         (N,) float32; 0 throughout a group whose rewards are all equal.
     """
     groups = rewards.view(-1, num_generations)
     centred = groups - groups.mean(dim=1, keepdim=True)
+    scale = groups.std(dim=1, keepdim=True) if std is None else std
     # The mean of equal numbers may differ from them by rounding, which the division would make a push for all alike.
     # Rewards that are not finite must stay so: the step is then skipped.
-    largest, smallest = groups.amax(dim=1, keepdim=True), groups.amin(dim=1, keepdim=True)
-    equal = (largest == smallest) & largest.isfinite()
-    return (centred / (groups.std(dim=1, keepdim=True) + STD_EPSILON)).masked_fill(equal, 0.0).flatten()
+    return (centred / (scale + STD_EPSILON)).masked_fill(equal_groups(rewards, num_generations)[:, None], 0.0).flatten()
+
+
+def unscaled_advantages(rewards: Tensor, num_generations: int) -> Tensor:
+    """reward - mean of the group (Dr. GRPO, arXiv 2503.20783), of and as (N,) float32."""
+    return group_advantages(rewards, num_generations, std=1.0 - STD_EPSILON)
+
+
+def equal_groups(rewards: Tensor, num_generations: int) -> Tensor:
+    """Which groups have nothing to compare, all their rewards being the same finite number: (groups,) bool."""
+    groups = rewards.view(-1, num_generations)
+    largest, smallest = groups.amax(dim=1), groups.amin(dim=1)
+    return (largest == smallest) & largest.isfinite()
 
 
 def kl_to_reference(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
@@ -34,44 +53,43 @@ def kl_to_reference(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
     Unbiased under the policy's own samples and never negative (http://joschu.net/blog/kl-approx.html). Shapes (N, T).
     """
     log_ratio = reference_logprob - logprob
-    return log_ratio.exp() - log_ratio - 1
+    return torch.expm1(log_ratio) - log_ratio
 
 
-def policy_loss(
-    logprob: Tensor,
-    old_logprob: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    *,
-    num_tokens: int,
-    epsilon: float,
-    beta: float = 0.0,
-    reference_logprob: Tensor | None = None,
-) -> Tensor:
-    """Clipped policy loss plus `beta` times the KL to the reference, summed over tokens and divided by `num_tokens`.
+class StepSize(NamedTuple):
+    """What the loss of a whole step is a mean over, on all processes together."""
 
-    Every token of a step weighs the same, whatever the length of its completion: TRL's `loss_type="dapo"`. When
-    `num_tokens` counts the whole step, the losses of its parts add up to the loss of the whole, so gradients
-    accumulated over parts are exact.
+    sequences: int
+    """Completions, whether they count or not."""
+    tokens: int
+    """Tokens that count."""
 
-    Args:
-        logprob: (N, T) float32, with gradient.
-        old_logprob: (N, T) float32, of the policy that sampled. On-policy it is `logprob.detach()`, the ratio is
-            exactly 1, and the gradient is that of -advantage * logprob.
-        advantages: (N,) float32.
-        mask: (N, T) bool, the tokens that count.
-        num_tokens: the tokens that count in the whole step.
-        epsilon: the ratio gains nothing beyond 1 ± epsilon.
-        beta: weight of the KL; 0 needs no reference.
-        reference_logprob: (N, T) float32, of the frozen start model.
 
-    Returns:
-        () float32.
+def loss_options(
+    config: TrainConfig, size: StepSize, sequences: int, tokens: int, num_processes: int = 1
+) -> dict[str, Any]:
+    """Options of `rlif_kernels.grpo_loss` that make the losses of a step's parts add up to the loss of the whole.
+
+    A part of that many sequences, and tokens that count, weighs as much as it contributes to the mean that
+    `config.loss_type` stands for. Gradients are averaged over processes, so a loss is multiplied by their number.
     """
-    ratio = torch.exp(logprob - old_logprob)
-    advantages = advantages[:, None]
-    token_loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
-    if beta > 0:
-        assert reference_logprob is not None
-        token_loss = token_loss + beta * kl_to_reference(logprob, reference_logprob)
-    return token_loss.masked_fill(~mask, 0.0).sum() / num_tokens
+    share = {
+        "dapo": 1.0,
+        "bnpo": tokens / max(1, size.tokens),
+        "grpo": sequences / size.sequences,
+        "dr_grpo": sequences / size.sequences,
+    }[config.loss_type]
+    return {
+        "loss_type": config.loss_type,
+        "epsilon_low": config.epsilon,
+        "epsilon_high": config.epsilon_high,
+        "delta": config.delta,
+        "beta": config.beta,
+        "importance_sampling_level": config.importance_sampling_level,
+        # The means of entropy and self-certainty are over the tokens of the step whatever the loss type.
+        "entropy_coef": config.entropy_coef / (share or 1.0),
+        "self_certainty_coef": config.self_certainty_coef / (share or 1.0),
+        "num_items_in_batch": max(1, size.tokens),
+        "max_completion_length": config.max_completion_length,
+        "loss_scale": share * num_processes,
+    }

@@ -1,8 +1,7 @@
-"""Load a causal language model with its tokenizer, and copy it as the frozen reference."""
+"""Load a causal language model with its tokenizer."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +53,14 @@ def check_model_path(name: str) -> None:
         )
 
 
-def load_language_model(name: str, *, device: str, dtype: str) -> LanguageModel:
+def load_language_model(name: str, *, device: str, dtype: str, attn_implementation: str | None = None) -> LanguageModel:
     """Load a model and its tokenizer from a directory or from the Hugging Face hub.
 
     Args:
         name: directory or hub id.
         device: as torch names it, or "auto": cuda if there is one, else cpu.
         dtype: "float32" or "bfloat16", of the weights.
+        attn_implementation: as transformers names it (eager, sdpa, flash_attention_2, …); None is its own choice.
 
     Raises:
         UserError: no such model, no tokenizer, or a device that torch cannot use.
@@ -70,7 +70,13 @@ def load_language_model(name: str, *, device: str, dtype: str) -> LanguageModel:
     path = str(Path(name).expanduser()) if _exists(Path(name).expanduser()) else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), output_loading_info=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            use_safetensors=True,  # a pickle may run code
+            output_loading_info=True,
+        )
     except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
         reason = " ".join(str(error).split())
         reason = reason if len(reason) <= 300 else f"{reason[:300]}…"
@@ -115,8 +121,3 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # too long to be a path
         return False
-
-
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy that never changes, in evaluation mode and without gradients: the reference of the KL divergence."""
-    return copy.deepcopy(model).eval().requires_grad_(False)

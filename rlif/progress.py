@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live line in a terminal, plain lines elsewhere, or nothing."""
+"""What a person sees while a run goes on: a live table in a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+# Characters of a completion that stay on the screen.
+MAX_SHOWN = 400
 
 
 class Progress(Protocol):
@@ -18,8 +25,8 @@ class Progress(Protocol):
     def start(self, title: str, max_steps: int) -> None:
         """A run of that many steps begins."""
 
-    def report(self, row: Mapping[str, float]) -> None:
-        """A step is done; step 0 is the evaluation before the first update."""
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
+        """A step is done, step 0 being the evaluation before the first update; perhaps with a completion to show."""
 
     def stop(self) -> None:
         """The run is over, finished or not."""
@@ -31,7 +38,7 @@ class SilentProgress:
     def start(self, title: str, max_steps: int) -> None:
         """See `Progress`."""
 
-    def report(self, row: Mapping[str, float]) -> None:
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """See `Progress`."""
 
     def stop(self) -> None:
@@ -48,7 +55,7 @@ class PlainProgress:
         """Remember the title, which every line repeats."""
         self.title, self.max_steps, self.started = title, max_steps, time.monotonic()
 
-    def report(self, row: Mapping[str, float]) -> None:
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """Print the step."""
         step, training, evaluation = int(row["step"]), describe(row), describe(row, "eval/")
         parts = [f"{self.title} step {step}/{self.max_steps}:"]
@@ -66,34 +73,62 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A bar with the latest metrics beside it; every evaluation stays on the screen as a line above."""
+    """A bar, the latest metrics and a completion; every evaluation stays on the screen as a line above."""
 
     def __init__(self, console: Console) -> None:
         self.bar = RichProgress(
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}", markup=False),
-            console=console,
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         )
+        self.live = Live(self.bar, console=console, refresh_per_second=4)
+        self.latest: dict[str, float] = {}
+        self.completion = ""
 
     def start(self, title: str, max_steps: int) -> None:
-        """Print the title and show the bar."""
-        self.bar.console.print(f"{title}: {max_steps} steps", markup=False, highlight=False)
-        self.bar.start()
-        self.task = self.bar.add_task(title, total=max_steps, metrics="")
+        """Show the bar."""
+        self.task = self.bar.add_task(escape(title), total=max_steps)
+        self.live.start()
 
-    def report(self, row: Mapping[str, float]) -> None:
-        """Move the bar."""
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
+        """Move the bar, and renew the numbers that came."""
         evaluation = describe(row, "eval/")
         if evaluation:
             line = f"eval at step {int(row['step'])}: {evaluation}"
-            self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self.bar.update(self.task, completed=int(row["step"]), metrics=describe(row))
+            self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.latest |= row
+        self.completion = completion or self.completion
+        self.bar.update(self.task, completed=int(row["step"]))
+        shown: list[RenderableType] = [self.bar, metrics_table(self.latest)]
+        if self.completion:
+            shown.append(Text(self.completion[:MAX_SHOWN], style="dim"))
+        self.live.update(Group(*shown), refresh=True)
 
     def stop(self) -> None:
-        """Leave the bar where it is."""
-        self.bar.stop()
+        """Leave everything where it is."""
+        self.live.stop()
+
+
+def metrics_table(row: Mapping[str, float]) -> Table:
+    """The metrics that a person follows, those of training beside those of the last evaluation."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for header in ("", "train", "eval"):
+        table.add_column(header, justify="left" if header == "" else "right")
+    names = {name: name for name in row if name.startswith("reward")}
+    names |= {
+        "accuracy": "accuracy",
+        "entropy": "entropy, nats",
+        "self_certainty": "self-certainty, nats",
+        "kl": "KL to the start model, nats",
+        "base_nll": "base NLL, nats",
+        "completion_length": "completion length, tokens",
+        "eos_rate": "finished",
+        "tokens_per_second": "tokens a second",
+        "skipped_updates": "skipped updates",
+    }
+    for name, label in names.items():
+        values = [row.get(prefix + name) for prefix in ("", "eval/")]
+        if any(value is not None for value in values):
+            table.add_row(escape(label), *("" if value is None else f"{value:.4g}" for value in values))
+    return table
 
 
 def default_progress() -> Progress:
@@ -108,7 +143,10 @@ def describe(row: Mapping[str, float], prefix: str = "") -> str:
         "reward": "reward {:.3f}",
         "accuracy": "accuracy {:.3f}",
         "entropy": "entropy {:.3f}",
+        "self_certainty": "self-certainty {:.3f}",
         "completion_length": "length {:.0f}",
+        "kl": "KL {:.4f}",
+        "tokens_per_second": "{:.0f} tokens/s",
     }
     if prefix == "eval/":  # in training it would make the line wider than a terminal
         formats["base_nll"] = "base NLL {:.3f}"

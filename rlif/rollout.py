@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rlif.chat import apply_chat_template
 from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.kv_cache import reserved_cache
@@ -16,6 +17,9 @@ from rlif.models import LanguageModel
 
 # Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
 MAX_DECODING_GAP = {torch.float32: 0.01, torch.bfloat16: 0.3}
+
+# Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
+DRAW_BLOCK = 128
 
 
 class EncodedPrompt(NamedTuple):
@@ -49,43 +53,61 @@ class Rollout:
     num_generations: int
     """Completions of one prompt."""
 
-    def split(self, groups: int) -> Iterator[Rollout]:
-        """The rollout in parts of at most that many whole groups."""
-        size = groups * self.num_generations
-        for start in range(0, len(self.texts), size):
-            rows = slice(start, start + size)
-            # A part is only as long as its own longest prompt and completion: the rest is padding.
-            start_column = self.prompt_ids.shape[1] - int(self.prompt_mask[rows].sum(dim=1).max())
-            length = int(self.completion_mask[rows].sum(dim=1).max())
-            yield Rollout(
-                prompts=self.prompts[rows],
-                answers=self.answers[rows],
-                texts=self.texts[rows],
-                prompt_ids=self.prompt_ids[rows, start_column:],
-                prompt_mask=self.prompt_mask[rows, start_column:],
-                completion_ids=self.completion_ids[rows, :length],
-                completion_mask=self.completion_mask[rows, :length],
-                finished=self.finished[rows],
-                num_generations=self.num_generations,
-            )
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each prompt and of each completion."""
+        return self.prompt_mask.sum(dim=1).tolist(), self.completion_mask.sum(dim=1).tolist()
+
+    def select(self, rows: Sequence[int]) -> Rollout:
+        """These completions, in this order, with no more padding than they need."""
+        index = torch.tensor(list(rows), device=self.prompt_ids.device)
+        prompt_mask, completion_mask = self.prompt_mask[index], self.completion_mask[index]
+        first = prompt_mask.shape[1] - int(prompt_mask.sum(dim=1).max())
+        length = int(completion_mask.sum(dim=1).max())
+        return Rollout(
+            prompts=[self.prompts[row] for row in rows],
+            answers=[self.answers[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            prompt_ids=self.prompt_ids[index, first:],
+            prompt_mask=prompt_mask[:, first:],
+            completion_ids=self.completion_ids[index, :length],
+            completion_mask=completion_mask[:, :length],
+            finished=self.finished[index],
+            num_generations=self.num_generations,
+        )
 
 
 def encode_prompts(
-    language_model: LanguageModel, prompts: Sequence[Prompt], max_completion_length: int, *, argument: str = "data"
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    max_completion_length: int,
+    *,
+    argument: str = "data",
+    chat: bool = False,
+    system_prompt: str | None = None,
 ) -> list[EncodedPrompt]:
-    """Tokenize prompts as they are, with the special tokens that the tokenizer adds by itself (often BOS).
+    """Tokenize prompts: text as it is, with the special tokens that the tokenizer adds by itself (often BOS).
+
+    Conversations go through the chat template, which writes all special tokens; so does text, as a user's message, if
+    `chat` or `system_prompt` asks for it.
 
     Raises:
         UserError: a prompt has no tokens, has one that the model does not know, or leaves no room for the completion
-            within the positions of the model.
+            within the positions of the model; or the chat template is missing or refuses a conversation.
     """
     model = language_model.model
     vocab_size = model.get_input_embeddings().num_embeddings
     max_positions = getattr(model.config, "max_position_embeddings", None)
     encoded = []
-    for text, answer in prompts:
-        ids = language_model.tokenizer(text)["input_ids"]
-        where = f"{argument}: prompt {text[:40]!r}"
+    for prompt in prompts:
+        content = prompt.content
+        begins = content if isinstance(content, str) else str(content[-1]["content"])
+        where = f"{argument}: {prompt.where + ', ' if prompt.where else ''}prompt {begins[:40]!r}"
+        is_chat = chat or system_prompt is not None or not isinstance(content, str)
+        if is_chat:
+            text = apply_chat_template(content, language_model.tokenizer, system_prompt=system_prompt, where=where)
+        else:
+            text = str(content)
+        ids = language_model.tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
         if not ids:
             raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")
         if max(ids) >= vocab_size:
@@ -95,7 +117,7 @@ def encode_prompts(
                 f"{where} has {len(ids)} tokens, which with max_completion_length {max_completion_length} is more than "
                 f"the model's {max_positions} positions"
             )
-        encoded.append(EncodedPrompt(text, answer, ids))
+        encoded.append(EncodedPrompt(text, prompt.answer, ids))
     return encoded
 
 
@@ -108,6 +130,8 @@ def sample(
     max_completion_length: int,
     temperature: float,
     generator: torch.Generator,
+    top_k: int | None = None,
+    top_p: float = 1.0,
 ) -> Rollout:
     """Sample `num_generations` completions of every prompt.
 
@@ -118,6 +142,8 @@ def sample(
         max_completion_length: tokens after which a completion is cut off.
         temperature: the logits are divided by it; 0 takes the most likely token.
         generator: on the model's device; its state decides every draw.
+        top_k: draw among this many most likely tokens; None or 0: among all.
+        top_p: then among the fewest most likely of these whose probabilities reach this sum; 1: among all.
     """
     model, device = language_model.model, language_model.device
     end_ids = torch.tensor(language_model.eos_token_ids, dtype=torch.long, device=device)
@@ -143,9 +169,12 @@ def sample(
     completion_ids = prompt_ids.new_full((rows, max_completion_length), language_model.pad_token_id)
     completion_mask = prompt_mask.new_zeros(rows, max_completion_length)
     finished = prompt_mask.new_zeros(rows)
+    truncated = temperature > 0 and (bool(top_k) or top_p < 1)
     running = torch.arange(rows, device=device)  # the completions that the batch holds
     for step in range(max_completion_length):
         growing = ~finished[running]
+        if truncated:
+            logits = truncate(logits, temperature, top_k=top_k, top_p=top_p)
         token = draw(logits, temperature, generator).masked_fill(~growing, language_model.pad_token_id)
         completion_ids[running, step] = token
         completion_mask[running, step] = growing
@@ -224,14 +253,49 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
+def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: float) -> Tensor:
+    """(N, V) logits with -inf for every token outside the `top_k` most likely, and outside the nucleus among these.
+
+    The nucleus (arXiv 1904.09751) is the fewest most likely tokens whose probabilities at the temperature reach
+    `top_p`. The most likely token always stays.
+    """
+    values, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # the most likely come first
+    if top_p < 1:
+        probabilities = torch.softmax(values.float() / temperature, dim=-1)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        outside[:, 0] = False
+        values = values.masked_fill(outside, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(1, ids, values)
+
+
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one."""
+    """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
+
+    By inversion: one uniform number a row, looked up in the cumulative probabilities of blocks of tokens, then of the
+    tokens of one block. torch.multinomial draws a random number for every token of the vocabulary, which on a CPU takes
+    longer than a small model.
+    """
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    if not probabilities.isfinite().all():
+    padding = -probabilities.shape[1] % DRAW_BLOCK
+    if padding:
+        probabilities = torch.nn.functional.pad(probabilities, (0, padding))
+    blocks = probabilities.unflatten(1, (-1, DRAW_BLOCK))
+    # Summed in float64: near 1 the steps of float32 are as large as the probability of a rare token.
+    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+    reached = blocks.sum(dim=-1).cumsum(dim=-1, dtype=dtype)
+    total = reached[:, -1:]
+    if not total.isfinite().all():
         raise UserError("the model's logits are not finite: its weights have diverged; try a lower learning_rate")
-    return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
+    # In (0, total]: a block of probability 0 is never the first to reach it, and some block always does.
+    goal = total * (1 - torch.rand(total.shape, dtype=dtype, device=total.device, generator=generator))
+    block = torch.searchsorted(reached, goal)
+    within = blocks.take_along_dim(block[:, :, None], dim=1).squeeze(1).cumsum(dim=-1, dtype=dtype)
+    # The same holds within the block, once rounding is kept from leading out of it.
+    goal = goal - (reached.gather(1, block) - within[:, -1:])
+    goal = torch.minimum(goal.clamp(min=torch.finfo(dtype).tiny), within[:, -1:])
+    return (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
 
 
 def decode(language_model: LanguageModel, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:

@@ -1,114 +1,140 @@
-"""The directory of one run: config.yaml, metrics.jsonl, samples.jsonl and the trained model."""
+"""The directory of one run: config.yaml, metrics.jsonl, samples.jsonl, checkpoints and the trained model."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import shutil
-import signal
-import threading
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-import yaml
-from safetensors import SafetensorError
-
+from rlif.checkpoint import RunState, tidy
 from rlif.config import TrainConfig
+from rlif.config_file import read_config, write_config
 from rlif.errors import UserError
-from rlif.models import LanguageModel
+from rlif.safe_files import write_directory
+from rlif.versions import versions
+
+CONFIG_FILE = "config.yaml"
+# What a run may change when it is resumed: what has no part in its weights, its end, and the places where model and
+# data are, whose contents are compared instead.
+CHANGEABLE = frozenset(
+    {"run_dir", "resume", "max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
+    | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
+)
 
 
 def resolve_run_dir(config: TrainConfig) -> Path:
-    """The directory that this run will make: `config.run_dir`, or runs/REWARD-DATE-TIME.
+    """The directory that this run will make, or that it resumes: `config.run_dir`, or runs/REWARDS-DATE-TIME.
 
     Raises:
-        UserError: it exists already. A run never writes over another.
+        UserError: it exists already, and the run does not resume: a run never writes over another. Or it resumes, and
+            the directory does not exist or belongs to a run with another configuration.
     """
-    run_dir = config.run_dir or Path("runs") / f"{config.reward}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = config.run_dir or Path("runs") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         exists = run_dir.exists()
     except OSError as error:
         raise UserError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
-    if exists:
-        raise UserError(f"run_dir: {run_dir} exists, expected a new directory")
+    if config.resume and not exists:
+        raise UserError(f"run_dir: {run_dir} does not exist, expected the directory of the run to resume")
+    if config.resume:
+        _check_unchanged(config, run_dir / CONFIG_FILE)
+    elif exists:
+        raise UserError(f"run_dir: {run_dir} exists, expected a new directory, or --resume to continue its run")
     return run_dir
 
 
 class RunDir:
     """Writes a run's files as it goes: every line is on disk before the next step starts."""
 
-    def __init__(self, path: Path, config: TrainConfig) -> None:
-        """Make the directory.
+    def __init__(self, path: Path, config: TrainConfig, state: RunState | None = None) -> None:
+        """Make the directory, or continue in it from a state: what was logged after that is removed.
 
         Raises:
-            UserError: it exists, or cannot be made.
+            UserError: it exists though nothing is resumed, or cannot be made.
         """
+        self.path = path
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=config.resume)
+            if not (path / CONFIG_FILE).exists():
+                write_config(dataclasses.replace(config, resume=False), path / CONFIG_FILE, header=versions())
+            self._metrics = self._open("metrics.jsonl", state.metrics_bytes if state else 0)
+            self._samples = self._open("samples.jsonl", state.samples_bytes if state else 0)
         except OSError as error:
             raise UserError(f"run_dir: cannot make {path}: {error.strerror}") from error
-        self.path = path
-        versions = ", ".join(f"{package} {version(package)}" for package in ("rlif", "torch", "transformers"))
-        fields = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(dataclasses.replace(config, run_dir=path)).items()
-        }
-        (path / "config.yaml").write_text(f"# {versions}\n{yaml.safe_dump(fields, sort_keys=False)}", encoding="utf-8")
-        self._metrics = self._open("metrics.jsonl")
-        self._samples = self._open("samples.jsonl")
 
     def log_metrics(self, row: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl; a number that is not finite becomes null, which JSON can hold."""
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._metrics.write(json.dumps(finite) + "\n")
+        self._append(self._metrics, json.dumps(finite))
 
     def log_samples(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Append lines to samples.jsonl."""
         for row in rows:
-            self._samples.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._append(self._samples, json.dumps(row, ensure_ascii=False))
 
-    def save_model(self, language_model: LanguageModel, name: str = "model") -> Path:
-        """Save model and tokenizer in a folder that transformers loads, and return it.
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The rows so far; what was not finite is NaN."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = map(json.loads, lines)
+        return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
-        The folder appears in one rename when it is complete: one that is there is whole.
+    def save_model(self, write: Callable[[Path], None], name: str = "model") -> Path:
+        """Save a model, with what `write` writes, in a folder that transformers loads, and return it.
 
         Raises:
             UserError: it cannot be written, for want of space perhaps.
         """
-        folder = self.path / name
-        unfinished = self.path / f".{name}-unfinished"
-        with _without_interrupts():
-            try:
-                language_model.save(unfinished)
-                unfinished.replace(folder)
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"run_dir: cannot save the model in {folder}: {error}") from error
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+        write_directory(self.path / name, write)
+        return self.path / name
+
+    def save_checkpoint(self, write: Callable[[Path], None], state: RunState, save_total_limit: int | None) -> Path:
+        """Save a checkpoint of what `write` writes and of the state, and remove those beyond the limit.
+
+        Raises:
+            UserError: it cannot be written; those before it are still there.
+        """
+        for file in (self._metrics, self._samples):
+            os.fsync(file.fileno())
+        state.metrics_bytes, state.samples_bytes = (
+            os.fstat(file.fileno()).st_size for file in (self._metrics, self._samples)
+        )
+
+        def write_all(directory: Path) -> None:
+            write(directory)
+            state.save(directory)
+
+        folder = self.save_model(write_all, f"checkpoint-{state.step}")
+        tidy(self.path, save_total_limit)
         return folder
 
     def close(self) -> None:
         """Close the files."""
-        self._metrics.close()
-        self._samples.close()
+        for file in (self._metrics, self._samples):
+            with suppress(OSError):  # of a line that could not be written, which has been said
+                file.close()
 
-    def _open(self, name: str) -> TextIO:
-        return (self.path / name).open("x", encoding="utf-8", buffering=1)  # buffering=1: each line is written at once
+    def _open(self, name: str, length: int) -> TextIO:
+        file = (self.path / name).open("a", encoding="utf-8", buffering=1)  # buffering=1: each line is written at once
+        file.truncate(length)
+        return file
+
+    def _append(self, file: TextIO, line: str) -> None:
+        try:
+            file.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"run_dir: cannot write to {file.name}: {error.strerror}") from error
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let a second Ctrl-C not break what the first one saves. Only the main thread can: elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+def _check_unchanged(config: TrainConfig, path: Path) -> None:
+    if not path.exists():  # the run was stopped before it had written anything
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    for name, saved in read_config(path).items():
+        value = getattr(config, name)
+        if name not in CHANGEABLE and saved != value:
+            raise UserError(f"resume: {name} is {value!r}, but the run had {saved!r}; expected no change")

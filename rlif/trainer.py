@@ -2,37 +2,42 @@
 
 prompts -> rollout (a group of completions each) -> one forward -> token statistics (log-probability with gradient,
 entropy, self-certainty) -> reward, detached -> group advantages -> policy loss -> backward -> AdamW step
+
+`prepare.py` comes before it, `update.py` is the part from the rollout on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
 
+import numpy as np
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from accelerate import Accelerator
 
+from rlif.checkpoint import checkpoints
 from rlif.config import TrainConfig
-from rlif.data import read_prompts, shuffled_epochs
+from rlif.data import shuffled_epochs
+from rlif.distributed import gathered, largest
 from rlif.errors import UserError
-from rlif.evaluate import evaluate, mean_metrics, rollout_totals, sample_rows
-from rlif.grpo import group_advantages, policy_loss
-from rlif.models import LanguageModel, frozen_copy, load_language_model
-from rlif.progress import Progress, default_progress
-from rlif.rewards import NEEDS_ANSWERS, get_reward
-from rlif.rollout import EncodedPrompt, Rollout, check_decoding, encode_prompts, sample
-from rlif.run_dir import RunDir, resolve_run_dir
-from rlif.scoring import completion_stats
-from rlif_kernels import TokenStats
+from rlif.evaluate import evaluate, sample_rows
+from rlif.interrupts import StopRequest
+from rlif.learner import Learner
+from rlif.prepare import Run, prepare
+from rlif.progress import Progress
+from rlif.rollout import EncodedPrompt, Rollout, sample
+from rlif.update import update
 
 # Completions written to samples.jsonl at a time: enough to see what the policy is up to.
 NUM_SAMPLES = 8
+# Steps without a finite update after which nothing better is to be expected.
+MAX_BAD_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -52,188 +57,105 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
 
     Args:
         config: validated here.
-        progress: where to report; by default a live bar on stderr, or plain lines where stderr is no terminal.
+        progress: where to report; by default a live view on stderr, or plain lines where stderr is no terminal.
 
     Raises:
         UserError: bad input, before any work starts.
-        KeyboardInterrupt: Ctrl-C. Metrics and model so far are saved first, and the message says where.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. The step is finished and a checkpoint saved first, and the message says
+            where. After a second Ctrl-C the step is not finished, and only the model is saved.
     """
-    # Everything that can be wrong is found before the run directory exists, and before the model loads where possible.
-    config.validate()
-    prompts = read_prompts(config.data, need_answers=config.reward in NEEDS_ANSWERS)
-    eval_prompts = read_prompts(config.eval_data, argument="eval_data") if config.eval_data else []
-    run_path = resolve_run_dir(config)
-    policy = load_language_model(config.model, device=config.device, dtype=config.dtype)
-    train_set = encode_prompts(policy, prompts, config.max_completion_length)
-    eval_set = encode_prompts(policy, eval_prompts, config.max_completion_length, argument="eval_data")
-    check_decoding(policy, train_set[0].ids)
-
-    reference = frozen_copy(policy.model) if config.beta > 0 or eval_set else None
-    optimizer = torch.optim.AdamW(policy.model.parameters(), weight_decay=config.weight_decay, fused=True)
-    generator = torch.Generator(policy.device).manual_seed(config.seed)
-    prompt_stream = shuffled_epochs(train_set, config.seed)
-
-    run = RunDir(run_path, config)
-    progress = progress or default_progress()
-    rows: list[dict[str, float]] = []
-    skipped_updates, step = 0.0, 0
+    run = prepare(config, progress)
+    learner, step, bad_steps = run.learner, run.state.step, 0
+    first_step = step + 1 if step > 0 else 0
+    prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
     try:
-        progress.start(config.reward, config.max_steps)
-        for step in range(config.max_steps + 1):
-            row: dict[str, float] = {"step": step}
-            samples: list[dict[str, object]] = []
-            if step > 0:
-                step_prompts = list(islice(prompt_stream, config.prompts_per_step))
-                metrics, rollout = train_step(policy, reference, optimizer, generator, step_prompts, step, config)
-                skipped_updates += metrics["skipped_updates"]
-                row |= metrics | {"skipped_updates": skipped_updates}
-                samples = sample_rows(rollout)
-            if step % config.eval_steps == 0 or step == config.max_steps:
-                if eval_set and reference is not None:
-                    evaluation = evaluate(policy, reference, eval_set, config)
-                    row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-                    samples = evaluation.samples
-                run.log_samples({"step": step, **completion} for completion in samples[:NUM_SAMPLES])
-            if len(row) > 1:  # step 0 without evaluation data has nothing to say
-                run.log_metrics(row)
-                rows.append(row)
-                progress.report(row)
-            if step > 0 and config.save_steps is not None and step % config.save_steps == 0:
-                run.save_model(policy, f"checkpoint-{step}")
-        run.save_model(policy)
-    except KeyboardInterrupt:
-        saved = run.save_model(policy)
-        raise KeyboardInterrupt(f"stopped in step {step}; metrics are in {run.path}, the model in {saved}") from None
+        run.progress.start(config.title, config.max_steps)
+        with StopRequest() as stop:
+            for step in range(first_step, config.max_steps + 1):
+                row: dict[str, float] = {"step": step}
+                samples: list[dict[str, object]] = []
+                if step > 0:
+                    metrics, rollout = train_step(learner, list(islice(prompts, config.prompts_per_step)), step)
+                    bad_steps = bad_steps + 1 if metrics["skipped_updates"] == config.num_iterations else 0
+                    run.state.step = step
+                    run.state.skipped_updates += int(metrics["skipped_updates"])
+                    row |= metrics | {"skipped_updates": run.state.skipped_updates}
+                if step % config.eval_steps == 0 or step == config.max_steps:
+                    if run.eval_set:
+                        evaluation = evaluate(learner, run.eval_set)
+                        row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+                        samples = evaluation.samples[:NUM_SAMPLES]
+                    elif step > 0:
+                        samples = sample_rows(rollout)[:NUM_SAMPLES]
+                if len(row) > 1:  # step 0 without evaluation data has nothing to say
+                    run.log(row, samples)
+                if bad_steps == MAX_BAD_STEPS:
+                    raise UserError(diagnosis(learner, row))
+                stopped = largest(learner.accelerator, stop.received is not None) > 0
+                if step > 0 and (stopped or (config.save_steps is not None and step % config.save_steps == 0)):
+                    run.save_checkpoint()
+                if stopped:
+                    raise KeyboardInterrupt(f"stopped after step {step}; --resume continues the run in {run.path}")
+        run.save_model()
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(*interrupt.args or (salvaged(run, step),)) from None
     except Exception as error:
         # What was computed so far is not lost, whatever went wrong; the message says where it is.
-        saved = run.save_model(policy)
-        place = f"stopped in step {step}; metrics are in {run.path}, the model in {saved}"
+        place = salvaged(run, step)
         if isinstance(error, UserError):
             raise UserError(f"{error} ({place})") from error
         error.add_note(place)
         raise
     finally:
-        progress.stop()
         run.close()
-    scored = [row for row in rows if "eval/accuracy" in row]
+    learner.accelerator.wait_for_everyone()
+    learner.accelerator.end_training()
+    scored = [row for row in run.rows if "eval/accuracy" in row]
     best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
-    return TrainResult(run.path, rows, int(rows[-1]["step"]), None if best is None else int(best["step"]))
+    return TrainResult(run.path, run.rows, step, None if best is None else int(best["step"]))
 
 
-def train_step(
-    policy: LanguageModel,
-    reference: PreTrainedModel | None,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    prompts: Sequence[EncodedPrompt],
-    step: int,
-    config: TrainConfig,
-) -> tuple[dict[str, float], Rollout]:
-    """One step of training: sample, score, learn.
-
-    Memory is bounded by splitting the rollout into parts of whole groups. A part's loss is divided by the tokens of the
-    whole step, so the accumulated gradient is that of the whole.
+def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
+    """One step of training: sample, score, learn. Each process takes its share of the prompts.
 
     Returns:
-        The step's metrics, per completion or per token (nats), and the rollout.
+        The metrics of the step on all processes, per completion or per token (nats), and this process's rollout.
     """
+    config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
-    rollout = sample(
-        policy,
-        prompts,
-        num_generations=config.num_generations,
-        max_completion_length=config.max_completion_length,
-        temperature=config.temperature,
-        generator=generator,
-    )
-    parts = list(rollout.split(config.groups_per_forward))
-    num_tokens = int(rollout.completion_mask.sum())
-    learning_rate = learning_rate_at(step, config)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-    scores: list[Score] = []
-    losses: list[float] = []
-    grad_norms: list[float] = []
-    skipped = 0
-    for iteration in range(config.num_iterations):
-        optimizer.zero_grad()
-        losses.append(0.0)
-        for index, part in enumerate(parts):
-            stats = completion_stats(policy.model, part, temperature=config.temperature)
-            assert stats.logprob is not None
-            if iteration == 0:  # still on-policy: the forward that carries the gradient also scores the completions
-                scores.append(score_completions(stats, part, reference, config))
-            loss = policy_loss(
-                stats.logprob,
-                scores[index].old_logprob,
-                scores[index].advantages,
-                part.completion_mask,
-                num_tokens=num_tokens,
-                epsilon=config.epsilon,
-                beta=config.beta,
-                reference_logprob=scores[index].reference_logprob,
-            )
-            loss.backward()
-            losses[-1] += loss.item()
-        grad_norms.append(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm).item())
-        if math.isfinite(losses[-1]) and math.isfinite(grad_norms[-1]):
-            optimizer.step()
-        else:
-            skipped += 1
-
-    rewards = torch.cat([score.rewards for score in scores])
-    groups = rewards.view(-1, config.num_generations)
-    equal = groups.amax(dim=1) == groups.amin(dim=1)
-    metrics = {
-        "reward": rewards.mean().item(),
-        "reward_std": groups.std(dim=1).mean().item(),
-        "frac_reward_zero_std": equal.float().mean().item(),
-        **mean_metrics([score.totals for score in scores]),
-        "loss": fmean(losses),
-        "grad_norm": fmean(grad_norms),
-        "learning_rate": learning_rate,
-        "skipped_updates": skipped,
-        "step_seconds": time.perf_counter() - started,
-    }
-    return metrics, rollout
+    generator = seed_step(config.seed, step, accelerator)
+    with gathered(accelerator, learner.scorer):
+        rollout = sample(
+            learner.policy,
+            prompts[accelerator.process_index :: accelerator.num_processes],
+            num_generations=config.num_generations,
+            max_completion_length=config.max_completion_length,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            generator=generator,
+        )
+    sampled = time.perf_counter()
+    metrics = update(learner, rollout, step, learning_rate_at(step, config))
+    seconds = time.perf_counter() - started
+    return metrics | {
+        "tokens_per_second": metrics["num_tokens"] / seconds,
+        "sampling_seconds": sampled - started,
+        "step_seconds": seconds,
+    }, rollout
 
 
-@dataclass(frozen=True)
-class Score:
-    """What the first forward over n completions fixes for all updates from them; nothing here carries a gradient."""
+def seed_step(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
+    """The generator that samples in a step on a process; the global ones, which rewards may use, are seeded too.
 
-    rewards: Tensor
-    """(n,) float32."""
-    advantages: Tensor
-    """(n,) float32."""
-    old_logprob: Tensor
-    """(n, T) float32, of the policy that sampled."""
-    reference_logprob: Tensor | None
-    """(n, T) float32, of the frozen start model; None where beta is 0."""
-    totals: dict[str, float]
-    """Sums for the metrics."""
-
-
-@torch.no_grad()
-def score_completions(
-    stats: TokenStats, rollout: Rollout, reference: PreTrainedModel | None, config: TrainConfig
-) -> Score:
-    """Reward completions by the statistics of the policy that sampled them, and compare them within their groups."""
-    assert stats.logprob is not None
-    reference_logprob = None
-    if reference is not None and config.beta > 0:
-        reference_logprob = completion_stats(
-            reference, rollout, temperature=config.temperature, outputs=("logprob",)
-        ).logprob
-    rewards = get_reward(config.reward)(stats, rollout)
-    return Score(
-        rewards=rewards,
-        advantages=group_advantages(rewards, config.num_generations),
-        old_logprob=stats.logprob.detach(),
-        reference_logprob=reference_logprob,
-        totals=rollout_totals(rollout, stats, reference_logprob),
-    )
+    A step's random numbers depend on nothing that happened before it, so a resumed run draws the same.
+    """
+    key = f"{seed} {step} {accelerator.process_index}".encode()
+    number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.manual_seed(number)
+    return torch.Generator(accelerator.device).manual_seed(number)
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -247,3 +169,29 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     done = (step - 1 - warmup_steps) / (config.max_steps - warmup_steps)
     factor = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
     return config.learning_rate * factor[config.lr_scheduler_type]
+
+
+def salvaged(run: Run, step: int) -> str:
+    """Save the model as it is, and say where everything is that can be used."""
+    found = [f"stopped in step {step}; metrics are in {run.path}"]
+    if run.learner.accelerator.num_processes == 1:  # saving may take all processes, and the others may be elsewhere
+        try:
+            found.append(f"the model in {run.save_model()}")
+        except UserError as error:
+            found.append(f"the model could not be saved: {error}")
+    if saved := checkpoints(run.path):
+        found.append(f"the newest checkpoint is {saved[0].name}")
+    return ", ".join(found)
+
+
+def diagnosis(learner: Learner, row: dict[str, float]) -> str:
+    """Why a run whose updates are not finite stops, from the gradients of the last one."""
+    parameters = [(name, each) for name, each in learner.scorer.named_parameters() if each.requires_grad]
+    bad = [name for name, each in parameters if each.grad is not None and not each.grad.isfinite().all()]
+    weights = all(each.isfinite().all() for _, each in parameters)
+    where = f"the gradients of {len(bad)} of {len(parameters)} weights, {bad[0]} first" if bad else "no gradient"
+    return (
+        f"{MAX_BAD_STEPS} steps in a row had no finite update: the loss is {row['loss']:g}, not finite are {where}; "
+        f"the weights are {'finite' if weights else 'not finite'}, rewards {row['reward']:g} on average; "
+        "try a lower learning_rate, or float32"
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,9 +25,13 @@ from transformers import (
 
 from rlif.config import TrainConfig
 from rlif.models import LanguageModel, load_language_model
+from rlif.reference import Reference
+from rlif.scoring import Scorer
 
 CHARACTERS = "0123456789+=# \n"
 PAD, EOS, UNKNOWN = 0, 1, 2
+# The metrics that differ from run to run.
+TIMES = {"step_seconds", "sampling_seconds", "tokens_per_second"}
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +88,27 @@ def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def language_model(model_dir: Path) -> LanguageModel:
     return load_language_model(str(model_dir), device="cpu", dtype="float32")
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Within, no file can grow beyond that many bytes: writing fails as it does where the disk is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that never changes."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def frozen_reference(model: PreTrainedModel) -> Reference:
+    """The model as it is now, as a reference."""
+    return Reference(Scorer(frozen_copy(model), None))
 
 
 @pytest.fixture

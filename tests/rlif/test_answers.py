@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlif.answers import answers_match, extract_answer
+from rlif.answers import answers_match, extract_answer, is_mathematical
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,62 @@ def test_the_braces_of_a_boxed_answer_are_balanced(inner: str) -> None:
 def test_an_extracted_answer_is_never_empty_and_never_surrounded_by_space(text: str) -> None:
     answer = extract_answer(text)
     assert answer is None or (answer and answer == answer.strip())
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("0.5", r"\frac{1}{2}"),
+        ("1/2", "0.5"),
+        ("1+x", "x+1"),
+        (r"2\sqrt{2}", r"\sqrt{8}"),
+        ("(x+1)^2", "x^2+2x+1"),
+        (r"\{1, 2\}", r"\{2, 1\}"),
+        (r"\$72", "72"),
+        ("$72$", "72"),
+        (r"72\text{ dollars}", "72"),
+        ("x=5", "5"),
+        (r"\text{Paris}", "Paris"),
+        (r"\text{B}", "B"),
+    ],
+)
+def test_mathematics_is_equal_however_it_is_written(answer: str, gold: str) -> None:
+    assert answers_match(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        (r"\frac{1}{3}", "0.333"),
+        ("(1, 2)", "(1, 2]"),
+        ("x", "y"),
+        ("x+1", "x+2"),
+        # What was not worked out is no answer.
+        ("12+34", "46"),
+        ("(12+34)", "46"),
+        (r"\frac{12+34}{1}", "46"),
+        (r"12 \times 3", "36"),
+        # Text, though computer algebra would make something of it.
+        ("2024-01-02", "2024-02-01"),
+        ("2024-01-02", "2021"),
+        ("b", "B"),
+        ("3:2", "1.5"),
+        # Several answers at once, or braces that would end the one and begin another.
+        ("$72$ or $73$", "72"),
+        ("72, 73", "72"),
+        (r"1} \boxed{72", "72"),
+        (r"1}, \boxed{72}, {1", "72"),
+    ],
+)
+def test_what_is_not_equal_mathematics_does_not_match(answer: str, gold: str) -> None:
+    assert not answers_match(answer, gold)
+
+
+@pytest.mark.parametrize("text", ["7", "-1,000.5", r"\pi", "x+1", "3/4", "(1, 2)", "50%", "x^2", "x=5"])
+def test_numbers_latex_and_expressions_are_mathematics(text: str) -> None:
+    assert is_mathematical(text)
+
+
+@pytest.mark.parametrize("text", ["Paris", "B", "7 apples", "2024-01-31", "3-4", "a}", r"\frac{1}{2", "1+" * 101 + "x"])
+def test_words_choices_dates_and_what_is_broken_or_endless_are_not(text: str) -> None:
+    assert not is_mathematical(text)

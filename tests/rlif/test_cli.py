@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlif import cli
 from rlif.config import TrainConfig
+from rlif.rewards import REWARDS
 
 MakeConfig = Callable[..., TrainConfig]
 RLIF = (sys.executable, "-m", "rlif")
@@ -27,7 +30,8 @@ def arguments(config: TrainConfig) -> list[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value is not None and value != field.default:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            for word in [value] if not isinstance(value, tuple) else value:
+                words += [f"--{field.name.replace('_', '-')}", str(word)]
     return words
 
 
@@ -53,6 +57,27 @@ def test_help_names_every_option_with_its_meaning(
     for field in dataclasses.fields(TrainConfig):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "at least 2" in text.lower()
+    assert "{None}" not in text
+    assert all(name in text for name in REWARDS)
+
+
+def test_the_versions_are_those_of_everything_that_a_result_depends_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_in_process(["--version"], monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"rlif {version('rlif')}")
+    assert f"Python {platform.python_version()}, torch {version('torch')}, " in printed
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+def test_a_reader_that_stops_reading_ends_the_program_without_a_traceback(words: list[str]) -> None:
+    process = subprocess.Popen([*RLIF, *words], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # before the program can have written anything
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == cli.NOBODY_READS
 
 
 def test_the_command_line_loads_no_torch_until_a_command_runs() -> None:
@@ -73,6 +98,8 @@ def test_words_that_are_no_command_exit_with_2(
     [
         ({"data": Path("missing.jsonl")}, "data: got 'missing.jsonl', which is not a file"),
         ({"reward": "confidence"}, "reward: got 'confidence', expected one of self_certainty,"),
+        ({"reward": ("format", "random=x")}, "reward: got the weight 'x' in 'random=x', expected a finite number"),
+        ({"reward": "my.module:f"}, "reward: could not import 'my.module': ModuleNotFoundError: No module named 'my'"),
         ({"num_generations": 1}, "num_generations: got 1, expected an integer of at least 2"),
         ({"model": "/nowhere/model"}, "model: got '/nowhere/model', which does not exist"),
         ({"run_dir": Path(__file__).parent}, "run_dir: "),
@@ -100,7 +127,8 @@ def test_a_bad_line_in_the_data_ends_the_program_with_no_traceback(make_config: 
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}, expected a non-empty string'
+        f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}; the columns are question '
+        "(prompt_column picks one)"
     ]
     assert config.run_dir is not None
     assert not config.run_dir.exists()
@@ -136,13 +164,14 @@ def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: Ma
         process.kill()
     assert process.returncode == 130
     last = errors.splitlines()[-1]
-    assert last.startswith("rlif: stopped in step ")
+    assert last.startswith("rlif: stopped after step ")
     assert str(config.run_dir) in last
     assert "Traceback" not in errors
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
-    AutoTokenizer.from_pretrained(config.run_dir / "model")
+    checkpoint = config.run_dir / f"checkpoint-{len(rows)}"
+    AutoModelForCausalLM.from_pretrained(checkpoint)
+    AutoTokenizer.from_pretrained(checkpoint)
 
 
 def test_ctrl_c_before_training_says_that_nothing_was_saved(

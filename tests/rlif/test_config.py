@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 
 from rlif.config import TrainConfig
 from rlif.errors import UserError
 
-VALID = TrainConfig(model="model", data=Path("data.jsonl"))
+VALID = TrainConfig(model="model", data="data.jsonl")
 
 
 def test_the_defaults_are_valid() -> None:
@@ -19,7 +18,6 @@ def test_the_defaults_are_valid() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("reward", "self_certainity", "self_certainty, token_entropy, trajectory_entropy, verifiable"),
         ("num_generations", 1, "at least 2"),
         ("max_steps", 0, "at least 1"),
         ("max_steps", 2.5, "an integer"),
@@ -27,7 +25,18 @@ def test_the_defaults_are_valid() -> None:
         ("prompts_per_step", -3, "at least 1"),
         ("max_completion_length", 0, "at least 1"),
         ("num_iterations", 0, "at least 1"),
-        ("groups_per_forward", 0, "at least 1"),
+        ("max_tokens_per_forward", 0, "at least 1"),
+        ("save_total_limit", 0, "at least 1"),
+        ("lora_rank", -1, "at least 0"),
+        ("top_k", -1, "at least 0"),
+        ("top_p", 0.0, "greater than 0"),
+        ("top_p", 1.5, "at most 1"),
+        ("epsilon_high", 0.0, "greater than 0"),
+        ("delta", 1.1, "more than 1 + epsilon"),
+        ("entropy_coef", math.inf, "a finite number"),
+        ("loss_type", "ppo", "dapo, grpo, bnpo, dr_grpo"),
+        ("scale_rewards", "std", "group, batch, none"),
+        ("importance_sampling_level", "word", "token, sequence"),
         ("save_steps", 0, "at least 1"),
         ("eval_steps", 0, "at least 1"),
         ("eval_generations", 0, "at least 1"),

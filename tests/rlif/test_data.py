@@ -39,7 +39,7 @@ def test_prompts_are_verbatim_and_answers_optional(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_windows_line_ends_are_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
-    assert [prompt.text for prompt in read_prompts(path)] == ["a", "b"]
+    assert [prompt.content for prompt in read_prompts(path)] == ["a", "b"]
 
 
 def test_a_gold_solution_is_reduced_to_its_final_answer(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
         read_prompts(write(tmp_path, content), argument="eval_data")
 
 
-def test_a_missing_file_a_directory_and_binary_data_are_errors(tmp_path: Path) -> None:
+def test_a_missing_file_an_empty_directory_and_binary_data_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^data: got .*not a file"):
         read_prompts(tmp_path / "missing.jsonl")
-    with pytest.raises(UserError, match="not a file"):
+    with pytest.raises(UserError, match=r"^data: cannot read the directory .*doesn't contain any data files"):
         read_prompts(tmp_path)
     (tmp_path / "binary").write_bytes(b"\x80\x81")
     with pytest.raises(UserError, match="not UTF-8"):
@@ -97,7 +97,7 @@ def test_a_missing_file_a_directory_and_binary_data_are_errors(tmp_path: Path) -
 def test_a_missing_answer_is_an_error_only_where_answers_are_needed(tmp_path: Path, row: dict[str, object]) -> None:
     path = write(tmp_path, json.dumps({"prompt": "1+1=", "answer": "2"}) + "\n" + json.dumps(row))
     assert read_prompts(path)[1].answer is None
-    with pytest.raises(UserError, match=r"line 2: no `answer`, which the verifiable reward needs"):
+    with pytest.raises(UserError, match=r"line 2: no `answer`, which a reward needs"):
         read_prompts(path, need_answers=True)
 
 

@@ -2,19 +2,41 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import EOS
+from conftest import EOS, frozen_copy, frozen_reference
 from rlif import evaluate as evaluate_module
 from rlif.config import TrainConfig
 from rlif.data import Prompt
-from rlif.evaluate import evaluate
-from rlif.models import LanguageModel, frozen_copy
+from rlif.distributed import make_accelerator
+from rlif.evaluate import Evaluation
+from rlif.learner import Learner
+from rlif.models import LanguageModel
+from rlif.reference import Reference
+from rlif.rewards import load_rewards
 from rlif.rollout import EncodedPrompt, Rollout, encode_prompts
+from rlif.scoring import Scorer
 
 MakeConfig = Callable[..., TrainConfig]
+
+
+def evaluate(
+    language_model: LanguageModel, reference: Reference, prompts: list[EncodedPrompt], config: TrainConfig
+) -> Evaluation:
+    model = language_model.model
+    learner = Learner(
+        config=config,
+        accelerator=make_accelerator("cpu", (), Path("unused")),
+        policy=language_model,
+        scorer=Scorer(model, None),
+        reference=reference,
+        rewards=load_rewards(config.reward),
+        optimizer=torch.optim.SGD(model.parameters()),
+    )
+    return evaluate_module.evaluate(learner, prompts)
 
 
 @pytest.fixture
@@ -44,7 +66,9 @@ def test_metrics_are_what_their_names_say(
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.mul_(0.9)
-    metrics = evaluate(language_model, reference, prompts, make_config(prompts_per_step=6)).metrics
+    metrics = evaluate(
+        language_model, Reference(Scorer(reference, None)), prompts, make_config(prompts_per_step=6)
+    ).metrics
     (rollout,) = rollouts
     tokens = int(rollout.completion_mask.sum())
     assert metrics["accuracy"] == 1 / 12  # of the 12 completions whose prompt has an answer
@@ -70,7 +94,7 @@ def test_metrics_are_what_their_names_say(
 def test_an_evaluation_repeats_exactly_and_leaves_the_policy_alone(
     language_model: LanguageModel, prompts: list[EncodedPrompt], make_config: MakeConfig
 ) -> None:
-    reference = frozen_copy(language_model.model)
+    reference = frozen_reference(language_model.model)
     first = evaluate(language_model, reference, prompts, make_config())
     assert evaluate(language_model, reference, prompts, make_config()) == first
     assert all(parameter.grad is None for parameter in language_model.model.parameters())
@@ -92,7 +116,7 @@ def test_greedy_evaluation_gives_every_completion_of_a_prompt_the_same_text(
 
     monkeypatch.setattr(evaluate_module, "sample", record)
     config = make_config(eval_temperature=0.0, eval_generations=2)
-    evaluate(language_model, frozen_copy(language_model.model), prompts, config)
+    evaluate(language_model, frozen_reference(language_model.model), prompts, config)
     assert len(texts) == 12
     assert texts[::2] == texts[1::2]
 
@@ -114,13 +138,13 @@ def test_every_prompt_is_evaluated_once_however_small_the_batches(
     config = make_config(
         prompts_per_step=2, num_generations=4, eval_generations=2
     )  # 8 completions: 4 prompts at a time
-    evaluation = evaluate(language_model, frozen_copy(language_model.model), prompts, config)
+    evaluation = evaluate(language_model, frozen_reference(language_model.model), prompts, config)
     assert sizes == [4, 2]
     assert [sample["prompt"] for sample in evaluation.samples] == [prompt.text for prompt in prompts]
 
 
 def test_without_gold_answers_there_is_no_accuracy(language_model: LanguageModel, make_config: MakeConfig) -> None:
     prompts = encode_prompts(language_model, [Prompt("1+2="), Prompt("3+4=")], 6)
-    metrics = evaluate(language_model, frozen_copy(language_model.model), prompts, make_config()).metrics
+    metrics = evaluate(language_model, frozen_reference(language_model.model), prompts, make_config()).metrics
     assert "accuracy" not in metrics
     assert "parse_rate" in metrics

@@ -1,13 +1,17 @@
 """Advantages and loss are the formulas of the papers, written out again here by hand."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlif.grpo import group_advantages, kl_to_reference, policy_loss
+from rlif.config import LossType, TrainConfig
+from rlif.grpo import StepSize, group_advantages, kl_to_reference, loss_options, unscaled_advantages
+from rlif_kernels import TokenStats
+from rlif_kernels.reference import policy_loss
 
 
 def test_advantages_are_standardised_within_each_group() -> None:
@@ -35,92 +39,40 @@ def test_a_constant_added_to_all_rewards_of_a_group_changes_nothing(rewards: lis
     torch.testing.assert_close(group_advantages(values + shift, 8), group_advantages(values, 8), atol=1e-9, rtol=0)
 
 
-def scalar_loss(
-    logprob: list[list[float]],
-    old: list[list[float]],
-    advantages: list[float],
-    mask: list[list[bool]],
-    reference: list[list[float]],
-    epsilon: float,
-    beta: float,
-) -> float:
-    """TRL's `loss_type="dapo"` with symmetric clipping, one token at a time."""
-    total, tokens = 0.0, 0
-    for i, advantage in enumerate(advantages):
-        for t, counts in enumerate(mask[i]):
-            if not counts:
-                continue
-            ratio = math.exp(logprob[i][t] - old[i][t])
-            clipped = min(max(ratio, 1 - epsilon), 1 + epsilon)
-            difference = reference[i][t] - logprob[i][t]
-            total += -min(ratio * advantage, clipped * advantage) + beta * (math.exp(difference) - difference - 1)
-            tokens += 1
-    return total / tokens
+def test_advantages_may_be_scaled_by_the_batch_or_not_at_all() -> None:
+    rewards = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    centred = torch.tensor([-0.5, 0.5, -1.5, 1.5])
+    torch.testing.assert_close(group_advantages(rewards, 2, std=2.0), centred / 2.0001)
+    torch.testing.assert_close(unscaled_advantages(rewards, 2), centred)
 
 
-@given(seed=st.integers(0, 2**31), beta=st.sampled_from([0.0, 0.005, 1.0]))
-def test_the_loss_is_the_formula(seed: int, beta: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logprob, old, reference = (-3 * torch.rand(4, 5, generator=generator) for _ in range(3))
-    advantages = torch.randn(4, generator=generator)
-    lengths = torch.randint(1, 6, (4, 1), generator=generator)
-    mask = torch.arange(5) < lengths
-    loss = policy_loss(
-        logprob,
-        old,
-        advantages,
-        mask,
-        num_tokens=int(mask.sum()),
-        epsilon=0.2,
-        beta=beta,
-        reference_logprob=reference if beta else None,
+@pytest.mark.parametrize("loss_type", get_args(LossType))
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_the_losses_of_parts_add_up_to_the_loss_of_the_whole(loss_type: LossType, num_processes: int) -> None:
+    config = TrainConfig(
+        "m", "d", loss_type=loss_type, beta=0.1, entropy_coef=0.3, self_certainty_coef=-0.2, max_completion_length=7
     )
-    expected = scalar_loss(
-        logprob.tolist(), old.tolist(), advantages.tolist(), mask.tolist(), reference.tolist(), 0.2, beta
-    )
-    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)  # float32 sums of at most 20 terms of order 10
+    generator = torch.Generator().manual_seed(0)
+    stats = TokenStats(*(torch.randn(6, 5, generator=generator) for _ in range(3)))
+    old, ref = (torch.randn(6, 5, generator=generator) for _ in range(2))
+    advantages = torch.randn(6, generator=generator)
+    mask = torch.rand(6, 5, generator=generator) < 0.7
+    mask[4] = False  # as a truncated completion
+    size = StepSize(6, int(mask.sum()))
 
+    def loss(rows: slice) -> float:
+        part = TokenStats(*(values[rows] for values in stats[:3]))
+        counted = mask[rows]
+        options = loss_options(config, size, len(counted), int(counted.sum()), num_processes)
+        return policy_loss(part, advantages[rows], old[rows], ref[rows], mask=counted, **options).loss.item()
 
-def test_on_policy_the_gradient_is_that_of_advantage_times_logprob() -> None:
-    logprob = torch.tensor([[-0.5, -1.0, -2.0], [-0.1, -0.2, -0.3]], requires_grad=True)
-    advantages, mask = torch.tensor([2.0, -1.0]), torch.tensor([[True, True, False], [True, True, True]])
-    loss = policy_loss(logprob, logprob.detach(), advantages, mask, num_tokens=5, epsilon=0.2)
-    loss.backward()
-    assert loss.item() == pytest.approx(-(2 * 2.0 - 3 * 1.0) / 5)  # the ratio is 1 everywhere
-    assert logprob.grad is not None
-    torch.testing.assert_close(logprob.grad, torch.tensor([[-0.4, -0.4, 0.0], [0.2, 0.2, 0.2]]))
-
-
-@pytest.mark.parametrize(
-    ("log_ratio", "advantage", "moves"),
-    [(0.3, 1.0, False), (0.3, -1.0, True), (-0.3, 1.0, True), (-0.3, -1.0, False), (0.1, 1.0, True)],
-)
-def test_clipping_stops_the_gradient_only_where_going_on_would_gain(
-    log_ratio: float, advantage: float, moves: bool
-) -> None:
-    logprob = torch.tensor([[-1.0]], requires_grad=True)
-    old = logprob.detach() - log_ratio
-    policy_loss(logprob, old, torch.tensor([advantage]), torch.tensor([[True]]), num_tokens=1, epsilon=0.2).backward()
-    assert logprob.grad is not None
-    assert (logprob.grad.item() != 0) == moves
-
-
-def test_what_is_masked_neither_counts_nor_gets_a_gradient() -> None:
-    logprob = torch.tensor([[-1.0, -7.0]], requires_grad=True)
-    loss = policy_loss(
-        logprob,
-        torch.tensor([[-1.0, -5.0]]),
-        torch.tensor([1.0]),
-        torch.tensor([[True, False]]),
-        num_tokens=1,
-        epsilon=0.2,
-        beta=0.1,
-        reference_logprob=torch.tensor([[-1.0, -3.0]]),
-    )
-    loss.backward()
-    assert loss.item() == -1.0
-    assert logprob.grad is not None
-    assert logprob.grad.tolist() == [[-1.0, 0.0]]
+    whole = loss(slice(0, 6))
+    parts = [loss(slice(0, 3)), loss(slice(3, 4)), loss(slice(4, 5)), loss(slice(5, 6))]
+    assert sum(parts) == pytest.approx(whole, rel=1e-5)  # float32 sums in another order
+    # Averaged over the processes, as their gradients are, it is the loss of the step: here by its definition in TRL.
+    plain = {"beta": 0.1, "entropy_coef": 0.3, "self_certainty_coef": -0.2, "max_completion_length": 7}
+    alone = policy_loss(stats, advantages, old, ref, mask=mask, loss_type=loss_type, **plain).loss.item()
+    assert whole / num_processes == pytest.approx(alone, rel=1e-5)
 
 
 @given(st.floats(-20, 0), st.floats(-20, 0))

@@ -8,7 +8,7 @@ import torch
 
 from conftest import EOS, PAD, make_tokenizer
 from rlif.errors import UserError
-from rlif.models import LanguageModel, frozen_copy, load_language_model
+from rlif.models import LanguageModel, load_language_model
 
 
 def load(directory: Path | str, **settings: str) -> LanguageModel:
@@ -48,17 +48,6 @@ def test_a_saved_language_model_loads_again_with_equal_weights(model_dir: Path, 
     for before, after in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(before, after)
     assert again.tokenizer("1+2=")["input_ids"] == first.tokenizer("1+2=")["input_ids"]
-
-
-def test_the_frozen_copy_does_not_follow_the_model_and_takes_no_gradient(model_dir: Path) -> None:
-    model = load(model_dir).model
-    reference = frozen_copy(model)
-    before = [parameter.clone() for parameter in reference.parameters()]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1.0)
-    assert all(torch.equal(a, b) for a, b in zip(before, reference.parameters(), strict=True))
-    assert not any(parameter.requires_grad for parameter in reference.parameters())
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "~/nowhere/model", "a/b/c", "model/", ""])

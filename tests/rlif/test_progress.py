@@ -1,6 +1,7 @@
 """Progress is readable in a log, alive in a terminal, and shows text as it is."""
 
 import io
+import re
 
 from rich.console import Console
 
@@ -16,7 +17,7 @@ ROWS = [
 def show(progress: Progress) -> None:
     progress.start("self_certainty [/]", 2)  # brackets would be markup to rich
     for row in ROWS:
-        progress.report(row)
+        progress.report(row, "1+1=[/]2")
     progress.stop()
 
 
@@ -36,11 +37,16 @@ def test_in_a_terminal_evaluations_stay_on_the_screen_above_the_bar() -> None:
     output = io.StringIO()
     show(LiveProgress(Console(file=output, force_terminal=True, width=80)))
     text = output.getvalue()
-    assert "self_certainty [/]: 2 steps" in text
+    assert "self_certainty [/]" in text
     assert "eval at step 0: accuracy 0.250 base NLL 0.500" in text
     assert "eval at step 2: accuracy 0.312" in text
     assert "2/2" in text
-    assert "reward 1.625 accuracy 0.500" in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    last = plain[plain.rindex("eval at step 2") :]
+    assert re.search(r"reward +1.625 *\n", last)
+    assert re.search(r"accuracy +0.5 +0.3125", last)
+    assert re.search(r"entropy, nats +0.75", last)  # of the step before: this one has none
+    assert "1+1=[/]2" in last
 
 
 def test_metrics_that_a_row_lacks_are_left_out() -> None:

@@ -6,13 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from transformers import GenerationConfig
+from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from conftest import EOS, PAD
 from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.models import LanguageModel
-from rlif.rollout import Rollout, draw, encode_prompts, pad_left, positions, sample
+from rlif.rollout import Rollout, draw, encode_prompts, pad_left, positions, sample, truncate
 
 PROMPTS = [Prompt("1+2=", "3"), Prompt("10+200=", "210"), Prompt("7", None)]
 
@@ -53,7 +55,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_model_at_the_temperature
     rollout = roll(
         language_model, prompts=[prompt], num_generations=count, max_completion_length=1, temperature=temperature
     )
-    ids = torch.tensor([language_model.tokenizer(prompt.text)["input_ids"]])
+    ids = torch.tensor([language_model.tokenizer(prompt.content)["input_ids"]])
     with torch.no_grad():
         probabilities = (language_model.model(ids).logits[0, -1] / temperature).softmax(dim=-1)
     frequency = torch.bincount(rollout.completion_ids[:, 0], minlength=len(probabilities)) / count
@@ -118,20 +120,21 @@ def test_the_generator_decides_every_draw(language_model: LanguageModel) -> None
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_a_rollout_splits_into_whole_groups_that_lose_nothing(language_model: LanguageModel) -> None:
+def test_selected_completions_keep_everything_but_padding_that_none_of_them_needs(
+    language_model: LanguageModel,
+) -> None:
     rollout = roll(replace(language_model, eos_token_ids=(EOS, 5, 9)))
-    parts = list(rollout.split(2))
-    assert [len(part.texts) for part in parts] == [8, 4]
-    assert [text for part in parts for text in part.texts] == rollout.texts
-    for part, rows in zip(parts, (slice(0, 8), slice(8, 12)), strict=True):
-        padding = rollout.prompt_ids.shape[1] - part.prompt_ids.shape[1]
+    for rows in ([0, 1, 2, 3], [11, 4], [8]):
+        part = rollout.select(rows)
         assert part.prompt_mask[:, 0].any()
-        assert torch.equal(part.prompt_ids, rollout.prompt_ids[rows, padding:])
-        assert not rollout.prompt_mask[rows, :padding].any()
-        length = part.completion_ids.shape[1]
         assert part.completion_mask[:, -1].any()
-        assert torch.equal(part.completion_ids, rollout.completion_ids[rows, :length])
-        assert not rollout.completion_mask[rows, length:].any()
+        assert part.texts == [rollout.texts[row] for row in rows]
+        assert part.answers == [rollout.answers[row] for row in rows]
+        assert part.finished.tolist() == rollout.finished[rows].tolist()
+        for index, row in enumerate(rows):
+            for ids, mask in (("prompt_ids", "prompt_mask"), ("completion_ids", "completion_mask")):
+                kept = getattr(part, ids)[index][getattr(part, mask)[index]]
+                assert torch.equal(kept, getattr(rollout, ids)[row][getattr(rollout, mask)[row]])
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5))
@@ -144,6 +147,63 @@ def test_left_padding_keeps_every_sequence_and_its_positions_count_from_zero(len
         list(range(length)) for length in lengths
     ]
     assert mask[:, -1].all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_draws_from_a_large_vocabulary_have_its_probabilities(dtype: torch.dtype) -> None:
+    vocab_size, count, temperature = 100_000, 400, 0.8
+    logits = torch.randn(vocab_size).mul(3).to(dtype)
+    drawn = draw(logits.expand(count, -1), temperature, torch.Generator().manual_seed(0))
+    # Twenty stretches of the vocabulary, of 5000 tokens each, stand for tokens too rare to be counted.
+    probabilities = (logits.double() / temperature).softmax(-1).view(20, -1).sum(-1)
+    frequency = torch.bincount(drawn // 5000, minlength=20) / count
+    # Five standard deviations of a binomial share.
+    deviation = (probabilities * (1 - probabilities) / count).sqrt()
+    assert ((frequency - probabilities).abs() <= 5 * deviation + 1 / count).all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
+def test_a_token_of_probability_zero_is_never_drawn_whatever_the_random_number(
+    uniform: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, dtype, **_: torch.full(shape, uniform, dtype=dtype))
+    logits = torch.tensor([-torch.inf, -torch.inf, 0.0, -torch.inf, 5.0, -torch.inf]).expand(3, -1)
+    assert set(draw(logits, 1.0, torch.Generator()).tolist()) <= {2, 4}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_logits_that_are_not_finite_are_an_error_and_not_a_token(bad: float, top_k: int | None) -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, bad, 1.0]])
+    if top_k:
+        logits = truncate(logits, 1.0, top_k=top_k, top_p=1.0)
+    with pytest.raises(UserError, match="weights have diverged"):
+        draw(logits, 1.0, torch.Generator())
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+@pytest.mark.parametrize("top_k", [None, 0, 1, 5, 1000])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-6])
+def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps(
+    temperature: float, top_k: int | None, top_p: float
+) -> None:
+    logits = torch.randn(50, 40).mul(2)
+    expected: Tensor = logits / temperature
+    ids = torch.zeros(50, 1, dtype=torch.long)
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(ids, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(ids, expected)
+    kept = truncate(logits, temperature, top_k=top_k, top_p=top_p)
+    assert torch.equal(kept.isfinite(), expected.isfinite())
+    assert torch.equal(kept[kept.isfinite()], logits[kept.isfinite()])
+
+
+def test_sampling_among_the_most_likely_token_alone_is_greedy(language_model: LanguageModel) -> None:
+    greedy = roll(language_model, temperature=0.0).completion_ids
+    assert torch.equal(roll(language_model, top_k=1).completion_ids, greedy)
+    assert torch.equal(roll(language_model, top_p=1e-6).completion_ids, greedy)
+    assert not torch.equal(roll(language_model).completion_ids, greedy)
 
 
 def test_temperature_zero_takes_the_most_likely_token() -> None:

@@ -6,26 +6,28 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import EOS
 from rlif import rollout as rollout_module
 from rlif.data import Prompt
+from rlif.fused_head import fused_head
 from rlif.models import LanguageModel
 from rlif.rollout import Rollout, encode_prompts, pad_left, sample
-from rlif.scoring import completion_stats
+from rlif.scoring import Scorer
 
 VOCABULARY = 11
 
 
-class TableModel:
+class TableModel(nn.Module):
     """A model that anyone can work out: the logits at position p of token x are `table[p, x]`, whatever came before."""
 
     def __init__(self) -> None:
-        self.table = torch.randn(12, VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0))
-        self.table.requires_grad_()
+        super().__init__()
+        table = torch.randn(12, VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0))
+        self.table = nn.Parameter(table)
 
-    def __call__(
+    def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, use_cache: bool, logits_to_keep: int
     ) -> SimpleNamespace:
         assert not use_cache
@@ -52,7 +54,7 @@ def test_token_i_is_scored_by_the_position_before_it_the_first_by_the_end_of_the
     prompts = [[3, 1, 4], [5], [2, 6]]
     completions = [[7, 8, 1], [9, 2, 6, 10], [1]]  # the last token of each is its EOS; the third is nothing else
     rollout, model, temperature = make_rollout(prompts, completions), TableModel(), 0.7
-    stats = completion_stats(model, rollout, temperature=temperature)  # type: ignore[arg-type]
+    stats = Scorer(model, None)(rollout, temperature)  # type: ignore[arg-type]
     assert stats.logprob is not None
     assert stats.entropy is not None
     assert stats.self_certainty is not None
@@ -76,7 +78,7 @@ def test_token_i_is_scored_by_the_position_before_it_the_first_by_the_end_of_the
 
 def test_the_gradient_reaches_the_scoring_positions_and_no_others() -> None:
     rollout, model = make_rollout([[3, 1], [5]], [[7, 8], [9, 1, 10]]), TableModel()
-    stats = completion_stats(model, rollout, temperature=1.0)  # type: ignore[arg-type]
+    stats = Scorer(model, None)(rollout, 1.0)  # type: ignore[arg-type]
     assert stats.logprob is not None
     stats.logprob.sum().backward()
     assert model.table.grad is not None
@@ -107,7 +109,7 @@ def test_scores_equal_the_probabilities_that_sampling_used(
         temperature=temperature,
         generator=torch.Generator().manual_seed(0),
     )
-    stats = completion_stats(language_model.model, rollout, temperature=temperature)
+    stats = Scorer(language_model.model, fused_head(language_model.model))(rollout, temperature)
     assert stats.logprob is not None
     drawn = torch.stack(seen, dim=1).gather(2, rollout.completion_ids[:, :, None]).squeeze(2)
     # Two float32 routes through two layers with activations of order 10: 1e-4 is some 100 roundings.
@@ -120,7 +122,7 @@ def test_padding_neither_changes_the_scores_nor_the_gradients(language_model: La
 
     def gradient(rollout: Rollout) -> tuple[list[Tensor], list[float]]:
         model.zero_grad()
-        stats = completion_stats(model, rollout, temperature=1.0)
+        stats = Scorer(model, fused_head(model))(rollout, 1.0)
         assert stats.logprob is not None
         stats.logprob.sum().backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None], stats.logprob.sum(dim=1).tolist()

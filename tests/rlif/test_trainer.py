@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,14 +14,19 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from rlif import trainer
+from conftest import TIMES, frozen_copy, frozen_reference
+from rlif import learner, trainer, update
 from rlif.config import TrainConfig
 from rlif.data import read_prompts, shuffled_epochs
+from rlif.distributed import make_accelerator
 from rlif.errors import UserError
-from rlif.models import LanguageModel, frozen_copy
+from rlif.fused_head import fused_head
+from rlif.learner import Learner
+from rlif.models import LanguageModel, load_language_model
 from rlif.progress import SilentProgress
-from rlif.rewards import REWARDS
+from rlif.rewards import REWARDS, load_rewards
 from rlif.rollout import Rollout, encode_prompts
+from rlif.scoring import Scorer
 from rlif.trainer import TrainResult, learning_rate_at, train_step
 
 MakeConfig = Callable[..., TrainConfig]
@@ -35,22 +41,24 @@ def one_step(
 ) -> tuple[dict[str, float], Rollout]:
     """One step of training, which leaves the clipped gradients in place. By default the model is its own reference."""
     prompts = encode_prompts(language_model, read_prompts(config.data), config.max_completion_length)
-    return train_step(
-        language_model,
-        reference or frozen_copy(language_model.model),
-        torch.optim.SGD(language_model.model.parameters()),
-        torch.Generator().manual_seed(config.seed),
-        prompts[: config.prompts_per_step],
-        1,
-        config,
+    model = language_model.model
+    learner = Learner(
+        config=config,
+        accelerator=make_accelerator("cpu", (), Path("unused")),
+        policy=language_model,
+        scorer=Scorer(model, fused_head(model)),
+        reference=frozen_reference(reference or model),
+        rewards=load_rewards(config.reward),
+        optimizer=torch.optim.SGD(model.parameters()),
     )
+    return train_step(learner, prompts[: config.prompts_per_step], 1)
 
 
 def gradients(language_model: LanguageModel) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in language_model.model.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("reward", REWARDS)
+@pytest.mark.parametrize("reward", ["self_certainty", "token_entropy", "trajectory_entropy", "verifiable"])
 def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
     reward: str, language_model: LanguageModel, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,9 +70,7 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
             parameter.mul_(1.1)
     model = frozen_copy(language_model.model).requires_grad_()
     if reward == "verifiable":  # a random model is never right, so let every other completion be
-        monkeypatch.setitem(
-            REWARDS, reward, lambda stats, rollout: torch.tensor([1.0, 0.0] * (len(rollout.texts) // 2))
-        )
+        monkeypatch.setitem(REWARDS, reward, lambda prompts: [1.0, 0.0] * (len(prompts) // 2))
     _, rollout = one_step(language_model, config, start)
 
     terms, rewards = [], []
@@ -103,48 +109,42 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
         torch.testing.assert_close(ours, by_hand, atol=2e-3 * float(by_hand.abs().max()), rtol=1e-2)
 
 
-def test_the_policy_goes_forward_once_a_step_for_reward_and_gradient_together(
-    language_model: LanguageModel, make_config: MakeConfig
-) -> None:
+def count_forwards(language_model: LanguageModel) -> list[bool]:
+    """Whether each forward of the policy so far wanted gradients; those that sample, with a cache, are left out."""
     calls: list[bool] = []
 
     def count(module: torch.nn.Module, args: object, kwargs: dict[str, object]) -> None:
-        if module is language_model.model and not kwargs["use_cache"]:  # sampling uses the cache
+        if not kwargs["use_cache"]:
             calls.append(torch.is_grad_enabled())
 
-    language_model.model.register_forward_pre_hook(count, with_kwargs=True)
-    one_step(language_model, make_config())
-    assert calls == [True]
+    language_model.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    return calls
 
 
-def test_further_updates_from_a_rollout_keep_its_scores_and_clip_against_the_policy_that_sampled(
-    language_model: LanguageModel, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+def test_the_policy_goes_forward_once_a_step_for_reward_and_gradient_together(
+    language_model: LanguageModel, make_config: MakeConfig
 ) -> None:
-    scored: list[int] = []
-    ratios: list[float] = []
-    score, policy_loss = trainer.score_completions, trainer.policy_loss
+    calls = count_forwards(language_model)
+    one_step(language_model, make_config(beta=0.0))
+    assert calls == [False, False, True]  # the first two check that the head can be fused
 
-    def count_score(stats: object, rollout: Rollout, *rest: object) -> object:
-        scored.append(len(rollout.texts))
-        return score(stats, rollout, *rest)  # type: ignore[arg-type]
 
-    def record_ratio(logprob: Tensor, old_logprob: Tensor, *rest: object, **settings: object) -> Tensor:
-        ratios.append((logprob - old_logprob).abs().max().item())
-        return policy_loss(logprob, old_logprob, *rest, **settings)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trainer, "score_completions", count_score)
-    monkeypatch.setattr(trainer, "policy_loss", record_ratio)
-    one_step(language_model, make_config(num_iterations=3))
-    assert scored == [12]
-    assert ratios[0] == 0.0
-    assert min(ratios[1:]) > 0.0
+def test_further_updates_from_a_rollout_clip_against_the_policy_that_sampled(
+    language_model: LanguageModel, make_config: MakeConfig
+) -> None:
+    for parameter in language_model.model.parameters():
+        parameter.register_hook(lambda gradient: 1e3 * gradient)  # the second update starts far from the first
+    once, _ = one_step(language_model, make_config(max_grad_norm=1e9))
+    assert once["clip_ratio"] == 0.0
+    thrice, _ = one_step(language_model, make_config(max_grad_norm=1e9, num_iterations=3))
+    assert thrice["clip_ratio"] > 0.0
 
 
 def test_a_step_in_parts_has_the_gradient_of_the_whole(model_dir: Path, make_config: MakeConfig) -> None:
     results = []
-    for groups_per_forward in (3, 1, 2):
-        language_model = trainer.load_language_model(str(model_dir), device="cpu", dtype="float32")
-        metrics, _ = one_step(language_model, make_config(groups_per_forward=groups_per_forward))
+    for max_tokens_per_forward in (8192, 100, 50, 1):  # everything, two groups, one, a single completion
+        language_model = load_language_model(str(model_dir), device="cpu", dtype="float32")
+        metrics, _ = one_step(language_model, make_config(max_tokens_per_forward=max_tokens_per_forward))
         results.append((gradients(language_model), metrics))
     (whole, whole_metrics), *parts = results
     for part, part_metrics in parts:
@@ -152,12 +152,12 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(model_dir: Path, make_con
             torch.testing.assert_close(
                 a, b, atol=1e-4 * float(a.abs().max()), rtol=1e-3
             )  # float32 sums in other orders
-        for name in whole_metrics.keys() - {"step_seconds"}:
+        for name in whole_metrics.keys() - TIMES:
             assert part_metrics[name] == pytest.approx(whole_metrics[name], rel=1e-4, abs=1e-5), name
 
 
 def test_a_step_forgets_the_gradients_before_it(model_dir: Path, make_config: MakeConfig) -> None:
-    fresh, used = (trainer.load_language_model(str(model_dir), device="cpu", dtype="float32") for _ in range(2))
+    fresh, used = (load_language_model(str(model_dir), device="cpu", dtype="float32") for _ in range(2))
     for parameter in used.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     one_step(fresh, make_config())
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(make_config: 
     def rows(name: str, seed: int) -> list[dict[str, float]]:
         config = make_config(run_dir=tmp_path / name, seed=seed)
         result = train(replace(config, eval_data=config.data))
-        return [{key: value for key, value in row.items() if key != "step_seconds"} for row in result.rows]
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in result.rows]
 
     first = rows("first", 0)
     assert first == rows("again", 0)
@@ -241,8 +241,9 @@ def test_without_evaluation_data_the_first_row_is_step_1_and_samples_come_from_t
 def test_the_start_model_is_copied_only_when_something_needs_it(
     beta: float, evaluates: bool, copies: int, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
-    monkeypatch.setattr(trainer, "frozen_copy", lambda model: made.append(0) or frozen_copy(model))
+    made: list[None] = []
+    copying = SimpleNamespace(deepcopy=lambda model: made.append(None) or frozen_copy(model))
+    monkeypatch.setattr(learner, "copy", copying)
     config = make_config(beta=beta, max_steps=1)
     result = train(replace(config, eval_data=config.data if evaluates else None))
     assert len(made) == copies
@@ -254,7 +255,13 @@ def test_the_start_model_is_copied_only_when_something_needs_it(
 def test_an_update_that_is_not_finite_is_skipped_and_counted(
     bad: float, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REWARDS, "self_certainty", lambda stats, rollout: torch.full((len(rollout.texts),), bad))
+    loss = update.policy_loss
+
+    def spoil(*args: object, **settings: object) -> object:
+        result = loss(*args, **settings)  # type: ignore[arg-type]
+        return result._replace(loss=bad * result.loss)
+
+    monkeypatch.setattr(update, "policy_loss", spoil)
     config = make_config()
     result = train(config)
     assert [row["skipped_updates"] for row in result.rows] == [1, 2]
@@ -262,6 +269,26 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(
     start = AutoModelForCausalLM.from_pretrained(config.model)
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), start.parameters(), strict=True))
     assert json.loads((result.run_dir / "metrics.jsonl").read_text().splitlines()[0])["loss"] is None
+
+
+def test_a_run_without_a_finite_update_stops_after_a_few_steps_with_a_diagnosis(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = update.policy_loss
+
+    def spoil(*args: object, **settings: object) -> object:
+        result = loss(*args, **settings)  # type: ignore[arg-type]
+        return result._replace(loss=math.nan * result.loss)
+
+    monkeypatch.setattr(update, "policy_loss", spoil)
+    config = make_config(max_steps=10)
+    message = r"3 steps in a row had no finite update: the loss is nan, .*gradients of \d+ of \d+ weights, .* first"
+    with pytest.raises(UserError, match=message):
+        train(config)
+    rows = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["skipped_updates"] for row in rows] == [1, 2, 3]
+    saved = AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    assert all(parameter.isfinite().all() for parameter in saved.parameters())
 
 
 @pytest.mark.parametrize(
@@ -336,7 +363,7 @@ def test_the_prompts_of_a_run_go_through_the_file_in_shuffled_epochs(
     monkeypatch.setattr(trainer, "sample", record)
     config = make_config(max_steps=4, prompts_per_step=4, seed=3)
     train(config)
-    texts = [prompt.text for prompt in read_prompts(config.data)]
+    texts = [prompt.content for prompt in read_prompts(config.data)]
     assert met == list(islice(shuffled_epochs(texts, 3), 16))
 
 

@@ -199,4 +199,4 @@ def test_written_problems_are_read_back_by_the_loop(tmp_path: Path) -> None:
     config = ArithmeticConfig()
     write_jsonl(tmp_path / "eval.jsonl", config, "eval", count=20, seed=5)
     expected = [(problem.prompt, problem.answer) for problem in islice(problems(config, "eval", 5), 20)]
-    assert [tuple(prompt) for prompt in read_prompts(tmp_path / "eval.jsonl")] == expected
+    assert [(prompt.content, prompt.answer) for prompt in read_prompts(tmp_path / "eval.jsonl")] == expected

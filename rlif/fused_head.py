@@ -1,0 +1,86 @@
+"""Take a causal language model apart into backbone and head, so that the logits need never be formed.
+
+The head must be logits = softcap(scale * (hidden @ weight.T + bias)). The scale of Granite, Cohere and their like is
+folded into the temperature and the softcap, since softcap(s x; c) / T = softcap(x; c / s) / (T / s).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlif.errors import UserError
+
+# What models call the factor between their output embedding and their logits, and whether it multiplies or divides.
+SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
+# The two ways of computing a logit, relative to the largest: well above rounding, well below any forgotten factor.
+MAX_LOGIT_GAP = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+NUM_TOKENS = 4
+HINT = "--no-fused-head scores such a model by its own logits"
+
+
+@dataclass(frozen=True)
+class FusedHead:
+    """logits = softcap(scale * (hidden @ weight.T + bias)), with softcap(x) = cap tanh(x / cap)."""
+
+    linear: nn.Linear
+    """weight (V, H) and bias (V,) or None. The module, not its tensors: under FSDP they change places."""
+    scale: float
+    cap: float | None
+
+    def temperature(self, temperature: float) -> float:
+        """What the unscaled logits are divided by to the same effect."""
+        return temperature / self.scale
+
+    @property
+    def softcap(self) -> float | None:
+        """The cap of the unscaled logits to the same effect."""
+        return None if self.cap is None else self.cap / self.scale
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The part of the model whose `last_hidden_state`, (N, S, H) after the final norm, its head reads."""
+    return model.base_model
+
+
+@torch.no_grad()
+def fused_head(model: PreTrainedModel) -> FusedHead:
+    """Find the head of a model, and compute a few logits both ways to be sure of it.
+
+    Args:
+        model: in evaluation mode.
+
+    Raises:
+        UserError: the model has no head of this form.
+    """
+    name = type(model).__name__
+    linear = model.get_output_embeddings()
+    if type(linear) is not nn.Linear:
+        came = "no output embedding" if linear is None else f"{type(linear).__name__} as its output embedding"
+        raise UserError(f"model: {name} has {came}, expected a plain Linear; {HINT}")
+    config = model.config.get_text_config()
+    scale = 1.0
+    for attribute, power in SCALES.items():
+        scale *= float(getattr(config, attribute, None) or 1.0) ** power
+    head = FusedHead(linear, scale, getattr(config, "final_logit_softcapping", None))
+
+    tokens = torch.arange(NUM_TOKENS, device=model.device)[None] % linear.out_features
+    expected = model(input_ids=tokens, use_cache=False).logits.float()
+    try:
+        hidden = backbone(model)(input_ids=tokens, use_cache=False).last_hidden_state
+        logits = scale * linear(hidden).float()
+    except (AttributeError, RuntimeError) as error:
+        raise UserError(f"model: {name} does not divide into a backbone and a head: {error}; {HINT}") from error
+    if head.cap is not None:
+        logits = head.cap * torch.tanh(logits / head.cap)
+    if scale <= 0 or logits.shape != expected.shape or not _close(logits, expected, MAX_LOGIT_GAP[model.dtype]):
+        raise UserError(f"model: {name}'s logits are not its output embedding of its last hidden state; {HINT}")
+    return head
+
+
+def _close(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
+    gap = (logits - expected).abs().max()
+    return bool(gap <= tolerance * expected.abs().max().clamp(min=1e-6))

@@ -1,0 +1,55 @@
+"""Train a low-rank adapter instead of the model (LoRA, arXiv 2106.09685), by peft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from rlif.errors import UserError
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, target_modules: Sequence[str], seed: int) -> None:
+    """Freeze the model and add an adapter that changes nothing yet; it trains, alone.
+
+    Args:
+        model: changed in place.
+        rank: of the update of a weight matrix.
+        alpha: the update is scaled by alpha / rank.
+        target_modules: names of the modules that get one, or "all-linear" alone: all linear layers but the head.
+        seed: of the first weights.
+
+    Raises:
+        UserError: no module has such a name.
+    """
+    targets = "all-linear" if list(target_modules) == ["all-linear"] else list(target_modules)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model.add_adapter(config)
+        except ValueError as error:
+            raise UserError(f"lora_target_modules: got {targets!r}: {' '.join(str(error).split())}") from error
+    model.eval()
+
+
+def load_lora(model: PreTrainedModel, directory: Path) -> None:
+    """Give the adapter of `add_lora` the weights that were saved in a directory."""
+    set_peft_model_state_dict(model, load_file(directory / ADAPTER_FILE))
+
+
+@contextmanager
+def adapter_off(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model is the one that it was before the adapter."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()

@@ -1,0 +1,43 @@
+"""The process of `math_verification.py`: reads pairs of expressions, one a line, and says whether they are equal."""
+
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+
+MEMORY = 4 << 30  # bytes of address space; powers of powers ask for more than any machine has
+
+
+def main() -> None:
+    """Answer until the input ends, or die when an answer takes longer than the seconds on the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training run, which closes our input
+    from math_verify import parse, verify
+
+    logging.disable(logging.CRITICAL)  # math-verify warns that nothing but its own timeout limits it: we do
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    except (ImportError, ValueError, OSError):  # Windows, and systems with a lower limit of their own
+        pass
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    seconds = float(sys.argv[1])
+    print("ready", flush=True)
+    os.dup2(nowhere, sys.stderr.fileno())  # nobody reads on, and a full pipe would stop us
+    for line in sys.stdin:
+        answer, gold = json.loads(line)
+        # Ends the process from a thread of its own, whatever the computer algebra is doing.
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            parsed = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
+            equal = all(parsed) and verify(*parsed, timeout_seconds=None)
+        except (Exception, MemoryError, RecursionError):  # what it cannot read is equal to nothing
+            equal = False
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps(bool(equal)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Everything that comes before the first step of a run, and that can be wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from rlif.checkpoint import RunState, data_fingerprint, model_fingerprint, newest_intact
+from rlif.config import TrainConfig
+from rlif.data import read_prompts
+from rlif.distributed import make_accelerator
+from rlif.errors import UserError
+from rlif.learner import Learner, make_learner
+from rlif.models import load_language_model
+from rlif.progress import Progress, SilentProgress, default_progress
+from rlif.rewards import load_rewards
+from rlif.rollout import EncodedPrompt, check_decoding, encode_prompts
+from rlif.run_dir import RunDir, resolve_run_dir
+from rlif.trackers import check_trackers, start_trackers
+
+
+@dataclass
+class Run:
+    """A run that is ready to begin, or to go on."""
+
+    learner: Learner
+    train_set: list[EncodedPrompt]
+    eval_set: list[EncodedPrompt]
+    path: Path
+    directory: RunDir | None
+    """Where to write; None on all processes but the first."""
+    progress: Progress
+    state: RunState
+    rows: list[dict[str, float]]
+    """Those of metrics.jsonl so far."""
+
+    def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
+        """Record the metrics of a step, and completions of it."""
+        self.rows.append(row)
+        self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
+        self.learner.accelerator.log(row, step=int(row["step"]))
+        if self.directory:
+            self.directory.log_metrics(row)
+            self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
+
+    def save_checkpoint(self) -> None:
+        """Save everything that the run needs to continue after the last step."""
+        write = self.learner.writer(with_optimizer=True)
+        if self.directory:
+            self.directory.save_checkpoint(write, self.state, self.learner.config.save_total_limit)
+
+    def save_model(self) -> Path:
+        """Save the model as it is, for others to use."""
+        write = self.learner.writer(with_optimizer=False)
+        return self.directory.save_model(write) if self.directory else self.path
+
+    def close(self) -> None:
+        """The run is over, finished or not."""
+        self.progress.stop()
+        if self.directory:
+            self.directory.close()
+
+
+def prepare(config: TrainConfig, progress: Progress | None) -> Run:
+    """Check everything, load everything, and make or reopen the run directory, in this order as far as possible.
+
+    Raises:
+        UserError: bad input; nothing has been written then.
+    """
+    config.validate()
+    rewards = load_rewards(config.reward, aggregation=config.multi_objective_aggregation, seed=config.seed)
+    check_trackers(config.report_to)
+    read = partial(
+        read_prompts,
+        data_config=config.data_config,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+    )
+    prompts = read(config.data, split=config.split, need_answers=rewards.needs_answers)
+    eval_prompts = read(config.eval_data, argument="eval_data", split=config.eval_split) if config.eval_data else []
+
+    # Found before the processes meet: once they have, the first of them may make the directory.
+    path = resolve_run_dir(config)
+    accelerator = make_accelerator(config.device, config.report_to, path)
+    path = _same_for_all(accelerator, path)
+    if config.prompts_per_step < accelerator.num_processes:
+        raise UserError(
+            f"prompts_per_step: got {config.prompts_per_step}, expected at least one for each of the "
+            f"{accelerator.num_processes} processes"
+        )
+    checkpoint = newest_intact(path) if config.resume else None
+
+    start = load_language_model(
+        config.model,
+        device=str(accelerator.device),
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+    )
+    encode = partial(
+        encode_prompts,
+        start,
+        max_completion_length=config.max_completion_length,
+        chat=config.chat,
+        system_prompt=config.system_prompt,
+    )
+    train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
+    check_decoding(start, train_set[0].ids)
+    state = RunState(data_fingerprint(train_set), model_fingerprint(start.model))
+    if checkpoint is not None:
+        state = _resumed(state, checkpoint)
+    need_reference = config.beta > 0 or bool(eval_set)
+    learner = make_learner(config, accelerator, start, rewards, need_reference=need_reference, checkpoint=checkpoint)
+
+    is_main = accelerator.is_main_process
+    directory = RunDir(path, config, state) if is_main else None
+    start_trackers(accelerator, config)
+    return Run(
+        learner=learner,
+        train_set=train_set,
+        eval_set=eval_set,
+        path=path,
+        directory=directory,
+        progress=(progress or default_progress()) if is_main else SilentProgress(),
+        state=state,
+        rows=directory.read_metrics() if directory else [],
+    )
+
+
+def _resumed(state: RunState, checkpoint: Path) -> RunState:
+    """The state of a run that continues from a checkpoint, if prompts and start model are those that it began with."""
+    saved = RunState.load(checkpoint)
+    for argument in ("data", "model"):
+        if getattr(saved, f"{argument}_fingerprint") != getattr(state, f"{argument}_fingerprint"):
+            raise UserError(
+                f"resume: {argument} has changed since the run in {checkpoint.parent} began; expected the same, or "
+                f"a new run that starts from {checkpoint}"
+            )
+    return saved
+
+
+def _same_for_all(accelerator: Accelerator, path: Path) -> Path:
+    """The first process's path: names with the time in them may differ."""
+    paths = [str(path)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(paths)
+    return Path(paths[0])

@@ -1,0 +1,161 @@
+"""What a reward function may ask for, what it says about itself, and what it must return."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rlif.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+RewardFunction = Callable[..., Any]
+F = TypeVar("F", bound=RewardFunction)
+
+# The keyword arguments of a reward function of n completions of at most T tokens, those of one prompt side by side.
+# A function gets the ones that it names, or all of them if it has `**kwargs`. They are the loop's own: to be read only.
+INPUTS = {
+    "prompts": "list of n str, each prompt repeated for every completion of it",
+    "completions": "list of n str, without special tokens",
+    "completion_ids": "(n, T) int64 tensor, padded on the right",
+    "completion_mask": "(n, T) bool tensor: True up to and including the EOS",
+    "stats": "rlif_kernels.TokenStats of detached (n, T) float32 tensors in nats, 0 outside the mask",
+    "answers": "list of n gold answers, None where the data has none",
+    "finished": "(n,) bool tensor: False for a completion that was cut off",
+    "num_generations": "int, the completions of one prompt",
+    "tokenizer": "the tokenizer of transformers that made the ids",
+    "step": "int, the training step, counted from 1",
+    "seed": "int, the run's",
+}
+
+DEFAULT_OUTPUTS = ("logprob", "entropy", "self_certainty")
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One reward of a mixture.
+
+    Attributes:
+        name: of the metric `reward/NAME`.
+        function: takes a selection of `INPUTS` as keyword arguments and returns n numbers.
+        weight: of its values in the sum.
+        outputs: the fields of `TokenStats` that it reads.
+        needs_answers: whether every training prompt must have a gold answer.
+    """
+
+    name: str
+    function: RewardFunction
+    weight: float = 1.0
+    outputs: tuple[str, ...] = ()
+    needs_answers: bool = False
+
+    def arguments(self, inputs: Mapping[str, object]) -> dict[str, object]:
+        """Those of the inputs that the function takes."""
+        parameters = inspect.signature(self.function).parameters.values()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return dict(inputs)
+        return {parameter.name: inputs[parameter.name] for parameter in parameters if parameter.name in inputs}
+
+
+def uses(*outputs: str, answers: bool = False) -> Callable[[F], F]:
+    """Decorator of a reward function: which fields of `TokenStats` it reads, and whether it needs gold answers.
+
+    Without it a function that takes `stats` gets `logprob`, `entropy` and `self_certainty`; the forward computes other
+    fields (`top_probs`, `sum_sq_probs`, `logsumexp`) only for a reward that says so.
+    """
+
+    def mark(function: F) -> F:
+        function.outputs = outputs  # type: ignore[attr-defined]
+        function.needs_answers = answers  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def describe(name: str, function: RewardFunction, weight: float) -> Reward:
+    """The reward that a function is, by its signature and by what `uses` says of it.
+
+    Raises:
+        UserError: the function requires an argument that there is not, or it cannot be called with keywords.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"reward: {name} has no signature to call it by: {error}") from error
+    known = ", ".join(INPUTS)
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise UserError(f"reward: {name} takes {parameter.name!r} by position only, expected keyword arguments")
+        if parameter.default is parameter.empty and parameter.name not in INPUTS:
+            raise UserError(f"reward: {name} requires the argument {parameter.name!r}, expected some of {known}")
+    takes_stats = any(parameter.name == "stats" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    outputs = getattr(function, "outputs", DEFAULT_OUTPUTS if takes_stats else ())
+    return Reward(name, function, weight, tuple(outputs), bool(getattr(function, "needs_answers", False)))
+
+
+def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], device: torch.device) -> Tensor:
+    """The values of a reward function, checked.
+
+    Args:
+        reward: to call.
+        inputs: every keyword argument that there is; the function gets those that it takes.
+        prompts: n prompts, to say where a value is wrong.
+        device: of the result.
+
+    Returns:
+        (n,) float32, detached.
+
+    Raises:
+        UserError: the function raises, or does not return one finite number per completion.
+    """
+    import torch
+
+    where = f"reward {reward.name}"
+    try:
+        with torch.no_grad():
+            values = reward.function(**reward.arguments(inputs))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        raise UserError(f"{where}: raised {describe_error(error)}") from error
+    count = len(prompts)
+    if hasattr(values, "tolist"):  # a tensor of torch or an array of NumPy
+        values = values.tolist()
+    if not isinstance(values, list | tuple):
+        raise UserError(f"{where}: returned {_shorten(values)}, expected a list or tensor of {count} numbers")
+    if len(values) != count:
+        raise UserError(f"{where}: returned {len(values)} values, expected {count}: one number per completion")
+    rewards = torch.zeros(count)
+    for row, value in enumerate(values):
+        number = value.item() if getattr(value, "shape", None) == () else value
+        try:
+            rewards[row] = float(number) if isinstance(number, numbers.Real) else math.nan
+        except (OverflowError, RuntimeError):  # more than float64 holds, or than float32
+            rewards[row] = math.inf
+        if not rewards[row].isfinite():
+            raise UserError(
+                f"{where}: returned {_shorten(number)} for completion {row + 1} of {count}, expected a finite number "
+                f"(prompt {_shorten(prompts[row])})"
+            )
+    return rewards.to(device)
+
+
+def describe_error(error: Exception) -> str:
+    """An error of the user's code in one line, with the place that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _shorten(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

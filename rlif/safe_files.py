@@ -1,0 +1,100 @@
+"""Directories that are whole or not there, and checksums that tell whether they still are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from rlif.errors import UserError
+
+MANIFEST = "manifest.json"
+UNFINISHED = "-unfinished"
+
+
+def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
+    """Make a directory, or replace it, with what `write` puts into an empty one.
+
+    It appears in one rename, when everything in it is on the disk together with checksums of every file. Signals that
+    ask to stop wait for that.
+
+    Raises:
+        UserError: it cannot be written, for want of space perhaps. What was there before still is.
+    """
+    unfinished = directory.with_name(f".{directory.name}{UNFINISHED}")
+    replaced = directory.with_name(f".{directory.name}-replaced{UNFINISHED}")
+    with without_interrupts():
+        try:
+            for leftover in (unfinished, replaced):
+                shutil.rmtree(leftover, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            write(unfinished)
+            _seal(unfinished)
+            if directory.exists():
+                directory.rename(replaced)
+            unfinished.rename(directory)
+            _flush(directory.parent)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"run_dir: cannot save {directory}: {error}") from error
+        finally:
+            for leftover in (unfinished, replaced):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def damage(directory: Path) -> str | None:
+    """What is wrong with a directory that `write_directory` made, in a few words; None if nothing is."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        expected: dict[str, str] = dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    for name, checksum in expected.items():
+        try:
+            if _sha256(directory / name) != checksum:
+                return f"{name} has changed since it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Let no signal break what is being saved. Only the main thread can see to that: elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+
+def _seal(directory: Path) -> None:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    manifest = {"sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files}}
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    for path in [*files, directory / MANIFEST, directory]:
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,237 @@
+"""Rows of prompts, wherever they are: text files, Parquet, directories and the Hugging Face hub.
+
+Text files are read here, so that an error can name the line and a number keeps the form in which it was written;
+everything else is read by the `datasets` library.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import stat
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlif.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_FILE_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".txt"}
+_HUB_SECONDS = 10.0
+
+
+class Row(NamedTuple):
+    """One row of a table and where it stands: "line 3" of a text file, "row 3" of another table, from 1."""
+
+    where: str
+    values: dict[str, Any]
+
+
+def read_rows(
+    data: str | Path, *, argument: str, columns: tuple[str, ...], config: str | None, split: str | None, default: str
+) -> Iterator[Row]:
+    """The rows of a table.
+
+    Args:
+        data: a JSONL, JSON, CSV, TSV or Parquet file (other names are taken for JSONL), a directory of such files or
+            one written by `save_to_disk`, or a hub id.
+        argument: that `data` came by, for error messages.
+        columns: to read where columns are stored apart; a row of a text file has all of its own.
+        config: configuration of a hub dataset.
+        split: of a directory or a hub dataset, or a slice of it, "train[:100]". None: the only one, or `default`.
+        default: see `split`.
+
+    Raises:
+        UserError: naming the argument, and the line where one is at fault.
+    """
+    path = Path(data).expanduser()
+    mode = _file_mode(path) if str(data) else None  # an empty path would be the working directory
+    if mode is None and _is_hub_id(str(data)):
+        return _dataset_rows(_load_from_hub(str(data), argument, config, split, default), columns)
+    if mode is not None and stat.S_ISDIR(mode):
+        return _dataset_rows(_load_directory(path, argument, split, default), columns)
+    if mode is None or not stat.S_ISREG(mode):
+        what = "not a file" if mode is None else "a pipe or a device, not a file that can be read again"
+        raise UserError(
+            f"{argument}: got {str(data)!r}, which is {what}; expected JSONL, JSON, Parquet or CSV, a directory or a "
+            "hub id"
+        )
+    if split is not None:
+        name = "eval_split" if argument == "eval_data" else "split"
+        raise UserError(f"{name}: got {split!r}, but {path} is a single file, which has no splits")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _dataset_rows(_load_parquet(path, argument), columns)
+    text = _read_text(path, argument)
+    if suffix in (".csv", ".tsv"):
+        return _csv_rows(text, f"{argument}: {path}", "\t" if suffix == ".tsv" else ",")
+    if suffix == ".json" and text.lstrip().startswith("["):
+        return _json_array_rows(text, f"{argument}: {path}")
+    return _jsonl_rows(text, f"{argument}: {path}")
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """The text, cut off where it is too long to be repeated in an error message."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _file_mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except OSError:  # there is no such file, or the name is too long for one
+        return None
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in _FILE_SUFFIXES
+
+
+def _read_text(path: Path, argument: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{argument}: {path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UserError(f"{argument}: cannot read {path}: {error.strerror}") from error
+
+
+def _jsonl_rows(text: str, where: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{where}, line {number}"
+        try:
+            values = _parse_json(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place}: got {shorten(line)}, expected a JSON object ({error})") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{place}: got {shorten(line)}, expected a JSON object")
+        yield Row(f"line {number}", values)
+
+
+def _json_array_rows(text: str, where: str) -> Iterator[Row]:
+    try:
+        items = _parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: expected a JSON array of objects ({error})") from error
+    for number, values in enumerate(items, start=1):
+        if not isinstance(values, dict):
+            came = shorten(json.dumps(values, default=str))
+            raise UserError(f"{where}, row {number}: got {came}, expected a JSON object")
+        yield Row(f"row {number}", values)
+
+
+def _parse_json(text: str) -> Any:
+    # Numbers as they are written: a float would turn 0.00001 into 1e-05.
+    return json.loads(text, parse_int=Decimal, parse_float=Decimal, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _csv_rows(text: str, where: str, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    start = 1
+    try:
+        for fields in reader:
+            if fields and not columns:
+                columns = fields
+            elif fields:
+                if len(fields) != len(columns):
+                    raise UserError(
+                        f"{where}, line {start}: got {len(fields)} fields, expected {len(columns)} as in the first line"
+                    )
+                yield Row(f"line {start}", dict(zip(columns, fields, strict=True)))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{where}, line {start}: {error}") from error
+
+
+def _dataset_rows(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Row]:
+    if columns[0] not in dataset.column_names:
+        columns = tuple(dataset.column_names)
+    # Other columns may be images or sound, which would be decoded for nothing.
+    dataset = dataset.select_columns([column for column in columns if column in dataset.column_names])
+    for number, values in enumerate(dataset, start=1):
+        yield Row(f"row {number}", values)
+
+
+def _load_parquet(path: Path, argument: str) -> Dataset:
+    datasets = _quiet_datasets()
+    try:
+        return datasets.load_dataset("parquet", data_files=str(path), split="train")
+    except Exception as error:  # the many ways in which a file may be broken
+        raise UserError(f"{argument}: cannot read {path} as Parquet: {_root_cause(error)}") from error
+
+
+def _load_directory(path: Path, argument: str, split: str | None, default: str) -> Dataset:
+    datasets = _quiet_datasets()
+    try:
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(str(path), split=split)
+    except Exception as error:  # no data files, none that can be read, or no such split
+        raise UserError(f"{argument}: cannot read the directory {path}: {_root_cause(error)}") from error
+    if not isinstance(loaded, dict):
+        return loaded
+    return loaded[_choose_split(list(loaded), split, default, argument, str(path))]
+
+
+def _load_from_hub(name: str, argument: str, config: str | None, split: str | None, default: str) -> Dataset:
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+
+    missing = f"{argument}: got {name!r}, which is not a file here"
+    try:
+        # Loading would try for half a minute to reach a hub that is out of reach.
+        HfApi().dataset_info(name, timeout=_HUB_SECONDS)
+    except OfflineModeIsEnabled:
+        pass  # what was downloaded before will do
+    except RepositoryNotFoundError as error:
+        raise UserError(f"{missing}, and the Hugging Face hub has no such public dataset") from error
+    except Exception as error:  # of the network, of several libraries
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"{missing}, and the Hugging Face hub cannot be reached: {shorten(reason, 120)} "
+            "(HF_HUB_OFFLINE=1 uses a copy that was downloaded before)"
+        ) from error
+    try:
+        chosen = split or _choose_split(datasets.get_dataset_split_names(name, config), None, default, argument, name)
+        return datasets.load_dataset(name, config, split=chosen)
+    except UserError:
+        raise
+    except Exception as error:  # no such configuration or split, no access, a broken download
+        raise UserError(f"{argument}: cannot load the hub dataset {name!r}: {_root_cause(error)}") from error
+
+
+def _choose_split(splits: list[str], split: str | None, default: str, argument: str, name: str) -> str:
+    chosen = split or (splits[0] if len(splits) == 1 else default)
+    if chosen not in splits:
+        option = "eval_split" if argument == "eval_data" else "split"
+        raise UserError(f"{option}: got {split!r}, expected one of {name}'s splits: {', '.join(splits)}")
+    return chosen
+
+
+def _quiet_datasets() -> Any:
+    """The library, imported when needed (it takes a second), saying only by exceptions what is wrong with a file."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    return datasets
+
+
+def _root_cause(error: BaseException) -> str:
+    while (cause := error.__cause__) is not None:
+        error = cause
+    return shorten(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)

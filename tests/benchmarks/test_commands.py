@@ -1,0 +1,44 @@
+"""The benchmarks that take long, or need a GPU, run through on something small."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.report import ROOT
+
+
+def run(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_the_gpu_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
+    run("gpu", "--dry-run", "--output", str(tmp_path))
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["dry_run"]
+    (head,) = results["heads"]
+    for name in ("naive", "rlif, linear_token_stats", "rlif, linear_grpo_loss"):
+        assert head["forward_backward"][name][0] > 0
+        assert head["error"][name] < 2e-2  # logits rounded to bfloat16
+    assert all(math.isfinite(ratio) for ratio in head["of bare products"].values())
+    (loss,) = results["losses"]
+    # The same float32 statistics of the same logits, added up in two ways.
+    assert loss["loss"]["grpo_loss"] == pytest.approx(loss["loss"]["token_stats"], rel=1e-5)
+    assert {entry["dtype"] for entry in results["ops"]} == {"torch.bfloat16", "torch.float32"}
+
+
+def test_the_step_benchmark_counts_the_tokens_and_divides_the_time_into_phases():
+    sizes = {"vocab-size": 50, "hidden-size": 16, "num-layers": 1, "prompts": 2, "num-generations": 3}
+    lengths = {"prompt-length": 4, "max-completion-length": 5, "steps": 2}
+    options = [f"--{name}={value}" for name, value in (sizes | lengths).items()]
+    result = json.loads(run("training_step", "--implementation", "rlif", *options).splitlines()[-1])
+    seconds = result["seconds"]
+    assert seconds["sampling"] + seconds["scoring and update"] == pytest.approx(seconds["step"])
+    assert min(seconds.values()) > 0
+    assert 6 <= result["tokens"] <= 30  # 2 x 3 completions of 1 to 5 tokens
+    assert result["tokens_per_second"] == pytest.approx(result["tokens"] / seconds["step"])
