@@ -5,8 +5,10 @@ then serves each tile. A backward that knows the rows' statistics walks over til
 each column's gradient of the weight is one product, rounded once, and what must be summed over tiles is the gradient of
 the hidden states, which is the smaller of the two by far.
 
-The shape of a tile follows from `tile_bytes` alone: as many rows of V logits (columns of N) as it holds, in the dtype
-of the hidden states, in equal parts and multiples of 128 where it holds that many, for the sake of the matrix product.
+The shape of a tile follows from `tile_bytes`: as many rows of V logits (columns of N) as it holds, in the dtype of the
+hidden states, less a sixteenth, which is left to the matrix product's own workspace, and less what must be at hand
+beside the tile: rows of hidden states that have to be gathered, and a sum in float32 of their gradient that cannot take
+place in the gradient itself. In equal parts, and multiples of 128 where there are that many, for the product's sake.
 Masked rows take part in nothing: the others are gathered tile by tile.
 """
 
@@ -28,13 +30,15 @@ if TYPE_CHECKING:
 DEFAULT_TILE_BYTES = 512 << 20
 # Matrix products run best on whole blocks of their kernels.
 PRODUCT_BLOCK = 128
+# One part in so many of the budget is the product's own: 32 MiB of 512, what cuBLAS takes on recent GPUs.
+WORKSPACE_SHARE = 16
 # Columns to cast at a time: 8192 rows of them take 32 MiB.
 CAST_BLOCK = 1024
 
 
 def tile_sizes(total: int, bytes_each: int, tile_bytes: int) -> list[int]:
     """How many rows (or columns) of `bytes_each` bytes each tile takes: equal parts of `total`, each at least 1."""
-    most = max(1, tile_bytes // bytes_each)
+    most = max(1, (tile_bytes - tile_bytes // WORKSPACE_SHARE) // bytes_each)
     if most > PRODUCT_BLOCK:
         most = most // PRODUCT_BLOCK * PRODUCT_BLOCK
     parts = math.ceil(total / most)
@@ -189,10 +193,12 @@ def backward(
     tau = rows.select(temperature) if isinstance(temperature, Tensor) else temperature
     state = row_state if rows.rows is None else row_state[:, rows.rows]
     grads = {name: rows.select(grad) for name, grad in grads.items()}
-    if kept is not None:
-        sizes = [num_columns]
+    if kept is not None or not rows.count:
+        sizes = [num_columns] if rows.count else []
     else:
-        sizes = tile_sizes(num_columns, rows.count * weight.element_size(), tile_bytes) if rows.count else []
+        # Never more than half of the budget, lest the tile be all but nothing.
+        beside = min(gradients.bytes_beside_a_tile(), tile_bytes // 2)
+        sizes = tile_sizes(num_columns, rows.count * weight.element_size(), tile_bytes - beside)
     buffer = weight.new_empty(rows.count * max(sizes, default=0)) if kept is None else kept.view(-1)
     hidden = rows.take(slice(0, rows.count))
     for columns in tiles(sizes):
@@ -239,6 +245,16 @@ class HeadGradients:
         if needs_bias and bias is not None:
             self.bias_sum = weight.new_zeros(len(weight), dtype=torch.float32)
 
+    def bytes_beside_a_tile(self) -> int:
+        """What `add_columns` needs at hand of all rows: gathered hidden states, and the sum of their gradient."""
+        elements = self.rows.count * self.rows.hidden.shape[-1]
+        gathered = elements * self.weight.element_size() if self.rows.gathered else 0
+        return gathered + (elements * 4 if self.hidden is not None and not self._sums_in_place else 0)
+
+    @property
+    def _sums_in_place(self) -> bool:
+        return not self.rows.gathered and self.weight.dtype == torch.float32
+
     def add_columns(self, columns: slice, d_logits: Tensor, hidden: Tensor, last: bool) -> None:
         """Take the gradient of some columns' logits, of all rows (`hidden`)."""
         if self.d_weight is not None:
@@ -247,7 +263,9 @@ class HeadGradients:
             self.bias_sum[columns] = d_logits.sum(0, dtype=torch.float32)
         if self.hidden is not None:
             weight = self.weight[columns]
-            if self.hidden_sum is None and last:  # the only tile
+            if self._sums_in_place:  # it starts as zeros
+                self.hidden.view(-1, weight.shape[1]).addmm_(d_logits, weight)
+            elif self.hidden_sum is None and last:  # the only tile
                 self._put_hidden(slice(0, len(hidden)), d_logits @ weight)
             elif self.hidden_sum is None:
                 self.hidden_sum = _product_in_float32(None, d_logits, weight)
@@ -259,7 +277,11 @@ class HeadGradients:
     def add_rows(self, tile: slice, d_logits: Tensor, hidden: Tensor) -> None:
         """Take the gradient of some rows' logits, all columns."""
         if self.hidden is not None:
-            self._put_hidden(tile, d_logits @ self.weight[: self.num_columns])
+            weight = self.weight[: self.num_columns]
+            if self.rows.gathered:
+                self._put_hidden(tile, d_logits @ weight)
+            else:
+                torch.mm(d_logits, weight, out=self.hidden.view(-1, weight.shape[1])[tile])
         if self.bias_sum is not None:
             self.bias_sum[: self.num_columns] += d_logits.sum(0, dtype=torch.float32)
         if self.d_weight is not None:

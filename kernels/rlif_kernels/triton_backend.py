@@ -35,11 +35,11 @@ BACKWARD_WARPS = 4
 #   partial states take 16 KB for each 64 KB of logits until they are folded.
 SPLIT_BELOW_ROWS = 528
 # A row of `grpo_loss` is read twice, the second time from L2 if the rows under way fit there: at most this share of it.
-#   Of long rows that leaves one or two for each multiprocessor (132 rows of 151936 bfloat16 logits are 40 MB, an H200's
-#   L2 has 50), which then need more threads and more loads each to keep the memory busy. Predicted, not yet measured.
+#   Of long rows that leaves one for each multiprocessor (132 rows of 151936 bfloat16 logits are 40 MB, an H200's L2 has
+#   50), which then needs all of its threads; of others, two or more. Predicted, not yet measured.
 L2_SHARE = 0.8
-LONG_ROW_BYTES = 64 << 10
-LONG_ROW_WARPS = 16
+LONG_ROW_BYTES = 96 << 10
+GRPO_WARPS, GRPO_WARPS_LONG = 8, 16
 SCALE_BLOCK = 8192
 # Column numbers and row numbers times five are 32-bit in the kernels (offsets of rows are 64-bit).
 MAX_COLUMNS, MAX_ROWS = 2**31 - 2**18, 2**31 // 8
@@ -87,7 +87,7 @@ def grpo_constants(
 ) -> dict[str, int]:
     """The compile-time arguments and launch options of the kernel of `grpo_loss`."""
     long_row = num_columns * dtype.itemsize > LONG_ROW_BYTES
-    warps = LONG_ROW_WARPS if long_row else FORWARD_WARPS
+    warps = GRPO_WARPS_LONG if long_row else GRPO_WARPS
     return {
         "LANES": LANES,
         "K": 16 // dtype.itemsize,
@@ -100,7 +100,7 @@ def grpo_constants(
         "T": "self_certainty" in outputs,
         "E": options.entropy_coef != 0,
         "U": options.self_certainty_coef != 0,
-        "UNROLL": LONG_ROW_WARPS // FORWARD_WARPS if long_row else 1,
+        "UNROLL": warps // FORWARD_WARPS,  # as many loads under way as in the forward, for all the more threads a row
         "num_warps": warps,
         "enable_fp_fusion": False,
     }

@@ -209,5 +209,6 @@ step(2048)
 print(status("VmHWM") - before)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    # Beyond the tile: the gradient of the weight (8 MB), hidden states and theirs (1 MB), buffers of the products.
-    assert float(result.stdout) < 16 + 8 + 1 + 16
+    # The tile with the product's workspace, the gradient of the weight, hidden states and theirs, the per-token vectors
+    # and what the allocator rounds up.
+    assert float(result.stdout) < 16 + 8 + 1 + 5
