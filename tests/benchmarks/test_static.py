@@ -34,6 +34,14 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
         assert 1 <= kernels[name]["exponentials"] <= 1.25, name
         assert kernels[name]["load_bytes"] == 16, name
         assert kernels[name]["store_bytes"] == (16 if name.startswith("backward") else None), name
+    if target.startswith("sm_"):
+        for name in ("grpo statistics", "grpo gradient"):
+            for dtype in ("bf16", "fp32", "bf16, short rows"):
+                entry = kernels[f"{name} ({dtype})"]
+                assert 2 < entry["instructions"] <= GATES["forward" if "statistics" in name else "backward"], name
+                assert entry["load_bytes"] == 16, name
+                # Two programs of 256 threads, or one of 512, to a multiprocessor of 65536 registers (of 255 a thread).
+                assert entry["registers"] <= (168 if target == "sm_100" else 128), name
     # No cliff where rows do not start on 16 bytes: an instruction or so for each load, not twice the work.
     unaligned = kernels["forward (bf16, unaligned)"]["instructions"]
     assert unaligned <= kernels["forward (bf16)"]["instructions"] + 1.5, target

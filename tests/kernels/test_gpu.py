@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlif_kernels import token_stats
+from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
 from rlif_kernels.stats import FIELDS
 
 pytestmark = pytest.mark.gpu
@@ -69,3 +69,51 @@ def test_a_graph_can_capture_it():
         graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(captured, expected)
+
+
+def test_the_loss_waits_for_nothing_and_needs_no_memory_in_place():
+    leaf, targets = inputs(1024)
+    targets, advantages = targets.view(8, 128), torch.randn(8, device="cuda")
+
+    def step():
+        logits = (leaf * 1).view(8, 128, -1)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loss = grpo_loss(logits, targets, advantages, inplace_backward=True).loss
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        peak = torch.cuda.max_memory_allocated() - before
+        loss.backward()
+        return peak
+
+    step()  # compiles
+    assert step() <= 0.01 * leaf.nbytes
+
+
+@pytest.mark.parametrize("function", [linear_grpo_loss, linear_token_stats])
+def test_a_head_needs_one_tile_beyond_inputs_and_gradients(function):
+    # The weight's half-precision gradient is summed in float32, over more tiles than one, by the loss.
+    dtype = torch.float32
+    hidden = torch.randn(8, 512, 512, device="cuda", dtype=dtype).requires_grad_()
+    weight = torch.randn(128256, 512, device="cuda", dtype=dtype).requires_grad_()
+    targets = torch.randint(128256, (8, 512), device="cuda")
+    tile_bytes = 128 << 20
+
+    def step():
+        hidden.grad = weight.grad = None
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        if function is linear_grpo_loss:
+            linear_grpo_loss(
+                hidden, weight, targets, torch.ones(8, device="cuda"), tile_bytes=tile_bytes
+            ).loss.backward()
+        else:
+            linear_token_stats(hidden, weight, targets, tile_bytes=tile_bytes).logprob.sum().backward()
+        return torch.cuda.max_memory_allocated() - before
+
+    step()  # compiles, and the product takes its workspace
+    assert step() <= tile_bytes + hidden.nbytes + weight.nbytes + (8 << 20)  # and per-token vectors

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from comparison import assert_gradients_match, assert_values_match, upstream_gradients, weighted_sum
-from rlif_kernels import cpu_backend, reference, token_stats
+from rlif_kernels import cpu_backend, grpo_loss, linear_grpo_loss, linear_token_stats, reference, token_stats
 from rlif_kernels.stats import FIELDS
 
 SLICES = {2: (53, 48), 3: (40, 1, 60)}
@@ -70,11 +70,70 @@ def run_rank(rank: int, world_size: int, store: str) -> None:
             except AssertionError as error:
                 raise AssertionError(f"{backend}, {name}, rank {rank}: {error}") from error
 
+        check_head(rank, world_size, backend)
+
     with pytest.raises(IndexError, match=r"targets\[0, 0\] is 101; expected an id in \[0, 101\)"):
         token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
     with pytest.raises(ValueError, match="vocab_size is 102; expected 1 to 101, the columns of all slices"):
         token_stats(logits[..., columns], targets.fill_(0), group=dist.group.WORLD, vocab_size=102)
     dist.destroy_process_group()
+
+
+def check_head(rank: int, world_size: int, backend: str) -> None:
+    """A sharded head, through both ways to use it, and the loss of sharded logits."""
+    generator = torch.Generator().manual_seed(3)
+    start = sum(SLICES[world_size][:rank])
+    columns = slice(start, start + SLICES[world_size][rank])
+    hidden = torch.randn(3, 4, 16, generator=generator)
+    weight, bias = torch.randn(101, 16, generator=generator), torch.randn(101, generator=generator)
+    targets = torch.randint(90, (3, 4), generator=generator)
+    targets[0, 1] = -100
+    advantages = torch.tensor([1.0, -0.5, 0.0])
+    old = -6 * torch.rand(3, 4, generator=generator)
+    options = {"temperature": 0.8, "softcap": 20.0, "vocab_size": 95}
+    shared = {"group": dist.group.WORLD, "backend": backend}
+    losses = {
+        "token_stats": (
+            lambda h, w, b, **o: linear_token_stats(h, w, targets, bias=b, outputs=FIELDS[:-1], **o),
+            lambda h, w, b, **o: reference.linear_token_stats(h, w, targets, bias=b, outputs=FIELDS[:-1], **o),
+        ),
+        "linear_grpo_loss": (
+            lambda h, w, b, **o: linear_grpo_loss(h, w, targets, advantages, old, bias=b, entropy_coef=0.1, **o),
+            lambda h, w, b, **o: reference.linear_grpo_loss(
+                h, w, targets, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
+            ),
+        ),
+        "grpo_loss": (
+            lambda h, w, b, **o: grpo_loss(
+                torch.nn.functional.linear(h, w, b), targets, advantages, old, entropy_coef=0.1, **o
+            ),
+            lambda h, w, b, **o: reference.linear_grpo_loss(
+                h, w, targets, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
+            ),
+        ),
+    }
+    for name, (ours, theirs) in losses.items():
+        for tile in ({},) if name == "grpo_loss" else ({}, {"tile_bytes": 1000}):
+            parts = [hidden.clone(), weight[columns].clone(), bias[columns].clone()]
+            whole = [hidden.double(), weight.double(), bias.double()]
+            results = []
+            for tensors, function, more in ((parts, ours, shared | tile), (whole, theirs, {})):
+                for tensor in tensors:
+                    tensor.requires_grad_()
+                result = function(*tensors, **options, **more)
+                results.append(result)
+                loss = (
+                    sum(value.sum() for value in result if value is not None) if name == "token_stats" else result.loss
+                )
+                loss.backward()
+            for value, expected in zip(*results, strict=True):
+                if value is not None:
+                    torch.testing.assert_close(value.double(), expected.double(), rtol=1e-5, atol=1e-5)
+            gradients = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
+            if name == "grpo_loss":  # the head is not ours: what it passes on is this rank's share
+                dist.all_reduce(parts[0].grad)
+            for part, expected in zip(parts, gradients, strict=True):
+                torch.testing.assert_close(part.grad.double(), expected, rtol=1e-4, atol=1e-5, msg=f"{name} {backend}")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
