@@ -5,7 +5,7 @@ that of the logits. But a token's loss is known as soon as its log-probability i
 (`policy_loss` has it), so that one kernel does both, and the second look at a row hits the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from rlif_kernels.arguments import RowArguments, check_inplace, check_logits, row_arguments
 from rlif_kernels.backends import backend_for
 from rlif_kernels.loss_arguments import LossArguments, loss_arguments
-from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, token_terms
+from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average, token_terms
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -149,43 +149,40 @@ def loss_of_rows(
     outputs: Sequence[str],
     rows: LossRows,
     options: LossOptions,
-    sequence_length: int = 0,
+    average: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], TokenTerms]:
     """The statistics and the loss of each row, and its gradient in `grad_logits` (which may be the logits) if given.
 
-    `sequence_length` is 0 where the ratio is the token's own.
+    With `average` the ratio is that of a sequence, which takes a second look at the logits: `policy_loss.token_terms`.
     """
-    if grad_logits is not None and not sequence_length and hasattr(backend, "grpo"):
+    if grad_logits is not None and average is None and hasattr(backend, "grpo"):
         return backend.grpo(grad_logits, logits, targets, temperature, softcap, num_columns, outputs, rows, options)
     fields, row_state = backend.forward(logits, targets, temperature, softcap, num_columns, outputs)
-    terms = terms_of_fields(fields, targets, rows, options, sequence_length)
+    terms = terms_of_fields(fields, rows, options, average)
     if grad_logits is not None:
         backend.backward(grad_logits, terms.grads, logits, targets, temperature, softcap, num_columns, row_state)
     return fields, terms
 
 
 def terms_of_fields(
-    fields: dict[str, Tensor], targets: Tensor, rows: LossRows, options: LossOptions, sequence_length: int
+    fields: dict[str, Tensor], rows: LossRows, options: LossOptions, average: Callable[[Tensor], Tensor] | None
 ) -> TokenTerms:
-    """`token_terms` of flat fields; all flat."""
-    if not sequence_length:
-        return token_terms(
-            fields["logprob"], fields.get("entropy"), fields.get("self_certainty"), rows=rows, options=options
-        )
-
-    def by_sequence(value: Tensor) -> Tensor:
-        return value.view(-1, sequence_length)
-
-    terms = token_terms(
-        by_sequence(fields["logprob"]),
-        *(by_sequence(fields[name]) if name in fields else None for name in DEFAULT_OUTPUTS[1:]),
-        rows=rows.map(by_sequence),
+    """`token_terms` of the fields of a backend's forward."""
+    return token_terms(
+        fields["logprob"],
+        fields.get("entropy"),
+        fields.get("self_certainty"),
+        rows=rows,
         options=options,
-        active=by_sequence(targets != IGNORE_INDEX),
+        average=average,
     )
-    kl = None if terms.kl is None else terms.kl.reshape(-1)
-    grads = {name: grad.reshape(-1) for name, grad in terms.grads.items()}
-    return TokenTerms(terms.loss.reshape(-1), kl, terms.clipped.reshape(-1), grads)
+
+
+def average_over(targets: Tensor, sequence_length: int) -> Callable[[Tensor], Tensor] | None:
+    """`sequence_average` of all rows; None where each token has a ratio of its own (`sequence_length` 0)."""
+    if not sequence_length:
+        return None
+    return sequence_average(targets.view(-1) != IGNORE_INDEX, sequence_length, slice(None))
 
 
 # ---------------------------------------------------------------- library ops
@@ -251,27 +248,14 @@ def _forward_op(
         outputs.split(","),
         LossRows(*loss_rows),  # type: ignore[arg-type]
         LossOptions(*options),
-        sequence_length,
+        average_over(targets, sequence_length),
     )
     return (*op_outputs(fields, terms, targets), logits.new_empty(0) if grad_logits is None else grad_logits)
 
 
 @_forward_op.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    outputs: str,
-    backend: str,
-    group: str,
-    loss_rows: Sequence[Tensor | None],
-    options: Sequence[float],
-    sequence_length: int,
-    learns: bool,
-) -> tuple[Tensor, ...]:
+def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, _, _, outputs, _, _, loss_rows, _, _, learns = rest
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format) if learns else logits.new_empty(0)
     return (*fake_outputs(logits, targets, outputs, loss_rows), grad_logits)
 
@@ -302,26 +286,14 @@ def _forward_inplace_op(
         outputs.split(","),
         LossRows(*loss_rows),  # type: ignore[arg-type]
         LossOptions(*options),
-        sequence_length,
+        average_over(targets, sequence_length),
     )
     return op_outputs(fields, terms, targets)
 
 
 @_forward_inplace_op.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    outputs: str,
-    backend: str,
-    group: str,
-    loss_rows: Sequence[Tensor | None],
-    options: Sequence[float],
-    sequence_length: int,
-) -> tuple[Tensor, ...]:
+def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, _, _, outputs, _, _, loss_rows, _, _ = rest
     return fake_outputs(logits, targets, outputs, loss_rows)
 
 

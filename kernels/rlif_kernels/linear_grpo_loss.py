@@ -15,11 +15,19 @@ from torch import Tensor
 from rlif_kernels import linear_head
 from rlif_kernels.arguments import RowArguments, check_head, check_tile_bytes, row_arguments
 from rlif_kernels.backends import backend_for
-from rlif_kernels.grpo_loss import fake_outputs, loss_of_rows, op_outputs, returned, scale_, terms_of_fields
-from rlif_kernels.linear_head import DEFAULT_TILE_BYTES, HeadGradients, HeadRows
+from rlif_kernels.grpo_loss import (
+    average_over,
+    fake_outputs,
+    loss_of_rows,
+    op_outputs,
+    returned,
+    scale_,
+    terms_of_fields,
+)
+from rlif_kernels.linear_head import DEFAULT_TILE_BYTES, Head, HeadGradients, HeadRows
 from rlif_kernels.linear_token_stats import absent_as_empty, autocast, fake_gradients
 from rlif_kernels.loss_arguments import LossArguments, loss_arguments
-from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms
+from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -64,9 +72,9 @@ def linear_grpo_loss(
         hidden, weight, bias, tile_bytes: as in `linear_token_stats`. Beyond the tile, a half-precision weight whose
             gradient several tiles add to has that gradient in float32 until it is complete.
 
-    The other arguments, and the result, are those of `grpo_loss`. Two passes, four products, are needed where the ratio
-    is that of a sequence and `old_logprob` is given, and for half-precision weights in several tiles on devices whose
-    products cannot add up in float32 (CPUs).
+    The other arguments, and the result, are those of `grpo_loss`. Two passes, four products, are needed where the
+    tokens of a sequence share a ratio, off-policy, and are too many for a tile; and for half-precision weights in
+    several tiles on devices whose products cannot add up in float32 (CPUs).
 
     Raises:
         ValueError, TypeError, IndexError: as `grpo_loss` and `linear_token_stats` do.
@@ -152,138 +160,117 @@ def _forward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tau = scalar_temperature if temperature is None else temperature
     linear_head.check_values(targets, tau, num_columns, group)
-    arguments = (
-        hidden, weight, bias, targets, tau, softcap, num_columns, outputs.split(","),
-        backend_for(backend, hidden, group), LossRows(*loss_rows), LossOptions(*options),  # type: ignore[arg-type]
-        sequence_length, tile_bytes, largest_slice, (needs[0], needs[1], needs[2]),
+    head = Head(
+        hidden, weight, bias, targets, tau, softcap, num_columns, backend_for(backend, hidden, group), tile_bytes,
+        largest_slice,
     )  # fmt: skip
     with linear_head.no_autocast(hidden):
-        fields, terms, gradients = _in_one_pass(*arguments)
+        fields, terms, gradients = _loss_and_gradients(
+            head,
+            outputs.split(","),
+            LossRows(*loss_rows),  # type: ignore[arg-type]
+            LossOptions(*options),
+            sequence_length,
+            (needs[0], needs[1], needs[2]),
+        )
     return (*op_outputs(fields, terms, targets), *absent_as_empty(gradients, hidden))
 
 
 @_forward_op.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    outputs: str,
-    backend: str,
-    group: str,
-    loss_rows: Sequence[Tensor | None],
-    options: Sequence[float],
-    sequence_length: int,
-    tile_bytes: int,
-    largest_slice: int,
-    needs: Sequence[bool],
-) -> tuple[Tensor, ...]:
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, needs = rest
     return (*fake_outputs(hidden, targets, outputs, loss_rows), *fake_gradients(hidden, weight, bias, needs))
 
 
-def _in_one_pass(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
+def _loss_and_gradients(
+    head: Head,
     outputs: Sequence[str],
-    backend: Any,
     loss_rows: LossRows,
     options: LossOptions,
     sequence_length: int,
-    tile_bytes: int,
-    largest_slice: int,
     needs: tuple[bool, bool, bool],
 ) -> tuple[dict[str, Tensor], TokenTerms, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     """Tile by tile: logits, loss, gradient of the logits in their place, gradients of hidden states and weight."""
-    targets_flat = targets.view(-1)
-    order, num_learning = _learning_first(targets_flat, loss_rows, options, any(needs))
-    rows = HeadRows(hidden, order)
-    sizes = linear_head.row_tile_sizes(rows, largest_slice, hidden.element_size(), tile_bytes)
-    per_tile = max(sizes, default=1)
-    learning = [min(per_tile, num_learning - start) for start in range(0, num_learning, per_tile)]
-    several = needs[1] and len(learning) > 1 and not linear_head.sums_products_in_float32(hidden)
-    if any(needs) and (sequence_length or several):
-        return _in_two_passes(
-            rows, weight, bias, targets, temperature, softcap, num_columns, outputs, backend, loss_rows, options,
-            sequence_length, tile_bytes, sizes, needs,
-        )  # fmt: skip
-    rest = [min(per_tile, rows.count - start) for start in range(num_learning, rows.count, per_tile)]
-    head, head_bias = weight[:num_columns], None if bias is None else bias[:num_columns]
-    gradients = HeadGradients(rows, weight, bias, num_columns, needs, num_learning)
-    num_rows = targets.numel()
+    targets = head.targets.view(-1)
+    learning = _has_gradient(targets, loss_rows, options, sequence_length) if any(needs) else targets.new_zeros(0)
+    rows, num_learning = _learning_first(head, learning)
+    per_tile = max(head.row_tile_sizes(rows), default=1)
+    sizes = [min(per_tile, num_learning - start) for start in range(0, num_learning, per_tile)]
+    if sequence_length and num_learning:
+        sizes = _whole_sequences(learning.view(-1, sequence_length).sum(-1).tolist(), per_tile)
+    adds_up = not needs[1] or len(sizes) <= 1 or linear_head.sums_products_in_float32(head.hidden)
+    if max(sizes, default=0) > per_tile or not adds_up:
+        # All statistics first, then the gradients from logits computed again.
+        fields, row_state = linear_head.forward(head, rows, outputs)
+        terms = terms_of_fields(fields, loss_rows, options, average_over(targets, sequence_length))
+        return fields, terms, linear_head.backward(head, rows, terms.grads, row_state, needs)
+
+    num_tiles, num_rows = len(sizes), targets.numel()
+    sizes += [min(per_tile, rows.count - start) for start in range(num_learning, rows.count, per_tile)]
+    gradients = HeadGradients(head, rows, needs, num_learning)
     # By name, of all rows; what no tile writes is a masked row's.
-    results = {name: hidden.new_zeros(num_rows, dtype=torch.float32) for name in (*outputs, "loss", "kl", "clipped")}
-    taken_targets, taken_loss = rows.select(targets_flat), loss_rows.map(rows.select)
-    taken_temperature = rows.select(temperature) if isinstance(temperature, Tensor) else temperature
-    buffer = weight.new_empty(per_tile * num_columns)
-    for index, tile in enumerate(linear_head.tiles([*learning, *rest])):
-        x = rows.take(tile)
-        logits = linear_head.logits_tile(x, head, head_bias, buffer)
-        learns = index < len(learning)
-        tau = taken_temperature[tile] if isinstance(taken_temperature, Tensor) else taken_temperature
+    results = {name: targets.new_zeros(num_rows, dtype=torch.float32) for name in (*outputs, "loss", "kl", "clipped")}
+    taken_targets, taken_loss = rows.select(targets), loss_rows.map(rows.select)
+    temperature = linear_head.temperature_of(head, rows)
+    buffer = head.weight.new_empty(max(sizes, default=0) * head.num_columns)
+    active = targets != IGNORE_INDEX
+    for index, tile in enumerate(linear_head.tiles(sizes)):
+        hidden = rows.take(tile)
+        logits = head.logits(hidden, slice(head.num_columns), buffer)
+        learns = index < num_tiles
         fields, terms = loss_of_rows(
-            backend, logits if learns else None, logits, taken_targets[tile], tau, softcap, num_columns, outputs,
-            taken_loss.map(operator.itemgetter(tile)), options,
-        )  # fmt: skip
+            head.backend,
+            logits if learns else None,
+            logits,
+            taken_targets[tile],
+            temperature(tile),
+            head.softcap,
+            head.num_columns,
+            outputs,
+            taken_loss.map(operator.itemgetter(tile)),
+            options,
+            # Rows that do not learn have no advantage: whatever their ratio is, their loss is 0.
+            sequence_average(active, sequence_length, rows.numbers(tile)) if sequence_length and learns else None,
+        )
         for name, value in (*fields.items(), ("loss", terms.loss), ("kl", terms.kl), ("clipped", terms.clipped)):
             if value is not None:
                 rows.put(results[name], tile, value.to(torch.float32))
         if learns:
-            gradients.add_rows(tile, logits, x)
+            gradients.add_rows(tile, logits, hidden)
     terms = TokenTerms(
         results["loss"], None if loss_rows.ref_logprob is None else results["kl"], results["clipped"].bool(), {}
     )
-    return {name: results[name] for name in outputs}, terms, gradients.finish(backend)
+    return {name: results[name] for name in outputs}, terms, gradients.finish()
 
 
-def _in_two_passes(
-    rows: HeadRows,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    outputs: Sequence[str],
-    backend: Any,
-    loss_rows: LossRows,
-    options: LossOptions,
-    sequence_length: int,
-    tile_bytes: int,
-    sizes: Sequence[int],
-    needs: tuple[bool, bool, bool],
-) -> tuple[dict[str, Tensor], TokenTerms, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """All statistics first, then the gradients from logits computed again."""
-    head, head_bias = weight[:num_columns], None if bias is None else bias[:num_columns]
-    fields, row_state = linear_head.forward(
-        rows, head, head_bias, targets, temperature, softcap, outputs, backend, sizes
-    )
-    terms = terms_of_fields(fields, targets.view(-1), loss_rows, options, sequence_length)
-    gradients = linear_head.backward(
-        rows, weight, bias, targets, temperature, softcap, num_columns, terms.grads, row_state, backend, tile_bytes,
-        needs,
-    )  # fmt: skip
-    return fields, terms, gradients
-
-
-def _learning_first(targets: Tensor, rows: LossRows, options: LossOptions, learns: bool) -> tuple[Tensor | None, int]:
-    """The rows not masked, those with a gradient first (None for all as they are), and how many these are."""
+def _has_gradient(targets: Tensor, rows: LossRows, options: LossOptions, sequence_length: int) -> Tensor:
+    """(N,) bool: the tokens that the loss moves, or whole sequences of them where these share a ratio."""
     active = targets != IGNORE_INDEX
-    if not learns:
-        order = linear_head.active_rows(targets)
-        return order, 0
-    has_gradient = active
-    if not (options.beta or options.entropy_coef or options.self_certainty_coef):
-        has_gradient = active & (rows.advantage * rows.weight != 0)
-    learning, rest = has_gradient.nonzero()[:, 0], (active & ~has_gradient).nonzero()[:, 0]
-    if len(learning) == len(targets):
-        return None, len(targets)
-    return torch.cat([learning, rest]), len(learning)
+    if options.beta or options.entropy_coef or options.self_certainty_coef:
+        return active
+    moved = active & (rows.advantage * rows.weight != 0)
+    if sequence_length:
+        moved = moved.view(-1, sequence_length).any(-1).repeat_interleave(sequence_length) & active
+    return moved
+
+
+def _learning_first(head: Head, learning: Tensor) -> tuple[HeadRows, int]:
+    """The rows not masked, those with a gradient first, and how many these are; `learning` is empty if none has."""
+    targets = head.targets.view(-1)
+    if not len(learning):
+        return HeadRows(head.hidden, linear_head.active_rows(targets)), 0
+    first = learning.nonzero()[:, 0]
+    if len(first) == len(targets):
+        return HeadRows(head.hidden, None), len(first)
+    rest = ((targets != IGNORE_INDEX) & ~learning).nonzero()[:, 0]
+    return HeadRows(head.hidden, torch.cat([first, rest])), len(first)
+
+
+def _whole_sequences(lengths: list[int], per_tile: int) -> list[int]:
+    """Tiles of whole sequences, of `per_tile` tokens at most; a longer sequence has a tile of its own."""
+    sizes = [0]
+    for length in lengths:
+        if sizes[-1] and sizes[-1] + length > per_tile:
+            sizes.append(0)
+        sizes[-1] += length
+    return sizes

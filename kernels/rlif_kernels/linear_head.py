@@ -13,7 +13,8 @@ Masked rows take part in nothing: the others are gathered tile by tile.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,45 @@ def tile_sizes(total: int, bytes_each: int, tile_bytes: int) -> list[int]:
     return [min(each, total - start) for start in range(0, total, each)] if total else []
 
 
+@dataclass(frozen=True)
+class Head:
+    """A call's tensors and what it says of them; all rows, all columns."""
+
+    hidden: Tensor
+    """(..., H)."""
+    weight: Tensor
+    """(V, H)."""
+    bias: Tensor | None
+    targets: Tensor
+    """(...), as the backend wants them."""
+    temperature: float | Tensor
+    softcap: float
+    num_columns: int
+    """Columns to read; the gradient of the others is 0."""
+    backend: "ModuleType | VocabParallel"
+    tile_bytes: int
+    largest_slice: int
+    """Columns of the largest shard: decides the tiles of rows, which must be the same on every rank."""
+
+    @property
+    def sharded(self) -> bool:
+        return not isinstance(self.backend, ModuleType)
+
+    def row_tile_sizes(self, rows: "HeadRows") -> list[int]:
+        """How many rows each tile of a forward takes."""
+        # Gathered rows take part with their hidden states, and with the gradient of these.
+        gathered = 2 * self.hidden.shape[-1] if rows.gathered else 0
+        return tile_sizes(rows.count, (self.largest_slice + gathered) * self.hidden.element_size(), self.tile_bytes)
+
+    def logits(self, hidden: Tensor, columns: slice, buffer: Tensor) -> Tensor:
+        """(rows, columns) logits, ``hidden @ weight.T + bias``, in the front of the flat buffer."""
+        weight = self.weight[columns]
+        tile = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
+        if self.bias is None:
+            return torch.mm(hidden, weight.T, out=tile)
+        return torch.addmm(self.bias[columns], hidden, weight.T, out=tile)
+
+
 class HeadRows:
     """The rows of hidden states (..., H) that are not masked, in an order of one's choice, taken tile by tile."""
 
@@ -79,22 +119,19 @@ class HeadRows:
         flat = per_row.reshape(-1)
         return flat if self.rows is None else flat[self.rows]
 
+    def numbers(self, tile: slice) -> slice | Tensor:
+        """Where the rows of a tile stand among all rows."""
+        return tile if self.rows is None else self.rows[tile]
+
     def put(self, out: Tensor, tile: slice, value: Tensor) -> None:
         """Write a tile's values into the last dimension of `out` (…, N), at the rows' places."""
-        out[..., tile if self.rows is None else self.rows[tile]] = value
+        out[..., self.numbers(tile)] = value
 
 
 def active_rows(targets: Tensor) -> Tensor | None:
     """The flat numbers of the rows that are not masked; None if all are. Costs a GPU a synchronisation."""
     rows = (targets.view(-1) != IGNORE_INDEX).nonzero()[:, 0]
     return None if len(rows) == targets.numel() else rows
-
-
-def row_tile_sizes(rows: HeadRows, largest_slice: int, itemsize: int, tile_bytes: int) -> list[int]:
-    """How many rows each tile of a forward takes; the same on every rank, whatever its share of the vocabulary."""
-    # Gathered rows take part with their hidden states, and with the gradient of these.
-    gathered = 2 * rows.hidden.shape[-1] if rows.gathered else 0
-    return tile_sizes(rows.count, (largest_slice + gathered) * itemsize, tile_bytes)
 
 
 def no_autocast(like: Tensor) -> torch.autocast:
@@ -115,47 +152,31 @@ def tiles(sizes: Sequence[int], start: int = 0) -> Iterator[slice]:
         start += size
 
 
-def logits_tile(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
-    """(rows, columns) logits, ``hidden @ weight.T + bias``, in the front of the flat buffer."""
-    tile = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
-    if bias is None:
-        return torch.mm(hidden, weight.T, out=tile)
-    return torch.addmm(bias, hidden, weight.T, out=tile)
+def temperature_of(head: Head, rows: HeadRows) -> Callable[[slice], float | Tensor]:
+    """The temperature of the rows in a tile."""
+    if not isinstance(head.temperature, Tensor):
+        return lambda tile: head.temperature
+    return rows.select(head.temperature).__getitem__
 
 
 def forward(
-    rows: HeadRows,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    outputs: Sequence[str],
-    backend: "ModuleType | VocabParallel",
-    sizes: Sequence[int],
-    kept: Tensor | None = None,
+    head: Head, rows: HeadRows, outputs: Sequence[str], kept: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The fields and the row state, as a backend's forward gives them, of all rows; 0 in those not taken.
 
-    Args:
-        weight, bias: of the columns to read.
-        targets, temperature: of all rows.
-        sizes: how many rows each tile takes.
-        kept: (at least rows.count, V) to hold all logits for the backward; None to go on with one tile.
+    `kept`, (at least rows.count, num_columns), is to hold all logits for the backward; None: one tile does for all.
     """
-    num_rows = targets.numel()
-    state = weight.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
+    num_rows, sizes = head.targets.numel(), head.row_tile_sizes(rows)
+    state = head.weight.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
     fields = {name: state.new_zeros((2, num_rows) if name == "top_probs" else num_rows) for name in outputs}
-    taken_targets = rows.select(targets)
-    taken_temperature = rows.select(temperature) if isinstance(temperature, Tensor) else temperature
-    buffer = weight.new_empty(max(sizes, default=0) * len(weight)) if kept is None else None
+    targets, temperature = rows.select(head.targets), temperature_of(head, rows)
+    buffer = head.weight.new_empty(max(sizes, default=0) * head.num_columns if kept is None else 0)
     for tile in tiles(sizes):
-        if kept is not None:
-            buffer = kept[tile].view(-1)
-        assert buffer is not None
-        logits = logits_tile(rows.take(tile), weight, bias, buffer)
-        tau = taken_temperature[tile] if isinstance(taken_temperature, Tensor) else taken_temperature
-        tile_fields, tile_state = backend.forward(logits, taken_targets[tile], tau, softcap, len(weight), outputs)
+        into = buffer if kept is None else kept[tile].view(-1)
+        logits = head.logits(rows.take(tile), slice(head.num_columns), into)
+        tile_fields, tile_state = head.backend.forward(
+            logits, targets[tile], temperature(tile), head.softcap, head.num_columns, outputs
+        )
         rows.put(state, tile, tile_state)
         for name, value in tile_fields.items():
             rows.put(fields[name], tile, value.T if name == "top_probs" else value)
@@ -163,58 +184,46 @@ def forward(
 
 
 def backward(
+    head: Head,
     rows: HeadRows,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
     grads: dict[str, Tensor],
     row_state: Tensor,
-    backend: "ModuleType | VocabParallel",
-    tile_bytes: int,
     needs: tuple[bool, bool, bool],
     kept: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of hidden states, weight and bias; None for those that `needs` leaves out.
 
     Args:
-        weight, bias: whole; the columns from `num_columns` on get gradient 0.
-        targets, temperature, grads, row_state: of all rows.
+        grads, row_state: of all rows.
         kept: the logits of the rows taken, which the gradient overwrites; None to compute them again.
     """
-    gradients = HeadGradients(rows, weight, bias, num_columns, needs)
+    gradients = HeadGradients(head, rows, needs, rows.count)
+    everything, num_columns = slice(0, rows.count), head.num_columns
     # Tiles of a rank's columns are slices of the whole vocabulary as well: neither needs an exchange.
-    slices: ModuleType = backend.backend if is_sharded(backend) else backend  # type: ignore[assignment]
-    taken = rows.select(targets)
-    if not is_sharded(backend):
-        taken = slice_targets(taken, 0, num_columns, num_columns)
-    tau = rows.select(temperature) if isinstance(temperature, Tensor) else temperature
+    slices: ModuleType = head.backend.backend if head.sharded else head.backend  # type: ignore[assignment]
+    targets = rows.select(head.targets)
+    if not head.sharded:
+        targets = slice_targets(targets, 0, num_columns, num_columns)
+    temperature = temperature_of(head, rows)(everything)
     state = row_state if rows.rows is None else row_state[:, rows.rows]
     grads = {name: rows.select(grad) for name, grad in grads.items()}
     if kept is not None or not rows.count:
         sizes = [num_columns] if rows.count else []
     else:
         # Never more than half of the budget, lest the tile be all but nothing.
-        beside = min(gradients.bytes_beside_a_tile(), tile_bytes // 2)
-        sizes = tile_sizes(num_columns, rows.count * weight.element_size(), tile_bytes - beside)
-    buffer = weight.new_empty(rows.count * max(sizes, default=0)) if kept is None else kept.view(-1)
-    hidden = rows.take(slice(0, rows.count))
+        beside = min(gradients.bytes_beside_a_tile(), head.tile_bytes // 2)
+        sizes = tile_sizes(num_columns, rows.count * head.weight.element_size(), head.tile_bytes - beside)
+    buffer = head.weight.new_empty(rows.count * max(sizes, default=0)) if kept is None else kept.view(-1)
+    hidden = rows.take(everything)
     for columns in tiles(sizes):
-        tile_bias = None if bias is None else bias[columns]
         if kept is None:
-            logits = logits_tile(hidden, weight[columns], tile_bias, buffer)
+            logits = head.logits(hidden, columns, buffer)
         else:
             logits = buffer[: rows.count * num_columns].view(rows.count, num_columns)
-        own = slice_targets(taken, columns.start, columns.stop - columns.start)
-        backward_slice(slices, logits, grads, logits, own, tau, softcap, logits.shape[1], state)
+        own = slice_targets(targets, columns.start, columns.stop - columns.start)
+        backward_slice(slices, logits, grads, logits, own, temperature, head.softcap, logits.shape[1], state)
         gradients.add_columns(columns, logits, hidden, last=columns.stop == num_columns)
-    return gradients.finish(backend)
-
-
-def is_sharded(backend: "ModuleType | VocabParallel") -> bool:
-    return not isinstance(backend, ModuleType)
+    return gradients.finish()
 
 
 class HeadGradients:
@@ -223,37 +232,30 @@ class HeadGradients:
     Half-precision gradients that several tiles add to are summed in float32 and rounded once.
     """
 
-    def __init__(
-        self,
-        rows: HeadRows,
-        weight: Tensor,
-        bias: Tensor | None,
-        num_columns: int,
-        needs: tuple[bool, bool, bool],
-        num_gradient_rows: int | None = None,
-    ) -> None:
-        self.rows, self.weight, self.num_columns = rows, weight, num_columns
-        self.num_rows = rows.count if num_gradient_rows is None else num_gradient_rows
+    def __init__(self, head: Head, rows: HeadRows, needs: tuple[bool, bool, bool], num_learning: int) -> None:
+        """`num_learning` of the rows, the first ones, add something."""
+        self.head, self.rows, self.num_learning = head, rows, num_learning
+        weight, bias, num_columns = head.weight, head.bias, head.num_columns
         needs_hidden, needs_weight, needs_bias = needs
         self.hidden = torch.zeros_like(rows.hidden, memory_format=torch.contiguous_format) if needs_hidden else None
         self.weight_sum: Tensor | None = None
         self.hidden_sum: Tensor | None = None
         self.bias_sum: Tensor | None = None
         self.d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
-        if self.d_weight is not None and (num_columns < len(weight) or self.num_rows == 0):
-            self.d_weight[0 if self.num_rows == 0 else num_columns :] = 0
+        if self.d_weight is not None and (num_columns < len(weight) or num_learning == 0):
+            self.d_weight[0 if num_learning == 0 else num_columns :] = 0
         if needs_bias and bias is not None:
             self.bias_sum = weight.new_zeros(len(weight), dtype=torch.float32)
 
     def bytes_beside_a_tile(self) -> int:
         """What `add_columns` needs at hand of all rows: gathered hidden states, and the sum of their gradient."""
         elements = self.rows.count * self.rows.hidden.shape[-1]
-        gathered = elements * self.weight.element_size() if self.rows.gathered else 0
+        gathered = elements * self.head.weight.element_size() if self.rows.gathered else 0
         return gathered + (elements * 4 if self.hidden is not None and not self._sums_in_place else 0)
 
     @property
     def _sums_in_place(self) -> bool:
-        return not self.rows.gathered and self.weight.dtype == torch.float32
+        return not self.rows.gathered and self.head.weight.dtype == torch.float32
 
     def add_columns(self, columns: slice, d_logits: Tensor, hidden: Tensor, last: bool) -> None:
         """Take the gradient of some columns' logits, of all rows (`hidden`)."""
@@ -262,7 +264,7 @@ class HeadGradients:
         if self.bias_sum is not None:
             self.bias_sum[columns] = d_logits.sum(0, dtype=torch.float32)
         if self.hidden is not None:
-            weight = self.weight[columns]
+            weight = self.head.weight[columns]
             if self._sums_in_place:  # it starts as zeros
                 self.hidden.view(-1, weight.shape[1]).addmm_(d_logits, weight)
             elif self.hidden_sum is None and last:  # the only tile
@@ -277,37 +279,37 @@ class HeadGradients:
     def add_rows(self, tile: slice, d_logits: Tensor, hidden: Tensor) -> None:
         """Take the gradient of some rows' logits, all columns."""
         if self.hidden is not None:
-            weight = self.weight[: self.num_columns]
+            weight = self.head.weight[: self.head.num_columns]
             if self.rows.gathered:
                 self._put_hidden(tile, d_logits @ weight)
             else:
                 torch.mm(d_logits, weight, out=self.hidden.view(-1, weight.shape[1])[tile])
         if self.bias_sum is not None:
-            self.bias_sum[: self.num_columns] += d_logits.sum(0, dtype=torch.float32)
+            self.bias_sum[: self.head.num_columns] += d_logits.sum(0, dtype=torch.float32)
         if self.d_weight is not None:
-            only = tile.start == 0 and tile.stop == self.num_rows
-            own = self.d_weight[: self.num_columns]
+            only = tile.start == 0 and tile.stop == self.num_learning
+            own = self.d_weight[: self.head.num_columns]
             if only or (self.d_weight.dtype == torch.float32 and tile.start == 0):
                 torch.mm(d_logits.T, hidden, out=own)
             elif self.d_weight.dtype == torch.float32:
                 own.addmm_(d_logits.T, hidden)
             else:
                 self.weight_sum = _product_in_float32(self.weight_sum, d_logits.T, hidden)
-                if tile.stop == self.num_rows:
+                if tile.stop == self.num_learning:
                     own.copy_(self.weight_sum)
                     self.weight_sum = None
 
-    def finish(self, backend: "ModuleType | VocabParallel") -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         hidden = self.hidden
-        if hidden is not None and is_sharded(backend):
-            hidden = backend.sum_over_slices(hidden)
-        bias = None if self.bias_sum is None else self.bias_sum.to(self.weight.dtype)
+        if hidden is not None and self.head.sharded:
+            hidden = self.head.backend.sum_over_slices(hidden)
+        bias = None if self.bias_sum is None else self.bias_sum.to(self.head.weight.dtype)
         return hidden, self.d_weight, bias
 
     def _put_hidden(self, tile: slice, value: Tensor) -> None:
         assert self.hidden is not None
         matrix = self.hidden.view(-1, self.hidden.shape[-1])
-        matrix[tile if self.rows.rows is None else self.rows.rows[tile]] = value.to(matrix.dtype)
+        matrix[self.rows.numbers(tile)] = value.to(matrix.dtype)
 
 
 def sums_products_in_float32(like: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlif_kernels import linear_head
 from rlif_kernels.arguments import check_head, check_tile_bytes, row_arguments
 from rlif_kernels.backends import backend_for
-from rlif_kernels.linear_head import DEFAULT_TILE_BYTES, HeadRows
+from rlif_kernels.linear_head import DEFAULT_TILE_BYTES, Head, HeadRows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, STATE_ROWS, TokenStats
 from rlif_kernels.token_stats import (
     fake_fields,
@@ -115,41 +115,21 @@ def _forward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tau = scalar_temperature if temperature is None else temperature
     linear_head.check_values(targets, tau, num_columns, group)
-    rows = HeadRows(hidden, linear_head.active_rows(targets))
+    head = Head(
+        hidden, weight, bias, targets, tau, softcap, num_columns, backend_for(backend, hidden, group), tile_bytes,
+        largest_slice,
+    )  # fmt: skip
     kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
     with linear_head.no_autocast(hidden):
         fields, row_state = linear_head.forward(
-            rows,
-            weight[:num_columns],
-            None if bias is None else bias[:num_columns],
-            targets,
-            tau,
-            softcap,
-            outputs.split(","),
-            backend_for(backend, hidden, group),
-            linear_head.row_tile_sizes(rows, largest_slice, hidden.element_size(), tile_bytes),
-            kept if keep_logits else None,
+            head, HeadRows(hidden, linear_head.active_rows(targets)), outputs.split(","), kept if keep_logits else None
         )
     return *shaped_fields(fields, targets), row_state, kept
 
 
 @_forward_op.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    outputs: str,
-    backend: str,
-    group: str,
-    tile_bytes: int,
-    largest_slice: int,
-    keep_logits: bool,
-) -> tuple[Tensor, ...]:
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, _, num_columns, outputs, _, _, _, _, keep_logits = rest
     row_state = hidden.new_empty((STATE_ROWS, targets.numel()), dtype=torch.float32)
     kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
     return (*fake_fields(hidden, targets, outputs), row_state, kept)
@@ -219,19 +199,17 @@ def _backward_from(
     group: str,
     tile_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    tau = scalar_temperature if temperature is None else temperature
+    head = Head(
+        hidden, weight, bias, targets, tau, softcap, num_columns, backend_for(backend, hidden, group), tile_bytes,
+        num_columns,
+    )  # fmt: skip
     with linear_head.no_autocast(hidden):
         gradients = linear_head.backward(
+            head,
             HeadRows(hidden, linear_head.active_rows(targets)),
-            weight,
-            bias,
-            targets,
-            scalar_temperature if temperature is None else temperature,
-            softcap,
-            num_columns,
             present_gradients(grads),
             row_state,
-            backend_for(backend, hidden, group),
-            tile_bytes,
             (needs[0], needs[1], needs[2]),
             kept,
         )
@@ -257,33 +235,16 @@ def fake_gradients(
 
 @_backward_op.register_fake
 def _(
-    grads: Sequence[Tensor | None],
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: Tensor | None,
-    row_state: Tensor,
-    needs: Sequence[bool],
-    *_: Any,
+    grads: Sequence[Tensor | None], hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, bias, needs)
+    return fake_gradients(hidden, weight, bias, needs=rest[3])
 
 
 @_backward_inplace_op.register_fake
 def _(
-    grads: Sequence[Tensor | None],
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: Tensor | None,
-    row_state: Tensor,
-    kept: Tensor,
-    needs: Sequence[bool],
-    *_: Any,
+    grads: Sequence[Tensor | None], hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, bias, needs)
+    return fake_gradients(hidden, weight, bias, needs=rest[4])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -119,22 +119,22 @@ def token_terms(
     *,
     rows: LossRows,
     options: LossOptions,
-    active: Tensor | None = None,
+    average: Callable[[Tensor], Tensor] | None = None,
 ) -> TokenTerms:
-    """The loss and its derivative from the statistics of each token, (N,) or (sequences, T).
+    """The loss and its derivative from the statistics of each token, (N,).
 
     Args:
         logprob: float32; `entropy` and `self_certainty` alike, needed where their coefficient is not 0.
-        rows: shaped like `logprob`.
+        rows: what the tokens bring along.
         options: the numbers of the loss.
-        active: (sequences, T) bool if the ratio is that of a sequence, the geometric mean of its tokens'; else None.
+        average: puts the mean of a sequence in the place of its tokens' log-ratios, where the ratio is a sequence's:
+            see `sequence_average`.
     """
     advantage, weight = rows.advantage, rows.weight
     # On-policy the ratio is exactly 1, but NaN where the log-probability is NaN.
     log_ratio = logprob - (logprob if rows.old_logprob is None else rows.old_logprob)
-    if active is not None:
-        lengths = active.sum(-1, keepdim=True).clamp(min=1)
-        log_ratio = (log_ratio.where(active, 0).sum(-1, keepdim=True) / lengths).expand_as(logprob)
+    if average is not None:
+        log_ratio = average(log_ratio)
     ratio = log_ratio.exp()
     low, high = 1 - options.epsilon_low, 1 + options.epsilon_high
     capped, in_range = ratio.clamp(max=options.delta) * advantage, ratio.clamp(low, high) * advantage
@@ -159,3 +159,22 @@ def token_terms(
             loss = loss - coefficient * rows.mean_weight * value
             grads[name] = -coefficient * rows.mean_weight
     return TokenTerms(loss, kl, clipped, grads)
+
+
+def sequence_average(active: Tensor, length: int, rows: Tensor | slice) -> Callable[[Tensor], Tensor]:
+    """The mean over the active tokens of a sequence, in the place of each of its tokens, for `token_terms`.
+
+    Args:
+        active: (N,) bool, of all tokens, those of a sequence side by side.
+        length: tokens of a sequence, those that are not active included.
+        rows: which tokens the values are of: whole sequences, but for tokens that are not active.
+    """
+    lengths = active.view(-1, length).sum(-1).clamp(min=1)
+
+    def average(values: Tensor) -> Tensor:
+        whole = values.new_zeros(active.shape)
+        whole[rows] = values
+        means = whole.where(active, 0).view(-1, length).sum(-1) / lengths
+        return means.repeat_interleave(length)[rows]
+
+    return average

@@ -137,20 +137,9 @@ def fake_fields(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ..
 
 
 @_forward_op.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    outputs: str,
-    backend: str,
-    group: str,
-    inplace_backward: bool,
-) -> tuple[Tensor, ...]:
+def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     row_state = logits.new_empty((STATE_ROWS, targets.numel()), dtype=torch.float32)
-    return (*fake_fields(logits, targets, outputs), row_state)
+    return (*fake_fields(logits, targets, rest[4]), row_state)
 
 
 @torch.library.custom_op("rlif::token_stats_backward", mutates_args=())
@@ -175,18 +164,7 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(
-    grads: Sequence[Tensor | None],
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    row_state: Tensor,
-    backend: str,
-    group: str,
-) -> Tensor:
+def _(grads: Sequence[Tensor | None], logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from losses import LOSSES, exact, loss_inputs, near
 from rlif_kernels import TokenStats, reference
-from rlif_kernels.policy_loss import LossOptions, LossRows, token_terms, token_weights
+from rlif_kernels.policy_loss import LossOptions, LossRows, sequence_average, token_terms, token_weights
 
 ACTIVE = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
@@ -42,15 +42,16 @@ def test_the_closed_form_is_the_derivative_of_the_definition(case):
         0.2, options.get("epsilon_high", 0.2), options.get("delta", math.inf),
         *(options.get(name, 0.0) for name in ("beta", "entropy_coef", "self_certainty_coef")),
     )  # fmt: skip
-    rows = LossRows(given[1][:, None].expand(4, 6), *weights, *given[2:])
+    rows = LossRows(given[1][:, None].expand(4, 6), *weights, *given[2:]).map(torch.flatten)
     by_sequence = options.get("importance_sampling_level") == "sequence"
-    terms = token_terms(*stats[:3], rows=rows, options=numbers, active=mask if by_sequence else None)
+    average = sequence_average(mask.flatten(), 6, slice(None)) if by_sequence else None
+    terms = token_terms(*(value.flatten() for value in stats[:3]), rows=rows, options=numbers, average=average)
     # The weights are float32.
     torch.testing.assert_close(terms.loss.sum(), expected.loss, rtol=1e-6, atol=1e-7)
-    assert torch.equal(terms.clipped & mask, expected.clipped)
+    assert torch.equal(terms.clipped.view(4, 6) & mask, expected.clipped)
     for name, leaf in zip(("logprob", "entropy", "self_certainty"), leaves, strict=True):
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        closed = terms.grads.get(name, torch.zeros(4, 6, dtype=torch.float64))
+        closed = terms.grads.get(name, torch.zeros(24, dtype=torch.float64)).view(4, 6)
         torch.testing.assert_close(closed.double().where(mask, 0), gradient, rtol=1e-6, atol=1e-8)
 
 
