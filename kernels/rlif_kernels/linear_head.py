@@ -33,6 +33,10 @@ DEFAULT_TILE_BYTES = 512 << 20
 PRODUCT_BLOCK = 128
 # One part in so many of the budget is the product's own: 32 MiB of 512, what cuBLAS takes on recent GPUs.
 WORKSPACE_SHARE = 16
+# Before 2.12 torch has products of half-precision matrices in float32, but does not add them to a float32 matrix: there a
+# block of rows of the product comes first, 128 MiB at H = 4096.
+ADDS_TO_FLOAT32 = torch.__version__ >= (2, 12)
+ADD_BLOCK = 8192
 # Columns to cast at a time: 8192 rows of them take 32 MiB.
 CAST_BLOCK = 1024
 
@@ -324,7 +328,12 @@ def _product_in_float32(total: Tensor | None, left: Tensor, right: Tensor) -> Te
     if sums_products_in_float32(left):
         if total is None:
             return torch.mm(left, right, out_dtype=torch.float32)
-        return torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+        if ADDS_TO_FLOAT32:
+            return torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+        for start in range(0, len(left), ADD_BLOCK):
+            block = slice(start, start + ADD_BLOCK)
+            total[block] += torch.mm(left[block], right, out_dtype=torch.float32)
+        return total
     # Elsewhere a product comes rounded to the dtype of its factors, too early: cast these, block by block.
     if total is None:
         total = left.new_zeros((len(left), right.shape[1]), dtype=torch.float32)
