@@ -33,9 +33,9 @@ DEFAULT_TILE_BYTES = 512 << 20
 PRODUCT_BLOCK = 128
 # One part in so many of the budget is the product's own: 32 MiB of 512, what cuBLAS takes on recent GPUs.
 WORKSPACE_SHARE = 16
-# Before 2.12 torch has products of half-precision matrices in float32, but does not add them to a float32 matrix: there a
-# block of rows of the product comes first, 128 MiB at H = 4096.
-ADDS_TO_FLOAT32 = torch.__version__ >= (2, 12)
+# Before 2.12 torch has products of half-precision matrices in float32, but does not add them to a float32 matrix: there
+# a block of rows of the product comes first, 128 MiB at H = 4096.
+ADDS_TO_FLOAT32 = torch.torch_version.TorchVersion(torch.__version__) >= "2.12"
 ADD_BLOCK = 8192
 # Columns to cast at a time: 8192 rows of them take 32 MiB.
 CAST_BLOCK = 1024
