@@ -84,7 +84,8 @@ def loss_arguments(
         raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
 
     active = targets != IGNORE_INDEX
-    if advantages.shape != targets.shape:
+    per_token = advantages.shape == targets.shape
+    if not per_token:
         advantages = advantages[..., None].expand(targets.shape)
     weight, mean_weight = token_weights(active, loss_type, num_items_in_batch, max_completion_length, loss_scale)
     # What stands in masked tokens is padding: it may be anything.
@@ -97,8 +98,10 @@ def loss_arguments(
     needed = {"logprob", *requested}
     needed |= {name for name in DEFAULT_OUTPUTS[1:] if getattr(options, f"{name}_coef")}
     rows = rows._replace(outputs=",".join(name for name in FIELDS if name in needed))
-    # On-policy the ratio of a sequence is 1 as well, and its derivative that of the tokens' ratios.
-    by_sequence = importance_sampling_level == "sequence" and old_logprob is not None and targets.numel() > 0
+    # On-policy the ratio of a sequence is 1 as well, and its derivative that of the tokens' ratios, unless their
+    # advantages differ.
+    shared = importance_sampling_level == "sequence" and (old_logprob is not None or per_token)
+    by_sequence = shared and targets.numel() > 0
     loss = LossArguments(list(loss_rows), [float(x) for x in options], targets.shape[-1] if by_sequence else 0)
     return rows, loss
 

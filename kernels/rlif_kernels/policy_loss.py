@@ -141,7 +141,10 @@ def token_terms(
     # Where both are equal, either the ratio is in range or the advantage is 0: both give the same derivative.
     flows = torch.where(capped <= in_range, ratio <= options.delta, (ratio >= low) & (ratio <= high))
     loss = -torch.minimum(capped, in_range)
-    slope = -(advantage * ratio).where(flows | ratio.isnan(), 0)
+    g_logprob = weight * -(advantage * ratio).where(flows | ratio.isnan(), 0)
+    if average is not None:
+        # Every token of the sequence moves the ratio, and thereby the loss of each, whose advantages may differ.
+        g_logprob = average(g_logprob)
     clipped = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
     kl = None
     if rows.ref_logprob is not None:
@@ -150,8 +153,8 @@ def token_terms(
         kl = growth - difference
         if options.beta:
             loss = loss + options.beta * kl
-            slope = slope - options.beta * growth
-    loss, grads = weight * loss, {"logprob": weight * slope}
+            g_logprob = g_logprob - weight * options.beta * growth
+    loss, grads = weight * loss, {"logprob": g_logprob}
     for name, value in (("entropy", entropy), ("self_certainty", self_certainty)):
         coefficient = getattr(options, f"{name}_coef")
         if coefficient:

@@ -26,6 +26,10 @@ LOSSES = {
         "old": True, "ref": True, "beta": 0.04, "importance_sampling_level": "sequence", "entropy_coef": 0.02,
         "self_certainty_coef": 0.01, "delta": 1.5,
     },
+    "sequence, an advantage for each token": {
+        "old": True, "ref": True, "beta": 0.04, "importance_sampling_level": "sequence", "per_token": True,
+    },
+    "sequence, on-policy, an advantage for each token": {"importance_sampling_level": "sequence", "per_token": True},
 }  # fmt: skip
 
 
@@ -36,7 +40,8 @@ def loss_inputs(case: dict, num_columns: int, targets_shape: tuple[int, ...] = (
     """
     options = dict(case)
     targets = torch.randint(num_columns, targets_shape, device=DEVICE)
-    advantages = torch.randn(targets_shape[:-1], device=DEVICE)
+    shape = targets_shape if options.pop("per_token", False) else targets_shape[:-1]
+    advantages = torch.randn(shape, device=DEVICE)
     advantages[1:2] = 0
     mask = torch.rand(targets_shape, device=DEVICE) > 0.25
     guess = -torch.rand(targets_shape, device=DEVICE) * 6

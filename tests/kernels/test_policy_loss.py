@@ -42,7 +42,7 @@ def test_the_closed_form_is_the_derivative_of_the_definition(case):
         0.2, options.get("epsilon_high", 0.2), options.get("delta", math.inf),
         *(options.get(name, 0.0) for name in ("beta", "entropy_coef", "self_certainty_coef")),
     )  # fmt: skip
-    rows = LossRows(given[1][:, None].expand(4, 6), *weights, *given[2:]).map(torch.flatten)
+    rows = LossRows(given[1].view(4, -1).expand(4, 6), *weights, *given[2:]).map(torch.flatten)
     by_sequence = options.get("importance_sampling_level") == "sequence"
     average = sequence_average(mask.flatten(), 6, slice(None)) if by_sequence else None
     terms = token_terms(*(value.flatten() for value in stats[:3]), rows=rows, options=numbers, average=average)
