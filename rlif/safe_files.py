@@ -24,7 +24,7 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
     """Make a directory, or replace it, with what `write` puts into an empty one.
 
     It appears in one rename, when everything in it is on the disk together with checksums of every file. Signals that
-    ask to stop wait for that.
+    ask to stop wait for that, in the main thread.
 
     Raises:
         UserError: it cannot be written, for want of space perhaps. What was there before still is.
@@ -33,8 +33,8 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
     replaced = directory.with_name(f".{directory.name}-replaced{UNFINISHED}")
     with without_interrupts():
         try:
-            for leftover in (unfinished, replaced):
-                shutil.rmtree(leftover, ignore_errors=True)
+            _put_back(replaced, directory)
+            shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             write(unfinished)
             _seal(unfinished)
@@ -42,11 +42,14 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
                 directory.rename(replaced)
             unfinished.rename(directory)
             _flush(directory.parent)
-        except (OSError, SafetensorError) as error:
+        except Exception as error:
+            # A tokenizer says by a plain Exception that the disk is full.
+            if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
+                raise
             raise UserError(f"run_dir: cannot save {directory}: {error}") from error
         finally:
-            for leftover in (unfinished, replaced):
-                shutil.rmtree(leftover, ignore_errors=True)
+            _put_back(replaced, directory)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def damage(directory: Path) -> str | None:
@@ -67,16 +70,33 @@ def damage(directory: Path) -> str | None:
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Let no signal break what is being saved. Only the main thread can see to that: elsewhere nothing changes."""
+    """Let no signal break what is being saved: those that come are raised again at the end.
+
+    Only the main thread can see to that: elsewhere nothing changes. To block them in this thread would not do, since
+    another thread would receive them, and Python would still call their handlers in this one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)
+
+
+def _put_back(replaced: Path, directory: Path) -> None:
+    """Restore what was moved aside for a directory that then did not come; remove it if that did."""
+    if replaced.exists() and not directory.exists():
+        replaced.rename(directory)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _seal(directory: Path) -> None:
