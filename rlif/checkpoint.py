@@ -64,8 +64,12 @@ class RunState:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    found = [path for path in run_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
+    found = [path for path in run_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def newest_intact(run_dir: Path) -> Path | None:
@@ -88,12 +92,16 @@ def newest_intact(run_dir: Path) -> Path | None:
     return None
 
 
-def tidy(run_dir: Path, keep: int | None) -> None:
-    """Remove what an interrupted write left behind, and the oldest checkpoints beyond `keep`."""
+def tidy(run_dir: Path, keep: int | None, step: int) -> None:
+    """Remove what an interrupted write left behind, and all checkpoints but the `keep` newest up to that of `step`.
+
+    Those of later steps were damaged, or the run would have gone on from them: they must not take the place of others.
+    """
     for leftover in run_dir.glob(f".*{UNFINISHED}"):
         shutil.rmtree(leftover, ignore_errors=True)
     if keep is not None:
-        for path in checkpoints(run_dir)[keep:]:
+        usable = [path for path in checkpoints(run_dir) if _step(path) <= step]
+        for path in set(checkpoints(run_dir)).difference(usable[:keep]):
             # Under this name it is no checkpoint any more, even if the removal is interrupted.
             dying = path.rename(path.with_name(f".{path.name}{UNFINISHED}"))
             shutil.rmtree(dying, ignore_errors=True)

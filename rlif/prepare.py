@@ -93,6 +93,11 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
             f"{accelerator.num_processes} processes"
         )
     checkpoint = newest_intact(path) if config.resume else None
+    if config.resume and checkpoint is None and (path / "model").exists():
+        raise UserError(
+            f"resume: {path} has no checkpoint to continue from (see save_steps), and beginning again would overwrite "
+            f"its model; expected a new run, perhaps one that starts from {path / 'model'}"
+        )
 
     start = load_language_model(
         config.model,

@@ -36,6 +36,7 @@ def resolve_run_dir(config: TrainConfig) -> Path:
             the directory does not exist or belongs to a run with another configuration.
     """
     run_dir = config.run_dir or Path("runs") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = run_dir.expanduser()
     try:
         exists = run_dir.exists()
     except OSError as error:
@@ -62,7 +63,9 @@ class RunDir:
         try:
             path.mkdir(parents=True, exist_ok=config.resume)
             if not (path / CONFIG_FILE).exists():
-                write_config(dataclasses.replace(config, resume=False), path / CONFIG_FILE, header=versions())
+                half_written = path / f".{CONFIG_FILE}"
+                write_config(dataclasses.replace(config, resume=False), half_written, header=versions())
+                half_written.rename(path / CONFIG_FILE)
             self._metrics = self._open("metrics.jsonl", state.metrics_bytes if state else 0)
             self._samples = self._open("samples.jsonl", state.samples_bytes if state else 0)
         except OSError as error:
@@ -110,7 +113,7 @@ class RunDir:
             state.save(directory)
 
         folder = self.save_model(write_all, f"checkpoint-{state.step}")
-        tidy(self.path, save_total_limit)
+        tidy(self.path, save_total_limit, state.step)
         return folder
 
     def close(self) -> None:
@@ -121,6 +124,9 @@ class RunDir:
 
     def _open(self, name: str, length: int) -> TextIO:
         file = (self.path / name).open("a", encoding="utf-8", buffering=1)  # buffering=1: each line is written at once
+        size = os.fstat(file.fileno()).st_size
+        if size < length:
+            raise UserError(f"resume: {self.path / name} has {size} bytes, expected the {length} of the checkpoint")
         file.truncate(length)
         return file
 

@@ -23,6 +23,7 @@ from rlif.checkpoint import checkpoints
 from rlif.config import TrainConfig
 from rlif.errors import UserError
 from rlif.progress import SilentProgress
+from rlif.safe_files import damage
 from rlif.trainer import TrainResult
 
 MakeConfig = Callable[..., TrainConfig]
@@ -195,6 +196,42 @@ def test_only_the_newest_checkpoints_are_kept(make_config: MakeConfig) -> None:
     config = make_config(max_steps=5, save_steps=1, save_total_limit=2)
     train(config)
     assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-5", "checkpoint-4"]
+
+
+def test_damaged_checkpoints_do_not_take_the_place_of_those_that_the_resumed_run_saves(stopped: TrainConfig) -> None:
+    for step in (3, 4):
+        (stopped.run_dir / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="passed over a damaged checkpoint"):
+        run = prepare.prepare(replace(stopped, save_total_limit=1), SilentProgress())
+    run.state.step = 3
+    run.save_checkpoint()
+    run.close()
+    assert [path.name for path in checkpoints(stopped.run_dir)] == ["checkpoint-3"]
+    assert damage(stopped.run_dir / "checkpoint-3") is None
+
+
+def test_a_run_without_a_checkpoint_is_not_begun_again_over_its_model(make_config: MakeConfig) -> None:
+    config = make_config()
+    train(config)
+    metrics = (config.run_dir / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"resume: .* has no checkpoint to continue from .*overwrite its model"):
+        train(replace(config, resume=True, max_steps=4))
+    assert (config.run_dir / "metrics.jsonl").read_text() == metrics
+
+
+def test_metrics_that_are_gone_are_one_error(stopped: TrainConfig) -> None:
+    (stopped.run_dir / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"resume: .*metrics.jsonl has 0 bytes, expected the \d+ of the checkpoint"):
+        train(stopped)
+
+
+def test_a_run_directory_in_the_home_directory_is_found_again(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = make_config(run_dir=Path("~/run"), save_steps=1)
+    train(config)
+    assert train(replace(config, resume=True, max_steps=3)).run_dir == tmp_path / "home" / "run"
 
 
 def test_a_checkpoint_holds_no_pickle(stopped: TrainConfig) -> None:
