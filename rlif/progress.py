@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -17,13 +19,14 @@ from rich.text import Text
 
 # Characters of a completion that stay on the screen.
 MAX_SHOWN = 400
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Progress(Protocol):
     """Told of the start, of every row of metrics and of the end of a run."""
 
-    def start(self, title: str, max_steps: int) -> None:
-        """A run of that many steps begins."""
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
+        """A run of that many steps begins, or goes on after those that are done."""
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """A step is done, step 0 being the evaluation before the first update; perhaps with a completion to show."""
@@ -35,7 +38,7 @@ class Progress(Protocol):
 class SilentProgress:
     """Shows nothing."""
 
-    def start(self, title: str, max_steps: int) -> None:
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
         """See `Progress`."""
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
@@ -51,9 +54,9 @@ class PlainProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def start(self, title: str, max_steps: int) -> None:
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
         """Remember the title, which every line repeats."""
-        self.title, self.max_steps, self.started = title, max_steps, time.monotonic()
+        self.title, self.max_steps, self.done, self.started = title, max_steps, done, time.monotonic()
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """Print the step."""
@@ -63,8 +66,8 @@ class PlainProgress:
             parts.append(training)
         if evaluation:
             parts.append(f"[eval: {evaluation}]")
-        if 0 < step < self.max_steps:
-            seconds_a_step = (time.monotonic() - self.started) / step
+        if self.done < step < self.max_steps:
+            seconds_a_step = (time.monotonic() - self.started) / (step - self.done)
             parts.append(f"({seconds_a_step * (self.max_steps - step):.0f} s left)")
         self.console.print(" ".join(parts), markup=False, highlight=False, soft_wrap=True)
 
@@ -77,15 +80,19 @@ class LiveProgress:
 
     def __init__(self, console: Console) -> None:
         self.bar = RichProgress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            speed_estimate_period=math.inf,  # by default, of steps longer than half a minute there is no estimate
         )
         self.live = Live(self.bar, console=console, refresh_per_second=4)
         self.latest: dict[str, float] = {}
         self.completion = ""
 
-    def start(self, title: str, max_steps: int) -> None:
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
         """Show the bar."""
-        self.task = self.bar.add_task(escape(title), total=max_steps)
+        self.task = self.bar.add_task(escape(title), total=max_steps, completed=done)
         self.live.start()
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
@@ -99,7 +106,8 @@ class LiveProgress:
         self.bar.update(self.task, completed=int(row["step"]))
         shown: list[RenderableType] = [self.bar, metrics_table(self.latest)]
         if self.completion:
-            shown.append(Text(self.completion[:MAX_SHOWN], style="dim"))
+            # What a model writes must not reach the terminal as a command.
+            shown.append(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", self.completion[:MAX_SHOWN]), style="dim"))
         self.live.update(Group(*shown), refresh=True)
 
     def stop(self) -> None:

@@ -69,7 +69,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     first_step = step + 1 if step > 0 else 0
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
     try:
-        run.progress.start(config.title, config.max_steps)
+        run.progress.start(config.title, config.max_steps, run.state.step)
         with StopRequest() as stop:
             for step in range(first_step, config.max_steps + 1):
                 row: dict[str, float] = {"step": step}

@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from rlif.progress import LiveProgress, PlainProgress, Progress, describe
@@ -47,6 +48,38 @@ def test_in_a_terminal_evaluations_stay_on_the_screen_above_the_bar() -> None:
     assert re.search(r"accuracy +0.5 +0.3125", last)
     assert re.search(r"entropy, nats +0.75", last)  # of the step before: this one has none
     assert "1+1=[/]2" in last
+
+
+def test_the_time_left_counts_the_steps_since_the_run_was_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("rlif.progress.time.monotonic", lambda: next(clock))
+    output = io.StringIO()
+    progress = PlainProgress(Console(file=output))
+    progress.start("reward", 100, done=90)
+    progress.report({"step": 91, "reward": 1.0})
+    assert output.getvalue().endswith("(90 s left)\n")
+
+
+def test_the_live_view_knows_the_time_left_of_slow_steps_too() -> None:
+    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True))
+    now = 0.0
+    progress.bar.get_time = lambda: now
+    progress.start("reward", 100, done=90)
+    for step in (91, 92, 93):
+        now += 100.0
+        progress.report({"step": step, "reward": 1.0})
+    progress.stop()
+    assert progress.bar.tasks[0].time_remaining == pytest.approx(700.0)
+
+
+def test_a_completion_gives_the_terminal_no_commands() -> None:
+    output = io.StringIO()
+    progress = LiveProgress(Console(file=output, force_terminal=True, width=80))
+    progress.start("reward", 2)
+    progress.report({"step": 1}, "a\x1b]0;title\x07b")
+    progress.stop()
+    assert "\x1b]0;" not in output.getvalue()
+    assert "a\ufffd]0;title\ufffdb" in output.getvalue()
 
 
 def test_metrics_that_a_row_lacks_are_left_out() -> None:
