@@ -65,7 +65,8 @@ def compare_runs(config: PlotConfig) -> Path:
         name = f"eval/{metric}" if f"eval/{metric}" in found else metric
         for run in rows.values():
             steps = [row["step"] for row in run if name in row]
-            axes.plot(steps, [row[name] for row in run if name in row], linewidth=1.5)
+            marker = "o" if len(steps) == 1 else None  # a line through one point cannot be seen
+            axes.plot(steps, [row[name] for row in run if name in row], linewidth=1.5, marker=marker)
         axes.set_title(PANELS[metric] + (" (held out)" if name != metric else ""), loc="left", fontsize="medium")
         axes.set_xlabel("training step")
         axes.grid(alpha=0.25)
@@ -81,11 +82,14 @@ def read_rows(run: Path) -> list[dict[str, float]]:
     """The rows of a run's metrics.jsonl; a last line that is still being written is left out.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or a line of it is damaged.
     """
     try:
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     except OSError as error:
         raise UserError(f"runs: cannot read {run / 'metrics.jsonl'}: {error.strerror}") from error
-    rows = map(json.loads, lines)
+    try:
+        rows = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"runs: {run / 'metrics.jsonl'} holds a line that is not JSON: {error}") from error
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]

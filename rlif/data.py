@@ -134,5 +134,6 @@ def _answer(answer: object, column: str, place: str) -> str | None:
         return None
     # Written out: a float's own form of a small number would be 1e-05.
     text = (answer or "").strip() if isinstance(answer, str | None) else format(Decimal(str(answer)), "f")
+    _check_encodable(text, column, place)
     gold = extract_answer(text) or text
     return None if gold in ("", "####") else gold

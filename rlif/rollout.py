@@ -96,7 +96,8 @@ def encode_prompts(
     """
     model = language_model.model
     vocab_size = model.get_input_embeddings().num_embeddings
-    max_positions = getattr(model.config, "max_position_embeddings", None)
+    # Of a model that reads images too, the part that reads text.
+    max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     encoded = []
     for prompt in prompts:
         content = prompt.content

@@ -51,6 +51,10 @@ def test_what_cannot_be_drawn_is_one_error(tmp_path: Path) -> None:
         (PlotConfig(()), "runs: got none"),
         (PlotConfig((tmp_path,)), "runs: cannot read .*metrics.jsonl: No such file"),
         (PlotConfig((make_run(tmp_path / "new"),)), "runs: .* have no metrics yet"),
+        (
+            PlotConfig((make_run(tmp_path / "damaged", tail="\0\0\n"),)),
+            "runs: .*metrics.jsonl holds a line that is not",
+        ),
         (PlotConfig((run,), tmp_path / "missing" / "a.png"), "output: cannot write"),
         (PlotConfig((run,), tmp_path / "a.unknown"), "output: cannot write"),
     ):

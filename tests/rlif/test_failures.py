@@ -126,6 +126,7 @@ def test_a_number_as_gold_answer_is_read_as_it_stands(written: str, gold: str, t
     ("row", "message"),
     [
         ('{"prompt": "a\\ud800b"}', "half a surrogate pair"),
+        ('{"prompt": "x", "answer": "a\\ud800b"}', "half a surrogate pair"),
         ('{"prompt": "x", "answer": NaN}', "NaN is not JSON"),
         ('{"prompt": "x", "answer": "  "}', "no `answer`"),
         ('{"prompt": "x", "answer": "#### "}', "no `answer`"),

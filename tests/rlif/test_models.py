@@ -41,6 +41,13 @@ def test_padding_falls_back_to_the_end_token(copied: Path) -> None:
     assert load(copied).pad_token_id == EOS
 
 
+def test_padding_that_the_model_has_no_embedding_of_falls_back_too(copied: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(copied)
+    assert load(copied).pad_token_id == EOS
+
+
 def test_a_saved_language_model_loads_again_with_equal_weights(model_dir: Path, tmp_path: Path) -> None:
     first = load(model_dir)
     first.save(tmp_path / "again")

@@ -1,6 +1,7 @@
 """Sampling draws from the model's distribution, stops at the end token, and pads without a trace."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -221,6 +222,13 @@ def test_a_prompt_that_the_model_cannot_take_is_an_error(
     with pytest.raises(UserError, match=reason):
         encode_prompts(language_model, [Prompt(prompt)], 12)
     assert encode_prompts(language_model, [Prompt("1" * 52)], 12)
+
+
+def test_the_context_of_a_model_that_reads_images_too_is_that_of_its_text(language_model: LanguageModel) -> None:
+    text = SimpleNamespace(max_position_embeddings=8)
+    language_model.model.config = SimpleNamespace(get_text_config=lambda: text)
+    with pytest.raises(UserError, match="more than the model's 8 positions"):
+        encode_prompts(language_model, [Prompt("1+1=")], 5)
 
 
 def test_a_tokenizer_larger_than_the_model_is_an_error(language_model: LanguageModel) -> None:
