@@ -28,7 +28,7 @@ def import_function(path: str) -> RewardFunction:
         raise UserError(f"reward: got {path!r}, expected package.module:function or file.py:function")
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
         raise UserError(f"reward: could not import {place!r}: {describe_error(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):

@@ -125,7 +125,7 @@ def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], devic
             values = reward.function(**reward.arguments(inputs))
     except UserError:
         raise
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises; none of it ends the run quietly
         raise UserError(f"{where}: raised {describe_error(error)}") from error
     count = len(prompts)
     if hasattr(values, "tolist"):  # a tensor of torch or an array of NumPy
@@ -149,7 +149,7 @@ def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], devic
     return rewards.to(device)
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """An error of the user's code in one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -156,6 +156,7 @@ def test_a_module_that_cannot_be_imported_is_one_error(
         ("return [1, 2, 10**400]", r"returned 10+…? for completion 3 of 3"),
         ("return [1e39, 2, 3]", r"returned 1e\+39 for completion 1 of 3, expected a finite number"),
         ("import torch; return torch.zeros(3, 1)", r"returned \[0.0\] for completion 1 of 3"),
+        ("raise SystemExit(0)", r"raised SystemExit: 0 \(.*my_rewards.*\.py, line 2\)"),
         ("return [1 / 0]", r"raised ZeroDivisionError: division by zero \(.*my_rewards.*\.py, line 2\)"),
     ],
 )
