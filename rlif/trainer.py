@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from rlif.checkpoint import checkpoints
 from rlif.config import TrainConfig
@@ -123,17 +122,18 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     """
     config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
-    generator = seed_step(config.seed, step, accelerator)
+    seed_step(config.seed, step, accelerator.process_index)
+    share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
     with gathered(accelerator, learner.scorer):
         rollout = sample(
             learner.policy,
-            prompts[accelerator.process_index :: accelerator.num_processes],
+            [prompts[position] for position in share],
             num_generations=config.num_generations,
             max_completion_length=config.max_completion_length,
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
-            generator=generator,
+            seeds=[(config.seed, step, position) for position in share],
         )
     sampled = time.perf_counter()
     metrics = update(learner, rollout, step, learning_rate_at(step, config))
@@ -145,17 +145,16 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     }, rollout
 
 
-def seed_step(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
-    """The generator that samples in a step on a process; the global ones, which rewards may use, are seeded too.
+def seed_step(seed: int, step: int, process_index: int) -> None:
+    """Seed the global generators, which rewards may use. Sampling has its own random numbers, the same on any process.
 
     A step's random numbers depend on nothing that happened before it, so a resumed run draws the same.
     """
-    key = f"{seed} {step} {accelerator.process_index}".encode()
+    key = f"{seed} {step} {process_index}".encode()
     number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.manual_seed(number)
-    return torch.Generator(accelerator.device).manual_seed(number)
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
