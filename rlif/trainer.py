@@ -28,6 +28,7 @@ from rlif.errors import UserError
 from rlif.evaluate import evaluate, sample_rows
 from rlif.interrupts import StopRequest
 from rlif.learner import Learner
+from rlif.paged_rollout import sample_paged
 from rlif.prepare import Run, prepare
 from rlif.progress import Progress
 from rlif.rollout import EncodedPrompt, Rollout, sample
@@ -123,9 +124,10 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
     seed_step(config.seed, step, accelerator.process_index)
+    roll_out = sample_paged if config.use_transformers_paged else sample
     share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
     with gathered(accelerator, learner.scorer):
-        rollout = sample(
+        rollout = roll_out(
             learner.policy,
             [prompts[position] for position in share],
             num_generations=config.num_generations,
