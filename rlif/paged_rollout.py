@@ -19,6 +19,9 @@ from rlif.errors import UserError
 from rlif.models import LanguageModel
 from rlif.rollout import MAX_DECODING_GAP, EncodedPrompt, Rollout, decode, pad_left
 
+# Tokens in one forward: transformers' own bound. Where attention needs a mask, it has as many rows.
+MAX_BATCH_TOKENS = 8192
+
 
 def sample_paged(
     language_model: LanguageModel,
@@ -47,16 +50,16 @@ def sample_paged(
     Raises:
         UserError: transformers could not generate, as when the pages of all completions are more than the memory.
     """
-    sampling = {"temperature": temperature, "top_k": top_k or 0, "top_p": top_p} if temperature > 0 else {}
+    # transformers has no greedy search of several sequences; drawing among one token is that.
+    limits = {"temperature": temperature, "top_k": top_k or 0, "top_p": top_p} if temperature > 0 else {"top_k": 1}
     outputs = generate_paged(
         language_model,
         [prompt.ids for prompt in prompts],
         ContinuousBatchingConfig(seed=one_seed(seeds)),
-        do_sample=temperature > 0,
         num_return_sequences=num_generations,
         max_new_tokens=max_completion_length,
         eos_token_id=list(language_model.eos_token_ids) or -1,
-        **sampling,
+        **limits,
     )
     device = language_model.device
     rows = [output.generated_tokens for output in outputs]
@@ -90,9 +93,9 @@ def check_paged(language_model: LanguageModel, ids: Sequence[int]) -> None:
         language_model,
         [prompt],
         ContinuousBatchingConfig(seed=0, return_logprobs=True),
-        do_sample=False,
         max_new_tokens=4,
         eos_token_id=-1,
+        top_k=0,
     )
     tokens = torch.tensor([prompt + output.generated_tokens], device=language_model.device)
     with torch.no_grad():
@@ -122,11 +125,13 @@ def generate_paged(
         UserError: transformers gives up, or leaves an output out.
     """
     # Left to itself it takes a share of all memory, whatever there is to generate.
-    pages = math.ceil((max(map(len, prompts)) + max_new_tokens) / batching.page_size)
-    batching.num_blocks = len(prompts) * num_return_sequences * pages
+    rows, lengths = len(prompts) * num_return_sequences, [len(prompt) for prompt in prompts]
+    batching.num_blocks = rows * math.ceil((max(lengths) + max_new_tokens) / batching.page_size)
+    batching.max_batch_tokens = min(max(rows, sum(lengths)), MAX_BATCH_TOKENS)
     # The attention is the user's choice, and the one that scores.
     batching.auto_switch_to_flash = False
     config = GenerationConfig(
+        do_sample=True,
         max_new_tokens=max_new_tokens,
         num_return_sequences=num_return_sequences,
         pad_token_id=language_model.pad_token_id,
@@ -139,7 +144,7 @@ def generate_paged(
     except Exception as error:  # whatever an architecture, a device or too little memory makes transformers raise
         raise _failure(language_model, f"{type(error).__name__}: {error}") from error
     errors = [output.error for output in outputs.values() if output.error is not None]
-    if errors or len(outputs) < len(prompts) * num_return_sequences:
+    if errors or len(outputs) < rows:
         raise _failure(language_model, str(errors[0]) if errors else "it stopped early")
     return list(outputs.values())
 
@@ -153,5 +158,6 @@ def _failure(language_model: LanguageModel, reason: str) -> UserError:
     name, device = type(language_model.model).__name__, language_model.device
     return UserError(
         f"use_transformers_paged: transformers' continuous batching failed with {name} on {device}; expected a model, "
-        f"attention and device that it supports, or the flag off: {' '.join(reason.split())[:300]}"
+        "attention and device that it supports and memory for all completions of a step, or the flag off: "
+        f"{' '.join(reason.split())[:300]}"
     )
