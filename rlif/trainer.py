@@ -8,6 +8,7 @@ entropy, self-certainty) -> reward, detached -> group advantages -> policy loss 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import random
@@ -108,11 +109,18 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
         raise
     finally:
         run.close()
-    learner.accelerator.wait_for_everyone()
-    learner.accelerator.end_training()
     scored = [row for row in run.rows if "eval/accuracy" in row]
     best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
-    return TrainResult(run.path, run.rows, step, None if best is None else int(best["step"]))
+    result = TrainResult(run.path, run.rows, step, None if best is None else int(best["step"]))
+    accelerator = learner.accelerator
+    accelerator.wait_for_everyone()
+    # The model goes before the process group. Were DDP the last to hold the group, torch would end it with Python's lock
+    # held, for which the group's threads may be waiting, and the process would never exit.
+    del run, learner
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
+    return result
 
 
 def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
