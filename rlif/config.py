@@ -89,6 +89,10 @@ class TrainConfig:
     top_p: float = 1.0
     """Sample from the most likely tokens that make up this probability only, likewise."""
 
+    use_transformers_paged: bool = False
+    """Sample training completions with transformers' continuous batching, meant for GPUs: no padding, and keys and
+    values in pages. What is sampled then depends on how prompts share a batch, and so on the number of processes."""
+
     learning_rate: float = 3e-6
     """Peak learning rate of AdamW."""
 

@@ -49,20 +49,20 @@ def evaluate(learner: Learner, prompts: Sequence[EncodedPrompt]) -> Evaluation:
     """
     config, reference = learner.config, learner.reference
     assert reference is not None
-    generator = torch.Generator(learner.policy.device).manual_seed(EVAL_SEED)
     temperature = config.eval_temperature or 1.0
     batch_size = max(1, config.prompts_per_step * config.num_generations // config.eval_generations)
     totals: Counter[str] = Counter()
     samples = []
     for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
         with gathered(learner.accelerator, learner.scorer):
             rollout = sample(
                 learner.policy,
-                prompts[start : start + batch_size],
+                batch,
                 num_generations=config.eval_generations,
                 max_completion_length=config.max_completion_length,
                 temperature=config.eval_temperature,
-                generator=generator,
+                seeds=[(EVAL_SEED, start + offset) for offset in range(len(batch))],
             )
         samples += sample_rows(rollout)
         for rows in microbatches(rollout, list(range(len(rollout.texts))), config.max_tokens_per_forward):

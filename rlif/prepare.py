@@ -16,6 +16,7 @@ from rlif.distributed import make_accelerator
 from rlif.errors import UserError
 from rlif.learner import Learner, make_learner
 from rlif.models import load_language_model
+from rlif.paged_rollout import check_paged
 from rlif.progress import Progress, SilentProgress, default_progress
 from rlif.rewards import load_rewards
 from rlif.rollout import EncodedPrompt, check_decoding, encode_prompts
@@ -114,6 +115,8 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     )
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     check_decoding(start, train_set[0].ids)
+    if config.use_transformers_paged:
+        check_paged(start, train_set[0].ids)
     state = RunState(data_fingerprint(train_set), model_fingerprint(start.model))
     if checkpoint is not None:
         state = _resumed(state, checkpoint)

@@ -14,12 +14,10 @@ from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.kv_cache import reserved_cache
 from rlif.models import LanguageModel
+from rlif.sampling import draw, truncate, uniform_numbers
 
 # Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
 MAX_DECODING_GAP = {torch.float32: 0.01, torch.bfloat16: 0.3}
-
-# Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
-DRAW_BLOCK = 128
 
 
 class EncodedPrompt(NamedTuple):
@@ -130,7 +128,7 @@ def sample(
     num_generations: int,
     max_completion_length: int,
     temperature: float,
-    generator: torch.Generator,
+    seeds: Sequence[Sequence[int]],
     top_k: int | None = None,
     top_p: float = 1.0,
 ) -> Rollout:
@@ -142,7 +140,8 @@ def sample(
         num_generations: completions of each prompt.
         max_completion_length: tokens after which a completion is cut off.
         temperature: the logits are divided by it; 0 takes the most likely token.
-        generator: on the model's device; its state decides every draw.
+        seeds: one for each prompt, of integers >= 0. It alone decides the random numbers of the prompt's completions:
+            other prompts, their number and their order do not matter.
         top_k: draw among this many most likely tokens; None or 0: among all.
         top_p: then among the fewest most likely of these whose probabilities reach this sum; 1: among all.
     """
@@ -171,12 +170,13 @@ def sample(
     completion_mask = prompt_mask.new_zeros(rows, max_completion_length)
     finished = prompt_mask.new_zeros(rows)
     truncated = temperature > 0 and (bool(top_k) or top_p < 1)
+    uniform = uniform_numbers(seeds, num_generations, max_completion_length, device)
     running = torch.arange(rows, device=device)  # the completions that the batch holds
     for step in range(max_completion_length):
         growing = ~finished[running]
         if truncated:
             logits = truncate(logits, temperature, top_k=top_k, top_p=top_p)
-        token = draw(logits, temperature, generator).masked_fill(~growing, language_model.pad_token_id)
+        token = draw(logits, temperature, uniform[running, step]).masked_fill(~growing, language_model.pad_token_id)
         completion_ids[running, step] = token
         completion_mask[running, step] = growing
         finished[running] |= torch.isin(token, end_ids)
@@ -252,51 +252,6 @@ def pad_left(sequences: list[list[int]], pad_token_id: int, device: torch.device
 def positions(mask: Tensor) -> Tensor:
     """(N, S) position ids that count the True places of a (N, S) mask from 0; padding on the left gets 0."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: float) -> Tensor:
-    """(N, V) logits with -inf for every token outside the `top_k` most likely, and outside the nucleus among these.
-
-    The nucleus (arXiv 1904.09751) is the fewest most likely tokens whose probabilities at the temperature reach
-    `top_p`. The most likely token always stays.
-    """
-    values, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # the most likely come first
-    if top_p < 1:
-        probabilities = torch.softmax(values.float() / temperature, dim=-1)
-        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
-        outside[:, 0] = False
-        values = values.masked_fill(outside, -torch.inf)
-    return torch.full_like(logits, -torch.inf).scatter_(1, ids, values)
-
-
-def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
-
-    By inversion: one uniform number a row, looked up in the cumulative probabilities of blocks of tokens, then of the
-    tokens of one block. torch.multinomial draws a random number for every token of the vocabulary, which on a CPU takes
-    longer than a small model.
-    """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    padding = -probabilities.shape[1] % DRAW_BLOCK
-    if padding:
-        probabilities = torch.nn.functional.pad(probabilities, (0, padding))
-    blocks = probabilities.unflatten(1, (-1, DRAW_BLOCK))
-    # Summed in float64: near 1 the steps of float32 are as large as the probability of a rare token.
-    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    reached = blocks.sum(dim=-1).cumsum(dim=-1, dtype=dtype)
-    total = reached[:, -1:]
-    if not total.isfinite().all():
-        raise UserError("the model's logits are not finite: its weights have diverged; try a lower learning_rate")
-    # In (0, total]: a block of probability 0 is never the first to reach it, and some block always does.
-    goal = total * (1 - torch.rand(total.shape, dtype=dtype, device=total.device, generator=generator))
-    block = torch.searchsorted(reached, goal)
-    within = blocks.take_along_dim(block[:, :, None], dim=1).squeeze(1).cumsum(dim=-1, dtype=dtype)
-    # The same holds within the block, once rounding is kept from leading out of it.
-    goal = goal - (reached.gather(1, block) - within[:, -1:])
-    goal = torch.minimum(goal.clamp(min=torch.finfo(dtype).tiny), within[:, -1:])
-    return (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
 
 
 def decode(language_model: LanguageModel, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:

@@ -8,6 +8,7 @@ entropy, self-certainty) -> reward, detached -> group advantages -> policy loss 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import random
@@ -19,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from rlif.checkpoint import checkpoints
 from rlif.config import TrainConfig
@@ -29,6 +29,7 @@ from rlif.errors import UserError
 from rlif.evaluate import evaluate, sample_rows
 from rlif.interrupts import StopRequest
 from rlif.learner import Learner
+from rlif.paged_rollout import sample_paged
 from rlif.prepare import Run, prepare
 from rlif.progress import Progress
 from rlif.rollout import EncodedPrompt, Rollout, sample
@@ -108,11 +109,18 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
         raise
     finally:
         run.close()
-    learner.accelerator.wait_for_everyone()
-    learner.accelerator.end_training()
     scored = [row for row in run.rows if "eval/accuracy" in row]
     best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
-    return TrainResult(run.path, run.rows, step, None if best is None else int(best["step"]))
+    result = TrainResult(run.path, run.rows, step, None if best is None else int(best["step"]))
+    accelerator = learner.accelerator
+    accelerator.wait_for_everyone()
+    # The model goes before the process group. Were DDP the last to hold the group, torch would end it with Python's
+    # lock held, for which the group's threads may be waiting, and the process would never exit.
+    del run, learner
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
+    return result
 
 
 def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
@@ -123,17 +131,19 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     """
     config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
-    generator = seed_step(config.seed, step, accelerator)
+    seed_step(config.seed, step, accelerator.process_index)
+    roll_out = sample_paged if config.use_transformers_paged else sample
+    share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
     with gathered(accelerator, learner.scorer):
-        rollout = sample(
+        rollout = roll_out(
             learner.policy,
-            prompts[accelerator.process_index :: accelerator.num_processes],
+            [prompts[position] for position in share],
             num_generations=config.num_generations,
             max_completion_length=config.max_completion_length,
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
-            generator=generator,
+            seeds=[(config.seed, step, position) for position in share],
         )
     sampled = time.perf_counter()
     metrics = update(learner, rollout, step, learning_rate_at(step, config))
@@ -145,17 +155,16 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     }, rollout
 
 
-def seed_step(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
-    """The generator that samples in a step on a process; the global ones, which rewards may use, are seeded too.
+def seed_step(seed: int, step: int, process_index: int) -> None:
+    """Seed the global generators, which rewards may use. Sampling has its own random numbers, the same on any process.
 
     A step's random numbers depend on nothing that happened before it, so a resumed run draws the same.
     """
-    key = f"{seed} {step} {accelerator.process_index}".encode()
+    key = f"{seed} {step} {process_index}".encode()
     number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.manual_seed(number)
-    return torch.Generator(accelerator.device).manual_seed(number)
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

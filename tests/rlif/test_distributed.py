@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from conftest import TIMES
+from rlif import trainer
 from rlif.config import TrainConfig
 from rlif.data import read_prompts
 from rlif.models import load_language_model
@@ -111,7 +114,7 @@ def shared_rollout(config: TrainConfig) -> Rollout:
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
-        generator=torch.Generator().manual_seed(0),
+        seeds=[(0,), (1,), (2,)],
     )
 
 
@@ -159,8 +162,11 @@ def train_quietly(config: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
-def test_a_run_of_two_processes_leaves_one_directory_and_resumes(wrapper: str, make_config: MakeConfig) -> None:
-    config = make_config(max_steps=4, save_steps=2, eval_steps=2)
+@pytest.mark.parametrize("paged", [False, True])
+def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
+    paged: bool, wrapper: str, make_config: MakeConfig
+) -> None:
+    config = make_config(max_steps=4, save_steps=2, eval_steps=2, use_transformers_paged=paged)
     config = replace(config, eval_data=config.data)
     launch(train_quietly, 2, wrapper, config)
     rows = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -201,3 +207,52 @@ def test_the_launchers_of_accelerate_and_torch_train_with_two_processes(launcher
     assert done.stdout.count("steps done") == 1
     assert len((config.run_dir / "metrics.jsonl").read_text().splitlines()) == 2
     assert done.stderr.count("step 2/2") == 1
+
+
+def train_noting_completions(config: TrainConfig, notes: Path) -> None:
+    """Train, and note what this process sampled in each step."""
+    sample = trainer.sample
+    steps: list[list[str]] = []
+
+    def noted(*args: Any, **settings: Any) -> Rollout:
+        rollout = sample(*args, **settings)
+        steps.append(rollout.texts)
+        return rollout
+
+    trainer.sample = noted
+    train_quietly(config)
+    notes.mkdir(exist_ok=True)
+    (notes / os.environ.get("RANK", "0")).write_text(json.dumps(steps))
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_two_processes_sample_and_learn_what_one_does(wrapper: str, make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(max_completion_length=12, max_steps=2)
+    config = replace(config, eval_data=config.data)
+    for name, world_size in (("one", 1), ("two", 2)):
+        run = replace(config, run_dir=tmp_path / f"run-{name}")
+        launch(train_noting_completions, world_size, wrapper, run, tmp_path / name)
+    alone = json.loads((tmp_path / "one" / "0").read_text())
+    first, second = (json.loads((tmp_path / "two" / rank).read_text()) for rank in ("0", "1"))
+    assert len(alone) == 2
+    for texts, even, odd in zip(alone, first, second, strict=True):
+        # The three prompts of a step go around the processes, four completions each.
+        assert texts == even[:4] + odd + even[4:]
+    assert alone[0] != alone[1]
+
+    one, two = tmp_path / "run-one", tmp_path / "run-two"
+    assert (one / "samples.jsonl").read_text() == (two / "samples.jsonl").read_text()  # of the evaluations
+    weights, same = (load_file(run / "model" / "model.safetensors") for run in (one, two))
+    assert weights.keys() == same.keys()
+    for key in weights:
+        # The share that may differ: see the test of what two processes learn from one rollout.
+        close = torch.isclose(weights[key], same[key], atol=1e-5, rtol=1e-3)
+        assert close.float().mean() > 0.99, key
+    rows, others = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)
+    )
+    for ours, theirs in zip(rows, others, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - TIMES:
+            # Float order, in float32 sums over a hundred tokens.
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name

@@ -85,7 +85,7 @@ def make_rollout(model: PreTrainedModel) -> Rollout:
         num_generations=4,
         max_completion_length=6,
         temperature=0.7,
-        generator=torch.Generator().manual_seed(0),
+        seeds=[(0,), (1,), (2,)],
     )
 
 

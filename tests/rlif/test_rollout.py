@@ -2,20 +2,19 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from transformers import GenerationConfig
-from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from conftest import EOS, PAD
 from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.models import LanguageModel
-from rlif.rollout import Rollout, draw, encode_prompts, pad_left, positions, sample, truncate
+from rlif.rollout import Rollout, encode_prompts, pad_left, positions, sample
 
 PROMPTS = [Prompt("1+2=", "3"), Prompt("10+200=", "210"), Prompt("7", None)]
 
@@ -24,9 +23,9 @@ def roll(
     language_model: LanguageModel, *, prompts: list[Prompt] = PROMPTS, seed: int = 0, **settings: float
 ) -> Rollout:
     options = {"num_generations": 4, "max_completion_length": 12, "temperature": 1.0} | settings
-    generator = torch.Generator().manual_seed(seed)
     encoded = encode_prompts(language_model, prompts, int(options["max_completion_length"]))
-    return sample(language_model, encoded, generator=generator, **options)  # type: ignore[arg-type]
+    seeds = [(seed, position) for position in range(len(prompts))]
+    return sample(language_model, encoded, seeds=seeds, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model_dir", ["qwen3", "llama", "mistral"], indirect=True)
@@ -115,10 +114,21 @@ def test_completions_of_a_prompt_stand_side_by_side_with_their_answer(language_m
     assert decoded == rollout.prompts
 
 
-def test_the_generator_decides_every_draw(language_model: LanguageModel) -> None:
+def test_the_seed_decides_every_draw(language_model: LanguageModel) -> None:
     first, again, other = (roll(language_model, seed=seed).completion_ids for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_a_prompt_has_the_same_completions_in_any_company(language_model: LanguageModel) -> None:
+    prompts = encode_prompts(language_model, PROMPTS, 12)
+    settings: dict[str, Any] = {"num_generations": 4, "max_completion_length": 12, "temperature": 1.0}
+    together = sample(language_model, prompts, seeds=[(5, 0), (5, 1), (5, 2)], **settings)
+    for position, prompt in enumerate(prompts):
+        alone = sample(language_model, [prompt], seeds=[(5, position)], **settings)
+        assert alone.texts == together.texts[4 * position : 4 * position + 4]
+    swapped = sample(language_model, prompts[1::-1], seeds=[(5, 1), (5, 0)], **settings)
+    assert swapped.texts == together.texts[4:8] + together.texts[:4]
 
 
 def test_selected_completions_keep_everything_but_padding_that_none_of_them_needs(
@@ -150,66 +160,11 @@ def test_left_padding_keeps_every_sequence_and_its_positions_count_from_zero(len
     assert mask[:, -1].all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_draws_from_a_large_vocabulary_have_its_probabilities(dtype: torch.dtype) -> None:
-    vocab_size, count, temperature = 100_000, 400, 0.8
-    logits = torch.randn(vocab_size).mul(3).to(dtype)
-    drawn = draw(logits.expand(count, -1), temperature, torch.Generator().manual_seed(0))
-    # Twenty stretches of the vocabulary, of 5000 tokens each, stand for tokens too rare to be counted.
-    probabilities = (logits.double() / temperature).softmax(-1).view(20, -1).sum(-1)
-    frequency = torch.bincount(drawn // 5000, minlength=20) / count
-    # Five standard deviations of a binomial share.
-    deviation = (probabilities * (1 - probabilities) / count).sqrt()
-    assert ((frequency - probabilities).abs() <= 5 * deviation + 1 / count).all()
-
-
-@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
-def test_a_token_of_probability_zero_is_never_drawn_whatever_the_random_number(
-    uniform: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "rand", lambda shape, dtype, **_: torch.full(shape, uniform, dtype=dtype))
-    logits = torch.tensor([-torch.inf, -torch.inf, 0.0, -torch.inf, 5.0, -torch.inf]).expand(3, -1)
-    assert set(draw(logits, 1.0, torch.Generator()).tolist()) <= {2, 4}
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("top_k", [None, 2])
-def test_logits_that_are_not_finite_are_an_error_and_not_a_token(bad: float, top_k: int | None) -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, bad, 1.0]])
-    if top_k:
-        logits = truncate(logits, 1.0, top_k=top_k, top_p=1.0)
-    with pytest.raises(UserError, match="weights have diverged"):
-        draw(logits, 1.0, torch.Generator())
-
-
-@pytest.mark.parametrize("temperature", [0.7, 1.3])
-@pytest.mark.parametrize("top_k", [None, 0, 1, 5, 1000])
-@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-6])
-def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps(
-    temperature: float, top_k: int | None, top_p: float
-) -> None:
-    logits = torch.randn(50, 40).mul(2)
-    expected: Tensor = logits / temperature
-    ids = torch.zeros(50, 1, dtype=torch.long)
-    if top_k:
-        expected = TopKLogitsWarper(top_k)(ids, expected)
-    if top_p < 1:
-        expected = TopPLogitsWarper(top_p)(ids, expected)
-    kept = truncate(logits, temperature, top_k=top_k, top_p=top_p)
-    assert torch.equal(kept.isfinite(), expected.isfinite())
-    assert torch.equal(kept[kept.isfinite()], logits[kept.isfinite()])
-
-
 def test_sampling_among_the_most_likely_token_alone_is_greedy(language_model: LanguageModel) -> None:
     greedy = roll(language_model, temperature=0.0).completion_ids
     assert torch.equal(roll(language_model, top_k=1).completion_ids, greedy)
     assert torch.equal(roll(language_model, top_p=1e-6).completion_ids, greedy)
     assert not torch.equal(roll(language_model).completion_ids, greedy)
-
-
-def test_temperature_zero_takes_the_most_likely_token() -> None:
-    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
-    assert draw(logits, 0.0, torch.Generator()).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,9 @@ def test_scores_equal_the_probabilities_that_sampling_used(
     seen: list[Tensor] = []
     draw = rollout_module.draw
 
-    def record(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    def record(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
         seen.append((logits / temperature).log_softmax(dim=-1))
-        return draw(logits, temperature, generator)
+        return draw(logits, temperature, uniform)
 
     monkeypatch.setattr(rollout_module, "draw", record)
     language_model = replace(language_model, eos_token_ids=())
@@ -107,7 +107,7 @@ def test_scores_equal_the_probabilities_that_sampling_used(
         num_generations=8,
         max_completion_length=12,
         temperature=temperature,
-        generator=torch.Generator().manual_seed(0),
+        seeds=[(0,), (1,), (2,)],
     )
     stats = Scorer(language_model.model, fused_head(language_model.model))(rollout, temperature)
     assert stats.logprob is not None

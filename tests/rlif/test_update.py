@@ -48,7 +48,7 @@ def roll(learner: Learner) -> Rollout:
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
-        generator=torch.Generator().manual_seed(0),
+        seeds=[(0,), (1,), (2,)],
     )
 
 
@@ -171,7 +171,7 @@ def test_microbatches_stay_within_the_budget_and_lose_nothing(language_model: La
         num_generations=config.num_generations,
         max_completion_length=12,
         temperature=1.0,
-        generator=torch.Generator().manual_seed(0),
+        seeds=[(0,), (1,), (2,)],
     )
     everything = list(range(12))
     for budget in (1, 20, 40, 100, 1000):

@@ -1,0 +1,78 @@
+"""Draw tokens from logits, with random numbers that belong to a prompt and not to the batch or process it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlif.errors import UserError
+
+# Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
+DRAW_BLOCK = 128
+
+
+def uniform_numbers(
+    seeds: Sequence[Sequence[int]], num_generations: int, max_completion_length: int, device: torch.device
+) -> Tensor:
+    """The random numbers of a rollout: uniform in (0, 1], one for each completion and token.
+
+    Args:
+        seeds: one for each of B prompts, of integers >= 0; it alone decides the numbers of the prompt.
+        num_generations: completions of each prompt.
+        max_completion_length: tokens of a completion. More of them leave the numbers of the first ones as they are.
+        device: where the numbers are wanted; they are the same on all.
+
+    Returns:
+        (B x num_generations, max_completion_length) float64, float32 where the device has nothing better.
+    """
+    shape = (max_completion_length, num_generations)
+    numbers = np.stack([1.0 - np.random.default_rng(seed).random(shape) for seed in seeds])
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.from_numpy(numbers).transpose(1, 2).reshape(-1, max_completion_length).to(device, dtype)
+
+
+def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: float) -> Tensor:
+    """(N, V) logits with -inf for every token outside the `top_k` most likely, and outside the nucleus among these.
+
+    The nucleus (arXiv 1904.09751) is the fewest most likely tokens whose probabilities at the temperature reach
+    `top_p`. The most likely token always stays.
+    """
+    values, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # the most likely come first
+    if top_p < 1:
+        probabilities = torch.softmax(values.float() / temperature, dim=-1)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        outside[:, 0] = False
+        values = values.masked_fill(outside, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(1, ids, values)
+
+
+def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
+
+    By inversion: one number a row of `uniform` (N,), in (0, 1], looked up in the cumulative probabilities of blocks of
+    tokens, then of the tokens of one block. torch.multinomial draws a random number for every token of the vocabulary,
+    which on a CPU takes longer than a small model.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    padding = -probabilities.shape[1] % DRAW_BLOCK
+    if padding:
+        probabilities = torch.nn.functional.pad(probabilities, (0, padding))
+    blocks = probabilities.unflatten(1, (-1, DRAW_BLOCK))
+    # Summed in the dtype of the random numbers: near 1 the steps of float32 are as large as a rare token's probability.
+    reached = blocks.sum(dim=-1).cumsum(dim=-1, dtype=uniform.dtype)
+    total = reached[:, -1:]
+    if not total.isfinite().all():
+        raise UserError("the model's logits are not finite: its weights have diverged; try a lower learning_rate")
+    # In (0, total]: a block of probability 0 is never the first to reach it, and some block always does.
+    goal = total * uniform[:, None]
+    block = torch.searchsorted(reached, goal)
+    within = blocks.take_along_dim(block[:, :, None], dim=1).squeeze(1).cumsum(dim=-1, dtype=uniform.dtype)
+    # The same holds within the block, once rounding is kept from leading out of it.
+    goal = goal - (reached.gather(1, block) - within[:, -1:])
+    goal = torch.minimum(goal.clamp(min=torch.finfo(uniform.dtype).tiny), within[:, -1:])
+    return (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
