@@ -94,8 +94,14 @@ def load_language_model(name: str, *, device: str, dtype: str, attn_implementati
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = list(end) if isinstance(end, list | tuple) else [end]
     eos_token_ids = tuple(dict.fromkeys(token for token in [*ends, tokenizer.eos_token_id] if token is not None))
-    # A padding token that was added to the tokenizer alone has no embedding.
+    # Tokens that were added to the tokenizer alone have no embedding.
     num_embeddings = model.get_input_embeddings().num_embeddings
+    if eos_token_ids and min(eos_token_ids) >= num_embeddings:
+        raise UserError(
+            f"model: {name} ends completions with token {eos_token_ids[0]}, but has embeddings for {num_embeddings} "
+            "tokens; expected a tokenizer that belongs to the model"
+        )
+    eos_token_ids = tuple(token for token in eos_token_ids if token < num_embeddings)
     candidates = (tokenizer.pad_token_id, *eos_token_ids, 0)
     pad_token_id = next(token for token in candidates if token is not None and token < num_embeddings)
     return LanguageModel(model, tokenizer, eos_token_ids, pad_token_id)

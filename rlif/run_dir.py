@@ -24,6 +24,8 @@ CONFIG_FILE = "config.yaml"
 # data are, whose contents are compared instead.
 CHANGEABLE = frozenset(
     {"run_dir", "resume", "max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
+    # What changes the rounding of sums at most, and lets a run that ran out of memory go on.
+    | {"max_tokens_per_forward", "gradient_checkpointing"}
     | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
 )
 

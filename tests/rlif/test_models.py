@@ -48,6 +48,17 @@ def test_padding_that_the_model_has_no_embedding_of_falls_back_too(copied: Path)
     assert load(copied).pad_token_id == EOS
 
 
+def test_an_end_token_that_the_model_has_no_embedding_of_is_an_error(copied: Path) -> None:
+    (copied / "generation_config.json").write_text('{"eos_token_id": 5000}')
+    assert load(copied).eos_token_ids == (EOS,)  # the tokenizer's own
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([f"<{number}>" for number in range(500)])
+    tokenizer.eos_token = "<499>"
+    tokenizer.save_pretrained(copied)
+    with pytest.raises(UserError, match=r"ends completions with token \d+, but has embeddings for \d+ tokens"):
+        load(copied)
+
+
 def test_a_saved_language_model_loads_again_with_equal_weights(model_dir: Path, tmp_path: Path) -> None:
     first = load(model_dir)
     first.save(tmp_path / "again")
