@@ -89,7 +89,7 @@ class TrainConfig:
     top_p: float = 1.0
     """Sample from the most likely tokens that make up this probability only, likewise."""
 
-    use_transformers_paged: bool = False
+    use_transformers_continuous_batching: bool = False
     """Sample training completions with transformers' continuous batching, meant for GPUs: no padding, and keys and
     values in pages. What is sampled then depends on how prompts share a batch, and so on the number of processes."""
 

@@ -104,9 +104,9 @@ def check_paged(language_model: LanguageModel, ids: Sequence[int]) -> None:
     gap = (expected - torch.tensor(output.logprobs, device=expected.device)).abs().max()
     if not gap <= MAX_DECODING_GAP[language_model.model.dtype]:
         raise UserError(
-            f"use_transformers_paged: {type(language_model.model).__name__} gives other distributions with "
-            f"continuous batching than in one forward (by {gap:.2f} nats); expected a model that transformers supports "
-            "there, or the flag off"
+            f"use_transformers_continuous_batching: {type(language_model.model).__name__} gives other distributions "
+            f"there than in one forward (by {gap:.2f} nats); expected a model that transformers supports in continuous "
+            "batching, or the flag off"
         )
 
 
@@ -157,7 +157,7 @@ def one_seed(seeds: Sequence[Sequence[int]]) -> int:
 def _failure(language_model: LanguageModel, reason: str) -> UserError:
     name, device = type(language_model.model).__name__, language_model.device
     return UserError(
-        f"use_transformers_paged: transformers' continuous batching failed with {name} on {device}; expected a model, "
-        "attention and device that it supports and memory for all completions of a step, or the flag off: "
+        f"use_transformers_continuous_batching: it failed with {name} on {device}; expected a model, attention and "
+        "device that transformers supports there and memory for all completions of a step, or the flag off: "
         f"{' '.join(reason.split())[:300]}"
     )

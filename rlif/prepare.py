@@ -115,7 +115,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     )
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     check_decoding(start, train_set[0].ids)
-    if config.use_transformers_paged:
+    if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)
     state = RunState(data_fingerprint(train_set), model_fingerprint(start.model))
     if checkpoint is not None:

@@ -132,7 +132,7 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
     seed_step(config.seed, step, accelerator.process_index)
-    roll_out = sample_paged if config.use_transformers_paged else sample
+    roll_out = sample_paged if config.use_transformers_continuous_batching else sample
     share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
     with gathered(accelerator, learner.scorer):
         rollout = roll_out(

@@ -166,7 +166,7 @@ def train_quietly(config: TrainConfig) -> None:
 def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
     paged: bool, wrapper: str, make_config: MakeConfig
 ) -> None:
-    config = make_config(max_steps=4, save_steps=2, eval_steps=2, use_transformers_paged=paged)
+    config = make_config(max_steps=4, save_steps=2, eval_steps=2, use_transformers_continuous_batching=paged)
     config = replace(config, eval_data=config.data)
     launch(train_quietly, 2, wrapper, config)
     rows = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -125,7 +125,7 @@ def test_the_seeds_decide_every_draw(language_model: LanguageModel) -> None:
 def test_a_run_with_continuous_batching_trains_and_repeats_itself(
     make_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    config = make_config(use_transformers_paged=True, top_k=8, top_p=0.9, lora_rank=4)
+    config = make_config(use_transformers_continuous_batching=True, top_k=8, top_p=0.9, lora_rank=4)
     rows = []
     for name in ("first", "second"):
         run_dir = tmp_path / name
@@ -163,16 +163,16 @@ def test_a_model_that_continuous_batching_cannot_serve_is_an_error(
 ) -> None:
     torch.manual_seed(0)
     language_model = LanguageModel(make().eval(), make_tokenizer(), (EOS,), PAD)
-    with pytest.raises(UserError, match=f"use_transformers_paged: .*{reason}"):
+    with pytest.raises(UserError, match=f"use_transformers_continuous_batching: .*{reason}"):
         check_paged(language_model, [4, 13, 5, 14])
 
 
 def test_the_model_is_tried_before_the_run_begins(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    config = make_config(use_transformers_paged=True)
+    config = make_config(use_transformers_continuous_batching=True)
     torch.manual_seed(0)
     small_bloom().save_pretrained(tmp_path / "bloom")
     make_tokenizer().save_pretrained(tmp_path / "bloom")
     config = replace(config, model=str(tmp_path / "bloom"))
-    with pytest.raises(UserError, match="use_transformers_paged: BloomForCausalLM"):
+    with pytest.raises(UserError, match="use_transformers_continuous_batching: BloomForCausalLM"):
         prepare(config, SilentProgress())
     assert not config.run_dir.exists()  # type: ignore[union-attr]
