@@ -154,8 +154,8 @@ def small_falcon() -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (small_bloom, "BloomForCausalLM gives other distributions with continuous batching"),
-        (small_falcon, "continuous batching failed with FalconForCausalLM on cpu; expected"),
+        (small_bloom, "BloomForCausalLM gives other distributions there than in one forward"),
+        (small_falcon, "it failed with FalconForCausalLM on cpu; expected"),
     ],
 )
 def test_a_model_that_continuous_batching_cannot_serve_is_an_error(
