@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.report import ROOT
 
 
@@ -30,6 +31,15 @@ def test_the_gpu_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
     # The same float32 statistics of the same logits, added up in two ways.
     assert loss["loss"]["grpo_loss"] == pytest.approx(loss["loss"]["token_stats"], rel=1e-5)
     assert {entry["dtype"] for entry in results["ops"]} == {"torch.bfloat16", "torch.float32"}
+
+
+def test_the_sanitizer_sees_every_tensor_in_memory_of_its_own(monkeypatch, tmp_path):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\necho "$2: cache off: $PYTORCH_NO_CUDA_MEMORY_CACHING"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    tails = {check: result["tail"] for check, result in gpu.run_sanitizer().items()}
+    assert tails == {check: f"{check}: cache off: 1\n" for check in gpu.SANITIZER_TOOLS}
 
 
 def test_the_step_benchmark_counts_the_tokens_and_divides_the_time_into_phases():
