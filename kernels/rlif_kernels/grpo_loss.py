@@ -53,7 +53,8 @@ def grpo_loss(
 ) -> GRPOLoss:
     """The policy loss of GRPO and its kin, with the gradient of the logits computed in the same pass.
 
-    `policy_loss` has the formula, and `reference.policy_loss` the definition, in TRL's names and with TRL's values.
+    `policy_loss` has the formula, and `reference.policy_loss` the definition, in TRL's names and with TRL's values, but
+    that TRL takes the mean entropy of each part of a batch over that part's own tokens.
 
     Args:
         logits: (..., T, V), as `token_stats` takes them; the leading dimensions are sequences, T their tokens.
