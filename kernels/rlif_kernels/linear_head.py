@@ -79,8 +79,9 @@ class Head:
 
     def row_tile_sizes(self, rows: "HeadRows") -> list[int]:
         """How many rows each tile of a forward takes."""
-        # Gathered rows take part with their hidden states, and with the gradient of these.
-        gathered = 2 * self.hidden.shape[-1] if rows.gathered else 0
+        # Gathered rows take part with their hidden states, and with the gradient of these. They may be gathered for
+        # their strides, a rank's own affair, while all ranks need the same tiles: of a group all count as gathered.
+        gathered = 2 * self.hidden.shape[-1] if rows.gathered or self.sharded else 0
         return tile_sizes(rows.count, (self.largest_slice + gathered) * self.hidden.element_size(), self.tile_bytes)
 
     def logits(self, hidden: Tensor, columns: slice, buffer: Tensor) -> Tensor:
