@@ -115,7 +115,8 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
     for name, (ours, theirs) in losses.items():
         for tile in ({},) if name == "grpo_loss" else ({}, {"tile_bytes": 1000}):
             # Strides are a rank's own: here the first one's rows have to be gathered, the others' do not.
-            strided = hidden.transpose(0, 1).contiguous().transpose(0, 1) if rank == 0 else hidden.clone()
+            gathered = rank == 0 and name != "grpo_loss"
+            strided = hidden.transpose(0, 1).contiguous().transpose(0, 1) if gathered else hidden.clone()
             parts = [strided, weight[columns].clone(), bias[columns].clone()]
             whole = [hidden.double(), weight.double(), bias.double()]
             results = []
