@@ -66,7 +66,8 @@ def linear_grpo_loss(
     """`grpo_loss` of ``hidden @ weight.T + bias``, with one tile of the logits in memory and three matrix products.
 
     The gradients of hidden, weight and bias are computed with the loss. Tokens whose gradient is 0 (masked; without an
-    advantage and without another term) take part in no product but the first, masked ones in none.
+    advantage and without another term) take part in no product but the first, masked ones in none: NaN in the former is
+    seen in the loss, not in the gradients.
 
     Args:
         hidden, weight, bias, tile_bytes: as in `linear_token_stats`. Beyond the tile, a half-precision weight whose

@@ -87,34 +87,37 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
     hidden = torch.randn(3, 4, 16, generator=generator)
     weight, bias = torch.randn(101, 16, generator=generator), torch.randn(101, generator=generator)
     targets = torch.randint(90, (3, 4), generator=generator)
-    targets[0, 1] = -100
+    masked = targets.clone()
+    masked[0, 1] = -100
     advantages = torch.tensor([1.0, -0.5, 0.0])
     old = -6 * torch.rand(3, 4, generator=generator)
     options = {"temperature": 0.8, "softcap": 20.0, "vocab_size": 95}
     shared = {"group": dist.group.WORLD, "backend": backend}
     losses = {
         "token_stats": (
-            lambda h, w, b, **o: linear_token_stats(h, w, targets, bias=b, outputs=FIELDS[:-1], **o),
-            lambda h, w, b, **o: reference.linear_token_stats(h, w, targets, bias=b, outputs=FIELDS[:-1], **o),
+            lambda h, w, b, **o: linear_token_stats(h, w, ids, bias=b, outputs=FIELDS[:-1], **o),
+            lambda h, w, b, **o: reference.linear_token_stats(h, w, ids, bias=b, outputs=FIELDS[:-1], **o),
         ),
         "linear_grpo_loss": (
-            lambda h, w, b, **o: linear_grpo_loss(h, w, targets, advantages, old, bias=b, entropy_coef=0.1, **o),
+            lambda h, w, b, **o: linear_grpo_loss(h, w, ids, advantages, old, bias=b, entropy_coef=0.1, **o),
             lambda h, w, b, **o: reference.linear_grpo_loss(
-                h, w, targets, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
+                h, w, ids, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
             ),
         ),
         "grpo_loss": (
             lambda h, w, b, **o: grpo_loss(
-                torch.nn.functional.linear(h, w, b), targets, advantages, old, entropy_coef=0.1, **o
+                torch.nn.functional.linear(h, w, b), ids, advantages, old, entropy_coef=0.1, **o
             ),
             lambda h, w, b, **o: reference.linear_grpo_loss(
-                h, w, targets, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
+                h, w, ids, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
             ),
         ),
     }
     for name, (ours, theirs) in losses.items():
         for tile in ({},) if name == "grpo_loss" else ({}, {"tile_bytes": 1000}):
-            # Strides are a rank's own: here the first one's rows have to be gathered, the others' do not.
+            ids = targets if tile else masked
+            # A masked row has every rank gather the others. Without one strides decide, which are a rank's own: here the
+            # first one's rows have to be gathered, the others' do not, and their tiles must be alike all the same.
             gathered = rank == 0 and name != "grpo_loss"
             strided = hidden.transpose(0, 1).contiguous().transpose(0, 1) if gathered else hidden.clone()
             parts = [strided, weight[columns].clone(), bias[columns].clone()]
