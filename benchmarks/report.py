@@ -122,7 +122,10 @@ def notes(versions: dict[str, str | None], missing: list[str]) -> str:
 
 
 def static(results: dict[str, Any]) -> str:
-    shown = ("forward (bf16)", "backward (bf16)", "forward (fp32)", "backward (fp32)", "forward (bf16, unaligned)")
+    shown = (
+        "forward (bf16)", "backward (bf16)", "forward (fp32)", "backward (fp32)", "forward (bf16, unaligned)",
+        "grpo statistics (bf16)", "grpo gradient (bf16)",
+    )  # fmt: skip
     peers = sorted({c["kernel"] for c in results["counts"] if c["kernel"].startswith("TRL")}, reverse=True)
     rows = []
     for kernel in (*shown, *peers):

@@ -116,8 +116,8 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
     for name, (ours, theirs) in losses.items():
         for tile in ({},) if name == "grpo_loss" else ({}, {"tile_bytes": 1000}):
             ids = targets if tile else masked
-            # A masked row has every rank gather the others. Without one strides decide, which are a rank's own: here the
-            # first one's rows have to be gathered, the others' do not, and their tiles must be alike all the same.
+            # A masked row has every rank gather the others. Without one strides decide, which are a rank's own: here
+            # the first one's rows have to be gathered, the others' do not, and their tiles must be alike all the same.
             gathered = rank == 0 and name != "grpo_loss"
             strided = hidden.transpose(0, 1).contiguous().transpose(0, 1) if gathered else hidden.clone()
             parts = [strided, weight[columns].clone(), bias[columns].clone()]
