@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rlif_kernels.cpu_build import library
 from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
-from rlif_kernels.reference import check_targets, check_temperatures
-from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS, row_coefficients, row_offsets
+from rlif_kernels.reference import check_values
+from rlif_kernels.stats import STATE_ROWS, row_coefficients, row_offsets
 from rlif_kernels.torch_backend import row_maximum as row_maximum  # the two leave the same row state
 
 # Below this many elements a second thread costs more than it saves: about 20 microseconds of work.
@@ -59,8 +59,7 @@ def forward(
     outputs: Sequence[str],
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p², 1 - p_y."""
-    check_targets(targets, targets != IGNORE_INDEX, num_columns)
-    check_temperatures(temperature, targets != IGNORE_INDEX)
+    check_values(targets, temperature, num_columns)
     num_rows = targets.numel()
     state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
     fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
@@ -97,8 +96,7 @@ def grpo(
     options: LossOptions,
 ) -> tuple[dict[str, Tensor], TokenTerms]:
     """The statistics and the loss of each row, and its gradient; `grad_logits` may be the logits themselves."""
-    check_targets(targets, targets != IGNORE_INDEX, num_columns)
-    check_temperatures(temperature, targets != IGNORE_INDEX)
+    check_values(targets, temperature, num_columns)
     _expect_gradient(grad_logits, logits, num_columns)
     num_rows = targets.numel()
     state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlif_kernels.reference import check_targets, check_temperatures
+from rlif_kernels.reference import check_values
 from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS
 from rlif_kernels.vocab_slices import backward_slice, slice_targets
 
@@ -144,14 +144,15 @@ def no_autocast(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def check_values(targets: Tensor, temperature: float | Tensor, num_columns: int, group: str) -> None:
+def check_unsliced(targets: Tensor, temperature: float | Tensor, num_columns: int, group: str) -> None:
     """On a CPU, refuse what a backend would refuse, while positions are still those of the caller."""
     if targets.device.type == "cpu" and not group:  # of a group, `own_slice` did it
-        check_targets(targets, targets != IGNORE_INDEX, num_columns)
-        check_temperatures(temperature, targets != IGNORE_INDEX)
+        check_values(targets, temperature, num_columns)
 
 
-def tiles(sizes: Sequence[int], start: int = 0) -> Iterator[slice]:
+def tiles(sizes: Sequence[int]) -> Iterator[slice]:
+    """The ranges that tiles of these sizes take, one after the other."""
+    start = 0
     for size in sizes:
         yield slice(start, start + size)
         start += size

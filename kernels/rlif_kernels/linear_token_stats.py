@@ -114,7 +114,7 @@ def _forward_op(
     keep_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tau = scalar_temperature if temperature is None else temperature
-    linear_head.check_values(targets, tau, num_columns, group)
+    linear_head.check_unsliced(targets, tau, num_columns, group)
     head = Head(
         hidden, weight, bias, targets, tau, softcap, num_columns, backend_for(backend, hidden, group), tile_bytes,
         largest_slice,

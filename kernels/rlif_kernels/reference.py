@@ -84,6 +84,13 @@ def token_stats(
     return TokenStats(**values)
 
 
+def check_values(targets: Tensor, temperature: float | Tensor, num_columns: int) -> None:
+    """`check_targets` and `check_temperatures` of the rows that are not masked."""
+    active = targets != IGNORE_INDEX
+    check_targets(targets, active, num_columns)
+    check_temperatures(temperature, active)
+
+
 def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
     """Raise IndexError naming the first active target outside ``[0, num_columns)``."""
     bad = active & ((targets < 0) | (targets >= num_columns))

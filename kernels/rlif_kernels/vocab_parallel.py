@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rlif_kernels.reference import check_targets, check_temperatures
 from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS
-from rlif_kernels.vocab_slices import INVALID, NOT_OWNED, backward_slice, slice_targets
+from rlif_kernels.vocab_slices import INVALID, backward_slice, readable_targets, slice_targets
 
 
 def own_slice(
@@ -72,7 +72,7 @@ class VocabParallel:
     ) -> tuple[dict[str, Tensor], Tensor]:
         flat = targets.view(-1)
         active, owner = flat != IGNORE_INDEX, flat >= 0
-        readable = targets.masked_fill((targets == NOT_OWNED) | (targets == INVALID), 0)
+        readable = readable_targets(targets)
         own, row_state = _slice_numbers(
             self.backend, logits, readable, temperature, softcap, num_columns, outputs, owner
         )

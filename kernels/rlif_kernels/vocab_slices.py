@@ -19,7 +19,7 @@ NOT_OWNED = -101  # the target's column lies in another slice
 INVALID = -102  # the target lies in none: the row's log-probability and gradient are NaN
 
 
-def slice_targets(targets: Tensor, first: int | Tensor, size: int, total: int | Tensor | None = None) -> Tensor:
+def slice_targets(targets: Tensor, first: int, size: int, total: int | None = None) -> Tensor:
     """Targets of rows as targets within the columns ``[first, first + size)``; codes stay.
 
     With `total`, the number of columns of all slices, whatever lies outside becomes INVALID.
@@ -31,6 +31,11 @@ def slice_targets(targets: Tensor, first: int | Tensor, size: int, total: int | 
         coded = targets == IGNORE_INDEX
         own = own.masked_fill((targets < 0) | (targets >= total), INVALID)
     return torch.where(coded, targets, own)
+
+
+def readable_targets(targets: Tensor) -> Tensor:
+    """Targets of a slice as an ordinary backend takes them: a column that exists stands for the codes."""
+    return targets.masked_fill((targets == NOT_OWNED) | (targets == INVALID), 0)
 
 
 def backward_slice(
@@ -57,5 +62,6 @@ def backward_slice(
             "logprob": g_y.masked_fill(~owned, 0),
             "logsumexp": grads["logsumexp"] - g_lse if "logsumexp" in grads else -g_lse,
         }
-    readable = targets.masked_fill((targets == NOT_OWNED) | (targets == INVALID), 0)
-    backend.backward(grad_logits, grads, logits, readable, temperature, softcap, num_columns, row_state)
+    backend.backward(
+        grad_logits, grads, logits, readable_targets(targets), temperature, softcap, num_columns, row_state
+    )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from comparison import DEVICE, ROUNDING
-from rlif_kernels import GRPOLoss, reference
+from rlif_kernels import GRPOLoss
 
 # The fused losses' bound: float32 results against the float64 reference, relative to the largest value.
 RELATIVE_TOLERANCE = 1e-5
@@ -52,7 +52,7 @@ def loss_inputs(case: dict, num_columns: int, targets_shape: tuple[int, ...] = (
     return (targets, advantages, old, ref), options | {"mask": mask}
 
 
-def near(case: dict, logprob: Tensor, arguments: tuple) -> tuple:
+def near(logprob: Tensor, arguments: tuple) -> tuple:
     """The arguments with old and reference log-probabilities near the policy's, so that some ratios are clipped."""
     targets, advantages, old, ref = arguments
     old, ref = (
@@ -92,6 +92,3 @@ def assert_gradient_matches(actual: Tensor, expected: Tensor) -> None:
     bound = RELATIVE_TOLERANCE * expected.abs().max().clamp(min=1e-9) + ROUNDING[actual.dtype] * expected.abs()
     wrong = ~((actual.double() - expected).abs() <= bound)
     assert not wrong.any(), f"{actual[wrong][:4]} != {expected[wrong][:4]}"
-
-
-__all__ = ["LOSSES", "assert_gradient_matches", "assert_losses_match", "exact", "loss_inputs", "near", "reference"]

@@ -15,7 +15,7 @@ def check(logits, case, backend, inplace=False, **more):
     arguments, options = loss_inputs(LOSSES[case], 100, logits.shape[:-1])
     options |= more
     rows = {name: more[name] for name in ("temperature", "softcap", "vocab_size") if name in more}
-    arguments = near(LOSSES[case], token_stats(logits, arguments[0], **rows).logprob, arguments)
+    arguments = near(token_stats(logits, arguments[0], **rows).logprob, arguments)
     leaf = logits.detach().clone().requires_grad_()
     ours = grpo_loss(leaf * 1, *arguments, backend=backend, inplace_backward=inplace, **options)
     doubled = logits.detach().double().requires_grad_()
