@@ -1,4 +1,4 @@
-"""The command line: `rlif train`, `rlif plot` and `rlif demo`.
+"""The command line: `rlif train` and its companions; `COMMANDS` has them all but `train`.
 
 Torch and transformers load only once a command runs, so that `--help` and a mistyped option are answered at once.
 """
@@ -10,23 +10,29 @@ import dataclasses
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from rlif.compare import PlotConfig, compare_runs
+from rlif.compare import PlotConfig, plot
 from rlif.config import TrainConfig
 from rlif.config_file import read_config
-from rlif.demo import DemoConfig
+from rlif.demo import DemoConfig, run_demo
 from rlif.errors import UserError
 from rlif.rewards import REWARDS
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NOBODY_READS = 141  # 128 + SIGPIPE, likewise
+
+# Every command but `train`: its options, and what runs with them. A module of a command imports torch once it runs.
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "plot": (PlotConfig, plot),
+    "demo": (DemoConfig, run_demo),
+}
 
 DESCRIPTION = """\
 Train language models on their own confidence: reinforcement learning from internal feedback.
@@ -73,8 +79,8 @@ def main() -> None:
         sys.exit(NOBODY_READS)
 
 
-def parse(words: Sequence[str]) -> TrainConfig | PlotConfig | DemoConfig:
-    """The configuration that the words of a command line stand for.
+def parse(words: Sequence[str]) -> Any:
+    """The configuration that the words of a command line stand for: a TrainConfig, or one of `COMMANDS`.
 
     Raises:
         UserError: of the file that `--config` names.
@@ -87,10 +93,11 @@ def parse(words: Sequence[str]) -> TrainConfig | PlotConfig | DemoConfig:
         sys.exit(0)
     from_file = read_config(path) if (path := _config_path(words)) is not None else {}
     defaults: dict[str, Any] = {"model": tyro.MISSING, "data": tyro.MISSING, **from_file, "reward": ()}
-    command: TrainCommand | PlotConfig | DemoConfig = tyro.cli(
-        Annotated[TrainCommand, tyro.conf.subcommand("train", default=TrainCommand(**defaults))]
-        | Annotated[PlotConfig, tyro.conf.subcommand("plot")]
-        | Annotated[DemoConfig, tyro.conf.subcommand("demo")],
+    commands: list[Any] = [Annotated[TrainCommand, tyro.conf.subcommand("train", default=TrainCommand(**defaults))]]
+    commands += [Annotated[config, tyro.conf.subcommand(name)] for name, (config, _) in COMMANDS.items()]
+    one_of: Any = Union[tuple(commands)]  # noqa: UP007 - the `|` of a list that is known only here
+    command = tyro.cli(
+        one_of,
         args=words,
         prog="rlif",
         description=DESCRIPTION,
@@ -104,32 +111,31 @@ def parse(words: Sequence[str]) -> TrainConfig | PlotConfig | DemoConfig:
     return TrainConfig(**settings)
 
 
-def run(config: TrainConfig | PlotConfig | DemoConfig) -> None:
+def run(config: Any) -> None:
     """Run the command that the configuration stands for."""
-    if isinstance(config, PlotConfig):
-        print(compare_runs(config))
-        return
-    import transformers
+    if type(config) is not PlotConfig:  # it draws what others computed
+        import transformers
 
-    # Its bars for loading and saving a model would break the lines of ours. Downloads keep theirs.
-    transformers.utils.logging.disable_progress_bar()
+        # Its bars for loading and saving a model would break the lines of ours. Downloads keep theirs.
+        transformers.utils.logging.disable_progress_bar()
     if isinstance(config, TrainConfig):
-        from accelerate import PartialState
-
-        from rlif.trainer import train
-
-        result = train(config)
-        if not PartialState().is_main_process:
-            return
-        skipped = int(result.rows[-1].get("skipped_updates", 0))
-        note = f" ({skipped} updates skipped: loss or gradient was not finite)" if skipped else ""
-        print(
-            f"{result.last_step} steps done{note}; metrics and samples are in {result.run_dir}, the model in its model/"
-        )
+        run_train(config)
     else:
-        from rlif.demo import run_demo
+        next(function for kind, function in COMMANDS.values() if type(config) is kind)(config)
 
-        run_demo(config)
+
+def run_train(config: TrainConfig) -> None:
+    """Train, and say what came of it."""
+    from accelerate import PartialState
+
+    from rlif.trainer import train
+
+    result = train(config)
+    if not PartialState().is_main_process:
+        return
+    skipped = int(result.rows[-1].get("skipped_updates", 0))
+    note = f" ({skipped} updates skipped: loss or gradient was not finite)" if skipped else ""
+    print(f"{result.last_step} steps done{note}; metrics and samples are in {result.run_dir}, the model in its model/")
 
 
 def _config_path(words: Sequence[str]) -> Path | None:

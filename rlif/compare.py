@@ -40,6 +40,11 @@ class PlotConfig:
     """The picture, which is written anew."""
 
 
+def plot(config: PlotConfig) -> None:
+    """`rlif plot`: draw the runs, and print where."""
+    print(compare_runs(config))
+
+
 def compare_runs(config: PlotConfig) -> Path:
     """Draw the runs, and return where.
 
