@@ -1,4 +1,4 @@
-"""Pretrain the built-in base model on the imperfect teacher's traces."""
+"""Pretrain the built-in base model on the imperfect teacher's traces, and tune it on a better teacher's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
+from rlif.models import load_language_model
 from rlif.tasks.arithmetic import traces
-from rlif.tasks.base_model import MAX_POSITIONS, BaseModelConfig
+from rlif.tasks.base_model import MAX_POSITIONS, BaseModelConfig, InstructModelConfig, pretrained_base
 from rlif.tasks.tokenizer import build_tokenizer
 
 _WARMUP_STEPS = 50
@@ -25,7 +32,7 @@ IGNORED = -100
 
 
 def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-    """Train a model from scratch on fresh traces, with the loss on the solution's tokens and EOS only.
+    """Train a model from scratch on fresh traces of the teacher.
 
     `console` shows a progress bar; None shows nothing. The caller's random state is left alone.
     """
@@ -33,12 +40,56 @@ def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3For
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _build_model(config, tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.pretraining_learning_rate, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_factor(step, config.pretraining_steps)
+    learn_traces(
+        model,
+        tokenizer,
+        islice(traces(config.task, config.seed), config.pretraining_steps * config.pretraining_batch_size),
+        batch_size=config.pretraining_batch_size,
+        steps=config.pretraining_steps,
+        learning_rate=config.pretraining_learning_rate,
+        label_smoothing=config.label_smoothing,
+        title="Pretraining the base model",
+        console=console,
     )
+    return model, tokenizer
+
+
+def tune(config: InstructModelConfig, console: Console | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Tune the base model on traces of the better teacher."""
+    start = load_language_model(str(pretrained_base(config.base, console)), device="cpu", dtype="float32")
+    learn_traces(
+        start.model,
+        start.tokenizer,
+        islice(traces(config.task, config.seed), config.steps * config.batch_size),
+        batch_size=config.batch_size,
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        label_smoothing=config.base.label_smoothing,
+        title="Tuning the instruct-like model",
+        console=console,
+    )
+    return start.model, start.tokenizer
+
+
+def learn_traces(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    batch_size: int,
+    steps: int,
+    learning_rate: float,
+    label_smoothing: float,
+    title: str,
+    console: Console | None,
+) -> None:
+    """Train a model, in place, on (prompt, solution) pairs: the loss is on the solution's tokens and EOS only.
+
+    AdamW, with a linear warm-up to the peak learning rate and a cosine decay.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps))
     model.train()
-    batches = trace_batches(traces(config.task, config.seed), tokenizer, config.pretraining_batch_size)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -47,14 +98,14 @@ def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3For
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=console is None) as progress:
-        bar = progress.add_task("Pretraining the base model", total=config.pretraining_steps, loss=math.nan)
-        for input_ids, attention_mask, labels in islice(batches, config.pretraining_steps):
+        bar = progress.add_task(title, total=steps, loss=math.nan)
+        for input_ids, attention_mask, labels in trace_batches(pairs, tokenizer, batch_size):
             logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
             loss = F.cross_entropy(
                 logits[:, :-1].flatten(0, 1),
                 labels[:, 1:].flatten(),
                 ignore_index=IGNORED,
-                label_smoothing=config.label_smoothing,
+                label_smoothing=label_smoothing,
             )
             optimizer.zero_grad()
             loss.backward()
@@ -62,7 +113,7 @@ def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3For
             optimizer.step()
             schedule.step()
             progress.update(bar, advance=1, loss=loss.item())
-    return model.eval(), tokenizer
+    model.eval()
 
 
 def _build_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -91,7 +142,7 @@ def _learning_rate_factor(step: int, total: int) -> float:
 
 
 def trace_batches(
-    pairs: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, batch_size: int
+    pairs: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches of (input_ids, attention_mask, labels), each (batch, length) int64.
 
