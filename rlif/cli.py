@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -23,6 +23,9 @@ from rlif.config_file import read_config
 from rlif.demo import DemoConfig, run_demo
 from rlif.errors import UserError
 from rlif.rewards import REWARDS
+
+if TYPE_CHECKING:
+    from rlif.trainer import TrainResult
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -136,6 +139,20 @@ def run_train(config: TrainConfig) -> None:
     skipped = int(result.rows[-1].get("skipped_updates", 0))
     note = f" ({skipped} updates skipped: loss or gradient was not finite)" if skipped else ""
     print(f"{result.last_step} steps done{note}; metrics and samples are in {result.run_dir}, the model in its model/")
+    if result.guard_step is not None:
+        print(f"guard: {guard_summary(result)}")
+
+
+def guard_summary(result: TrainResult) -> str:
+    """What the guard found, and which policy is where."""
+    best = "the start model is still the best" if result.guard_step == 0 else f"step {result.guard_step} was the best"
+    if result.guard_step == result.last_step:
+        return f"{best}: the policy was still getting better when the run ended"
+    stopped = "stopped the run, since the policy was falling; " if result.stopped else ""
+    policies = "best/ has that policy"
+    if (result.run_dir / "last").is_dir():
+        policies = "model/ and best/ have that policy, last/ the last one"
+    return f"{stopped}{best}; {policies}"
 
 
 def _config_path(words: Sequence[str]) -> Path | None:

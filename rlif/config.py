@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rlif.errors import UserError
+from rlif.guard import Action
 from rlif.rewards import Aggregation, load_rewards, reward_names
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -45,7 +46,7 @@ class TrainConfig:
     """New directory for metrics, samples and the trained model. None: runs/REWARD-DATE-TIME."""
 
     eval_data: str | None = None
-    """Prompts to evaluate on, read like `data`. None: no evaluation."""
+    """Prompts to evaluate on, read like `data`. None: only the guard's, held out of `data`."""
 
     data_config: str | None = None
     """Configuration (subset) of the hub datasets, where they have several."""
@@ -172,6 +173,18 @@ class TrainConfig:
     eval_temperature: float = 1.0
     """Sampling temperature of the evaluation; 0 is greedy."""
 
+    guard: Action = "stop"
+    """What to do when the policy begins to fall, which is found without labels (see rlif.guard): stop, after
+    guard_patience evaluations, with the best policy as the model; warn; or off. The best is kept in RUN_DIR/best. Runs
+    that are rewarded for right answers are warned at most."""
+
+    guard_patience: int = 3
+    """Evaluations in a row below the best after which the guard stops the run."""
+
+    guard_prompts: int = 128
+    """Prompts whose majority answers the guard asks the start model for: the first of eval_data, or without it as many
+    that are held out of `data`, a tenth at most."""
+
     save_steps: int | None = None
     """Steps between checkpoints, RUN_DIR/checkpoint-STEP. None: only when stopped, and the model at the end."""
 
@@ -213,6 +226,8 @@ class TrainConfig:
             ("num_iterations", 1, ""),
             ("eval_steps", 1, ""),
             ("eval_generations", 1, ""),
+            ("guard_patience", 1, ""),
+            ("guard_prompts", 1, ""),
             ("max_tokens_per_forward", 1, ""),
             ("top_k", 0, ""),
             ("lora_rank", 0, ""),
@@ -260,6 +275,7 @@ class TrainConfig:
             ("dtype", get_args(Dtype)),
             ("multi_objective_aggregation", get_args(Aggregation)),
             ("loss_type", get_args(LossType)),
+            ("guard", get_args(Action)),
             ("scale_rewards", get_args(RewardScale)),
             ("importance_sampling_level", get_args(ImportanceLevel)),
         ):

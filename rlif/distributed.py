@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from rlif.models import resolve_device
 from rlif.rollout import Rollout
+
+T = TypeVar("T")
 
 
 def make_accelerator(device: str, report_to: tuple[str, ...], run_dir: Path) -> Accelerator:
@@ -49,6 +53,14 @@ def largest(accelerator: Accelerator, number: float) -> float:
     if accelerator.num_processes == 1:
         return number
     return float(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+
+
+def from_first(accelerator: Accelerator, thing: T) -> T:
+    """The first process's thing."""
+    things = [thing]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(things)
+    return things[0]
 
 
 def batch_std(accelerator: Accelerator, rewards: Tensor) -> float:

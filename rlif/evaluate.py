@@ -10,16 +10,23 @@ import torch
 from torch import Tensor
 
 from rlif.answers import extract_answer
+from rlif.config import TrainConfig
 from rlif.distributed import gathered
 from rlif.grpo import kl_to_reference
 from rlif.learner import Learner
 from rlif.microbatches import microbatches
+from rlif.models import LanguageModel
 from rlif.rewards.answers import verifiable
 from rlif.rollout import EncodedPrompt, Rollout, sample
+from rlif.signals import majorities, repetition
 from rlif_kernels import TokenStats
 
 # One seed for all runs and all steps: evaluations differ by the policy alone.
 EVAL_SEED = 20250526
+
+
+# Likewise for the samples of the start model that its majority answers are taken from.
+CONSENSUS_SEED = 20220321
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,9 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, prompts: Sequence[EncodedPrompt]) -> Evaluation:
+def evaluate(
+    learner: Learner, prompts: Sequence[EncodedPrompt], consensus: Sequence[str | None] | None = None
+) -> Evaluation:
     """Sample `eval_generations` completions of every prompt at `eval_temperature` and measure them.
 
     Every process evaluates all prompts, and so finds the same as one process alone.
@@ -40,12 +49,16 @@ def evaluate(learner: Learner, prompts: Sequence[EncodedPrompt]) -> Evaluation:
         learner: with a reference. Its configuration says how many completions are sampled, at what temperature, and how
             many at a time: no more than in training.
         prompts: at least one.
+        consensus: `majority_answers` of the start model to the first of these prompts, to be compared with.
 
     Returns:
         accuracy: share of completions whose answer equals the gold one, over the prompts that have one (absent if none
         has); parse_rate: share that state an answer; eos_rate: share that ended by themselves; completion_length in
-        tokens; and per token, in nats: entropy, self_certainty, kl to the reference, and base_nll, the reference's
-        negative log-likelihood of what the policy says. At temperature 0 the statistics are those at temperature 1.
+        tokens; repetition, see `rlif.signals`; agreement: share of a prompt's completions that state its commonest
+        answer; consensus: share whose answer is the start model's majority answer, over the consensus_prompts (a share
+        of those compared) that have one; num_compared completions of them; and per token, in nats: entropy, self_certainty, kl to
+        the reference, and base_nll, the reference's negative log-likelihood of what the policy says, with
+        base_nll_error, the standard error of base_nll + kl. At temperature 0 the statistics are those at temperature 1.
     """
     config, reference = learner.config, learner.reference
     assert reference is not None
@@ -53,6 +66,7 @@ def evaluate(learner: Learner, prompts: Sequence[EncodedPrompt]) -> Evaluation:
     batch_size = max(1, config.prompts_per_step * config.num_generations // config.eval_generations)
     totals: Counter[str] = Counter()
     samples = []
+    drift: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
         with gathered(learner.accelerator, learner.scorer):
@@ -65,10 +79,76 @@ def evaluate(learner: Learner, prompts: Sequence[EncodedPrompt]) -> Evaluation:
                 seeds=[(EVAL_SEED, start + offset) for offset in range(len(batch))],
             )
         samples += sample_rows(rollout)
+        totals.update(text_totals(rollout, consensus[start : start + len(batch)] if consensus else []))
         for rows in microbatches(rollout, list(range(len(rollout.texts))), config.max_tokens_per_forward):
             part = rollout.select(rows)
-            totals.update(rollout_totals(part, learner.scorer(part, temperature), reference.logprob(part, temperature)))
-    return Evaluation(mean_metrics(totals), samples)
+            stats, base_logprob = learner.scorer(part, temperature), reference.logprob(part, temperature)
+            totals.update(rollout_totals(part, stats, base_logprob))
+            drift.append(completion_drift(part, stats, base_logprob))
+    metrics = mean_metrics(totals) | {
+        "repetition": totals["repetition"] / totals["completions"],
+        "agreement": totals["agreeing"] / totals["completions"],
+        "base_nll_error": ratio_error(torch.cat(drift)),
+    }
+    if consensus:
+        metrics["consensus_prompts"] = sum(answer is not None for answer in consensus) / len(consensus)
+        metrics["num_compared"] = totals["compared"]
+        if totals["compared"]:
+            metrics["consensus"] = totals["consensus"] / totals["compared"]
+    return Evaluation(metrics, samples)
+
+
+@torch.no_grad()
+def majority_answers(
+    language_model: LanguageModel, prompts: Sequence[EncodedPrompt], config: TrainConfig, num_generations: int
+) -> list[str | None]:
+    """The model's most common answer to each prompt, of that many samples; None where no two samples agree."""
+    answers: list[str | None] = []
+    batch_size = max(1, config.prompts_per_step * config.num_generations // num_generations)
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        rollout = sample(
+            language_model,
+            batch,
+            num_generations=num_generations,
+            max_completion_length=config.max_completion_length,
+            temperature=config.eval_temperature or 1.0,
+            seeds=[(CONSENSUS_SEED, start + offset) for offset in range(len(batch))],
+        )
+        for rows in majorities(rollout.texts, num_generations):
+            answers.append(extract_answer(rollout.texts[rows[0]]) if len(rows) > 1 else None)
+    return answers
+
+
+def text_totals(rollout: Rollout, consensus: Sequence[str | None]) -> dict[str, float]:
+    """Sums over the completions of a rollout, of whole groups, that need no model; see `evaluate`.
+
+    `consensus` has the start model's answers to the first prompts of the rollout.
+    """
+    lengths = rollout.lengths()[1]
+    ids = rollout.completion_ids.tolist()
+    totals: dict[str, float] = {
+        "repetition": sum(repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)),
+        "agreeing": sum(map(len, majorities(rollout.texts, rollout.num_generations))),
+    }
+    expected = [answer for answer in consensus for _ in range(rollout.num_generations)]
+    totals["compared"] = sum(answer is not None for answer in expected)
+    totals["consensus"] = sum(verifiable(rollout.texts[: len(expected)], expected))
+    return totals
+
+
+def completion_drift(rollout: Rollout, stats: TokenStats, base_logprob: Tensor) -> Tensor:
+    """(N, 2) float64: each completion's sum of the reference's NLL and of the KL to it, in nats, and its tokens."""
+    assert stats.logprob is not None
+    nats = (kl_to_reference(stats.logprob, base_logprob) - base_logprob).double().sum(dim=1)
+    return torch.stack([nats, rollout.completion_mask.sum(dim=1).double()], dim=1)
+
+
+def ratio_error(pairs: Tensor) -> float:
+    """The standard error of (sum of the first column / sum of the second), over N independent rows (N, 2)."""
+    value, size = pairs.unbind(dim=1)
+    residual = value - value.sum() / size.sum() * size
+    return (residual.square().sum().sqrt() / size.sum()).item()
 
 
 def rollout_totals(rollout: Rollout, stats: TokenStats, base_logprob: Tensor | None) -> dict[str, float]:

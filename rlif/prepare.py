@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-
 from rlif.checkpoint import RunState, data_fingerprint, model_fingerprint, newest_intact
 from rlif.config import TrainConfig
 from rlif.data import read_prompts
-from rlif.distributed import make_accelerator
+from rlif.distributed import from_first, make_accelerator
 from rlif.errors import UserError
+from rlif.evaluate import majority_answers
+from rlif.guard import CONSENSUS_GENERATIONS, Guard, Reading
 from rlif.learner import Learner, make_learner
 from rlif.models import load_language_model
 from rlif.paged_rollout import check_paged
 from rlif.progress import Progress, SilentProgress, default_progress
 from rlif.rewards import load_rewards
 from rlif.rollout import EncodedPrompt, check_decoding, encode_prompts
-from rlif.run_dir import RunDir, resolve_run_dir
+from rlif.run_dir import RunDir, best_reading, resolve_run_dir
 from rlif.trackers import check_trackers, start_trackers
+
+# Fewer prompts than these say too little to be worth taking them from the training set.
+MIN_HELD_OUT = 8
 
 
 @dataclass
@@ -38,6 +41,9 @@ class Run:
     state: RunState
     rows: list[dict[str, float]]
     """Those of metrics.jsonl so far."""
+    guard: Guard | None
+    consensus: list[str | None] | None
+    """The start model's majority answers to the first evaluation prompts, for the guard."""
 
     def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
         """Record the metrics of a step, and completions of it."""
@@ -48,16 +54,50 @@ class Run:
             self.directory.log_metrics(row)
             self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
 
+    def watch(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], str | None]:
+        """Show an evaluation to the guard, and keep the policy if it is the best so far.
+
+        Returns:
+            What the guard adds to the metrics, and its warning if it has one.
+        """
+        if self.guard is None:
+            return {}, None
+        # Decisions that all processes take must rest on the same numbers, to the last bit.
+        warning = self.guard.observe(step, from_first(self.learner.accelerator, metrics))
+        best = self.guard.best
+        if best is not None and best.step == step:
+            write = self.learner.writer(with_optimizer=False)
+            if self.directory:
+                self.directory.save_best(write, best)
+        found = {"guard/falling": float(self.guard.falling)}
+        return found | ({"guard/best_step": float(best.step)} if best is not None else {}), warning
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the guard decides when the run ends and which policy is its model."""
+        supervised = any(reward.needs_answers and reward.weight != 0 for reward in self.learner.rewards.rewards)
+        return self.learner.config.guard == "stop" and not supervised
+
     def save_checkpoint(self) -> None:
         """Save everything that the run needs to continue after the last step."""
         write = self.learner.writer(with_optimizer=True)
         if self.directory:
             self.directory.save_checkpoint(write, self.state, self.learner.config.save_total_limit)
 
-    def save_model(self) -> Path:
+    def save_model(self, name: str = "model") -> Path:
         """Save the model as it is, for others to use."""
         write = self.learner.writer(with_optimizer=False)
-        return self.directory.save_model(write) if self.directory else self.path
+        return self.directory.save_model(write, name) if self.directory else self.path
+
+    def save_result(self) -> None:
+        """Save what the run has come to: the last policy, or the best if the guard decides and it is another."""
+        best = self.guard.best if self.guard and self.keeps_best else None
+        if best is None or best.step == self.state.step:
+            self.save_model()
+            return
+        self.save_model("last")
+        if self.directory:
+            self.directory.save_model(self.directory.copy_best)
 
     def close(self) -> None:
         """The run is over, finished or not."""
@@ -87,7 +127,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     # Found before the processes meet: once they have, the first of them may make the directory.
     path = resolve_run_dir(config)
     accelerator = make_accelerator(config.device, config.report_to, path)
-    path = _same_for_all(accelerator, path)
+    path = from_first(accelerator, path)  # names with the time in them may differ
     if config.prompts_per_step < accelerator.num_processes:
         raise UserError(
             f"prompts_per_step: got {config.prompts_per_step}, expected at least one for each of the "
@@ -114,18 +154,25 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
         system_prompt=config.system_prompt,
     )
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
+    if config.guard != "off" and not eval_set:
+        train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)
     state = RunState(data_fingerprint(train_set), model_fingerprint(start.model))
     if checkpoint is not None:
         state = _resumed(state, checkpoint)
+    # Of the start model, whatever the run resumes from: before an adapter is added to it, and before it learns.
+    guarded = config.guard != "off"
+    asked = eval_set[: config.guard_prompts]
+    consensus = majority_answers(start, asked, config, CONSENSUS_GENERATIONS) if guarded else None
     need_reference = config.beta > 0 or bool(eval_set)
     learner = make_learner(config, accelerator, start, rewards, need_reference=need_reference, checkpoint=checkpoint)
 
     is_main = accelerator.is_main_process
     directory = RunDir(path, config, state) if is_main else None
     start_trackers(accelerator, config)
+    rows = from_first(accelerator, directory.read_metrics() if directory else [])
     return Run(
         learner=learner,
         train_set=train_set,
@@ -134,8 +181,37 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
         directory=directory,
         progress=(progress or default_progress()) if is_main else SilentProgress(),
         state=state,
-        rows=directory.read_metrics() if directory else [],
+        rows=rows,
+        guard=_guard_of(config, rows, from_first(accelerator, best_reading(path))) if guarded else None,
+        consensus=consensus,
     )
+
+
+def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
+    """Training prompts, and others for the guard: a random tenth of them, at most `limit`.
+
+    Where a tenth would be fewer than `MIN_HELD_OUT`, nothing is held out, and the guard watches training prompts.
+    """
+    generator = random.Random(f"guard {seed}")
+    count = min(limit, len(prompts) // 10)
+    if count < min(limit, MIN_HELD_OUT):
+        return prompts, generator.sample(prompts, min(limit, len(prompts)))
+    chosen = generator.sample(prompts, count)
+    known = {tuple(prompt.ids) for prompt in chosen}
+    return [prompt for prompt in prompts if tuple(prompt.ids) not in known], chosen
+
+
+def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading | None) -> Guard:
+    """A guard that has seen the evaluations so far, and takes for the best what RUN_DIR/best holds."""
+    guard = Guard(config.guard_patience)
+    for row in rows:
+        metrics = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
+        if "base_nll_error" in metrics:
+            guard.observe(int(row["step"]), metrics)
+    if rows:
+        # It may be of a later step than the checkpoint, which the run was at before it was interrupted.
+        guard.best = saved
+    return guard
 
 
 def _resumed(state: RunState, checkpoint: Path) -> RunState:
@@ -148,11 +224,3 @@ def _resumed(state: RunState, checkpoint: Path) -> RunState:
                 f"a new run that starts from {checkpoint}"
             )
     return saved
-
-
-def _same_for_all(accelerator: Accelerator, path: Path) -> Path:
-    """The first process's path: names with the time in them may differ."""
-    paths = [str(path)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(paths)
-    return Path(paths[0])

@@ -31,6 +31,9 @@ class Progress(Protocol):
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """A step is done, step 0 being the evaluation before the first update; perhaps with a completion to show."""
 
+    def warn(self, message: str) -> None:
+        """Something that a person should know before the run is over."""
+
     def stop(self) -> None:
         """The run is over, finished or not."""
 
@@ -42,6 +45,9 @@ class SilentProgress:
         """See `Progress`."""
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
+        """See `Progress`."""
+
+    def warn(self, message: str) -> None:
         """See `Progress`."""
 
     def stop(self) -> None:
@@ -70,6 +76,10 @@ class PlainProgress:
             seconds_a_step = (time.monotonic() - self.started) / (step - self.done)
             parts.append(f"({seconds_a_step * (self.max_steps - step):.0f} s left)")
         self.console.print(" ".join(parts), markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """Print it as a line of its own."""
+        self.console.print(f"{self.title} warning: {message}", markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """See `Progress`."""
@@ -110,6 +120,10 @@ class LiveProgress:
             shown.append(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", self.completion[:MAX_SHOWN]), style="dim"))
         self.live.update(Group(*shown), refresh=True)
 
+    def warn(self, message: str) -> None:
+        """Leave it on the screen, above the bar."""
+        self.live.console.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
     def stop(self) -> None:
         """Leave everything where it is."""
         self.live.stop()
@@ -123,6 +137,7 @@ def metrics_table(row: Mapping[str, float]) -> Table:
     names = {name: name for name in row if name.startswith("reward")}
     names |= {
         "accuracy": "accuracy",
+        "consensus": "agreeing with the start model's majority",
         "entropy": "entropy, nats",
         "self_certainty": "self-certainty, nats",
         "kl": "KL to the start model, nats",
@@ -150,6 +165,7 @@ def describe(row: Mapping[str, float], prefix: str = "") -> str:
     formats = {
         "reward": "reward {:.3f}",
         "accuracy": "accuracy {:.3f}",
+        "consensus": "consensus {:.3f}",
         "entropy": "entropy {:.3f}",
         "self_certainty": "self-certainty {:.3f}",
         "completion_length": "length {:.0f}",

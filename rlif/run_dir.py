@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,16 +17,21 @@ from rlif.checkpoint import RunState, tidy
 from rlif.config import TrainConfig
 from rlif.config_file import read_config, write_config
 from rlif.errors import UserError
-from rlif.safe_files import write_directory
+from rlif.guard import Reading
+from rlif.safe_files import MANIFEST, damage, write_directory
 from rlif.versions import versions
 
 CONFIG_FILE = "config.yaml"
+# The folder of the best policy so far, and in it the file with what the guard said of it.
+BEST = "best"
+READING_FILE = "guard.json"
 # What a run may change when it is resumed: what has no part in its weights, its end, and the places where model and
 # data are, whose contents are compared instead.
 CHANGEABLE = frozenset(
     {"run_dir", "resume", "max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
     # What changes the rounding of sums at most, and lets a run that ran out of memory go on.
     | {"max_tokens_per_forward", "gradient_checkpointing"}
+    | {"guard", "guard_patience"}
     | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
 )
 
@@ -98,6 +104,25 @@ class RunDir:
         write_directory(self.path / name, write)
         return self.path / name
 
+    def save_best(self, write: Callable[[Path], None], reading: Reading) -> None:
+        """Save the best policy so far, with what the guard said of it.
+
+        Raises:
+            UserError: it cannot be written; the one before is still there.
+        """
+
+        def write_all(directory: Path) -> None:
+            write(directory)
+            (directory / READING_FILE).write_text(json.dumps(dataclasses.asdict(reading)) + "\n", encoding="utf-8")
+
+        self.save_model(write_all, BEST)
+
+    def copy_best(self, directory: Path) -> None:
+        """Copy the best policy's model into a directory."""
+        shutil.copytree(
+            self.path / BEST, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, READING_FILE)
+        )
+
     def save_checkpoint(self, write: Callable[[Path], None], state: RunState, save_total_limit: int | None) -> Path:
         """Save a checkpoint of what `write` writes and of the state, and remove those beyond the limit.
 
@@ -137,6 +162,14 @@ class RunDir:
             file.write(line + "\n")
         except OSError as error:
             raise UserError(f"run_dir: cannot write to {file.name}: {error.strerror}") from error
+
+
+def best_reading(run_dir: Path) -> Reading | None:
+    """What the guard said of the policy in RUN_DIR/best; None if there is none, or it is damaged."""
+    best = run_dir / BEST
+    if not best.is_dir() or damage(best) is not None:
+        return None
+    return Reading(**json.loads((best / READING_FILE).read_text(encoding="utf-8")))
 
 
 def _check_unchanged(config: TrainConfig, path: Path) -> None:

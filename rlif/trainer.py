@@ -51,6 +51,12 @@ class TrainResult:
     last_step: int
     best_step: int | None
     """The first step with the highest eval/accuracy; None without evaluation or without gold answers."""
+    guard_step: int | None = None
+    """The step whose policy the guard takes for the best, without gold answers; None if it was off."""
+    warning: str | None = None
+    """What the guard said when the policy began to fall."""
+    stopped: bool = False
+    """Whether the guard stopped the run."""
 
 
 def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
@@ -67,6 +73,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     """
     run = prepare(config, progress)
     learner, step, bad_steps = run.learner, run.state.step, 0
+    warning, stopped_by_guard = None, False
     first_step = step + 1 if step > 0 else 0
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
     try:
@@ -81,15 +88,21 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     run.state.step = step
                     run.state.skipped_updates += int(metrics["skipped_updates"])
                     row |= metrics | {"skipped_updates": run.state.skipped_updates}
+                alarm = None
                 if step % config.eval_steps == 0 or step == config.max_steps:
                     if run.eval_set:
-                        evaluation = evaluate(learner, run.eval_set)
+                        evaluation = evaluate(learner, run.eval_set, run.consensus)
                         row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
                         samples = evaluation.samples[:NUM_SAMPLES]
+                        guarded, alarm = run.watch(step, evaluation.metrics)
+                        row |= guarded
                     elif step > 0:
                         samples = sample_rows(rollout)[:NUM_SAMPLES]
                 if len(row) > 1:  # step 0 without evaluation data has nothing to say
                     run.log(row, samples)
+                if alarm is not None:
+                    warning = alarm
+                    run.progress.warn(alarm)
                 if bad_steps == MAX_BAD_STEPS:
                     raise UserError(diagnosis(learner, row))
                 stopped = largest(learner.accelerator, stop.received is not None) > 0
@@ -97,7 +110,10 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     run.save_checkpoint()
                 if stopped:
                     raise KeyboardInterrupt(f"stopped after step {step}; --resume continues the run in {run.path}")
-        run.save_model()
+                if run.guard and run.keeps_best and run.guard.should_stop:
+                    stopped_by_guard = step < config.max_steps
+                    break
+        run.save_result()
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(*interrupt.args or (salvaged(run, step),)) from None
     except Exception as error:
@@ -111,7 +127,15 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
         run.close()
     scored = [row for row in run.rows if "eval/accuracy" in row]
     best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
-    result = TrainResult(run.path, run.rows, step, None if best is None else int(best["step"]))
+    result = TrainResult(
+        run_dir=run.path,
+        rows=run.rows,
+        last_step=step,
+        best_step=None if best is None else int(best["step"]),
+        guard_step=run.guard.best.step if run.guard and run.guard.best else None,
+        warning=warning,
+        stopped=stopped_by_guard,
+    )
     accelerator = learner.accelerator
     accelerator.wait_for_everyone()
     # The model goes before the process group. Were DDP the last to hold the group, torch would end it with Python's
