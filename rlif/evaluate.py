@@ -55,10 +55,11 @@ def evaluate(
         accuracy: share of completions whose answer equals the gold one, over the prompts that have one (absent if none
         has); parse_rate: share that state an answer; eos_rate: share that ended by themselves; completion_length in
         tokens; repetition, see `rlif.signals`; agreement: share of a prompt's completions that state its commonest
-        answer; consensus: share whose answer is the start model's majority answer, over the consensus_prompts (a share
-        of those compared) that have one; num_compared completions of them; and per token, in nats: entropy, self_certainty, kl to
-        the reference, and base_nll, the reference's negative log-likelihood of what the policy says, with
-        base_nll_error, the standard error of base_nll + kl. At temperature 0 the statistics are those at temperature 1.
+        answer; consensus: share whose answer is the start model's majority answer, over num_compared completions of
+        the prompts that have one, which are a share consensus_prompts of those it was asked about; and per token, in
+        nats: entropy, self_certainty, kl to the reference, and base_nll, the reference's negative log-likelihood of
+        what the policy says, with base_nll_error, the standard error of base_nll + kl. At temperature 0 the statistics
+        are those at temperature 1.
     """
     config, reference = learner.config, learner.reference
     assert reference is not None

@@ -205,7 +205,8 @@ def test_the_launchers_of_accelerate_and_torch_train_with_two_processes(launcher
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("steps done") == 1
-    assert len((config.run_dir / "metrics.jsonl").read_text().splitlines()) == 2
+    # The evaluation before the first step, which the guard asks for, and two steps.
+    assert len((config.run_dir / "metrics.jsonl").read_text().splitlines()) == 3
     assert done.stderr.count("step 2/2") == 1
 
 
