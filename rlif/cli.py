@@ -22,6 +22,7 @@ from rlif.config import TrainConfig
 from rlif.config_file import read_config
 from rlif.demo import DemoConfig, run_demo
 from rlif.errors import UserError
+from rlif.mix import MixConfig, run_mix
 from rlif.rewards import REWARDS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ NOBODY_READS = 141  # 128 + SIGPIPE, likewise
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "plot": (PlotConfig, plot),
     "demo": (DemoConfig, run_demo),
+    "mix": (MixConfig, run_mix),
 }
 
 DESCRIPTION = """\

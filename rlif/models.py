@@ -32,8 +32,8 @@ class LanguageModel:
         self.tokenizer.save_pretrained(directory)
 
 
-def check_model_path(name: str) -> None:
-    """Find fault with a local model directory without loading it; a hub id passes.
+def check_model_path(name: str, argument: str = "model") -> None:
+    """Find fault with a local model directory without loading it; a hub id passes. `argument` is what errors name.
 
     Raises:
         UserError: the path does not exist, or has no model or no tokenizer in it.
@@ -42,14 +42,15 @@ def check_model_path(name: str) -> None:
     if not name or not _exists(path):
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/") or not name
         if looks_local:
-            raise UserError(f"model: got {name!r}, which does not exist; expected a model directory or a hub id")
+            raise UserError(f"{argument}: got {name!r}, which does not exist; expected a model directory or a hub id")
         return
     if not (path / "config.json").is_file():
-        raise UserError(f"model: {name} has no config.json, expected a directory written by save_pretrained")
+        raise UserError(f"{argument}: {name} has no config.json, expected a directory written by save_pretrained")
     # AutoTokenizer does not fail where there is no tokenizer: it makes an empty one of the model's usual kind.
     if not any(any(path.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model", "tekken.json")):
         raise UserError(
-            f"model: {name} has no tokenizer, expected its files beside the model's: tokenizer.save_pretrained(...)"
+            f"{argument}: {name} has no tokenizer, expected its files beside the model's, as by "
+            "tokenizer.save_pretrained(...)"
         )
 
 

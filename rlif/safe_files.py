@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,18 +20,21 @@ MANIFEST = "manifest.json"
 UNFINISHED = "-unfinished"
 
 
-def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
+def write_directory(
+    directory: Path, write: Callable[[Path], None], *, argument: str = "run_dir", interruptible: bool = False
+) -> None:
     """Make a directory, or replace it, with what `write` puts into an empty one.
 
     It appears in one rename, when everything in it is on the disk together with checksums of every file. Signals that
-    ask to stop wait for that, in the main thread.
+    ask to stop wait for that, in the main thread, unless it is `interruptible`: Ctrl-C then leaves what was there
+    before. `argument` is what the error names.
 
     Raises:
         UserError: it cannot be written, for want of space perhaps. What was there before still is.
     """
     unfinished = directory.with_name(f".{directory.name}{UNFINISHED}")
     replaced = directory.with_name(f".{directory.name}-replaced{UNFINISHED}")
-    with without_interrupts():
+    with nullcontext() if interruptible else without_interrupts():
         try:
             _put_back(replaced, directory)
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -46,7 +49,7 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
             # A tokenizer says by a plain Exception that the disk is full.
             if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
                 raise
-            raise UserError(f"run_dir: cannot save {directory}: {error}") from error
+            raise UserError(f"{argument}: cannot save {directory}: {error}") from error
         finally:
             _put_back(replaced, directory)
             shutil.rmtree(unfinished, ignore_errors=True)
