@@ -72,7 +72,7 @@ class DemoConfig:
         if self.seed >= 2**63:
             raise UserError(f"seed: got {self.seed!r}, expected an integer below 2**63")
         task = self.base.task
-        length = task.operands * (task.digits + 1) + _completion_length(task)
+        length = task.operands * (task.digits + 1) + completion_length(task)
         if length > MAX_POSITIONS:
             raise UserError(
                 f"base.task: {task.operands} operands of {task.digits} digits take up to {length} tokens with their "
@@ -123,7 +123,7 @@ def run_demo(config: DemoConfig) -> None:
                 run_dir=output_dir / reward,
                 max_steps=config.max_steps,
                 prompts_per_step=config.prompts_per_step,
-                max_completion_length=_completion_length(task),
+                max_completion_length=completion_length(task),
                 learning_rate=config.learning_rate,
                 lr_scheduler_type="constant",
                 warmup_ratio=0.05,
@@ -157,7 +157,7 @@ def results_table(results: Mapping[str, TrainResult], eval_samples: int) -> Tabl
     return table
 
 
-def _completion_length(task: ArithmeticConfig) -> int:
+def completion_length(task: ArithmeticConfig) -> int:
     """Tokens that hold every solution of the teacher's, and half as many again for a policy that goes astray."""
     # A column: its digits and their signs, a carry with its sign, "=", a sum of up to three symbols, "?", a line break.
     column = 2 * task.operands + 2 + 1 + 3 + 1 + 1

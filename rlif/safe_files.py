@@ -55,6 +55,14 @@ def write_directory(
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file, or replace it, in one rename: a reader finds the old text or the new one, whole."""
+    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+    unfinished.write_text(text, encoding="utf-8")
+    _flush(unfinished)
+    unfinished.replace(path)
+
+
 def damage(directory: Path) -> str | None:
     """What is wrong with a directory that `write_directory` made, in a few words; None if nothing is."""
     try:

@@ -1,0 +1,123 @@
+"""`rlif lab`, stage by stage. Every stage leaves files, and a resumed lab does only what they lack."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlif.errors import UserError
+from rlif.lab.plan import FULL, INTERNAL, QUICK, LabConfig, Size, plan, start_name
+from rlif.safe_files import write_text
+
+SETTINGS = "settings.json"
+DIAGNOSES = "diagnoses.json"
+
+
+def run_lab(config: LabConfig) -> None:
+    """Run the lab, and print where its report is.
+
+    Raises:
+        UserError: bad input, before any work starts.
+        KeyboardInterrupt: Ctrl-C; what is done stays done, and `--resume` goes on from there.
+    """
+    config.validate()
+    config.instruct = dataclasses.replace(config.instruct, base=config.base)
+    directory = config.directory()
+    console = Console()
+    started = time.monotonic()
+    size = QUICK if config.quick else FULL
+    trials = plan(config)
+    _remember(directory, config)
+    try:
+        seeds = 1 + max(trial.seed for trial in trials)
+        _run_stages(directory, config, size, console, seeds)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
+    spent = (time.monotonic() - started) / 60
+    console.print(f"Report: {directory / 'report.md'} ({spent:.0f} minutes)", soft_wrap=True)
+
+
+def _run_stages(directory: Path, config: LabConfig, size: Size, console: Console, seeds: int) -> None:
+    from rlif.lab.report import write_report
+    from rlif.lab.trials import run_trials, write_data
+
+    trials = plan(config)
+    make_starts(directory / "starts", config, sorted({trial.ratio for trial in trials}), console)
+    if not (directory / "data").exists():
+        unfinished = directory / ".data-unfinished"
+        write_data(unfinished, config.base.task, size, seeds)
+        unfinished.rename(directory / "data")
+    if not (directory / DIAGNOSES).exists():
+        diagnoses = {
+            start_name(ratio): diagnose_start(directory, start_name(ratio), size, config, console)
+            for ratio in sorted({trial.ratio for trial in trials})
+        }
+        write_text(directory / DIAGNOSES, json.dumps(diagnoses, indent=1) + "\n")
+    run_trials(directory, config, size, trials, console)
+    write_report(directory, config, size, trials)
+
+
+def make_starts(directory: Path, config: LabConfig, ratios: list[float], console: Console) -> None:
+    """The start models, each a directory that transformers loads: base, instruct-like, and the weights between."""
+    import shutil
+
+    from rlif.mix import mix
+    from rlif.safe_files import write_directory
+    from rlif.tasks.base_model import pretrained_base, tuned_instruct
+
+    directory.mkdir(exist_ok=True)
+    ends = {0.0: pretrained_base(config.base, console), 1.0: tuned_instruct(config.instruct, console)}
+    for ratio in ratios:
+        output = directory / start_name(ratio)
+        if output.exists():
+            continue
+        if ratio in ends:
+            write_directory(output, lambda folder, end=ends[ratio]: shutil.copytree(end, folder, dirs_exist_ok=True))  # type: ignore[misc]
+        else:
+            mix(ends[0.0], ends[1.0], ratio, output)
+
+
+def diagnose_start(directory: Path, name: str, size: Size, config: LabConfig, console: Console) -> dict[str, Any]:
+    """What `rlif diagnose` says of a start model, on the prompts that the guard sees."""
+    from rlif.data import read_prompts
+    from rlif.demo import completion_length
+    from rlif.diagnose import diagnose
+    from rlif.models import load_language_model
+
+    console.print(f"Diagnosing {name}", highlight=False)
+    diagnosis = diagnose(
+        load_language_model(str(directory / "starts" / name), device="cpu", dtype="float32"),
+        read_prompts(str(directory / "data" / "eval.jsonl"))[: size.guard_prompts],
+        reward=INTERNAL,
+        max_completion_length=completion_length(config.base.task),
+    )
+    return dataclasses.asdict(diagnosis)
+
+
+def _remember(directory: Path, config: LabConfig) -> None:
+    """Write what decides the results, or compare it with what was written.
+
+    Raises:
+        UserError: the lab to resume was another, or the directory cannot be made.
+    """
+    settings = dataclasses.asdict(config)
+    for name in ("output_dir", "workers", "resume"):
+        del settings[name]
+    settings = json.loads(json.dumps(settings))
+    path = directory / SETTINGS
+    if config.resume:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if saved.get(name) != value:
+                raise UserError(f"resume: {name} is {value!r}, but the lab had {saved.get(name)!r}; expected no change")
+        return
+    try:
+        directory.mkdir(parents=True)
+        write_text(path, json.dumps(settings, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error

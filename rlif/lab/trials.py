@@ -1,0 +1,238 @@
+"""Run the trials, several at a time, each in a process of its own; one that is done is never run again."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rlif.demo import completion_length
+from rlif.lab.plan import (
+    EVAL_GENERATIONS,
+    LEARNING_RATE,
+    NUM_GENERATIONS,
+    PROMPTS_PER_STEP,
+    LabConfig,
+    Size,
+    Trial,
+    start_name,
+)
+from rlif.safe_files import write_text
+from rlif.tasks.arithmetic import ArithmeticConfig, problems
+
+RESULT = "result.json"
+SAMPLES = "policies.npz"
+# Of the evaluations that every trial has in common.
+EVAL_SEED = 0
+TEST_SEED = 1
+# Metrics of training that the report has a use for; of the evaluations it keeps all.
+KEPT = ("step", "reward")
+# Samples of each test prompt.
+TEST_GENERATIONS = 4
+
+
+def write_data(directory: Path, task: ArithmeticConfig, size: Size, seeds: int) -> None:
+    """The prompts: to train on for each seed, to evaluate on, and a test set apart from both.
+
+    Of the evaluation prompts the first have no gold answer. The guard looks at these, accuracy is that of the others.
+    """
+    directory.mkdir(exist_ok=True)
+    held_out = problems(task, "eval", EVAL_SEED)
+    rows: list[dict[str, str]] = []
+    seen = set()
+    while len(rows) < size.guard_prompts + size.eval_prompts + size.test_prompts:
+        problem = next(held_out)
+        if problem.prompt not in seen:
+            seen.add(problem.prompt)
+            is_guard = len(rows) < size.guard_prompts
+            rows.append({"prompt": problem.prompt} | ({} if is_guard else {"answer": problem.answer}))
+    evaluated = size.guard_prompts + size.eval_prompts
+    _write(directory / "eval.jsonl", rows[:evaluated])
+    _write(directory / "test.jsonl", rows[evaluated:])
+    for seed in range(seeds):
+        source = problems(task, "train", seed)
+        chosen = [next(source) for _ in range(size.max_steps * PROMPTS_PER_STEP)]
+        _write(directory / f"train-{seed}.jsonl", [{"prompt": each.prompt, "answer": each.answer} for each in chosen])
+
+
+def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Trial], console: Console) -> None:
+    """Run those that have no result yet, and show how far they are.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; those that are done stay so.
+    """
+    left = [trial for trial in trials if not (directory / "runs" / trial.name / RESULT).exists()]
+    columns = (
+        TextColumn("Trials"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    steps = size.max_steps
+    # Spawned, since threads of torch do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(config.workers, max(1, len(left))), mp_context=context, initializer=_one_thread)
+    try:
+        with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
+            bar = progress.add_task("", total=steps * len(trials), completed=steps * (len(trials) - len(left)))
+            running = {pool.submit(run_trial, directory, size, trial, config.base.task): trial for trial in left}
+            pending = set(running)
+            while pending:
+                done, pending = wait(pending, timeout=2, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    result = future.result()
+                    start, guarded, last = (result["accuracy"][key] for key in ("start", "guarded", "last"))
+                    console.print(
+                        f"{running[future].name}: accuracy {start:.1%}, {guarded:.1%} where the guard stops (step "
+                        f"{result['guard_step']}), {last:.1%} at the end ({result['seconds']:.0f} s)",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+                progress.update(
+                    bar, completed=sum(_steps_done(directory / "runs" / each.name, steps) for each in trials)
+                )
+    finally:
+        # Without it the trials that run would be waited for, and those that wait begun.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig) -> dict[str, Any]:
+    """Train one policy, with the guard only watching, look at what is left, and write and return the result."""
+    from rlif.config import TrainConfig
+    from rlif.progress import SilentProgress
+    from rlif.trainer import train
+
+    run_dir, data = directory / "runs" / trial.name, directory / "data"
+    shutil.rmtree(run_dir, ignore_errors=True)  # of a trial that was interrupted
+    started, started_cpu = time.perf_counter(), time.process_time()
+    start = directory / "starts" / start_name(trial.ratio)
+    outcome = train(
+        TrainConfig(
+            model=str(start),
+            data=str(data / f"train-{trial.seed}.jsonl"),
+            eval_data=str(data / "eval.jsonl"),
+            reward=(trial.reward,),
+            run_dir=run_dir,
+            max_steps=size.max_steps,
+            prompts_per_step=PROMPTS_PER_STEP,
+            num_generations=NUM_GENERATIONS,
+            max_completion_length=completion_length(task),
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            warmup_ratio=0.05,
+            eval_steps=size.eval_steps,
+            eval_generations=EVAL_GENERATIONS,
+            guard="warn",
+            guard_prompts=size.guard_prompts,
+            device="cpu",
+            seed=trial.seed,
+        ),
+        progress=SilentProgress(),
+    )
+    policies = {
+        name: look_at(path, data / "test.jsonl", completion_length(task))
+        for name, path in (("start", start), ("guarded", run_dir / "best"), ("last", run_dir / "model"))
+    }
+    arrays: dict[str, Any] = {f"{name}/{key}": value for name, each in policies.items() for key, value in each.items()}
+    np.savez_compressed(run_dir / SAMPLES, **arrays)
+    result = {
+        **asdict(trial),
+        "guard_step": outcome.guard_step,
+        "warning": outcome.warning,
+        "accuracy": {name: float(each["correct"].mean()) for name, each in policies.items()},
+        "doubt": {name: float(each["doubt"].mean()) for name, each in policies.items()},
+        "parsed": {name: float(each["parsed"].mean()) for name, each in policies.items()},
+        "probability": {name: float(each["probability"].mean()) for name, each in policies.items()},
+        "seconds": time.perf_counter() - started,
+        "rows": [
+            {
+                name: _rounded(value)
+                for name, value in row.items()
+                if name in KEPT or name.startswith(("eval/", "guard/"))
+            }
+            for row in outcome.rows
+        ],
+    }
+    write_text(run_dir / RESULT, json.dumps(result) + "\n")
+    return result
+
+
+def look_at(model: Path, prompts: Path, max_completion_length: int) -> dict[str, np.ndarray]:
+    """What a policy says to the test prompts.
+
+    Returns:
+        (P x `TEST_GENERATIONS`,) arrays: correct, parsed and doubt (whether the completion has a question mark, which
+        is how the task's teacher shows that he is unsure) as bool; probability, the geometric mean of its tokens'.
+    """
+    import torch
+
+    from rlif.answers import extract_answer
+    from rlif.data import read_prompts
+    from rlif.models import load_language_model
+    from rlif.rewards.answers import verifiable
+    from rlif.rollout import encode_prompts, sample
+    from rlif.scoring import Scorer
+
+    language_model = load_language_model(str(model), device="cpu", dtype="float32")
+    encoded = encode_prompts(language_model, read_prompts(str(prompts)), max_completion_length)
+    rollout = sample(
+        language_model,
+        encoded,
+        num_generations=TEST_GENERATIONS,
+        max_completion_length=max_completion_length,
+        temperature=1.0,
+        seeds=[(TEST_SEED, index) for index in range(len(encoded))],
+    )
+    with torch.no_grad():
+        logprob = Scorer(language_model.model, None)(rollout, 1.0, outputs=("logprob",)).logprob
+    return {
+        "correct": np.array(verifiable(rollout.texts, rollout.answers), dtype=bool),
+        "parsed": np.array([extract_answer(text) is not None for text in rollout.texts]),
+        "doubt": np.array(["?" in text for text in rollout.texts]),
+        "probability": (logprob.sum(dim=1) / rollout.completion_mask.sum(dim=1)).exp().double().numpy(),
+    }
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _one_thread() -> None:
+    """Of a worker: its share of the cores, and Ctrl-C left to the process that started it."""
+    import torch
+    import transformers
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _steps_done(run_dir: Path, steps: int) -> int:
+    if (run_dir / RESULT).exists():
+        return steps
+    try:
+        last = (run_dir / "metrics.jsonl").read_text().split("\n")[-2]
+        return min(steps - 1, int(json.loads(last)["step"]))
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
