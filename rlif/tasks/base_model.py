@@ -89,9 +89,9 @@ class InstructModelConfig:
 
     base: BaseModelConfig = field(default_factory=BaseModelConfig)
     """The model to tune."""
-    task: ArithmeticConfig = field(default_factory=lambda: ArithmeticConfig(errors="systematic", error_rate=0.1))
+    task: ArithmeticConfig = field(default_factory=lambda: ArithmeticConfig(errors="systematic", error_rate=0.2))
     """The problems and the better teacher."""
-    steps: int = 150
+    steps: int = 400
     """Optimizer steps of tuning."""
     batch_size: int = 64
     """Traces a step, each used once."""
