@@ -160,12 +160,9 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         "parsed": {name: float(each["parsed"].mean()) for name, each in policies.items()},
         "probability": {name: float(each["probability"].mean()) for name, each in policies.items()},
         "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - started_cpu,
         "rows": [
-            {
-                name: _rounded(value)
-                for name, value in row.items()
-                if name in KEPT or name.startswith(("eval/", "guard/"))
-            }
+            {name: _rounded(row[name]) for name in row if name in KEPT or name.startswith(("eval/", "guard/"))}
             for row in outcome.rows
         ],
     }
