@@ -22,6 +22,8 @@ from rlif.config import TrainConfig
 from rlif.config_file import read_config
 from rlif.demo import DemoConfig, run_demo
 from rlif.errors import UserError
+from rlif.lab.command import run_lab
+from rlif.lab.plan import LabConfig
 from rlif.mix import MixConfig, run_mix
 from rlif.rewards import REWARDS
 
@@ -36,6 +38,7 @@ NOBODY_READS = 141  # 128 + SIGPIPE, likewise
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "plot": (PlotConfig, plot),
     "demo": (DemoConfig, run_demo),
+    "lab": (LabConfig, run_lab),
     "mix": (MixConfig, run_mix),
 }
 

@@ -1,0 +1,187 @@
+"""The report's figures: what happened in training, in the form of the paper's, and how the guard did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from rlif.lab.findings import Result, course, select, series
+from rlif.lab.plan import BASELINE, INTERNAL, RATIOS, start_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLORS = dict(zip((*INTERNAL, BASELINE), ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73"), strict=True))
+PANELS = {
+    "eval/accuracy": "held-out accuracy",
+    "reward": "reward, 0 at first, 1 at most",
+    "eval/entropy": "entropy, nats a token",
+    "eval/completion_length": "length, tokens",
+    "eval/base_nll": "start model's NLL, nats a token",
+}
+
+
+def draw_all(results: Sequence[Result], directory: Path) -> list[str]:
+    """Draw every figure that these trials allow into the directory, and return the files' names."""
+    drawn = []
+    for name, draw in (
+        ("training.png", draw_training),
+        ("guard.png", draw_guard),
+        ("mixes.png", draw_mixes),
+        ("confidence.png", draw_confidence),
+    ):
+        draw(results, directory / name)
+        drawn.append(name)
+    return drawn
+
+
+def draw_training(results: Sequence[Result], path: Path) -> None:
+    """Accuracy, reward, entropy, length and base NLL against the step: a row for each end, a line for each reward.
+
+    Lines are means over seeds, bands their range; a dot marks where the guard stops, as a mean too.
+    """
+    ratios = [ratio for ratio in (0.0, 1.0) if select(results, ratio)]
+    figure, axes = _subplots(len(ratios), len(PANELS), (3.3 * len(PANELS), 3.1 * len(ratios) + 0.5))
+    for row, ratio in enumerate(ratios):
+        for column, (metric, label) in enumerate(PANELS.items()):
+            panel = axes[row][column]
+            for reward, color in COLORS.items():
+                trials = select(results, ratio, [reward])
+                if not trials:
+                    continue
+                curves = [_curve(each, metric) for each in trials]
+                steps = list(curves[0])
+                values = np.array([[curve[step] for step in steps] for curve in curves])
+                panel.plot(steps, values.mean(axis=0), color=color, linewidth=1.8, label=reward)
+                panel.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.18, linewidth=0)
+                if metric == "eval/accuracy" and reward != BASELINE:
+                    kept = np.mean([[each["guard_step"], course(each).guarded] for each in trials], axis=0)
+                    panel.plot(*kept, "o", color=color, markersize=8, markeredgecolor="black", zorder=5)
+            if metric == "eval/accuracy":
+                panel.set_ylim(0, 1)
+                panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+            if metric == "eval/base_nll":
+                panel.set_yscale("log")
+            panel.set_title(f"{start_name(ratio)}: {label}", loc="left", fontsize="medium")
+            panel.set_xlabel("training step")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    figure.text(0.995, 0.985, "dot: the guard's choice; band: range over seeds", ha="right", va="top", fontsize="small")
+    figure.savefig(path)
+
+
+def draw_guard(results: Sequence[Result], path: Path) -> None:
+    """For every internal trial its accuracy at the start, at best in hindsight, where the guard stops, and at the end."""
+    trials = select(results)
+    trials = sorted(trials, key=lambda each: (each["ratio"], INTERNAL.index(each["reward"]), each["seed"]))
+    figure, ((panel,),) = _subplots(1, 1, (8.5, 0.19 * len(trials) + 1.5))
+    places = range(len(trials))
+    courses = [course(each) for each in trials]
+    for place, each in zip(places, courses, strict=True):
+        panel.plot([each.last, each.peak], [place, place], color="0.85", linewidth=3, zorder=1)
+    marks = (
+        ("last", "X", "#D55E00", "last step: no guard"),
+        ("start", "|", "black", "start model"),
+        ("peak", "D", "#999999", "best checkpoint, in hindsight"),
+        ("guarded", "o", "#0072B2", "the guard's choice, without labels"),
+    )
+    for order, (name, marker, color, label) in enumerate(marks):
+        values = [getattr(each, name) for each in courses]
+        panel.scatter(values, list(places), marker=marker, color=color, s=34, label=label, zorder=2 + order)
+    panel.set_yticks(
+        list(places),
+        [f"{start_name(each['ratio'])}, {each['reward']}, seed {each['seed']}" for each in trials],
+        fontsize="x-small",
+    )
+    panel.invert_yaxis()
+    panel.set_xlim(-0.02, 1)
+    panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.set_xlabel("held-out accuracy")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path)
+
+
+def draw_mixes(results: Sequence[Result], path: Path) -> None:
+    """Gain against the entropy at the start, from the base to the instruct-like model."""
+    figure, ((gain, end),) = _subplots(1, 2, (10, 3.9))
+    for panel, title, name in (
+        (gain, "gain at best, points", "peak"),
+        (end, "change at the last step, points", "last"),
+    ):
+        for reward in INTERNAL:
+            found = []
+            for ratio in RATIOS:
+                trials = select(results, ratio, [reward])
+                if trials:
+                    changes = [100 * (getattr(course(each), name) - course(each).start) for each in trials]
+                    entropy = float(np.mean([series(each, "eval/entropy")[0] for each in trials]))
+                    found.append((entropy, float(np.mean(changes)), min(changes), max(changes)))
+            if found:
+                x, y, low, high = np.array(found).T
+                panel.errorbar(x, y, (y - low, high - y), fmt="o-", color=COLORS[reward], capsize=3, label=reward)
+        panel.axhline(0, color="black", linewidth=0.8)
+        panel.set_xscale("log")
+        panel.set_xlabel("entropy of the start model, nats a token (log scale)")
+        panel.set_title(title, loc="left")
+    for ratio in RATIOS:
+        trials = select(results, ratio)
+        if trials:
+            entropy = float(np.mean([series(each, "eval/entropy")[0] for each in trials]))
+            gain.annotate(
+                start_name(ratio), (entropy, 1), xycoords=("data", "axes fraction"), ha="center", va="top", size=8
+            )
+    handles, labels = gain.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    figure.savefig(path)
+
+
+def draw_confidence(results: Sequence[Result], path: Path) -> None:
+    """Format, doubt and confidence beside accuracy: at the start, where the guard stops, and at the end, on the base."""
+    rewards = [reward for reward in INTERNAL if select(results, 0.0, [reward])]
+    figure, axes = _subplots(1, len(rewards), (3.4 * len(rewards), 3.6))
+    names = ("start", "guarded", "last")
+    bars = {
+        "parsed": ("answer stated", "#999999"),
+        "doubt": ("mark of doubt", "#E69F00"),
+        "probability": ("token probability", "#0072B2"),
+        "accuracy": ("right", "#009E73"),
+    }
+    for panel, reward in zip(axes[0], rewards, strict=True):
+        trials = select(results, 0.0, [reward])
+        for index, (key, (label, color)) in enumerate(bars.items()):
+            heights = [float(np.mean([each[key][name] for each in trials])) for name in names]
+            panel.bar(np.arange(len(names)) + 0.2 * (index - 1.5), heights, 0.2, color=color, label=label)
+        panel.set_xticks(range(len(names)), ["start", "guard's choice", "last step"])
+        panel.set_ylim(0, 1.02)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+        panel.set_title(reward, loc="left", fontsize="medium")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    figure.savefig(path)
+
+
+def _curve(result: Result, metric: str) -> dict[int, float]:
+    """A metric by step; the reward, whose units differ, from 0 at the first step to 1 at its highest mean of five."""
+    values = series(result, metric)
+    if metric != "reward":
+        return values
+    smooth = np.convolve(list(values.values()), np.full(5, 0.2), mode="valid")
+    scale = max(float(smooth.max() - smooth[0]), 1e-12)
+    return dict(zip(list(values)[2:-2], ((smooth - smooth[0]) / scale).tolist(), strict=True))
+
+
+def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[list[Axes]]]:
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for panel in axes.flat:
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes.tolist()

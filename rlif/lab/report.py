@@ -1,0 +1,176 @@
+"""The lab's report: report.md, its figures, and lab.json with every number that they show."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlif.calibration import plot_reliability
+from rlif.errors import UserError
+from rlif.lab.diagnosing import pairs_table
+from rlif.lab.figures import draw_all
+from rlif.lab.findings import Finding, Result, findings, points, select
+from rlif.lab.findings import course as course_of
+from rlif.lab.guarding import guarded_against_start, rules_table
+from rlif.lab.plan import DEGENERATE, LabConfig, Size, Trial
+from rlif.lab.trials import RESULT, SAMPLES
+from rlif.safe_files import write_text
+from rlif.versions import versions
+
+POLICIES = {"start": "start model", "guarded": "guard's choice", "last": "last step"}
+
+
+def write_report(directory: Path, config: LabConfig, size: Size, trials: Sequence[Trial]) -> None:
+    """Put together what all stages left.
+
+    Raises:
+        UserError: a trial has no result.
+    """
+    missing = [trial.name for trial in trials if not (directory / "runs" / trial.name / RESULT).exists()]
+    if missing:
+        raise UserError(f"output_dir: {directory} lacks the results of {', '.join(missing)}; --resume runs them")
+    results: list[Result] = [
+        json.loads((directory / "runs" / trial.name / RESULT).read_text(encoding="utf-8")) for trial in trials
+    ]
+    diagnoses = json.loads((directory / "diagnoses.json").read_text(encoding="utf-8"))
+    drawn = draw_all(results, directory)
+    drawn.append(draw_reliability(directory, trials))
+    found = findings(results)
+    summary: dict[str, Any] = {
+        "versions": versions(),
+        "machine": f"{platform.machine()}, {config.workers} trials at a time",
+        "quick": config.quick,
+        "size": dataclasses.asdict(size),
+        "cpu_minutes": sum(each["cpu_seconds"] for each in results) / 60,
+        "findings": [dataclasses.asdict(each) for each in found],
+        "guard_rules": rules_table(results),
+        "guarded": guarded_against_start(results),
+        "pairs": pairs_table(results, diagnoses),
+        "diagnoses": diagnoses,
+    }
+    lines = [json.dumps(each) for each in results]
+    body = json.dumps(summary, indent=1)[:-2]  # one trial a line: the file stays readable and small
+    write_text(directory / "lab.json", f'{body},\n "trials": [\n' + ",\n".join(lines) + "\n ]\n}\n")
+    write_text(directory / "report.md", page(summary, found, results, drawn))
+
+
+def draw_reliability(directory: Path, trials: Sequence[Trial], name: str = "reliability.png") -> str:
+    """Reliability of the mean token probability on the base, for self-certainty: start, guard's choice, last step."""
+    first = next(trial for trial in trials if trial.ratio == 0.0 and trial.reward == "self_certainty")
+    with np.load(directory / "runs" / first.name / SAMPLES) as saved:
+        scores = {
+            title: (saved[f"{key}/probability"], saved[f"{key}/correct"].astype(bool))
+            for key, title in POLICIES.items()
+        }
+    plot_reliability(scores, directory / name)
+    return name
+
+
+def page(summary: dict[str, Any], found: Sequence[Finding], results: Sequence[Result], drawn: Sequence[str]) -> str:
+    """report.md."""
+    size, pairs, rules = summary["size"], summary["pairs"], summary["guard_rules"]
+    internal = select(results)
+    lines = [
+        "# No Free Lunch, in the lab",
+        "",
+        "What [2506.17219](https://arxiv.org/abs/2506.17219) finds out about internal rewards on models of 3B parameters, "
+        "tried on models of 0.4M that add numbers, "
+        f"{'with one seed' if summary['quick'] else 'with several seeds'}. Accuracy is that of sampled solutions "
+        f"(temperature 1) of {size['eval_prompts']} held-out problems x 4, every {size['eval_steps']} of "
+        f"{size['max_steps']} steps. The guard never saw those problems: it looked at {size['guard_prompts']} others, "
+        f"which have no answers. {len(results)} trials, {summary['cpu_minutes']:.0f} minutes of processor time.",
+        "",
+        "![Training](training.png)",
+        "",
+        "## The paper's findings",
+        "",
+        "| finding | here |",
+        "| --- | --- |",
+        *(f"| {each.title} | **{each.agreement}** |" for each in found),
+        "",
+    ]
+    for each in found:
+        lines += [f"### {each.title}: {each.agreement}", "", f"*Paper:* {each.claim}", "", f"*Here:* {each.seen}", ""]
+        if each.title.startswith("Gain shrinks"):
+            lines += ["![Gain and initial entropy](mixes.png)", ""]
+        if each.title.startswith("Early gains"):
+            lines += ["![Format and confidence](confidence.png)", "", "![Reliability](reliability.png)", ""]
+    lines += guard_section(rules, summary["guarded"], internal, results)
+    lines += diagnosis_section(pairs)
+    lines += ["## Everything", "", "Numbers: [lab.json](lab.json). Figures: " + ", ".join(f"[{n}]({n})" for n in drawn)]
+    return "\n".join(lines) + ".\n"
+
+
+def guard_section(
+    rules: Sequence[dict[str, Any]],
+    guarded: Sequence[dict[str, Any]],
+    internal: Sequence[Result],
+    results: Sequence[Result],
+) -> list[str]:
+    """How the guard did."""
+    worst = min(each["guarded"] - each["start"] for each in guarded)
+    mean = {name: 100 * float(np.mean([each[name] for each in guarded])) for name in ("start", "guarded", "last")}
+    lines = [
+        "## The guard",
+        "",
+        f"All {len(internal)} trials on internal rewards. How many points the chosen policy is below the best checkpoint "
+        "in hindsight, on the same evaluations (whose noise flatters that best one); no rule sees a gold answer.",
+        "",
+        "| rule | below the best, mean | worst | change from the start model, mean |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {each['rule']} | {100 * each['regret']:.1f} | {100 * each['worst']:.1f} | {100 * each['gain']:+.1f} |"
+            for each in rules
+        ),
+        "",
+        f"On test problems that no run had seen: {mean['start']:.1f}% start model, **{mean['guarded']:.1f}%** guarded, "
+        f"{mean['last']:.1f}% unguarded. The guarded policy's worst difference from its start model is "
+        f"{100 * worst:+.1f} points.",
+        "",
+        "![The guard's choices](guard.png)",
+        "",
+    ]
+    for each in (trial for trial in results if trial["reward"] == DEGENERATE):
+        course = course_of(each)
+        lines += [
+            f"A reward that shortens completions (`{DEGENERATE}`, one trial, not in the table): "
+            f"{points([course], 'start')} at the start, {points([course], 'guarded')} where the guard stops (step "
+            f"{each['guard_step']}), {points([course], 'last')} at the end. {each['warning'] or 'No warning.'}",
+            "",
+        ]
+    return lines
+
+
+def diagnosis_section(pairs: Sequence[dict[str, Any]]) -> list[str]:
+    """Whether `rlif diagnose` was right."""
+    agreed = {
+        held_out: [each["verdict"] == each["outcome"] for each in pairs if each["held_out"] is held_out]
+        for held_out in (False, True)
+    }
+    everything = agreed[False] + agreed[True]
+    lines = [
+        "## The diagnosis",
+        "",
+        f"`rlif diagnose` before training against what training then did: right for {sum(everything)} of "
+        f"{len(everything)} pairs of start model and reward. Its thresholds were set on the two ends "
+        f"({sum(agreed[False])} of {len(agreed[False])}); the mixes set none "
+        f"({sum(agreed[True])} of {len(agreed[True])}).",
+        "",
+        "| start model | reward | entropy | agreement | separation | verdict | sure | guarded gain | change at the end | "
+        "came true |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | --- |",
+    ]
+    for each in pairs:
+        right = "yes" if each["verdict"] == each["outcome"] else f"no: {each['outcome']}"
+        lines.append(
+            f"| {each['start']} | `{each['reward']}` | {each['entropy']:.3f} | {each['agreement']:.2f} | "
+            f"{each['separation']:.2f} | {each['verdict']} | {each['sureness']:.0%} | {100 * each['gain']:+.1f} | "
+            f"{100 * each['end']:+.1f} | {right} |"
+        )
+    return [*lines, ""]
