@@ -16,6 +16,8 @@ from rlif_kernels import TokenStats, token_stats
 
 # Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
 DRAW_BLOCK = 128
+# Logits that are drawn from at a time, 2 MB: as many as a processor's own cache holds.
+CACHED_LOGITS = 1 << 19
 # Logits whose statistics are computed in one call: of a small vocabulary a call costs as much as a step of sampling.
 RECORDED_LOGITS = 1 << 20
 IGNORE_INDEX = -100  # a target with this id is a row without statistics
@@ -65,6 +67,13 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
+    # On a CPU the temporaries of a few rows stay in the cache; those of all would come anew from the system each time.
+    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    parts = zip(logits.split(rows), uniform.split(rows), strict=True)
+    return torch.cat([_draw_part(some, temperature, numbers) for some, numbers in parts])
+
+
+def _draw_part(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     padding = -probabilities.shape[1] % DRAW_BLOCK
     if padding:
