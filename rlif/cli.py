@@ -22,6 +22,7 @@ from rlif.config import TrainConfig
 from rlif.config_file import read_config
 from rlif.demo import DemoConfig, run_demo
 from rlif.errors import UserError
+from rlif.eval.command import EvalConfig, run_eval
 from rlif.rewards import REWARDS
 
 BAD_INPUT = 2
@@ -32,6 +33,7 @@ NOBODY_READS = 141  # 128 + SIGPIPE, likewise
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "plot": (PlotConfig, plot),
     "demo": (DemoConfig, run_demo),
+    "eval": (EvalConfig, run_eval),
 }
 
 DESCRIPTION = """\
