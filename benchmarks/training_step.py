@@ -24,13 +24,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
 from benchmarks.memory import resident_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Result = TypeVar("Result")
 
@@ -53,8 +56,7 @@ class Workload:
 
 def make_model(workload: Workload, directory: Path) -> None:
     """A random Qwen3-like model whose tokenizer knows the words w3, w4, …"""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -72,11 +74,19 @@ def make_model(workload: Workload, directory: Path) -> None:
         bos_token_id=None,
     )
     Qwen3ForCausalLM(config).save_pretrained(directory)
+    word_tokenizer(workload.vocab_size).save_pretrained(directory)
+
+
+def word_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """Padding, end, unknown, and the words w3, w4, … as ids 3, 4, …"""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    vocabulary = [*special.values(), *(f"w{i}" for i in range(len(special), workload.vocab_size))]
+    vocabulary = [*special.values(), *(f"w{i}" for i in range(len(special), vocab_size))]
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(directory)
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
 
 
 def make_prompts(workload: Workload) -> list[str]:

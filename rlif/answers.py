@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 from rlif.math_verification import equal_mathematics
@@ -68,6 +69,23 @@ def answers_match(answer: str, gold: str) -> bool:
     if _OPERATION.search(answer) and not _OPERATION.search(gold):
         return False
     return equal_mathematics(answer, gold)
+
+
+def matching_answers(answers: Sequence[str | None]) -> list[list[int]]:
+    """Which of several answers are the same, by `answers_match`: the places of each, those of the first answer first.
+
+    None, no answer, matches nothing and is left out. An answer joins the first one that it matches.
+    """
+    clusters: list[tuple[str, list[int]]] = []
+    for place, answer in enumerate(answers):
+        if answer is None:
+            continue
+        places = next((places for stated, places in clusters if answers_match(answer, stated)), None)
+        if places is None:
+            clusters.append((answer, [place]))
+        else:
+            places.append(place)
+    return [places for _, places in clusters]
 
 
 def is_mathematical(text: str) -> bool:

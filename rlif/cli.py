@@ -25,6 +25,7 @@ from rlif.errors import UserError
 from rlif.lab.command import run_lab
 from rlif.lab.plan import LabConfig
 from rlif.mix import MixConfig, run_mix
+from rlif.eval.command import EvalConfig, run_eval
 from rlif.rewards import REWARDS
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "demo": (DemoConfig, run_demo),
     "lab": (LabConfig, run_lab),
     "mix": (MixConfig, run_mix),
+    "eval": (EvalConfig, run_eval),
 }
 
 DESCRIPTION = """\

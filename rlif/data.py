@@ -39,6 +39,7 @@ def read_prompts(
     answer_column: str = "answer",
     data_config: str | None = None,
     split: str | None = None,
+    default_split: str | None = None,
 ) -> list[Prompt]:
     """Read prompts from a file, a directory or the Hugging Face hub.
 
@@ -53,13 +54,13 @@ def read_prompts(
         prompt_column: the column of prompts.
         answer_column: the column of answers; one that is not "answer" must be there.
         data_config: configuration (subset) of a hub dataset.
-        split: of a directory or a hub dataset, or a slice of one. None: the only one, or "train" ("test" of
-            `eval_data`).
+        split: of a directory or a hub dataset, or a slice of one. None: the only one, or `default_split`.
+        default_split: see `split`. None: "train", "test" of `eval_data`.
 
     Raises:
         UserError: naming `argument`, the file and, where one is at fault, the line or the row.
     """
-    default = "test" if argument == "eval_data" else "train"
+    default = default_split or ("test" if argument == "eval_data" else "train")
     rows = read_rows(
         data,
         argument=argument,

@@ -14,7 +14,8 @@ from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.kv_cache import reserved_cache
 from rlif.models import LanguageModel
-from rlif.sampling import draw, truncate, uniform_numbers
+from rlif.sampling import StatsRecorder, draw, truncate, uniform_numbers
+from rlif_kernels import TokenStats
 
 # Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
 MAX_DECODING_GAP = {torch.float32: 0.01, torch.bfloat16: 0.3}
@@ -50,6 +51,9 @@ class Rollout:
     """(N,) bool: whether the completion reached its EOS; the others were cut off."""
     num_generations: int
     """Completions of one prompt."""
+    stats: TokenStats | None = None
+    """(N, T) float32 fields (`top_probs` has two), 0 outside the mask: of the distributions that the tokens were drawn
+    from, as far as `sample` was asked for them."""
 
     def lengths(self) -> tuple[list[int], list[int]]:
         """Tokens of each prompt and of each completion."""
@@ -61,6 +65,7 @@ class Rollout:
         prompt_mask, completion_mask = self.prompt_mask[index], self.completion_mask[index]
         first = prompt_mask.shape[1] - int(prompt_mask.sum(dim=1).max())
         length = int(completion_mask.sum(dim=1).max())
+        fields = self.stats or ()
         return Rollout(
             prompts=[self.prompts[row] for row in rows],
             answers=[self.answers[row] for row in rows],
@@ -71,6 +76,7 @@ class Rollout:
             completion_mask=completion_mask[:, :length],
             finished=self.finished[index],
             num_generations=self.num_generations,
+            stats=self.stats and TokenStats(*(field if field is None else field[index, :length] for field in fields)),
         )
 
 
@@ -131,6 +137,7 @@ def sample(
     seeds: Sequence[Sequence[int]],
     top_k: int | None = None,
     top_p: float = 1.0,
+    outputs: tuple[str, ...] = (),
 ) -> Rollout:
     """Sample `num_generations` completions of every prompt.
 
@@ -144,6 +151,9 @@ def sample(
             other prompts, their number and their order do not matter.
         top_k: draw among this many most likely tokens; None or 0: among all.
         top_p: then among the fewest most likely of these whose probabilities reach this sum; 1: among all.
+        outputs: fields of `TokenStats` to compute of the logits that are there anyway, for the rollout's `stats`. They
+            are those of the whole distribution at the temperature, also where `top_k` or `top_p` leaves tokens out; at
+            temperature 0 those at 1. The completions are the same with and without.
     """
     model, device = language_model.model, language_model.device
     end_ids = torch.tensor(language_model.eos_token_ids, dtype=torch.long, device=device)
@@ -171,12 +181,14 @@ def sample(
     finished = prompt_mask.new_zeros(rows)
     truncated = temperature > 0 and (bool(top_k) or top_p < 1)
     uniform = uniform_numbers(seeds, num_generations, max_completion_length, device)
+    recorder = StatsRecorder(outputs, temperature or 1.0, completion_mask) if outputs else None
     running = torch.arange(rows, device=device)  # the completions that the batch holds
     for step in range(max_completion_length):
         growing = ~finished[running]
-        if truncated:
-            logits = truncate(logits, temperature, top_k=top_k, top_p=top_p)
-        token = draw(logits, temperature, uniform[running, step]).masked_fill(~growing, language_model.pad_token_id)
+        drawable = truncate(logits, temperature, top_k=top_k, top_p=top_p) if truncated else logits
+        token = draw(drawable, temperature, uniform[running, step]).masked_fill(~growing, language_model.pad_token_id)
+        if recorder:
+            recorder.add(logits, token, running, step, growing)
         completion_ids[running, step] = token
         completion_mask[running, step] = growing
         finished[running] |= torch.isin(token, end_ids)
@@ -207,6 +219,7 @@ def sample(
         completion_mask=completion_mask,
         finished=finished,
         num_generations=num_generations,
+        stats=recorder.stats(step + 1) if recorder else None,
     )
 
 

@@ -1,4 +1,7 @@
-"""Draw tokens from logits, with random numbers that belong to a prompt and not to the batch or process it is in."""
+"""Draw tokens from logits, with random numbers that belong to a prompt and not to the batch or process it is in.
+
+And keep the statistics of the distributions that they were drawn from.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,15 @@ import torch
 from torch import Tensor
 
 from rlif.errors import UserError
+from rlif_kernels import TokenStats, token_stats
 
 # Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
 DRAW_BLOCK = 128
+# Logits that are drawn from at a time, 2 MB: as many as a processor's own cache holds.
+CACHED_LOGITS = 1 << 19
+# Logits whose statistics are computed in one call: of a small vocabulary a call costs as much as a step of sampling.
+RECORDED_LOGITS = 1 << 20
+IGNORE_INDEX = -100  # a target with this id is a row without statistics
 
 
 def uniform_numbers(
@@ -58,6 +67,13 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
+    # On a CPU the temporaries of a few rows stay in the cache; those of all would come anew from the system each time.
+    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    parts = zip(logits.split(rows), uniform.split(rows), strict=True)
+    return torch.cat([_draw_part(some, temperature, numbers) for some, numbers in parts])
+
+
+def _draw_part(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     padding = -probabilities.shape[1] % DRAW_BLOCK
     if padding:
@@ -76,3 +92,46 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     goal = goal - (reached.gather(1, block) - within[:, -1:])
     goal = torch.minimum(goal.clamp(min=torch.finfo(uniform.dtype).tiny), within[:, -1:])
     return (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
+
+
+class StatsRecorder:
+    """The statistics of a rollout's distributions, from the logits of one step after the other."""
+
+    def __init__(self, outputs: tuple[str, ...], temperature: float, mask: Tensor) -> None:
+        """`outputs` are fields of `TokenStats`; `mask` (N, T) says how many completions and tokens there may be."""
+        self.outputs = outputs
+        self.temperature = temperature
+        self.fields = {
+            name: mask.new_zeros(mask.shape + (2,) * (name == "top_probs"), dtype=torch.float32) for name in outputs
+        }
+        self.waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def add(self, logits: Tensor, token: Tensor, rows: Tensor, step: int, growing: Tensor) -> None:
+        """One step of R completions.
+
+        Args:
+            logits: (R, V), which nobody changes afterwards.
+            token: (R,) int64, drawn from them.
+            rows: (R,) int64, which of the N completions they are.
+            step: the place of the token in its completion.
+            growing: (R,) bool; the others have ended, and their statistics stay 0.
+        """
+        self.waiting.append((logits, token.masked_fill(~growing, IGNORE_INDEX), rows, torch.full_like(rows, step)))
+        if sum(len(tokens) for _, tokens, _, _ in self.waiting) * logits.shape[1] >= RECORDED_LOGITS:
+            self._compute()
+
+    def stats(self, length: int) -> TokenStats:
+        """The requested fields of all completions, (N, length)."""
+        self._compute()
+        return TokenStats(**{name: values[:, :length] for name, values in self.fields.items()})
+
+    def _compute(self) -> None:
+        if not self.waiting:
+            return
+        logits, token, rows, steps = (
+            parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self.waiting, strict=True)
+        )
+        self.waiting = []
+        computed = token_stats(logits, token, temperature=self.temperature, outputs=self.outputs)
+        for name, values in self.fields.items():
+            values[rows, steps] = getattr(computed, name)

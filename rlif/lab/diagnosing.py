@@ -16,8 +16,8 @@ FITTED = ("base", "instruct")
 def outcome(trials: Sequence[Result]) -> str:
     """What training did, stopped by the guard and not stopped, in the words of `rlif.verdict.Outlook`.
 
-    It helped if the guarded policy is better by more than chance would make it; else it was a risk if the last policy is
-    worse by as much, and there was little to gain if not.
+    It helped if the guarded policy is better by more than chance would make it; else it was a risk if the last policy
+    is worse by as much, and there was little to gain if not.
     """
     courses = [course(each) for each in trials]
     if fmean(each.guarded - each.start for each in courses) >= SMALL:

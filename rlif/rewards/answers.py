@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from rlif.answers import answers_match, extract_answer
+from rlif.answers import answers_match, extract_answer, matching_answers
 from rlif.rewards.interface import uses
 
 
@@ -71,14 +71,5 @@ def verifiable(completions: list[str], answers: list[str | None]) -> list[float]
 def agreeing(completions: Sequence[str], num_generations: int) -> Iterator[list[list[int]]]:
     """For each group the rows that state the same answer, as lists in the order in which the answers first appear."""
     for start in range(0, len(completions), num_generations):
-        clusters: list[tuple[str, list[int]]] = []
-        for row in range(start, start + num_generations):
-            answer = extract_answer(completions[row])
-            if answer is None:
-                continue
-            rows = next((rows for stated, rows in clusters if answers_match(answer, stated)), None)
-            if rows is None:
-                clusters.append((answer, [row]))
-            else:
-                rows.append(row)
-        yield [rows for _, rows in clusters]
+        answers = [extract_answer(text) for text in completions[start : start + num_generations]]
+        yield [[start + place for place in places] for places in matching_answers(answers)]

@@ -52,3 +52,15 @@ def test_the_step_benchmark_counts_the_tokens_and_divides_the_time_into_phases()
     assert min(seconds.values()) > 0
     assert 6 <= result["tokens"] <= 30  # 2 x 3 completions of 1 to 5 tokens
     assert result["tokens_per_second"] == pytest.approx(result["tokens"] / seconds["step"])
+
+
+def test_the_generation_benchmark_compares_statistics_with_plain_sampling_and_with_a_second_forward(tmp_path):
+    run("generation", "--quick", "--repeats", "3", "--output", str(tmp_path))
+    (path,) = tmp_path.glob("*-generation.json")
+    (entry,) = json.loads(path.read_text())["models"].values()
+    assert entry["tokens"] == 2 * 2 * 4  # nothing ends a completion
+    seconds = entry["seconds"]
+    assert {len(values) for values in seconds.values()} == {3}
+    shares = [more / plain - 1 for more, plain in zip(seconds["statistics"], seconds["plain"], strict=True)]
+    assert entry["statistics_share"] == sorted(shares)[1]
+    assert entry["second_forward_share"] > 0

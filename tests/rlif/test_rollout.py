@@ -11,21 +11,22 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from conftest import EOS, PAD
+from rlif import sampling
 from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.models import LanguageModel
 from rlif.rollout import Rollout, encode_prompts, pad_left, positions, sample
+from rlif.scoring import Scorer
+from rlif_kernels import TokenStats
 
 PROMPTS = [Prompt("1+2=", "3"), Prompt("10+200=", "210"), Prompt("7", None)]
 
 
-def roll(
-    language_model: LanguageModel, *, prompts: list[Prompt] = PROMPTS, seed: int = 0, **settings: float
-) -> Rollout:
+def roll(language_model: LanguageModel, *, prompts: list[Prompt] = PROMPTS, seed: int = 0, **settings: Any) -> Rollout:
     options = {"num_generations": 4, "max_completion_length": 12, "temperature": 1.0} | settings
     encoded = encode_prompts(language_model, prompts, int(options["max_completion_length"]))
     seeds = [(seed, position) for position in range(len(prompts))]
-    return sample(language_model, encoded, seeds=seeds, **options)  # type: ignore[arg-type]
+    return sample(language_model, encoded, seeds=seeds, **options)
 
 
 @pytest.mark.parametrize("model_dir", ["qwen3", "llama", "mistral"], indirect=True)
@@ -146,6 +147,51 @@ def test_selected_completions_keep_everything_but_padding_that_none_of_them_need
             for ids, mask in (("prompt_ids", "prompt_mask"), ("completion_ids", "completion_mask")):
                 kept = getattr(part, ids)[index][getattr(part, mask)[index]]
                 assert torch.equal(kept, getattr(rollout, ids)[row][getattr(rollout, mask)[row]])
+
+
+STATISTICS = ("logprob", "entropy", "self_certainty", "top_probs")
+
+
+@pytest.mark.parametrize("model_dir", ["qwen3", "mistral"], indirect=True)
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.7}, {"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.6, "temperature": 1.3}]
+)
+@pytest.mark.parametrize("recorded_logits", [1, 1000, 1 << 20])  # every step, several steps, all at the end
+def test_statistics_of_the_sampling_pass_are_those_of_a_forward_over_the_completions(
+    language_model: LanguageModel, settings: dict[str, Any], recorded_logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "RECORDED_LOGITS", recorded_logits)
+    language_model = replace(language_model, eos_token_ids=(EOS, 5, 8, 9, 14))  # rows leave the batch on the way
+    rollout = roll(language_model, outputs=STATISTICS, **settings)
+    assert not rollout.completion_mask.all()
+    with torch.no_grad():
+        expected = Scorer(language_model.model, None)(rollout, settings.get("temperature") or 1.0, STATISTICS)
+    assert isinstance(expected, TokenStats)
+    assert rollout.stats is not None
+    for name, values, reference in zip(TokenStats._fields, rollout.stats, expected, strict=True):
+        assert (values is None) == (name not in STATISTICS)
+        if values is not None:
+            # float32 logits of a few tens, computed token by token and all at once: 1e-5 of rounding.
+            torch.testing.assert_close(values, reference, rtol=1e-5, atol=1e-4)
+            assert (values[~rollout.completion_mask] == 0).all()
+
+
+def test_statistics_change_no_completion_and_are_selected_with_theirs(language_model: LanguageModel) -> None:
+    language_model = replace(language_model, eos_token_ids=(EOS, 5, 9))
+    rollout = roll(language_model, outputs=STATISTICS)
+    plain = roll(language_model)
+    assert torch.equal(rollout.completion_ids, plain.completion_ids)
+    assert plain.stats is None
+    assert plain.select([1, 0]).stats is None
+    part = rollout.select([11, 4])
+    assert part.stats is not None
+    assert rollout.stats is not None
+    for values, everything in zip(part.stats, rollout.stats, strict=True):
+        if values is not None and everything is not None:
+            assert values.shape[:2] == part.completion_mask.shape
+            for index, row in enumerate([11, 4]):
+                length = int(part.completion_mask[index].sum())
+                assert torch.equal(values[index, :length], everything[row, :length])
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5))

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
+from rlif import sampling
 from rlif.errors import UserError
 from rlif.sampling import draw, truncate, uniform_numbers
 
@@ -86,3 +87,15 @@ def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps(
 def test_temperature_zero_takes_the_most_likely_token() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
     assert draw(logits, 0.0, one_number_a_row(2)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("rows", "vocab_size"), [(7, 18), (6, 1000)])
+def test_the_rows_that_are_drawn_together_do_not_change_what_is_drawn(
+    rows: int, vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    logits, uniform = 3 * torch.randn(rows, vocab_size), 1 - torch.rand(rows, dtype=torch.float64)
+    together = draw(logits, 0.7, uniform)
+    for cached in (1, 3 * vocab_size):
+        monkeypatch.setattr(sampling, "CACHED_LOGITS", cached)
+        assert torch.equal(draw(logits, 0.7, uniform), together)

@@ -1,0 +1,195 @@
+"""Whether confidence tells right completions from wrong ones, and whether its numbers are probabilities.
+
+Two questions. Discrimination asks for the order alone, and takes any score: `auroc`, `risk_coverage`. Calibration asks
+whether of the completions with confidence 0.8 four in five are right, and takes numbers in [0, 1]: `reliability_bins`,
+`expected_calibration_error`, `brier_score`. `isotonic_confidence` makes such numbers of scores in nats.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+
+class ReliabilityBins(NamedTuple):
+    """N completions in B bins of confidence, of equal width."""
+
+    edges: NDArray[np.float64]
+    """(B + 1,) from 0 to 1. A bin has its lower edge; the last has both."""
+    counts: NDArray[np.int64]
+    """(B,) completions in each; they add up to N."""
+    confidence: NDArray[np.float64]
+    """(B,) their mean confidence; NaN in an empty bin."""
+    accuracy: NDArray[np.float64]
+    """(B,) the share of them that is right; NaN in an empty bin."""
+
+
+class RiskCoverage(NamedTuple):
+    """What answering only the k most confident of N questions leads to, for every k."""
+
+    coverage: NDArray[np.float64]
+    """(N,) k / N."""
+    risk: NDArray[np.float64]
+    """(N,) the share of wrong answers among those given."""
+    area: float
+    """Mean of the risk over all coverages (AURC): the share wrong where the order is of no use, less where it is."""
+
+
+def reliability_bins(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 10) -> ReliabilityBins:
+    """Confidence against accuracy, bin by bin.
+
+    Args:
+        confidence: (N,) probabilities of being right.
+        correct: (N,) bool.
+        num_bins: of equal width.
+
+    Raises:
+        ValueError: shapes that do not match, N = 0, a confidence outside [0, 1], fewer than one bin.
+    """
+    probability, right = _probabilities(confidence, correct)
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}, expected at least 1")
+    # Each edge is the division that a confidence of k / num_bins came from, so that such a one is in the bin it begins.
+    edges = np.arange(num_bins + 1) / num_bins
+    index = np.minimum(np.searchsorted(edges, probability, side="right") - 1, num_bins - 1)
+    counts = np.bincount(index, minlength=num_bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a bin is empty
+        return ReliabilityBins(
+            edges,
+            counts,
+            np.bincount(index, weights=probability, minlength=num_bins) / counts,
+            np.bincount(index, weights=right, minlength=num_bins) / counts,
+        )
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 10) -> float:
+    """Mean gap between confidence and accuracy over equal bins, each weighted by its completions (arXiv 1706.04599).
+
+    Sum over bins of count / N x |accuracy - mean confidence|, in [0, 1]. Both ends are in a bin: the (lo, hi] of other
+    implementations drop a confidence of 0 silently.
+
+    Args:
+        confidence: (N,) probabilities of being right.
+        correct: (N,) bool.
+        num_bins: of equal width.
+
+    Raises:
+        ValueError: shapes that do not match, N = 0, a confidence outside [0, 1], fewer than one bin.
+    """
+    bins = reliability_bins(confidence, correct, num_bins)
+    filled = bins.counts > 0
+    gap = np.abs(bins.accuracy - bins.confidence)[filled]
+    return float((bins.counts[filled] * gap).sum() / bins.counts.sum())
+
+
+def brier_score(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Mean squared difference between confidence and being right, in [0, 1]; lower is better.
+
+    Args:
+        confidence: (N,) probabilities of being right.
+        correct: (N,) bool.
+
+    Raises:
+        ValueError: shapes that do not match, N = 0, a confidence outside [0, 1].
+    """
+    probability, right = _probabilities(confidence, correct)
+    return float(np.square(probability - right).mean())
+
+
+def auroc(score: ArrayLike, correct: ArrayLike) -> float:
+    """The chance that a right completion scores above a wrong one, equal scores counting half; NaN if all are alike.
+
+    Args:
+        score: (N,) finite numbers in any unit; higher is more confident.
+        correct: (N,) bool.
+
+    Raises:
+        ValueError: shapes that do not match, N = 0, a score that is not finite.
+    """
+    values, right = _scores(score, correct)
+    if right.all() or not right.any():
+        return float("nan")
+    return float(roc_auc_score(right, values))
+
+
+def risk_coverage(score: ArrayLike, correct: ArrayLike) -> RiskCoverage:
+    """Risk at each coverage, from the highest score down (arXiv 1705.08500), and its area (arXiv 1805.08206).
+
+    Of equal scores none comes first: within them the risk is what their order at random gives on average.
+
+    Args:
+        score: (N,) finite numbers in any unit; higher is more confident.
+        correct: (N,) bool.
+
+    Raises:
+        ValueError: shapes that do not match, N = 0, a score that is not finite.
+    """
+    values, right = _scores(score, correct)
+    _, level = np.unique(-values, return_inverse=True)  # 0 is the highest score
+    share_wrong = np.bincount(level, weights=~right) / np.bincount(level)
+    given = np.arange(1, len(values) + 1)
+    risk = np.cumsum(share_wrong[np.sort(level)]) / given
+    return RiskCoverage(given / len(values), risk, float(risk.mean()))
+
+
+def isotonic_confidence(
+    score: ArrayLike, correct: ArrayLike, groups: ArrayLike, num_folds: int = 5
+) -> NDArray[np.float64]:
+    """Scores as probabilities of being right, by isotonic regression on other prompts than a score's own.
+
+    Each fold of prompts gets its numbers from a regression that was fitted on the other folds. Fitted on all of them it
+    would describe these very completions, and its calibration error would be near 0 whatever the score.
+
+    Args:
+        score: (N,) finite numbers in any unit; higher is more confident.
+        correct: (N,) bool.
+        groups: (N,) what the completions of one prompt have in common, its number perhaps. No prompt is divided.
+        num_folds: at most; there are no more folds than prompts.
+
+    Returns:
+        (N,) in [0, 1].
+
+    Raises:
+        ValueError: shapes that do not match, a score that is not finite, fewer than two prompts or folds.
+    """
+    values, right = _scores(score, correct)
+    group = np.asarray(groups)
+    if group.shape != values.shape:
+        raise ValueError(f"groups has shape {group.shape}, expected that of score, {values.shape}")
+    prompts = len(np.unique(group))
+    if prompts < 2 or num_folds < 2:
+        raise ValueError(f"got {prompts} prompts and num_folds {num_folds}, expected at least 2 of each")
+    confidence = np.empty_like(values)
+    for fitted, held_out in GroupKFold(min(num_folds, prompts)).split(values, groups=group):
+        regression = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        regression.fit(values[fitted], right[fitted].astype(np.float64))
+        confidence[held_out] = regression.predict(values[held_out])
+    return confidence
+
+
+def _scores(score: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    values, right = np.asarray(score, dtype=np.float64), np.asarray(correct)
+    if values.ndim != 1 or right.shape != values.shape:
+        raise ValueError(f"scores have shape {values.shape} and correct {right.shape}, expected the same (N,)")
+    if not len(values):
+        raise ValueError("got no completion, expected at least one")
+    if right.dtype != np.bool_:
+        raise ValueError(f"correct has dtype {right.dtype}, expected bool")
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"score {row} is {values[row]}, expected a finite number")
+    return values, right
+
+
+def _probabilities(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    values, right = _scores(confidence, correct)
+    outside = (values < 0) | (values > 1)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(f"confidence {row} is {values[row]}, expected a probability in [0, 1]")
+    return values, right
