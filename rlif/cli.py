@@ -21,6 +21,7 @@ from rlif.compare import PlotConfig, plot
 from rlif.config import TrainConfig
 from rlif.config_file import read_config
 from rlif.demo import DemoConfig, run_demo
+from rlif.diagnose_command import DiagnoseConfig, run_diagnose
 from rlif.errors import UserError
 from rlif.mix import MixConfig, run_mix
 from rlif.rewards import REWARDS
@@ -36,6 +37,7 @@ NOBODY_READS = 141  # 128 + SIGPIPE, likewise
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "plot": (PlotConfig, plot),
     "demo": (DemoConfig, run_demo),
+    "diagnose": (DiagnoseConfig, run_diagnose),
     "mix": (MixConfig, run_mix),
 }
 
