@@ -2,7 +2,7 @@
 
 One pass samples a group of completions for every prompt, one forward scores them, and everything is measured on these:
 how unsure the model is, whether its answers agree, and whether the reward prefers the answers that most of a group
-agree on. A majority is right more often than a single sample, so a reward that does has a direction to push in.
+agree on. Where a majority is right more often than a single sample, a reward that does pushes towards what is right.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
 
 
 def advantages_of(values: Floats) -> Floats:
-    """(P, G) values as training compares them: with mean 0 and standard deviation 1 in each group that differs at all."""
+    """(P, G) values as training compares them: each group with mean 0, and standard deviation 1 or 0."""
     return group_advantages(torch.from_numpy(values).flatten(), values.shape[1]).view(*values.shape).numpy()
 
 

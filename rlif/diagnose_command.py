@@ -43,8 +43,8 @@ REWARD_MEASURES = {
     "separation": ("AUROC", "{:.2f}"),
     "separation_std": ("std", "{:+.2f}"),
     "alignment": ("alignment", "{:+.2f}"),
-    "frac_reward_zero_std": ("equal groups", "{:.0%}"),
-    "length_correlation": ("with length", "{:+.2f}"),
+    "frac_reward_zero_std": ("equal", "{:.0%}"),
+    "length_correlation": ("length", "{:+.2f}"),
 }
 
 
@@ -209,39 +209,35 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     table = Table(
         title="The rewards, within groups",
         caption="AUROC, std: how well the reward tells the majority answer from the others, as a chance and in "
-        "standard deviations. push: how fast a step raises the agreement."
-        + (" right: AUROC for right against wrong, by gold answers; not used." if labelled else ""),
+        "standard deviations. alignment: its correlation with agreeing, over all completions. equal: groups with one "
+        "reward for all. length: correlation with it."
+        + (" right: AUROC for right against wrong by gold answers, not used." if labelled else ""),
     )
-    headers = [
-        "reward",
-        *(title for title, _ in REWARD_MEASURES.values()),
-        *(["right"] if labelled else []),
-        "outlook",
-        "sure",
-    ]
-    for header in headers:
-        table.add_column(
-            header, justify="left" if header in ("reward", "outlook") else "right", no_wrap=header == "reward"
-        )
+    titles = [title for title, _ in REWARD_MEASURES.values()]
+    for header in ["reward", *titles, *(["right"] if labelled else [])]:
+        table.add_column(header, justify="left" if header == "reward" else "right")
     for name, found in diagnosis.rewards.items():
         cells = [_form(found.measures[key].value, form) for key, (_, form) in REWARD_MEASURES.items()]
         if found.correctness_auroc is not None:
             cells.append(_form(found.correctness_auroc.value, "{:.2f}"))
-        table.add_row(name, *cells, found.verdict.outlook, f"{found.verdict.sureness:.0%}")
+        table.add_row(name, *cells)
     console.print(table)
 
     for name, found in diagnosis.rewards.items():
-        lab = found.verdict.lab
-        record = f" In the lab this outlook came true in {lab.agreed} of {lab.pairs} trainings." if lab else ""
-        say(console, f"{name}: {found.verdict.outlook}. {_sentences(found.verdict.reasons)}{record}", bold=len(name))
-        for warning in found.verdict.warnings:
+        ruling = found.verdict
+        sentences = [f"{ruling.outlook} (sure: {ruling.sureness:.0%})", *ruling.reasons]
+        if ruling.lab:
+            sentences.append(f"in the lab this came true in {ruling.lab.agreed} of {ruling.lab.pairs} trainings")
+        sentences = [sentence[0].upper() + sentence[1:] for sentence in sentences]
+        say(console, f"{name}: {'. '.join(sentences)}.", bold=len(name))
+        for warning in ruling.warnings:
             say(console, f"Warning: {warning}.")
     for warning in diagnosis.warnings:
         say(console, f"Warning: {warning}.")
     say(
         console,
-        "`sure` is the share of resamples of the prompts with the same outlook; it knows nothing of what other "
-        "models would do. Nats a token compare models of like vocabulary on like text only. Whatever the outlook, "
+        "Sure: the share of resamples of the prompts with the same outlook, which knows nothing of what other models "
+        "would do. Nats a token compare models of like vocabulary on like text only. Whatever the outlook, "
         "training on confidence ruins a model in the end: stop early.",
     )
 
@@ -301,7 +297,3 @@ def _with_interval(estimate: Estimate, form: str) -> tuple[str, str]:
 
 def _form(value: float, form: str) -> str:
     return "-" if math.isnan(value) else form.format(value)
-
-
-def _sentences(reasons: tuple[str, ...]) -> str:
-    return " ".join(f"{reason[0].upper()}{reason[1:]}." if reason[0].islower() else f"{reason}." for reason in reasons)

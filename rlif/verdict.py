@@ -1,12 +1,11 @@
 """From measures of a model and a reward to a verdict in words: rules, their thresholds, and how sure they are.
 
-The rules look at what needs no label. Their order matters: the first that applies decides.
-
-1. Risk of collapse where there is nothing to be confident about (groups do not agree), where the model has collapsed
-   already (one answer to most prompts, loops), or where the reward prefers what most of a group does not say.
-2. Little to gain where the model is sure already (low entropy, groups that agree), where the reward hardly ever tells
-   the completions of a group apart, and where what it prefers has nothing to do with the answers.
-3. Likely to help otherwise: the groups disagree, and the reward knows which side to take.
+The rules look at what needs no label, and the first that applies decides. There is a risk of collapse where the model
+has collapsed already (one answer to most prompts, loops), where there is nothing to be confident about (groups do not
+agree), and where much of what the reward prefers has nothing to do with the answers: training finds that, too. There is
+little to gain where the reward hardly ever tells the completions of a group apart, and where the model is sure already
+(groups that agree, low entropy). Otherwise the groups disagree and the reward knows which side to take: it is likely to
+help.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Thresholds:
     """Nats a token. Lower: little to gain. Depends on vocabulary and text; see `THRESHOLDS`."""
     entropy_from: str = "the built-in task's models, of 19 symbols"
     """The models that `min_entropy` was learnt from."""
-    max_agreement: float = 0.8
+    max_agreement: float = 0.9
     """Share of a group with its most common answer. Higher: little to gain. Needs no scale: it tracks accuracy."""
     min_agreement: float = 0.25
     """Lower: the majority is hardly one, and no guide."""
@@ -42,10 +41,13 @@ class Thresholds:
     """Share of the prompts with the same majority answer. Higher: the model answers without looking at the prompt."""
     max_repetition: float = 0.5
     """Share of a completion's 4-token pieces that occurred in it before. Higher: loops."""
-    min_separation: float = 0.6
-    """AUROC of the reward for the majority against the others. Lower: the reward does not see the difference."""
-    adverse_separation: float = 0.4
-    """Lower: it sees it, and takes the other side."""
+    min_alignment: float = 0.6
+    """Within-group correlation of advantage and agreeing with the majority; its square is the share of what training
+    pushes on that has to do with the answers. Lower: training finds what else the reward prefers."""
+    settled_agreement: float = 0.6
+    """From this agreement on there is more to lose than to win, and `min_settled_alignment` holds instead."""
+    min_settled_alignment: float = 0.8
+    """As `min_alignment`, of a model whose groups mostly agree."""
     max_frac_reward_zero_std: float = 0.9
     """Share of groups whose rewards are all equal. Higher: hardly a group has a gradient."""
     max_length_correlation: float = 0.7
@@ -57,9 +59,18 @@ class Thresholds:
 
 
 # By the size of the vocabulary from which they hold, the largest first: nats a token of one tokenizer and text say
-# little about another's. 2506.17219 has 3B models with 152k tokens: .81 and .71 nats helped, .44 and .38 did not.
+# little about another's. 2506.17219 has 3B models with 152k tokens: .81 and .71 nats helped, .44 and .38 did not. Of
+# alignment it says nothing; long completions differ in much besides their answers, so there only none at all is a risk.
 THRESHOLDS = (
-    (10_000, Thresholds(min_entropy=0.58, entropy_from="3B models on mathematics, arXiv 2506.17219")),
+    (
+        10_000,
+        Thresholds(
+            min_entropy=0.58,
+            entropy_from="3B models on mathematics, arXiv 2506.17219",
+            min_alignment=0.05,
+            min_settled_alignment=0.05,
+        ),
+    ),
     (0, Thresholds()),
 )
 # What the lab found out about these verdicts. Until there is such a file nothing is said about it.
@@ -144,66 +155,67 @@ def model_warnings(measures: Mapping[str, Estimate], thresholds: Thresholds) -> 
 
 
 def rule(values: Mapping[str, float], reward: str, thresholds: Thresholds) -> Ruling:
-    """The outlook that the rules give for the values of the measures, and why.
+    """The outlook that the rules give for the values of the measures, and why. NaN decides nothing.
 
     Args:
-        values: as `verdict` takes them. NaN decides nothing, except that a separation that is NaN is none.
+        values: as `verdict` takes them.
         reward: its name.
         thresholds: of the rules.
     """
     t, v = thresholds, values
-    risks = (
-        (
-            v["agreement"] < t.min_agreement,
-            f"only {v['agreement']:.0%} of a group state its most common answer (less than {t.min_agreement:.0%}): "
-            "there is no majority to be confident about",
-        ),
+    min_alignment = t.min_alignment if v["agreement"] < t.settled_agreement else t.min_settled_alignment
+    rules: tuple[tuple[bool, Outlook, str], ...] = (
         (
             v["common_answer"] > t.max_common_answer,
+            "risk of collapse",
             f"{v['common_answer']:.0%} of the prompts get the same answer (more than {t.max_common_answer:.0%})",
         ),
         (
             v["repetition"] > t.max_repetition,
-            f"{v['repetition']:.0%} of the completions repeats itself (more than {t.max_repetition:.0%}): loops",
+            "risk of collapse",
+            f"{v['repetition']:.0%} of what the model says repeats itself (more than {t.max_repetition:.0%}): loops",
         ),
         (
-            v["separation"] < t.adverse_separation,
-            f"the reward prefers the answers that most of a group does not give: AUROC {v['separation']:.2f} (less "
-            f"than {t.adverse_separation:.2f})",
-        ),
-    )
-    dead_ends = (
-        (
-            v["agreement"] > t.max_agreement,
-            f"{v['agreement']:.0%} of a group state the same answer already (more than {t.max_agreement:.0%})",
-        ),
-        (
-            v["entropy"] < t.min_entropy,
-            f"the model is sure already: {v['entropy']:.2f} nats a token (less than {t.min_entropy:.2f}, which is from "
-            f"{t.entropy_from})",
+            v["agreement"] < t.min_agreement,
+            "risk of collapse",
+            f"only {v['agreement']:.0%} of a group state its most common answer (less than {t.min_agreement:.0%}): "
+            "there is no majority to be confident about",
         ),
         (
             v["frac_reward_zero_std"] > t.max_frac_reward_zero_std,
+            "little to gain",
             f"the reward is the same throughout {v['frac_reward_zero_std']:.0%} of the groups (more than "
             f"{t.max_frac_reward_zero_std:.0%}): nothing to compare",
         ),
         (
-            math.isnan(v["separation"]) or v["separation"] < t.min_separation,
-            f"the reward hardly tells a group's most common answer from the others: AUROC {v['separation']:.2f} "
-            f"(less than {t.min_separation:.2f})",
+            v["alignment"] < min_alignment,
+            "risk of collapse",
+            f"the reward has too little to do with the answers: its correlation with agreeing is {v['alignment']:.2f} "
+            f"(less than {min_alignment:.2f} at an agreement of {v['agreement']:.0%}), and training will find what "
+            "else it prefers",
+        ),
+        (
+            v["agreement"] > t.max_agreement,
+            "little to gain",
+            f"{v['agreement']:.0%} of a group state the same answer already (more than {t.max_agreement:.0%})",
+        ),
+        (
+            v["entropy"] < t.min_entropy,
+            "little to gain",
+            f"the model is sure already: {v['entropy']:.2f} nats a token (less than {t.min_entropy:.2f}, which is from "
+            f"{t.entropy_from})",
         ),
     )
-    found = {"risk of collapse": risks, "little to gain": dead_ends}
-    for outlook, rules in found.items():
-        reasons = tuple(reason for applies, reason in rules if applies)
-        if reasons:
-            return Ruling(outlook, reasons)  # type: ignore[arg-type]
+    found = [(outlook, reason) for applies, outlook, reason in rules if applies]
+    if found:
+        decided = found[0][0]
+        return Ruling(decided, tuple(reason for outlook, reason in found if outlook == decided))
     by_construction = ", which is what it rewards" if reward in AGREEMENT_REWARDS else ""
     return Ruling(
         "likely to help",
         (
             f"there is room: {v['agreement']:.0%} of a group state its most common answer",
-            f"the reward prefers that answer to the others: AUROC {v['separation']:.2f}{by_construction}",
+            f"the reward prefers that answer: its correlation with agreeing is {v['alignment']:.2f}{by_construction}",
         ),
     )
 

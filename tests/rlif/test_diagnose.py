@@ -220,7 +220,10 @@ def test_the_command_prints_every_verdict_with_its_numbers(
     assert f"{found['measures']['entropy']['value']:.3f}" in printed
     assert found["rewards"].keys() == {"self_certainty", "token_entropy", "trajectory_entropy", "majority_vote"}
     for reward, each in found["rewards"].items():
-        assert f"{reward}: {each['verdict']['outlook']}. " in printed
+        assert (
+            f"{reward}: {each['verdict']['outlook'].capitalize()} (sure: {each['verdict']['sureness']:.0%}). "
+            in printed
+        )
         assert each["verdict"]["lab"] is None
     assert "lab" not in printed
 

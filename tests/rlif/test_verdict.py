@@ -17,7 +17,7 @@ HOPEFUL = {
     "agreement": 0.5,
     "common_answer": 0.02,
     "repetition": 0.01,
-    "separation": 0.9,
+    "alignment": 0.8,
     "frac_reward_zero_std": 0.0,
     "length_correlation": -0.3,
     "eos_rate": 1.0,
@@ -31,13 +31,22 @@ HOPEFUL = {
         ({}, "likely to help", "there is room: 50% of a group state its most common answer"),
         ({"agreement": 0.2}, "risk of collapse", "only 20% of a group state its most common answer"),
         ({"common_answer": 0.9}, "risk of collapse", "90% of the prompts get the same answer"),
-        ({"repetition": 0.7}, "risk of collapse", "70% of the completions repeats itself"),
-        ({"separation": 0.3}, "risk of collapse", "prefers the answers that most of a group does not give: AUROC 0.30"),
-        ({"agreement": 0.9}, "little to gain", "90% of a group state the same answer already"),
+        ({"repetition": 0.7}, "risk of collapse", "70% of what the model says repeats itself"),
+        (
+            {"alignment": 0.3},
+            "risk of collapse",
+            "too little to do with the answers: its correlation with agreeing is 0.30",
+        ),
+        ({"alignment": 0.7}, "likely to help", "there is room"),
+        # The more a model has right, the more a reward that prefers something else breaks.
+        ({"alignment": 0.7, "agreement": 0.7}, "risk of collapse", "0.70 (less than 0.80 at an agreement of 70%)"),
+        ({"alignment": -0.8}, "risk of collapse", "its correlation with agreeing is -0.80"),
+        ({"agreement": 0.95}, "little to gain", "95% of a group state the same answer already"),
         ({"entropy": 0.05}, "little to gain", "the model is sure already: 0.05 nats a token"),
         ({"frac_reward_zero_std": 0.95}, "little to gain", "the same throughout 95% of the groups"),
-        ({"separation": 0.5}, "little to gain", "hardly tells a group's most common answer from the others"),
-        ({"separation": math.nan}, "little to gain", "hardly tells a group's most common answer from the others"),
+        ({"agreement": 1.0, "alignment": math.nan}, "little to gain", "100% of a group state the same answer already"),
+        # A control such as `format` prefers nothing where all completions have it.
+        ({"frac_reward_zero_std": 0.95, "alignment": 0.1}, "little to gain", "the same throughout 95% of the groups"),
         # What has collapsed is sure and agrees: the risk comes first.
         ({"common_answer": 0.9, "agreement": 1.0, "entropy": 0.0}, "risk of collapse", "90% of the prompts"),
     ],
@@ -59,8 +68,8 @@ def test_sureness_is_the_share_of_resamples_with_the_same_outlook() -> None:
 
     measures = {name: fixed(value) for name, value in HOPEFUL.items()}
     assert verdict(measures, "self_certainty", Thresholds()).sureness == 1.0
-    agreement = np.array([0.5] * 7 + [0.9] * 3)
-    measures["agreement"] = Estimate(0.5, 0.5, 0.9, agreement)
+    agreement = np.array([0.5] * 7 + [0.95] * 3)
+    measures["agreement"] = Estimate(0.5, 0.5, 0.95, agreement)
     assert verdict(measures, "self_certainty", Thresholds()).sureness == 0.7
 
 
