@@ -21,6 +21,7 @@ from rlif.compare import PlotConfig, plot
 from rlif.config import TrainConfig
 from rlif.config_file import read_config
 from rlif.demo import DemoConfig, run_demo
+from rlif.diagnose_command import DiagnoseConfig, run_diagnose
 from rlif.errors import UserError
 from rlif.lab.command import run_lab
 from rlif.lab.plan import LabConfig
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "plot": (PlotConfig, plot),
     "demo": (DemoConfig, run_demo),
     "lab": (LabConfig, run_lab),
+    "diagnose": (DiagnoseConfig, run_diagnose),
     "mix": (MixConfig, run_mix),
     "eval": (EvalConfig, run_eval),
 }

@@ -233,12 +233,12 @@ class TrainConfig:
             ("lora_rank", 0, ""),
             ("seed", 0, ""),
         ):
-            _require_integer(name, getattr(self, name), minimum, why)
+            require_integer(name, getattr(self, name), minimum, why)
         if self.seed >= 2**63:
             raise UserError(f"seed: got {self.seed!r}, expected an integer below 2**63")
         for name in ("save_steps", "save_total_limit"):
             if getattr(self, name) is not None:
-                _require_integer(name, getattr(self, name), 1)
+                require_integer(name, getattr(self, name), 1)
 
         for name, low, low_included, high in (
             ("temperature", 0.0, False, math.inf),
@@ -283,6 +283,7 @@ class TrainConfig:
                 raise UserError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
 
 
-def _require_integer(name: str, value: object, minimum: int, why: str = "") -> None:
+def require_integer(name: str, value: object, minimum: int, why: str = "") -> None:
+    """Raise UserError unless the value of that name is an integer of at least the minimum; `why` ends the message."""
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise UserError(f"{name}: got {value!r}, expected an integer of at least {minimum}{why}")

@@ -60,7 +60,7 @@ class MixConfig:
     """Whose tokenizer, chat template and generation_config.json the result gets."""
 
     max_shard_size: str = "5GB"
-    """Largest file of weights, which is also about the memory needed, such as 500MB."""
+    """Largest file of weights, such as 500MB; about twice as much memory is needed."""
 
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.
