@@ -23,10 +23,10 @@ from rlif.config_file import read_config
 from rlif.demo import DemoConfig, run_demo
 from rlif.diagnose_command import DiagnoseConfig, run_diagnose
 from rlif.errors import UserError
+from rlif.eval.command import EvalConfig, run_eval
 from rlif.lab.command import run_lab
 from rlif.lab.plan import LabConfig
 from rlif.mix import MixConfig, run_mix
-from rlif.eval.command import EvalConfig, run_eval
 from rlif.rewards import REWARDS
 
 if TYPE_CHECKING:

@@ -78,7 +78,7 @@ def draw_training(results: Sequence[Result], path: Path) -> None:
 
 
 def draw_guard(results: Sequence[Result], path: Path) -> None:
-    """For every internal trial its accuracy at the start, at best in hindsight, where the guard stops, and at the end."""
+    """Every internal trial's accuracy at the start, at best in hindsight, where the guard stops, and at the end."""
     trials = select(results)
     trials = sorted(trials, key=lambda each: (each["ratio"], INTERNAL.index(each["reward"]), each["seed"]))
     figure, ((panel,),) = _subplots(1, 1, (8.5, 0.19 * len(trials) + 1.5))
@@ -143,7 +143,7 @@ def draw_mixes(results: Sequence[Result], path: Path) -> None:
 
 
 def draw_confidence(results: Sequence[Result], path: Path) -> None:
-    """Format, doubt and confidence beside accuracy: at the start, where the guard stops, and at the end, on the base."""
+    """Format, doubt and confidence beside accuracy on the base: at the start, where the guard stops, at the end."""
     rewards = [reward for reward in INTERNAL if select(results, 0.0, [reward])]
     figure, axes = _subplots(1, len(rewards), (3.4 * len(rewards), 3.6))
     names = ("start", "guarded", "last")

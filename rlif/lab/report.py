@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rlif.calibration import plot_reliability
+from rlif.calibration import reliability_bins
+from rlif.calibration_plot import plot_reliability
 from rlif.errors import UserError
 from rlif.lab.diagnosing import pairs_table
 from rlif.lab.figures import draw_all
@@ -64,11 +65,11 @@ def draw_reliability(directory: Path, trials: Sequence[Trial], name: str = "reli
     """Reliability of the mean token probability on the base, for self-certainty: start, guard's choice, last step."""
     first = next(trial for trial in trials if trial.ratio == 0.0 and trial.reward == "self_certainty")
     with np.load(directory / "runs" / first.name / SAMPLES) as saved:
-        scores = {
-            title: (saved[f"{key}/probability"], saved[f"{key}/correct"].astype(bool))
+        bins = {
+            title: reliability_bins(saved[f"{key}/probability"], saved[f"{key}/correct"].astype(bool))
             for key, title in POLICIES.items()
         }
-    plot_reliability(scores, directory / name)
+    plot_reliability(bins, directory / name)
     return name
 
 
@@ -79,8 +80,8 @@ def page(summary: dict[str, Any], found: Sequence[Finding], results: Sequence[Re
     lines = [
         "# No Free Lunch, in the lab",
         "",
-        "What [2506.17219](https://arxiv.org/abs/2506.17219) finds out about internal rewards on models of 3B parameters, "
-        "tried on models of 0.4M that add numbers, "
+        "What [2506.17219](https://arxiv.org/abs/2506.17219) finds out about internal rewards on models of 3B "
+        "parameters, tried on models of 0.4M that add numbers, "
         f"{'with one seed' if summary['quick'] else 'with several seeds'}. Accuracy is that of sampled solutions "
         f"(temperature 1) of {size['eval_prompts']} held-out problems x 4, every {size['eval_steps']} of "
         f"{size['max_steps']} steps. The guard never saw those problems: it looked at {size['guard_prompts']} others, "
@@ -119,8 +120,9 @@ def guard_section(
     lines = [
         "## The guard",
         "",
-        f"All {len(internal)} trials on internal rewards. How many points the chosen policy is below the best checkpoint "
-        "in hindsight, on the same evaluations (whose noise flatters that best one); no rule sees a gold answer.",
+        f"All {len(internal)} trials on internal rewards. How many points the chosen policy is below the best "
+        "checkpoint in hindsight, on the same evaluations (whose noise flatters that best one); no rule sees gold "
+        "answers.",
         "",
         "| rule | below the best, mean | worst | change from the start model, mean |",
         "| --- | ---: | ---: | ---: |",
@@ -162,8 +164,8 @@ def diagnosis_section(pairs: Sequence[dict[str, Any]]) -> list[str]:
         f"({sum(agreed[False])} of {len(agreed[False])}); the mixes set none "
         f"({sum(agreed[True])} of {len(agreed[True])}).",
         "",
-        "| start model | reward | entropy | agreement | separation | verdict | sure | guarded gain | change at the end | "
-        "came true |",
+        "| start model | reward | entropy | agreement | separation | verdict | sure | guarded gain | change at the end "
+        "| came true |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | --- |",
     ]
     for each in pairs:
