@@ -129,6 +129,7 @@ class Guard:
         return -(metrics["base_nll"] + metrics["kl"]), metrics["base_nll_error"]
 
     def _fault(self, metrics: Mapping[str, float]) -> str | None:
+        found = []
         for limit in LIMITS:
             now, before = metrics[limit.signal], self.start[limit.signal]
             times = now / before if before > 0 else 1.0
@@ -137,8 +138,8 @@ class Guard:
                 or now - before > limit.furthest_up
                 or not 1 / limit.times <= times <= limit.times
             ):
-                return f"{limit.meaning} ({limit.signal} {now:.3g}, at the start {before:.3g})"
-        return None
+                found.append(f"{limit.meaning} ({limit.signal} {now:.3g}, at the start {before:.3g})")
+        return ", ".join(found) or None
 
     def _warning(self, reading: Reading) -> str:
         assert self.best is not None

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import asdict
@@ -85,7 +86,12 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
     steps = size.max_steps
     # Spawned, since threads of torch do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(config.workers, max(1, len(left))), mp_context=context, initializer=_one_thread)
+    pool = ProcessPoolExecutor(
+        min(config.workers, max(1, len(left))),
+        mp_context=context,
+        initializer=_begin_worker,
+        initargs=(os.getpid(),),
+    )
     try:
         with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
             bar = progress.add_task("", total=steps * len(trials), completed=steps * (len(trials) - len(left)))
@@ -210,8 +216,8 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _one_thread() -> None:
-    """Of a worker: its share of the cores, and Ctrl-C left to the process that started it."""
+def _begin_worker(parent: int) -> None:
+    """Of a worker: its share of the cores, Ctrl-C left to the process that started it, and no life after that one's."""
     import torch
     import transformers
 
@@ -219,6 +225,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     transformers.utils.logging.disable_progress_bar()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _steps_done(run_dir: Path, steps: int) -> int:
