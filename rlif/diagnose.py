@@ -42,10 +42,10 @@ class RewardDiagnosis:
     measures: dict[str, Estimate]
     """separation: within-group AUROC of the reward for the completions that state their group's majority answer
     against the others (mean over the groups that have both); separation_std: the difference of their mean rewards in
-    within-group standard deviations; alignment: the correlation of advantage and agreeing, over
-    all completions: its square is the share of what training will push on that has to do with the answers;
-    frac_reward_zero_std: share of groups whose rewards are all equal;
-    length_correlation: of the reward with the length in tokens, within groups; mean: of the reward itself."""
+    within-group standard deviations; alignment: the correlation of advantage and agreeing, over all completions: its
+    square is the share of what training will push on that has to do with the answers; frac_reward_zero_std: share of
+    groups whose rewards are all equal; length_correlation: of the reward with the length in tokens, within groups;
+    mean: of the reward itself."""
     correctness_auroc: Estimate | None
     """Within-group AUROC of the reward for right against wrong completions; None without gold answers. The verdict does
     not see it."""
