@@ -8,7 +8,7 @@ agree on. Where a majority is right more often than a single sample, a reward th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from rlif.answers import extract_answer
-from rlif.bootstrap import Bootstrap, Estimate, Floats
+from rlif.bootstrap import Bootstrap, Estimate, Floats, Resampled
 from rlif.data import Prompt
 from rlif.diagnose_command import INTERNAL_REWARDS
 from rlif.errors import UserError
@@ -42,10 +42,10 @@ class RewardDiagnosis:
     measures: dict[str, Estimate]
     """separation: within-group AUROC of the reward for the completions that state their group's majority answer
     against the others (mean over the groups that have both); separation_std: the difference of their mean rewards in
-    within-group standard deviations; alignment: the correlation of advantage and agreeing, over
-    all completions: its square is the share of what training will push on that has to do with the answers;
-    frac_reward_zero_std: share of groups whose rewards are all equal;
-    length_correlation: of the reward with the length in tokens, within groups; mean: of the reward itself."""
+    within-group standard deviations; alignment: the correlation of advantage and agreeing, over all completions: its
+    square is the share of what training will push on that has to do with the answers; frac_reward_zero_std: share of
+    groups whose rewards are all equal; length_correlation: of the reward with the length in tokens, within groups;
+    mean: of the reward itself."""
     correctness_auroc: Estimate | None
     """Within-group AUROC of the reward for right against wrong completions; None without gold answers. The verdict does
     not see it."""
@@ -268,21 +268,26 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
             "mean": bootstrap.mean(values.mean(axis=1)),
         }
         rewards[name] = RewardDiagnosis(
-            found,
-            bootstrap.mean(group_auroc(values, samples.correct)) if has_gold else None,
+            estimates(found),
+            bootstrap.mean(group_auroc(values, samples.correct)).estimate if has_gold else None,
             verdict(measures | found, name, thresholds),
         )
     return Diagnosis(
         num_prompts=num_prompts,
         num_generations=num_generations,
         temperature=temperature,
-        measures=measures,
+        measures=estimates(measures),
         distinct_answers=len(set(samples.majority_answers)),
         rewards=rewards,
-        accuracy=bootstrap.mean(samples.correct.mean(axis=1)) if has_gold else None,
+        accuracy=bootstrap.mean(samples.correct.mean(axis=1)).estimate if has_gold else None,
         warnings=model_warnings(measures, thresholds),
         thresholds=thresholds,
     )
+
+
+def estimates(measures: Mapping[str, Resampled]) -> dict[str, Estimate]:
+    """The measures with their intervals."""
+    return {name: measure.estimate for name, measure in measures.items()}
 
 
 def advantages_of(values: Floats) -> Floats:

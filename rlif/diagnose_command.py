@@ -257,12 +257,11 @@ def write_json(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
     """
     from rlif.versions import versions
 
-    # What others read by name, without the resamples; JSON has no NaN.
     document = {
         "model": config.model,
         "data": config.data,
         "seed": config.seed,
-        **plain(diagnosis),
+        **plain(dataclasses.asdict(diagnosis)),
         "made_with": versions(),
     }
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -275,19 +274,12 @@ def write_json(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
         raise UserError(f"json: cannot write {config.json}: {error.strerror}") from error
 
 
-def plain(value: object) -> Any:
-    """Dataclasses and numbers as JSON has them: an estimate without its resamples, NaN as null."""
+def plain(value: Any) -> Any:
+    """Numbers that are not finite as None, wherever they are: JSON has none."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if isinstance(value, tuple):
-        return [plain(each) for each in value]
-    if dataclasses.is_dataclass(value):
-        fields = [field.name for field in dataclasses.fields(value) if field.compare]
-        return {name: plain(getattr(value, name)) for name in fields}
     return value
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlif.bootstrap import Estimate
+from rlif.bootstrap import Resampled
 
 # These reward the majority itself: that they tell it from the others says nothing.
 AGREEMENT_REWARDS = ("majority_vote", "semantic_entropy")
@@ -113,7 +113,7 @@ class Verdict:
     """None where the lab has no record of this outlook."""
 
 
-def verdict(measures: Mapping[str, Estimate], reward: str, thresholds: Thresholds) -> Verdict:
+def verdict(measures: Mapping[str, Resampled], reward: str, thresholds: Thresholds) -> Verdict:
     """The verdict on a reward.
 
     Args:
@@ -121,9 +121,9 @@ def verdict(measures: Mapping[str, Estimate], reward: str, thresholds: Threshold
         reward: its name, for the sentences.
         thresholds: of the rules.
     """
-    values = {name: estimate.value for name, estimate in measures.items()}
+    values = {name: measure.value for name, measure in measures.items()}
     ruling = rule(values, reward, thresholds)
-    resamples = zip(*(estimate.resamples for estimate in measures.values()), strict=True)
+    resamples = zip(*(measure.resamples for measure in measures.values()), strict=True)
     same = [
         rule(dict(zip(measures, row, strict=True)), reward, thresholds).outlook == ruling.outlook for row in resamples
     ]
@@ -138,7 +138,7 @@ def verdict(measures: Mapping[str, Estimate], reward: str, thresholds: Threshold
     return Verdict(ruling.outlook, sureness, ruling.reasons, tuple(warnings), lab_record(ruling.outlook))
 
 
-def model_warnings(measures: Mapping[str, Estimate], thresholds: Thresholds) -> tuple[str, ...]:
+def model_warnings(measures: Mapping[str, Resampled], thresholds: Thresholds) -> tuple[str, ...]:
     """What makes the measures of a model doubtful, in sentences."""
     warnings = []
     if (eos_rate := measures["eos_rate"].value) < thresholds.min_eos_rate:

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from rlif.bootstrap import Bootstrap
+from rlif.bootstrap import Bootstrap, Estimate
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:
     values = np.random.default_rng(0).normal(3.0, 2.0, size=400)
-    estimate = Bootstrap(400, resamples=4000, seed=1).mean(values)
+    estimate = Bootstrap(400, resamples=4000, seed=1).mean(values).estimate
     assert estimate.value == pytest.approx(values.mean())
     half = 1.96 * values.std() / math.sqrt(400)
     # The ends are quantiles of 4000 draws: their own standard error is 4% of the half width.
@@ -20,29 +20,29 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:
 
 def test_a_ratio_is_of_sums_and_its_resamples_are_too() -> None:
     bootstrap = Bootstrap(3, resamples=50, seed=0)
-    estimate = bootstrap.ratio(np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 6.0]))
-    assert estimate.value == 6 / 8
+    resampled = bootstrap.ratio(np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 6.0]))
+    assert resampled.value == 6 / 8
     possible = {
         (a + 2 * b + 3 * c) / (a + b + 6 * c) for a in range(4) for b in range(4) for c in range(4) if a + b + c == 3
     }
-    assert all(any(math.isclose(each, one) for one in possible) for each in estimate.resamples)
+    assert all(any(math.isclose(each, one) for one in possible) for each in resampled.resamples)
 
 
 def test_correlation_is_pearsons_of_centred_values() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 40, 5))
     y += x
     x, y = (each - each.mean(axis=1, keepdims=True) for each in (x, y))
-    estimate = Bootstrap(40, resamples=200, seed=0).correlation(x, y)
+    estimate = Bootstrap(40, resamples=200, seed=0).correlation(x, y).estimate
     assert estimate.value == pytest.approx(np.corrcoef(x.flatten(), y.flatten())[0, 1])
     assert estimate.low < estimate.value < estimate.high
 
 
 def test_prompts_without_a_value_are_left_out() -> None:
     bootstrap = Bootstrap(4, resamples=500, seed=0)
-    estimate = bootstrap.mean(np.array([1.0, math.nan, 1.0, math.nan]))
-    assert (estimate.value, estimate.low, estimate.high) == (1.0, 1.0, 1.0)
-    assert np.isnan(estimate.resamples).any()  # those that drew only the others
-    undefined = bootstrap.mean(np.full(4, math.nan))
+    resampled = bootstrap.mean(np.array([1.0, math.nan, 1.0, math.nan]))
+    assert resampled.estimate == Estimate(1.0, 1.0, 1.0)
+    assert np.isnan(resampled.resamples).any()  # those that drew only the others
+    undefined = bootstrap.mean(np.full(4, math.nan)).estimate
     assert math.isnan(undefined.value)
     assert math.isnan(undefined.low)
     assert math.isnan(bootstrap.correlation(np.zeros((4, 2)), np.ones((4, 2))).value)

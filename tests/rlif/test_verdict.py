@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlif.bootstrap import Bootstrap, Estimate
+from rlif.bootstrap import Resampled
 from rlif.verdict import Thresholds, lab_record, model_warnings, rule, thresholds_for, verdict
 
 # A model whose groups disagree, and a reward that knows which side to take.
@@ -63,20 +63,17 @@ def test_a_reward_of_agreement_gets_no_credit_for_knowing_the_majority() -> None
 
 
 def test_sureness_is_the_share_of_resamples_with_the_same_outlook() -> None:
-    def fixed(value: float) -> Estimate:
-        return Estimate(value, value, value, np.full(10, value))
-
-    measures = {name: fixed(value) for name, value in HOPEFUL.items()}
+    measures = {name: Resampled(value, np.full(10, value)) for name, value in HOPEFUL.items()}
     assert verdict(measures, "self_certainty", Thresholds()).sureness == 1.0
     agreement = np.array([0.5] * 7 + [0.95] * 3)
-    measures["agreement"] = Estimate(0.5, 0.5, 0.95, agreement)
+    measures["agreement"] = Resampled(0.5, agreement)
     assert verdict(measures, "self_certainty", Thresholds()).sureness == 0.7
 
 
 def test_a_reward_that_mainly_measures_length_is_warned_of() -> None:
     def warnings(correlation: float) -> tuple[str, ...]:
         values = HOPEFUL | {"length_correlation": correlation}
-        measures = {name: Bootstrap(2, resamples=3, seed=0).mean(np.full(2, value)) for name, value in values.items()}
+        measures = {name: Resampled(value, np.full(3, value)) for name, value in values.items()}
         return verdict(measures, "sequence_logprob", Thresholds()).warnings
 
     assert warnings(-0.3) == ()
@@ -85,7 +82,7 @@ def test_a_reward_that_mainly_measures_length_is_warned_of() -> None:
 
 
 def test_measures_of_completions_cut_off_or_without_an_answer_are_warned_of() -> None:
-    measures = {name: Estimate(value, value, value, np.empty(0)) for name, value in HOPEFUL.items()}
+    measures = {name: Resampled(value, np.empty(0)) for name, value in HOPEFUL.items()}
     assert model_warnings(measures, Thresholds()) == ()
     doubtful = measures | {name: replace(measures[name], value=0.25) for name in ("eos_rate", "parse_rate")}
     cut_off, unstated = model_warnings(doubtful, Thresholds())
