@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from rlif.errors import UserError
-from rlif.lab.plan import FULL, INTERNAL, QUICK, LabConfig, Size, plan, start_name
+from rlif.lab.plan import INTERNAL, LabConfig, Size, plan, start_name
 from rlif.safe_files import write_text
 
 SETTINGS = "settings.json"
@@ -30,27 +30,24 @@ def run_lab(config: LabConfig) -> None:
     directory = config.directory()
     console = Console()
     started = time.monotonic()
-    size = QUICK if config.quick else FULL
-    trials = plan(config)
     _remember(directory, config)
     try:
-        seeds = 1 + max(trial.seed for trial in trials)
-        _run_stages(directory, config, size, console, seeds)
+        _run_stages(directory, config, console)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
     spent = (time.monotonic() - started) / 60
     console.print(f"Report: {directory / 'report.md'} ({spent:.0f} minutes)", soft_wrap=True)
 
 
-def _run_stages(directory: Path, config: LabConfig, size: Size, console: Console, seeds: int) -> None:
+def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
     from rlif.lab.report import write_report
     from rlif.lab.trials import run_trials, write_data
 
-    trials = plan(config)
+    trials, size = plan(config), config.size
     make_starts(directory / "starts", config, sorted({trial.ratio for trial in trials}), console)
     if not (directory / "data").exists():
         unfinished = directory / ".data-unfinished"
-        write_data(unfinished, config.base.task, size, seeds)
+        write_data(unfinished, config.base.task, size, 1 + max(trial.seed for trial in trials))
         unfinished.rename(directory / "data")
     if not (directory / DIAGNOSES).exists():
         diagnoses = {

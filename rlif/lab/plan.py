@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlif.errors import UserError
+from rlif.tasks.arithmetic import EVAL_FRACTION
 from rlif.tasks.base_model import BaseModelConfig, InstructModelConfig
 
 # The paper's three, by the names of `rlif.rewards.REWARDS`, and agreement, which is as free of labels.
@@ -20,6 +21,29 @@ BASELINE = "verifiable"
 DEGENERATE = "sequence_logprob"
 # Share of the instruct-like model in each start model; 0 is the base, 1 the instruct-like model.
 RATIOS = (0.0, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    max_steps: int
+    eval_steps: int
+    guard_prompts: int
+    """Evaluation prompts that the guard looks at; they have no gold answers."""
+    eval_prompts: int
+    """Further evaluation prompts, of which accuracy is measured: the guard never chooses on what it is judged by."""
+    test_prompts: int
+    """Prompts that no run has seen, for the policies that are left at the end."""
+
+    @property
+    def held_out_prompts(self) -> int:
+        """All of them, each another."""
+        return self.guard_prompts + self.eval_prompts + self.test_prompts
+
+
+FULL = Size(max_steps=80, eval_steps=5, guard_prompts=160, eval_prompts=352, test_prompts=512)
+QUICK = Size(max_steps=50, eval_steps=5, guard_prompts=96, eval_prompts=160, test_prompts=256)
 
 
 @dataclass
@@ -66,6 +90,18 @@ class LabConfig:
             raise UserError("output_dir: got none, expected the directory of the lab to resume")
         self.base.validate()
         self.instruct.validate()
+        task, needed = self.base.task, self.size.held_out_prompts
+        held_out = (9 * 10 ** (task.digits - 1)) ** task.operands // EVAL_FRACTION
+        if held_out < 2 * needed:  # drawn at random until there are enough, so there must be more
+            raise UserError(
+                f"base.task: {task.operands} numbers of {task.digits} digits make about {held_out} held-out problems, "
+                f"expected at least {2 * needed}"
+            )
+
+    @property
+    def size(self) -> Size:
+        """How much of everything."""
+        return QUICK if self.quick else FULL
 
     def directory(self) -> Path:
         """The output directory, checked.
@@ -80,23 +116,6 @@ class LabConfig:
             raise UserError(f"output_dir: {directory} exists, expected a new directory, or --resume to go on in it")
         return directory
 
-
-@dataclass(frozen=True)
-class Size:
-    """How much of everything."""
-
-    max_steps: int
-    eval_steps: int
-    guard_prompts: int
-    """Evaluation prompts that the guard looks at; they have no gold answers."""
-    eval_prompts: int
-    """Further evaluation prompts, of which accuracy is measured: the guard never chooses on what it is judged by."""
-    test_prompts: int
-    """Prompts that no run has seen, for the policies that are left at the end."""
-
-
-FULL = Size(max_steps=80, eval_steps=5, guard_prompts=160, eval_prompts=352, test_prompts=512)
-QUICK = Size(max_steps=50, eval_steps=5, guard_prompts=96, eval_prompts=160, test_prompts=256)
 
 PROMPTS_PER_STEP = 32
 NUM_GENERATIONS = 8

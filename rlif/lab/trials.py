@@ -53,7 +53,7 @@ def write_data(directory: Path, task: ArithmeticConfig, size: Size, seeds: int) 
     held_out = problems(task, "eval", EVAL_SEED)
     rows: list[dict[str, str]] = []
     seen = set()
-    while len(rows) < size.guard_prompts + size.eval_prompts + size.test_prompts:
+    while len(rows) < size.held_out_prompts:
         problem = next(held_out)
         if problem.prompt not in seen:
             seen.add(problem.prompt)

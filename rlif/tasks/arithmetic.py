@@ -37,7 +37,7 @@ ALPHABET = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "+", "-", "=", "?"
 """The symbols of which every prompt and solution is made; the answer marker is one symbol."""
 
 # One problem in this many is kept for evaluation.
-_EVAL_FRACTION = 8
+EVAL_FRACTION = 8
 # A random slip misses the right sum by 1 to this much, either way.
 _LARGEST_SLIP = 9
 
@@ -98,7 +98,7 @@ class Problem(NamedTuple):
 def split_of(prompt: str) -> Split:
     """The side on which a problem falls: a function of its prompt only."""
     digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
-    return "eval" if int.from_bytes(digest, "big") % _EVAL_FRACTION == 0 else "train"
+    return "eval" if int.from_bytes(digest, "big") % EVAL_FRACTION == 0 else "train"
 
 
 def problems(config: ArithmeticConfig, split: Split, seed: int) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlif.errors import UserError
-from rlif.lab import command
+from rlif.lab import plan as plan_module
 from rlif.lab.command import run_lab
 from rlif.lab.diagnosing import outcome
 from rlif.lab.findings import course, findings
@@ -22,7 +22,7 @@ from rlif.lab.trials import write_data
 from rlif.tasks.arithmetic import ArithmeticConfig, split_of
 from rlif.tasks.base_model import BaseModelConfig, InstructModelConfig
 
-TASK = ArithmeticConfig(digits=1)
+TASK = ArithmeticConfig(digits=2)
 BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=60, pretraining_batch_size=16)
 TINY = LabConfig(quick=True, workers=2, base=BASE, instruct=InstructModelConfig(base=BASE, task=TASK, steps=5))
 
@@ -31,7 +31,7 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "QUICK", Size(5, 1, guard_prompts=4, eval_prompts=4, test_prompts=4))
+    monkeypatch.setattr(plan_module, "QUICK", Size(5, 1, guard_prompts=4, eval_prompts=4, test_prompts=4))
     config = replace(TINY, output_dir=tmp_path / "lab")
     run_lab(config)
     first = json.loads((tmp_path / "lab" / "lab.json").read_text())
@@ -69,6 +69,10 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     [
         ({"seeds": 0}, "seeds: got 0, expected an integer of at least 1"),
         ({"workers": 0}, "workers: got 0"),
+        (
+            {"base": replace(BASE, task=ArithmeticConfig(digits=1))},
+            "base.task: 2 numbers of 1 digits make about 10 held",
+        ),
         ({"resume": True}, "output_dir: got none, expected the directory of the lab to resume"),
     ],
 )
@@ -139,8 +143,8 @@ def test_findings_say_what_the_trials_show() -> None:
     # The other way round nothing of it is seen.
     other = [made_up(0.0, reward, FLAT, 0.8, 0) for reward in INTERNAL]
     other += [made_up(1.0, reward, RISING_AND_FALLING, 0.1, 20) for reward in INTERNAL]
-    assert [each.agreement for each in findings(other)][0] == "not seen"
-    assert [each.agreement for each in findings(other)][2:4] == ["not seen", "not seen"]
+    agreement = [each.agreement for each in findings(other)]
+    assert (agreement[0], agreement[2], agreement[3]) == ("not seen", "not seen", "not seen")
 
 
 def test_regret_is_counted_from_the_best_checkpoint() -> None:
