@@ -9,6 +9,7 @@ Each table stands in the README between `<!-- table NAME -->` and `<!-- end -->`
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,15 @@ def training_step(results: dict[str, Any]) -> str:
     return table(headings, rows) + notes(results["machine"]["versions"], missing)
 
 
+def generation(results: dict[str, Any]) -> str:
+    rows = []
+    for name, entry in results["models"].items():
+        plain = statistics.median(entry["seconds"]["plain"])
+        cells = [f"{entry['tokens'] / plain:.0f}", f"{entry['statistics_share']:+.1%}"]
+        rows.append([name, *cells, f"{entry['second_forward_share']:+.1%}"])
+    return table(["model", "tokens a second", "with statistics", "with a second forward"], rows)
+
+
 def notes(versions: dict[str, str | None], missing: list[str]) -> str:
     """Versions of the peers that took part, and what did not run."""
     peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions.get(name))
@@ -156,6 +166,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "cpu-linear-grpo": cpu_linear_grpo,
     "memory": memory,
     "training-step": training_step,
+    "generation": generation,
     "static": static,
 }
 

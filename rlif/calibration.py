@@ -117,6 +117,31 @@ def auroc(score: ArrayLike, correct: ArrayLike) -> float:
     return float(roc_auc_score(right, values))
 
 
+def auroc_within(score: ArrayLike, correct: ArrayLike) -> float:
+    """Mean AUROC within each group that has right and wrong completions; NaN if none has.
+
+    What choosing among the completions of one prompt lives on: that easy prompts get higher scores adds nothing to it.
+
+    Args:
+        score: (P, N) finite numbers in any unit, of N completions of each of P prompts.
+        correct: (P, N) bool.
+
+    Raises:
+        ValueError: shapes that do not match, no completion, a score that is not finite.
+    """
+    table = np.asarray(score, dtype=np.float64)
+    values, right = (flat.reshape(table.shape) for flat in _scores(table.ravel(), np.asarray(correct).ravel()))
+    if table.ndim != 2 or np.shape(correct) != table.shape:
+        raise ValueError(f"scores have shape {table.shape} and correct {np.shape(correct)}, expected the same (P, N)")
+    mixed = right.any(axis=1) & ~right.all(axis=1)
+    areas = []
+    for group, is_right in zip(values[mixed], right[mixed], strict=True):
+        # Of so few completions all pairs at once are faster than a library's call.
+        difference = group[is_right, None] - group[None, ~is_right]
+        areas.append(((difference > 0) + 0.5 * (difference == 0)).mean())
+    return float(np.mean(areas)) if areas else float("nan")
+
+
 def risk_coverage(score: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Risk at each coverage, from the highest score down (arXiv 1705.08500), and its area (arXiv 1805.08206).
 

@@ -1,4 +1,7 @@
-"""Sample completions of held-out prompts and measure them, always with the same random numbers."""
+"""The evaluation on the way of a training run: sample completions of held-out prompts and measure them.
+
+Always with the same random numbers. `rlif eval`, which measures much more of one model, is `rlif/eval/`.
+"""
 
 from __future__ import annotations
 

@@ -163,7 +163,8 @@ def run_eval(config: EvalConfig) -> None:
     evaluation = evaluate_completions(completions, num_bins=config.num_bins)
     write_report(evaluation, completions, output_dir)
     print_tables(evaluation)
-    print(f"completions, results and figures are in {output_dir}")
+    sampled = "" if config.completions else "completions, "
+    print(f"\n{sampled}results and figures are in {output_dir}")
 
 
 def prepare_output_dir(config: EvalConfig) -> Path:

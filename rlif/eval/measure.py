@@ -14,6 +14,7 @@ from rlif.calibration import (
     ReliabilityBins,
     RiskCoverage,
     auroc,
+    auroc_within,
     brier_score,
     expected_calibration_error,
     isotonic_confidence,
@@ -168,8 +169,6 @@ def _quality(
     name: str, values: NDArray[np.float64], correct: NDArray[np.bool_], groups: NDArray[np.int64], num_bins: int
 ) -> ScoreQuality:
     flat, right = values.ravel(), correct.ravel()
-    within = [auroc(*pair) for pair in zip(values, correct, strict=True)]
-    mixed = [value for value in within if not math.isnan(value)]
     probability = as_probability(name, flat)
     isotonic = isotonic_confidence(flat, right, groups) if len(correct) > 1 else None
 
@@ -181,7 +180,7 @@ def _quality(
     shown = isotonic if probability is None else probability
     return ScoreQuality(
         auroc=auroc(flat, right),
-        auroc_within=float(np.mean(mixed)) if mixed else math.nan,
+        auroc_within=auroc_within(values, correct),
         as_is=calibration(probability),
         isotonic=calibration(isotonic),
         curve=risk_coverage(flat, right),

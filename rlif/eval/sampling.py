@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ class EvalSampling:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
+            speed_estimate_period=math.inf,  # by default, of batches longer than half a minute there is no estimate
             console=console,
             disable=not console.is_terminal,
         )

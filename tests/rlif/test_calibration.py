@@ -10,6 +10,7 @@ from sklearn.metrics import brier_score_loss
 
 from rlif.calibration import (
     auroc,
+    auroc_within,
     brier_score,
     expected_calibration_error,
     isotonic_confidence,
@@ -71,6 +72,23 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order_with_ties_as_halves(rows
     value = auroc([score for score, _ in rows], [correct for _, correct in rows])
     if pairs:
         assert value == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)  # rounding of a mean
+    else:
+        assert np.isnan(value)
+
+
+@given(
+    groups=st.lists(
+        st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=3, max_size=3), min_size=1, max_size=5
+    )
+)
+def test_auroc_within_prompts_is_the_mean_of_those_that_have_one(groups: list[list[tuple[int, bool]]]) -> None:
+    table = np.array(groups)
+    scores, correct = table[..., 0], table[..., 1].astype(bool)
+    single = [auroc(*pair) for pair in zip(scores, correct, strict=True)]
+    defined = [value for value in single if not np.isnan(value)]
+    value = auroc_within(scores, correct)
+    if defined:
+        assert value == pytest.approx(np.mean(defined), abs=1e-12)  # rounding of a mean
     else:
         assert np.isnan(value)
 
@@ -137,6 +155,8 @@ def test_bad_arrays_are_refused_with_what_came() -> None:
         auroc([0.5, np.nan], [True, False])
     with pytest.raises(ValueError, match=r"shape \(2,\) and correct \(1,\)"):
         risk_coverage([1.0, 2.0], [True])
+    with pytest.raises(ValueError, match=r"shape \(2,\) and correct \(2,\), expected the same \(P, N\)"):
+        auroc_within([1.0, 2.0], [True, False])
     with pytest.raises(ValueError, match="got no completion"):
         brier_score([], np.zeros(0, dtype=bool))
     with pytest.raises(ValueError, match="correct has dtype int64, expected bool"):

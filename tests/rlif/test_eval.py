@@ -251,6 +251,14 @@ def test_bad_input_is_one_error_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_data_with_splits_is_evaluated_on_its_test_split(make_eval: MakeEval, tmp_path: Path) -> None:
+    for name, prompt in (("train", "1+1="), ("test", "2+2=")):
+        (tmp_path / "splits").mkdir(exist_ok=True)
+        (tmp_path / "splits" / f"{name}.jsonl").write_text(json.dumps({"prompt": prompt, "answer": "4"}) + "\n")
+    run_eval(make_eval(data=str(tmp_path / "splits"), num_generations=1))
+    assert json.loads((tmp_path / "out" / "majority.jsonl").read_text())["prompt"] == "2+2="
+
+
 def test_one_prompt_and_no_right_answer_leave_out_what_cannot_be_measured(
     make_eval: MakeEval, write_jsonl: WriteJsonl, tmp_path: Path
 ) -> None:
