@@ -3,7 +3,8 @@
     python -m benchmarks.report [--check]
 
 Each table stands in the README between `<!-- table NAME -->` and `<!-- end -->`, and is drawn from the newest file
-`benchmarks/results/*-NAME.json`. `--check` writes nothing and fails if the README says something else.
+`benchmarks/results/*-NAME.json`, or from that of the lab. `--check` writes nothing and fails if the README says something
+else.
 """
 
 import argparse
@@ -23,6 +24,8 @@ README = ROOT / "README.md"
 
 
 def newest(name: str) -> Path:
+    if name in LAB_TABLES:
+        return RESULTS / "lab" / "lab.json"
     files = sorted(RESULTS.glob(f"*-{name}.json"), key=lambda path: (json.loads(path.read_text())["date"], path.name))
     if not files:
         raise FileNotFoundError(f"no results file {RESULTS}/*-{name}.json: run the command that makes it")
@@ -160,6 +163,29 @@ def static(results: dict[str, Any]) -> str:
     return table(headings, rows)
 
 
+def lab_findings(results: dict[str, Any]) -> str:
+    rows = [[each["title"], f"**{each['agreement']}**"] for each in results["findings"]]
+    return table(["the paper's finding", "here"], rows)
+
+
+def lab_guard(results: dict[str, Any]) -> str:
+    rows = [
+        [each["rule"], f"{100 * each['regret']:.1f}", f"{100 * each['worst']:.1f}", f"{100 * each['gain']:+.1f}"]
+        for each in results["guard_rules"]
+    ]
+    return table(["keep the policy of", "below the best: mean", "worst", "above the start model: mean"], rows)
+
+
+def lab_diagnosis(results: dict[str, Any]) -> str:
+    rows = []
+    for name, held_out in (("set the thresholds", False), ("held out", True)):
+        pairs = [each for each in results["pairs"] if each["held_out"] is held_out]
+        right = sum(each["verdict"] == each["outcome"] for each in pairs)
+        rows.append([name, ", ".join(dict.fromkeys(each["start"] for each in pairs)), str(len(pairs)), str(right)])
+    return table(["pairs of start model and reward", "start models", "pairs", "verdict came true"], rows)
+
+
+LAB_TABLES = ("lab-findings", "lab-guard", "lab-diagnosis")
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "cpu-token-stats": cpu_token_stats,
@@ -168,6 +194,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training-step": training_step,
     "generation": generation,
     "static": static,
+    "lab-findings": lab_findings,
+    "lab-guard": lab_guard,
+    "lab-diagnosis": lab_diagnosis,
 }
 
 
@@ -175,7 +204,8 @@ def render(readme: str) -> str:
     """The README with every table drawn anew."""
     for name, draw in TABLES.items():
         path = newest(name)
-        body = f"{draw(json.loads(path.read_text()))}\n\nFrom [`{path.name}`](benchmarks/results/{path.name})."
+        place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        body = f"{draw(json.loads(path.read_text()))}\n\nFrom [`{path.name}`]({place.as_posix()})."
         pattern = rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)"
         readme, count = re.subn(pattern, lambda match, body=body: match[1] + body + match[2], readme, flags=re.DOTALL)  # type: ignore[misc]
         if count != 1:

@@ -128,6 +128,7 @@ def run_demo(config: DemoConfig) -> None:
                 lr_scheduler_type="constant",
                 warmup_ratio=0.05,
                 eval_generations=EVAL_GENERATIONS,
+                guard="warn",
                 seed=config.seed,
             )
         )
@@ -138,20 +139,24 @@ def run_demo(config: DemoConfig) -> None:
 
 
 def results_table(results: Mapping[str, TrainResult], eval_samples: int) -> Table:
-    """Held-out accuracy of each run at its start, its best and its last evaluation of `eval_samples` completions."""
+    """Held-out accuracy of each run: at its start, at its best, where the guard would stop without labels, at its end.
+
+    Each of `eval_samples` completions.
+    """
     # Of a share near one half, where it is largest.
     standard_error = 0.5 / math.sqrt(eval_samples)
     table = Table(
         title="Held-out accuracy",
         caption=f"{eval_samples} samples at temperature 1, standard error <= {standard_error:.1%}",
     )
-    for header in ("trained on", "start", "best", "at step", "last", "at step"):
+    for header in ("trained on", "start", "best", "at step", "guard's", "at step", "last", "at step"):
         table.add_column(header, justify="left" if header == "trained on" else "right")
     for reward, result in results.items():
         accuracy = {int(row["step"]): row["eval/accuracy"] for row in result.rows if "eval/accuracy" in row}
         assert result.best_step is not None
+        assert result.guard_step is not None
         cells = [reward, f"{accuracy[0]:.1%}"]
-        for step in (result.best_step, result.last_step):
+        for step in (result.best_step, result.guard_step, result.last_step):
             cells += [f"{accuracy[step]:.1%}", str(step)]
         table.add_row(*cells)
     return table

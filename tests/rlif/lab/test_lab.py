@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rlif.errors import UserError
+from rlif.lab import command
 from rlif.lab import plan as plan_module
 from rlif.lab.command import run_lab
 from rlif.lab.diagnosing import outcome
@@ -23,7 +24,7 @@ from rlif.tasks.arithmetic import ArithmeticConfig, split_of
 from rlif.tasks.base_model import BaseModelConfig, InstructModelConfig
 
 TASK = ArithmeticConfig(digits=2)
-BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=60, pretraining_batch_size=16)
+BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=40, pretraining_batch_size=16)
 TINY = LabConfig(quick=True, workers=2, base=BASE, instruct=InstructModelConfig(base=BASE, task=TASK, steps=5))
 
 
@@ -31,11 +32,13 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(plan_module, "QUICK", Size(5, 1, guard_prompts=4, eval_prompts=4, test_prompts=4))
+    monkeypatch.setattr(plan_module, "QUICK", Size(5, 5, guard_prompts=4, eval_prompts=4, test_prompts=4))
+    some = [each for each in plan(TINY) if each.ratio == 0.0 or (each.ratio < 1.0 and each.ratio != 0.1)]
+    monkeypatch.setattr(command, "plan", lambda config: [*some, Trial(0, 1.0, "self_certainty")])
     config = replace(TINY, output_dir=tmp_path / "lab")
     run_lab(config)
     first = json.loads((tmp_path / "lab" / "lab.json").read_text())
-    assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in plan(config)]
+    assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in command.plan(config)]
     page = (tmp_path / "lab" / "report.md").read_text()
     for figure in ("training.png", "guard.png", "mixes.png", "confidence.png", "reliability.png"):
         assert f"({figure})" in page
