@@ -3,7 +3,7 @@
     python -m benchmarks.report [--check]
 
 Each table stands in the README between `<!-- table NAME -->` and `<!-- end -->`, and is drawn from the newest file
-`benchmarks/results/*-NAME.json`, or from the lab's. `--check` writes nothing and fails if the README says something else.
+`benchmarks/results/*-NAME.json`, or from the lab's. `--check` writes nothing and fails if the README says otherwise.
 """
 
 import argparse
