@@ -9,6 +9,9 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from rlif.errors import UserError
 from rlif.tasks.arithmetic import EVAL_FRACTION
@@ -71,10 +74,11 @@ class LabConfig:
     resume: bool = False
     """Go on in output_dir, with the trials that are not finished yet."""
 
-    base: BaseModelConfig = field(default_factory=BaseModelConfig)
+    # Not on the command line: the findings are about these two, and a report of others would compare with nothing.
+    base: Annotated[BaseModelConfig, tyro.conf.Suppress] = field(default_factory=BaseModelConfig)
     """The base model."""
 
-    instruct: InstructModelConfig = field(default_factory=InstructModelConfig)
+    instruct: Annotated[InstructModelConfig, tyro.conf.Suppress] = field(default_factory=InstructModelConfig)
     """How the instruct-like model is tuned; its base is the one above."""
 
     def validate(self) -> None:
