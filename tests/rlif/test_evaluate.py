@@ -1,5 +1,6 @@
 """Evaluation measures what its metrics are named after, over all prompts, and repeats exactly."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,11 @@ MakeConfig = Callable[..., TrainConfig]
 
 
 def evaluate(
-    language_model: LanguageModel, reference: Reference, prompts: list[EncodedPrompt], config: TrainConfig
+    language_model: LanguageModel,
+    reference: Reference,
+    prompts: list[EncodedPrompt],
+    config: TrainConfig,
+    consensus: list[str | None] | None = None,
 ) -> Evaluation:
     model = language_model.model
     learner = Learner(
@@ -36,7 +41,7 @@ def evaluate(
         rewards=load_rewards(config.reward),
         optimizer=torch.optim.SGD(model.parameters()),
     )
-    return evaluate_module.evaluate(learner, prompts)
+    return evaluate_module.evaluate(learner, prompts, consensus)
 
 
 @pytest.fixture
@@ -66,17 +71,21 @@ def test_metrics_are_what_their_names_say(
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.mul_(0.9)
+    # The start model was asked about the first four prompts, of which two have a majority answer.
+    consensus = ["5", None, "4", None]
     metrics = evaluate(
-        language_model, Reference(Scorer(reference, None)), prompts, make_config(prompts_per_step=6)
+        language_model, Reference(Scorer(reference, None)), prompts, make_config(prompts_per_step=6), consensus
     ).metrics
     (rollout,) = rollouts
     tokens = int(rollout.completion_mask.sum())
     assert metrics["accuracy"] == 1 / 12  # of the 12 completions whose prompt has an answer
     assert metrics["parse_rate"] == 0.5
+    assert metrics["agreement"] == 1 / 4  # the two answers of a group differ
+    assert (metrics["consensus"], metrics["num_compared"], metrics["consensus_prompts"]) == (1 / 4, 8, 1 / 2)
     assert metrics["completion_length"] == tokens / 24
     assert metrics["eos_rate"] == rollout.finished.double().mean().item()
 
-    entropy, base_nll = 0.0, 0.0
+    entropy, base_nll, drifts = 0.0, 0.0, []
     for row in range(24):
         prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]]
         completion = rollout.completion_ids[row][rollout.completion_mask[row]]
@@ -85,10 +94,18 @@ def test_metrics_are_what_their_names_say(
             log_p = language_model.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
             base = reference(ids).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
         entropy -= (log_p.exp() * log_p).sum().item()
-        base_nll -= base.gather(1, completion[:, None]).sum().item()
+        base_logprob, logprob = (each.gather(1, completion[:, None]).double() for each in (base, log_p))
+        base_nll -= base_logprob.sum().item()
+        k3 = (base_logprob - logprob).exp() - (base_logprob - logprob) - 1
+        drifts.append((k3.sum() - base_logprob.sum()).item())
     assert metrics["entropy"] == pytest.approx(entropy / tokens, rel=1e-4)  # float32
     assert metrics["base_nll"] == pytest.approx(base_nll / tokens, rel=1e-4)
     assert metrics["kl"] > 0
+    # The error of a ratio of two sums over independent completions, by the delta method.
+    lengths = rollout.completion_mask.sum(dim=1).tolist()
+    ratio = sum(drifts) / tokens
+    residuals = [drift - ratio * length for drift, length in zip(drifts, lengths, strict=True)]
+    assert metrics["base_nll_error"] == pytest.approx(math.hypot(*residuals) / tokens, rel=1e-4)
 
 
 def test_an_evaluation_repeats_exactly_and_leaves_the_policy_alone(
