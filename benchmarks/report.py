@@ -3,7 +3,8 @@
     python -m benchmarks.report [--check]
 
 Each table stands in the README between `<!-- table NAME -->` and `<!-- end -->`, and is drawn from the newest file
-`benchmarks/results/*-NAME.json`, or from the lab's. `--check` writes nothing and fails if the README says otherwise.
+`benchmarks/results/*-NAME.json`, or from the lab's, as is the record that `rlif diagnose` gives of its own verdicts.
+`--check` writes nothing and fails if anything says otherwise.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import PEERS
+from rlif.verdict import LAB_FINDINGS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -212,15 +214,34 @@ def render(readme: str) -> str:
     return readme
 
 
+def lab_record(results: dict[str, Any]) -> str:
+    """What `rlif diagnose` says of its own verdicts: how often each came true in the lab, on held-out pairs."""
+    held_out = [each for each in results["pairs"] if each["held_out"]]
+    verdicts = {
+        outlook: {
+            "agreed": sum(each["verdict"] == each["outcome"] == outlook for each in held_out),
+            "pairs": sum(each["verdict"] == outlook for each in held_out),
+        }
+        for outlook in sorted({each["verdict"] for each in held_out})
+    }
+    return json.dumps({"verdicts": verdicts}, indent=1) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail if the README differs from the results")
     arguments = parser.parse_args()
-    before = README.read_text()
-    after = render(before)
+    written = {
+        README: render(README.read_text()),
+        LAB_FINDINGS: lab_record(json.loads(newest("lab-diagnosis").read_text())),
+    }
     if arguments.check:
-        sys.exit("README.md differs from benchmarks/results: run python -m benchmarks.report" if after != before else 0)
-    README.write_text(after)
+        stale = [path.name for path, text in written.items() if not path.exists() or path.read_text() != text]
+        sys.exit(
+            f"{' and '.join(stale)} differs from benchmarks/results: run python -m benchmarks.report" if stale else 0
+        )
+    for path, text in written.items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from rlif.lab.findings import Result, course, select, series
 from rlif.lab.plan import BASELINE, INTERNAL, RATIOS, start_name
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COLORS = dict(zip((*INTERNAL, BASELINE), ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73"), strict=True))
 PANELS = {
     "eval/accuracy": "held-out accuracy",
-    "reward": "reward, 0 at first, 1 at most",
+    "reward": "reward, from its lowest to its highest",
     "eval/entropy": "entropy, nats a token",
     "eval/completion_length": "length, tokens",
     "eval/base_nll": "start model's NLL, nats a token",
@@ -69,6 +69,8 @@ def draw_training(results: Sequence[Result], path: Path) -> None:
                 panel.yaxis.set_major_formatter(PercentFormatter(1.0))
             if metric == "eval/base_nll":
                 panel.set_yscale("log")
+                panel.yaxis.set_major_formatter("{x:g}")
+                panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_title(f"{start_name(ratio)}: {label}", loc="left", fontsize="medium")
             panel.set_xlabel("training step")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -110,34 +112,32 @@ def draw_guard(results: Sequence[Result], path: Path) -> None:
 
 def draw_mixes(results: Sequence[Result], path: Path) -> None:
     """Gain against the entropy at the start, from the base to the instruct-like model."""
-    figure, ((gain, end),) = _subplots(1, 2, (10, 3.9))
-    for panel, title, name in (
-        (gain, "gain at best, points", "peak"),
-        (end, "change at the last step, points", "last"),
+    entropies = {
+        start_name(ratio): float(np.mean([series(each, "eval/entropy")[0] for each in trials]))
+        for ratio in RATIOS
+        if (trials := select(results, ratio))
+    }
+    figure, (panels,) = _subplots(1, 2, (10, 4.1))
+    for panel, title, name in zip(
+        panels, ("gain at best, points", "change at the last step, points"), ("peak", "last"), strict=True
     ):
         for reward in INTERNAL:
             found = []
             for ratio in RATIOS:
-                trials = select(results, ratio, [reward])
-                if trials:
+                if trials := select(results, ratio, [reward]):
                     changes = [100 * (getattr(course(each), name) - course(each).start) for each in trials]
-                    entropy = float(np.mean([series(each, "eval/entropy")[0] for each in trials]))
-                    found.append((entropy, float(np.mean(changes)), min(changes), max(changes)))
+                    found.append((entropies[start_name(ratio)], float(np.mean(changes)), min(changes), max(changes)))
             if found:
                 x, y, low, high = np.array(found).T
                 panel.errorbar(x, y, (y - low, high - y), fmt="o-", color=COLORS[reward], capsize=3, label=reward)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.set_xscale("log")
         panel.set_xlabel("entropy of the start model, nats a token (log scale)")
-        panel.set_title(title, loc="left")
-    for ratio in RATIOS:
-        trials = select(results, ratio)
-        if trials:
-            entropy = float(np.mean([series(each, "eval/entropy")[0] for each in trials]))
-            gain.annotate(
-                start_name(ratio), (entropy, 1), xycoords=("data", "axes fraction"), ha="center", va="top", size=8
-            )
-    handles, labels = gain.get_legend_handles_labels()
+        panel.set_ylabel(title)
+        names = panel.secondary_xaxis("top")
+        names.set_xticks(list(entropies.values()), list(entropies), fontsize="small")
+        names.minorticks_off()
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
     figure.savefig(path)
 
@@ -168,13 +168,13 @@ def draw_confidence(results: Sequence[Result], path: Path) -> None:
 
 
 def _curve(result: Result, metric: str) -> dict[int, float]:
-    """A metric by step; the reward, whose units differ, from 0 at the first step to 1 at its highest mean of five."""
+    """A metric by step; of the reward, whose units differ, means of five steps, from 0 (lowest) to 1 (highest)."""
     values = series(result, metric)
     if metric != "reward":
         return values
     smooth = np.convolve(list(values.values()), np.full(5, 0.2), mode="valid")
-    scale = max(float(smooth.max() - smooth[0]), 1e-12)
-    return dict(zip(list(values)[2:-2], ((smooth - smooth[0]) / scale).tolist(), strict=True))
+    scale = max(float(np.ptp(smooth)), 1e-12)
+    return dict(zip(list(values)[2:-2], ((smooth - smooth.min()) / scale).tolist(), strict=True))
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[list[Axes]]]:

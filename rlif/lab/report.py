@@ -160,9 +160,9 @@ def diagnosis_section(pairs: Sequence[dict[str, Any]]) -> list[str]:
         "## The diagnosis",
         "",
         f"`rlif diagnose` before training against what training then did: right for {sum(everything)} of "
-        f"{len(everything)} pairs of start model and reward. Its thresholds were set on the two ends "
-        f"({sum(agreed[False])} of {len(agreed[False])}); the mixes set none "
-        f"({sum(agreed[True])} of {len(agreed[True])}).",
+        f"{len(everything)} pairs of start model and reward. Its thresholds were set on the base "
+        f"({sum(agreed[False])} of {len(agreed[False])}) and on models that are not in this lab; the other start "
+        f"models are held out ({sum(agreed[True])} of {len(agreed[True])}).",
         "",
         "| start model | reward | entropy | agreement | separation | verdict | sure | guarded gain | change at the end "
         "| came true |",
