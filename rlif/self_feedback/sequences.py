@@ -1,0 +1,49 @@
+"""Token sequences that are already there, as the batches that a Scorer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rlif.models import LanguageModel
+from rlif.rollout import Rollout, pad_left
+
+Ids = list[int]
+
+
+def as_rollout(language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Rollout:
+    """N prompts with a completion each, as token ids, in the form of sampled ones; without their texts.
+
+    A prompt and a completion have at least one token.
+    """
+    device, pad = language_model.device, language_model.pad_token_id
+    prompt_ids, prompt_mask = pad_left([list(ids) for ids in prompts], pad, device)
+    length = max(map(len, completions))
+    return Rollout(
+        prompts=[""] * len(prompts),
+        answers=[None] * len(prompts),
+        texts=[""] * len(prompts),
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        completion_ids=torch.tensor([[*ids, *[pad] * (length - len(ids))] for ids in completions], device=device),
+        completion_mask=torch.tensor([[t < len(ids) for t in range(length)] for ids in completions], device=device),
+        finished=torch.tensor([ids[-1] in language_model.eos_token_ids for ids in completions], device=device),
+        num_generations=1,
+    )
+
+
+def sequence_logprobs(
+    scorer: nn.Module, language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]
+) -> Tensor:
+    """log pi(completion | prompt) of N sequences in one forward: (N,) float32, nats, differentiable.
+
+    Args:
+        scorer: a `rlif.scoring.Scorer`, or what accelerate made of one.
+        language_model: that the scorer scores.
+        prompts: N lists of token ids.
+        completions: N lists of token ids, the EOS included where there is one.
+    """
+    rollout = as_rollout(language_model, prompts, completions)
+    return scorer(rollout, 1.0, outputs=("logprob",)).logprob.sum(dim=1)
