@@ -9,10 +9,10 @@ u = log pi(chosen) - log pi_ref(chosen) and v of the rejected one, and the score
 | | | its appendix on noisy labels (conservative DPO) |
 | `robust` | (-(1 - e) log sigmoid(x) + e log sigmoid(-x)) / (1 - 2 e) | robust DPO, arXiv 2403.00409 |
 | `hinge` | max(0, 1 - x) | SLiC, arXiv 2305.10425 |
-| `ipo` | (u / T_chosen - v / T_rejected - margin - 1 / (2 beta))^2, over mean log-ratios of T tokens | arXiv 2310.12036 |
+| `ipo` | (u / T_chosen - v / T_rejected - margin - 1 / (2 beta))^2, mean log-ratios of T tokens | arXiv 2310.12036 |
 
-`sigmoid` without smoothing, `robust`, `hinge` and `ipo` are those of TRL's DPOTrainer by name and by value. The margin is an
-offset that the score has to exceed (arXiv 2402.10571).
+`sigmoid` without smoothing, `robust`, `hinge` and `ipo` are those of TRL's DPOTrainer by name and by value. The margin is
+an offset that the score has to exceed (arXiv 2402.10571).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def preference_loss(
         ref_rejected_logprob: (n,) likewise.
         beta: greater than 0; how closely the policy is held to the reference.
         loss_type: one of `PreferenceLossType`.
-        label_smoothing: the share of pairs taken to be the wrong way round, in [0, 0.5); of `sigmoid` and `robust` only.
+        label_smoothing: share of pairs taken to be the wrong way round, in [0, 0.5); for `sigmoid` and `robust` only.
         margin: (n,) by which the score has to exceed 0; None: nothing.
         lengths: (n,) tokens of each chosen and of each rejected completion, which `ipo` needs.
 
