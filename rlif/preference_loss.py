@@ -11,7 +11,7 @@ u = log pi(chosen) - log pi_ref(chosen) and v of the rejected one, and the score
 | `hinge` | max(0, 1 - x) | SLiC, arXiv 2305.10425 |
 | `ipo` | (u / T_chosen - v / T_rejected - margin - 1 / (2 beta))^2, mean log-ratios of T tokens | arXiv 2310.12036 |
 
-`sigmoid` without smoothing, `robust`, `hinge` and `ipo` are those of TRL's DPOTrainer by name and by value. The margin is
+`sigmoid` without smoothing, `robust`, `hinge` and `ipo` are those of TRL's DPOTrainer by name and value. The margin is
 an offset that the score has to exceed (arXiv 2402.10571).
 """
 
