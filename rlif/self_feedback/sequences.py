@@ -47,3 +47,21 @@ def sequence_logprobs(
     """
     rollout = as_rollout(language_model, prompts, completions)
     return scorer(rollout, 1.0, outputs=("logprob",)).logprob.sum(dim=1)
+
+
+def parts_within(prompts: Sequence[Ids], completions: Sequence[Ids], max_tokens: int) -> list[list[int]]:
+    """Rows in parts of similar length, the longest first, (longest prompt + longest completion) x rows in budget.
+
+    A row that exceeds the budget by itself is a part of its own.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(completions[row]), reverse=True)
+    parts: list[list[int]] = []
+    for row in order:
+        if parts:
+            joined = [*parts[-1], row]
+            width = max(len(prompts[each]) for each in joined) + max(len(completions[each]) for each in joined)
+            if width * len(joined) <= max_tokens:
+                parts[-1] = joined
+                continue
+        parts.append([row])
+    return parts

@@ -1,0 +1,228 @@
+"""Learn preference pairs: pairs -> one forward over chosen and rejected -> loss -> backward -> AdamW step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from rlif.activation_checkpointing import enable_checkpointing
+from rlif.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
+from rlif.errors import UserError
+from rlif.fused_head import fused_head
+from rlif.interrupts import StopRequest
+from rlif.lora import add_lora, load_lora
+from rlif.models import LanguageModel, load_language_model
+from rlif.safe_files import damage, write_directory
+from rlif.schedule import scheduled
+from rlif.scoring import Scorer
+from rlif.self_feedback.config import SelfFeedbackConfig, TrainOptions
+from rlif.self_feedback.objectives import DPO, BradleyTerry, Objective
+from rlif.self_feedback.preferences import Pair
+from rlif.self_feedback.progress import bar
+from rlif.self_feedback.reference_logprobs import pairs_fingerprint, reference_logprobs
+from rlif.self_feedback.reward_model import load_reward_model
+from rlif.self_feedback.sequences import parts_within
+from rlif.self_feedback.stage_file import Row, StageFile
+
+# Options of the training that change nothing but rounding, or when checkpoints are written.
+CHANGEABLE = ("gradient_checkpointing", "save_steps")
+STEP_FILE = "step.json"
+
+
+def train_preferences(
+    config: SelfFeedbackConfig, start: LanguageModel, name: str, pairs: Sequence[Pair], output_dir: Path
+) -> list[Row]:
+    """Train on preference pairs as `config.train` says, and leave the model in output_dir/model (or /reward_model).
+
+    output_dir/train has metrics.jsonl, the reference log-probabilities and, while it goes on, a checkpoint.
+
+    Args:
+        config: resolved.
+        start: the model to start from, changed in place.
+        name: by which it was loaded.
+        pairs: to learn.
+        output_dir: exists.
+
+    Returns:
+        The rows of metrics.jsonl: per step loss (mean over its pairs), accuracy (share of pairs whose chosen completion
+        has the higher reward), rewards/chosen and rewards/rejected (means), grad_norm, learning_rate.
+
+    Raises:
+        UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step is finished and a checkpoint saved.
+    """
+    options, directory = config.train, output_dir / "train"
+    fingerprint = model_fingerprint(start.model)
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in CHANGEABLE}
+    settings |= {"model": fingerprint[:16], "preferences": pairs_fingerprint(pairs), "seed": config.seed}
+    metrics = StageFile(directory / "metrics.jsonl", settings)
+    final = output_dir / ("model" if options.objective == "dpo" else "reward_model")
+    steps_per_epoch = math.ceil(len(pairs) / options.pairs_per_step)
+    max_steps = options.num_train_epochs * steps_per_epoch
+    if len(metrics.rows) == max_steps and final.is_dir() and damage(final) is None:
+        return metrics.rows
+
+    checkpoint = directory / "checkpoint"
+    step, resumed = 0, None
+    if checkpoint.is_dir() and damage(checkpoint) is None:
+        saved = int(json.loads((checkpoint / STEP_FILE).read_text())["step"])
+        # Without its rows it belongs to a training that was begun anew since.
+        if saved <= len(metrics.rows):
+            step, resumed = saved, checkpoint
+    metrics.keep(step)
+    objective, write = make_objective(config, start, name, pairs, directory, fingerprint, resumed)
+    parameters = [parameter for parameter in objective.module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=options.weight_decay, fused=True)
+    if resumed is not None:
+        load_optimizer(objective.module, optimizer, resumed)
+
+    def save_checkpoint(target: Path) -> None:
+        write(target)
+        save_optimizer(optimizer_tensors(objective.module, optimizer), target)
+        (target / STEP_FILE).write_text(json.dumps({"step": step}) + "\n")
+
+    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop:
+        while step < max_steps:
+            step += 1
+            rows = step_rows(len(pairs), step, options, config.seed)
+            learning_rate = scheduled(
+                step,
+                max_steps,
+                learning_rate=_given(options.learning_rate),
+                warmup_ratio=options.warmup_ratio,
+                lr_scheduler_type=options.lr_scheduler_type,
+            )
+            row = train_step(objective, optimizer, pairs, rows, learning_rate, options, config.max_tokens_per_forward)
+            metrics.append([{"step": step} | row])
+            advance(1)
+            if (step % options.save_steps == 0 and step < max_steps) or stop.received is not None:
+                write_directory(checkpoint, save_checkpoint)
+            if stop.received is not None:
+                raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training")
+    write_directory(final, write)
+    return metrics.rows
+
+
+def make_objective(
+    config: SelfFeedbackConfig,
+    start: LanguageModel,
+    name: str,
+    pairs: Sequence[Pair],
+    directory: Path,
+    fingerprint: str,
+    checkpoint: Path | None,
+) -> tuple[Objective, Callable[[Path], None]]:
+    """What learns, as it is at the start or in a checkpoint, and what writes it into a directory."""
+    options = config.train
+    if options.objective == "reward_model":
+        dtype = getattr(torch, config.dtype)
+        source = name if checkpoint is None else str(checkpoint)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # of the new head
+            reward_model = load_reward_model(source, device=start.device, dtype=dtype, pad_token_id=start.pad_token_id)
+        if options.gradient_checkpointing:
+            enable_checkpointing(reward_model.model)
+
+        def write_reward_model(target: Path) -> None:
+            reward_model.model.save_pretrained(target)
+            start.tokenizer.save_pretrained(target)
+
+        return BradleyTerry(reward_model, pairs, options), write_reward_model
+
+    def scorer_of(language_model: LanguageModel) -> Scorer:
+        return Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
+
+    reference = reference_logprobs(
+        scorer_of(start),
+        start,
+        pairs,
+        directory / f"reference_logprobs-{pairs_fingerprint(pairs)}.jsonl",
+        model_fingerprint=fingerprint,
+        max_tokens_per_forward=config.max_tokens_per_forward,
+    )
+    policy = start
+    if options.lora_rank > 0:
+        add_lora(
+            policy.model,
+            rank=options.lora_rank,
+            alpha=options.lora_alpha,
+            target_modules=options.lora_target_modules,
+            seed=config.seed,
+        )
+        if checkpoint is not None:
+            load_lora(policy.model, checkpoint)
+    elif checkpoint is not None:
+        policy = load_language_model(
+            str(checkpoint),
+            device=config.device,
+            dtype=config.dtype,
+            attn_implementation=config.attn_implementation,
+        )
+    if options.gradient_checkpointing:
+        enable_checkpointing(policy.model)
+    return DPO(scorer_of(policy), policy, pairs, reference, options), policy.save
+
+
+def step_rows(num_pairs: int, step: int, options: TrainOptions, seed: int) -> list[int]:
+    """The pairs of a step, counted from 1: each epoch has all of them once, in an order of its own."""
+    steps_per_epoch = math.ceil(num_pairs / options.pairs_per_step)
+    epoch, place = divmod(step - 1, steps_per_epoch)
+    order = list(range(num_pairs))
+    random.Random(f"pairs {seed} {epoch}").shuffle(order)
+    return order[place * options.pairs_per_step : (place + 1) * options.pairs_per_step]
+
+
+def train_step(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    pairs: Sequence[Pair],
+    rows: Sequence[int],
+    learning_rate: float,
+    options: TrainOptions,
+    max_tokens_per_forward: int,
+) -> Row:
+    """One update from the mean loss of some pairs, in parts that the budget of tokens allows; its metrics.
+
+    Raises:
+        UserError: the loss or its gradient is not finite.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad()
+    totals: Counter[str] = Counter()
+    prompts = [pairs[row].prompt_ids for row in rows]
+    longest = [max(pairs[row].chosen_ids, pairs[row].rejected_ids, key=len) for row in rows]
+    # A pair is two sequences.
+    for places in parts_within(prompts, longest, max(1, max_tokens_per_forward // 2)):
+        result = objective([rows[place] for place in places])
+        loss = result.loss.sum() / len(rows)
+        loss.backward()
+        totals.update(
+            {
+                "loss": loss.item(),
+                "accuracy": (result.chosen_reward > result.rejected_reward).sum().item() / len(rows),
+                "rewards/chosen": result.chosen_reward.sum().item() / len(rows),
+                "rewards/rejected": result.rejected_reward.sum().item() / len(rows),
+            }
+        )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm).item()
+    if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+        raise UserError(
+            f"learning_rate: the loss is {totals['loss']:g} and its gradient's norm {norm:g}, expected finite numbers; "
+            "try a lower learning rate than the present one"
+        )
+    optimizer.step()
+    return {**totals, "grad_norm": norm, "learning_rate": learning_rate}
+
+
+def _given(value: float | None) -> float:
+    assert value is not None  # `SelfFeedbackConfig.resolved` sees to it
+    return value
