@@ -57,7 +57,7 @@ rlif train --help explains every option; rlif --version prints the versions of w
 REWARD_HELP = (
     "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
     f"{', '.join(REWARDS)} (which needs gold answers); or a function of your own, package.module:function or "
-    "file.py:function; or reward_model:DIRECTORY, a reward model of `rlif self-feedback train --objective reward_model`."
+    "file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective reward_model` makes it."
 )
 
 

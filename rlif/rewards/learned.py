@@ -59,8 +59,8 @@ class LearnedReward:
         known = self.model.model.get_input_embeddings().num_embeddings
         if largest >= known:
             raise UserError(
-                f"reward: the reward model in {self.directory} knows {known} tokens, but the policy has token {largest}; "
-                "expected one that was trained from a model with the policy's tokenizer"
+                f"reward: the reward model in {self.directory} knows {known} tokens, but the policy has token "
+                f"{largest}; expected one that was trained from a model with the policy's tokenizer"
             )
         prompts = [ids[mask].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
         completions = [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)]

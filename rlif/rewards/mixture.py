@@ -135,7 +135,7 @@ def load_rewards(
     rewards: list[Reward] = []
     for path, name, weight in _split(specs):
         if path.startswith(REWARD_MODEL):
-            function = LearnedReward(path.removeprefix(REWARD_MODEL))
+            function: RewardFunction = LearnedReward(path.removeprefix(REWARD_MODEL))
         elif ":" in path:
             function = import_function(path)
         elif path in REWARDS:

@@ -41,7 +41,7 @@ def train_preferences(
 ) -> list[Row]:
     """Train on preference pairs as `config.train` says, and leave the model in output_dir/model (or /reward_model).
 
-    output_dir/train has metrics.jsonl, the reference log-probabilities and, while it goes on, a checkpoint.
+    output_dir/train-OBJECTIVE has metrics.jsonl, the reference log-probabilities and, while it goes on, a checkpoint.
 
     Args:
         config: resolved.
@@ -58,7 +58,7 @@ def train_preferences(
         UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step is finished and a checkpoint saved.
     """
-    options, directory = config.train, output_dir / "train"
+    options, directory = config.train, output_dir / f"train-{config.train.objective}"
     fingerprint = model_fingerprint(start.model)
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in CHANGEABLE}
     settings |= {"model": fingerprint[:16], "preferences": pairs_fingerprint(pairs), "seed": config.seed}
