@@ -123,10 +123,15 @@ def make_objective(
     options = config.train
     if options.objective == "reward_model":
         dtype = getattr(torch, config.dtype)
-        source = name if checkpoint is None else str(checkpoint)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # of the new head
-            reward_model = load_reward_model(source, device=start.device, dtype=dtype, pad_token_id=start.pad_token_id)
+            reward_model = load_reward_model(
+                name if checkpoint is None else str(checkpoint),
+                device=start.device,
+                dtype=dtype,
+                pad_token_id=start.pad_token_id,
+                new_head=checkpoint is None,
+            )
         if options.gradient_checkpointing:
             enable_checkpointing(reward_model.model)
 
