@@ -149,7 +149,9 @@ def read_preferences(path: Path, language_model: LanguageModel, *, argument: str
 
 
 def _pairs(traces: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, Row]]:
-    distinct = list({tuple(trace["ids"]): trace for trace in reversed(traces)}.values())[::-1]
+    distinct: dict[tuple[int, ...], Row] = {}
+    for trace in traces:
+        distinct.setdefault(tuple(trace["ids"]), trace)
 
     def score(trace: Row) -> float:
         assert options.confidence is not None
@@ -157,7 +159,7 @@ def _pairs(traces: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, R
 
     found = [
         (chosen, rejected)
-        for chosen, rejected in itertools.permutations(distinct, 2)
+        for chosen, rejected in itertools.permutations(distinct.values(), 2)
         if chosen["span"] and score(chosen) >= options.threshold and score(chosen) - score(rejected) > options.min_gap
     ]
     yield from sorted(found, key=lambda pair: score(pair[1]) - score(pair[0]))
