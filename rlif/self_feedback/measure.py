@@ -5,24 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from rlif.calibration import auroc, brier_score, expected_calibration_error, reliability_bins
+from rlif.calibration_plot import plot_reliability
 from rlif.self_feedback.config import Confidence
 from rlif.self_feedback.preferences import is_correct
 from rlif.self_feedback.stage_file import Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Of two models: blue and vermilion of Okabe and Ito's palette, told apart by colour-blind readers too.
-COLORS = ("#0072B2", "#D55E00")
 
 
 def measured(rows: Sequence[Row], confidence: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -64,41 +56,12 @@ def draw_reliability(models: Mapping[str, Sequence[Row]], confidence: str, path:
     """Draw accuracy against confidence in ten bins, and how many chains of thought each has, as a PNG.
 
     Args:
-        models: at most two, the rows of each by its name.
+        models: the rows of each by its name.
         confidence: the score to draw, one that is a probability.
         path: the PNG; its directory exists.
     """
-    figure = Figure(figsize=(5.2 * len(models), 6.2), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, len(models), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False)
-    for column, (name, rows) in enumerate(models.items()):
+    bins = {}
+    for name, rows in models.items():
         scores, correct = measured(rows, confidence)
-        _draw_model(panels[0][column], panels[1][column], name, scores.clip(0, 1), correct, COLORS[column])
-    panels[0][0].set_ylabel("share that is right")
-    panels[1][0].set_ylabel("share of\nanswers")
-    for axes in panels[1]:
-        axes.set_xlabel(f"confidence ({confidence.replace('_', ' ')})")
-    figure.savefig(path)
-
-
-def _draw_model(
-    upper: Axes, lower: Axes, name: str, scores: NDArray[np.float64], correct: NDArray[np.bool_], color: str
-) -> None:
-    bins = reliability_bins(scores, correct)
-    filled = bins.counts > 0
-    width = float(bins.edges[1])
-    centers = bins.edges[:-1] + width / 2
-    upper.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1)
-    upper.bar(centers[filled], bins.accuracy[filled], width * 0.92, color=color, alpha=0.35)
-    # Where the mean of a bin is: on the diagonal, were the model calibrated.
-    upper.plot(bins.confidence[filled], bins.accuracy[filled], "o", color=color, markersize=6)
-    ece = expected_calibration_error(scores, correct)
-    upper.set_title(f"{name}: accuracy {correct.mean():.1%}, ECE {ece:.3f}", loc="left", fontweight="bold")
-    upper.set_ylim(0, 1.02)
-    upper.set_xlim(0, 1)
-    upper.yaxis.set_major_formatter(PercentFormatter(1.0))
-    lower.bar(centers, bins.counts / bins.counts.sum(), width * 0.92, color=color)
-    lower.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axes in (upper, lower):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        bins[name] = reliability_bins(scores.clip(0, 1), correct)
+    plot_reliability(bins, path)
