@@ -74,17 +74,25 @@ def encode(
     """Tokenize questions, leaving room for the chain of thought and for asking for its answer.
 
     Raises:
-        UserError: as `encode_prompts` does.
+        UserError: as `encode_prompts` does; or the elicitation has no tokens, or not enough positions.
     """
-    room = config.sample.max_completion_length
+    length = config.sample.max_completion_length
+    encoded = encode_prompts(
+        language_model, prompts, length, argument=argument, chat=config.chat, system_prompt=config.system_prompt
+    )
     if config.sample.answer_span == "elicited":
         question = language_model.tokenizer(config.sample.elicitation, add_special_tokens=False)["input_ids"]
         if not question:
             raise UserError(f"elicitation: got {config.sample.elicitation!r}, which has no tokens")
-        room += len(question) + MAX_ANSWER_LENGTH
-    return encode_prompts(
-        language_model, prompts, room, argument=argument, chat=config.chat, system_prompt=config.system_prompt
-    )
+        longest = max(len(each.ids) for each in encoded)
+        needed = longest + length + len(question) + MAX_ANSWER_LENGTH
+        positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and needed > positions:
+            raise UserError(
+                f"max_completion_length: {length} tokens after the longest prompt's {longest}, and the elicitation's "
+                f"{len(question)} with {MAX_ANSWER_LENGTH} of an answer, are more than the model's {positions} positions"
+            )
+    return encoded
 
 
 def _built_in(config: SelfFeedbackConfig, split: Split, count: int) -> list[Prompt]:
