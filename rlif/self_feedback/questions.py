@@ -90,7 +90,7 @@ def encode(
         if positions is not None and needed > positions:
             raise UserError(
                 f"max_completion_length: {length} tokens after the longest prompt's {longest}, and the elicitation's "
-                f"{len(question)} with {MAX_ANSWER_LENGTH} of an answer, are more than the model's {positions} positions"
+                f"{len(question)} with {MAX_ANSWER_LENGTH} of an answer, exceed the model's {positions} positions"
             )
     return encoded
 

@@ -158,7 +158,7 @@ def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() ->
         ),
         (
             {"sample": SampleOptions(max_completion_length=30)},
-            "max_completion_length: 30 tokens after the longest prompt's 6, and the elicitation's .* the model's 64",
+            "max_completion_length: 30 tokens after the longest prompt's 6, and the .* exceed the model's 64",
         ),
         (
             {"sample": SampleOptions(max_completion_length=5, elicitation="")},
