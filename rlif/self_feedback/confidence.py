@@ -11,7 +11,7 @@ OUTPUTS = ("logprob", "entropy", "self_certainty", "top_probs")
 
 
 def confidences(stats: TokenStats, row: int, span: slice | None, vocab_size: int) -> dict[str, float]:
-    """Every score of `rlif.self_feedback.config.Confidence`, for the tokens y_t of one span; higher is more confident.
+    """The scores of the tokens y_t of one span; higher is more confident.
 
     Args:
         stats: (N, T) fields of `OUTPUTS`, in nats.

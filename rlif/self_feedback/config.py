@@ -20,7 +20,7 @@ Stage = Literal["all", "sample", "rank", "train", "measure"]
 Sampling = Literal["branch", "independent"]
 AnswerSpan = Literal["elicited", "marker", "trace"]
 Confidence = Literal[
-    "probability_disparity", "token_probability", "normalized_entropy", "inverse_perplexity", "self_certainty"
+    "probability_disparity", "token_probability", "normalized_entropy", "inverse_perplexity", "self_certainty", "p_true"
 ]
 Objective = Literal["dpo", "reward_model"]
 LossType = Literal["sigmoid", "robust", "hinge", "ipo"]
@@ -69,6 +69,13 @@ class SampleOptions:
     elicitation: str = " So the answer is"
     """What asks for the answer, after the chain of thought."""
 
+    judge: str | None = None
+    """Ask the model, with this text after it, whether a chain of thought is right; gives the score p_true. None: do not
+    ask."""
+
+    verdicts: tuple[str, str] = (" True", " False")
+    """Of judge: the words for right and for wrong, whose first tokens are compared."""
+
     questions_per_batch: int = 32
     """Questions sampled at a time, and written to samples.jsonl at a time."""
 
@@ -79,14 +86,17 @@ class RankOptions:
 
     confidence: Confidence | None = None
     """Mean over the answer's tokens of: p(token) - second-largest p; p(token); 1 - entropy / log V; exp of the mean of
-    log p(token); KL(Uniform ‖ p) in nats, which is not in [0, 1]. None: probability_disparity; inverse_perplexity for
-    the built-in model."""
+    log p(token); KL(Uniform ‖ p) in nats, which is not in [0, 1]. p_true: how likely the model is to call the whole
+    right, where it was asked (judge). None: probability_disparity; inverse_perplexity for the built-in model."""
 
     threshold: float = 0.9
     """Least confidence of a chosen chain of thought."""
 
     min_gap: float = 0.0
     """Pairs differ in confidence by more than this; equal ones never make a pair."""
+
+    best_only: bool = False
+    """Only a question's most confident chain of thought is chosen, against each other one (CORE-PO, 2505.17454)."""
 
     max_pairs_per_question: int | None = None
     """Pairs of a question to keep, those with the largest gaps. None: all."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlif.calibration import auroc, brier_score, expected_calibration_error, reliability_bins
 from rlif.calibration_plot import plot_reliability
-from rlif.self_feedback.config import Confidence
 from rlif.self_feedback.preferences import is_correct
 from rlif.self_feedback.stage_file import Row
 
@@ -29,7 +27,7 @@ def measures(rows: Sequence[Row]) -> dict[str, float]:
 
     Returns:
         accuracy: share of right answers; accuracy_se: its standard error over questions; answered: share that has an
-        answer; and of each score NAME of `Confidence`: NAME/mean; NAME/auroc (NaN if all are right, or none); and,
+        answer; and of each score NAME that the traces have: NAME/mean; NAME/auroc (NaN if all are right, or none); and,
         for those that are probabilities, NAME/ece (10 bins) and NAME/brier. A score below 0 counts there as 0.
     """
     judged = [row for row in rows if row["answer"] is not None]
@@ -41,7 +39,7 @@ def measures(rows: Sequence[Row]) -> dict[str, float]:
         "answered": sum(trace["answer"] is not None for trace in traces) / len(traces),
         "completion_length": sum(len(trace["ids"]) for trace in traces) / len(traces),
     }
-    for name in get_args(Confidence):
+    for name in traces[0]["confidence"]:
         scores, correct = measured(rows, name)
         result[f"{name}/mean"] = float(scores.mean())
         result[f"{name}/auroc"] = auroc(scores, correct)

@@ -69,8 +69,16 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
     equal ones, in the order in which they were sampled.
 
     Raises:
-        UserError: no chain of thought has an answer, or no pair is above the threshold; the message has the numbers.
+        UserError: the samples lack the score, no chain of thought has an answer, or no pair is above the threshold; the
+            message has the numbers.
     """
+    lacking = [row for row in rows if any(options.confidence not in trace["confidence"] for trace in row["traces"])]
+    if lacking:
+        raise UserError(
+            f"confidence: {options.confidence} is not among the samples' scores, "
+            f"{', '.join(lacking[0]['traces'][0]['confidence'])}; expected one of them (p_true is there if `sample` "
+            "ran with a judge)"
+        )
     pairs: list[Row] = []
     with_pairs = judged = agreeing = 0
     for row in rows:
@@ -157,10 +165,14 @@ def _pairs(traces: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, R
         assert options.confidence is not None
         return trace["confidence"][options.confidence]
 
+    best = max(distinct.values(), key=score)
     found = [
         (chosen, rejected)
         for chosen, rejected in itertools.permutations(distinct.values(), 2)
-        if chosen["span"] and score(chosen) >= options.threshold and score(chosen) - score(rejected) > options.min_gap
+        if (chosen is best or not options.best_only)
+        and chosen["span"]
+        and score(chosen) >= options.threshold
+        and score(chosen) - score(rejected) > options.min_gap
     ]
     yield from sorted(found, key=lambda pair: score(pair[1]) - score(pair[0]))
 

@@ -74,23 +74,27 @@ def encode(
     """Tokenize questions, leaving room for the chain of thought and for asking for its answer.
 
     Raises:
-        UserError: as `encode_prompts` does; or the elicitation has no tokens, or not enough positions.
+        UserError: as `encode_prompts` does; or a question after the chain has no tokens, or not enough positions.
     """
     length = config.sample.max_completion_length
     encoded = encode_prompts(
         language_model, prompts, length, argument=argument, chat=config.chat, system_prompt=config.system_prompt
     )
+    longest = max(len(each.ids) for each in encoded)
+    positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+    asked = {"judge": (config.sample.judge, 0)}
     if config.sample.answer_span == "elicited":
-        question = language_model.tokenizer(config.sample.elicitation, add_special_tokens=False)["input_ids"]
+        asked["elicitation"] = (config.sample.elicitation, MAX_ANSWER_LENGTH)
+    for name, (text, answer_length) in asked.items():
+        if text is None:
+            continue
+        question = language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not question:
-            raise UserError(f"elicitation: got {config.sample.elicitation!r}, which has no tokens")
-        longest = max(len(each.ids) for each in encoded)
-        needed = longest + length + len(question) + MAX_ANSWER_LENGTH
-        positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and needed > positions:
+            raise UserError(f"{name}: got {text!r}, which has no tokens")
+        if positions is not None and longest + length + len(question) + answer_length > positions:
             raise UserError(
-                f"max_completion_length: {length} tokens after the longest prompt's {longest}, and the elicitation's "
-                f"{len(question)} with {MAX_ANSWER_LENGTH} of an answer, exceed the model's {positions} positions"
+                f"max_completion_length: {length} tokens after the longest prompt's {longest}, and the {name}'s "
+                f"{len(question)} with {answer_length} of an answer, exceed the model's {positions} positions"
             )
     return encoded
 

@@ -24,6 +24,7 @@ from rlif.rollout import EncodedPrompt, Rollout, check_decoding, sample
 from rlif.scoring import Scorer
 from rlif.self_feedback.confidence import OUTPUTS, confidences
 from rlif.self_feedback.config import SampleOptions, SelfFeedbackConfig
+from rlif.self_feedback.judge import p_true, verdict_tokens
 from rlif.self_feedback.progress import bar
 from rlif.self_feedback.questions import encode
 from rlif.self_feedback.spans import elicited_answers, matching_span
@@ -57,6 +58,8 @@ def sample_traces(
     options = config.sample
     questions = encode(config, language_model, list(prompts), argument)
     check_decoding(language_model, questions[0].ids)
+    if options.judge is not None:
+        verdict_tokens(language_model, options.verdicts)
     scorer = Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
     settings = {
         "model": model_fingerprint(language_model.model)[:16],
@@ -68,6 +71,7 @@ def sample_traces(
         "max_completion_length": options.max_completion_length,
         "answer_span": options.answer_span,
         "elicitation": options.elicitation if options.answer_span == "elicited" else None,
+        "judge": None if options.judge is None else [options.judge, *options.verdicts],
         "seed": config.seed,
     }
     file = StageFile(path, settings)
@@ -114,6 +118,11 @@ def _sample_batch(
     prompts = [question.ids for question in batch for _ in range(options.num_generations)]
     spans, answers = find_answers(options, language_model, prompts, completions, rollout.texts)
     scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
+    if options.judge is not None:
+        judged = p_true(
+            language_model, prompts, completions, options.judge, options.verdicts, config.max_tokens_per_forward
+        )
+        scores = [{**score, "p_true": verdict} for score, verdict in zip(scores, judged, strict=True)]
     return [
         {
             "text": text,

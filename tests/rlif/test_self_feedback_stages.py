@@ -155,6 +155,45 @@ def test_threshold_gap_cap_and_score_decide_which_pairs_there_are(changes: dict[
     assert (found if isinstance(expected, list) else len(found)) == expected
 
 
+def test_only_the_most_confident_trace_is_chosen_where_that_is_asked_for() -> None:
+    traces = [trace([3], 0.95), trace([4], 0.99), trace([5], 0.92)]
+    pairs, _ = rank([question(traces)], replace(RANK, best_only=True))
+    assert [(pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs] == [([4], [5]), ([4], [3])]
+
+
+def test_a_score_that_was_not_sampled_is_named() -> None:
+    with pytest.raises(UserError, match=r"confidence: p_true is not among the samples' scores, probability_disparity"):
+        rank([question(FOUR)], replace(RANK, confidence="p_true"))
+
+
+def test_the_models_verdict_on_a_trace_is_its_odds_of_the_two_words(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    config = make_config(sampling="independent", temperature=1.0, judge="# ", verdicts=("1", "0"))
+    rows = sample_traces(config, language_model, QUESTIONS[:2], tmp_path / "samples.jsonl")
+    token = language_model.tokenizer.convert_tokens_to_ids
+    for row in rows:
+        for each in row["traces"]:
+            said = [*row["prompt_ids"], *(i for i in each["ids"] if i > 2), token("#"), token(" ")]  # 0 to 2: special
+            with torch.no_grad():
+                p = language_model.model(input_ids=torch.tensor([said])).logits[0, -1].double().softmax(-1)
+            expected = p[token("1")] / (p[token("1")] + p[token("0")])
+            assert each["confidence"]["p_true"] == pytest.approx(expected.item(), abs=1e-5)  # padding, in float32
+    config = make_config(sampling="independent", temperature=1.0, judge="# ", verdicts=("11", "1"))
+    with pytest.raises(UserError, match="verdicts: got '11' and '1', expected words that begin with different tokens"):
+        sample_traces(config, language_model, QUESTIONS, tmp_path / "other.jsonl")
+
+
+def test_an_elicited_answer_is_text_of_the_trace(language_model: LanguageModel, tmp_path: Path) -> None:
+    config = make_config(answer_span="elicited", elicitation="=")
+    rows = sample_traces(config, language_model, QUESTIONS, tmp_path / "samples.jsonl")
+    found = [each for row in rows for each in row["traces"] if each["span"]]
+    assert found
+    for each in found:
+        ids = each["ids"][slice(*each["span"])]
+        assert each["answer"] == language_model.tokenizer.decode(ids, skip_special_tokens=True).strip() != ""
+
+
 def test_a_trace_without_an_answer_is_never_chosen_however_low_the_threshold() -> None:
     with pytest.raises(UserError, match="threshold: no pair"):
         rank([question([trace([3], 0.0, None), trace([4], -0.1)])], replace(RANK, threshold=-1.0))
