@@ -86,22 +86,29 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 3: the model, in model/."""
+    from rlif.self_feedback.nft import judged_traces
     from rlif.self_feedback.preferences import read_preferences
     from rlif.self_feedback.questions import load, start_model
-    from rlif.self_feedback.training import train_preferences
+    from rlif.self_feedback.stage_file import read_rows
+    from rlif.self_feedback.training import FOLDERS, Items, train_model
 
     name = start_model(config)
     start = load(config, name)
-    path = config.preferences or config.output_dir / PREFERENCES
-    pairs = read_preferences(path, start, argument="preferences" if config.preferences else "output_dir")
-    rows = train_preferences(config, start, name, pairs, config.output_dir)
+    if config.train.objective == "nft":
+        if config.preferences:
+            raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
+        items: Items = judged_traces(read_rows(config.output_dir / SAMPLES, made_by="sample"), config.rank)
+    else:
+        path = config.preferences or config.output_dir / PREFERENCES
+        items = read_preferences(path, start, argument="preferences" if config.preferences else "output_dir")
+    rows = train_model(config, start, name, items, config.output_dir)
     first, last = rows[: max(1, len(rows) // 10)], rows[-max(1, len(rows) // 10) :]
     losses, shares = ([_mean(part, key) for part in (first, last)] for key in ("loss", "accuracy"))
-    folder = "model" if config.train.objective == "dpo" else "reward_model"
+    unit = "samples" if config.train.objective == "nft" else "pairs"
     console.print(
-        f"train: {len(rows)} steps on {len(pairs)} pairs; from the first to the last tenth the loss went from "
-        f"{losses[0]:.3f} to {losses[1]:.3f}, pairs told apart from {shares[0]:.1%} to {shares[1]:.1%}; "
-        f"saved in {config.output_dir / folder}",
+        f"train: {len(rows)} steps on {len(items)} {unit}; from the first to the last tenth the loss went from "
+        f"{losses[0]:.3f} to {losses[1]:.3f}, {unit} told apart from {shares[0]:.1%} to {shares[1]:.1%}; "
+        f"saved in {config.output_dir / FOLDERS[config.train.objective]}",
         highlight=False,
         soft_wrap=True,
     )

@@ -22,7 +22,7 @@ AnswerSpan = Literal["elicited", "marker", "trace"]
 Confidence = Literal[
     "probability_disparity", "token_probability", "normalized_entropy", "inverse_perplexity", "self_certainty", "p_true"
 ]
-Objective = Literal["dpo", "reward_model"]
+Objective = Literal["dpo", "nft", "reward_model"]
 LossType = Literal["sigmoid", "robust", "hinge", "ipo"]
 
 # What fields left at None stand for: the paper's choice; and what suits the built-in model, which knows no words to be
@@ -107,7 +107,8 @@ class TrainOptions:
     """Learn the preferences."""
 
     objective: Objective = "dpo"
-    """dpo: the model itself. reward_model: a copy with a scalar head, for `rlif train --reward reward_model:DIR`."""
+    """dpo: the model itself, from pairs. nft: the model itself, from samples above and below the threshold (arXiv
+    2505.18116). reward_model: a copy with a scalar head, from pairs, for `rlif train --reward reward_model:DIR`."""
 
     loss_type: LossType = "sigmoid"
     """Of dpo: sigmoid, robust (to flipped pairs), hinge or ipo."""
@@ -128,7 +129,7 @@ class TrainOptions:
     """Times that each pair is learned from."""
 
     pairs_per_step: int = 32
-    """Pairs in a step."""
+    """Pairs in a step; with nft, samples."""
 
     warmup_ratio: float = 0.1
     """Share of the steps in which the learning rate rises linearly to its peak."""

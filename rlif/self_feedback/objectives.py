@@ -1,10 +1,10 @@
-"""What the pairs are learned by: DPO on the model itself, or a Bradley-Terry reward model (arXiv 2507.21931)."""
+"""What samples are learned by: DPO or NFT on the model itself, or a Bradley-Terry reward model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +13,38 @@ from rlif.models import LanguageModel
 from rlif.preference_loss import PreferenceLoss, preference_loss
 from rlif.scoring import Scorer
 from rlif.self_feedback.config import TrainOptions
+from rlif.self_feedback.nft import JudgedTrace, nft_loss
 from rlif.self_feedback.preferences import Pair
 from rlif.self_feedback.reward_model import RewardModel
-from rlif.self_feedback.sequences import sequence_logprobs
+from rlif.self_feedback.sequences import Ids, as_rollout, sequence_logprobs
+
+
+class StepLoss(NamedTuple):
+    """What became of n of an objective's items."""
+
+    loss: Tensor
+    """(n,) differentiable."""
+    metrics: dict[str, Tensor]
+    """(n,) each, detached, of which metrics.jsonl has the mean."""
 
 
 class Objective(Protocol):
-    """Gives the loss of pairs by one forward over their chosen and rejected completions."""
+    """Gives the loss of items, pairs or chains of thought, by one forward over them."""
 
     @property
     def module(self) -> nn.Module:
         """What learns."""
 
-    def __call__(self, rows: Sequence[int]) -> PreferenceLoss:
-        """The losses of some of the pairs, differentiable."""
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """Prompt and completion of every sequence of an item."""
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
+        """The losses of some of the items."""
 
 
 @dataclass(frozen=True)
 class DPO:
-    """The model's own log-ratios to its start are the rewards."""
+    """The model's own log-ratios to its start are the rewards (arXiv 2305.18290)."""
 
     scorer: Scorer
     language_model: LanguageModel
@@ -45,7 +58,11 @@ class DPO:
         """See `Objective`."""
         return self.scorer
 
-    def __call__(self, rows: Sequence[int]) -> PreferenceLoss:
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """See `Objective`."""
+        return self.pairs[row].sequences()
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
         """See `Objective`."""
         pairs, options, device = [self.pairs[row] for row in rows], self.options, self.language_model.device
         assert options.beta is not None
@@ -53,7 +70,7 @@ class DPO:
         prompts = [pair.prompt_ids for pair in pairs]
         logprobs = sequence_logprobs(self.scorer, self.language_model, prompts * 2, chosen + rejected)
         chosen_logprob, rejected_logprob = logprobs.chunk(2)
-        return preference_loss(
+        result = preference_loss(
             chosen_logprob,
             rejected_logprob,
             self.reference[0][rows],
@@ -67,6 +84,7 @@ class DPO:
                 torch.tensor([len(ids) for ids in rejected], device=device),
             ),
         )
+        return with_metrics(result)
 
 
 @dataclass(frozen=True)
@@ -82,7 +100,11 @@ class BradleyTerry:
         """See `Objective`."""
         return self.reward_model.model
 
-    def __call__(self, rows: Sequence[int]) -> PreferenceLoss:
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """See `Objective`."""
+        return self.pairs[row].sequences()
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
         """See `Objective`."""
         pairs = [self.pairs[row] for row in rows]
         completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
@@ -91,7 +113,54 @@ class BradleyTerry:
         zero = torch.zeros_like(chosen)
         margin = margins(pairs, rewards.device) if self.options.use_margin else None
         # With beta 1 and no reference, DPO's loss of rewards is Bradley and Terry's.
-        return preference_loss(chosen, rejected, zero, zero, beta=1.0, margin=margin)
+        return with_metrics(preference_loss(chosen, rejected, zero, zero, beta=1.0, margin=margin))
+
+
+@dataclass(frozen=True)
+class NFT:
+    """Positive chains of thought, and negative ones under the model that the positive one implies (2505.18116)."""
+
+    scorer: Scorer
+    language_model: LanguageModel
+    traces: Sequence[JudgedTrace]
+    start_logprobs: Sequence[Sequence[float]]
+    """Of each trace's tokens, under the start model."""
+
+    @property
+    def module(self) -> nn.Module:
+        """See `Objective`."""
+        return self.scorer
+
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """See `Objective`."""
+        return self.traces[row].sequences()
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
+        """See `Objective`."""
+        traces, device = [self.traces[row] for row in rows], self.language_model.device
+        rollout = as_rollout(self.language_model, [each.prompt_ids for each in traces], [each.ids for each in traces])
+        logprob = self.scorer(rollout, 1.0, outputs=("logprob",)).logprob
+        old = torch.zeros_like(logprob)
+        for place, row in enumerate(rows):
+            old[place, : len(self.start_logprobs[row])] = torch.tensor(self.start_logprobs[row], device=device)
+        positive = torch.tensor([each.positive for each in traces], device=device)
+        share = torch.tensor([each.positive_share for each in traces], device=device)
+        loss = nft_loss(logprob, old, rollout.completion_mask, positive, share)
+        change = (logprob - old).sum(dim=1).detach()
+        # Towards positive ones and away from negative ones.
+        return StepLoss(loss, {"accuracy": ((change > 0) == positive).float(), "log_ratio": change})
+
+
+def with_metrics(result: PreferenceLoss) -> StepLoss:
+    """The loss of pairs with the share of them that is told apart, and their rewards."""
+    return StepLoss(
+        result.loss,
+        {
+            "accuracy": (result.chosen_reward > result.rejected_reward).float(),
+            "rewards/chosen": result.chosen_reward.detach(),
+            "rewards/rejected": result.rejected_reward.detach(),
+        },
+    )
 
 
 def margins(pairs: Sequence[Pair], device: torch.device) -> Tensor:

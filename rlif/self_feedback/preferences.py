@@ -40,6 +40,10 @@ class Pair:
     gap: float
     """Chosen minus rejected confidence; 0 where the file does not say."""
 
+    def sequences(self) -> list[tuple[list[int], list[int]]]:
+        """Prompt and completion, of the chosen one and of the rejected one."""
+        return [(self.prompt_ids, self.chosen_ids), (self.prompt_ids, self.rejected_ids)]
+
 
 @dataclass(frozen=True)
 class Ranking:

@@ -1,23 +1,19 @@
-"""What the frozen start model says of the pairs: computed once, and kept in a file."""
+"""What the frozen start model says of completions: computed once, and kept in a file."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from rlif.models import LanguageModel
 from rlif.scoring import Scorer
-from rlif.self_feedback.preferences import Pair
 from rlif.self_feedback.progress import bar
-from rlif.self_feedback.sequences import parts_within, sequence_logprobs
+from rlif.self_feedback.sequences import Ids, as_rollout, parts_within
 from rlif.self_feedback.stage_file import StageFile
 
-# Sequences that are written to the file at a time, if so many fit the budget of tokens together.
+# Sequences that are written to the file at a time.
 SEQUENCES_PER_WRITE = 256
 
 
@@ -25,52 +21,48 @@ SEQUENCES_PER_WRITE = 256
 def reference_logprobs(
     scorer: Scorer,
     language_model: LanguageModel,
-    pairs: Sequence[Pair],
+    sequences: Sequence[tuple[Ids, Ids]],
     path: Path,
     *,
-    model_fingerprint: str,
+    settings: dict[str, str],
     max_tokens_per_forward: int,
-) -> tuple[Tensor, Tensor]:
-    """log pi_ref of every chosen and of every rejected completion: (n,) float32 each, nats, on the model's device.
+    per_token: bool = False,
+) -> list[list[float]]:
+    """log pi_ref of N completions given their prompts, in nats: the sum over the tokens, or each token's.
 
-    A completion of several pairs is computed once. An interrupted computation goes on where it stopped.
+    A sequence that occurs several times is computed once. An interrupted computation goes on where it stopped.
 
     Args:
         scorer: of the frozen model.
         language_model: that it scores.
-        pairs: n preference pairs.
+        sequences: N pairs of prompt and completion, as token ids.
         path: of the file.
-        model_fingerprint: of the frozen model; the file belongs to it and to these pairs.
+        settings: what tells this model and these sequences from others, to which the file may belong.
         max_tokens_per_forward: padding included.
+        per_token: whether each token is wanted.
+
+    Returns:
+        N lists: of a number for every token with `per_token`, else of one.
 
     Raises:
-        UserError: the file was made of another model or of other pairs, or cannot be written.
+        UserError: the file belongs to something else, or cannot be written.
     """
-    chosen = [(tuple(pair.prompt_ids), tuple(pair.chosen_ids)) for pair in pairs]
-    rejected = [(tuple(pair.prompt_ids), tuple(pair.rejected_ids)) for pair in pairs]
-    distinct = list(dict.fromkeys([*chosen, *rejected]))
-    settings = {"model": model_fingerprint[:16], "preferences": pairs_fingerprint(pairs)}
+    keys = [(tuple(prompt), tuple(completion)) for prompt, completion in sequences]
+    distinct = list(dict.fromkeys(keys))
     file = StageFile(path, settings)
     with bar("Reference log-probabilities", "completions", len(distinct), len(file.rows)) as advance:
         for start in range(len(file.rows), len(distinct), SEQUENCES_PER_WRITE):
             batch = distinct[start : start + SEQUENCES_PER_WRITE]
             prompts, completions = [list(prompt) for prompt, _ in batch], [list(completion) for _, completion in batch]
-            logprobs = torch.zeros(len(batch))
+            values: list[list[float]] = [[] for _ in batch]
             for rows in parts_within(prompts, completions, max_tokens_per_forward):
-                part = sequence_logprobs(
-                    scorer, language_model, [prompts[row] for row in rows], [completions[row] for row in rows]
-                )
-                logprobs[rows] = part.cpu()
-            file.append({"logprob": logprob} for logprob in logprobs.tolist())
+                rollout = as_rollout(language_model, [prompts[row] for row in rows], [completions[row] for row in rows])
+                logprob = scorer(rollout, 1.0, outputs=("logprob",)).logprob
+                if not per_token:
+                    logprob = logprob.sum(dim=1, keepdim=True)
+                for row, numbers in zip(rows, logprob.tolist(), strict=True):
+                    values[row] = numbers[: len(completions[row])]
+            file.append({"logprob": numbers} for numbers in values)
             advance(len(batch))
-    by_sequence = dict(zip(distinct, (row["logprob"] for row in file.rows), strict=True))
-    values = torch.tensor([[by_sequence[each] for each in side] for side in (chosen, rejected)])
-    return values[0].to(language_model.device), values[1].to(language_model.device)
-
-
-def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
-    """Changes with any token or gap of the pairs, and with their order."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(json.dumps([pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, pair.gap]).encode())
-    return digest.hexdigest()[:16]
+    by_key = dict(zip(distinct, (row["logprob"] for row in file.rows), strict=True))
+    return [by_key[key] for key in keys]

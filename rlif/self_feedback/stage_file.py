@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlif.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Row = dict[str, Any]
 
@@ -96,6 +101,14 @@ def read_rows(path: Path, *, argument: str = "output_dir", made_by: str | None =
             raise UserError(f"{argument}: {path}, line {number}: got {line[:60]}, expected an object")
         rows.append(row)
     return rows
+
+
+def fingerprint(items: Iterable[DataclassInstance]) -> str:
+    """Changes with any field of the dataclass instances, and with their order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps(dataclasses.astuple(item)).encode())
+    return digest.hexdigest()[:16]
 
 
 def _lines(rows: Iterable[Row]) -> str:

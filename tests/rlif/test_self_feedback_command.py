@@ -100,6 +100,21 @@ def test_an_adapter_is_trained_and_measured(make_config: MakeConfig, tmp_path: P
     assert models["start model"][name] != models["tuned model"][name]
 
 
+def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_self_feedback(make_config(stage="sample"))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
+    scores = [trace["confidence"]["inverse_perplexity"] for row in rows for trace in row["traces"]]
+    rank = RankOptions(confidence="inverse_perplexity", threshold=float(np.median(scores)))
+    train = TrainOptions(objective="nft", num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8)
+    for stage in ("train", "measure"):
+        run_self_feedback(make_config(stage=stage, rank=rank, train=train))
+    assert "samples told apart" in capsys.readouterr().out
+    with pytest.raises(UserError, match="preferences: got a file of pairs with the objective nft"):
+        run_self_feedback(make_config(stage="train", rank=rank, train=train, preferences=Path("pairs.jsonl")))
+
+
 def test_measures_are_those_of_all_answers_to_questions_that_have_a_gold_one() -> None:
     def trace(answer: str | None, score: float) -> dict[str, Any]:
         names = ("probability_disparity", "token_probability", "normalized_entropy", "inverse_perplexity")

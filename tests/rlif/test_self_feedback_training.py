@@ -29,7 +29,7 @@ from rlif.self_feedback.preferences import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import sequence_logprobs
 from rlif.self_feedback.stage_file import Row
-from rlif.self_feedback.training import step_rows, train_preferences
+from rlif.self_feedback.training import step_rows, train_model
 from rlif.trainer import train
 
 # Which of two digits is preferred is the same in every pair; lengths differ.
@@ -50,7 +50,7 @@ def fresh(model_dir: Path) -> LanguageModel:
 
 
 def run(model_dir: Path, directory: Path, config: SelfFeedbackConfig) -> list[Row]:
-    return train_preferences(config, fresh(model_dir), str(model_dir), PAIRS, directory)
+    return train_model(config, fresh(model_dir), str(model_dir), PAIRS, directory)
 
 
 def logprobs(language_model: LanguageModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,10 +145,14 @@ def test_reference_log_probabilities_are_computed_once_and_go_on_after_an_interr
 ) -> None:
     scorer, path = Scorer(frozen_copy(language_model.model), None), tmp_path / "reference.jsonl"
 
-    def compute() -> tuple[torch.Tensor, torch.Tensor]:
-        return reference_logprobs(
-            scorer, language_model, PAIRS, path, model_fingerprint="start", max_tokens_per_forward=40
+    sequences = [sequence for pair in PAIRS for sequence in pair.sequences()]
+
+    def compute(model: str = "start") -> tuple[torch.Tensor, torch.Tensor]:
+        numbers = reference_logprobs(
+            scorer, language_model, sequences, path, settings={"model": model}, max_tokens_per_forward=40
         )
+        chosen, rejected = torch.tensor(numbers).view(-1, 2).unbind(dim=1)
+        return chosen, rejected
 
     chosen, rejected = compute()
     expected = logprobs(language_model)
@@ -159,13 +163,13 @@ def test_reference_log_probabilities_are_computed_once_and_go_on_after_an_interr
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == len({(*p.prompt_ids, 0, *ids) for p in PAIRS for ids in (p.chosen_ids, p.rejected_ids)})
     # A number in the file that no model says: it is read, not computed again; those cut off are computed.
-    path.write_text("".join([json.dumps({"logprob": -123.0}) + "\n", *lines[1:20]]) + lines[20][:5])
+    path.write_text("".join([json.dumps({"logprob": [-123.0]}) + "\n", *lines[1:20]]) + lines[20][:5])
     again = compute()
     assert again[0][0] == -123.0
     assert torch.equal(again[0][1:], chosen[1:])
     assert torch.equal(again[1], rejected)
     with pytest.raises(UserError, match="model: got 'other', but"):
-        reference_logprobs(scorer, language_model, PAIRS, path, model_fingerprint="other", max_tokens_per_forward=40)
+        compute("other")
 
 
 def test_dpo_never_forms_logits(language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
