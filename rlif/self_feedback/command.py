@@ -72,11 +72,15 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
 def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 2: preference pairs, in preferences.jsonl and, in numbers, in ranking.json."""
     from rlif.self_feedback.preferences import rank, write_preferences
-    from rlif.self_feedback.stage_file import read_rows
+    from rlif.self_feedback.stage_file import read_rows, settings_of
 
     rows = read_rows(config.output_dir / SAMPLES, made_by="sample")
     if not rows:
         raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no questions, expected `sample` to have run")
+    wanted = settings_of(config.output_dir / SAMPLES).get("num_questions", len(rows))
+    if len(rows) < wanted:
+        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} questions; these are ranked"
+        console.print(note, highlight=False, soft_wrap=True)
     pairs, ranking = rank(rows, config.rank)
     write_preferences(config.output_dir / PREFERENCES, pairs)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Row = dict[str, Any]
+SETTINGS = ".settings.json"
 
 
 class StageFile:
@@ -28,7 +29,7 @@ class StageFile:
             UserError: the file was made with other settings, is damaged, or cannot be written.
         """
         self.path = path
-        settings_path = path.with_suffix(".settings.json")
+        settings_path = path.with_suffix(SETTINGS)
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +102,12 @@ def read_rows(path: Path, *, argument: str = "output_dir", made_by: str | None =
             raise UserError(f"{argument}: {path}, line {number}: got {line[:60]}, expected an object")
         rows.append(row)
     return rows
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings that a stage's file was made with; none where it came from elsewhere."""
+    settings_path = path.with_suffix(SETTINGS)
+    return json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.exists() else {}
 
 
 def fingerprint(items: Iterable[DataclassInstance]) -> str:

@@ -91,6 +91,18 @@ def test_ranking_again_with_another_threshold_trains_in_the_same_directory_once_
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == samples
 
 
+def test_ranking_says_that_sampling_was_interrupted_and_ranks_what_there_is(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_self_feedback(make_config(stage="sample"))
+    samples = tmp_path / "out" / "samples.jsonl"
+    samples.write_bytes(b"".join(samples.read_bytes().splitlines(keepends=True)[:4]))
+    run_self_feedback(make_config(stage="rank"))
+    printed = capsys.readouterr().out
+    assert "rank: `sample` was interrupted after 4 of 6 questions; these are ranked" in printed
+    assert "of 4 questions" in printed
+
+
 def test_an_adapter_is_trained_and_measured(make_config: MakeConfig, tmp_path: Path) -> None:
     options = TrainOptions(num_train_epochs=1, learning_rate=1e-2, pairs_per_step=8, lora_rank=4)
     run_self_feedback(make_config(train=options))
