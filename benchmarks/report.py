@@ -139,7 +139,7 @@ def self_feedback(results: dict[str, Any]) -> str:
         "Brier score, likewise": ("trace", f"{trace}/brier", "{:.3f}"),
         "AUROC, likewise": ("trace", f"{trace}/auroc", "{:.3f}"),
         "ECE, confidence in the answer's tokens alone": ("answer", f"{answer}/ece", "{:.3f}"),
-        "AUROC, likewise ": ("answer", f"{answer}/auroc", "{:.3f}"),
+        "AUROC of the latter": ("answer", f"{answer}/auroc", "{:.3f}"),
     }
     rows = []
     for label, (part, name, form) in measured.items():
@@ -147,7 +147,8 @@ def self_feedback(results: dict[str, Any]) -> str:
         before, after = (form.format(statistics.fmean(pair[side] for pair in pairs)) for side in (0, 1))
         low, high = interval([end - start for start, end in pairs])
         signed = form.replace(":", ":+")
-        rows.append([label, before, after, f"{signed.format(low)} to {signed.format(high)}"])
+        change = f"{signed.format(low)} to {signed.format(high)}".replace("%", " points")
+        rows.append([label, before, after, change])
     first = table(["mean over seeds", "start model", "tuned model", "change, 95% interval"], rows)
     agreeing, judged = (sum(run["ranking"][key] for run in seeds) for key in ("agreeing", "judged"))
     sentence = (
