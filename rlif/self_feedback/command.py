@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from rlif.self_feedback.stage_file import Row
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
+# What was sampled, from what: a later stage alone need not be told again.
+RECORD = "sampled.json"
+RECORDED = (
+    "model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat",
+    "system_prompt", "built_in_questions", "seed", "dtype",
+)  # fmt: skip
 
 
 def run_self_feedback(config: SelfFeedbackConfig) -> None:
@@ -29,7 +35,7 @@ def run_self_feedback(config: SelfFeedbackConfig) -> None:
         UserError: bad input; what earlier stages wrote stays as it is.
         KeyboardInterrupt: Ctrl-C. What is computed is kept, and the same command goes on from there.
     """
-    config = config.resolved()
+    config = with_recorded(config).resolved()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("self-feedback: got several processes, expected one; the launcher is for `rlif train`")
     from rlif.models import check_model_path
@@ -51,6 +57,30 @@ def run_self_feedback(config: SelfFeedbackConfig) -> None:
             ) from None
 
 
+def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
+    """For a stage after sampling: what the options leave at their defaults is as it was when sampling.
+
+    Raises:
+        UserError: the stage needs a model, and there is neither an option nor a record of one.
+    """
+    if config.stage in ("all", "sample"):
+        return config
+    path = config.output_dir / RECORD
+    if not path.exists():
+        if config.model is None and config.stage != "rank":
+            raise UserError(f"model: got none, and no record of one in {path}; expected the model to start from")
+        return config
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    default = SelfFeedbackConfig()
+    changes = {name: saved[name] for name in RECORDED if getattr(config, name) == getattr(default, name)}
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in saved["sample"].items()
+        if getattr(config.sample, name) == getattr(default.sample, name)
+    }
+    return dataclasses.replace(config, **changes, sample=dataclasses.replace(config.sample, **options))
+
+
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 1: chains of thought with their confidence, in samples.jsonl."""
     from rlif.self_feedback.questions import held_out_questions, load, start_model, training_questions
@@ -60,6 +90,8 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     if config.stage == "all":
         held_out_questions(config)  # what is wrong with them is better known now than after hours of sampling
     rows = sample_traces(config, load(config, start_model(config)), questions, config.output_dir / SAMPLES)
+    record = {name: getattr(config, name) for name in RECORDED} | {"sample": dataclasses.asdict(config.sample)}
+    (config.output_dir / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     traces = [trace for row in rows for trace in row["traces"]]
     answered = sum(trace["answer"] is not None for trace in traces)
     console.print(

@@ -103,6 +103,29 @@ def test_ranking_says_that_sampling_was_interrupted_and_ranks_what_there_is(
     assert "of 4 questions" in printed
 
 
+def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig, tmp_path: Path) -> None:
+    run_self_feedback(make_config())
+    expected = contents(tmp_path / "out")
+    for stage in ("rank", "train", "measure"):
+        told = make_config(stage=stage)
+        short = SelfFeedbackConfig(
+            stage=stage,
+            output_dir=tmp_path / "out",
+            device="cpu",
+            rank=told.rank,
+            train=told.train,
+            measure=told.measure,
+        )
+        run_self_feedback(short)  # the model is the user's, not the built-in one
+    assert contents(tmp_path / "out") == expected
+    # The paper's confidence, not that of the built-in model.
+    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
+    pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
+    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    assert pair["confidence"] in scores
+
+
 def test_an_adapter_is_trained_and_measured(make_config: MakeConfig, tmp_path: Path) -> None:
     options = TrainOptions(num_train_epochs=1, learning_rate=1e-2, pairs_per_step=8, lora_rank=4)
     run_self_feedback(make_config(train=options))
@@ -177,6 +200,7 @@ def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() ->
         ({"stage": "train"}, "output_dir: cannot read .*preferences.jsonl"),
         ({"stage": "train", "preferences": Path("no.jsonl")}, "preferences: cannot read no.jsonl"),
         ({"stage": "measure"}, "tuned_model: got none, and .* does not exist"),
+        ({"stage": "train", "model": None, "data": None}, "model: got none, and no record of one in .*sampled.json"),
         ({"stage": "measure", "eval_data": None}, "eval_data: got none, expected held-out questions"),
         ({"sample": SampleOptions(num_generations=1)}, "num_generations: got 1, expected an integer of at least 2"),
         (
