@@ -9,12 +9,15 @@ Each table stands in the README between `<!-- table NAME -->` and `<!-- end -->`
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from scipy import stats
 
 from benchmarks.machine import PEERS
 from rlif.verdict import LAB_FINDINGS
@@ -129,6 +132,50 @@ def generation(results: dict[str, Any]) -> str:
     return table(["model", "tokens a second", "with statistics", "with a second forward"], rows)
 
 
+def self_feedback(results: dict[str, Any]) -> str:
+    seeds = results["seeds"].values()
+    trace, answer = "inverse_perplexity", "probability_disparity"
+    measured = {
+        "accuracy": ("trace", "accuracy", "{:.1%}"),
+        "ECE, confidence in the whole solution": ("trace", f"{trace}/ece", "{:.3f}"),
+        "Brier score, likewise": ("trace", f"{trace}/brier", "{:.3f}"),
+        "AUROC, likewise": ("trace", f"{trace}/auroc", "{:.3f}"),
+        "ECE, confidence in the answer's tokens alone": ("answer", f"{answer}/ece", "{:.3f}"),
+        "AUROC of the latter": ("answer", f"{answer}/auroc", "{:.3f}"),
+    }
+    rows = []
+    for label, (part, name, form) in measured.items():
+        pairs = [[run[part]["models"][model][name] for model in ("start model", "tuned model")] for run in seeds]
+        before, after = (form.format(statistics.fmean(pair[side] for pair in pairs)) for side in (0, 1))
+        low, high = interval([end - start for start, end in pairs])
+        signed = form.replace(":", ":+")
+        change = f"{signed.format(low)} to {signed.format(high)}".replace("%", " points")
+        rows.append([label, before, after, change])
+    first = table(["mean over seeds", "start model", "tuned model", "change, 95% interval"], rows)
+    agreeing, judged = (sum(run["ranking"][key] for run in seeds) for key in ("agreeing", "judged"))
+    sentence = (
+        f"{len(seeds)} seeds, {results['eval_generations']} samples of each of {results['questions'] // 2} held-out "
+        f"questions. Of {judged} pairs of a right and a wrong solution, the more confident one was the right one in "
+        f"{agreeing / judged:.1%}."
+    )
+    rows = []
+    entries = results["implementations"]
+    for name, entry in entries.items():
+        ratio = entry["pairs_per_second"] / entries["TRL"]["pairs_per_second"] if "TRL" in entries else float("nan")
+        cells = [f"{entry['pairs_per_second']:.2f}", f"{ratio:.1f}x", f"{entry['peak_bytes'] / 1e9:.1f} GB"]
+        rows.append([name, *cells])
+    second = table(["DPO", "pairs a second", "speed-up", "peak memory"], rows)
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    return f"{first}\n\n{sentence}\n\n{second}{notes(results['machine']['versions'], missing)}"
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95% interval of the mean of a few normal values (Student's t)."""
+    mean = statistics.fmean(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
 def notes(versions: dict[str, str | None], missing: list[str]) -> str:
     """Versions of the peers that took part, and what did not run."""
     peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions.get(name))
@@ -198,6 +245,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "lab-findings": lab_findings,
     "lab-guard": lab_guard,
     "lab-diagnosis": lab_diagnosis,
+    "self-feedback": self_feedback,
 }
 
 

@@ -28,6 +28,8 @@ from rlif.lab.command import run_lab
 from rlif.lab.plan import LabConfig
 from rlif.mix import MixConfig, run_mix
 from rlif.rewards import REWARDS
+from rlif.self_feedback.command import run_self_feedback
+from rlif.self_feedback.config import SelfFeedbackConfig
 
 if TYPE_CHECKING:
     from rlif.trainer import TrainResult
@@ -44,6 +46,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "diagnose": (DiagnoseConfig, run_diagnose),
     "mix": (MixConfig, run_mix),
     "eval": (EvalConfig, run_eval),
+    "self-feedback": (SelfFeedbackConfig, run_self_feedback),
 }
 
 DESCRIPTION = """\
@@ -54,7 +57,7 @@ rlif train --help explains every option; rlif --version prints the versions of w
 REWARD_HELP = (
     "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
     f"{', '.join(REWARDS)} (which needs gold answers); or a function of your own, package.module:function or "
-    "file.py:function."
+    "file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective reward_model` makes it."
 )
 
 

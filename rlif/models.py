@@ -44,7 +44,8 @@ def check_model_path(name: str, argument: str = "model") -> None:
         if looks_local:
             raise UserError(f"{argument}: got {name!r}, which does not exist; expected a model directory or a hub id")
         return
-    if not (path / "config.json").is_file():
+    # An adapter, with the name of its model in its own configuration, is loaded like a model.
+    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         raise UserError(f"{argument}: {name} has no config.json, expected a directory written by save_pretrained")
     # AutoTokenizer does not fail where there is no tokenizer: it makes an empty one of the model's usual kind.
     if not any(any(path.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model", "tekken.json")):

@@ -14,7 +14,7 @@ from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.kv_cache import reserved_cache
 from rlif.models import LanguageModel
-from rlif.sampling import StatsRecorder, draw, truncate, uniform_numbers
+from rlif.sampling import StatsRecorder, draw, most_likely, truncate, uniform_numbers
 from rlif_kernels import TokenStats
 
 # Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
@@ -138,6 +138,7 @@ def sample(
     top_k: int | None = None,
     top_p: float = 1.0,
     outputs: tuple[str, ...] = (),
+    branch: bool = False,
 ) -> Rollout:
     """Sample `num_generations` completions of every prompt.
 
@@ -154,6 +155,11 @@ def sample(
         outputs: fields of `TokenStats` to compute of the logits that are there anyway, for the rollout's `stats`. They
             are those of the whole distribution at the temperature, also where `top_k` or `top_p` leaves tokens out; at
             temperature 0 those at 1. The completions are the same with and without.
+        branch: begin the completions of a prompt with its `num_generations` most likely first tokens, one each, the
+            most likely first, whatever the temperature; an end token is none of them (CoT-decoding, arXiv 2402.10200).
+
+    Raises:
+        UserError: more branches than there are first tokens, or logits that are not finite.
     """
     model, device = language_model.model, language_model.device
     end_ids = torch.tensor(language_model.eos_token_ids, dtype=torch.long, device=device)
@@ -169,6 +175,7 @@ def sample(
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
+    first_tokens = most_likely(logits, num_generations, end_ids) if branch else None
     group = torch.arange(len(prompts), device=device).repeat_interleave(num_generations)
     cache.reorder_cache(group)
     logits, prompt_ids, prompt_mask = logits[group], prompt_ids[group], prompt_mask[group]
@@ -186,7 +193,11 @@ def sample(
     for step in range(max_completion_length):
         growing = ~finished[running]
         drawable = truncate(logits, temperature, top_k=top_k, top_p=top_p) if truncated else logits
-        token = draw(drawable, temperature, uniform[running, step]).masked_fill(~growing, language_model.pad_token_id)
+        if step == 0 and first_tokens is not None:
+            token = first_tokens.flatten()
+        else:
+            token = draw(drawable, temperature, uniform[running, step])
+        token = token.masked_fill(~growing, language_model.pad_token_id)
         if recorder:
             recorder.add(logits, token, running, step, growing)
         completion_ids[running, step] = token

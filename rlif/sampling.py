@@ -58,6 +58,24 @@ def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: fl
     return torch.full_like(logits, -torch.inf).scatter_(1, ids, values)
 
 
+def most_likely(logits: Tensor, count: int, excluded: Tensor) -> Tensor:
+    """The ids of the `count` largest of (N, V) logits but for those in `excluded`: (N, count) int64, the largest first.
+
+    Raises:
+        UserError: there are not that many, or they are not finite.
+    """
+    allowed = logits.float().index_fill(1, excluded, -torch.inf)
+    num_tokens = logits.shape[1] - len(excluded)
+    if count > num_tokens:
+        raise UserError(
+            f"num_generations: got {count} branches, expected at most {num_tokens}: the vocabulary without end tokens"
+        )
+    values, ids = allowed.topk(count)
+    if not values.isfinite().all():
+        raise UserError(f"num_generations: got {count} branches, but fewer first tokens have a finite logit")
+    return ids
+
+
 def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from rlif.paged_rollout import sample_paged
 from rlif.prepare import Run, prepare
 from rlif.progress import Progress
 from rlif.rollout import EncodedPrompt, Rollout, sample
+from rlif.schedule import scheduled
 from rlif.update import update
 
 # Completions written to samples.jsonl at a time: enough to see what the policy is up to.
@@ -192,16 +192,14 @@ def seed_step(seed: int, step: int, process_index: int) -> None:
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate of a step, counted from 1: a linear rise in the first `warmup_ratio`, then the schedule.
-
-    The peak comes right after the warm-up, and no step is spent at 0.
-    """
-    warmup_steps = math.ceil(config.warmup_ratio * config.max_steps)
-    if step <= warmup_steps:
-        return config.learning_rate * step / (warmup_steps + 1)
-    done = (step - 1 - warmup_steps) / (config.max_steps - warmup_steps)
-    factor = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
-    return config.learning_rate * factor[config.lr_scheduler_type]
+    """The learning rate of a step, counted from 1."""
+    return scheduled(
+        step,
+        config.max_steps,
+        learning_rate=config.learning_rate,
+        warmup_ratio=config.warmup_ratio,
+        lr_scheduler_type=config.lr_scheduler_type,
+    )
 
 
 def salvaged(run: Run, step: int) -> str:

@@ -24,6 +24,8 @@ F = TypeVar("F", bound=RewardFunction)
 INPUTS = {
     "prompts": "list of n str, each prompt repeated for every completion of it",
     "completions": "list of n str, without special tokens",
+    "prompt_ids": "(n, P) int64 tensor, padded on the left",
+    "prompt_mask": "(n, P) bool tensor, False on padding",
     "completion_ids": "(n, T) int64 tensor, padded on the right",
     "completion_mask": "(n, T) bool tensor: True up to and including the EOS",
     "stats": "rlif_kernels.TokenStats of detached (n, T) float32 tensors in nats, 0 outside the mask",

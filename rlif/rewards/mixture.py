@@ -19,6 +19,7 @@ from rlif.rewards.confidence import (
 )
 from rlif.rewards.custom import import_function
 from rlif.rewards.interface import Reward, RewardFunction, call, describe
+from rlif.rewards.learned import REWARD_MODEL, LearnedReward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +93,8 @@ class RewardMixture:
         inputs = {
             "prompts": rollout.prompts,
             "completions": rollout.texts,
+            "prompt_ids": rollout.prompt_ids,
+            "prompt_mask": rollout.prompt_mask,
             "completion_ids": rollout.completion_ids,
             "completion_mask": rollout.completion_mask,
             "stats": stats._replace(**{k: v.detach() for k, v in stats._asdict().items() if v is not None}),
@@ -116,8 +119,9 @@ def load_rewards(
     """The mixture that `--reward` asks for, checked before any work.
 
     Args:
-        specs: one or several, each a name of `REWARDS`, `package.module:function` or `file.py:function`, with
-            `=WEIGHT` after it or not (then 1). A weight of 0 makes a metric that is not optimised.
+        specs: one or several, each a name of `REWARDS`, `package.module:function`, `file.py:function` or
+            `reward_model:DIRECTORY`, with `=WEIGHT` after it or not (then 1). A weight of 0 makes a metric that is not
+            optimised.
         aggregation: TRL's `multi_objective_aggregation`. "sum_then_normalize": the weighted sum is what is compared
             within a group. "normalize_then_sum": each reward is first brought to mean 0 and standard deviation 1
             within its group, so that weights compare rewards of any scale (GDPO, arXiv 2601.05242).
@@ -130,7 +134,9 @@ def load_rewards(
         raise UserError(f"reward: got none, expected at least one of {', '.join(REWARDS)}")
     rewards: list[Reward] = []
     for path, name, weight in _split(specs):
-        if ":" in path:
+        if path.startswith(REWARD_MODEL):
+            function: RewardFunction = LearnedReward(path.removeprefix(REWARD_MODEL))
+        elif ":" in path:
             function = import_function(path)
         elif path in REWARDS:
             function = REWARDS[path]
@@ -161,14 +167,18 @@ def _split(specs: str | Sequence[str]) -> list[tuple[str, str, float]]:
 def _split_one(spec: str) -> tuple[str, str, float]:
     path, equals, written = spec.rpartition("=")
     if not equals or ":" in written:  # a path may hold an equals sign
-        return spec, spec.rpartition(":")[2], 1.0
+        return spec, _name(spec), 1.0
     try:
         weight = float(written)
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
         raise UserError(f"reward: got the weight {written!r} in {spec!r}, expected a finite number")
-    return path, path.rpartition(":")[2], weight
+    return path, _name(path), weight
+
+
+def _name(path: str) -> str:
+    return REWARD_MODEL.rstrip(":") if path.startswith(REWARD_MODEL) else path.rpartition(":")[2]
 
 
 def _check_outputs(reward: Reward) -> None:

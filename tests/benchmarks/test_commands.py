@@ -64,3 +64,13 @@ def test_the_generation_benchmark_compares_statistics_with_plain_sampling_and_wi
     shares = [more / plain - 1 for more, plain in zip(seconds["statistics"], seconds["plain"], strict=True)]
     assert entry["statistics_share"] == sorted(shares)[1]
     assert entry["second_forward_share"] > 0
+
+
+def test_the_dpo_benchmark_trains_every_pair_and_begins_at_the_loss_of_no_preference():
+    sizes = {"vocab-size": 50, "hidden-size": 16, "num-layers": 1, "pairs-per-step": 3}
+    lengths = {"prompt-length": 4, "completion-length": 5, "steps": 3}
+    options = [f"--{name}={value}" for name, value in (sizes | lengths).items()]
+    result = json.loads(run("self_feedback", "--implementation", "rlif", *options).splitlines()[-1])
+    assert len(result["steps"]) == 3
+    assert result["first_loss"] == pytest.approx(math.log(2), abs=1e-5)  # the model is its own reference
+    assert result["pairs_per_second"] == pytest.approx(3 / result["step_seconds"])

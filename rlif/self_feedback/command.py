@@ -1,0 +1,242 @@
+"""`rlif self-feedback`: the stages, one after the other or each alone, in one output directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rlif.errors import UserError
+from rlif.self_feedback.config import SampleOptions, SelfFeedbackConfig
+
+if TYPE_CHECKING:
+    from rlif.self_feedback.preferences import Ranking
+    from rlif.self_feedback.stage_file import Row
+
+SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
+# What was sampled, from what: a later stage alone need not be told again.
+RECORD = "sampled.json"
+RECORDED = (
+    "model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat",
+    "system_prompt", "built_in_questions", "seed", "dtype",
+)  # fmt: skip
+
+
+def run_self_feedback(config: SelfFeedbackConfig) -> None:
+    """Run one stage, or all of them, and say what came of it.
+
+    Raises:
+        UserError: bad input; what earlier stages wrote stays as it is.
+        KeyboardInterrupt: Ctrl-C. What is computed is kept, and the same command goes on from there.
+    """
+    config = with_recorded(config).resolved()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("self-feedback: got several processes, expected one; the launcher is for `rlif train`")
+    from rlif.models import check_model_path
+
+    for name in (config.model, config.tuned_model):
+        if name is not None:
+            check_model_path(name)
+    console = Console()
+    stages = {"sample": run_sample, "rank": run_rank, "train": run_train, "measure": run_measure}
+    for name, run in stages.items():
+        if config.stage not in (name, "all"):
+            continue
+        try:
+            run(config, console)
+        except KeyboardInterrupt as interrupt:
+            place = f": {interrupt}" if interrupt.args else ""
+            raise KeyboardInterrupt(
+                f"interrupted in stage {name}{place}; the same command goes on from what is in {config.output_dir}"
+            ) from None
+
+
+def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
+    """For a stage after sampling: what the options leave at their defaults is as it was when sampling.
+
+    Raises:
+        UserError: the stage needs a model, and there is neither an option nor a record of one.
+    """
+    if config.stage in ("all", "sample"):
+        return config
+    path = config.output_dir / RECORD
+    if not path.exists():
+        if config.model is None and config.stage != "rank":
+            raise UserError(f"model: got none, and no record of one in {path}; expected the model to start from")
+        return config
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    default = SelfFeedbackConfig()
+    changes = {name: saved[name] for name in RECORDED if getattr(config, name) == getattr(default, name)}
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in saved["sample"].items()
+        if getattr(config.sample, name) == getattr(default.sample, name)
+    }
+    return dataclasses.replace(config, **changes, sample=dataclasses.replace(config.sample, **options))
+
+
+def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
+    """Stage 1: chains of thought with their confidence, in samples.jsonl."""
+    from rlif.self_feedback.questions import held_out_questions, load, start_model, training_questions
+    from rlif.self_feedback.sampling import sample_traces
+
+    questions = training_questions(config)
+    if config.stage == "all":
+        held_out_questions(config)  # what is wrong with them is better known now than after hours of sampling
+    rows = sample_traces(config, load(config, start_model(config)), questions, config.output_dir / SAMPLES)
+    record = {name: getattr(config, name) for name in RECORDED} | {"sample": dataclasses.asdict(config.sample)}
+    (config.output_dir / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    traces = [trace for row in rows for trace in row["traces"]]
+    answered = sum(trace["answer"] is not None for trace in traces)
+    console.print(
+        f"sample: {len(traces)} chains of thought of {len(rows)} questions, {answered / len(traces):.1%} with answer",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
+    """Stage 2: preference pairs, in preferences.jsonl and, in numbers, in ranking.json."""
+    from rlif.self_feedback.preferences import rank, write_preferences
+    from rlif.self_feedback.stage_file import read_rows, settings_of
+
+    rows = read_rows(config.output_dir / SAMPLES, made_by="sample")
+    if not rows:
+        raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no questions, expected `sample` to have run")
+    wanted = settings_of(config.output_dir / SAMPLES).get("num_questions", len(rows))
+    if len(rows) < wanted:
+        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} questions; these are ranked"
+        console.print(note, highlight=False, soft_wrap=True)
+    pairs, ranking = rank(rows, config.rank)
+    write_preferences(config.output_dir / PREFERENCES, pairs)
+    numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
+    (config.output_dir / "ranking.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    console.print(f"rank: {describe(ranking)}", highlight=False, soft_wrap=True)
+
+
+def run_train(config: SelfFeedbackConfig, console: Console) -> None:
+    """Stage 3: the model, in model/."""
+    from rlif.self_feedback.nft import judged_traces
+    from rlif.self_feedback.preferences import read_preferences
+    from rlif.self_feedback.questions import load, start_model
+    from rlif.self_feedback.stage_file import read_rows
+    from rlif.self_feedback.training import FOLDERS, Items, train_model
+
+    name = start_model(config)
+    start = load(config, name)
+    if config.train.objective == "nft":
+        if config.preferences:
+            raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
+        items: Items = judged_traces(read_rows(config.output_dir / SAMPLES, made_by="sample"), config.rank)
+    else:
+        path = config.preferences or config.output_dir / PREFERENCES
+        items = read_preferences(path, start, argument="preferences" if config.preferences else "output_dir")
+    rows = train_model(config, start, name, items, config.output_dir)
+    first, last = rows[: max(1, len(rows) // 10)], rows[-max(1, len(rows) // 10) :]
+    losses, shares = ([_mean(part, key) for part in (first, last)] for key in ("loss", "accuracy"))
+    unit = "samples" if config.train.objective == "nft" else "pairs"
+    console.print(
+        f"train: {len(rows)} steps on {len(items)} {unit}; from the first to the last tenth the loss went from "
+        f"{losses[0]:.3f} to {losses[1]:.3f}, {unit} told apart from {shares[0]:.1%} to {shares[1]:.1%}; "
+        f"saved in {config.output_dir / FOLDERS[config.train.objective]}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
+    """Stage 4: accuracy and calibration on held-out questions before and after, in measure.json and a figure."""
+    from rlif.self_feedback.measure import draw_reliability, measures
+    from rlif.self_feedback.questions import held_out_questions, load, start_model
+    from rlif.self_feedback.sampling import sample_traces
+
+    questions = held_out_questions(config)
+    if not questions:
+        if config.stage == "measure":
+            raise UserError("eval_data: got none, expected held-out questions with gold answers to measure on")
+        console.print("measure: no eval_data, nothing to measure on")
+        return
+    tuned = config.tuned_model or str(config.output_dir / "model")
+    if config.tuned_model is None and not (config.output_dir / "model").is_dir():
+        raise UserError(f"tuned_model: got none, and {tuned} does not exist; expected `train` to have run")
+    models = {"start model": start_model(config), "tuned model": tuned}
+    evaluation = dataclasses.replace(config, sample=evaluation_options(config))
+    rows: dict[str, list[Row]] = {}
+    for label, name in models.items():
+        path = config.output_dir / f"measure-{label.split()[0]}.jsonl"
+        language_model = load(config, name)
+        rows[label] = sample_traces(
+            evaluation, language_model, questions, path, argument="eval_data", title=f"Measuring the {label}"
+        )
+    numbers = {label: measures(each) for label, each in rows.items()}
+    shown = config.rank.confidence
+    assert shown is not None
+    (config.output_dir / "measure.json").write_text(
+        json.dumps({"confidence": shown, "models": _finite(numbers)}, indent=1) + "\n", encoding="utf-8"
+    )
+    console.print(results_table(numbers, shown, len(questions) * config.measure.eval_generations))
+    if shown != "self_certainty":
+        draw_reliability(rows, shown, config.output_dir / FIGURE)
+        console.print(f"Reliability diagrams: {config.output_dir / FIGURE}", highlight=False, soft_wrap=True)
+
+
+def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
+    """How chains of thought are sampled to be measured: independently, and otherwise as for training."""
+    return dataclasses.replace(
+        config.sample,
+        sampling="independent",
+        num_generations=config.measure.eval_generations,
+        temperature=config.measure.eval_temperature,
+    )
+
+
+def describe(ranking: Ranking) -> str:
+    """A ranking in a sentence."""
+    text = f"{ranking.pairs} pairs from {ranking.questions_with_pairs} of {ranking.questions} questions"
+    if ranking.pair_accuracy is None:
+        return text
+    return (
+        f"{text}; of the {ranking.judged} of a right and a wrong answer, the right one is preferred in "
+        f"{ranking.pair_accuracy:.1%}"
+    )
+
+
+def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: int) -> Table:
+    """Accuracy and calibration of each model."""
+    table = Table(
+        title="Held-out questions",
+        caption=f"{count} answers; confidence is {confidence.replace('_', ' ')}",
+    )
+    table.add_column("")
+    for label in numbers:
+        table.add_column(label, justify="right")
+    lines = {
+        "accuracy": lambda row: f"{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}",
+        "mean confidence": lambda row: f"{row[f'{confidence}/mean']:.3f}",
+        "ECE": lambda row: f"{row[f'{confidence}/ece']:.3f}",
+        "Brier": lambda row: f"{row[f'{confidence}/brier']:.3f}",
+        "AUROC": lambda row: f"{row[f'{confidence}/auroc']:.3f}",
+    }
+    for name, cell in lines.items():
+        if confidence == "self_certainty" and name in ("ECE", "Brier"):  # nats are no probabilities
+            continue
+        table.add_row(name, *(cell(row) for row in numbers.values()))
+    return table
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+def _finite(numbers: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """JSON has no NaN."""
+    return {
+        label: {name: value if math.isfinite(value) else None for name, value in row.items()}
+        for label, row in numbers.items()
+    }

@@ -1,0 +1,65 @@
+"""Accuracy and calibration before and after, from sampled chains of thought with gold answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlif.calibration import auroc, brier_score, expected_calibration_error, reliability_bins
+from rlif.calibration_plot import plot_reliability
+from rlif.self_feedback.preferences import is_correct
+from rlif.self_feedback.stage_file import Row
+
+
+def measured(rows: Sequence[Row], confidence: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Confidence and correctness, (N,) each, of the chains of thought of questions that have a gold answer."""
+    traces = [(trace, row["answer"]) for row in rows if row["answer"] is not None for trace in row["traces"]]
+    scores = np.array([trace["confidence"][confidence] for trace, _ in traces], dtype=np.float64)
+    return scores, np.array([bool(is_correct(trace, gold)) for trace, gold in traces])
+
+
+def measures(rows: Sequence[Row]) -> dict[str, float]:
+    """What there is to say of one model's chains of thought, as far as questions have gold answers.
+
+    Returns:
+        accuracy: share of right answers; accuracy_se: its standard error over questions; answered: share that has an
+        answer; and of each score NAME that the traces have: NAME/mean; NAME/auroc (NaN if all are right, or none); and,
+        for those that are probabilities, NAME/ece (10 bins) and NAME/brier. A score below 0 counts there as 0.
+    """
+    judged = [row for row in rows if row["answer"] is not None]
+    shares = [np.mean([bool(is_correct(trace, row["answer"])) for trace in row["traces"]]) for row in judged]
+    traces = [trace for row in judged for trace in row["traces"]]
+    result = {
+        "accuracy": float(np.mean(shares)),
+        "accuracy_se": float(np.std(shares, ddof=1) / math.sqrt(len(shares))) if len(shares) > 1 else math.nan,
+        "answered": sum(trace["answer"] is not None for trace in traces) / len(traces),
+        "completion_length": sum(len(trace["ids"]) for trace in traces) / len(traces),
+    }
+    for name in traces[0]["confidence"]:
+        scores, correct = measured(rows, name)
+        result[f"{name}/mean"] = float(scores.mean())
+        result[f"{name}/auroc"] = auroc(scores, correct)
+        if name != "self_certainty":
+            probability = scores.clip(0, 1)
+            result[f"{name}/ece"] = expected_calibration_error(probability, correct)
+            result[f"{name}/brier"] = brier_score(probability, correct)
+    return result
+
+
+def draw_reliability(models: Mapping[str, Sequence[Row]], confidence: str, path: Path) -> None:
+    """Draw accuracy against confidence in ten bins, and how many chains of thought each has, as a PNG.
+
+    Args:
+        models: the rows of each by its name.
+        confidence: the score to draw, one that is a probability.
+        path: the PNG; its directory exists.
+    """
+    bins = {}
+    for name, rows in models.items():
+        scores, correct = measured(rows, confidence)
+        bins[name] = reliability_bins(scores.clip(0, 1), correct)
+    plot_reliability(bins, path)

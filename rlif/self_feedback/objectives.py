@@ -1,0 +1,168 @@
+"""What samples are learned by: DPO or NFT on the model itself, or a Bradley-Terry reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rlif.models import LanguageModel
+from rlif.preference_loss import PreferenceLoss, preference_loss
+from rlif.scoring import Scorer
+from rlif.self_feedback.config import TrainOptions
+from rlif.self_feedback.nft import JudgedTrace, nft_loss
+from rlif.self_feedback.preferences import Pair
+from rlif.self_feedback.reward_model import RewardModel
+from rlif.self_feedback.sequences import Ids, as_rollout, sequence_logprobs
+
+
+class StepLoss(NamedTuple):
+    """What became of n of an objective's items."""
+
+    loss: Tensor
+    """(n,) differentiable."""
+    metrics: dict[str, Tensor]
+    """(n,) each, detached, of which metrics.jsonl has the mean."""
+
+
+class Objective(Protocol):
+    """Gives the loss of items, pairs or chains of thought, by one forward over them."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What learns."""
+
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """Prompt and completion of every sequence of an item."""
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
+        """The losses of some of the items."""
+
+
+@dataclass(frozen=True)
+class DPO:
+    """The model's own log-ratios to its start are the rewards (arXiv 2305.18290)."""
+
+    scorer: Scorer
+    language_model: LanguageModel
+    pairs: Sequence[Pair]
+    reference: tuple[Tensor, Tensor]
+    """(n,) float32 log-probabilities of the chosen and of the rejected completions under the start model."""
+    options: TrainOptions
+
+    @property
+    def module(self) -> nn.Module:
+        """See `Objective`."""
+        return self.scorer
+
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """See `Objective`."""
+        return self.pairs[row].sequences()
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
+        """See `Objective`."""
+        pairs, options, device = [self.pairs[row] for row in rows], self.options, self.language_model.device
+        assert options.beta is not None
+        chosen, rejected = [pair.chosen_ids for pair in pairs], [pair.rejected_ids for pair in pairs]
+        prompts = [pair.prompt_ids for pair in pairs]
+        logprobs = sequence_logprobs(self.scorer, self.language_model, prompts * 2, chosen + rejected)
+        chosen_logprob, rejected_logprob = logprobs.chunk(2)
+        result = preference_loss(
+            chosen_logprob,
+            rejected_logprob,
+            self.reference[0][rows],
+            self.reference[1][rows],
+            beta=options.beta,
+            loss_type=options.loss_type,
+            label_smoothing=options.label_smoothing,
+            margin=margins(pairs, device) if options.use_margin else None,
+            lengths=(
+                torch.tensor([len(ids) for ids in chosen], device=device),
+                torch.tensor([len(ids) for ids in rejected], device=device),
+            ),
+        )
+        return with_metrics(result)
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """A reward model whose chosen completions are to score higher: -log sigmoid(r_chosen - r_rejected - margin)."""
+
+    reward_model: RewardModel
+    pairs: Sequence[Pair]
+    options: TrainOptions
+
+    @property
+    def module(self) -> nn.Module:
+        """See `Objective`."""
+        return self.reward_model.model
+
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """See `Objective`."""
+        return self.pairs[row].sequences()
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
+        """See `Objective`."""
+        pairs = [self.pairs[row] for row in rows]
+        completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
+        rewards = self.reward_model.rewards([pair.prompt_ids for pair in pairs] * 2, completions)
+        chosen, rejected = rewards.chunk(2)
+        zero = torch.zeros_like(chosen)
+        margin = margins(pairs, rewards.device) if self.options.use_margin else None
+        # With beta 1 and no reference, DPO's loss of rewards is Bradley and Terry's.
+        return with_metrics(preference_loss(chosen, rejected, zero, zero, beta=1.0, margin=margin))
+
+
+@dataclass(frozen=True)
+class NFT:
+    """Positive chains of thought, and negative ones under the model that the positive one implies (2505.18116)."""
+
+    scorer: Scorer
+    language_model: LanguageModel
+    traces: Sequence[JudgedTrace]
+    start_logprobs: Sequence[Sequence[float]]
+    """Of each trace's tokens, under the start model."""
+
+    @property
+    def module(self) -> nn.Module:
+        """See `Objective`."""
+        return self.scorer
+
+    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
+        """See `Objective`."""
+        return self.traces[row].sequences()
+
+    def __call__(self, rows: Sequence[int]) -> StepLoss:
+        """See `Objective`."""
+        traces, device = [self.traces[row] for row in rows], self.language_model.device
+        rollout = as_rollout(self.language_model, [each.prompt_ids for each in traces], [each.ids for each in traces])
+        logprob = self.scorer(rollout, 1.0, outputs=("logprob",)).logprob
+        old = torch.zeros_like(logprob)
+        for place, row in enumerate(rows):
+            old[place, : len(self.start_logprobs[row])] = torch.tensor(self.start_logprobs[row], device=device)
+        positive = torch.tensor([each.positive for each in traces], device=device)
+        share = torch.tensor([each.positive_share for each in traces], device=device)
+        loss = nft_loss(logprob, old, rollout.completion_mask, positive, share)
+        change = (logprob - old).sum(dim=1).detach()
+        # Towards positive ones and away from negative ones.
+        return StepLoss(loss, {"accuracy": ((change > 0) == positive).float(), "log_ratio": change})
+
+
+def with_metrics(result: PreferenceLoss) -> StepLoss:
+    """The loss of pairs with the share of them that is told apart, and their rewards."""
+    return StepLoss(
+        result.loss,
+        {
+            "accuracy": (result.chosen_reward > result.rejected_reward).float(),
+            "rewards/chosen": result.chosen_reward.detach(),
+            "rewards/rejected": result.rejected_reward.detach(),
+        },
+    )
+
+
+def margins(pairs: Sequence[Pair], device: torch.device) -> Tensor:
+    """exp(c_chosen - c_rejected), (n,) float32: the larger the gap in confidence, the clearer the preference."""
+    return torch.tensor([pair.gap for pair in pairs], device=device).exp()

@@ -1,0 +1,67 @@
+"""Token sequences that are already there, as the batches that a Scorer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rlif.models import LanguageModel
+from rlif.rollout import Rollout, pad_left
+
+Ids = list[int]
+
+
+def as_rollout(language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Rollout:
+    """N prompts with a completion each, as token ids, in the form of sampled ones; without their texts.
+
+    A prompt and a completion have at least one token.
+    """
+    device, pad = language_model.device, language_model.pad_token_id
+    prompt_ids, prompt_mask = pad_left([list(ids) for ids in prompts], pad, device)
+    length = max(map(len, completions))
+    return Rollout(
+        prompts=[""] * len(prompts),
+        answers=[None] * len(prompts),
+        texts=[""] * len(prompts),
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        completion_ids=torch.tensor([[*ids, *[pad] * (length - len(ids))] for ids in completions], device=device),
+        completion_mask=torch.tensor([[t < len(ids) for t in range(length)] for ids in completions], device=device),
+        finished=torch.tensor([ids[-1] in language_model.eos_token_ids for ids in completions], device=device),
+        num_generations=1,
+    )
+
+
+def sequence_logprobs(
+    scorer: nn.Module, language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]
+) -> Tensor:
+    """log pi(completion | prompt) of N sequences in one forward: (N,) float32, nats, differentiable.
+
+    Args:
+        scorer: a `rlif.scoring.Scorer`, or what accelerate made of one.
+        language_model: that the scorer scores.
+        prompts: N lists of token ids.
+        completions: N lists of token ids, the EOS included where there is one.
+    """
+    rollout = as_rollout(language_model, prompts, completions)
+    return scorer(rollout, 1.0, outputs=("logprob",)).logprob.sum(dim=1)
+
+
+def parts_within(prompts: Sequence[Ids], completions: Sequence[Ids], max_tokens: int) -> list[list[int]]:
+    """Rows in parts of similar length, the longest first, (longest prompt + longest completion) x rows in budget.
+
+    A row that exceeds the budget by itself is a part of its own.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(completions[row]), reverse=True)
+    parts: list[list[int]] = []
+    for row in order:
+        if parts:
+            joined = [*parts[-1], row]
+            width = max(len(prompts[each]) for each in joined) + max(len(completions[each]) for each in joined)
+            if width * len(joined) <= max_tokens:
+                parts[-1] = joined
+                continue
+        parts.append([row])
+    return parts
