@@ -74,13 +74,14 @@ def answers_match(answer: str, gold: str) -> bool:
 def matching_answers(answers: Sequence[str | None]) -> list[list[int]]:
     """Which of several answers are the same, by `answers_match`: the places of each, those of the first answer first.
 
-    None, no answer, matches nothing and is left out. An answer joins the first one that it matches.
+    None, no answer, matches nothing and is left out. An answer joins the first one that it matches. Neither of two
+    answers is the gold one: a sum that was not worked out is another answer than its value, whichever comes first.
     """
     clusters: list[tuple[str, list[int]]] = []
     for place, answer in enumerate(answers):
         if answer is None:
             continue
-        places = next((places for stated, places in clusters if answers_match(answer, stated)), None)
+        places = next((places for stated, places in clusters if _same_answer(answer, stated)), None)
         if places is None:
             clusters.append((answer, [place]))
         else:
@@ -99,6 +100,10 @@ def is_mathematical(text: str) -> bool:
     if _as_number(text) is not None or _LATEX.search(text):
         return True
     return len(text) > 1 and _EXPRESSION.fullmatch(text) is not None and _DIGITS_AND_SIGNS.fullmatch(text) is None
+
+
+def _same_answer(one: str, other: str) -> bool:
+    return answers_match(one, other) and bool(_OPERATION.search(one)) == bool(_OPERATION.search(other))
 
 
 def _plain(text: str) -> str:

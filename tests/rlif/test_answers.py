@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlif.answers import answers_match, extract_answer, is_mathematical
+from rlif.answers import answers_match, extract_answer, is_mathematical, matching_answers
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,11 @@ def test_numbers_latex_and_expressions_are_mathematics(text: str) -> None:
 @pytest.mark.parametrize("text", ["Paris", "B", "7 apples", "2024-01-31", "3-4", "a}", r"\frac{1}{2", "1+" * 101 + "x"])
 def test_words_choices_dates_and_what_is_broken_or_endless_are_not(text: str) -> None:
     assert not is_mathematical(text)
+
+
+def test_a_sum_that_was_not_worked_out_does_not_agree_with_its_value_whichever_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rlif.answers.equal_mathematics", lambda answer, gold: True)
+    assert matching_answers(["$12+34$", "46", "46"]) == [[0], [1, 2]]
+    assert matching_answers(["46", "$12+34$", "46"]) == [[0, 2], [1]]
