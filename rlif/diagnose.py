@@ -203,9 +203,10 @@ def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, languag
         repetition=_groups([repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)], size),
         agrees=_groups(agrees, size),
         correct=_groups(np.where(known, verifiable(rollout.texts, rollout.answers), np.nan), size),
-        # A negative weight turns what is maximised round.
+        # A negative weight turns what is maximised round; one of 0, a mere metric in training, is judged as it is.
         rewards={
-            each.name: _groups(np.sign(each.weight) * parts[each.name].cpu().numpy(), size) for each in rewards.rewards
+            each.name: _groups((-1 if each.weight < 0 else 1) * parts[each.name].cpu().numpy(), size)
+            for each in rewards.rewards
         },
         majority_answers=[answer for rows in groups if rows and (answer := extract_answer(rollout.texts[rows[0]]))],
     )

@@ -155,7 +155,9 @@ def model_warnings(measures: Mapping[str, Resampled], thresholds: Thresholds) ->
 
 
 def rule(values: Mapping[str, float], reward: str, thresholds: Thresholds) -> Ruling:
-    """The outlook that the rules give for the values of the measures, and why. NaN decides nothing.
+    """The outlook that the rules give for the values of the measures, and why.
+
+    NaN decides nothing, but where agreeing correlates with nothing, no reward is likely to help.
 
     Args:
         values: as `verdict` takes them.
@@ -210,6 +212,8 @@ def rule(values: Mapping[str, float], reward: str, thresholds: Thresholds) -> Ru
     if found:
         decided = found[0][0]
         return Ruling(decided, tuple(reason for outlook, reason in found if outlook == decided))
+    if math.isnan(v["alignment"]):
+        return Ruling("little to gain", ("in no group some completions agree and others do not: nothing to prefer",))
     by_construction = ", which is what it rewards" if reward in AGREEMENT_REWARDS else ""
     return Ruling(
         "likely to help",

@@ -118,6 +118,8 @@ def test_rewards_of_ones_own_are_judged_and_a_negative_weight_turns_them_round(
     # The 1e-4 that is added to each group's standard deviation weighs a little more where rewards are smaller.
     assert short.measures["length_correlation"].value == pytest.approx(-1.0, abs=1e-3)
     assert "prefers short completions" in short.verdict.warnings[0]
+    metric = measure(adder, prompts, reward=["verifiable", f"{spec}=0"]).rewards["brevity"]
+    assert metric == short  # a weight of 0 says that training shall not maximise it, and nothing about the reward
     assert long.measures["separation"].value == pytest.approx(1 - short.measures["separation"].value)
 
 

@@ -45,6 +45,7 @@ HOPEFUL = {
         ({"entropy": 0.05}, "little to gain", "the model is sure already: 0.05 nats a token"),
         ({"frac_reward_zero_std": 0.95}, "little to gain", "the same throughout 95% of the groups"),
         ({"agreement": 1.0, "alignment": math.nan}, "little to gain", "100% of a group state the same answer already"),
+        ({"alignment": math.nan}, "little to gain", "in no group some completions agree and others do not"),
         # A control such as `format` prefers nothing where all completions have it.
         ({"frac_reward_zero_std": 0.95, "alignment": 0.1}, "little to gain", "the same throughout 95% of the groups"),
         # What has collapsed is sure and agrees: the risk comes first.
