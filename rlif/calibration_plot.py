@@ -73,7 +73,9 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
     axes = figure.add_subplot()
     for index, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: item[1].area)):
         color, style = _COLORS[index % len(_COLORS)], _STYLES[index // len(_COLORS) % len(_STYLES)]
-        axes.plot(curve.coverage, curve.risk, color=color, linestyle=style, label=f"{name} ({curve.area:.3f})")
+        axes.plot(
+            curve.coverage, curve.risk, color=color, linestyle=style, label=f"{_verbatim(name)} ({curve.area:.3f})"
+        )
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis):
@@ -84,6 +86,11 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(title="score (area under its curve)", loc="outside right upper", alignment="left", frameon=False)
     figure.savefig(path)
+
+
+def _verbatim(name: str) -> str:
+    """A name from a file, in which matplotlib would read what stands between dollars as mathematics."""
+    return name.replace("$", r"\$")
 
 
 def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:
@@ -97,7 +104,7 @@ def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:
     axes.bar(left, accuracy, width, align="edge", color=_BAR, alpha=0.75, edgecolor="white")
     axes.errorbar(left + width / 2, middle, yerr=half, fmt="none", ecolor="black", elinewidth=0.8)
     axes.hlines(confidence, left, left + width, color=_GAP, linewidth=2)
-    axes.set_title(f"{title}\nECE {error:.3f}", loc="left", fontsize="small")
+    axes.set_title(f"{_verbatim(title)}\nECE {error:.3f}", loc="left", fontsize="small")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.25)

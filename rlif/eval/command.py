@@ -160,8 +160,16 @@ def run_eval(config: EvalConfig) -> None:
     from rlif.eval.measure import evaluate_completions
     from rlif.eval.report import print_tables, write_report
 
-    evaluation = evaluate_completions(completions, num_bins=config.num_bins)
-    write_report(evaluation, completions, output_dir)
+    try:
+        evaluation = evaluate_completions(completions, num_bins=config.num_bins)
+        write_report(evaluation, completions, output_dir)
+    except KeyboardInterrupt as interrupt:
+        if config.completions is not None:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted: all completions are in {output_dir / COMPLETIONS_FILE}; the same command with --output-dir "
+            f"{output_dir} --resume measures them"
+        ) from interrupt
     print_tables(evaluation)
     sampled = "" if config.completions else "completions, "
     print(f"\n{sampled}results and figures are in {output_dir}")

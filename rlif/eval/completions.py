@@ -25,6 +25,8 @@ from rlif.selection import answer_clusters
 from rlif.tables import read_rows, shorten
 
 COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
+# What is measured of every file, under these names.
+TAKEN_NAMES = ("answered", "majority_share", "agreement")
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,15 @@ def _answers(values: Mapping[str, object], place: str) -> list[str | None]:
         )
     if name == "completions":
         return [extract_answer(_text(item, name, place)) for item in items]
-    return [None if item is None else _text(item, name, place).strip() or None for item in items]
+    return [None if _is_missing(item) else _text(item, name, place).strip() or None for item in items]
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))  # NaN is how some tables write it
 
 
 def _gold(value: object, place: str) -> str | None:
-    if value is None:
+    if _is_missing(value):
         return None
     text = _text(value, "answer", place).strip()
     return (extract_answer(text) or text) or None
@@ -151,6 +157,12 @@ def _text(value: object, name: str, place: str) -> str:
         return format(Decimal(str(value)), "f")
     if not isinstance(value, str):
         raise UserError(f"{place}: got {_shown(value)} for `{name}`, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place}: got `{name}` with half a surrogate pair, expected text that UTF-8 can hold"
+        ) from error
     return value
 
 
@@ -161,6 +173,8 @@ def _scores(value: object, place: str) -> dict[str, list[float]]:
         raise UserError(f"{place}: got `scores` {_shown(value)}, expected an object of lists of numbers")
     scores = {}
     for name, items in value.items():
+        if name in TAKEN_NAMES:
+            raise UserError(f"{place}: got a score `{name}`, expected another name: that is measured in any case")
         if not isinstance(items, list):
             raise UserError(f"{place}: got {_shown(items)} for the score `{name}`, expected a list of numbers")
         for item in items:

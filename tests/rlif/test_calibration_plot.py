@@ -51,6 +51,13 @@ def test_risk_is_drawn_against_coverage_with_its_area(tmp_path: Path, figures: l
     assert len(lines[0].get_xdata()) == 4
 
 
+def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path: Path) -> None:
+    name = r"$\no_such_symbol$"
+    plot_reliability({name: reliability_bins([0.5], [True])}, tmp_path / "reliability.png")
+    plot_risk_coverage({name: risk_coverage([0.5], [True])}, tmp_path / "risk.png")
+    assert (tmp_path / "risk.png").stat().st_size > 0
+
+
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="scores: got none"):
         plot_reliability({}, tmp_path / "none.png")

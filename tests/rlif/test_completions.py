@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rlif.errors import UserError
@@ -60,6 +62,9 @@ GOOD = {"prompt": "a", "answer": "1", "completions": ["#### 1", "#### 2"], "scor
         ({"scores": {"s": [0.5, None]}}, "got null among the scores `s`, expected finite numbers"),
         ({"scores": {"s": [0.5, float("nan")]}}, "NaN is not JSON"),
         ({"scores": {"s": [0.5, 10**400]}}, "among the scores `s`, expected finite numbers"),
+        ({"scores": {"agreement": [0.5, 0.5]}}, "got a score `agreement`, expected another name"),
+        ({"prompt": "\ud83d"}, "got `prompt` with half a surrogate pair"),
+        ({"completions": ["#### 1", "#### \ud83d"]}, "got `completions` with half a surrogate pair"),
         ({"scores": {"t": [0.5, 0.5]}}, "got the scores t, expected s as in line 1"),
         ({"scores": None}, "got the scores none, expected s as in line 1"),
     ],
@@ -78,3 +83,14 @@ def test_an_empty_file_and_none_at_all_are_refused(tmp_path: Path) -> None:
         read_completions(tmp_path / "empty.jsonl")
     with pytest.raises(UserError, match=r"completions: got .*which is not a file"):
         read_completions(tmp_path / "none.jsonl")
+
+
+def test_nan_in_a_table_is_no_answer(tmp_path: Path) -> None:
+    nan = float("nan")
+    table = pa.table(
+        {"prompt": ["a", "b"], "answer": pa.array([nan, 4.0]), "answers": [[nan, nan, 4.0], [4.0, nan, 5.0]]}
+    )
+    pq.write_table(table, tmp_path / "table.parquet")
+    completions = read_completions(tmp_path / "table.parquet")
+    assert completions.golds == [None, "4.0"]
+    assert completions.answers == [[None, None, "4.0"], ["4.0", None, "5.0"]]

@@ -216,6 +216,26 @@ def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
         run_eval(make_eval(**settings))
 
 
+def test_ctrl_c_while_measuring_says_that_nothing_sampled_is_lost(
+    make_eval: MakeEval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlif.eval.measure.evaluate_completions", stop)
+        with pytest.raises(KeyboardInterrupt, match=r"all completions are in .* --resume measures them"):
+            run_eval(make_eval())
+    run_eval(make_eval(resume=True))
+    assert (tmp_path / "out" / "eval.json").is_file()
+
+
+def test_a_long_name_of_a_score_leaves_the_numbers_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    completions = Completions(["a"], ["1"], [["1", "2"]], {"name " * 16: np.array([[0.9, 0.4]])})
+    print_tables(evaluate_completions(completions), Console(width=80))
+    assert "0.500" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_an_evaluation_does_not_resume_with_other_options_or_prompts(
     make_eval: MakeEval, write_jsonl: WriteJsonl
 ) -> None:
