@@ -66,8 +66,8 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
         {k: v for k, v in trial.items() if k not in times} for trial in first["trials"]
     ]
 
-    with pytest.raises(UserError, match="resume: quick is False, but the lab had True"):
-        run_lab(replace(config, resume=True, quick=False))
+    with pytest.raises(UserError, match="resume: seeds is 2, but the lab had 3"):
+        run_lab(replace(config, resume=True, seeds=2))
     with pytest.raises(UserError, match=r"output_dir: .* exists, expected a new directory, or --resume"):
         run_lab(config)
 
