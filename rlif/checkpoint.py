@@ -44,6 +44,7 @@ class RunState:
     metrics_bytes: int = 0
     """Length of metrics.jsonl when the step was done."""
     samples_bytes: int = 0
+    eval_data_fingerprint: str | None = None
 
     def save(self, directory: Path) -> None:
         """Write it into a checkpoint."""

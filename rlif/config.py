@@ -183,7 +183,7 @@ class TrainConfig:
 
     guard_prompts: int = 128
     """Prompts whose majority answers the guard asks the start model for: the first of eval_data, or without it as many
-    that are held out of `data`, a tenth at most."""
+    that are held out of `data`, a tenth at most; of fewer than 80 none, and the guard watches those trained on."""
 
     save_steps: int | None = None
     """Steps between checkpoints, RUN_DIR/checkpoint-STEP. None: only when stopped, and the model at the end."""

@@ -105,7 +105,7 @@ class Guard:
         if reading.fault is None and (self.best is None or score > self.best.score):
             self.best, self.falling = reading, 0
             return None
-        if self.best is None:
+        if self.best is None or step < self.best.step:  # of a run that was interrupted after its best and goes up again
             return None
         fall = self.best.score - score
         if reading.fault is None and fall <= SIGNIFICANT * math.hypot(error, self.best.error):

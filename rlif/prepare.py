@@ -65,7 +65,7 @@ class Run:
         # Decisions that all processes take must rest on the same numbers, to the last bit.
         warning = self.guard.observe(step, from_first(self.learner.accelerator, metrics))
         best = self.guard.best
-        if best is not None and best.step == step:
+        if best is self.guard.readings[-1]:
             write = self.learner.writer(with_optimizer=False)
             if self.directory:
                 self.directory.save_best(write, best)
@@ -94,6 +94,8 @@ class Run:
         best = self.guard.best if self.guard and self.keeps_best else None
         if best is None or best.step == self.state.step:
             self.save_model()
+            if self.directory:
+                self.directory.remove_model("last")  # of an earlier end of this run, which has gone on since
             return
         self.save_model("last")
         if self.directory:
@@ -159,9 +161,11 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)
-    state = RunState(data_fingerprint(train_set), model_fingerprint(start.model))
+    state = RunState(
+        data_fingerprint(train_set), model_fingerprint(start.model), eval_data_fingerprint=data_fingerprint(eval_set)
+    )
     if checkpoint is not None:
-        state = _resumed(state, checkpoint)
+        state = _resumed(state, checkpoint, guarded=config.guard != "off")
     # Of the start model, whatever the run resumes from: before an adapter is added to it, and before it learns.
     guarded = config.guard != "off"
     asked = eval_set[: config.guard_prompts]
@@ -188,15 +192,16 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
 
 
 def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
-    """Training prompts, and others for the guard: a random tenth of them, at most `limit`.
+    """Training prompts, and others for the guard: a random tenth of those that differ, at most `limit`.
 
     Where a tenth would be fewer than `MIN_HELD_OUT`, nothing is held out, and the guard watches training prompts.
     """
     generator = random.Random(f"guard {seed}")
-    count = min(limit, len(prompts) // 10)
+    different = list({tuple(prompt.ids): prompt for prompt in reversed(prompts)}.values())[::-1]
+    count = min(limit, len(different) // 10)
     if count < min(limit, MIN_HELD_OUT):
-        return prompts, generator.sample(prompts, min(limit, len(prompts)))
-    chosen = generator.sample(prompts, count)
+        return prompts, generator.sample(different, min(limit, len(different)))
+    chosen = generator.sample(different, count)
     known = {tuple(prompt.ids) for prompt in chosen}
     return [prompt for prompt in prompts if tuple(prompt.ids) not in known], chosen
 
@@ -214,10 +219,15 @@ def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading 
     return guard
 
 
-def _resumed(state: RunState, checkpoint: Path) -> RunState:
-    """The state of a run that continues from a checkpoint, if prompts and start model are those that it began with."""
+def _resumed(state: RunState, checkpoint: Path, *, guarded: bool) -> RunState:
+    """The state of a run that continues from a checkpoint, if prompts and start model are those that it began with.
+
+    So must the evaluation prompts be if it is guarded: the guard compares evaluations, which must be of the same.
+    """
     saved = RunState.load(checkpoint)
-    for argument in ("data", "model"):
+    if not guarded or saved.eval_data_fingerprint is None:  # a checkpoint from before the guard has none
+        saved.eval_data_fingerprint = state.eval_data_fingerprint
+    for argument in ("data", "model", "eval_data"):
         if getattr(saved, f"{argument}_fingerprint") != getattr(state, f"{argument}_fingerprint"):
             raise UserError(
                 f"resume: {argument} has changed since the run in {checkpoint.parent} began; expected the same, or "

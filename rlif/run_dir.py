@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rlif.checkpoint import RunState, tidy
 from rlif.config import TrainConfig
@@ -104,6 +104,10 @@ class RunDir:
         write_directory(self.path / name, write)
         return self.path / name
 
+    def remove_model(self, name: str) -> None:
+        """Remove a model that is no longer what its name says; it need not be there."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
     def save_best(self, write: Callable[[Path], None], reading: Reading) -> None:
         """Save the best policy so far, with what the guard said of it.
 
@@ -175,7 +179,25 @@ def best_reading(run_dir: Path) -> Reading | None:
 def _check_unchanged(config: TrainConfig, path: Path) -> None:
     if not path.exists():  # the run was stopped before it had written anything
         return
-    for name, saved in read_config(path).items():
+    before = read_config(path)
+    for name, saved in before.items():
         value = getattr(config, name)
         if name not in CHANGEABLE and saved != value:
             raise UserError(f"resume: {name} is {value!r}, but the run had {saved!r}; expected no change")
+    _check_guard(config, before)
+
+
+def _check_guard(config: TrainConfig, saved: Mapping[str, Any]) -> None:
+    """Whether the guard of a resumed run sees what it saw before, and training has the prompts that it had."""
+    guard, eval_data = saved.get("guard", "off"), saved.get("eval_data")
+    if (guard != "off" and eval_data is None) != (config.guard != "off" and config.eval_data is None):
+        raise UserError(
+            f"resume: guard is {config.guard!r} and eval_data {config.eval_data!r}, but the run had {guard!r} and "
+            f"{eval_data!r}; expected no change that takes prompts from training for the guard, or gives them back"
+        )
+    temperature = saved.get("eval_temperature", config.eval_temperature)
+    if config.guard != "off" and temperature != config.eval_temperature:
+        raise UserError(
+            f"resume: eval_temperature is {config.eval_temperature!r}, but the run had {temperature!r}; expected no "
+            "change, since the guard compares evaluations"
+        )

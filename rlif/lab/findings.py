@@ -91,10 +91,11 @@ def rise_and_fall(results: Sequence[Result]) -> Finding:
         fell.append(all(each.fell for each in courses))
         what = f"{points(courses, 'start')} at the start, {points(courses, 'peak')} at best (step {steps(courses)})"
         lines.append(f"`{reward}`: {what}, {points(courses, 'last')} at the end")
-    agreement: Agreement = "seen" if all(rose) and all(fell) else "partly" if any(rose) and any(fell) else "not seen"
+    both = [up and down for up, down in zip(rose, fell, strict=True)]
+    agreement: Agreement = "seen" if all(both) else "partly" if any(both) else "not seen"
     still = [reward for reward, down in zip(INTERNAL, fell, strict=True) if not down]
     by_tokens = [reward for reward in still if reward in DRAWN]
-    why = f" {_names(still)} did not fall within these runs." if still else ""
+    why = f" {_names(still)} did not fall within these runs, not with every seed." if still else ""
     if by_tokens and not set(INTERNAL) - set(DRAWN) & set(still):
         right = fmean(course(each).last for each in select(results, 0.0, by_tokens))
         why += (
@@ -148,8 +149,8 @@ def instruct(results: Sequence[Result]) -> Finding:
         lines.append(f"`{reward}`: {points(courses, 'start')}, {points(courses, 'peak')}, {points(courses, 'last')}")
     labelled = [course(each) for each in select(results, 1.0, ["verifiable"])]
     room = (
-        f" There was something to learn: right answers took it from {points(labelled, 'start')} to "
-        f"{points(labelled, 'peak')}."
+        f" Right answers took it from {points(labelled, 'start')} to {points(labelled, 'peak')}: there was "
+        f"{'something' if fmean(each.peak - each.start for each in labelled) >= SMALL else 'hardly anything'} to learn."
         if labelled
         else ""
     )
@@ -196,7 +197,7 @@ def confidence(results: Sequence[Result], reward: str = "self_certainty") -> Fin
         "Early gains are format and confidence",
         "The first gains are mostly format and confidence: underconfidence turns into overconfidence, and words of "
         "doubt ('wait', 'let me check') become rarer.",
-        f"`{reward}` on the base, at the start, where the guard stops, at the end: answers stated "
+        f"`{reward}` on the base, at the start, at the guard's choice, at the end: answers stated "
         f"{_three(mean['parsed'])}, solutions with a mark of doubt {_three(mean['doubt'])}, mean token probability "
         f"{_three(mean['probability'])} beside accuracy {_three(mean['accuracy'])}. Format gained "
         f"{100 * formatted:+.1f} points, since the base model states an answer in {100 * mean['parsed']['start']:.0f}% "

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+from rlif.config import TrainConfig
 from rlif.lab.findings import Result, course, select, series
+from rlif.lab.plan import Trial
 
 
 def lowest(values: dict[int, float]) -> int:
@@ -53,6 +55,18 @@ def guarded_against_start(results: Sequence[Result]) -> list[dict[str, Any]]:
         | {name: each[name] for name in ("ratio", "reward", "seed", "guard_step")}
         for each in select(results)
     ]
+
+
+def late_choices(results: Sequence[Result]) -> list[str]:
+    """The trials whose guard found its best policy only after its patience was over: it would have stopped before."""
+    late = []
+    for result in results:
+        stops = [
+            step for step, falling in series(result, "guard/falling").items() if falling >= TrainConfig.guard_patience
+        ]
+        if stops and result["guard_step"] > stops[0]:
+            late.append(Trial(result["seed"], result["ratio"], result["reward"]).name)
+    return late
 
 
 def _negated(values: dict[int, float]) -> dict[int, float]:

@@ -18,7 +18,7 @@ from rlif.lab.diagnosing import pairs_table
 from rlif.lab.figures import draw_all
 from rlif.lab.findings import Finding, Result, findings, points, select
 from rlif.lab.findings import course as course_of
-from rlif.lab.guarding import guarded_against_start, rules_table
+from rlif.lab.guarding import guarded_against_start, late_choices, rules_table
 from rlif.lab.plan import DEGENERATE, LabConfig, Size, Trial
 from rlif.lab.trials import RESULT, SAMPLES
 from rlif.safe_files import write_text
@@ -82,10 +82,11 @@ def page(summary: dict[str, Any], found: Sequence[Finding], results: Sequence[Re
         "",
         "What [2506.17219](https://arxiv.org/abs/2506.17219) finds out about internal rewards on models of 3B "
         "parameters, tried on models of 0.4M that add numbers, "
-        f"{'with one seed' if summary['quick'] else 'with several seeds'}. Accuracy is that of sampled solutions "
+        f"seeds: {len({each['seed'] for each in results})}. Accuracy is that of sampled solutions "
         f"(temperature 1) of {size['eval_prompts']} held-out problems x 4, every {size['eval_steps']} of "
-        f"{size['max_steps']} steps. The guard never saw those problems: it looked at {size['guard_prompts']} others, "
-        f"which have no answers. {len(results)} trials, {summary['cpu_minutes']:.0f} minutes of processor time.",
+        f"{size['max_steps']} steps. The majority answers that the guard goes by are those to {size['guard_prompts']} "
+        "other problems, which have no answers; whether samples are degenerate it judges by all of them. "
+        f"{len(results)} trials, {summary['cpu_minutes']:.0f} minutes of processor time.",
         "",
         "![Training](training.png)",
         "",
@@ -135,6 +136,10 @@ def guard_section(
         f"{mean['last']:.1f}% unguarded. The guarded policy's worst difference from its start model is "
         f"{100 * worst:+.1f} points.",
         "",
+        "The runs went on to the end, though the guard would have stopped some of them. Trials in which it came to a "
+        "better policy after that, which a stopped run would not have found: "
+        f"{', '.join(late_choices(internal)) or 'none'}.",
+        "",
         "![The guard's choices](guard.png)",
         "",
     ]
@@ -142,7 +147,7 @@ def guard_section(
         course = course_of(each)
         lines += [
             f"A reward that shortens completions (`{DEGENERATE}`, one trial, not in the table): "
-            f"{points([course], 'start')} at the start, {points([course], 'guarded')} where the guard stops (step "
+            f"{points([course], 'start')} at the start, {points([course], 'guarded')} at the guard's choice (step "
             f"{each['guard_step']}), {points([course], 'last')} at the end. {each['warning'] or 'No warning.'}",
             "",
         ]

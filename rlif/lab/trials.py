@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rlif.demo import completion_length
+from rlif.errors import UserError
 from rlif.lab.plan import (
     EVAL_GENERATIONS,
     LEARNING_RATE,
@@ -72,6 +74,7 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
     """Run those that have no result yet, and show how far they are.
 
     Raises:
+        UserError: a process died.
         KeyboardInterrupt: Ctrl-C; those that are done stay so.
     """
     left = [trial for trial in trials if not (directory / "runs" / trial.name / RESULT).exists()]
@@ -103,7 +106,7 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
                     result = future.result()
                     start, guarded, last = (result["accuracy"][key] for key in ("start", "guarded", "last"))
                     console.print(
-                        f"{running[future].name}: accuracy {start:.1%}, {guarded:.1%} where the guard stops (step "
+                        f"{running[future].name}: accuracy {start:.1%}, {guarded:.1%} at the guard's choice (step "
                         f"{result['guard_step']}), {last:.1%} at the end ({result['seconds']:.0f} s)",
                         highlight=False,
                         soft_wrap=True,
@@ -111,6 +114,11 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
                 progress.update(
                     bar, completed=sum(_steps_done(directory / "runs" / each.name, steps) for each in trials)
                 )
+    except BrokenProcessPool as error:
+        raise UserError(
+            "workers: the process of a trial died, for want of memory perhaps; --resume runs the trials that are not "
+            "finished, if need be with fewer workers"
+        ) from error
     finally:
         # Without it the trials that run would be waited for, and those that wait begun.
         pool.shutdown(wait=False, cancel_futures=True)

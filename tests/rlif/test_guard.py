@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from rlif.data import Prompt
 from rlif.distributed import make_accelerator
 from rlif.errors import UserError
 from rlif.evaluate import evaluate, majority_answers
-from rlif.guard import Guard
+from rlif.guard import Guard, Reading
 from rlif.learner import Learner
 from rlif.models import LanguageModel
 from rlif.prepare import held_out
@@ -234,6 +236,77 @@ def test_a_resumed_run_is_guarded_as_if_it_had_never_stopped(falling: TrainConfi
         return [(row["guard/best_step"], row["guard/falling"]) for row in result.rows]
 
     assert guard_rows(resumed) == guard_rows(whole)
+
+
+def test_a_run_that_was_interrupted_after_its_best_is_not_falling_while_it_goes_up_again() -> None:
+    guard = Guard(patience=2)
+    observe(guard, {"consensus": 0.4}, {"consensus": 0.45})
+    later = Reading(step=50, score=0.7, error=0.015, fault=None)
+    guard.best = later  # of RUN_DIR/best; the checkpoint is of step 10
+    for step, share in ((20, 0.5), (30, 0.55), (40, 0.6)):
+        assert guard.observe(step, WELL | {"consensus": share}) is None
+    assert not guard.should_stop
+    assert guard.observe(50, WELL | {"consensus": 0.7}) is None
+    assert guard.best is later
+    assert guard.observe(60, WELL | {"consensus": 0.5}) is not None
+
+
+def test_a_resumed_run_does_not_write_over_a_better_policy_of_a_later_step(
+    falling: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(falling, guard="warn", max_steps=4, save_steps=2)
+    train(config)
+    best = tmp_path / "run" / "best"
+    (best / "guard.json").write_text(json.dumps({"step": 3, "score": 2.0, "error": 0.0, "fault": None}))
+    manifest = json.loads((best / "manifest.json").read_text())
+    manifest["sha256"]["guard.json"] = hashlib.sha256((best / "guard.json").read_bytes()).hexdigest()
+    (best / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    before = (best / "model.safetensors").stat().st_mtime_ns
+    assert train(replace(config, resume=True)).guard_step == 3
+    assert (best / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_that_goes_on_after_it_was_stopped_keeps_no_last_policy_of_before(falling: TrainConfig) -> None:
+    config = replace(falling, save_steps=1)
+    assert (train(config).run_dir / "last").is_dir()
+    result = train(replace(config, guard="warn", resume=True))
+    assert not (result.run_dir / "last").exists()
+    assert guard_summary(result).endswith("best/ has that policy")
+
+
+@pytest.mark.parametrize(
+    ("began", "goes_on", "message"),
+    [
+        ({}, {"guard": "off"}, "resume: guard is 'off' and eval_data None, but the run had 'stop' and None"),
+        ({"guard": "off"}, {"guard": "stop"}, "resume: guard is 'stop' and eval_data None, but the run had 'off'"),
+        ({"eval_data": "1"}, {"eval_data": "2"}, "resume: eval_data has changed since the run"),
+        ({"eval_data": "1"}, {"eval_temperature": 0.0}, "resume: eval_temperature is 0.0, but the run had 1.0"),
+    ],
+)
+def test_a_resumed_guard_sees_what_it_saw_before(
+    began: dict[str, object],
+    goes_on: dict[str, object],
+    message: str,
+    make_config: MakeConfig,
+    write_jsonl: Callable[..., Path],
+) -> None:
+    files = {name: str(write_jsonl({"prompt": f"{name}+3="}, name=f"{name}.jsonl")) for name in "12"}
+    config = make_config(**{"guard": "stop", "max_steps": 1, "save_steps": 1} | began)
+    config = replace(config, eval_data=files.get(str(config.eval_data)))
+    train(config)
+    change = {name: files.get(str(value), value) for name, value in goes_on.items()}
+    with pytest.raises(UserError, match=message):
+        train(replace(config, resume=True, max_steps=2, **change))
+
+
+def test_repeated_prompts_are_not_all_held_out() -> None:
+    one = [EncodedPrompt("1+1=", None, [1, 2])] * 1000
+    assert held_out(one, 128, seed=0) == (one, one[:1])
+    hundred = [EncodedPrompt(str(i % 100), None, [i % 100]) for i in range(1000)]
+    kept, guards = held_out(hundred, 128, seed=0)
+    assert len(guards) == len({prompt.text for prompt in guards}) == 10
+    assert len(kept) == 900
 
 
 def test_held_out_prompts_are_a_tenth_that_training_never_sees() -> None:

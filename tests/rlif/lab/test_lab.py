@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from rlif.errors import UserError
-from rlif.lab import command
+from rlif.lab import command, trials
 from rlif.lab import plan as plan_module
 from rlif.lab.command import run_lab
 from rlif.lab.diagnosing import outcome
+from rlif.lab.figures import _curve
 from rlif.lab.findings import course, findings
-from rlif.lab.guarding import rules_table
+from rlif.lab.guarding import late_choices, rules_table
 from rlif.lab.plan import FULL, INTERNAL, QUICK, RATIOS, LabConfig, Size, Trial, plan
 from rlif.lab.trials import write_data
 from rlif.tasks.arithmetic import ArithmeticConfig, split_of
@@ -61,8 +66,8 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
         {k: v for k, v in trial.items() if k not in times} for trial in first["trials"]
     ]
 
-    with pytest.raises(UserError, match="resume: quick is False, but the lab had True"):
-        run_lab(replace(config, resume=True, quick=False))
+    with pytest.raises(UserError, match="resume: seeds is 2, but the lab had 3"):
+        run_lab(replace(config, resume=True, seeds=2))
     with pytest.raises(UserError, match=r"output_dir: .* exists, expected a new directory, or --resume"):
         run_lab(config)
 
@@ -148,6 +153,44 @@ def test_findings_say_what_the_trials_show() -> None:
     other += [made_up(1.0, reward, RISING_AND_FALLING, 0.1, 20) for reward in INTERNAL]
     agreement = [each.agreement for each in findings(other)]
     assert (agreement[0], agreement[2], agreement[3]) == ("not seen", "not seen", "not seen")
+
+
+def test_one_reward_that_rises_and_another_that_falls_are_no_rise_and_fall() -> None:
+    rising = (0.4, 0.5, 0.6, 0.6, 0.6)
+    base = [made_up(0.0, reward, rising if i else FALLING, 0.8, 0) for i, reward in enumerate(INTERNAL)]
+    sure = [made_up(1.0, reward, FLAT, 0.1, 0) for reward in INTERNAL]
+    first, *_, last = findings([*base, *sure])
+    assert first.agreement == "not seen"
+    assert "functions of the distributions alone" not in first.seen  # token entropy did not fall either
+    stated = [each | {"parsed": {"start": 0.3, "guarded": 0.9, "last": 0.9}} for each in base]
+    assert "Format gained +0.0 points" in last.seen
+    assert "Format gained +60.0 points" in findings([*stated, *sure])[-1].seen
+
+
+def test_a_reward_that_falls_is_drawn_on_the_scale_of_its_fall() -> None:
+    trial = made_up(0.0, "self_certainty", FLAT * 2, 0.8, 0)
+    for row in trial["rows"]:
+        row["reward"] = -row["step"]
+    drawn = list(_curve(trial, "reward").values())
+    assert (drawn[0], drawn[-1]) == (pytest.approx(1.0), 0.0)
+
+
+def test_a_trial_whose_process_dies_is_an_error_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead: Future[None] = Future()
+    dead.set_exception(BrokenProcessPool("terminated abruptly"))
+    pool = SimpleNamespace(submit=lambda *args: dead, shutdown=lambda **options: None)
+    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda *args, **options: pool)
+    size = Size(1, 1, guard_prompts=1, eval_prompts=1, test_prompts=1)
+    with pytest.raises(UserError, match="workers: the process of a trial died"):
+        trials.run_trials(tmp_path, TINY, size, [Trial(0, 0.0, "self_certainty")], Console(quiet=True))
+
+
+def test_a_choice_after_the_guard_would_have_stopped_is_named() -> None:
+    trial = made_up(0.0, "self_certainty", RISING_AND_FALLING, 0.8, 40)
+    for row, falling in zip(trial["rows"], (0, 1, 2, 3, 0), strict=True):
+        row["guard/falling"] = float(falling)
+    assert late_choices([trial]) == ["base-self_certainty-seed-0"]
+    assert late_choices([trial | {"guard_step": 0}]) == []
 
 
 def test_regret_is_counted_from_the_best_checkpoint() -> None:
