@@ -48,6 +48,7 @@ def pairs_table(results: Sequence[Result], diagnoses: Mapping[str, Any]) -> list
                     "entropy": diagnoses[name]["measures"]["entropy"]["value"],
                     "agreement": diagnoses[name]["measures"]["agreement"]["value"],
                     "separation": diagnosis["measures"]["separation"]["value"],
+                    "alignment": diagnosis["measures"]["alignment"]["value"],
                     "verdict": diagnosis["verdict"]["outlook"],
                     "sureness": diagnosis["verdict"]["sureness"],
                     "outcome": outcome(trials),

@@ -169,15 +169,15 @@ def diagnosis_section(pairs: Sequence[dict[str, Any]]) -> list[str]:
         f"({sum(agreed[False])} of {len(agreed[False])}) and on models that are not in this lab; the other start "
         f"models are held out ({sum(agreed[True])} of {len(agreed[True])}).",
         "",
-        "| start model | reward | entropy | agreement | separation | verdict | sure | guarded gain | change at the end "
-        "| came true |",
-        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | --- |",
+        "| start model | reward | entropy | agreement | separation | alignment | verdict | sure | guarded gain | "
+        "change at the end | came true |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | --- |",
     ]
     for each in pairs:
         right = "yes" if each["verdict"] == each["outcome"] else f"no: {each['outcome']}"
         lines.append(
             f"| {each['start']} | `{each['reward']}` | {each['entropy']:.3f} | {each['agreement']:.2f} | "
-            f"{each['separation']:.2f} | {each['verdict']} | {each['sureness']:.0%} | {100 * each['gain']:+.1f} | "
-            f"{100 * each['end']:+.1f} | {right} |"
+            f"{each['separation']:.2f} | {each['alignment']:.2f} | {each['verdict']} | {each['sureness']:.0%} | "
+            f"{100 * each['gain']:+.1f} | {100 * each['end']:+.1f} | {right} |"
         )
     return [*lines, ""]

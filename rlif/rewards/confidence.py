@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from rlif_kernels import TokenStats
 
+# What a decoder puts where the bytes of a token are only a part of a character.
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
 
 @uses("self_certainty")
 def self_certainty(stats: TokenStats, completion_mask: Tensor) -> Tensor:
@@ -86,12 +89,18 @@ def answer_tokens(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase)
     if span is None:
         return None
 
-    def decoded_length(count: int) -> int:
-        return len(tokenizer.decode(ids[:count], skip_special_tokens=True))
+    def decoded(count: int) -> str:
+        return tokenizer.decode(ids[:count], skip_special_tokens=True)
 
-    # The length of the decoded text grows with the tokens, so bisection finds a place in it with few decodings.
+    def decoded_length(count: int) -> int:
+        return len(decoded(count).rstrip(REPLACEMENT))
+
+    # The number of whole characters grows with the tokens, so bisection finds a place in it with few decodings. The
+    # bytes of one that is not whole decode to one replacement or to one each.
     counts = range(len(ids) + 1)
     first = bisect_right(counts, span[0], key=decoded_length) - 1
+    while first > 0 and decoded(first).endswith(REPLACEMENT):
+        first -= 1
     end = bisect_left(counts, span[1], key=decoded_length)
     return slice(first, end) if first < end else None
 

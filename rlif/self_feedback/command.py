@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlif.errors import UserError
+from rlif.safe_files import write_text
 from rlif.self_feedback.config import SampleOptions, SelfFeedbackConfig
 
 if TYPE_CHECKING:
@@ -89,9 +90,13 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     questions = training_questions(config)
     if config.stage == "all":
         held_out_questions(config)  # what is wrong with them is better known now than after hours of sampling
-    rows = sample_traces(config, load(config, start_model(config)), questions, config.output_dir / SAMPLES)
     record = {name: getattr(config, name) for name in RECORDED} | {"sample": dataclasses.asdict(config.sample)}
-    (config.output_dir / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def write_record() -> None:  # with the first samples: what there is when it is interrupted can be used too
+        write_text(config.output_dir / RECORD, json.dumps(record, indent=1) + "\n")
+
+    language_model = load(config, start_model(config))
+    rows = sample_traces(config, language_model, questions, config.output_dir / SAMPLES, before_rows=write_record)
     traces = [trace for row in rows for trace in row["traces"]]
     answered = sum(trace["answer"] is not None for trace in traces)
     console.print(
@@ -106,7 +111,7 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     from rlif.self_feedback.preferences import rank, write_preferences
     from rlif.self_feedback.stage_file import read_rows, settings_of
 
-    rows = read_rows(config.output_dir / SAMPLES, made_by="sample")
+    rows = read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True)
     if not rows:
         raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no questions, expected `sample` to have run")
     wanted = settings_of(config.output_dir / SAMPLES).get("num_questions", len(rows))
@@ -133,7 +138,9 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     if config.train.objective == "nft":
         if config.preferences:
             raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
-        items: Items = judged_traces(read_rows(config.output_dir / SAMPLES, made_by="sample"), config.rank)
+        items: Items = judged_traces(
+            read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True), config.rank
+        )
     else:
         path = config.preferences or config.output_dir / PREFERENCES
         items = read_preferences(path, start, argument="preferences" if config.preferences else "output_dir")

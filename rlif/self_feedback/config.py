@@ -321,6 +321,8 @@ class SelfFeedbackConfig:
             raise UserError(f"label_smoothing: got {train.label_smoothing!r}, expected a number in [0, 0.5)")
         if train.label_smoothing and train.loss_type not in ("sigmoid", "robust"):
             raise UserError(f"label_smoothing: got {train.label_smoothing!r} with {train.loss_type}, expected 0")
+        if rank.confidence == "p_true" and sample.judge is None and self.stage in ("all", "measure"):
+            raise UserError("confidence: got p_true without a judge, expected the text that asks for it (judge)")
         if sample.sampling == "independent" and sample.temperature == 0:
             raise UserError("temperature: got 0 for independent samples, which would all be the same; expected above 0")
         if train.objective == "reward_model" and self.stage == "all":

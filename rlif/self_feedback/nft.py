@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlif.errors import UserError
 from rlif.self_feedback.config import RankOptions
+from rlif.self_feedback.preferences import check_confidence
 from rlif.self_feedback.stage_file import Row
 
 # The least ratio of the implied negative model whose logarithm is taken: below 1 its gradient grows without bound.
@@ -41,8 +42,9 @@ def judged_traces(rows: Sequence[Row], options: RankOptions) -> list[JudgedTrace
     """The chains of thought of all questions that have positive and negative ones.
 
     Raises:
-        UserError: there is no such question.
+        UserError: there is no such question, or the samples lack the score.
     """
+    check_confidence(rows, options)
     judged = []
     for row in rows:
         verdicts = [

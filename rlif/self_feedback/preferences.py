@@ -69,20 +69,15 @@ class Ranking:
 def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]:
     """The preference pairs of sampled chains of thought, as rows of preferences.jsonl.
 
-    A question's identical chains of thought count once. The pairs of a question come with the largest gap first; of
-    equal ones, in the order in which they were sampled.
+    A question's identical chains of thought count once, and two that only differ in how their text is cut into tokens
+    make no pair. The pairs of a question come with the largest gap first; of equal ones, in the order in which they
+    were sampled.
 
     Raises:
         UserError: the samples lack the score, no chain of thought has an answer, or no pair is above the threshold; the
             message has the numbers.
     """
-    lacking = [row for row in rows if any(options.confidence not in trace["confidence"] for trace in row["traces"])]
-    if lacking:
-        raise UserError(
-            f"confidence: {options.confidence} is not among the samples' scores, "
-            f"{', '.join(lacking[0]['traces'][0]['confidence'])}; expected one of them (p_true is there if `sample` "
-            "ran with a judge)"
-        )
+    check_confidence(rows, options)
     pairs: list[Row] = []
     with_pairs = judged = agreeing = 0
     for row in rows:
@@ -119,6 +114,21 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
             "(num_generations, temperature)"
         )
     return pairs, ranking
+
+
+def check_confidence(rows: Sequence[Row], options: RankOptions) -> None:
+    """Find out that samples lack the score they are to be ranked by.
+
+    Raises:
+        UserError: they do.
+    """
+    lacking = [row for row in rows if any(options.confidence not in trace["confidence"] for trace in row["traces"])]
+    if lacking:
+        raise UserError(
+            f"confidence: {options.confidence} is not among the samples' scores, "
+            f"{', '.join(lacking[0]['traces'][0]['confidence'])}; expected one of them (p_true is there if `sample` "
+            "ran with a judge)"
+        )
 
 
 def is_correct(trace: Row, gold: str | None) -> bool | None:
@@ -175,6 +185,7 @@ def _pairs(traces: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, R
         for chosen, rejected in itertools.permutations(distinct.values(), 2)
         if (chosen is best or not options.best_only)
         and chosen["span"]
+        and chosen["text"] != rejected["text"]
         and score(chosen) >= options.threshold
         and score(chosen) - score(rejected) > options.min_gap
     ]
@@ -217,6 +228,12 @@ def _pair(row: Row, language_model: LanguageModel, where: str) -> Pair:
             raise UserError(f"{where}: got {name} {str(each)[:40]}, expected at least one token id")
         if min(each) < 0 or max(each) >= num_embeddings:
             raise UserError(f"{where}: {name} has a token outside the model's {num_embeddings} embeddings")
+    length = len(ids[0]) + max(len(ids[1]), len(ids[2]))
+    positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise UserError(
+            f"{where}: prompt and completion have {length} tokens, expected at most the model's {positions} positions"
+        )
     return Pair(ids[0], ids[1], ids[2], float(gap))
 
 
@@ -233,6 +250,8 @@ def _tokenized(row: Row, language_model: LanguageModel, where: str) -> list[list
     if not is_chat and not (isinstance(prompt, str) and prompt):
         raise UserError(f"{where}: got prompt {str(prompt)[:40]!r}, expected a text or messages")
     encoded: list[EncodedPrompt] = encode_prompts(language_model, [Prompt(prompt)], 0, argument=where)
-    end = list(language_model.eos_token_ids[:1])
+    # Of several ends the tokenizer's, as in TRL: in a chat it ends the turn, where the first may end the document.
+    ends = language_model.eos_token_ids
+    end = [language_model.tokenizer.eos_token_id] if language_model.tokenizer.eos_token_id in ends else list(ends[:1])
     tokenized = [language_model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return [encoded[0].ids, *(ids if ids[-1:] == end else ids + end for ids in tokenized)]

@@ -7,7 +7,7 @@ of the answer or null, "confidence": {name: score}}}.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def sample_traces(
     *,
     argument: str = "data",
     title: str = "Sampling",
+    before_rows: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Sample chains of thought for every question into a file, from the question on that it stops at.
 
@@ -51,6 +52,7 @@ def sample_traces(
         path: of the file.
         argument: "data" or "eval_data", for error messages.
         title: of the progress bar.
+        before_rows: called before rows are written.
 
     Raises:
         UserError: a question is too long, the file was made with other settings, it cannot be written, …
@@ -79,6 +81,7 @@ def sample_traces(
         for start in range(len(file.rows), len(questions), options.questions_per_batch):
             batch = questions[start : start + options.questions_per_batch]
             traces = _sample_batch(config, language_model, scorer, batch, start)
+            before_rows()
             file.append(
                 {
                     "question": start + offset,
@@ -158,11 +161,12 @@ def find_answers(
     if options.answer_span == "elicited":
         asked = elicited_answers(language_model, prompts, completions, options.elicitation)
         spans = [matching_span(ids, answer, tokenizer) for ids, answer in zip(completions, asked, strict=True)]
-        answers = [
+        matched = [
             None if span is None else tokenizer.decode(ids[span], skip_special_tokens=True).strip()
             for ids, span in zip(completions, spans, strict=True)
         ]
-        return spans, answers
+        # What is repeated may be the answer with its marker.
+        return spans, [text if text is None else extract_answer(text) or text for text in matched]
     stated = [extract_answer(text) for text in texts]
     if options.answer_span == "trace":
         return [slice(0, len(ids)) for ids in completions], stated

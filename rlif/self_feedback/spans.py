@@ -8,12 +8,11 @@ from difflib import SequenceMatcher
 from transformers import PreTrainedTokenizerBase
 
 from rlif.models import LanguageModel
+from rlif.rewards.confidence import REPLACEMENT
 from rlif.rollout import EncodedPrompt, sample
 
 # Tokens of an elicited answer, as the paper has it.
 MAX_ANSWER_LENGTH = 20
-# What a decoder puts where the bytes of a token are only a part of a character.
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def elicited_answers(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif.errors import UserError
+from rlif.safe_files import write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -25,20 +26,28 @@ class StageFile:
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
         """Begin the file, or continue one that was made with the same settings; a line cut short is removed.
 
+        One without rows is begun anew whatever its settings: nothing was made with them.
+
         Raises:
-            UserError: the file was made with other settings, is damaged, or cannot be written.
+            UserError: the file was made with other settings, or has rows of unknown ones, is damaged, or cannot be
+                written.
         """
         self.path = path
         settings_path = path.with_suffix(SETTINGS)
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and settings_path.exists():
+            if path.exists() and path.stat().st_size > 0:
+                if not settings_path.exists():
+                    raise UserError(
+                        f"output_dir: {path} has rows, but {settings_path.name}, which says what made them, is "
+                        f"missing; expected it beside them, or another output_dir, or {path.name} removed"
+                    )
                 _check_unchanged(path, json.loads(settings_path.read_text(encoding="utf-8")), settings)
                 _remove_cut_line(path)
                 self.rows = read_rows(path)
             else:
-                settings_path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+                write_text(settings_path, json.dumps(settings, indent=1) + "\n")
                 path.write_text("", encoding="utf-8")
                 self.rows = []
         except (OSError, ValueError) as error:
@@ -61,35 +70,42 @@ class StageFile:
         self.rows += new
 
     def keep(self, count: int) -> None:
-        """Forget all rows but the first `count`.
+        """Forget all rows but the first `count`; where that fails, they are all still there.
 
         Raises:
             UserError: the file cannot be written.
         """
         self.rows = self.rows[:count]
         try:
-            self.path.write_text(_lines(self.rows), encoding="utf-8")
+            write_text(self.path, _lines(self.rows))
         except OSError as error:
             raise UserError(f"output_dir: cannot write to {self.path}: {error.strerror}") from error
 
 
-def read_rows(path: Path, *, argument: str = "output_dir", made_by: str | None = None) -> list[Row]:
+def read_rows(
+    path: Path, *, argument: str = "output_dir", made_by: str | None = None, growing: bool = False
+) -> list[Row]:
     """The rows of a JSONL file of objects; blank lines are skipped.
 
     Args:
         path: to read.
         argument: that names the file, for error messages.
         made_by: the stage that makes the file, likewise.
+        growing: the file is a stage's, which may have been killed while it wrote: a line cut short at its end is left
+            out.
 
     Raises:
         UserError: naming the file, and the line if one is at fault.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would break at a line separator in a text
+        text = path.read_text(encoding="utf-8", errors="replace" if growing else "strict")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         hint = f"; expected the file that `rlif self-feedback {made_by}` writes" if made_by else ""
         raise UserError(f"{argument}: cannot read {path}: {reason}{hint}") from error
+    lines = text.split("\n")  # splitlines() would break at a line separator in a text
+    if growing:
+        lines.pop()  # what follows the last newline: nothing, or a line that was cut short
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

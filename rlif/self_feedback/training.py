@@ -83,9 +83,11 @@ def train_model(
     step, resumed = 0, None
     if checkpoint.is_dir() and damage(checkpoint) is None:
         saved = int(json.loads((checkpoint / STEP_FILE).read_text())["step"])
-        # Without its rows it belongs to a training that was begun anew since.
         if saved <= len(metrics.rows):
             step, resumed = saved, checkpoint
+        else:
+            # Without its rows it belongs to another training, and must be gone before the new one has as many.
+            shutil.rmtree(checkpoint)
     metrics.keep(step)
     objective, write = make_objective(config, start, name, items, directory, origin, resumed)
     parameters = [parameter for parameter in objective.module.parameters() if parameter.requires_grad]

@@ -104,12 +104,23 @@ def test_degenerate_samples_are_never_the_best_however_likely_the_start_model_fi
     degenerate: dict[str, float], words: str, start: dict[str, float]
 ) -> None:
     guard = Guard(patience=1)
+    if "completion_length" in degenerate and start is WELL:
+        pytest.skip("there the answers would show it, and a shorter way to the same answers is welcome")
     loved = degenerate | {"base_nll": 0.0001, "consensus": 1.0}
     warnings = observe(guard, {}, loved, start=start)
     assert guard.best is not None
     assert guard.best.step == 0
     assert guard.should_stop
     assert words in str(warnings[1])
+
+
+def test_coming_to_the_point_with_the_same_answers_is_no_fault() -> None:
+    guard = Guard(patience=1)
+    rambling = WELL | {"completion_length": 800.0, "eos_rate": 0.3, "parse_rate": 0.5, "consensus": 0.3}
+    assert guard.observe(0, rambling) is None
+    assert guard.observe(10, rambling | {"completion_length": 300.0, "eos_rate": 0.95, "consensus": 0.6}) is None
+    assert guard.best is not None
+    assert guard.best.step == 10
 
 
 def test_gold_answers_change_nothing() -> None:

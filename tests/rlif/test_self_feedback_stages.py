@@ -19,7 +19,7 @@ from rlif.rollout import EncodedPrompt, sample
 from rlif.self_feedback.config import RankOptions, SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.preferences import rank, read_preferences, write_preferences
 from rlif.self_feedback.sampling import sample_traces
-from rlif.self_feedback.stage_file import Row
+from rlif.self_feedback.stage_file import Row, StageFile, read_rows
 
 QUESTIONS = [Prompt(f"{a}+{b}=", str(a + b)) for a in (1, 20) for b in (3, 4, 50)]
 OPTIONS = SampleOptions(num_generations=3, sampling="branch", max_completion_length=6, answer_span="trace")
@@ -317,3 +317,19 @@ def test_a_damaged_file_of_an_earlier_stage_names_its_line(language_model: Langu
     path.write_text(json.dumps(GOOD) + "\n{broken\n")
     with pytest.raises(UserError, match=r"output_dir: .*preferences.jsonl, line 2: not valid JSON"):
         read_preferences(path, language_model)
+
+
+def test_a_line_that_was_cut_short_is_left_out_of_a_stages_file_and_refused_in_a_users(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes('{"a": 1}\n{"b": "\u00e9'.encode()[:-1])  # killed while writing, in the middle of a character
+    assert read_rows(path, growing=True) == [{"a": 1}]
+    with pytest.raises(UserError, match="it is not UTF-8 text"):
+        read_rows(path)
+
+
+def test_rows_of_unknown_settings_are_never_continued(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(UserError, match="which says what made them, is missing"):
+        StageFile(path, {"seed": 0})
+    assert path.read_text() == '{"a": 1}\n'
