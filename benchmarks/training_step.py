@@ -131,6 +131,7 @@ def run_rlif(workload: Workload, directory: Path) -> list[dict[str, float]]:
         "max-completion-length": workload.max_completion_length,
         "learning-rate": workload.learning_rate,
         "beta": workload.beta,
+        "guard": "off",  # which peers do not have, and which is no part of a step
         "device": "cpu",
     }
     sys.argv = ["rlif", "train", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]

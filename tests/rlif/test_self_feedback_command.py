@@ -14,6 +14,7 @@ import pytest
 from rlif.calibration import auroc, brier_score, expected_calibration_error
 from rlif.cli import parse
 from rlif.errors import UserError
+from rlif.self_feedback import sampling
 from rlif.self_feedback.command import run_self_feedback
 from rlif.self_feedback.config import (
     MeasureOptions,
@@ -101,6 +102,30 @@ def test_ranking_says_that_sampling_was_interrupted_and_ranks_what_there_is(
     printed = capsys.readouterr().out
     assert "rank: `sample` was interrupted after 4 of 6 questions; these are ranked" in printed
     assert "of 4 questions" in printed
+
+
+def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_have_been_at_the_end(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample_batch = sampling._sample_batch
+
+    def killed_at_the_second_batch(*arguments: Any) -> Any:
+        if arguments[-1] > 0:
+            raise MemoryError
+        return sample_batch(*arguments)
+
+    monkeypatch.setattr(sampling, "_sample_batch", killed_at_the_second_batch)
+    options = replace(make_config().sample, questions_per_batch=3)
+    with pytest.raises(MemoryError):
+        run_self_feedback(make_config(stage="sample", sample=options))
+    with (tmp_path / "out" / "samples.jsonl").open("a") as file:
+        file.write('{"question": 3, "pro')
+    # Nothing is said of the model, so the confidence is the paper's only if it is known not to be the built-in one.
+    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
+    pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()[:3]]
+    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    assert pair["confidence"] in scores
 
 
 def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -223,6 +248,7 @@ def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() ->
             {"train": TrainOptions(label_smoothing=0.1, loss_type="ipo")},
             "label_smoothing: got 0.1 with ipo, expected 0",
         ),
+        ({"rank": RankOptions(confidence="p_true")}, "confidence: got p_true without a judge"),
         ({"train": TrainOptions(objective="reward_model")}, "objective: got reward_model with every stage"),
     ],
 )
@@ -232,7 +258,7 @@ def test_bad_input_is_named_before_anything_is_written(
     with pytest.raises(UserError, match=f"^{message}"):
         run_self_feedback(make_config(**changes))
     written = [path.name for path in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []
-    assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json")] == []
+    assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "sampled.json")] == []
 
 
 def test_several_processes_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

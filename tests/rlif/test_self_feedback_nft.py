@@ -82,6 +82,8 @@ def test_questions_with_verdicts_of_both_kinds_are_judged_and_no_others() -> Non
     ]
     with pytest.raises(UserError, match="threshold: none of 2 questions has chains of thought on both sides"):
         judged_traces(rows[1:], options)
+    with pytest.raises(UserError, match="confidence: p_true is not among the samples' scores"):
+        judged_traces(rows, replace(options, confidence="p_true"))
 
 
 def test_training_raises_positive_traces_over_negative_ones(model_dir: Path, tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from conftest import EOS, make_model, make_tokenizer
+from rlif.answers import extract_answer
 from rlif.models import LanguageModel
+from rlif.rewards.confidence import answer_tokens
 from rlif.scoring import Scorer
+from rlif.self_feedback import sampling
 from rlif.self_feedback.confidence import OUTPUTS, confidences
 from rlif.self_feedback.config import SampleOptions
 from rlif.self_feedback.sampling import find_answers
@@ -27,6 +30,15 @@ def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTok
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", clean_up_tokenization_spaces=False)
+
+
+def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character of ASCII; others are bytes, as SentencePiece writes them."""
+    vocab = ["<unk>", "<eos>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(128))]
+    model = models.BPE({token: n for n, token in enumerate(vocab)}, [], unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
 
 
 BYTES = byte_tokenizer()
@@ -109,6 +121,29 @@ def test_a_marker_gives_the_answers_tokens_and_a_trace_all_of_them(language_mode
     assert find_answers(SampleOptions(answer_span="marker"), *arguments) == ([marked, None], ["7", None])
     whole = [slice(0, len(row)) for row in ids]
     assert find_answers(SampleOptions(answer_span="trace"), *arguments) == (whole, ["7", None])
+
+
+@pytest.mark.parametrize("text", ["é答 #### 42", "#### 答1😀\n答", "答😀#### 😀", "é é #### 1é", "\\boxed{é}答"])
+@pytest.mark.parametrize("tokenizer", [BYTES, byte_fallback_tokenizer()], ids=["byte level", "byte fallback"])
+def test_a_marked_answer_has_all_bytes_of_its_characters_and_no_others(
+    text: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    tokens = answer_tokens(text, ids, tokenizer)
+    assert tokens is not None
+    assert tokenizer.decode(ids[tokens]).strip() == extract_answer(text)
+
+
+def test_an_elicited_answer_is_compared_without_the_marker_that_it_repeats(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = language_model.tokenizer("3+4\n#### 7")["input_ids"]
+    monkeypatch.setattr(sampling, "elicited_answers", lambda *arguments: [trace[-6:]])
+    spans, answers = find_answers(
+        SampleOptions(answer_span="elicited"), language_model, [[3]], [trace], ["3+4\n#### 7"]
+    )
+    assert answers == ["7"]
+    assert spans == [slice(len(trace) - 6, len(trace))]
 
 
 def test_every_score_equals_a_slow_float64_computation_from_the_full_distributions(

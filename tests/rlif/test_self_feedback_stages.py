@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import EOS
+from conftest import EOS, files_of_at_most
 from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.models import LanguageModel
@@ -107,6 +107,25 @@ def test_samples_made_with_other_settings_are_refused_and_stay_as_they_are(
     assert path.read_bytes() == before
 
 
+def test_after_an_error_before_the_first_sample_the_mended_command_runs(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    with pytest.raises(UserError, match="num_generations: got 99 branches"):
+        sample_traces(make_config(num_generations=99), language_model, QUESTIONS, path)
+    assert len(sample_traces(make_config(), language_model, QUESTIONS, path)) == len(QUESTIONS)
+
+
+def test_rows_are_forgotten_all_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = StageFile(path, {})
+    file.append({"step": step, "text": "x" * 100} for step in range(9))
+    before = path.read_bytes()
+    with files_of_at_most(300), pytest.raises(UserError, match=r"output_dir: cannot write to .*metrics.jsonl"):
+        file.keep(8)
+    assert path.read_bytes() == before
+
+
 def trace(ids: list[int], confidence: float, answer: str | None = "7", finished: bool = True) -> Row:
     return {
         "text": "".join(map(str, ids)),
@@ -153,6 +172,11 @@ def test_threshold_gap_cap_and_score_decide_which_pairs_there_are(changes: dict[
     pairs, _ = rank([question(FOUR)], replace(RANK, **changes))
     found = [(pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs]
     assert (found if isinstance(expected, list) else len(found)) == expected
+
+
+def test_one_text_cut_into_tokens_in_two_ways_is_no_preference() -> None:
+    pairs, _ = rank([question([trace([12, 3], 0.99), trace([1, 23], 0.95), trace([4], 0.1)])], RANK)
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("123", "4"), ("123", "4")]
 
 
 def test_only_the_most_confident_trace_is_chosen_where_that_is_asked_for() -> None:
@@ -288,6 +312,14 @@ def test_preferences_of_others_are_tokenized_and_end_with_the_end_token(
     assert pair.rejected_ids == [token("1"), token("1"), EOS]
 
 
+def test_of_several_ends_preferences_of_others_get_the_tokenizers(
+    language_model: LanguageModel, write_jsonl: Callable[..., Path]
+) -> None:
+    several = replace(language_model, eos_token_ids=(5, EOS))
+    (pair,) = read_preferences(write_jsonl({"prompt": "1+1=", "chosen": "2", "rejected": "3"}), several)
+    assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == EOS
+
+
 GOOD = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
 
 
@@ -301,6 +333,10 @@ GOOD = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
         ({**GOOD, "gap": "wide"}, "row 1: got gap 'wide', expected a number"),
         ({**GOOD, "prompt_ids": [3], "chosen_ids": [], "rejected_ids": [3]}, "row 1: got chosen_ids"),
         ({**GOOD, "prompt_ids": [3], "chosen_ids": [99], "rejected_ids": [3]}, "has a token outside the model's"),
+        (
+            {**GOOD, "rejected": "3" * 60},
+            "row 1: prompt and completion have 65 tokens, expected at most the model's 64 positions",
+        ),
     ],
 )
 def test_a_bad_preference_is_named_with_its_file_and_row(

@@ -23,13 +23,14 @@ from rlif.errors import UserError
 from rlif.models import LanguageModel, load_language_model
 from rlif.rewards import load_rewards
 from rlif.scoring import Scorer
+from rlif.self_feedback import training
 from rlif.self_feedback.config import SelfFeedbackConfig, TrainOptions
 from rlif.self_feedback.objectives import DPO
 from rlif.self_feedback.preferences import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import sequence_logprobs
 from rlif.self_feedback.stage_file import Row
-from rlif.self_feedback.training import step_rows, train_model
+from rlif.self_feedback.training import step_rows, train_model, train_step
 from rlif.trainer import train
 
 # Which of two digits is preferred is the same in every pair; lengths differ.
@@ -138,6 +139,32 @@ def test_a_finished_training_is_not_repeated_and_another_is_refused(model_dir: P
     with pytest.raises(UserError, match=r"beta: got 0.7, but .*metrics.jsonl was made with 0.2; expected the same"):
         run(model_dir, tmp_path, make_config(beta=0.7))
     assert model.stat().st_mtime_ns == written
+
+
+def test_a_checkpoint_of_another_training_is_never_gone_on_from(model_dir: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "train-dpo"
+
+    def kill_after(steps: int, config: SelfFeedbackConfig) -> None:
+        def step(*arguments: Any) -> Row:
+            if not remaining:
+                raise MemoryError  # no checkpoint is written
+            remaining.pop()
+            return train_step(*arguments)
+
+        remaining = [None] * steps
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "train_step", step)
+            with pytest.raises(MemoryError):
+                run(model_dir, tmp_path, config)
+
+    kill_after(3, make_config(save_steps=2))
+    (directory / "metrics.jsonl").unlink()
+    other = make_config(beta=0.7)
+    kill_after(5, other)
+    run(model_dir, tmp_path, other)
+    run(model_dir, tmp_path / "whole", other)
+    metrics = (tmp_path / "whole" / "train-dpo" / "metrics.jsonl").read_text()
+    assert (directory / "metrics.jsonl").read_text() == metrics
 
 
 def test_reference_log_probabilities_are_computed_once_and_go_on_after_an_interruption(
