@@ -6,13 +6,23 @@ STAMP := $(VENV)/.installed
 # torch's own threads and the test workers would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint format bench clean
+# verl needs an older transformers, and so an environment of its own.
+VERL_VENV := .venv-verl
+VERL_STAMP := $(VERL_VENV)/.installed
+TRL_STAMP := $(VENV)/.trl-installed
+
+.PHONY: demo test test-integrations lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
 
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
+test-integrations: $(TRL_STAMP) $(VERL_STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/integrations $(ARGS)
+	$(TEST_ENV) $(VERL_VENV)/bin/python -m pytest -n 2 tests/integrations/verl $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,5 +44,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(TRL_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,trl]'
+	@touch $@
+
+$(VERL_STAMP): pyproject.toml constraints-verl.txt
+	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[dev,verl]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
