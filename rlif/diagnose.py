@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from rlif.answers import extract_answer
 from rlif.bootstrap import Bootstrap, Estimate, Floats, Resampled
@@ -29,7 +28,7 @@ from rlif.models import LanguageModel
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.answers import verifiable
 from rlif.rollout import Rollout, check_decoding, encode_prompts, sample
-from rlif.scoring import DEFAULT_OUTPUTS, Scorer
+from rlif.scoring import DEFAULT_OUTPUTS, Scorer, score_parts
 from rlif.signals import majorities, repetition
 from rlif.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif_kernels import TokenStats
@@ -146,7 +145,8 @@ def diagnose(
     encoded = encode_prompts(language_model, prompts, max_completion_length, chat=chat, system_prompt=system_prompt)
     check_decoding(language_model, encoded[0].ids)
     scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
-    parts = []
+    outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
+    looks = []
     columns = (TextColumn("Sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("prompts"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=console is None) as progress:
         bar = progress.add_task("", total=len(encoded))
@@ -160,26 +160,12 @@ def diagnose(
                 temperature=temperature,
                 seeds=[(seed, start + offset) for offset in range(len(batch))],
             )
-            stats = token_stats(scorer, rollout, temperature, rewards, max_tokens_per_forward)
-            parts.append(look_at(rollout, stats, rewards, language_model))
+            parts = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
+            stats = score_parts(scorer, rollout, parts, temperature, outputs)
+            looks.append(look_at(rollout, stats, rewards, language_model))
             progress.advance(bar, len(batch))
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
-    return judge(join(parts), Bootstrap(len(encoded), resamples=resamples, seed=seed), temperature, thresholds)
-
-
-def token_stats(
-    scorer: Scorer, rollout: Rollout, temperature: float, rewards: RewardMixture, max_tokens: int
-) -> TokenStats:
-    """The (N, T, …) statistics of a rollout that the measures and the rewards read."""
-    outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
-    fields: dict[str, Tensor] = {}
-    for rows in microbatches(rollout, list(range(len(rollout.texts))), max_tokens):
-        stats = scorer(rollout.select(rows), temperature, outputs=outputs)
-        for name in outputs:
-            values = getattr(stats, name)
-            whole = fields.setdefault(name, values.new_zeros(*rollout.completion_ids.shape, *values.shape[2:]))
-            whole[rows, : values.shape[1]] = values
-    return TokenStats(**fields)
+    return judge(join(looks), Bootstrap(len(encoded), resamples=resamples, seed=seed), temperature, thresholds)
 
 
 def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:

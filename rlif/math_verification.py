@@ -1,7 +1,7 @@
 r"""Whether two mathematical expressions are equal, by math-verify (https://github.com/huggingface/Math-Verify).
 
 Computer algebra may take for ever, or all memory, on what a language model writes. So it runs in a process of its own,
-which ends itself when a comparison takes too long: no signal is needed, and any thread may ask.
+which ends itself when a comparison takes too long: this process needs no signal, and any thread may ask.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
-SECONDS = 3.0  # for one comparison; nearly all take less than a tenth of one
+SECONDS = 3.0  # of processor time, for one comparison; nearly all take less than a tenth of one
 # Runs as a program on its own. -P keeps our folder, whose modules have common names, off its import path.
 _COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py")), str(SECONDS)]
 

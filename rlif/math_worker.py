@@ -8,10 +8,15 @@ import signal
 import sys
 
 MEMORY = 4 << 30  # bytes of address space; powers of powers ask for more than any machine has
+# Of wall time to processor time: how long to wait for a process that does not get to run.
+PATIENCE = 20
 
 
 def main() -> None:
-    """Answer until the input ends, or die when an answer takes longer than the seconds on the command line."""
+    """Answer until the input ends, or die when an answer takes more than the seconds on the command line.
+
+    They are seconds of processor time where the system counts it: what is equal must not depend on how busy it is.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training run, which closes our input
     from math_verify import parse, verify
 
@@ -24,18 +29,24 @@ def main() -> None:
         pass
     nowhere = os.open(os.devnull, os.O_WRONLY)
     seconds = float(sys.argv[1])
+    wall = PATIENCE if hasattr(signal, "setitimer") else 1
     print("ready", flush=True)
     os.dup2(nowhere, sys.stderr.fileno())  # nobody reads on, and a full pipe would stop us
     for line in sys.stdin:
         answer, gold = json.loads(line)
-        # Ends the process from a thread of its own, whatever the computer algebra is doing.
-        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        # Both end the process whatever the computer algebra is doing: one by a signal that nothing handles, the other
+        # from a thread of its own.
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+        faulthandler.dump_traceback_later(seconds * wall, exit=True, file=nowhere)
         try:
             parsed = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
             equal = all(parsed) and verify(*parsed, timeout_seconds=None)
         except (Exception, MemoryError, RecursionError):  # what it cannot read is equal to nothing
             equal = False
         faulthandler.cancel_dump_traceback_later()
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(bool(equal)), flush=True)
 
 

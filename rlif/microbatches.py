@@ -1,6 +1,8 @@
-"""Divide a rollout over forwards that stay within a budget of tokens, padding included."""
+"""Divide sequences over forwards that stay within a budget of tokens, padding included."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rlif.rollout import Rollout
 
@@ -18,9 +20,23 @@ def microbatches(rollout: Rollout, rows: list[int], max_tokens: int, *, whole_gr
     prompts, completions = rollout.lengths()
     size = rollout.num_generations if whole_groups else 1
     units = [rows[start : start + size] for start in range(0, len(rows), size)]
-    units.sort(key=lambda unit: max(prompts[row] + completions[row] for row in unit), reverse=True)
+    return pack(units, prompts, completions, max_tokens)
+
+
+def pack(
+    units: Sequence[list[int]], prompts: Sequence[int], completions: Sequence[int], max_tokens: int
+) -> list[list[int]]:
+    """Units of rows in parts of similar length, the longest first, each within the budget or one unit.
+
+    Args:
+        units: rows that stay together.
+        prompts: length of every row's prompt, in tokens.
+        completions: of its completion.
+        max_tokens: (longest prompt + longest completion) x rows of a part.
+    """
+    ordered = sorted(units, key=lambda unit: max(prompts[row] + completions[row] for row in unit), reverse=True)
     parts: list[list[int]] = []
-    for unit in units:
+    for unit in ordered:
         if parts:
             joined = parts[-1] + unit
             width = max(prompts[row] for row in joined) + max(completions[row] for row in joined)

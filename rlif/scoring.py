@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -120,3 +120,28 @@ class Scorer(nn.Module):
             mask=loss.mask,
             **loss.options,
         )
+
+
+def score_parts(
+    scorer: nn.Module, rollout: Rollout, parts: Iterable[list[int]], temperature: float, outputs: tuple[str, ...]
+) -> TokenStats:
+    """Statistics of a rollout from a forward for each part of its rows.
+
+    Args:
+        scorer: a `Scorer`, or what accelerate made of one.
+        rollout: N completions of at most T tokens.
+        parts: rows, each in one part at least.
+        temperature: that of sampling; greater than 0.
+        outputs: the fields of `TokenStats` to compute.
+
+    Returns:
+        (N, T) or (N, T, 2) float32 fields, 0 outside the completion mask.
+    """
+    fields: dict[str, Tensor] = {}
+    for rows in parts:
+        stats = scorer(rollout.select(rows), temperature, outputs=outputs)
+        for name in outputs:
+            values = getattr(stats, name)
+            whole = fields.setdefault(name, values.new_zeros(*rollout.completion_ids.shape, *values.shape[2:]))
+            whole[rows, : values.shape[1]] = values
+    return TokenStats(**fields)

@@ -25,7 +25,7 @@ from rlif.grpo import StepSize, equal_groups, group_advantages, loss_options, un
 from rlif.learner import Learner
 from rlif.microbatches import groups_fit, microbatches
 from rlif.rollout import Rollout
-from rlif.scoring import DEFAULT_OUTPUTS, LossInputs
+from rlif.scoring import DEFAULT_OUTPUTS, LossInputs, score_parts
 from rlif_kernels import GRPOLoss, TokenStats
 from rlif_kernels.reference import policy_loss
 
@@ -135,14 +135,7 @@ def score(learner: Learner, rollout: Rollout) -> TokenStats:
     config = learner.config
     everything = list(range(len(rollout.texts)))
     parts, _ = equal_parts(learner.accelerator, microbatches(rollout, everything, config.max_tokens_per_forward))
-    fields: dict[str, Tensor] = {}
-    for rows in parts:
-        stats = learner.scorer(rollout.select(rows), config.temperature, outputs=learner.rewards.outputs)
-        for name, values in stats._asdict().items():
-            if values is not None:
-                whole = fields.setdefault(name, values.new_zeros(*rollout.completion_ids.shape, *values.shape[2:]))
-                whole[rows, : values.shape[1]] = values
-    return TokenStats(**fields)
+    return score_parts(learner.scorer, rollout, parts, config.temperature, learner.rewards.outputs)
 
 
 def judge(learner: Learner, scores: Scores, part: Rollout, rows: list[int], stats: TokenStats) -> None:

@@ -26,7 +26,7 @@ def confidence_scores(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, voca
     The first four, in nats, and the last are the rewards of those names (`rlif.rewards.confidence`); the others are in
     [0, 1].
 
-    - `probability`: exp of the mean log-probability, the geometric mean of p_t(y_t)
+    - `inverse_perplexity`: exp of the mean log-probability, the geometric mean of p_t(y_t)
     - `entropy_confidence`: 1 - mean entropy / log V (an alternative in RLSF, arXiv 2507.21931)
 
     Args:
@@ -45,7 +45,7 @@ def confidence_scores(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, voca
         "token_entropy": entropy,
         "trajectory_entropy": logprob,
         "sequence_logprob": sequence_logprob(stats),
-        "probability": logprob.exp().clamp(max=1.0),  # a logprob may be rounded to a hair above 0
+        "inverse_perplexity": logprob.exp().clamp(max=1.0),  # a logprob may be rounded to a hair above 0
         "entropy_confidence": (1.0 + entropy / math.log(vocab_size)).clamp(0.0, 1.0),
         "probability_disparity": probability_disparity(stats, rollout.texts, rollout.completion_ids, mask, tokenizer),
     }

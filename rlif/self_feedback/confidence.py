@@ -21,7 +21,7 @@ def confidences(stats: TokenStats, row: int, span: slice | None, vocab_size: int
 
     Returns:
         probability_disparity: mean of p_t(y_t) - second-largest p_t, in (-1, 1]; at most 0 where the token is not the
-        likeliest. token_probability: mean of p_t(y_t). normalized_entropy: 1 - mean H(p_t) / log V. inverse_perplexity:
+        likeliest. token_probability: mean of p_t(y_t). entropy_confidence: 1 - mean H(p_t) / log V. inverse_perplexity:
         exp of the mean log p_t(y_t). These three are in [0, 1]. self_certainty: mean KL(Uniform ‖ p_t), nats.
     """
     assert stats.logprob is not None
@@ -33,7 +33,7 @@ def confidences(stats: TokenStats, row: int, span: slice | None, vocab_size: int
             (
                 "probability_disparity",
                 "token_probability",
-                "normalized_entropy",
+                "entropy_confidence",
                 "inverse_perplexity",
                 "self_certainty",
             ),
@@ -46,7 +46,7 @@ def confidences(stats: TokenStats, row: int, span: slice | None, vocab_size: int
     return {
         "probability_disparity": float((probability - second).mean()),
         "token_probability": min(1.0, float(probability.mean())),
-        "normalized_entropy": _in_unit_interval(
+        "entropy_confidence": _in_unit_interval(
             1 - float(stats.entropy[row, span].double().mean()) / math.log(vocab_size)
         ),
         "inverse_perplexity": min(1.0, math.exp(float(logprob.mean()))),

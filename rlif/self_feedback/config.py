@@ -20,7 +20,7 @@ Stage = Literal["all", "sample", "rank", "train", "measure"]
 Sampling = Literal["branch", "independent"]
 AnswerSpan = Literal["elicited", "marker", "trace"]
 Confidence = Literal[
-    "probability_disparity", "token_probability", "normalized_entropy", "inverse_perplexity", "self_certainty", "p_true"
+    "probability_disparity", "token_probability", "entropy_confidence", "inverse_perplexity", "self_certainty", "p_true"
 ]
 Objective = Literal["dpo", "nft", "reward_model"]
 LossType = Literal["sigmoid", "robust", "hinge", "ipo"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rlif.microbatches import pack
 from rlif.models import LanguageModel
 from rlif.rollout import Rollout, pad_left
 
@@ -54,14 +55,5 @@ def parts_within(prompts: Sequence[Ids], completions: Sequence[Ids], max_tokens:
 
     A row that exceeds the budget by itself is a part of its own.
     """
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(completions[row]), reverse=True)
-    parts: list[list[int]] = []
-    for row in order:
-        if parts:
-            joined = [*parts[-1], row]
-            width = max(len(prompts[each]) for each in joined) + max(len(completions[each]) for each in joined)
-            if width * len(joined) <= max_tokens:
-                parts[-1] = joined
-                continue
-        parts.append([row])
-    return parts
+    rows = [[row] for row in range(len(prompts))]
+    return pack(rows, [len(ids) for ids in prompts], [len(ids) for ids in completions], max_tokens)

@@ -28,10 +28,11 @@ def doubled(*tensors):
 @pytest.mark.parametrize("tile_bytes", TILE_BYTES)
 @pytest.mark.parametrize("keep_logits", [None, True, False])
 def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, backend):
-    hidden, weight, bias, targets = head()
+    shape = (2, 5)  # more rows than the middle one of TILE_BYTES holds
+    hidden, weight, bias, targets = head(shape=shape)
     options = {
-        "mask": torch.rand(3, 7, device=DEVICE) > 0.3, "vocab_size": 95, "softcap": 10.0, "outputs": FIELDS,
-        "temperature": torch.rand(3, 7, device=DEVICE) + 0.5,
+        "mask": torch.rand(shape, device=DEVICE) > 0.3, "vocab_size": 95, "softcap": 10.0, "outputs": FIELDS,
+        "temperature": torch.rand(shape, device=DEVICE) + 0.5,
     }  # fmt: skip
     stats = linear_token_stats(
         hidden, weight, targets, bias=bias, tile_bytes=tile_bytes, keep_logits=keep_logits, backend=backend, **options
@@ -52,9 +53,11 @@ def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, b
 @pytest.mark.parametrize("tile_bytes", [1 << 29, 6000])
 def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile_bytes, backend):
     errors = {"ours": torch.zeros(3), "theirs": torch.zeros(3)}
-    for _ in range(4):
-        hidden, weight, _, targets = head(torch.bfloat16, (4, 24))
-        upstream = torch.randn(4, 24, device=DEVICE)
+    interpreted = backend == "triton" and DEVICE == "cpu"
+    shape = (4, 12) if interpreted else (4, 24)
+    for _ in range(2 if interpreted else 4):
+        hidden, weight, _, targets = head(torch.bfloat16, shape)
+        upstream = torch.randn(shape, device=DEVICE)
         exact = doubled(hidden, weight)
         expected = reference.linear_token_stats(*exact, targets).logprob
         (expected * upstream).sum().backward()
@@ -67,7 +70,6 @@ def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile
             pairs = [(value, expected), *((leaf.grad, e.grad) for leaf, e in zip(leaves, exact, strict=True))]
             errors[name] += torch.tensor([(a.double() - b).square().mean().item() for a, b in pairs])
     # Triton's interpreter truncates bfloat16 where hardware rounds: twice the error of storing the gradient.
-    interpreted = backend == "triton" and DEVICE == "cpu"
     ratio = (errors["ours"] / errors["theirs"]).sqrt()
     assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
 

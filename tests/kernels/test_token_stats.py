@@ -237,7 +237,9 @@ def test_no_rows_give_empty_outputs_and_a_backward_that_works(backend):
 )
 @given(data=st.data())
 def test_drawn_cases_match_the_reference(data, backend):
-    shape = data.draw(st.lists(st.integers(1, 3), min_size=0, max_size=3), label="leading shape")
+    # The interpreter takes a row at a time.
+    dimensions = 2 if backend == "triton" and DEVICE == "cpu" else 3
+    shape = data.draw(st.lists(st.integers(1, 3), min_size=0, max_size=dimensions), label="leading shape")
     num_columns = data.draw(st.integers(1, 700), label="V")
     dtypes = [torch.float32, torch.bfloat16] + ([torch.float16] if backend != "cpu" else [])
     dtype = data.draw(st.sampled_from(dtypes), label="dtype")

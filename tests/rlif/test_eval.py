@@ -31,7 +31,7 @@ SCORES = {
     "token_entropy",
     "trajectory_entropy",
     "sequence_logprob",
-    "probability",
+    "inverse_perplexity",
     "entropy_confidence",
     "probability_disparity",
 }
@@ -64,7 +64,7 @@ def toy(golds: list[str | None] | None = None) -> Completions:
         answers=[["1", "3", "3", None], ["2", "2.0", "5", "2"]],
         scores={
             "self_certainty": np.array([[9.0, 1.0, 2.0, 3.0], [1.0, 2.0, 9.0, 3.0]]),
-            "probability": np.array([[0.9, 0.1, 0.2, 0.3], [0.1, 0.2, 0.9, 0.3]]),
+            "inverse_perplexity": np.array([[0.9, 0.1, 0.2, 0.3], [0.1, 0.2, 0.9, 0.3]]),
         },
     )
 
@@ -78,7 +78,7 @@ def test_every_way_of_choosing_is_measured_by_hand() -> None:
         "majority@2": (1 / 2 + 1 / 2) / 2,  # of 1, 3 | 3, none | 2, 2 | 5, 2 the first of each wins
         "majority@4": 0.5,
         "best-of-4/self_certainty": 0.5,
-        "best-of-4/probability": 0.5,
+        "best-of-4/inverse_perplexity": 0.5,
         "borda-0/self_certainty": 0.5,
         "borda-8/self_certainty": 0.5,
         "pass@2": (1 - 3 / 6 + 1) / 2,
@@ -94,11 +94,13 @@ def test_a_score_in_nats_is_calibrated_by_regression_only_and_a_probability_as_i
     scores = evaluate_completions(toy()).scores
     assert scores["self_certainty"].as_is is None
     assert scores["self_certainty"].isotonic is not None
-    assert scores["probability"].as_is is not None
-    assert scores["probability"].as_is[0] == pytest.approx((0.8 + 0.6 + 0.4 + 0.8) / 8)  # one of two right in each bin
+    assert scores["inverse_perplexity"].as_is is not None
+    assert scores["inverse_perplexity"].as_is[0] == pytest.approx(
+        (0.8 + 0.6 + 0.4 + 0.8) / 8
+    )  # one of two right in each bin
     # Within the first prompt the right one is on top, within the second at the bottom: the mean of 1 and 0.
     assert scores["self_certainty"].auroc_within == 0.5
-    assert set(scores) == {"self_certainty", "probability", "agreement"}
+    assert set(scores) == {"self_certainty", "inverse_perplexity", "agreement"}
 
 
 def test_without_gold_answers_there_is_only_what_needs_none() -> None:
@@ -117,7 +119,7 @@ def test_accuracies_are_of_the_prompts_with_a_gold_answer() -> None:
     evaluation = evaluate_completions(toy(golds=[None, "2"]))
     assert evaluation.labelled == 1
     assert evaluation.selection["average@4"].value == 0.75
-    assert evaluation.scores["probability"].isotonic is None  # no other prompt to fit it on
+    assert evaluation.scores["inverse_perplexity"].isotonic is None  # no other prompt to fit it on
     console = Console(record=True, width=100)
     print_tables(evaluation, console)
     assert "accuracies are of the 1 with a gold answer" in console.export_text()
@@ -153,7 +155,7 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
         expected = reward.function(**reward.arguments(inputs))
         # Sums of a dozen float32 statistics of logits that were computed in two ways: token by token and all at once.
         torch.testing.assert_close(scores[name], expected, rtol=1e-4, atol=1e-3)
-    for name in ("probability", "entropy_confidence"):
+    for name in ("inverse_perplexity", "entropy_confidence"):
         assert ((scores[name] >= 0) & (scores[name] <= 1)).all()
 
 
@@ -287,4 +289,4 @@ def test_one_prompt_and_no_right_answer_leave_out_what_cannot_be_measured(
     results = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert results["selection"]["accuracy@1"]["standard_error"] is None
     # The tiny model states no answer: nothing is right, and nothing divides by zero.
-    assert results["scores"]["probability"]["auroc"] is None
+    assert results["scores"]["inverse_perplexity"]["auroc"] is None

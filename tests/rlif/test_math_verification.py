@@ -1,5 +1,6 @@
 """A comparison ends in time whatever it is about, in any thread, and leaves the next one unharmed."""
 
+import signal
 import threading
 import time
 
@@ -56,3 +57,30 @@ def test_a_worker_that_does_not_start_is_an_error_rather_than_a_wrong_answer(mon
         RuntimeError, match=r"math-verify does not start: ModuleNotFoundError: math_verify; pip install"
     ):
         equal_mathematics("x", "y")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a system whose processes can be paused")
+def test_equal_expressions_are_equal_however_busy_the_machine_is() -> None:
+    assert equal_mathematics("1", "1")  # starts the process
+    process = math_verification._worker.process
+    assert process is not None
+    answered = threading.Event()
+
+    def starve() -> None:  # the process gets a twentieth of the time
+        while not answered.is_set():
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.095)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.005)
+
+    starving = threading.Thread(target=starve)
+    starving.start()
+    started = time.monotonic()
+    try:
+        equal = equal_mathematics(r"\frac{x^2 - 1}{x - 1}", "x + 1")
+        seconds = time.monotonic() - started
+    finally:
+        answered.set()
+        starving.join()
+    assert seconds > 0.5  # by the clock it took longer than it may
+    assert equal

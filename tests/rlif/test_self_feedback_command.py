@@ -177,7 +177,7 @@ def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
 
 def test_measures_are_those_of_all_answers_to_questions_that_have_a_gold_one() -> None:
     def trace(answer: str | None, score: float) -> dict[str, Any]:
-        names = ("probability_disparity", "token_probability", "normalized_entropy", "inverse_perplexity")
+        names = ("probability_disparity", "token_probability", "entropy_confidence", "inverse_perplexity")
         return {"answer": answer, "ids": [1, 2], "confidence": {**dict.fromkeys(names, score), "self_certainty": score}}
 
     rows = [

@@ -170,7 +170,7 @@ def test_every_score_equals_a_slow_float64_computation_from_the_full_distributio
         expected = {
             "probability_disparity": sum(disparity) / 3,
             "token_probability": sum(probability) / 3,
-            "normalized_entropy": 1 - sum(entropy) / 3 / math.log(vocab_size),
+            "entropy_confidence": 1 - sum(entropy) / 3 / math.log(vocab_size),
             "inverse_perplexity": math.exp(sum(log_probability) / 3),
             "self_certainty": sum(certainty) / 3,
         }
