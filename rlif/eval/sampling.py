@@ -39,7 +39,7 @@ class EvalSampling:
             UserError: the file has other prompts than the data, or cannot be written.
             KeyboardInterrupt: Ctrl-C.
         """
-        done = finished_lines(path, [prompt.text for prompt in self.prompts])
+        done = finished_lines(path, self.prompts)
         size = self.batch_size()
         console = Console(file=sys.stderr)
         bar = Progress(
@@ -144,11 +144,11 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
     return EvalSampling(config, language_model, encoded)
 
 
-def finished_lines(path: Path, prompts: Sequence[str]) -> int:
+def finished_lines(path: Path, prompts: Sequence[EncodedPrompt]) -> int:
     """Whole lines of a file that sampling left, after cutting off what was being written when it stopped.
 
     Raises:
-        UserError: they are not the first of the prompts.
+        UserError: they are not the first of the prompts, or have other gold answers.
     """
     if not path.exists():
         return 0
@@ -159,11 +159,16 @@ def finished_lines(path: Path, prompts: Sequence[str]) -> int:
         raise UserError(f"resume: {path} has {len(lines)} prompts, but the data has {len(prompts)}; expected no change")
     for number, (line, prompt) in enumerate(zip(lines, prompts, strict=False), start=1):
         try:
-            same = json.loads(line)["prompt"] == prompt
+            row = json.loads(line)
+            found = (("prompt", row["prompt"], prompt.text), ("gold answer", row["answer"], prompt.answer))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"resume: {path}, line {number} is damaged: {error}") from error
-        if not same:
-            raise UserError(f"resume: {path}, line {number} has another prompt than the data; expected no change")
+        for name, there, wanted in found:
+            if there != wanted:
+                raise UserError(
+                    f"resume: {path}, line {number} has another {name} than the data, {there!r} for {wanted!r}; "
+                    "expected no change"
+                )
     if len(whole) < len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))

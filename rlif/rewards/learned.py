@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rlif.self_feedback.reward_model import RewardModel
 
 REWARD_MODEL = "reward_model:"
+# Of one forward of the reward model, padding included: as many as the loop's own forwards have unless told otherwise.
+MAX_TOKENS = 8192
 
 
 class LearnedReward:
@@ -46,9 +48,11 @@ class LearnedReward:
         Raises:
             UserError: the model cannot be loaded, or knows fewer tokens than the policy.
         """
-        if self.model is None:
-            import torch
+        import torch
 
+        from rlif.microbatches import pack
+
+        if self.model is None:
             from rlif.self_feedback.reward_model import load_reward_model
 
             pad = tokenizer.pad_token_id or 0
@@ -64,4 +68,8 @@ class LearnedReward:
             )
         prompts = [ids[mask].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
         completions = [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)]
-        return self.model.rewards(prompts, completions)
+        rows = [[row] for row in range(len(prompts))]
+        rewards = torch.zeros(len(prompts), device=completion_ids.device)
+        for part in pack(rows, [len(ids) for ids in prompts], [len(ids) for ids in completions], MAX_TOKENS):
+            rewards[part] = self.model.rewards([prompts[row] for row in part], [completions[row] for row in part])
+        return rewards

@@ -245,7 +245,12 @@ def test_an_evaluation_does_not_resume_with_other_options_or_prompts(
     with pytest.raises(UserError, match=r"resume: temperature is 0.5, but the evaluation in .* had 1.0"):
         run_eval(make_eval(resume=True, temperature=0.5))
     config = make_eval(resume=True)
-    write_jsonl({"prompt": "1+3="}, {"prompt": "7+7="}, *[{"prompt": "1"}] * 4, name="prompts.jsonl")
+    prompts = Path(str(config.data))
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in [rows[0], rows[1] | {"answer": "99"}, *rows[2:]]))
+    with pytest.raises(UserError, match=r"resume: .*completions.jsonl, line 2 has another gold answer than the data"):
+        run_eval(config)
+    write_jsonl(rows[0], {"prompt": "7+7="}, *rows[2:], name="prompts.jsonl")
     with pytest.raises(UserError, match=r"resume: .*completions.jsonl, line 2 has another prompt than the data"):
         run_eval(config)
 

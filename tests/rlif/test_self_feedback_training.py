@@ -21,7 +21,7 @@ from conftest import EOS, frozen_copy, make_tokenizer
 from rlif.config import TrainConfig
 from rlif.errors import UserError
 from rlif.models import LanguageModel, load_language_model
-from rlif.rewards import load_rewards
+from rlif.rewards import learned, load_rewards
 from rlif.scoring import Scorer
 from rlif.self_feedback import training
 from rlif.self_feedback.config import SelfFeedbackConfig, TrainOptions
@@ -238,7 +238,7 @@ def test_a_reward_model_scores_the_chosen_above_the_rejected_and_loads_with_tran
 
 
 def test_the_grpo_loop_is_rewarded_by_the_reward_model_with_what_transformers_computes(
-    reward_model_dir: Path, make_config: Callable[..., TrainConfig]
+    reward_model_dir: Path, make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = f"reward_model:{reward_model_dir}"
     assert [each.name for each in load_rewards([f"{spec}=0.5", "format"]).rewards] == ["reward_model", "format"]
@@ -248,17 +248,19 @@ def test_the_grpo_loop_is_rewarded_by_the_reward_model_with_what_transformers_co
     model = AutoModelForSequenceClassification.from_pretrained(reward_model_dir).eval()
     (reward,) = load_rewards(spec).rewards
     prompts, completions = [[3, 4, 14], [5, 14]], [[7, EOS], [8, 9, EOS]]
-    values = reward.function(
-        prompt_ids=torch.tensor([prompts[0], [0, *prompts[1]]]),
-        prompt_mask=torch.tensor([[True] * 3, [False, True, True]]),
-        completion_ids=torch.tensor([[*completions[0], 0], completions[1]]),
-        completion_mask=torch.tensor([[True, True, False], [True] * 3]),
-        tokenizer=make_tokenizer(),
-    )
-    for value, prompt, completion in zip(values.tolist(), prompts, completions, strict=True):
-        with torch.no_grad():
-            expected = model(input_ids=torch.tensor([prompt + completion])).logits.item()
-        assert value == pytest.approx(expected, abs=1e-5)  # a batch with padding against one without
+    for budget in (8192, 1):  # all in one forward; each in its own
+        monkeypatch.setattr(learned, "MAX_TOKENS", budget)
+        values = reward.function(
+            prompt_ids=torch.tensor([prompts[0], [0, *prompts[1]]]),
+            prompt_mask=torch.tensor([[True] * 3, [False, True, True]]),
+            completion_ids=torch.tensor([[*completions[0], 0], completions[1]]),
+            completion_mask=torch.tensor([[True, True, False], [True] * 3]),
+            tokenizer=make_tokenizer(),
+        )
+        for value, prompt, completion in zip(values.tolist(), prompts, completions, strict=True):
+            with torch.no_grad():
+                expected = model(input_ids=torch.tensor([prompt + completion])).logits.item()
+            assert value == pytest.approx(expected, abs=1e-5)  # a batch with padding against one without
 
 
 def test_a_model_without_a_reward_head_is_no_reward_model(
