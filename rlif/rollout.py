@@ -15,7 +15,7 @@ from rlif.errors import UserError
 from rlif.kv_cache import reserved_cache
 from rlif.models import LanguageModel
 from rlif.sampling import StatsRecorder, draw, most_likely, truncate, uniform_numbers
-from rlif_kernels import TokenStats
+from rlif_kernels import TokenStats, token_stats
 
 # Nats between two ways of computing one log-probability: well above the dtype's rounding, well below a lost context.
 MAX_DECODING_GAP = {torch.float32: 0.01, torch.bfloat16: 0.3}
@@ -188,18 +188,24 @@ def sample(
     finished = prompt_mask.new_zeros(rows)
     truncated = temperature > 0 and (bool(top_k) or top_p < 1)
     uniform = uniform_numbers(seeds, num_generations, max_completion_length, device)
-    recorder = StatsRecorder(outputs, temperature or 1.0, completion_mask) if outputs else None
+    recorder = StatsRecorder(outputs, completion_mask.shape) if outputs else None
     running = torch.arange(rows, device=device)  # the completions that the batch holds
     for step in range(max_completion_length):
         growing = ~finished[running]
-        drawable = truncate(logits, temperature, top_k=top_k, top_p=top_p) if truncated else logits
-        if step == 0 and first_tokens is not None:
+        given = step == 0 and first_tokens is not None
+        if given:
+            assert first_tokens is not None
             token = first_tokens.flatten()
+        elif truncated:
+            drawable = truncate(logits, temperature, top_k=top_k, top_p=top_p)
+            token, _ = draw(drawable, temperature, uniform[running, step])
         else:
-            token = draw(drawable, temperature, uniform[running, step])
-        token = token.masked_fill(~growing, language_model.pad_token_id)
+            token, stats = draw(logits, temperature, uniform[running, step], outputs)
         if recorder:
-            recorder.add(logits, token, running, step, growing)
+            if given or truncated:  # what is measured is not what was drawn from
+                stats = token_stats(logits, token, temperature=temperature or 1.0, outputs=outputs)
+            recorder.add(stats, running, step, growing)
+        token = token.masked_fill(~growing, language_model.pad_token_id)
         completion_ids[running, step] = token
         completion_mask[running, step] = growing
         finished[running] |= torch.isin(token, end_ids)

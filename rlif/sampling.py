@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from rlif.errors import UserError
-from rlif_kernels import TokenStats, token_stats
-
-# Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
-DRAW_BLOCK = 128
-# Logits that are drawn from at a time, 2 MB: as many as a processor's own cache holds.
-CACHED_LOGITS = 1 << 19
-# Logits whose statistics are computed in one call: of a small vocabulary a call costs as much as a step of sampling.
-RECORDED_LOGITS = 1 << 20
-IGNORE_INDEX = -100  # a target with this id is a row without statistics
+from rlif_kernels import TokenStats, sample_tokens, token_stats
 
 
 def uniform_numbers(
@@ -76,80 +68,54 @@ def most_likely(logits: Tensor, count: int, excluded: Tensor) -> Tensor:
     return ids
 
 
-def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+def draw(
+    logits: Tensor, temperature: float, uniform: Tensor, outputs: tuple[str, ...] = ()
+) -> tuple[Tensor, TokenStats]:
     """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
 
-    By inversion: one number a row of `uniform` (N,), in (0, 1], looked up in the cumulative probabilities of blocks of
-    tokens, then of the tokens of one block. torch.multinomial draws a random number for every token of the vocabulary,
-    which on a CPU takes longer than a small model.
+    With it the fields of `TokenStats` that are named in `outputs`, (N,) each; at temperature 0 those at 1.
+
+    Raises:
+        UserError: the logits are not finite.
     """
     if temperature == 0:
-        return logits.argmax(dim=-1)
-    # On a CPU the temporaries of a few rows stay in the cache; those of all would come anew from the system each time.
-    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    parts = zip(logits.split(rows), uniform.split(rows), strict=True)
-    return torch.cat([_draw_part(some, temperature, numbers) for some, numbers in parts])
-
-
-def _draw_part(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    padding = -probabilities.shape[1] % DRAW_BLOCK
-    if padding:
-        probabilities = torch.nn.functional.pad(probabilities, (0, padding))
-    blocks = probabilities.unflatten(1, (-1, DRAW_BLOCK))
-    # Summed in the dtype of the random numbers: near 1 the steps of float32 are as large as a rare token's probability.
-    reached = blocks.sum(dim=-1).cumsum(dim=-1, dtype=uniform.dtype)
-    total = reached[:, -1:]
-    if not total.isfinite().all():
+        token = logits.argmax(dim=-1)
+        return token, token_stats(logits, token, outputs=outputs) if outputs else TokenStats()
+    token, stats = sample_tokens(logits, uniform, temperature=temperature, outputs=outputs)
+    if (token < 0).any():
         raise UserError("the model's logits are not finite: its weights have diverged; try a lower learning_rate")
-    # In (0, total]: a block of probability 0 is never the first to reach it, and some block always does.
-    goal = total * uniform[:, None]
-    block = torch.searchsorted(reached, goal)
-    within = blocks.take_along_dim(block[:, :, None], dim=1).squeeze(1).cumsum(dim=-1, dtype=uniform.dtype)
-    # The same holds within the block, once rounding is kept from leading out of it.
-    goal = goal - (reached.gather(1, block) - within[:, -1:])
-    goal = torch.minimum(goal.clamp(min=torch.finfo(uniform.dtype).tiny), within[:, -1:])
-    return (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
+    return token, stats
 
 
 class StatsRecorder:
-    """The statistics of a rollout's distributions, from the logits of one step after the other."""
+    """The statistics of a rollout's distributions, collected one step after the other."""
 
-    def __init__(self, outputs: tuple[str, ...], temperature: float, mask: Tensor) -> None:
-        """`outputs` are fields of `TokenStats`; `mask` (N, T) says how many completions and tokens there may be."""
+    def __init__(self, outputs: tuple[str, ...], shape: torch.Size) -> None:
+        """`outputs` are fields of `TokenStats`; `shape` (N, T) says how many completions and tokens there may be."""
         self.outputs = outputs
-        self.temperature = temperature
-        self.fields = {
-            name: mask.new_zeros(mask.shape + (2,) * (name == "top_probs"), dtype=torch.float32) for name in outputs
-        }
-        self.waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.shape = shape
+        self.steps: list[tuple[TokenStats, Tensor, Tensor, Tensor]] = []
 
-    def add(self, logits: Tensor, token: Tensor, rows: Tensor, step: int, growing: Tensor) -> None:
+    def add(self, stats: TokenStats, rows: Tensor, step: int, growing: Tensor) -> None:
         """One step of R completions.
 
         Args:
-            logits: (R, V), which nobody changes afterwards.
-            token: (R,) int64, drawn from them.
+            stats: (R,) of the tokens that were drawn.
             rows: (R,) int64, which of the N completions they are.
             step: the place of the token in its completion.
             growing: (R,) bool; the others have ended, and their statistics stay 0.
         """
-        self.waiting.append((logits, token.masked_fill(~growing, IGNORE_INDEX), rows, torch.full_like(rows, step)))
-        if sum(len(tokens) for _, tokens, _, _ in self.waiting) * logits.shape[1] >= RECORDED_LOGITS:
-            self._compute()
+        self.steps.append((stats, rows, torch.full_like(rows, step), growing))
 
     def stats(self, length: int) -> TokenStats:
         """The requested fields of all completions, (N, length)."""
-        self._compute()
-        return TokenStats(**{name: values[:, :length] for name, values in self.fields.items()})
-
-    def _compute(self) -> None:
-        if not self.waiting:
-            return
-        logits, token, rows, steps = (
-            parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self.waiting, strict=True)
-        )
-        self.waiting = []
-        computed = token_stats(logits, token, temperature=self.temperature, outputs=self.outputs)
-        for name, values in self.fields.items():
-            values[rows, steps] = getattr(computed, name)
+        steps, *places = zip(*self.steps, strict=True)
+        rows, columns, growing = (torch.cat(parts) for parts in places)
+        fields = {}
+        for name in self.outputs:
+            # Once for all steps: of a small vocabulary, writing costs as much as a step of sampling.
+            values = torch.cat([getattr(stats, name) for stats in steps])
+            whole = values.new_zeros(self.shape + values.shape[1:])
+            whole[rows[growing], columns[growing]] = values[growing]
+            fields[name] = whole[:, :length]
+        return TokenStats(**fields)

@@ -1,9 +1,12 @@
-/* token_stats and grpo_loss on the CPU: a row is read from memory once and stays in the cache for what else must be seen
+/* token_stats, sample_tokens and grpo_loss on the CPU: a row is read from memory once and stays in the cache for what else must be seen
    of it.
 
    Forward, per row: the largest logit m first, then one exponential per column,
 
        d = (x - m) / temperature,  e = exp d,  s = sum e,  w = sum e d,  t = sum d,  q = sum e^2,  n = columns
+
+   Sampling, per row: the forward notes how far s has come after every stretch of columns; the stretch in which it
+   reaches u s, for a random number u, is looked through once more.
 
    Backward, per row: dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j = y], with p_j = exp(d_j - log s).
 
@@ -23,6 +26,7 @@
 
 #define LANES 16
 #define CHUNK (8 * LANES)
+#define STRETCH (8 * CHUNK) /* columns that a draw looks through */
 #define IGNORE_INDEX (-100)
 
 typedef float f32 __attribute__((vector_size(4 * LANES)));
@@ -55,6 +59,9 @@ typedef struct {
     float *loss, *kl;
     uint8_t *clipped;
     double low, high, delta, beta, entropy_coef, self_certainty_coef;
+    /* sample_tokens: (rows,) each; uniform is NULL where the targets are given */
+    const double *uniform;
+    int64_t *drawn;
 } Call;
 
 INLINE f32 splat(float x) { return (f32){} + x; }
@@ -152,8 +159,9 @@ INLINE double total(f64 v) {
 typedef struct { double s, w, t, q, n; } Sums;
 
 /* The sums of one row. GUARD leaves columns of -inf out and keeps the lowest float32 from overflowing: t is then the
-   mean's numerator over V, before the temperature. */
-INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16, int guard, int square) {
+   mean's numerator over V, before the temperature. REACHED, if given, gets s after every STRETCH of columns. */
+INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16, int guard, int square,
+                    double *reached) {
     f64 all_s = {}, all_w = {}, all_t = {}, all_q = {}, all_n = {};
     f32 shift = splat(m), scale = splat(inv_temperature), inv_columns = splat(1.0f / (float)columns);
     f32 outside = splat(-INFINITY);
@@ -187,6 +195,7 @@ INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_tempera
         all_t += widen(t);
         if (square) all_q += widen(q);
         if (guard || end == columns) all_n += widen(n);
+        if (reached && (end % STRETCH == 0 || end == columns)) reached[(end - 1) / STRETCH] = total(all_s);
     }
     return (Sums){total(all_s), total(all_w), total(all_t), total(all_q), total(all_n)};
 }
@@ -208,7 +217,28 @@ INLINE float largest(const void *row, int64_t columns, int bfloat16, int top, fl
     return m;
 }
 
-INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat16, float *scratch) {
+/* The first column at which the sum of exponentials reaches the goal, in (0, s]; one of probability 0 is never that. */
+INLINE int64_t find_column(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16,
+                           const double *reached, double goal) {
+    int64_t stretch = 0, column = -1;
+    while (reached[stretch] < goal) stretch++;
+    double sum = stretch ? reached[stretch - 1] : 0;
+    int64_t end = (stretch + 1) * STRETCH < columns ? (stretch + 1) * STRETCH : columns;
+    for (int64_t j = stretch * STRETCH; j < end; j += LANES) {
+        f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
+        i32 inside = x != splat(-INFINITY);
+        f32 e = pick(inside, exp_clamped(clamp(pick(inside, (x - splat(m)) * splat(inv_temperature), splat(0.0f)))), splat(0.0f));
+        for (int lane = 0; lane < LANES; lane++) {
+            if (!(e[lane] > 0)) continue;
+            sum += e[lane];
+            column = j + lane; /* the last one stands where rounding keeps the sum below what the chunks made of it */
+            if (sum >= goal) return column;
+        }
+    }
+    return column;
+}
+
+INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat16, float *scratch, double *reached) {
     int64_t columns = call->columns, target = call->targets[i];
     float temperature = call->temperatures ? call->temperatures[i] : (float)call->temperature;
     const void *values = row;
@@ -223,17 +253,27 @@ INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat
     }
     float second, m = largest(values, columns, bfloat16, call->top_probs != NULL, &second);
     int square = call->sum_sq_probs != NULL;
-    Sums sums = square ? sum_row(values, columns, m, 1.0f / temperature, bfloat16, 0, 1)
-                       : sum_row(values, columns, m, 1.0f / temperature, bfloat16, 0, 0);
+    float inverse = 1.0f / temperature;
+    Sums sums = reached  ? sum_row(values, columns, m, inverse, bfloat16, 0, 1, reached)
+                : square ? sum_row(values, columns, m, inverse, bfloat16, 0, 1, NULL)
+                         : sum_row(values, columns, m, inverse, bfloat16, 0, 0, NULL);
     double n = (double)columns, mean = sums.t / n, state_n = n;
     if (!isfinite(sums.t) || !isfinite(sums.w) || sums.n != (double)(columns % LANES)) {
-        sums = sum_row(values, columns, m, 1.0f / temperature, bfloat16, 1, 1);
+        sums = sum_row(values, columns, m, inverse, bfloat16, 1, 1, reached);
         n = sums.n;
         mean = sums.t * ((double)columns / n) / temperature;
         state_n = n < (double)columns ? -(n < 1 ? 1 : n) : n; /* negative: the backward must look for -inf */
         if (!(sums.s > 0)) sums.s = NAN;                     /* no support */
     }
     if (isnan(sums.s) && m != -INFINITY) m = NAN;
+    if (reached) {
+        if (!isfinite(sums.s)) {
+            call->drawn[i] = -1; /* there is no distribution to draw from */
+            return;
+        }
+        target = find_column(values, columns, m, inverse, bfloat16, reached, call->uniform[i] * sums.s);
+        call->drawn[i] = target;
+    }
     double log_s = log(sums.s), entropy = log_s - sums.w / sums.s;
     double m_scaled = (double)m / temperature;
     float x_y = bfloat16 ? read_one(call, row, target) : ((const float *)values)[target];
@@ -264,9 +304,9 @@ INLINE int capped_row(const Call *call, float **scratch) {
     return call->softcap > 0 && !(*scratch = malloc(sizeof(float) * (size_t)(call->columns + LANES))) ? -1 : 0;
 }
 
-INLINE void forward_one(const Call *call, int64_t i, float *scratch) {
-    if (call->bfloat16) forward_row(call, i, (const uint16_t *)call->logits + call->offsets[i], 1, scratch);
-    else forward_row(call, i, (const float *)call->logits + call->offsets[i], 0, scratch);
+INLINE void forward_one(const Call *call, int64_t i, float *scratch, double *reached) {
+    if (call->bfloat16) forward_row(call, i, (const uint16_t *)call->logits + call->offsets[i], 1, scratch, reached);
+    else forward_row(call, i, (const float *)call->logits + call->offsets[i], 0, scratch, reached);
 }
 
 /* Rows [begin, end): one thread's share. Returns 0, or -1 if there is no memory for a capped row. */
@@ -274,8 +314,17 @@ int rlif_forward(const Call *call, int64_t begin, int64_t end) {
     float *scratch;
     if (capped_row(call, &scratch)) return -1;
     for (int64_t i = begin; i < end; i++)
-        if (call->targets[i] != IGNORE_INDEX) forward_one(call, i, scratch); /* else the outputs hold 0 */
+        if (call->targets[i] != IGNORE_INDEX) forward_one(call, i, scratch, NULL); /* else the outputs hold 0 */
     free(scratch);
+    return 0;
+}
+
+/* The same, but the targets are drawn. */
+int rlif_sample(const Call *call, int64_t begin, int64_t end) {
+    double *reached = malloc(sizeof(double) * (size_t)(call->columns / STRETCH + 1));
+    if (!reached) return -1;
+    for (int64_t i = begin; i < end; i++) forward_one(call, i, NULL, reached);
+    free(reached);
     return 0;
 }
 
@@ -417,7 +466,7 @@ int rlif_grpo(const Call *call, int64_t begin, int64_t end) {
     if (capped_row(call, &scratch)) return -1;
     for (int64_t i = begin; i < end; i++) {
         if (clear_masked(call, i)) continue;
-        forward_one(call, i, scratch);
+        forward_one(call, i, scratch, NULL);
         RowTerms r;
         float c_rest, c_y;
         token_loss(call, i, &r, &c_rest, &c_y);

@@ -42,6 +42,7 @@ class _Call(ctypes.Structure):
         ),
         *((name, ctypes.c_void_p) for name in (*LossRows._fields, "loss", "kl", "clipped")),
         *((name, ctypes.c_double) for name in ("low", "high", "delta", "beta", "entropy_coef", "self_certainty_coef")),
+        *((name, ctypes.c_void_p) for name in ("uniform", "drawn")),
     )
 
 
@@ -65,6 +66,19 @@ def forward(
     fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
     _run("rlif_forward", logits, targets, temperature, softcap, num_columns, fields | {"state": state})
     return fields, state
+
+
+def sample(
+    logits: Tensor, uniform: Tensor, temperature: float, outputs: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draw a token of each row: (N,) int64, -1 where a row is no distribution, and the requested fields."""
+    num_rows, num_columns = uniform.numel(), logits.shape[-1]
+    drawn = torch.zeros(num_rows, dtype=torch.int64)
+    state = torch.zeros((STATE_ROWS, num_rows), dtype=torch.float32)
+    fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
+    tensors = fields | {"state": state, "uniform": uniform, "drawn": drawn}
+    _run("rlif_sample", logits, drawn, temperature, 0.0, num_columns, tensors)
+    return drawn, fields
 
 
 def backward(
@@ -146,7 +160,7 @@ def _run(
     bounds = [targets.numel() * share // shares for share in range(shares + 1)]
     arguments = [(ctypes.byref(call), ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in itertools.pairwise(bounds)]
     if any(_run_shares(lambda share: kernel(*share), arguments, threads)):
-        raise MemoryError(f"no memory for a row of {num_columns} capped logits")
+        raise MemoryError(f"no memory to work on a row of {num_columns} logits")
 
 
 def _run_shares(kernel: Callable[[Any], int], shares: list[Any], threads: int) -> list[int]:

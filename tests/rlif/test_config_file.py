@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TIMES
 from rlif.cli import parse
 from rlif.config import TrainConfig
 from rlif.config_file import read_config, write_config
 from rlif.errors import UserError
 from rlif.progress import SilentProgress
 from rlif.trainer import train
+from tiny_models import TIMES
 
 COMPLETE = TrainConfig(
     model="m",

@@ -23,7 +23,6 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from conftest import TIMES
 from rlif import trainer
 from rlif.config import TrainConfig
 from rlif.data import read_prompts
@@ -33,6 +32,7 @@ from rlif.progress import SilentProgress
 from rlif.rollout import Rollout, encode_prompts, sample
 from rlif.trainer import train
 from rlif.update import update
+from tiny_models import TIMES
 
 MakeConfig = Callable[..., TrainConfig]
 

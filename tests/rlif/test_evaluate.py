@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import EOS, frozen_copy, frozen_reference
 from rlif import evaluate as evaluate_module
 from rlif.config import TrainConfig
 from rlif.data import Prompt
@@ -20,6 +19,7 @@ from rlif.reference import Reference
 from rlif.rewards import load_rewards
 from rlif.rollout import EncodedPrompt, Rollout, encode_prompts
 from rlif.scoring import Scorer
+from tiny_models import EOS, frozen_copy, frozen_reference
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, MambaConfig, MambaForCausalLM
 
-from conftest import files_of_at_most
 from rlif.config import TrainConfig
 from rlif.data import read_prompts
 from rlif.errors import UserError
@@ -20,6 +19,7 @@ from rlif.grpo import group_advantages
 from rlif.models import load_language_model
 from rlif.rollout import check_decoding
 from rlif.trainer import train
+from tiny_models import files_of_at_most
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -28,7 +28,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from conftest import make_tokenizer
 from rlif.config import TrainConfig
 from rlif.data import Prompt
 from rlif.errors import UserError
@@ -36,6 +35,7 @@ from rlif.fused_head import fused_head
 from rlif.models import LanguageModel
 from rlif.rollout import Rollout, encode_prompts, sample
 from rlif.scoring import LossInputs, Scorer
+from tiny_models import make_tokenizer
 
 VOCABULARY = len(make_tokenizer())
 SIZES = dict(

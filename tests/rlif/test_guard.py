@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conftest import frozen_reference
 from rlif import trainer
 from rlif.checkpoint import checkpoints
 from rlif.cli import guard_summary
@@ -33,6 +32,7 @@ from rlif.rewards import load_rewards
 from rlif.rollout import EncodedPrompt, encode_prompts
 from rlif.scoring import Scorer
 from rlif.trainer import TrainResult
+from tiny_models import frozen_reference
 
 MakeConfig = Callable[..., TrainConfig]
 

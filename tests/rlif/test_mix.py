@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from conftest import files_of_at_most, make_model, make_tokenizer
 from rlif import weight_files
 from rlif.errors import UserError
 from rlif.mix import MixConfig, mix, run_mix
+from tiny_models import files_of_at_most, make_model, make_tokenizer
 
 IDS = torch.tensor([[3, 5, 4, 6, 13, 14]])
 MakePair = Callable[..., tuple[Path, Path]]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import EOS, PAD, make_tokenizer
 from rlif.errors import UserError
 from rlif.models import LanguageModel, load_language_model
+from tiny_models import EOS, PAD, make_tokenizer
 
 
 def load(directory: Path | str, **settings: str) -> LanguageModel:

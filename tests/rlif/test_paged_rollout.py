@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import BloomConfig, BloomForCausalLM, FalconConfig, FalconForCausalLM, PreTrainedModel
 
-from conftest import EOS, PAD, make_tokenizer
 from rlif.config import TrainConfig
 from rlif.data import Prompt
 from rlif.errors import UserError
@@ -23,6 +22,7 @@ from rlif.progress import SilentProgress
 from rlif.rollout import Rollout, encode_prompts, sample
 from rlif.sampling import truncate
 from rlif.trainer import train
+from tiny_models import EOS, PAD, make_tokenizer
 
 PROMPTS = [Prompt("1+2=", "3"), Prompt("10+200=", "210"), Prompt("7", None)]
 SEEDS = [(0, position) for position in range(len(PROMPTS))]

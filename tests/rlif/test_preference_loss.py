@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import EOS, frozen_copy
 from rlif.fused_head import fused_head
 from rlif.models import LanguageModel
 from rlif.preference_loss import PreferenceLossType, preference_loss
 from rlif.scoring import Scorer
 from rlif.self_feedback.sequences import sequence_logprobs
+from tiny_models import EOS, frozen_copy
 
 PROMPTS = [[5, 6, 13], [4, 13], [9, 9, 8, 7, 13]]
 CHOSEN = [[3, 4, 5, EOS], [7, EOS], [11, 12, 3, 4, 8, EOS]]

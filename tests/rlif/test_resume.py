@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import TIMES, files_of_at_most, make_model
 from rlif import prepare, trainer
 from rlif.checkpoint import checkpoints
 from rlif.config import TrainConfig
@@ -25,6 +24,7 @@ from rlif.errors import UserError
 from rlif.progress import SilentProgress
 from rlif.safe_files import damage
 from rlif.trainer import TrainResult
+from tiny_models import TIMES, files_of_at_most, make_model
 
 MakeConfig = Callable[..., TrainConfig]
 KILLS = 20

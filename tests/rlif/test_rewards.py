@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import make_tokenizer
 from rlif.errors import UserError
 from rlif.grpo import group_advantages
 from rlif.rewards import REWARDS, Rewards, load_rewards
 from rlif.rewards.confidence import answer_tokens
 from rlif.rollout import Rollout
 from rlif_kernels import TokenStats, token_stats
+from tiny_models import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 VOCAB_SIZE = len(TOKENIZER)

@@ -3,18 +3,20 @@
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import EOS
 from rlif import rollout as rollout_module
 from rlif.data import Prompt
 from rlif.fused_head import fused_head
 from rlif.models import LanguageModel
 from rlif.rollout import Rollout, encode_prompts, pad_left, sample
 from rlif.scoring import Scorer
+from rlif_kernels import TokenStats
+from tiny_models import EOS
 
 VOCABULARY = 11
 
@@ -94,9 +96,9 @@ def test_scores_equal_the_probabilities_that_sampling_used(
     seen: list[Tensor] = []
     draw = rollout_module.draw
 
-    def record(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    def record(logits: Tensor, temperature: float, *rest: Any) -> tuple[Tensor, TokenStats]:
         seen.append((logits / temperature).log_softmax(dim=-1))
-        return draw(logits, temperature, uniform)
+        return draw(logits, temperature, *rest)
 
     monkeypatch.setattr(rollout_module, "draw", record)
     language_model = replace(language_model, eos_token_ids=())

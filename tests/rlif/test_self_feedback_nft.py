@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import EOS
 from rlif.errors import UserError
 from rlif.models import load_language_model
 from rlif.self_feedback.config import RankOptions, SelfFeedbackConfig, TrainOptions
 from rlif.self_feedback.nft import JudgedTrace, judged_traces, nft_loss
 from rlif.self_feedback.stage_file import Row
 from rlif.self_feedback.training import train_model
+from tiny_models import EOS
 
 MASK = torch.tensor([[True, True, True], [True, False, False], [True, True, False], [True, True, True]])
 POSITIVE = torch.tensor([True, False, False, True])

@@ -9,7 +9,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from conftest import EOS, make_model, make_tokenizer
 from rlif.answers import extract_answer
 from rlif.models import LanguageModel
 from rlif.rewards.confidence import answer_tokens
@@ -20,6 +19,7 @@ from rlif.self_feedback.config import SampleOptions
 from rlif.self_feedback.sampling import find_answers
 from rlif.self_feedback.sequences import as_rollout
 from rlif.self_feedback.spans import MAX_ANSWER_LENGTH, elicited_answers, matching_span
+from tiny_models import EOS, make_model, make_tokenizer
 
 
 def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTokenizerFast:

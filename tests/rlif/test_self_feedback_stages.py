@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import EOS, files_of_at_most
 from rlif.data import Prompt
 from rlif.errors import UserError
 from rlif.models import LanguageModel
@@ -20,6 +19,7 @@ from rlif.self_feedback.config import RankOptions, SampleOptions, SelfFeedbackCo
 from rlif.self_feedback.preferences import rank, read_preferences, write_preferences
 from rlif.self_feedback.sampling import sample_traces
 from rlif.self_feedback.stage_file import Row, StageFile, read_rows
+from tiny_models import EOS, files_of_at_most
 
 QUESTIONS = [Prompt(f"{a}+{b}=", str(a + b)) for a in (1, 20) for b in (3, 4, 50)]
 OPTIONS = SampleOptions(num_generations=3, sampling="branch", max_completion_length=6, answer_span="trace")

@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from conftest import EOS, frozen_copy, make_tokenizer
 from rlif.config import TrainConfig
 from rlif.errors import UserError
 from rlif.models import LanguageModel, load_language_model
@@ -32,6 +31,7 @@ from rlif.self_feedback.sequences import sequence_logprobs
 from rlif.self_feedback.stage_file import Row
 from rlif.self_feedback.training import step_rows, train_model, train_step
 from rlif.trainer import train
+from tiny_models import EOS, frozen_copy, make_tokenizer
 
 # Which of two digits is preferred is the same in every pair; lengths differ.
 PAIRS = [

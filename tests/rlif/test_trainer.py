@@ -14,7 +14,6 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from conftest import TIMES, frozen_copy, frozen_reference
 from rlif import learner, trainer, update
 from rlif.config import TrainConfig
 from rlif.data import read_prompts, shuffled_epochs
@@ -28,6 +27,7 @@ from rlif.rewards import REWARDS, load_rewards
 from rlif.rollout import Rollout, encode_prompts
 from rlif.scoring import Scorer
 from rlif.trainer import TrainResult, learning_rate_at, train_step
+from tiny_models import TIMES, frozen_copy, frozen_reference
 
 MakeConfig = Callable[..., TrainConfig]
 

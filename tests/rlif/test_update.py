@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
-from conftest import CHARACTERS, frozen_reference
 from rlif.activation_checkpointing import enable_checkpointing
 from rlif.config import TrainConfig
 from rlif.data import Prompt, read_prompts
@@ -27,6 +26,7 @@ from rlif.rollout import Rollout, encode_prompts, sample
 from rlif.scoring import Scorer
 from rlif.trainer import train
 from rlif.update import update
+from tiny_models import CHARACTERS, frozen_reference
 
 MakeConfig = Callable[..., TrainConfig]
 
