@@ -1,0 +1,174 @@
+"""verl's functions of logits and heads, with verl's signatures, shapes and dtypes, through our kernels.
+
+Each is differentiable and reads the logits once; none has a temporary of their size. Where verl computes in the logits'
+dtype, ours compute in float32 and round the result, so that bfloat16 logits lose nothing on the way. Logits are float32,
+bfloat16 or float16.
+
+Shapes: (..., V) logits, (...) labels and results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from verl.utils import torch_functional as verl_functional
+
+from rlif_kernels import TokenStats, linear_token_stats, token_stats
+from rlif_kernels.arguments import check_inplace
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_recorded: ContextVar[list[Tensor] | None] = ContextVar("self_certainty", default=None)
+
+
+@contextmanager
+def recorded_self_certainty() -> Iterator[list[Tensor]]:
+    """Collect the self-certainty of what the functions below compute log-probabilities of: it is in the same pass.
+
+    verl's functions return log-probabilities and entropies alone, and the engine calls them from deep within a model.
+    """
+    found: list[Tensor] = []
+    token = _recorded.set(found)
+    try:
+        yield found
+    finally:
+        _recorded.reset(token)
+
+
+def recording() -> list[Tensor] | None:
+    """What `recorded_self_certainty` has collected so far, None outside of it."""
+    return _recorded.get()
+
+
+def _wanted(*outputs: str) -> tuple[str, ...]:
+    return outputs if recording() is None else (*outputs, "self_certainty")
+
+
+def _record(stats: TokenStats) -> None:
+    found = recording()
+    if found is not None and stats.self_certainty is not None:
+        found.append(stats.self_certainty.detach())
+
+
+def _statistic(logits: Tensor, name: str) -> Tensor:
+    """A statistic that does not depend on the label."""
+    any_label = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    value: Tensor = getattr(token_stats(logits, any_label, outputs=(name,)), name)
+    return value
+
+
+def logprobs_from_logits(logits, labels, inplace_backward=True):  # type: ignore[no-untyped-def]
+    """Log-probabilities of the labels; a label of -100 gives 0.
+
+    float32 where verl would call flash-attention's cross-entropy, else the logits' dtype, as verl has it.
+    `inplace_backward` is honoured where an operation computed the logits and ignored where it would overwrite a leaf or
+    elements that share memory.
+
+    Raises:
+        RuntimeError: from autograd, if another operation needs the logits in its backward after this one has written
+            its gradient there: pass `inplace_backward=False`, as verl's engines do with an entropy.
+    """
+    inplace = inplace_backward and torch.is_grad_enabled() and logits.requires_grad and _overwritable(logits)
+    stats = token_stats(logits, labels, outputs=_wanted("logprob"), inplace_backward=inplace)
+    _record(stats)
+    assert stats.logprob is not None
+    return stats.logprob if _verl_uses_flash_attention() else stats.logprob.to(logits.dtype)
+
+
+def _overwritable(logits: Tensor) -> bool:
+    try:
+        check_inplace(logits)
+    except ValueError:
+        return False
+    return True
+
+
+def _verl_uses_flash_attention() -> bool:
+    available: bool = verl_functional.FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE
+    return available and os.environ.get("VERL_DISABLE_FLASH_ATTN_CE", "0") != "1"
+
+
+def entropy_from_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats, in the logits' dtype."""
+    return _statistic(logits, "entropy").to(logits.dtype)
+
+
+def entropy_from_logits_with_chunking(logits: torch.Tensor, chunk_size: int = 2048) -> torch.Tensor:
+    """Entropy in nats, float32. There is nothing to divide into chunks: no row leaves anything behind."""
+    return _statistic(logits, "entropy")
+
+
+def calculate_sum_pi_squared_from_logits(logits: torch.Tensor):  # type: ignore[no-untyped-def]
+    """The collision probability, sum of p squared, in the logits' dtype."""
+    return _statistic(logits, "sum_sq_probs").to(logits.dtype)
+
+
+def fused_linear_for_ppo_forward(
+    self: nn.Module,
+    hidden_states: torch.FloatTensor,
+    vocab_weights: torch.FloatTensor,
+    input_ids: torch.LongTensor,
+    temperature: float = 1.0,
+) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+    """`FusedLinearForPPO.forward`: log-probabilities, float32, and entropies, of the hidden states' dtype.
+
+    (..., H) hidden states, (V, H) weights, (...) ids. The module's `chunk_size` and `impl_backend` are not used: tiles of
+    logits follow from their bytes.
+    """
+    stats = linear_token_stats(
+        hidden_states, vocab_weights, input_ids, temperature=temperature, outputs=_wanted("logprob", "entropy")
+    )
+    _record(stats)
+    return stats.logprob, stats.entropy.to(hidden_states.dtype)  # type: ignore[return-value, union-attr]
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    temperature: float | None = 1.0,
+    reduction: str | None = "none",
+    dist_process_group: ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of a head's logits, float32.
+
+    Args:
+        hidden: (..., H), of N rows in all.
+        weight: (V, H), or this rank's rows of it, in the order of the ranks of `dist_process_group`.
+        labels: N ids in the whole vocabulary.
+        reduction: "none", or "sum" or "mean" of the log-probabilities over all rows.
+        dist_process_group: the group that the vocabulary is divided over. As with verl's kernel, the gradient of
+            `hidden` is this rank's share, to be summed over the group by the caller.
+
+    Returns:
+        (N,) log-probabilities, or one number with a reduction, and (N,) entropies.
+
+    Raises:
+        ValueError: another reduction, and as `linear_token_stats` does.
+    """
+    reductions = {"none": lambda logprob: logprob, "sum": torch.sum, "mean": torch.mean}
+    if reduction is None or reduction.lower() not in reductions:
+        raise ValueError(f'reduction is {reduction!r}; expected "none", "sum" or "mean"')
+    rows = hidden.view(-1, hidden.shape[-1])
+    if dist_process_group is not None and rows.requires_grad:
+        size = torch.distributed.get_world_size(dist_process_group)
+        rows.register_hook(lambda gradient: gradient / size)  # ours is the sum already
+    stats = linear_token_stats(
+        rows,
+        weight,
+        labels.view(-1),
+        temperature=1.0 if temperature is None else temperature,
+        outputs=_wanted("logprob", "entropy"),
+        group=dist_process_group,
+    )
+    _record(stats)
+    assert stats.logprob is not None
+    assert stats.entropy is not None
+    return reductions[reduction.lower()](stats.logprob), stats.entropy
