@@ -1,8 +1,8 @@
 """verl's functions of logits and heads, with verl's signatures, shapes and dtypes, through our kernels.
 
-Each is differentiable and reads the logits once; none has a temporary of their size. Where verl computes in the logits'
-dtype, ours compute in float32 and round the result, so that bfloat16 logits lose nothing on the way. Logits are float32,
-bfloat16 or float16.
+Each is differentiable and reads the logits once; none has a temporary of their size. Where verl computes in the
+logits' dtype, ours compute in float32 and round the result, so that bfloat16 logits lose nothing on the way. Logits are
+float32, bfloat16 or float16.
 
 Shapes: (..., V) logits, (...) labels and results.
 """
@@ -119,8 +119,8 @@ def fused_linear_for_ppo_forward(
 ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
     """`FusedLinearForPPO.forward`: log-probabilities, float32, and entropies, of the hidden states' dtype.
 
-    (..., H) hidden states, (V, H) weights, (...) ids. The module's `chunk_size` and `impl_backend` are not used: tiles of
-    logits follow from their bytes.
+    (..., H) hidden states, (V, H) weights, (...) ids. The module's `chunk_size` and `impl_backend` are not used: tiles
+    of logits follow from their bytes.
     """
     stats = linear_token_stats(
         hidden_states, vocab_weights, input_ids, temperature=temperature, outputs=_wanted("logprob", "entropy")
@@ -153,8 +153,7 @@ def linear_cross_entropy(
     Raises:
         ValueError: another reduction, and as `linear_token_stats` does.
     """
-    reductions = {"none": lambda logprob: logprob, "sum": torch.sum, "mean": torch.mean}
-    if reduction is None or reduction.lower() not in reductions:
+    if reduction is None or reduction.lower() not in ("none", "sum", "mean"):
         raise ValueError(f'reduction is {reduction!r}; expected "none", "sum" or "mean"')
     rows = hidden.view(-1, hidden.shape[-1])
     if dist_process_group is not None and rows.requires_grad:
@@ -171,4 +170,6 @@ def linear_cross_entropy(
     _record(stats)
     assert stats.logprob is not None
     assert stats.entropy is not None
-    return reductions[reduction.lower()](stats.logprob), stats.entropy
+    if reduction.lower() == "none":
+        return stats.logprob, stats.entropy
+    return stats.logprob.sum() if reduction.lower() == "sum" else stats.logprob.mean(), stats.entropy

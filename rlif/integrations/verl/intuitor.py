@@ -65,8 +65,8 @@ def compute_intuitor_advantage(
     if self_certainty is None:
         raise UserError(
             "algorithm.adv_estimator=intuitor found no self-certainty in the batch; expected "
-            "actor_rollout_ref.model.external_lib=rlif.integrations.verl.autopatch, trainer.use_v1=true, an FSDP engine "
-            "and no algorithm.rollout_correction.bypass_mode"
+            "actor_rollout_ref.model.external_lib=rlif.integrations.verl.autopatch, trainer.use_v1=true, "
+            "an FSDP engine and no algorithm.rollout_correction.bypass_mode"
         )
     group_sizes = Counter(index.tolist())
     if max(group_sizes.values()) == 1:

@@ -48,18 +48,16 @@ class _Replacement:
     original: Any
     ours: Any
 
-    def module_bindings(self, value: Any) -> Iterator[tuple[ModuleType, str]]:
-        """Every module outside this package that holds `value`, and under which name."""
-        for module in list(sys.modules.values()):
-            if isinstance(module, ModuleType) and not module.__name__.startswith(__package__):
-                yield from ((module, name) for name, held in list(vars(module).items()) if held is value)
-
     def exchange(self, old: Any, new: Any) -> None:
+        """Put `new` where `old` is: in the class, or in every module outside this package that has it by its name."""
         if not isinstance(self.owner, ModuleType):
             setattr(self.owner, self.name, new)
             return
-        for module, name in self.module_bindings(old):
-            setattr(module, name, new)
+        for module in list(sys.modules.values()):
+            if not isinstance(module, ModuleType) or module.__name__.startswith(__package__):
+                continue
+            if vars(module).get(self.name) is old:
+                setattr(module, self.name, new)
 
 
 _applied: list[_Replacement] = []
@@ -163,8 +161,8 @@ def _targets() -> Iterator[tuple[str, str | None, str, Callable[[Any], Any]]]:
         "linear_cross_entropy",
         instead(functions.linear_cross_entropy),
     )
-    for function in vocab_parallel.FUNCTIONS:
-        yield "verl.utils.megatron.tensor_parallel", None, function.__name__, instead(function)
+    for sharded in vocab_parallel.FUNCTIONS:
+        yield "verl.utils.megatron.tensor_parallel", None, sharded.__name__, instead(sharded)
     engine = "verl.workers.engine.fsdp.transformer_impl"
     yield engine, "FSDPEngineWithLMHead", "forward_step", self_certainty.recording_forward_step
     yield engine, "FSDPEngineWithLMHead", "prepare_model_outputs", self_certainty.with_self_certainty
