@@ -1,6 +1,6 @@
 """Best of N without labels: sample N answers with transformers' `generate`, keep the one the model is surest of.
 
-    python examples/best_of_n.py                                            # a small model that adds; made on first use
+    python examples/best_of_n.py                                            # the model of `rlif demo`, which adds
     python examples/best_of_n.py --model DIR_OR_HUB_ID --prompt "2 + 2 ="
 
 Self-certainty as a score for choosing is from arXiv 2502.18581. One more forward over the samples gives it, exactly,
@@ -43,7 +43,7 @@ def sample_with_scores(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="directory or hub id; default: a small model that adds two-digit numbers")
+    parser.add_argument("--model", help="directory or hub id; default: the model of `rlif demo`")
     parser.add_argument("--prompt", default="What is 17 * 23?", help="a prompt for that model")
     parser.add_argument("--n", type=int, default=8, help="samples to choose from")
     parser.add_argument("--max-new-tokens", type=int, default=64)
@@ -59,9 +59,9 @@ def main() -> None:
         from rlif.tasks.arithmetic import ArithmeticConfig, problems
         from rlif.tasks.base_model import BaseModelConfig, pretrained_base
 
-        task = ArithmeticConfig(digits=2)
-        directory = pretrained_base(BaseModelConfig(task=task, hidden_size=64, pretraining_steps=300))
-        sums = list(islice(problems(task, "eval", seed=0), 100))
+        print("Sums of three digits by the model of `rlif demo`; pretrained now, about a minute, if there is none yet.")
+        directory = pretrained_base(BaseModelConfig())
+        sums = list(islice(problems(ArithmeticConfig(), "eval", seed=0), 100))
         prompts, answers = [each.prompt for each in sums], [str(each.answer) for each in sums]
     model = AutoModelForCausalLM.from_pretrained(directory).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -36,7 +36,8 @@ def process(rank: int, processes: int, store: str) -> None:
     whole_hidden, whole_weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     whole = linear_token_stats(whole_hidden, whole_weight, targets)
     (whole.logprob + 0.01 * whole.entropy).sum().backward()
-    differences = {name: getattr(stats, name) - getattr(whole, name) for name in ("logprob", "entropy", "self_certainty")}
+    fields = ("logprob", "entropy", "self_certainty")
+    differences = {name: getattr(stats, name) - getattr(whole, name) for name in fields}
     differences["gradient of the hidden states"] = own_hidden.grad - whole_hidden.grad
     differences["gradient of its rows of the head"] = own_weight.grad - whole_weight.grad[rows]
 

@@ -1,8 +1,11 @@
 """The configuration that ships composes with verl's own, and verl accepts it."""
 
+import re
 import warnings
+from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("verl.utils", reason="verl is not installed")
 
@@ -51,3 +54,10 @@ def test_the_reward_function_rewards_nothing() -> None:
     function = get_custom_reward_fn(composed())
     assert function is not None
     assert function(data_source="any", solution_str="4", ground_truth="", extra_info={"num_turns": 1}) == 0.0
+
+
+def test_the_block_in_the_readme_is_the_file_that_ships() -> None:
+    root = Path(__file__).parents[3]
+    (block,) = re.findall(r"```yaml\n(algorithm:.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    shipped = yaml.safe_load((root / "rlif/integrations/verl/intuitor.yaml").read_text())
+    assert yaml.safe_load(block) == {name: shipped[name] for name in shipped.keys() - {"defaults", "hydra"}}
