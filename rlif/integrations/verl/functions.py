@@ -64,7 +64,7 @@ def _statistic(logits: Tensor, name: str) -> Tensor:
     return value
 
 
-def logprobs_from_logits(logits, labels, inplace_backward=True):  # type: ignore[no-untyped-def]
+def logprobs_from_logits(logits: Tensor, labels: Tensor, inplace_backward: bool = True) -> Tensor:
     """Log-probabilities of the labels; a label of -100 gives 0.
 
     float32 where verl would call flash-attention's cross-entropy, else the logits' dtype, as verl has it.
@@ -95,28 +95,24 @@ def _verl_uses_flash_attention() -> bool:
     return available and os.environ.get("VERL_DISABLE_FLASH_ATTN_CE", "0") != "1"
 
 
-def entropy_from_logits(logits: torch.Tensor) -> torch.Tensor:
+def entropy_from_logits(logits: Tensor) -> Tensor:
     """Entropy in nats, in the logits' dtype."""
     return _statistic(logits, "entropy").to(logits.dtype)
 
 
-def entropy_from_logits_with_chunking(logits: torch.Tensor, chunk_size: int = 2048) -> torch.Tensor:
+def entropy_from_logits_with_chunking(logits: Tensor, chunk_size: int = 2048) -> Tensor:
     """Entropy in nats, float32. There is nothing to divide into chunks: no row leaves anything behind."""
     return _statistic(logits, "entropy")
 
 
-def calculate_sum_pi_squared_from_logits(logits: torch.Tensor):  # type: ignore[no-untyped-def]
+def calculate_sum_pi_squared_from_logits(logits: Tensor) -> Tensor:
     """The collision probability, sum of p squared, in the logits' dtype."""
     return _statistic(logits, "sum_sq_probs").to(logits.dtype)
 
 
 def fused_linear_for_ppo_forward(
-    self: nn.Module,
-    hidden_states: torch.FloatTensor,
-    vocab_weights: torch.FloatTensor,
-    input_ids: torch.LongTensor,
-    temperature: float = 1.0,
-) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+    self: nn.Module, hidden_states: Tensor, vocab_weights: Tensor, input_ids: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """`FusedLinearForPPO.forward`: log-probabilities, float32, and entropies, of the hidden states' dtype.
 
     (..., H) hidden states, (V, H) weights, (...) ids. The module's `chunk_size` and `impl_backend` are not used: tiles
@@ -126,7 +122,9 @@ def fused_linear_for_ppo_forward(
         hidden_states, vocab_weights, input_ids, temperature=temperature, outputs=_wanted("logprob", "entropy")
     )
     _record(stats)
-    return stats.logprob, stats.entropy.to(hidden_states.dtype)  # type: ignore[return-value, union-attr]
+    assert stats.logprob is not None
+    assert stats.entropy is not None
+    return stats.logprob, stats.entropy.to(hidden_states.dtype)
 
 
 def linear_cross_entropy(

@@ -36,10 +36,13 @@ def model(tmp_path_factory: pytest.TempPathFactory):
         return directory, [network(ids[None]).logits[0] for ids in sequences]
 
 
-def old_log_probs(model: Path, *, fused: bool, packed: bool, **settings) -> dict:
+def old_log_probs(model: Path, *, fused: bool, packed: bool, param_dtype: str = "fp32", **settings) -> dict:
     """The pass that verl makes over a batch before it learns from it."""
     data = verl_on_cpu.batch(fused=fused, packed=packed, compute_loss=False, **settings)
-    with verl_on_cpu.fsdp_engine(model, fused=fused, packed=packed) as engine, engine.eval_mode():
+    with (
+        verl_on_cpu.fsdp_engine(model, fused=fused, packed=packed, param_dtype=param_dtype) as engine,
+        engine.eval_mode(),
+    ):
         return engine.infer_batch(data, loss_function=None)["model_output"]
 
 
@@ -83,11 +86,27 @@ def test_the_reference_models_pass_has_no_column(model, patched) -> None:
     assert outputs.keys() == {"log_probs"}
 
 
-def learn(model: Path, fused: bool) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss and what it does to the parameters, one step of verl's PPO loss with an entropy bonus."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_in_verls_mixed_precision_outputs_have_verls_dtypes(model, fused: bool) -> None:
+    settings = {"fused": fused, "packed": True, "param_dtype": "bf16", "calculate_entropy": True}
+    expected = old_log_probs(model[0], **settings)
+    patch()
+    try:
+        outputs = old_log_probs(model[0], **settings)
+    finally:
+        unpatch()
+    assert outputs.pop("self_certainty").dtype == torch.float32
+    for name, value in expected.items():
+        assert outputs[name].dtype == value.dtype
+        # bfloat16 logits of size 20 are known to 0.06, and verl rounds what it computes from them again.
+        torch.testing.assert_close(outputs[name].values().float(), value.values().float(), atol=0.2, rtol=0)
+
+
+def learn(model: Path, fused: bool, entropies: bool, temperature: float) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss and what it does to the parameters, one step of verl's PPO loss, with an entropy bonus or none."""
     torch.manual_seed(0)
     data = verl_on_cpu.batch(
-        fused=fused, packed=True, calculate_entropy=True, global_batch_size=len(verl_on_cpu.LENGTHS)
+        fused=fused, packed=True, temperature=temperature, calculate_entropy=entropies, global_batch_size=4
     )
     for name, scale in (("old_log_probs", -3.0), ("advantages", 1.0)):
         data[name] = verl_on_cpu.jagged([scale * torch.rand(n) for n in verl_on_cpu.RESPONSE_LENGTHS])
@@ -98,8 +117,9 @@ def learn(model: Path, fused: bool) -> tuple[float, dict[str, torch.Tensor]]:
         [ids[-n:] for ids, n in zip(data["input_ids"].unbind(), verl_on_cpu.RESPONSE_LENGTHS, strict=True)]
     )
     config = FSDPActorConfig(
-        strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=2, ppo_mini_batch_size=4, entropy_coeff=0.01
-    )
+        strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=2, ppo_mini_batch_size=4,
+        entropy_coeff=0.01 if entropies else 0.0,
+    )  # fmt: skip
     with verl_on_cpu.fsdp_engine(model, fused=fused, packed=True) as engine:
         before = {name: value.full_tensor().clone() for name, value in engine.module.named_parameters()}
         with engine.train_mode():
@@ -109,12 +129,18 @@ def learn(model: Path, fused: bool) -> tuple[float, dict[str, torch.Tensor]]:
     return sum(output["loss"]), {name: after[name] - before[name] for name in after}
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_training_step_learns_what_verls_own_functions_make_it_learn(model, fused: bool) -> None:
-    expected_loss, expected = learn(model[0], fused)
+@pytest.mark.parametrize(
+    ("fused", "entropies", "temperature"),
+    # Without entropies verl asks for the gradient in the logits' place, which at temperature 1 are the model's output.
+    [(False, True, 0.7), (False, False, 0.7), (False, False, 1.0), (True, True, 0.7), (True, False, 1.0)],
+)
+def test_a_training_step_learns_what_verls_own_functions_make_it_learn(
+    model, fused: bool, entropies: bool, temperature: float
+) -> None:
+    expected_loss, expected = learn(model[0], fused, entropies, temperature)
     patch()
     try:
-        loss, steps = learn(model[0], fused)
+        loss, steps = learn(model[0], fused, entropies, temperature)
     finally:
         unpatch()
     assert loss == pytest.approx(expected_loss, abs=1e-5)

@@ -64,10 +64,13 @@ def save_model(directory: Path) -> Qwen2ForCausalLM:
 
 
 @contextmanager
-def fsdp_engine(model: Path, *, fused: bool, packed: bool, external_lib: str | None = None) -> Iterator[Any]:
-    """verl's FSDP2 engine in float32. Its fused heads read the head's weight, which FSDP2 shards where it is not tied.
+def fsdp_engine(
+    model: Path, *, fused: bool, packed: bool, external_lib: str | None = None, param_dtype: str = "fp32"
+) -> Iterator[Any]:
+    """verl's FSDP2 engine on float32 weights.
 
-    Fused heads replace the forward of the model's class, which is put back at the end.
+    Its fused heads read the head's weight, which FSDP2 shards where it is not tied. They replace the forward of the
+    model's class, which is put back at the end.
     """
     forward = Qwen2ForCausalLM.forward
     model_config = HFModelConfig(
@@ -84,7 +87,7 @@ def fsdp_engine(model: Path, *, fused: bool, packed: bool, external_lib: str | N
         strategy="fsdp2",
         forward_only=False,
         use_torch_compile=False,
-        mixed_precision={"param_dtype": "fp32", "reduce_dtype": "fp32"},
+        mixed_precision={"param_dtype": param_dtype, "reduce_dtype": "fp32"},
         model_dtype="fp32",
         use_remove_padding=packed,
         use_fused_kernels=fused,
