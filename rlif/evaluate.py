@@ -16,7 +16,7 @@ from rlif.answers import extract_answer
 from rlif.config import TrainConfig
 from rlif.distributed import gathered
 from rlif.grpo import kl_to_reference
-from rlif.learner import Learner
+from rlif.learner import Policy
 from rlif.microbatches import microbatches
 from rlif.models import LanguageModel
 from rlif.rewards.answers import verifiable
@@ -42,7 +42,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    learner: Learner, prompts: Sequence[EncodedPrompt], consensus: Sequence[str | None] | None = None
+    learner: Policy, prompts: Sequence[EncodedPrompt], consensus: Sequence[str | None] | None = None
 ) -> Evaluation:
     """Sample `eval_generations` completions of every prompt at `eval_temperature` and measure them.
 

@@ -17,7 +17,7 @@ from rlif.errors import UserError
 # What models call the factor between their output embedding and their logits, and whether it multiplies or divides.
 SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 # The two ways of computing a logit, relative to the largest: well above rounding, well below any forgotten factor.
-MAX_LOGIT_GAP = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+MAX_LOGIT_GAP = {torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 NUM_TOKENS = 4
 HINT = "--no-fused-head scores such a model by its own logits"
 
@@ -47,11 +47,12 @@ def backbone(model: PreTrainedModel) -> nn.Module:
 
 
 @torch.no_grad()
-def fused_head(model: PreTrainedModel) -> FusedHead:
+def fused_head(model: PreTrainedModel, *, hint: str = HINT) -> FusedHead:
     """Find the head of a model, and compute a few logits both ways to be sure of it.
 
     Args:
         model: in evaluation mode.
+        hint: what the error tells the user to do.
 
     Raises:
         UserError: the model has no head of this form.
@@ -60,7 +61,7 @@ def fused_head(model: PreTrainedModel) -> FusedHead:
     linear = model.get_output_embeddings()
     if type(linear) is not nn.Linear:
         came = "no output embedding" if linear is None else f"{type(linear).__name__} as its output embedding"
-        raise UserError(f"model: {name} has {came}, expected a plain Linear; {HINT}")
+        raise UserError(f"model: {name} has {came}, expected a plain Linear; {hint}")
     config = model.config.get_text_config()
     scale = 1.0
     for attribute, power in SCALES.items():
@@ -73,11 +74,11 @@ def fused_head(model: PreTrainedModel) -> FusedHead:
         hidden = backbone(model)(input_ids=tokens, use_cache=False).last_hidden_state
         logits = scale * linear(hidden).float()
     except (AttributeError, RuntimeError) as error:
-        raise UserError(f"model: {name} does not divide into a backbone and a head: {error}; {HINT}") from error
+        raise UserError(f"model: {name} does not divide into a backbone and a head: {error}; {hint}") from error
     if head.cap is not None:
         logits = head.cap * torch.tanh(logits / head.cap)
     if scale <= 0 or logits.shape != expected.shape or not _close(logits, expected, MAX_LOGIT_GAP[model.dtype]):
-        raise UserError(f"model: {name}'s logits are not its output embedding of its last hidden state; {HINT}")
+        raise UserError(f"model: {name}'s logits are not its output embedding of its last hidden state; {hint}")
     return head
 
 

@@ -26,8 +26,8 @@ from rlif.scoring import Scorer
 
 
 @dataclass(frozen=True)
-class Learner:
-    """The parts of a run that learn or that it learns from, as accelerate prepared them."""
+class Policy:
+    """What an evaluation needs of a run, as accelerate prepared it."""
 
     config: TrainConfig
     accelerator: Accelerator
@@ -36,6 +36,12 @@ class Learner:
     """A `Scorer` of the policy, or what DDP or FSDP made of it."""
     reference: Reference | None
     """The start model, where something needs it."""
+
+
+@dataclass(frozen=True)
+class Learner(Policy):
+    """The parts of a run that learn or that it learns from."""
+
     rewards: RewardMixture
     optimizer: torch.optim.Optimizer
 

@@ -15,6 +15,10 @@ from rlif.errors import UserError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from rlif.rollout import Rollout
+    from rlif_kernels import TokenStats
 
 RewardFunction = Callable[..., Any]
 F = TypeVar("F", bound=RewardFunction)
@@ -102,6 +106,35 @@ def describe(name: str, function: RewardFunction, weight: float) -> Reward:
     takes_stats = any(parameter.name == "stats" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     outputs = getattr(function, "outputs", DEFAULT_OUTPUTS if takes_stats else ())
     return Reward(name, function, weight, tuple(outputs), bool(getattr(function, "needs_answers", False)))
+
+
+def reward_inputs(
+    stats: TokenStats, rollout: Rollout, *, tokenizer: PreTrainedTokenizerBase, step: int, seed: int
+) -> dict[str, object]:
+    """`INPUTS` of the completions of a rollout.
+
+    Args:
+        stats: (n, T) fields, 0 outside the completion mask.
+        rollout: the n completions that the statistics belong to.
+        tokenizer: that made them.
+        step: of training, from 1.
+        seed: the run's.
+    """
+    return {
+        "prompts": rollout.prompts,
+        "completions": rollout.texts,
+        "prompt_ids": rollout.prompt_ids,
+        "prompt_mask": rollout.prompt_mask,
+        "completion_ids": rollout.completion_ids,
+        "completion_mask": rollout.completion_mask,
+        "stats": stats._replace(**{k: v.detach() for k, v in stats._asdict().items() if v is not None}),
+        "answers": rollout.answers,
+        "finished": rollout.finished,
+        "num_generations": rollout.num_generations,
+        "tokenizer": tokenizer,
+        "step": step,
+        "seed": seed,
+    }
 
 
 def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from rlif.rewards.confidence import (
     trajectory_entropy,
 )
 from rlif.rewards.custom import import_function
-from rlif.rewards.interface import Reward, RewardFunction, call, describe
+from rlif.rewards.interface import Reward, RewardFunction, call, describe, reward_inputs
 from rlif.rewards.learned import REWARD_MODEL, LearnedReward
 
 if TYPE_CHECKING:
@@ -90,21 +90,7 @@ class RewardMixture:
         from rlif.grpo import group_advantages
 
         device = rollout.completion_ids.device
-        inputs = {
-            "prompts": rollout.prompts,
-            "completions": rollout.texts,
-            "prompt_ids": rollout.prompt_ids,
-            "prompt_mask": rollout.prompt_mask,
-            "completion_ids": rollout.completion_ids,
-            "completion_mask": rollout.completion_mask,
-            "stats": stats._replace(**{k: v.detach() for k, v in stats._asdict().items() if v is not None}),
-            "answers": rollout.answers,
-            "finished": rollout.finished,
-            "num_generations": rollout.num_generations,
-            "tokenizer": tokenizer,
-            "step": step,
-            "seed": self.seed,
-        }
+        inputs = reward_inputs(stats, rollout, tokenizer=tokenizer, step=step, seed=self.seed)
         parts = {reward.name: call(reward, inputs, rollout.prompts, device) for reward in self.rewards}
         values = parts
         if self.aggregation == "normalize_then_sum":

@@ -1,0 +1,231 @@
+"""TRL's per-token log-probabilities and entropies by `linear_token_stats`, with the values and the gradients TRL has.
+
+TRL's GRPOTrainer and RLOOTrainer give their models a second forward, `model(…, labels=…, fused_lm_head=True)`, that
+returns statistics instead of logits. Here it is exchanged for one of ours, on the models of one trainer, so that
+whatever wraps a model (DDP, FSDP, accelerate's autocast, peft) sees the call that it knows. The logits of the model's
+ordinary forward, which generate reads, can be listened to on the way: see `sampling.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput
+
+from rlif.errors import UserError
+from rlif.fused_head import FusedHead, backbone, fused_head
+from rlif_kernels import TokenStats, linear_token_stats
+from rlif_kernels.stats import IGNORE_INDEX
+
+POLICY_OUTPUTS = ("logprob", "entropy")
+REFERENCE_OUTPUTS = ("logprob",)
+HINT = "TRL's own functions serve such a model: leave use_fused_token_stats out"
+
+LogitsListener = Callable[[Tensor | None, Tensor], None]
+
+
+@dataclass
+class Patch:
+    """One model whose forward was exchanged."""
+
+    model: PreTrainedModel
+    head: FusedHead
+    outputs: tuple[str, ...]
+    original: Callable[..., Any]
+    """TRL's."""
+    forward: Callable[..., Any]
+    """Ours."""
+    installed: bool = False
+    """Whether ours is called: it stays so after `undo` where something has wrapped it."""
+
+
+class FusedTokenStats:
+    """What `use_fused_token_stats` exchanged in a trainer, until `undo` or the end of a `with`."""
+
+    def __init__(self, trainer: Any) -> None:
+        """Check and apply, as `use_fused_token_stats` describes."""
+        if trainer._dist.is_zero3:
+            raise UserError(
+                "trainer: got DeepSpeed ZeRO-3, whose weights are away when the backward needs them; expected ZeRO-2, "
+                "FSDP or DDP"
+            )
+        self.trainer = trainer
+        self.temperature = float(trainer.temperature)
+        self.cast_lm_head_to_fp32 = bool(getattr(trainer.args, "cast_lm_head_to_fp32", False))
+        self.active = False
+        self._also: tuple[str, ...] = ()
+        self._recorded: list[TokenStats] | None = None
+        self._listener: LogitsListener | None = None
+        models = [(_language_model(trainer, trainer.model), POLICY_OUTPUTS)]
+        if getattr(trainer, "ref_model", None) is not None:
+            models.append((_language_model(trainer, trainer.ref_model), REFERENCE_OUTPUTS))
+        self.patches = [self._patch(model, outputs) for model, outputs in models]
+        self.apply()
+
+    @property
+    def policy(self) -> PreTrainedModel:
+        """The trainer's model without what wraps it; with peft the model that the adapter is in."""
+        return self.patches[0].model
+
+    def apply(self) -> None:
+        """Exchange the functions, if they are not exchanged already."""
+        for patch in self.patches:
+            if not patch.installed:
+                patch.original, patch.model.forward = patch.model.forward, patch.forward
+                patch.installed = True
+        self.active = True
+
+    def undo(self) -> None:
+        """Give the models back the functions that they had; where something has wrapped ours since, they pass through."""
+        self.active = False
+        for patch in self.patches:
+            if vars(patch.model).get("forward") is patch.forward:
+                patch.model.forward = patch.original
+                patch.installed = False
+
+    def __enter__(self) -> FusedTokenStats:
+        self.apply()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.undo()
+
+    @contextmanager
+    def recording(self, outputs: tuple[str, ...]) -> Iterator[list[TokenStats]]:
+        """Within, the policy's statistics have these fields too, and the list gets those of every call.
+
+        They are (B, S - 1) as TRL's, detached: position t belongs to token t + 1.
+        """
+        self._also, self._recorded = outputs, []
+        try:
+            yield self._recorded
+        finally:
+            self._also, self._recorded = (), None
+
+    @contextmanager
+    def listening(self, listener: LogitsListener) -> Iterator[None]:
+        """Within, the listener gets the input ids (B, S) and the logits (B, S', V) of the policy's plain forwards."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
+
+    def _patch(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> Patch:
+        # The signature stays: generate looks up in it what it may pass.
+        @functools.wraps(type(model).forward)
+        def forward(model: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+            if fused_lm_head and self.active and kwargs.get("shift_labels") is None:
+                return self._statistics(patch, *args, **kwargs)
+            if fused_lm_head:
+                kwargs["fused_lm_head"] = True
+            result = patch.original(*args, **kwargs)
+            if self._listener is not None and patch is self.patches[0] and not fused_lm_head:
+                self._listener(kwargs.get("input_ids"), result.logits)
+            return result
+
+        patch = Patch(model, _checked_head(model), outputs, model.forward, types.MethodType(forward, model))
+        return patch
+
+    def _statistics(
+        self, patch: Patch, *args: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None, **kwargs: Any
+    ) -> FusedCausalLMOutput:
+        model, config = patch.model, patch.model.config.get_text_config()
+        kwargs["use_cache"] = False
+        kwargs.pop("shift_labels", None)
+        if getattr(config, "output_router_logits", False):
+            kwargs.setdefault("output_router_logits", True)
+        states = backbone(model)(*args, **kwargs)
+        # Looked up at every call: FSDP and peft exchange it.
+        linear = model.get_output_embeddings()
+        weight, bias = (
+            parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            for parameter in (linear.weight, linear.bias)
+        )
+        hidden = states.last_hidden_state[:, :-1].to(weight.device)
+        targets = labels[:, 1:].to(weight.device)
+        device = hidden.device.type
+        if self.cast_lm_head_to_fp32:
+            hidden = hidden.float()
+        is_policy = patch is self.patches[0]
+        with torch.autocast(device, enabled=False) if self.cast_lm_head_to_fp32 else nullcontext():
+            if not torch.is_autocast_enabled(device) and weight.dtype != hidden.dtype:
+                weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+            stats = linear_token_stats(
+                hidden,
+                weight,
+                targets,
+                bias=bias,
+                temperature=patch.head.temperature(self.temperature),
+                softcap=patch.head.softcap,
+                outputs=tuple(dict.fromkeys((*patch.outputs, *(self._also if is_policy else ())))),
+            )
+        if is_policy and self._recorded is not None:
+            self._recorded.append(
+                TokenStats(**{name: value.detach() for name, value in stats._asdict().items() if value is not None})
+            )
+
+        assert stats.logprob is not None
+        counted = targets != IGNORE_INDEX
+        count = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        loss, aux_loss = -stats.logprob.sum() / count, None
+        if kwargs.get("output_router_logits"):
+            # transformers' models of experts all share this one.
+            from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+            aux_loss = load_balancing_loss_func(
+                states.router_logits, config.num_experts, config.num_experts_per_tok, kwargs.get("attention_mask")
+            )
+            loss = loss + getattr(config, "router_aux_loss_coef", 0.0) * aux_loss
+        return FusedCausalLMOutput(
+            loss=loss, log_probs=stats.logprob, entropy=stats.entropy, label_mask=counted, aux_loss=aux_loss
+        )
+
+
+def use_fused_token_stats(trainer: Any) -> FusedTokenStats:
+    """Let a trainer of TRL compute log-probabilities and entropies by `linear_token_stats`, reference model included.
+
+    Same arguments, same values (softcap, logit scale and temperature too), same gradients; padding and prompts take
+    part in no matrix product. Everything else of the trainer stays as it is.
+
+    Args:
+        trainer: a GRPOTrainer or RLOOTrainer, at any time; best before `train`.
+
+    Returns:
+        What undoes it: by `.undo()`, or at the end of a `with use_fused_token_stats(trainer):`. A trainer that has it
+        already gets the same again.
+
+    Raises:
+        UserError: the model's logits are not softcap(scale * (hidden @ weight.T + bias)) of one plain linear layer, or
+            its weights are sharded by DeepSpeed ZeRO-3. Nothing has been exchanged then.
+    """
+    fused = getattr(trainer, "fused_token_stats", None)
+    if fused is None:
+        fused = trainer.fused_token_stats = FusedTokenStats(trainer)
+    fused.apply()
+    return fused
+
+
+def _language_model(trainer: Any, model: Any) -> PreTrainedModel:
+    model = trainer.accelerator.unwrap_model(model)
+    return model.get_base_model() if is_peft_model(model) else model
+
+
+def _checked_head(model: PreTrainedModel) -> FusedHead:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        return fused_head(model, hint=HINT)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,230 @@
+"""rlif's guard as a callback of TRL's trainers: finds without labels when training on confidence stops helping.
+
+`rlif/guard.py` says what it looks at. Here it samples, evaluates and judges as `rlif train` does.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from trl.trainer.utils import use_adapter
+
+from rlif.config import TrainConfig
+from rlif.distributed import from_first
+from rlif.errors import UserError
+from rlif.evaluate import evaluate, majority_answers
+from rlif.fused_head import fused_head
+from rlif.guard import CONSENSUS_GENERATIONS, Guard
+from rlif.integrations.trl.rewards import gold_answer
+from rlif.learner import Policy
+from rlif.models import LanguageModel
+from rlif.reference import Reference
+from rlif.rollout import EncodedPrompt
+from rlif.run_dir import BEST, READING_FILE, best_reading
+from rlif.safe_files import write_directory
+from rlif.scoring import Scorer
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "guard/"
+HINT = "the guard cannot watch such a model"
+
+
+class GuardCallback(TrainerCallback):
+    """Evaluates the policy on held-out prompts, keeps the best in `output_dir/best`, and ends a run that only falls.
+
+        trainer.add_callback(GuardCallback(trainer, held_out))
+
+    The start model is asked for its majority answers before training: it is the trainer's reference model, the model
+    without its adapter (or with TRL's adapter `ref`), or else a copy that the callback keeps. Every evaluation is a row
+    of `trainer.state.log_history` whose names begin with `guard/`, from which a resumed run takes up the thread.
+    Training draws the same random numbers with and without.
+
+    Attributes:
+        guard: what it has seen so far, see `rlif.guard.Guard`.
+        warning: what the guard said when the policy began to fall; None until then.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        prompts: Iterable[Mapping[str, Any]],
+        *,
+        action: Literal["stop", "warn"] = "stop",
+        eval_steps: int = 10,
+        patience: int = 3,
+        num_generations: int = 4,
+        answer_column: str = "answer",
+    ) -> None:
+        """
+        Args:
+            trainer: a GRPOTrainer, not yet training: its model is the start model.
+            prompts: rows with `prompt`, such as a dataset; held out from training, a hundred or so. Gold answers are
+                reported, as `guard/accuracy`, and have no part in what the guard says.
+            action: "stop" ends the run after `patience` and gives the model the best weights at the end; "warn" only
+                says so, which is right for rewards that have labels.
+            eval_steps: optimizer steps from one evaluation to the next.
+            patience: evaluations in a row significantly below the best.
+            num_generations: completions sampled of each prompt, at `args.temperature`.
+            answer_column: of the prompts, with the gold answers.
+
+        Raises:
+            UserError: no prompts, a number below 1, or a trainer or model that the guard cannot evaluate.
+        """
+        if action not in ("stop", "warn"):
+            raise UserError(f"action: got {action!r}, expected 'stop' or 'warn'")
+        for name, value in (("eval_steps", eval_steps), ("patience", patience), ("num_generations", num_generations)):
+            if value < 1:
+                raise UserError(f"{name}: got {value!r}, expected at least 1")
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise UserError("trainer: got FSDP or DeepSpeed, expected one process, or DDP")
+        if trainer.args.cast_lm_head_to_fp32:
+            raise UserError("cast_lm_head_to_fp32: got True, expected False where the guard evaluates the model")
+        self.trainer, self.action, self.eval_steps = trainer, action, eval_steps
+        self.guard = Guard(patience)
+        self.warning: str | None = None
+        self.directory = Path(trainer.args.output_dir) / BEST
+        self.prompts = self._encoded(list(prompts), answer_column)
+        self.consensus: list[str | None] = []
+        self.config = TrainConfig(
+            model="",
+            data="",
+            prompts_per_step=max(1, trainer.args.generation_batch_size // num_generations),
+            num_generations=num_generations,
+            eval_generations=num_generations,
+            eval_temperature=trainer.args.temperature,
+            max_completion_length=trainer.args.max_completion_length,
+        )
+        policy = self._language_model(trainer.model)
+        reference = self._reference(policy.model)
+        self.policy = Policy(self.config, trainer.accelerator, policy, _scorer(policy.model), reference)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask the start model, or recall what an interrupted run has seen."""
+        reference = self.policy.reference
+        assert reference is not None
+        with self._evaluating(), reference.within():
+            start = self._language_model(reference.scorer.get_submodule("model"))
+            self.consensus = majority_answers(start, self.prompts, self.config, CONSENSUS_GENERATIONS)
+        for row in state.log_history:
+            metrics = {name.removeprefix(PREFIX): value for name, value in row.items() if name.startswith(PREFIX)}
+            if metrics:
+                self.guard.observe(row["step"], metrics)
+        if self.guard.readings:
+            self.guard.best = from_first(self.trainer.accelerator, best_reading(self.directory.parent))
+        else:
+            self._watch(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate, where it is time to, and stop where it is time to."""
+        if state.global_step % self.eval_steps == 0 or state.global_step == state.max_steps:
+            self._watch(state)
+        if self.action == "stop" and self.guard.should_stop:
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give the model the weights of the best policy, if it is another than the last."""
+        best = self.guard.best
+        if self.action != "stop" or best is None or best.step == state.global_step:
+            return
+        self.trainer.accelerator.wait_for_everyone()
+        state.best_model_checkpoint = str(self.directory)
+        self.trainer._load_best_model()
+        logger.warning("the guard has given the model the weights of step %d, from %s", best.step, self.directory)
+
+    def _watch(self, state: Any) -> None:
+        with self._evaluating():
+            metrics = evaluate(self.policy, self.prompts, self.consensus).metrics
+        # Decisions that all processes take must rest on the same numbers, to the last bit.
+        metrics = from_first(self.trainer.accelerator, metrics)
+        alarm = self.guard.observe(state.global_step, metrics)
+        if self.guard.best is self.guard.readings[-1]:
+            self._save_best()
+        # GRPOTrainer's own would move the metrics of the step under way into this row.
+        Trainer.log(self.trainer, {PREFIX + name: value for name, value in metrics.items()})
+        if alarm is not None:
+            self.warning = alarm
+            logger.warning("%s", alarm)
+
+    def _save_best(self) -> None:
+        def write(directory: Path) -> None:
+            self.trainer.save_model(str(directory), _internal_call=True)  # else it would go to the hub as well
+            assert self.guard.best is not None
+            (directory / READING_FILE).write_text(json.dumps(dataclasses.asdict(self.guard.best)) + "\n")
+
+        if self.trainer.accelerator.is_main_process:
+            write_directory(self.directory, write, argument="output_dir")
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        model = self.trainer.model
+        training = model.training
+        model.eval()
+        try:
+            with self.trainer.accelerator.autocast():
+                yield
+        finally:
+            model.train(training)
+
+    def _encoded(self, rows: list[Mapping[str, Any]], answer_column: str) -> list[EncodedPrompt]:
+        if not rows:
+            raise UserError("prompts: got none, expected at least one held-out prompt")
+        prompts = [row["prompt"] for row in rows]
+        ids, images, _ = self.trainer._tokenize_prompts(prompts)
+        if images is not None:
+            raise UserError("prompts: got images, expected text")
+        answers = [gold_answer(row.get(answer_column)) for row in rows]
+        return [
+            EncodedPrompt(str(prompt), answer, each) for prompt, answer, each in zip(prompts, answers, ids, strict=True)
+        ]
+
+    def _language_model(self, model: Any) -> LanguageModel:
+        trainer = self.trainer
+        model = trainer.accelerator.unwrap_model(model)
+        base = model.get_base_model() if is_peft_model(model) else model
+        return LanguageModel(base, trainer._tokenizer, tuple(trainer.eos_token_ids), trainer._tokenizer.pad_token_id)
+
+    def _reference(self, policy: PreTrainedModel) -> Reference:
+        trainer = self.trainer
+        if is_peft_model(trainer.model):
+            adapter = "ref" if "ref" in trainer.model.peft_config else None
+            within = partial(use_adapter, trainer.model, adapter)
+            if adapter is None and not self._same_model(within):
+                raise UserError(
+                    "trainer: got a model whose adapter was trained before, and nothing that remembers it; expected "
+                    "beta > 0, with which TRL keeps a copy of the adapter"
+                )
+            return Reference(_scorer(policy), within)
+        if trainer.ref_model is not None and not trainer.args.sync_ref_model:
+            return Reference(_scorer(self._language_model(trainer.ref_model).model))
+        frozen = copy.deepcopy(policy).requires_grad_(False)
+        vars(frozen).pop("forward", None)  # what TRL and rlif put there leads to the policy
+        return Reference(_scorer(frozen))
+
+    @torch.no_grad()
+    def _same_model(self, within: Callable[[], AbstractContextManager[None]]) -> bool:
+        """Whether the policy is the same within: whether its adapter does nothing yet."""
+        ids = torch.tensor([self.prompts[0].ids], device=self.trainer.accelerator.device)
+        with self._evaluating():
+            policy = self.trainer.model(input_ids=ids).logits
+            with within():
+                return torch.equal(policy, self.trainer.model(input_ids=ids).logits)
+
+
+def _scorer(model: PreTrainedModel) -> Scorer:
+    training = model.training
+    try:
+        return Scorer(model.eval(), fused_head(model, hint=HINT))
+    finally:
+        model.train(training)

@@ -1,0 +1,218 @@
+"""rlif's rewards as reward functions of TRL, for GRPOTrainer and RLOOTrainer as they are."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import pad
+
+from rlif.answers import extract_answer
+from rlif.errors import UserError
+from rlif.integrations.trl.fused import FusedTokenStats
+from rlif.rewards import REWARDS, RewardFunction
+from rlif.rewards.interface import Reward, call, describe, reward_inputs
+from rlif.rollout import Rollout
+from rlif_kernels import TokenStats
+
+# What a reward may name and still be computed of texts that other processes sampled.
+OF_TEXTS = {"prompts", "completions", "answers", "num_generations", "step", "seed"}
+
+
+class TRLReward:
+    """A reward of rlif that TRL calls like any reward function. Made by `trl_reward`.
+
+    Attributes:
+        reward: its function, and what that reads.
+        answer_column: of the dataset, with the gold answers.
+    """
+
+    def __init__(self, reward: Reward, answer_column: str = "answer") -> None:
+        self.reward = reward
+        self.answer_column = answer_column
+        self.__name__ = reward.name  # of TRL's metrics rewards/NAME/mean and rewards/NAME/std
+        self._fused: FusedTokenStats | None = None
+
+    def __call__(
+        self,
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids: list[list[int]],
+        **columns: Any,
+    ) -> list[float]:
+        """One number for each completion, by TRL's convention.
+
+        Raises:
+            UserError: no gold answers where the reward needs them, or a value that is not a finite number.
+        """
+        trainer = calling_trainer(columns)
+        rollout = getattr(trainer, "scored_rollout", None)  # RLIFTrainer has one for all rewards
+        if rollout is None:
+            rollout = self._own_rollout(trainer, prompts, completion_ids)
+        inputs = reward_inputs(
+            rollout.stats or TokenStats(),
+            rollout,
+            tokenizer=trainer._tokenizer,
+            step=trainer.state.global_step + 1,
+            seed=trainer.args.seed,
+        )
+        inputs["answers"] = self._answers(columns, len(prompts))
+        names, own = rollout.prompts, slice(None)
+        if self._splits_groups(trainer, len(prompts)):
+            for name in ("prompts", "completions", "answers"):
+                inputs[name] = gather_object(inputs[name])
+            names = inputs["prompts"]
+            start = trainer.accelerator.process_index * len(prompts)
+            own = slice(start, start + len(prompts))
+        return call(self.reward, inputs, names, torch.device("cpu"))[own].tolist()
+
+    def _own_rollout(self, trainer: Any, prompts: list[Any], completion_ids: list[list[int]]) -> Rollout:
+        """The completions, with the statistics that the reward reads, from a forward of its own."""
+        if not self.reward.outputs:
+            return rollout_of(trainer, prompts, [[]] * len(prompts), completion_ids)
+        if not isinstance(trainer, GRPOTrainer):
+            raise UserError(f"reward {self.reward.name}: got a {type(trainer).__name__}, expected a GRPOTrainer")
+        prompt_ids, images, _ = trainer._tokenize_prompts(prompts)
+        if images is not None:
+            raise UserError(f"reward {self.reward.name}: got prompts with images, expected RLIFTrainer for them")
+        rollout = rollout_of(trainer, prompts, prompt_ids, completion_ids)
+        fused = getattr(trainer, "fused_token_stats", None)
+        if fused is not None and fused.active:
+            return with_stats(rollout, forward_stats(trainer, fused, rollout, self.reward.outputs))
+        if self._fused is None or self._fused.trainer is not trainer:
+            self._fused = FusedTokenStats(trainer)
+        with self._fused:
+            return with_stats(rollout, forward_stats(trainer, self._fused, rollout, self.reward.outputs))
+
+    def _answers(self, columns: dict[str, Any], count: int) -> list[str | None]:
+        gold = columns.get(self.answer_column)
+        if gold is None and self.reward.needs_answers:
+            raise UserError(
+                f"reward {self.reward.name}: got no column {self.answer_column!r} of gold answers from the dataset, "
+                f"expected one; answer_column names it"
+            )
+        return [None] * count if gold is None else [gold_answer(value) for value in gold]
+
+    def _splits_groups(self, trainer: Any, count: int) -> bool:
+        """Whether the reward compares the completions of a group, and this process holds only a part of some."""
+        named = inspect.signature(self.reward.function).parameters
+        if "num_generations" not in named or count % num_generations(trainer) == 0:
+            return False
+        if not OF_TEXTS.issuperset(named):
+            raise UserError(
+                f"per_device_train_batch_size: got {count} completions a process and {num_generations(trainer)} of a "
+                f"prompt, expected whole groups, since the reward {self.reward.name} needs them"
+            )
+        return True
+
+
+def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -> TRLReward:
+    """A reward function for TRL's `reward_funcs`, by the name of one of rlif's rewards.
+
+    Confidence rewards are those of the policy that is being trained, by one forward without gradient through the fused
+    head each time that TRL asks; `RLIFTrainer` spares that. They see the completions as the policy drew them: nothing
+    that tools returned may be among them, and no image in the prompts.
+
+    Args:
+        reward: a name of `rlif.rewards.REWARDS`, or a function as rlif's loop takes it, marked by `rlif.rewards.uses`.
+        answer_column: of the dataset, with the gold answers, for the rewards that need them.
+
+    Raises:
+        UserError: there is no such reward.
+    """
+    if isinstance(reward, str):
+        if reward not in REWARDS:
+            near = difflib.get_close_matches(reward, REWARDS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"reward: got {reward!r}, expected one of {', '.join(REWARDS)}{hint}")
+        return TRLReward(describe(reward, REWARDS[reward], 1.0), answer_column)
+    return TRLReward(describe(getattr(reward, "__name__", type(reward).__name__), reward, 1.0), answer_column)
+
+
+def calling_trainer(columns: dict[str, Any]) -> Any:
+    """The trainer that calls a reward function, by the bound method that it hands to it.
+
+    Raises:
+        UserError: nobody who calls is a trainer.
+    """
+    trainer = getattr(columns.get("log_metric"), "__self__", None)
+    if trainer is None:
+        raise UserError("trl_reward: got a call without `log_metric`, expected to be called by a trainer of TRL")
+    return trainer
+
+
+def num_generations(trainer: Any) -> int:
+    """Completions of each prompt in what the trainer is just doing, training or evaluation."""
+    return int(trainer.num_generations if trainer.model.training else trainer.num_generations_eval)
+
+
+def gold_answer(value: object) -> str | None:
+    """A dataset's gold answer as rlif compares it: of a whole solution the final answer."""
+    text = "" if value is None else str(value).strip()
+    return extract_answer(text) or text or None
+
+
+def rollout_of(
+    trainer: Any, prompts: Sequence[Any], prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]]
+) -> Rollout:
+    """N completions in the form in which rlif's rewards see them, answers and statistics left out."""
+    device, padding = trainer.accelerator.device, trainer._tokenizer.pad_token_id
+    ids, mask = _padded(prompt_ids, padding, "left", device)
+    drawn, drawn_mask = _padded(completion_ids, padding, "right", device)
+    ends = [row[-1] in trainer.eos_token_ids if row else False for row in completion_ids]
+    return Rollout(
+        prompts=[prompt if isinstance(prompt, str) else str(prompt) for prompt in prompts],
+        answers=[None] * len(prompts),
+        texts=trainer._tokenizer.batch_decode([list(row) for row in completion_ids], skip_special_tokens=True),
+        prompt_ids=ids,
+        prompt_mask=mask,
+        completion_ids=drawn,
+        completion_mask=drawn_mask,
+        finished=torch.tensor(ends, device=device),
+        num_generations=num_generations(trainer),
+    )
+
+
+def forward_stats(trainer: Any, fused: FusedTokenStats, rollout: Rollout, outputs: tuple[str, ...]) -> TokenStats:
+    """The policy's statistics of a rollout by a forward without gradient: (N, T) fields, 0 outside the mask."""
+    training = trainer.model.training
+    args = trainer.args
+    with (
+        torch.no_grad(),
+        disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs),
+        fused.recording(outputs) as recorded,
+    ):
+        trainer._get_per_token_logps_and_entropies(
+            trainer.model,
+            torch.cat([rollout.prompt_ids, rollout.completion_ids], dim=1),
+            torch.cat([rollout.prompt_mask, rollout.completion_mask], dim=1).long(),
+            rollout.completion_ids.shape[1],
+            batch_size=args.per_device_train_batch_size if training else args.per_device_eval_batch_size,
+        )
+    return joined(recorded, rollout.completion_ids.shape[1])
+
+
+def joined(parts: Sequence[TokenStats], length: int) -> TokenStats:
+    """One after the other, (B, S - 1) statistics of whole sequences as (N, length) ones of the completions."""
+    fields = zip(*parts, strict=True)
+    return TokenStats(*(None if field[0] is None else torch.cat(field)[:, -length:] for field in fields))
+
+
+def with_stats(rollout: Rollout, stats: TokenStats) -> Rollout:
+    """The rollout with its statistics."""
+    return replace(rollout, stats=stats)
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    tensors = [torch.tensor(list(row), dtype=torch.long) for row in rows]
+    ids = pad(tensors, padding_value=value, padding_side=side)
+    mask = pad([torch.ones_like(row) for row in tensors], padding_value=0, padding_side=side)
+    return ids.to(device), mask.bool().to(device)

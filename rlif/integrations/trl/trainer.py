@@ -1,0 +1,227 @@
+"""TRL's GRPOTrainer with rlif's rewards, scored from what the trainer computes anyway."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from rlif.errors import UserError
+from rlif.integrations.trl.fused import use_fused_token_stats
+from rlif.integrations.trl.rewards import (
+    TRLReward,
+    forward_stats,
+    joined,
+    rollout_of,
+    trl_reward,
+    with_stats,
+)
+from rlif.integrations.trl.sampling import SamplingRecorder
+from rlif.rewards import REWARDS
+from rlif.rollout import Rollout
+from rlif_kernels import TokenStats
+
+logger = logging.getLogger(__name__)
+
+StatsSource = Literal["old_logps", "sampling", "forward"]
+
+
+class RLIFTrainer(GRPOTrainer):
+    """GRPOTrainer whose `reward_funcs` may name rewards of rlif, among any others that TRL takes.
+
+    The statistics that confidence rewards read come from, in this order,
+
+    - `old_logps`: the forward that TRL itself does before the rewards, for the ratio (num_iterations > 1, generations
+      that last for several optimizer steps, vLLM with importance sampling correction);
+    - `sampling`: the logits that transformers' generate drew from, so that no further forward is needed;
+    - `forward`: one more forward without gradient through the fused head (vLLM without that correction, continuous
+      batching, tools, a rollout_func). With mask_truncated_completions TRL's own forward does not see the completions
+      that were cut off, which have a reward all the same, so that it is passed over.
+
+    Distributions are the policy's own at `args.temperature`, before top-k, top-p and penalties; the EOS counts, padding
+    and what tools returned do not. Log-probabilities and entropies of the loss are computed by `linear_token_stats`.
+
+    Attributes:
+        stats_source: where the last statistics came from; None before the first, and where no reward reads any.
+        scored_rollout: what is being rewarded; None otherwise.
+        fused_token_stats: see `use_fused_token_stats`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: Any = None,
+        *positional: Any,
+        answer_column: str = "answer",
+        **options: Any,
+    ) -> None:
+        """As TRL's, and
+
+        Args:
+            reward_funcs: one or a list of names of `rlif.rewards.REWARDS`, functions marked by `rlif.rewards.uses`, and
+                whatever TRL takes. `args.reward_weights` weighs them all.
+            answer_column: of the dataset, with the gold answers, for `verifiable`.
+
+        Raises:
+            UserError: no such reward, no gold answers where one needs them, or a model that `use_fused_token_stats`
+                refuses.
+        """
+        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        functions = [_reward(each, answer_column) for each in functions if each is not None]
+        internal = [each.reward for each in functions if isinstance(each, TRLReward)]
+        train_dataset = positional[0] if positional else options.get("train_dataset")
+        columns = getattr(train_dataset, "column_names", None)
+        needy = [reward.name for reward in internal if reward.needs_answers]
+        if needy and columns is not None and answer_column not in columns:
+            raise UserError(
+                f"answer_column: got {answer_column!r}, expected a column of the training dataset with gold answers for "
+                f"{needy[0]}; it has {', '.join(columns)}"
+            )
+        self._stats_outputs = tuple(dict.fromkeys(field for reward in internal for field in reward.outputs))
+        self.stats_source: StatsSource | None = None
+        self.scored_rollout: Rollout | None = None
+        self._drawn: tuple[list[list[int]], list[list[int]], list[list[int]] | None] | None = None
+        self._stats: TokenStats | None = None
+        super().__init__(model, functions, args, *positional, **options)
+        use_fused_token_stats(self)
+        if self.beta == 0 and self._stats_outputs and self.accelerator.is_main_process:
+            logger.warning(
+                "beta is 0, TRL's default: without a penalty for leaving the start model, training on confidence "
+                "collapses soon; try GRPOConfig(beta=0.005)"
+            )
+
+    @property
+    def _planned_source(self) -> StatsSource:
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        # TRL's own condition for that forward.
+        has_old_logps = self.args.gradient_accumulation_steps % generate_every != 0 or corrects
+        if has_old_logps and not self.mask_truncated_completions:
+            return "old_logps"
+        is_plain = not (
+            self.use_vllm or self.use_transformers_continuous_batching or self.tools or self.rollout_func is not None
+        )
+        return "sampling" if is_plain else "forward"
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self._stats_outputs or self._planned_source != "sampling":
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        recorder = SamplingRecorder(
+            self._stats_outputs,
+            temperature=self.temperature,
+            max_length=self.max_completion_length,
+            eos_token_ids=self.eos_token_ids,
+        )
+        with self.fused_token_stats.listening(recorder):
+            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        self._stats = recorder.stats(completion_ids)
+        if self._stats is not None:
+            self._came_from("sampling")
+        return completion_ids, logprobs
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        prompt_ids, completion_ids, tool_mask = generated[:3]
+        self._drawn = (prompt_ids, completion_ids, tool_mask)
+        return generated
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        try:
+            return super()._generate_and_score_completions(inputs)
+        finally:
+            self._drawn = self._stats = self.scored_rollout = None
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        # Between generation and rewards the first call is that of the old log-probabilities, where there is one.
+        is_old = self._drawn is not None and self._stats is None and self._planned_source == "old_logps"
+        if not (self._stats_outputs and is_old):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        with self.fused_token_stats.recording(self._stats_outputs) as recorded:
+            result = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        self._stats = joined(recorded, logits_to_keep)
+        self._came_from("old_logps")
+        return result
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        if any(isinstance(each, TRLReward) for each in self.reward_funcs):
+            assert self._drawn is not None
+            prompt_ids, completion_ids, tool_mask = self._drawn
+            rollout = rollout_of(self, prompts, prompt_ids, completion_ids)
+            if self._stats_outputs:
+                rollout = with_stats(rollout, self._stats_of(rollout, inputs))
+            self.scored_rollout = rollout if tool_mask is None else without_tools(rollout, tool_mask, self._tokenizer)
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def _stats_of(self, rollout: Rollout, inputs: Any) -> TokenStats:
+        if self._stats is None:
+            if {"image", "images"} & set(inputs[0]):
+                raise UserError(
+                    "reward_funcs: got a confidence reward of prompts with images, whose statistics neither generate "
+                    "nor a forward for the old log-probabilities provides; expected vllm_importance_sampling_correction"
+                )
+            self._stats = forward_stats(self, self.fused_token_stats, rollout, self._stats_outputs)
+            self._came_from("forward")
+        # TRL may have padded the completions to a multiple.
+        length = rollout.completion_mask.shape[1]
+        return TokenStats(*(None if field is None else field[:, :length] for field in self._stats))
+
+    def _came_from(self, source: StatsSource) -> None:
+        if self.stats_source != source and self.accelerator.is_main_process:
+            logger.info("the statistics for confidence rewards come from: %s", source)
+        self.stats_source = source
+
+
+def without_tools(rollout: Rollout, tool_mask: list[list[int]], tokenizer: Any) -> Rollout:
+    """The rollout of those tokens alone that the policy drew, side by side.
+
+    Args:
+        rollout: N completions, with the results of tools among the tokens.
+        tool_mask: of each completion 1 for a token of the policy, 0 for one of a tool.
+        tokenizer: that decodes them.
+    """
+    drawn = torch.zeros_like(rollout.completion_mask)
+    for row, mask in enumerate(tool_mask):
+        drawn[row, : len(mask)] = torch.tensor(mask, dtype=torch.bool, device=drawn.device)
+    drawn &= rollout.completion_mask
+    order = (~drawn).long().argsort(dim=1, stable=True)
+    ids, mask = rollout.completion_ids.gather(1, order), drawn.gather(1, order)
+    fields = (
+        None if field is None else field[torch.arange(len(order), device=order.device)[:, None], order]
+        for field in rollout.stats or ()
+    )
+    stats = rollout.stats and TokenStats(
+        *(None if f is None else f * mask.view(*mask.shape, *[1] * (f.ndim - 2)) for f in fields)
+    )
+    texts = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+    return replace(
+        rollout,
+        completion_ids=ids,
+        completion_mask=mask,
+        texts=tokenizer.batch_decode(texts, skip_special_tokens=True),
+        stats=stats,
+    )
+
+
+def _reward(reward: Any, answer_column: str) -> Any:
+    if isinstance(reward, str):
+        if reward in REWARDS:
+            return trl_reward(reward, answer_column=answer_column)
+        near = difflib.get_close_matches(reward, REWARDS, n=1)
+        if near and not os.path.exists(reward):
+            raise UserError(f"reward_funcs: got {reward!r}, did you mean {near[0]}? A path or hub id is a reward model")
+    elif hasattr(reward, "outputs") and hasattr(reward, "needs_answers"):  # the marks of rlif.rewards.uses
+        return trl_reward(reward, answer_column=answer_column)
+    return reward

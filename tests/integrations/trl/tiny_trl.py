@@ -1,0 +1,105 @@
+"""A tiny model with a tokenizer and a chat template, saved as transformers saves them, and trainers of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from trl import GRPOConfig
+
+CHARACTERS = "0123456789+=# \n" + "abcdefghijklmnopqrstuvwxyz"
+PAD, EOS, UNKNOWN = 0, 1, 2
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'][0] + '=' + message['content'] + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'a=' }}{% endif %}"
+)
+SIZES = dict(
+    vocab_size=3 + len(CHARACTERS),
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=64,
+    # Large, for distributions that are far from uniform.
+    initializer_range=0.3,
+    tie_word_embeddings=True,
+    pad_token_id=PAD,
+    eos_token_id=EOS,
+    bos_token_id=None,
+)
+PROMPTS = [f"{a}+{b}=" for a in (1, 20, 3) for b in (4, 50)]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character."""
+    vocab = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {c: i for i, c in enumerate(CHARACTERS, start=3)}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def save_model(directory: Path) -> Path:
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(Qwen3Config(**SIZES)).save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def dataset(conversational: bool = False) -> Dataset:
+    prompts = [[{"role": "user", "content": text}] if conversational else text for text in PROMPTS]
+    return Dataset.from_dict({"prompt": prompts, "answer": [str(eval(text[:-1])) for text in PROMPTS]})
+
+
+def config(directory: Path, **changes: Any) -> GRPOConfig:
+    """Two steps of two prompts with four completions of at most eight tokens each."""
+    settings: dict[str, Any] = dict(
+        output_dir=str(directory),
+        max_steps=2,
+        per_device_train_batch_size=8,
+        num_generations=4,
+        max_completion_length=8,
+        learning_rate=1e-3,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+    )
+    return GRPOConfig(**(settings | changes))
+
+
+def trained(trainer: Any) -> dict[str, torch.Tensor]:
+    """What the trainer makes of its model."""
+    trainer.train()
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def rows(trainer: Any) -> list[dict[str, float]]:
+    """What the trainer logged of each step."""
+    return [row for row in trainer.state.log_history if "reward" in row]
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference between two models' weights."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def saved_state(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "trainer_state.json").read_text())
