@@ -66,7 +66,9 @@ class FusedTokenStats:
         self._also: tuple[str, ...] = ()
         self._recorded: list[TokenStats] | None = None
         self._listener: LogitsListener | None = None
-        models = [(_language_model(trainer, trainer.model), POLICY_OUTPUTS)]
+        models: list[tuple[PreTrainedModel, tuple[str, ...]]] = [
+            (_language_model(trainer, trainer.model), POLICY_OUTPUTS)
+        ]
         if getattr(trainer, "ref_model", None) is not None:
             models.append((_language_model(trainer, trainer.ref_model), REFERENCE_OUTPUTS))
         self.patches = [self._patch(model, outputs) for model, outputs in models]
@@ -86,7 +88,7 @@ class FusedTokenStats:
         self.active = True
 
     def undo(self) -> None:
-        """Give the models back the functions that they had; where something has wrapped ours since, they pass through."""
+        """Give the models back the functions they had; where something has wrapped ours since, it passes through."""
         self.active = False
         for patch in self.patches:
             if vars(patch.model).get("forward") is patch.forward:

@@ -81,8 +81,8 @@ class RLIFTrainer(GRPOTrainer):
         needy = [reward.name for reward in internal if reward.needs_answers]
         if needy and columns is not None and answer_column not in columns:
             raise UserError(
-                f"answer_column: got {answer_column!r}, expected a column of the training dataset with gold answers for "
-                f"{needy[0]}; it has {', '.join(columns)}"
+                f"answer_column: got {answer_column!r}, expected a column of the training dataset with gold answers "
+                f"for {needy[0]}; it has {', '.join(columns)}"
             )
         self._stats_outputs = tuple(dict.fromkeys(field for reward in internal for field in reward.outputs))
         self.stats_source: StatsSource | None = None
@@ -193,18 +193,17 @@ def without_tools(rollout: Rollout, tool_mask: list[list[int]], tokenizer: Any) 
         tokenizer: that decodes them.
     """
     drawn = torch.zeros_like(rollout.completion_mask)
-    for row, mask in enumerate(tool_mask):
-        drawn[row, : len(mask)] = torch.tensor(mask, dtype=torch.bool, device=drawn.device)
+    for row, own in enumerate(tool_mask):
+        drawn[row, : len(own)] = torch.tensor(own, dtype=torch.bool, device=drawn.device)
     drawn &= rollout.completion_mask
     order = (~drawn).long().argsort(dim=1, stable=True)
     ids, mask = rollout.completion_ids.gather(1, order), drawn.gather(1, order)
-    fields = (
-        None if field is None else field[torch.arange(len(order), device=order.device)[:, None], order]
-        for field in rollout.stats or ()
-    )
-    stats = rollout.stats and TokenStats(
-        *(None if f is None else f * mask.view(*mask.shape, *[1] * (f.ndim - 2)) for f in fields)
-    )
+    rows = torch.arange(len(order), device=order.device)[:, None]
+    stats = rollout.stats
+    if stats is not None:
+        fields = (None if field is None else field[rows, order] for field in stats)
+        # A field of top_probs has a dimension of its own.
+        stats = TokenStats(*(f if f is None else f * (mask if f.ndim == 2 else mask[..., None]) for f in fields))
     texts = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
     return replace(
         rollout,
