@@ -3,10 +3,10 @@
     python -m benchmarks.trl_step [--quick] [--repeats 3] [--output benchmarks/results]
 
 The same random model, prompts, completions, loss and optimizer in all. The stock trainer's reward is Intuitor's formula
-on a forward of the reward function's own, as people write it for TRL. Each trainer runs in a fresh process, in turns, and
-the rewards of the first step must agree to 1e-4 before any time counts. The first step warms up; figures are medians
-over the others of all turns, with quartiles. Peak memory is that of the process, libraries included; on a GPU that of
-torch's allocator, and there the model has the shape of Qwen2.5-0.5B, V = 151936, with random weights, in TRL's bf16.
+on a forward of the reward function's own, as people write it for TRL. Each trainer runs in a fresh process, in turns,
+and the rewards of the first step must agree to 1e-4 before any time counts. The first step warms up; figures are
+medians over the others of all turns, with quartiles. Peak memory is that of the process, libraries included; on a GPU
+that of torch's allocator, and there the model has the shape of Qwen2.5-0.5B, V = 151936, with random weights, in bf16.
 Writes CORES-core-cpu-DATE-trl-step.json, or GPU-DATE-trl-step.json.
 """
 
@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.machine import describe
 from benchmarks.memory import resident_bytes
-from benchmarks.training_step import Workload, make_model, make_prompts, self_certainty, timed, word_tokenizer
+from benchmarks.training_step import Workload, make_model, make_prompts, timed, word_tokenizer
 
 QUICK = Workload(vocab_size=8000, hidden_size=128, num_layers=2, prompts=2, max_completion_length=32, steps=3)
 GPU = Workload(vocab_size=151936, hidden_size=896, num_layers=24, max_completion_length=256, steps=4)
@@ -66,6 +68,25 @@ def make_half_billion(directory: Path) -> None:
     word_tokenizer(GPU.vocab_size).save_pretrained(directory)
 
 
+@torch.no_grad()
+def intuitor_rewards(
+    model: torch.nn.Module, prompt_ids: Tensor, completion_ids: list[list[int]], rows: int = 8
+) -> list[float]:
+    """Mean over each completion's tokens of KL(Uniform ‖ p), from a forward of that many completions at a time."""
+    rewards: list[float] = []
+    length = max(map(len, completion_ids))
+    padded = torch.tensor([ids + [0] * (length - len(ids)) for ids in completion_ids], device=prompt_ids.device)
+    lengths = torch.tensor([len(ids) for ids in completion_ids], device=prompt_ids.device)
+    counted = torch.arange(length, device=prompt_ids.device) < lengths[:, None]
+    parts = zip(prompt_ids.split(rows), padded.split(rows), counted.split(rows), strict=True)
+    for prompt, completion, mask in parts:
+        ids = torch.cat([prompt, completion], dim=1)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=length + 1).logits[:, :-1].float()
+        certainty = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+        rewards += ((certainty * mask).sum(-1) / mask.sum(-1)).tolist()
+    return rewards
+
+
 def train(implementation: str, work: Workload, directory: Path) -> dict[str, Any]:
     """Train for `work.steps` steps; seconds of every step and its phases, rewards of the first, peak memory."""
     from datasets import Dataset
@@ -81,12 +102,9 @@ def train(implementation: str, work: Workload, directory: Path) -> dict[str, Any
     tokenizer = AutoTokenizer.from_pretrained(directory / "model", padding_side="left")
 
     def intuitor(prompts: list[str], completion_ids: list[list[int]], **kwargs: object) -> list[float]:
-        length = max(map(len, completion_ids))
-        # A random model hardly ever ends before the limit; the few tokens of padding cost what real ones would.
-        padded = torch.tensor([ids + [0] * (length - len(ids)) for ids in completion_ids], device=model.device)
         prompt_ids = tokenizer(prompts, return_tensors="pt")["input_ids"].to(model.device)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=on_gpu):
-            return self_certainty(model, prompt_ids, padded)
+            return intuitor_rewards(model, prompt_ids, completion_ids)
 
     trainer_class: Any = GRPOTrainer
     reward: Any = intuitor

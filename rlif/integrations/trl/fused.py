@@ -154,8 +154,10 @@ class FusedTokenStats:
             parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
             for parameter in (linear.weight, linear.bias)
         )
-        hidden = states.last_hidden_state[:, :-1].to(weight.device)
         targets = labels[:, 1:].to(weight.device)
+        # The prompts, which TRL pads to one length, take part in nothing; nor do they count as rows of a tile then.
+        first = int((targets != IGNORE_INDEX).any(dim=0).long().argmax()) if targets.numel() else 0
+        hidden = states.last_hidden_state[:, first:-1].to(weight.device)
         device = hidden.device.type
         if self.cast_lm_head_to_fp32:
             hidden = hidden.float()
@@ -166,16 +168,15 @@ class FusedTokenStats:
             stats = linear_token_stats(
                 hidden,
                 weight,
-                targets,
+                targets[:, first:],
                 bias=bias,
                 temperature=patch.head.temperature(self.temperature),
                 softcap=patch.head.softcap,
                 outputs=tuple(dict.fromkeys((*patch.outputs, *(self._also if is_policy else ())))),
             )
+        stats = TokenStats(*(None if field is None else _prepended(field, first) for field in stats))
         if is_policy and self._recorded is not None:
-            self._recorded.append(
-                TokenStats(**{name: value.detach() for name, value in stats._asdict().items() if value is not None})
-            )
+            self._recorded.append(TokenStats(*(None if field is None else field.detach() for field in stats)))
 
         assert stats.logprob is not None
         counted = targets != IGNORE_INDEX
@@ -216,6 +217,11 @@ def use_fused_token_stats(trainer: Any) -> FusedTokenStats:
         fused = trainer.fused_token_stats = FusedTokenStats(trainer)
     fused.apply()
     return fused
+
+
+def _prepended(field: Tensor, count: int) -> Tensor:
+    """(B, T, …) with `count` zeros before it along T."""
+    return torch.cat([field.new_zeros(field.shape[0], count, *field.shape[2:]), field], dim=1)
 
 
 def _language_model(trainer: Any, model: Any) -> PreTrainedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,24 +64,27 @@ def dataset(conversational: bool = False) -> Dataset:
     return Dataset.from_dict({"prompt": prompts, "answer": [str(eval(text[:-1])) for text in PROMPTS]})
 
 
+# Two steps of two prompts with four completions of at most eight tokens each.
+SETTINGS: dict[str, Any] = dict(
+    max_steps=2,
+    per_device_train_batch_size=8,
+    num_generations=4,
+    max_completion_length=8,
+    # Adam would take steps of one size where a gradient is nothing but rounding.
+    optim="sgd",
+    learning_rate=0.1,
+    activation_checkpointing=False,
+    bf16=False,
+    use_cpu=True,
+    report_to="none",
+    save_strategy="no",
+    logging_steps=1,
+    disable_tqdm=True,
+)
+
+
 def config(directory: Path, **changes: Any) -> GRPOConfig:
-    """Two steps of two prompts with four completions of at most eight tokens each."""
-    settings: dict[str, Any] = dict(
-        output_dir=str(directory),
-        max_steps=2,
-        per_device_train_batch_size=8,
-        num_generations=4,
-        max_completion_length=8,
-        learning_rate=1e-3,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-    )
-    return GRPOConfig(**(settings | changes))
+    return GRPOConfig(**(SETTINGS | {"output_dir": str(directory)} | changes))
 
 
 def trained(trainer: Any) -> dict[str, torch.Tensor]:
@@ -101,5 +104,18 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-def saved_state(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "trainer_state.json").read_text())
+class SelfCertainty:
+    """What people write for TRL: a forward of the reward's own, and the formula of Intuitor, log V included."""
+
+    __name__ = "self_certainty"
+    trainer: Any = None
+
+    def __call__(self, prompts: list[Any], completion_ids: list[list[int]], **kwargs: object) -> list[float]:
+        trainer, rewards = self.trainer, []
+        for prompt, completion in zip(trainer._tokenize_prompts(prompts)[0], completion_ids, strict=True):
+            with torch.no_grad():
+                logits = trainer.model(input_ids=torch.tensor([prompt + completion])).logits[0]
+            logits = logits[len(prompt) - 1 : -1].float() / trainer.temperature
+            kl = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+            rewards.append(kl.mean().item())
+        return rewards

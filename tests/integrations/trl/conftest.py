@@ -1,0 +1,30 @@
+"""What the tests inside TRL share. TRL may be missing: only the tests' own modules import it, or skip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded, nothing is reported
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads cost such small models more than they give."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with its tokenizer, as transformers saves them."""
+    import tiny_trl
+
+    return tiny_trl.save_model(tmp_path_factory.mktemp("trl") / "model")
