@@ -151,8 +151,11 @@ class GuardCallback(TrainerCallback):
         alarm = self.guard.observe(state.global_step, metrics)
         if self.guard.best is self.guard.readings[-1]:
             self._save_best()
-        # GRPOTrainer's own would move the metrics of the step under way into this row.
+        # GRPOTrainer's own would move the metrics of the step under way into this row, and logging takes back the wish
+        # that the step be logged.
+        should_log = self.trainer.control.should_log
         Trainer.log(self.trainer, {PREFIX + name: value for name, value in metrics.items()})
+        self.trainer.control.should_log = should_log
         if alarm is not None:
             self.warning = alarm
             logger.warning("%s", alarm)

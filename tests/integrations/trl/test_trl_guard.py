@@ -1,0 +1,136 @@
+"""`GuardCallback`: rlif's guard inside TRL's trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
+
+import tiny_trl as tiny
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+from rlif.errors import UserError
+from rlif.integrations.trl import GuardCallback, RLIFTrainer
+
+GUARD = "rlif.integrations.trl.guard"
+
+
+def falling(model_dir: Path, directory: Path, **changes: Any) -> RLIFTrainer:
+    """A run on self-certainty that is soon certain of what the start model would never say."""
+    options = {name: changes.pop(name) for name in ("peft_config",) if name in changes}
+    settings = dict(max_steps=12, optim="adamw_torch", learning_rate=3e-3, lr_scheduler_type="constant") | changes
+    return RLIFTrainer(str(model_dir), "self_certainty", tiny.config(directory, **settings), tiny.dataset(), **options)
+
+
+def guarded(trainer: RLIFTrainer, **changes: Any) -> GuardCallback:
+    guard = GuardCallback(trainer, tiny.dataset(), **({"eval_steps": 1, "patience": 2} | changes))
+    trainer.add_callback(guard)
+    return guard
+
+
+def observed(trainer: RLIFTrainer) -> list[dict[str, float]]:
+    """The evaluations that were logged."""
+    return [row for row in trainer.state.log_history if "guard/base_nll" in row]
+
+
+def test_stop_ends_the_run_and_gives_the_model_the_best_weights(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = falling(model_dir, tmp_path)
+    guard = guarded(trainer)
+    with caplog.at_level(logging.WARNING, logger="rlif"):
+        trainer.train()
+    best = guard.guard.best
+    assert best is not None
+    last = trainer.state.global_step
+    assert best.step > 0
+    assert best.step + 2 <= last < 12
+    assert str(guard.warning).startswith("the policy has probably begun to fall")
+    assert [guard.warning, f"the guard has given the model the weights of step {best.step}"] == [
+        record.message.split(", from")[0] for record in caplog.records if record.name == GUARD
+    ]
+    assert json.loads((tmp_path / "best" / "guard.json").read_text())["step"] == best.step
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "best").state_dict()
+    assert tiny.furthest(trainer.model.state_dict(), kept) == 0
+    # Gold answers are reported, and each row of TRL's has all of its own.
+    assert [row["step"] for row in observed(trainer)] == list(range(last + 1))
+    assert all("guard/accuracy" in row for row in observed(trainer))
+    assert [row["step"] for row in tiny.rows(trainer)] == list(range(1, last + 1))
+
+
+def test_warn_leaves_the_run_as_it_is_without_a_guard(model_dir: Path, tmp_path: Path) -> None:
+    expected = tiny.trained(falling(model_dir, tmp_path / "alone", max_steps=5))
+    trainer = falling(model_dir, tmp_path / "watched", max_steps=5)
+    guard = guarded(trainer, action="warn", patience=1)
+    assert tiny.furthest(tiny.trained(trainer), expected) == 0
+    assert guard.guard.should_stop
+    assert trainer.state.global_step == 5
+
+
+def test_a_resumed_run_recalls_what_the_guard_has_seen(model_dir: Path, tmp_path: Path) -> None:
+    settings = dict(save_strategy="steps", save_steps=3, max_steps=6)
+    first = guarded(falling(model_dir, tmp_path, **settings), action="warn")
+    first.trainer.train()
+    resumed = guarded(falling(model_dir, tmp_path, **settings), action="warn")
+    resumed.trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.guard.readings[:4] == first.guard.readings[:4]
+    assert [reading.step for reading in resumed.guard.readings] == list(range(7))
+    assert resumed.guard.best == first.guard.best
+    assert resumed.consensus == first.consensus
+
+
+def test_without_its_adapter_the_model_is_the_start_model(model_dir: Path, tmp_path: Path) -> None:
+    adapter = LoraConfig(task_type="CAUSAL_LM")
+    trainer = falling(model_dir, tmp_path, peft_config=adapter, max_steps=8, learning_rate=3e-2)
+    guard = guarded(trainer, patience=1)
+    trainer.train()
+    assert observed(trainer)[0]["guard/kl"] == 0
+    assert observed(trainer)[-1]["guard/kl"] > 0
+    kept = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), tmp_path / "best").state_dict()
+    assert guard.warning is not None  # so that the last policy is not the best
+    assert tiny.furthest(trainer.model.state_dict(), kept) == 0
+    # An adapter that was trained before is part of the start model, which then nothing remembers.
+    trainer.model.set_adapter("default")
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    with pytest.raises(UserError, match=r"adapter was trained before.*expected beta > 0"):
+        guarded(trainer)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.01])
+def test_the_start_model_is_the_one_that_training_began_with(beta: float, model_dir: Path, tmp_path: Path) -> None:
+    trainer = falling(model_dir, tmp_path, beta=beta, max_steps=2)
+    guard = guarded(trainer, action="warn")
+    trainer.train()
+    assert guard.policy.reference is not None
+    start = guard.policy.reference.scorer.get_submodule("model")
+    assert tiny.furthest(start.state_dict(), AutoModelForCausalLM.from_pretrained(model_dir).state_dict()) == 0
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert not torch.equal(start(input_ids=ids).logits, trainer.model(input_ids=ids).logits)
+    assert (start is trainer.ref_model) == (beta > 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action": "halt"}, r"action: got 'halt', expected 'stop' or 'warn'"),
+        ({"eval_steps": 0}, r"eval_steps: got 0, expected at least 1"),
+        ({"patience": 0}, r"patience: got 0, expected at least 1"),
+    ],
+)
+def test_bad_options_are_named(changes: dict[str, Any], message: str, model_dir: Path, tmp_path: Path) -> None:
+    trainer = falling(model_dir, tmp_path)
+    with pytest.raises(UserError, match=message):
+        guarded(trainer, **changes)
+    with pytest.raises(UserError, match="prompts: got none"):
+        GuardCallback(trainer, [])
