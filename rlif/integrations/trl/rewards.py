@@ -81,8 +81,9 @@ class TRLReward:
         if not isinstance(trainer, GRPOTrainer):
             raise UserError(f"reward {self.reward.name}: got a {type(trainer).__name__}, expected a GRPOTrainer")
         prompt_ids, images, _ = trainer._tokenize_prompts(prompts)
-        if images is not None:
-            raise UserError(f"reward {self.reward.name}: got prompts with images, expected RLIFTrainer for them")
+        if images is not None or trainer.tools:
+            came = "prompts with images" if images is not None else "a trainer with tools"
+            raise UserError(f"reward {self.reward.name}: got {came}, expected RLIFTrainer for these")
         rollout = rollout_of(trainer, prompts, prompt_ids, completion_ids)
         fused = getattr(trainer, "fused_token_stats", None)
         if fused is not None and fused.active:

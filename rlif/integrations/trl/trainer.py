@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,16 @@ from rlif_kernels import TokenStats
 logger = logging.getLogger(__name__)
 
 StatsSource = Literal["old_logps", "sampling", "forward"]
+
+
+class Drawn(NamedTuple):
+    """What TRL has generated and not yet rewarded."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    tool_mask: list[list[int]] | None
+    """Of each completion 1 for a token of the policy, 0 for one of a tool; None if all are the policy's."""
+    has_images: bool
 
 
 class RLIFTrainer(GRPOTrainer):
@@ -87,7 +97,7 @@ class RLIFTrainer(GRPOTrainer):
         self._stats_outputs = tuple(dict.fromkeys(field for reward in internal for field in reward.outputs))
         self.stats_source: StatsSource | None = None
         self.scored_rollout: Rollout | None = None
-        self._drawn: tuple[list[list[int]], list[list[int]], list[list[int]] | None] | None = None
+        self._drawn: Drawn | None = None
         self._stats: TokenStats | None = None
         super().__init__(model, functions, args, *positional, **options)
         use_fused_token_stats(self)
@@ -128,8 +138,8 @@ class RLIFTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
-        prompt_ids, completion_ids, tool_mask = generated[:3]
-        self._drawn = (prompt_ids, completion_ids, tool_mask)
+        prompt_ids, completion_ids, tool_mask, _, _, _, images, _ = generated
+        self._drawn = Drawn(prompt_ids, completion_ids, tool_mask, images is not None)
         return generated
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -158,16 +168,18 @@ class RLIFTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         if any(isinstance(each, TRLReward) for each in self.reward_funcs):
             assert self._drawn is not None
-            prompt_ids, completion_ids, tool_mask = self._drawn
-            rollout = rollout_of(self, prompts, prompt_ids, completion_ids)
+            drawn = self._drawn
+            rollout = rollout_of(self, prompts, drawn.prompt_ids, drawn.completion_ids)
             if self._stats_outputs:
-                rollout = with_stats(rollout, self._stats_of(rollout, inputs))
-            self.scored_rollout = rollout if tool_mask is None else without_tools(rollout, tool_mask, self._tokenizer)
+                rollout = with_stats(rollout, self._stats_of(rollout, drawn))
+            if drawn.tool_mask is not None:
+                rollout = without_tools(rollout, drawn.tool_mask, self._tokenizer)
+            self.scored_rollout = rollout
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
-    def _stats_of(self, rollout: Rollout, inputs: Any) -> TokenStats:
+    def _stats_of(self, rollout: Rollout, drawn: Drawn) -> TokenStats:
         if self._stats is None:
-            if {"image", "images"} & set(inputs[0]):
+            if drawn.has_images:
                 raise UserError(
                     "reward_funcs: got a confidence reward of prompts with images, whose statistics neither generate "
                     "nor a forward for the old log-probabilities provides; expected vllm_importance_sampling_correction"

@@ -81,6 +81,9 @@ def test_a_stock_trainer_gets_the_same_from_trl_reward(model_dir: Path, tmp_path
     before = stock.model.forward
     assert tiny.furthest(tiny.trained(stock), expected) <= 1e-5
     assert stock.model.forward is before
+    stock.tools = [print]
+    with pytest.raises(UserError, match=r"self_certainty: got a trainer with tools, expected RLIFTrainer"):
+        stock.train()
 
 
 def test_rewards_mix_with_those_of_trl_by_reward_weights(model_dir: Path, tmp_path: Path) -> None:
