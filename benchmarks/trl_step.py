@@ -1,4 +1,4 @@
-"""A training step of TRL's GRPOTrainer on self-certainty: stock, stock with our reward function, and RLIFTrainer.
+"""A training step of TRL's GRPOTrainer on self-certainty: stock, with our head and reward, and RLIFTrainer.
 
     python -m benchmarks.trl_step [--quick] [--repeats 3] [--output benchmarks/results]
 
@@ -37,7 +37,8 @@ GPU = Workload(vocab_size=151936, hidden_size=896, num_layers=24, max_completion
 GPU_QUICK = dataclasses.replace(GPU, prompts=2, max_completion_length=64, steps=3)
 # Rewards of the same completions: a float32 sum over the vocabulary, or bf16 logits, computed in two ways.
 REWARD_GAP = {"cpu": 1e-4, "cuda": 1e-2}
-IMPLEMENTATIONS = ("TRL", "TRL, trl_reward", "RLIFTrainer")
+PARTS = "TRL with use_fused_token_stats and trl_reward"
+IMPLEMENTATIONS = ("TRL", PARTS, "RLIFTrainer")
 
 
 def workload(quick: bool) -> Workload:
@@ -109,7 +110,7 @@ def train(implementation: str, work: Workload, directory: Path) -> dict[str, Any
     trainer_class: Any = GRPOTrainer
     reward: Any = intuitor
     if implementation != "TRL":
-        from rlif.integrations.trl import RLIFTrainer, trl_reward
+        from rlif.integrations.trl import RLIFTrainer, trl_reward, use_fused_token_stats
 
         reward = trl_reward("self_certainty")
         if implementation == "RLIFTrainer":
@@ -158,6 +159,8 @@ def train(implementation: str, work: Workload, directory: Path) -> dict[str, Any
         processing_class=tokenizer,
         callbacks=[Watch()],
     )
+    if implementation == PARTS:
+        use_fused_token_stats(trainer)
     trainer._generate = timed(trainer._generate, sampling)
     trainer._calculate_rewards = timed(trainer._calculate_rewards, scoring)
     trainer.train()

@@ -74,11 +74,6 @@ class FusedTokenStats:
         self.patches = [self._patch(model, outputs) for model, outputs in models]
         self.apply()
 
-    @property
-    def policy(self) -> PreTrainedModel:
-        """The trainer's model without what wraps it; with peft the model that the adapter is in."""
-        return self.patches[0].model
-
     def apply(self) -> None:
         """Exchange the functions, if they are not exchanged already."""
         for patch in self.patches:
@@ -136,7 +131,7 @@ class FusedTokenStats:
                 self._listener(kwargs.get("input_ids"), result.logits)
             return result
 
-        patch = Patch(model, _checked_head(model), outputs, model.forward, types.MethodType(forward, model))
+        patch = Patch(model, checked_head(model, HINT), outputs, model.forward, types.MethodType(forward, model))
         return patch
 
     def _statistics(
@@ -229,11 +224,12 @@ def _language_model(trainer: Any, model: Any) -> PreTrainedModel:
     return model.get_base_model() if is_peft_model(model) else model
 
 
-def _checked_head(model: PreTrainedModel) -> FusedHead:
+def checked_head(model: PreTrainedModel, hint: str) -> FusedHead:
+    """`rlif.fused_head.fused_head` of a model in whatever mode its modules are, which they keep."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return fused_head(model, hint=HINT)
+        return fused_head(model, hint=hint)
     finally:
         for module, mode in modes.items():
             module.training = mode

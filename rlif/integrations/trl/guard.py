@@ -24,8 +24,8 @@ from rlif.config import TrainConfig
 from rlif.distributed import from_first
 from rlif.errors import UserError
 from rlif.evaluate import evaluate, majority_answers
-from rlif.fused_head import fused_head
 from rlif.guard import CONSENSUS_GENERATIONS, Guard
+from rlif.integrations.trl.fused import checked_head
 from rlif.integrations.trl.rewards import gold_answer
 from rlif.learner import Policy
 from rlif.models import LanguageModel
@@ -141,7 +141,7 @@ class GuardCallback(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         state.best_model_checkpoint = str(self.directory)
         self.trainer._load_best_model()
-        logger.warning("the guard has given the model the weights of step %d, from %s", best.step, self.directory)
+        self._say(f"the guard has given the model the weights of step {best.step}, from {self.directory}")
 
     def _watch(self, state: Any) -> None:
         with self._evaluating():
@@ -158,7 +158,11 @@ class GuardCallback(TrainerCallback):
         self.trainer.control.should_log = should_log
         if alarm is not None:
             self.warning = alarm
-            logger.warning("%s", alarm)
+            self._say(alarm)
+
+    def _say(self, message: str) -> None:
+        if self.trainer.accelerator.is_main_process:
+            logger.warning("%s", message)
 
     def _save_best(self) -> None:
         def write(directory: Path) -> None:
@@ -211,7 +215,7 @@ class GuardCallback(TrainerCallback):
             return Reference(_scorer(policy), within)
         if trainer.ref_model is not None and not trainer.args.sync_ref_model:
             return Reference(_scorer(self._language_model(trainer.ref_model).model))
-        frozen = copy.deepcopy(policy).requires_grad_(False)
+        frozen = copy.deepcopy(policy).requires_grad_(False).eval()
         vars(frozen).pop("forward", None)  # what TRL and rlif put there leads to the policy
         return Reference(_scorer(frozen))
 
@@ -226,8 +230,4 @@ class GuardCallback(TrainerCallback):
 
 
 def _scorer(model: PreTrainedModel) -> Scorer:
-    training = model.training
-    try:
-        return Scorer(model.eval(), fused_head(model, hint=HINT))
-    finally:
-        model.train(training)
+    return Scorer(model, checked_head(model, HINT))

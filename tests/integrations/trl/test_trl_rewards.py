@@ -83,7 +83,7 @@ def test_a_stock_trainer_gets_the_same_from_trl_reward(model_dir: Path, tmp_path
     assert stock.model.forward is before
     stock.tools = [print]
     with pytest.raises(UserError, match=r"self_certainty: got a trainer with tools, expected RLIFTrainer"):
-        stock.train()
+        stock.reward_funcs[0](tiny.PROMPTS, ["1"] * 6, [[4]] * 6, log_metric=stock._log_metric)
 
 
 def test_rewards_mix_with_those_of_trl_by_reward_weights(model_dir: Path, tmp_path: Path) -> None:
