@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rlif.sampling import StatsRecorder
-from rlif_kernels import TokenStats
+from rlif_kernels import TokenStats, token_stats
+from rlif_kernels.stats import IGNORE_INDEX
 
 
 class SamplingRecorder:
@@ -32,8 +33,7 @@ class SamplingRecorder:
         """Take in one forward: `input_ids` (N, S) end with the tokens drawn from the logits of the one before."""
         if self.last is None or len(logits) != len(self.last):
             self.drawn = []
-            mask = torch.zeros(len(logits), self.max_length, dtype=torch.bool, device=logits.device)
-            self.recorder = StatsRecorder(self.outputs, self.temperature, mask)
+            self.recorder = StatsRecorder(self.outputs, torch.Size((len(logits), self.max_length)))
             self.rows = torch.arange(len(logits), device=logits.device)
             self.growing = torch.ones_like(self.rows, dtype=torch.bool)
             self.ends = torch.tensor(self.eos_token_ids, device=logits.device)
@@ -44,7 +44,9 @@ class SamplingRecorder:
 
     def _add(self, token: Tensor) -> None:
         assert self.last is not None
-        self.recorder.add(self.last, token, self.rows, len(self.drawn), self.growing)
+        targets = token.masked_fill(~self.growing, IGNORE_INDEX)
+        stats = token_stats(self.last, targets, temperature=self.temperature, outputs=self.outputs)
+        self.recorder.add(stats, self.rows, len(self.drawn), self.growing)
         self.drawn.append(token)
         self.growing = self.growing & ~torch.isin(token, self.ends)
 
