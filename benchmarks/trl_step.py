@@ -89,7 +89,7 @@ def intuitor_rewards(
 
 
 def train(implementation: str, work: Workload, directory: Path) -> dict[str, Any]:
-    """Train for `work.steps` steps; seconds of every step and its phases, rewards of the first, peak memory."""
+    """Train for `work.steps` steps: seconds of every step and its phases, rewards of the first, peak memory."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
