@@ -2,12 +2,21 @@
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 PACKAGES = ("rlif", "torch", "triton", "transformers", "numpy")
-PEERS = ("trl", "liger_kernel", "verl", "cut_cross_entropy")
+PEERS = (
+    "trl",
+    "liger_kernel",
+    "verl",
+    "cut_cross_entropy",
+    "quack-kernels",
+    "flash-linear-attention",
+    "flash-attn",
+)
 
 
 def describe() -> dict[str, object]:
@@ -21,6 +30,24 @@ def describe() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES} | {name: v for name in PEERS if (v := _version(name))},
     }
+
+
+def slug(device: str) -> str:
+    """The kind of machine, as it begins the names of results files: `2-core-cpu`, `nvidia-h200`."""
+    if device == "cpu":
+        return f"{os.cpu_count()}-core-cpu"
+    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+
+
+def free_bytes(device: str) -> int | None:
+    """Memory that could be allocated now; None where that cannot be known."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
 
 
 def _processor() -> str:

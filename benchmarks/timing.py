@@ -1,4 +1,4 @@
-"""Time and memory of a call on a GPU; in a dry run on a CPU, numbers of the right kind."""
+"""Time and memory of calls: in turn, so that all see the same machine; on a GPU by its own clock."""
 
 from __future__ import annotations
 
@@ -30,3 +30,51 @@ def rise_of_peak(function: Callable[[], object]) -> int:
     function()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
+
+
+def in_turn(
+    calls: dict[str, Callable[[], object]],
+    seconds: float,
+    device: str,
+    times: dict[str, list[float]],
+    prepare: Callable[[str], object] = lambda name: None,
+    rounds: tuple[int, int] = (3, 30),
+) -> None:
+    """Time every call once, then every call again, for about so many seconds: what slows the machine slows all.
+
+    Args:
+        calls: by name; each has been called before, and so is warm.
+        seconds: for all rounds together. The first round tells how many there is time for, within `rounds`.
+        device: "cpu" or "cuda". Caches of a GPU are filled with something else before each call.
+        times: milliseconds go here as they are measured, a list for each name, so that an interruption loses none.
+        prepare: called, untimed, with the name of what is called next.
+    """
+    flush = torch.empty(256 << 20, dtype=torch.int8, device=device) if device == "cuda" else None
+    started = time.perf_counter()
+    least, most = rounds
+    done = 0
+    while done < least or (done < most and (time.perf_counter() - started) * (done + 1) / done < seconds):
+        for name, call in calls.items():
+            prepare(name)
+            times.setdefault(name, []).append(_once(call, flush))
+        done += 1
+
+
+def _once(call: Callable[[], object], flush: torch.Tensor | None) -> float:
+    if flush is None:
+        started = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - started)
+    flush.zero_()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, 20th and 80th percentile, and of how many."""
+    low, median, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
+    return {"median": median, "low": low, "high": high, "n": len(values)}

@@ -1,28 +1,23 @@
-"""What it costs to keep the statistics of the distributions that completions are drawn from.
-
-    python -m benchmarks.generation [--quick] [--threads 1] [--repeats 7] [--output benchmarks/results]
+"""Suite `generation`: what it costs to keep the statistics of the distributions that completions are drawn from.
 
 The same completions are sampled without statistics, with those that every confidence score of `rlif eval` needs, and
 then scored in a forward of their own instead, in turn. The share is the median over the repeats of each one's time over
 that of the plain sampling before it, so that a machine that slows down slows all. Random models of Qwen3's form, of
-which no completion ends early, and the built-in base model. Writes CORES-core-cpu-DATE-generation.json.
+which no completion ends early, and the built-in base model.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import datetime
 import itertools
-import json
 import statistics
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.runner import Options, Step
 from benchmarks.training_step import word_tokenizer
 from rlif.fused_head import fused_head
 from rlif.models import LanguageModel, load_language_model
@@ -56,7 +51,27 @@ SHAPES = {
     # Qwen2.5-0.5B has these sizes.
     "24 layers, H = 896, V = 151936": Shape(151936, 896, 4864, 24, 14, 2, prompts=4, max_completion_length=8),
 }
-QUICK_SHAPES = {"1 layer, H = 32, V = 1000": Shape(1000, 32, 32, 1, 2, 1, 2, 2, 4, 4)}
+TINY_SHAPES = {"1 layer, H = 32, V = 1000": Shape(1000, 32, 32, 1, 2, 1, 2, 2, 4, 4)}
+QUICK_SHAPES = {
+    "built-in base model": Shape(prompts=8, prompt_length=8, max_completion_length=48),
+    "4 layers, H = 256, V = 32000": dataclasses.replace(SHAPES["4 layers, H = 256, V = 32000"], prompts=2),
+}
+REPEATS = {"full": 5, "quick": 3, "tiny": 3}
+
+
+def steps(options: Options) -> list[Step]:
+    """One model each. Sampling is a CPU's affair here: on a GPU its models are too small to say anything."""
+    shapes = {"full": SHAPES, "quick": QUICK_SHAPES, "tiny": TINY_SHAPES}[options.size]
+    repeats = REPEATS[options.size]
+    return [Step(name, 8 * repeats, partial(add, name, shape, repeats)) for name, shape in shapes.items()]
+
+
+def add(name: str, shape: Shape, repeats: int, results: dict[str, Any]) -> str:
+    entry = results.setdefault("models", {})[name] = measure(shape, repeats)
+    return (
+        f"{statistics.median(entry['seconds']['plain']):.2f} s, statistics {entry['statistics_share']:+.1%}, "
+        f"a second forward {entry['second_forward_share']:+.1%}"
+    )
 
 
 def make_language_model(shape: Shape) -> LanguageModel:
@@ -131,26 +146,3 @@ def measure(shape: Shape, repeats: int) -> dict[str, Any]:
         "statistics_share": statistics.median(s / p - 1 for s, p in zip(seconds["statistics"], plain, strict=True)),
         "second_forward_share": statistics.median(s / p for s, p in zip(seconds["second forward"], plain, strict=True)),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small shape, to see that it works")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
-    parser.add_argument("--repeats", type=int, default=7, help="of every measurement")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="directory to write to")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results: dict[str, Any] = {"date": str(datetime.date.today()), "machine": describe(), "models": {}}
-    for name, shape in (QUICK_SHAPES if arguments.quick else SHAPES).items():
-        entry = results["models"][name] = measure(shape, arguments.repeats)
-        shares = f"statistics {entry['statistics_share']:+.1%}, a second forward {entry['second_forward_share']:+.1%}"
-        print(f"{name}: {statistics.median(entry['seconds']['plain']):.2f} s, {shares}", flush=True)
-    path = arguments.output / f"{results['machine']['cores']}-core-cpu-{results['date']}-generation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,126 @@
+"""Run a suite: step by step, each result on the disk as soon as it is there, with the time left.
+
+A suite is a function from `Options` to a list of `Step`s; each step adds its measurements to the results. Whatever a
+step raises is kept as the reason why it is missing, and the next one runs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.fresh_process import describe_error
+from benchmarks.machine import describe, slug
+from rlif.safe_files import write_text
+
+SUITES = ("static", "ops", "loop", "generation")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run, where, and how much of it."""
+
+    output: Path
+    """Directory of the results files."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    size: Literal["full", "quick", "tiny"] = "full"
+    """`tiny` shows that everything works; its figures mean nothing."""
+    peers: frozenset[str] | None = None
+    """Only these packages beside ours and torch; None: all that there are."""
+    seconds: float | None = None
+    """Steps that are expected to end after so many seconds are skipped, and named; None: none are."""
+
+    def allows(self, package: str) -> bool:
+        return self.peers is None or package in ("torch", "rlif") or package in self.peers
+
+
+@dataclass(frozen=True)
+class Step:
+    """A piece of a suite."""
+
+    label: str
+    seconds: float
+    """Expected; for the time left alone."""
+    run: Callable[[dict[str, Any]], str]
+    """Adds to the results that it is given, as they come, and returns a line about what it found."""
+
+
+Suite = Callable[[Options], list[Step]]
+
+
+def suite(name: str) -> Suite:
+    steps: Suite = importlib.import_module(f"benchmarks.suites.{name}").steps
+    return steps
+
+
+def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> dict[str, Any]:
+    """Run a suite of `SUITES` and return its results, which are also in `OUTPUT/MACHINE-DATE-NAME.json`.
+
+    The file is rewritten after each step and says by `finished` whether it is whole; KeyboardInterrupt leaves in it
+    what was measured until then.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    steps = suite(name)(options) if steps is None else steps
+    date = str(datetime.date.today())
+    path = options.output / f"{slug(options.device)}-{date}-{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {
+        "suite": name,
+        "date": date,
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "machine": describe(),
+        "device": options.device,
+        "size": options.size,
+        "finished": False,
+        "entries": [],
+        "missing": {},
+        "skipped": {},
+    }
+
+    def save() -> None:
+        results["seconds"] = round(time.perf_counter() - started, 1)
+        write_text(path, json.dumps(results, indent=1) + "\n")
+
+    started = time.perf_counter()
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("[bold]{task.description}"), BarColumn(), TimeElapsedColumn(),
+        TextColumn("elapsed, left:"), TimeRemainingColumn(),
+    )  # fmt: skip
+    # The whole run tells how fast it goes: steps are too long for rich's 30 seconds.
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=3600) as progress:
+        task = progress.add_task(name, total=sum(step.seconds for step in steps))
+        try:
+            for number, step in enumerate(steps, start=1):
+                progress.update(task, description=f"{name} {number}/{len(steps)}: {step.label}")
+                elapsed = time.perf_counter() - started
+                if options.seconds is not None and elapsed + step.seconds > options.seconds:
+                    results["skipped"][step.label] = f"expected to end after {options.seconds:.0f} seconds"
+                    line = "skipped: no time left"
+                else:
+                    line = _run(step, results)
+                progress.advance(task, step.seconds)
+                progress.console.print(f"{name} {number}/{len(steps)} {step.label}: {line}", highlight=False)
+                save()
+            results["finished"] = True
+        finally:
+            save()
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return results
+
+
+def _run(step: Step, results: dict[str, Any]) -> str:
+    try:
+        return step.run(results)
+    except Exception as error:  # a step that fails, for want of memory say, costs no other
+        results["missing"][step.label] = describe_error(error)
+        return f"failed: {results['missing'][step.label]}"

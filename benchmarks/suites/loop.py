@@ -1,0 +1,44 @@
+"""Suite `loop`: the whole training step, ours beside TRL's GRPOTrainer, each in a process of its own.
+
+`benchmarks.training_step` says what is trained and what is timed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+from benchmarks.runner import Options, Step
+from benchmarks.training_step import IMPLEMENTATIONS, Workload
+
+SIZES = {
+    "full": Workload(),
+    "quick": Workload(vocab_size=8000, num_layers=2, prompts=4, num_generations=4, max_completion_length=24, steps=3),
+    "tiny": Workload(
+        vocab_size=50, hidden_size=16, num_layers=1, prompts=2, num_generations=2, prompt_length=3,
+        max_completion_length=4, steps=2,
+    ),
+}  # fmt: skip
+PACKAGES = {"rlif": "rlif", "TRL": "trl"}
+
+
+def steps(options: Options) -> list[Step]:
+    workload = SIZES[options.size]
+    names = [name for name in IMPLEMENTATIONS if options.allows(PACKAGES[name])]
+    return [Step(f"training step of {name}", 60, partial(measure, name, workload)) for name in names]
+
+
+def measure(name: str, workload: Workload, results: dict[str, Any]) -> str:
+    sizes = dataclasses.asdict(workload)
+    results |= {"workload": sizes}
+    arguments = [f"--{key.replace('_', '-')}={value}" for key, value in sizes.items()]
+    command = [sys.executable, "-m", "benchmarks.training_step", "--implementation", name, *arguments]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(process.stderr.strip().splitlines()[-1])
+    entry = results.setdefault("implementations", {})[name] = json.loads(process.stdout.splitlines()[-1])
+    return f"{entry['tokens_per_second']:.0f} tokens a second"

@@ -1,0 +1,391 @@
+"""Suite `ops`: time, share of the floor, error and peak memory of every op, ours beside plain PyTorch and peers.
+
+All implementations of an op get the same tensors. Each is compared with float64 first; one that is wrong is named so and
+not timed. Those that are right are timed in turn, a call of each a round, together with the floors: a read and a copy
+of the same bytes, or the bare matrix products.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks import timing
+from benchmarks.fresh_process import describe_error, in_fresh_process
+from benchmarks.implementations import IMPLEMENTATIONS, Function, Implementation
+from benchmarks.machine import free_bytes
+from benchmarks.memory import rise_of_peak as rise_of_resident_peak
+from benchmarks.problems import (
+    OPS,
+    TOLERANCE,
+    Problem,
+    Shape,
+    Truth,
+    exact,
+    gradient_error,
+    make_problem,
+    output_error,
+)
+from benchmarks.runner import Options, Step
+
+BASELINE = "eager"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which shapes are timed, and at which memory is measured, for each op. The first shape is the one in short tables."""
+
+    timed: dict[str, tuple[Shape, ...]]
+    memory: dict[str, tuple[Shape, ...]]
+    seconds: float
+    """Of timing, a shape."""
+
+
+def logits(rows: int, columns: int, dtype: str = "float32") -> Shape:
+    return Shape(min(rows, 8), rows // min(rows, 8), columns, 0, dtype)
+
+
+def head(rows: int, columns: int, hidden_size: int, dtype: str = "float32") -> Shape:
+    return Shape(min(rows, 8), rows // min(rows, 8), columns, hidden_size, dtype)
+
+
+# Vocabularies of Llama 2 (32000), Llama 3 (128256), Qwen2.5 (151936) and Gemma (262144); GPT-2's 50257, whose rows start
+# at every alignment.
+_CPU_HEADS = (head(1024, 32000, 512), head(1024, 32000, 512, "bfloat16"), head(1024, 128256, 128))
+_GPU_HEADS = (head(8192, 131072, 4096, "bfloat16"), head(8192, 151936, 896, "bfloat16"))
+_GPU_LOGITS = logits(8192, 151936, "bfloat16")
+PLANS = {
+    ("cpu", "full"): Plan(
+        timed={
+            "token_stats": (
+                logits(1024, 32000), logits(1024, 32000, "bfloat16"),
+                logits(256, 151936), logits(256, 151936, "bfloat16"),
+                logits(256, 8000), logits(256, 32000), logits(64, 32000),
+            ),
+            "cross_entropy": (logits(1024, 32000), logits(1024, 32000, "bfloat16")),
+            "grpo_loss": (logits(1024, 32000), logits(1024, 32000, "bfloat16")),
+            "linear_token_stats": _CPU_HEADS,
+            "linear_cross_entropy": _CPU_HEADS[:2],
+            "linear_grpo_loss": (*_CPU_HEADS, head(256, 32000, 512), head(1024, 8000, 512)),
+        },
+        memory={
+            "token_stats": (logits(1024, 32000), logits(256, 32000), logits(1024, 128256)),
+            "grpo_loss": (logits(1024, 32000),),
+            "linear_token_stats": (head(1024, 32000, 512),),
+            "linear_grpo_loss": (head(1024, 32000, 512), head(1024, 128256, 128), head(4096, 128256, 128)),
+        },
+        seconds=8,
+    ),
+    ("cpu", "quick"): Plan(
+        timed={
+            "token_stats": (logits(128, 32000), logits(128, 8000)),
+            "grpo_loss": (logits(128, 32000),),
+            "linear_token_stats": (head(128, 32000, 128),),
+            "linear_grpo_loss": (head(128, 32000, 128),),
+        },
+        memory={"linear_grpo_loss": (head(256, 32000, 128),)},
+        seconds=2,
+    ),
+    ("cuda", "full"): Plan(
+        timed={
+            "token_stats": (
+                _GPU_LOGITS, logits(8192, 151936),
+                *(logits(8192, columns, "bfloat16") for columns in (32000, 50257, 128256, 262144)),
+                logits(64, 151936, "bfloat16"), logits(1024, 151936, "bfloat16"),
+            ),
+            "cross_entropy": (_GPU_LOGITS, logits(8192, 128256, "bfloat16")),
+            "grpo_loss": (_GPU_LOGITS,),
+            "linear_token_stats": _GPU_HEADS,
+            "linear_cross_entropy": _GPU_HEADS[:1],
+            "linear_grpo_loss": _GPU_HEADS,
+        },
+        memory={
+            "token_stats": (_GPU_LOGITS, logits(1024, 151936, "bfloat16")),
+            "grpo_loss": (_GPU_LOGITS,),
+            "linear_token_stats": _GPU_HEADS[:1],
+            "linear_grpo_loss": (*_GPU_HEADS, head(1024, 131072, 4096, "bfloat16")),
+        },
+        seconds=3,
+    ),
+}  # fmt: skip
+_TINY = {name: (head(16, 300, 16) if op.head else logits(16, 300),) for name, op in OPS.items()}
+TINY = Plan(timed=_TINY, memory={"token_stats": _TINY["token_stats"]}, seconds=0.01)
+
+
+def plan(device: str, size: str) -> Plan:
+    """The tiny plan is the same everywhere; a GPU's quick one takes the first shape of each op."""
+    if size == "tiny":
+        return TINY
+    if (device, size) in PLANS:
+        return PLANS[device, size]
+    full = PLANS[device, "full"]
+    first = {op: shapes[:1] for op, shapes in full.timed.items()}
+    return Plan(first, {op: shapes[:1] for op, shapes in full.memory.items()}, seconds=1)
+
+
+def fitted(shape: Shape, free: int | None) -> Shape:
+    """The shape, or one with fewer tokens, whose eager form fits two thirds of the free memory."""
+    # In float32: logits, log-probabilities, probabilities, their product and the gradients of these.
+    while free is not None and shape.rows * shape.vocab_size * 4 * 9 > free * 2 / 3 and shape.length > 1:
+        shape = dataclasses.replace(shape, length=shape.length // 2)
+    return shape
+
+
+def steps(options: Options) -> list[Step]:
+    chosen = plan(options.device, options.size)
+    free = free_bytes(options.device)
+    timed = [
+        Step(f"{op}, {shape}", 2.5 * chosen.seconds + 5, partial(_time, options, op, shape, chosen.seconds))
+        for op, shapes in chosen.timed.items()
+        for shape in dict.fromkeys(fitted(each, free) for each in shapes)
+    ]
+    memory = [
+        Step(f"memory of {op}, {shape}", 25 if options.size == "full" else 12, partial(_memory, options, op, shape))
+        for op, shapes in chosen.memory.items()
+        for shape in dict.fromkeys(fitted(each, free) for each in shapes)
+    ]
+    return timed + memory
+
+
+def candidates(op: str, options: Options) -> list[Implementation]:
+    return [
+        each
+        for each in IMPLEMENTATIONS[op]
+        if options.device in each.devices and options.allows(each.package)
+    ]
+
+
+def new_entry(kind: str, op: str, shape: Shape, results: dict[str, Any]) -> dict[str, Any]:
+    """A place in the results, there from the beginning, so that an interruption loses nothing."""
+    entry: dict[str, Any] = {
+        "kind": kind,
+        "op": op,
+        "title": OPS[op].title,
+        "rows": shape.rows,
+        "columns": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "dtype": shape.dtype,
+        "logits_bytes": shape.logits_bytes,
+        "implementations": {},
+        "missing": {},
+    }
+    results["entries"].append(entry)
+    return entry
+
+
+def give_up(implementation: Implementation, reason: str, entry: dict[str, Any], results: dict[str, Any]) -> None:
+    """The others go on; the entry and the results say who did not, and why."""
+    entry["missing"][implementation.name] = reason
+    entry["implementations"].pop(implementation.name, None)
+    results["missing"][f"{implementation.name}: {entry['op']}"] = reason
+
+
+# --- time and error
+
+
+def _time(options: Options, op_name: str, shape: Shape, seconds: float, results: dict[str, Any]) -> str:
+    op = OPS[op_name]
+    problem = make_problem(shape, options.device)
+    truth = exact(op, problem, rows=64 if options.device == "cpu" else 512)
+    entry = new_entry("time", op_name, shape, results)
+    functions: dict[str, Function] = {}
+    for implementation in candidates(op_name, options):
+        try:
+            function = implementation.build()
+            described = check(implementation, op_name, function, problem, truth, shape.dtype)
+        except Exception as error:  # whatever a peer raises, out of memory included
+            give_up(implementation, describe_error(error), entry, results)
+            continue
+        entry["implementations"][implementation.name] = described
+        if not described["wrong"]:
+            functions[implementation.name] = function
+    problem.clear_gradients()
+    try:
+        time_all(op_name, functions, problem, shape, options.device, seconds, entry)
+    finally:
+        problem.clear_gradients()
+    return summary(entry)
+
+
+def put_back(implementation: Implementation, problem: Problem) -> Callable[[], object]:
+    """What restores the logits after a call that has overwritten them."""
+    if not implementation.overwrites_logits:
+        return lambda: None
+    kept = problem.leaves[0].detach().clone()
+    return lambda: problem.leaves[0].detach().copy_(kept)
+
+
+def check(
+    implementation: Implementation, op_name: str, function: Function, problem: Problem, truth: Truth, dtype: str
+) -> dict[str, Any]:
+    """Run it once, which warms it up as well, and compare outputs and gradients with float64."""
+    op = OPS[op_name]
+    restore = put_back(implementation, problem)
+    try:
+        problem.clear_gradients()
+        outputs = function(problem)
+        problem.objective(op, outputs).backward()
+        errors = output_error(outputs, truth), gradient_error(problem, truth)
+    finally:
+        restore()
+    return {
+        "package": implementation.package,
+        "composed": implementation.composed,
+        "output_error": errors[0],
+        "gradient_error": errors[1],
+        "wrong": not max(errors) <= TOLERANCE[dtype],
+    }
+
+
+def time_all(
+    op_name: str,
+    functions: dict[str, Function],
+    problem: Problem,
+    shape: Shape,
+    device: str,
+    seconds: float,
+    entry: dict[str, Any],
+) -> None:
+    """Fill in times of forward and of forward and backward, in milliseconds, with the floors of the same rounds."""
+    op = OPS[op_name]
+    restore = {
+        each.name: put_back(each, problem) for each in IMPLEMENTATIONS[op_name] if each.name in functions
+    }
+
+    def forward(function: Function) -> None:
+        with torch.no_grad():
+            function(problem)
+
+    def forward_backward(function: Function) -> None:
+        problem.objective(op, function(problem)).backward()
+
+    def prepare(name: str) -> None:
+        problem.clear_gradients()
+        if name in restore:
+            restore[name]()
+
+    floor = floors(op_name, problem)
+    for phase, run, share in (("forward", forward, 0.35), ("forward_backward", forward_backward, 0.65)):
+        calls: dict[str, Callable[[], object]] = {f"floor: {name}": call for name, call in floor.items()}
+        calls |= {name: partial(run, function) for name, function in functions.items()}
+        for name, call in calls.items():
+            prepare(name)
+            call()
+        times: dict[str, list[float]] = {}
+        try:
+            timing.in_turn(calls, share * seconds, device, times, prepare)
+        finally:
+            record_times(entry, phase, times)
+
+
+def record_times(entry: dict[str, Any], phase: str, times: dict[str, list[float]]) -> None:
+    """Spread of the times, and of the speed-up over the baseline in the same round."""
+    for name, values in times.items():
+        if name.startswith("floor: "):
+            floor = entry.setdefault("floors", {}).setdefault(name.removeprefix("floor: "), {})
+            floor[phase] = timing.spread(values)
+            continue
+        described = entry["implementations"][name]
+        described[phase] = timing.spread(values)
+        if BASELINE in times:
+            ratios = [base / value for base, value in zip(times[BASELINE], values, strict=False)]
+            described[f"{phase}_speedup"] = timing.spread(ratios)
+
+
+def floors(op_name: str, problem: Problem) -> dict[str, Callable[[], object]]:
+    """What nobody can do without: to read and write the logits, or the products of the head."""
+    if not OPS[op_name].head:
+        given = problem.leaves[0].detach()
+        # As float32, whatever it is: bfloat16 would be bound by its conversion on a CPU.
+        words = given.view(torch.float32) if given.shape[-1] * given.element_size() % 4 == 0 else given
+        other = torch.empty_like(given)
+        return {"read": words.sum, "copy": lambda: other.copy_(given)}
+    hidden, weight = (leaf.detach() for leaf in problem.leaves)
+    hidden = hidden.flatten(0, 1)
+    made = torch.empty(len(hidden), len(weight), dtype=hidden.dtype, device=hidden.device).normal_()
+    d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
+    return {
+        "logits": lambda: torch.mm(hidden, weight.T, out=made),
+        "hidden gradient": lambda: torch.mm(made, weight, out=d_hidden),
+        "weight gradient": lambda: torch.mm(made.T, hidden, out=d_weight),
+    }
+
+
+def floor_milliseconds(entry: dict[str, Any], phase: str) -> float | None:
+    """The least time of an entry's phase, from its own floors; None if they were not measured.
+
+    Of logits a read, and for the gradient a write: `token_stats` cannot know its gradient before all of the forward is
+    done, and so has to read them again; the loss can. Of a head one product, and two for the gradients.
+    """
+    times = {name: floor[phase]["median"] for name, floor in entry.get("floors", {}).items() if phase in floor}
+    if not times:
+        return None
+    if "logits" in times:
+        return times["logits"] if phase == "forward" else sum(times.values())
+    if phase == "forward":
+        return times["read"]
+    return times["copy"] + (0.0 if entry["op"] == "grpo_loss" else times["read"])
+
+
+def summary(entry: dict[str, Any]) -> str:
+    """One line for the terminal: the median of each, forward and backward."""
+    parts = [
+        f"{name} {described['forward_backward']['median']:.3g} ms"
+        if "forward_backward" in described
+        else f"{name} is wrong (errors {described['output_error']:.0e}, {described['gradient_error']:.0e})"
+        for name, described in entry["implementations"].items()
+    ]
+    return "; ".join([*parts, *(f"{name} missing ({reason})" for name, reason in entry["missing"].items())])
+
+
+# --- memory
+
+
+def _memory(options: Options, op_name: str, shape: Shape, results: dict[str, Any]) -> str:
+    entry = new_entry("memory", op_name, shape, results)
+    parts = []
+    for implementation in candidates(op_name, options):
+        arguments = (op_name, implementation.name, shape, options.device)
+        try:
+            measured = peak(*arguments) if options.device == "cuda" else in_fresh_process(peak, *arguments)
+        except Exception as error:
+            give_up(implementation, describe_error(error), entry, results)
+            parts.append(f"{implementation.name} missing")
+        else:
+            entry["implementations"][implementation.name] = {"package": implementation.package} | measured
+            parts.append(f"{implementation.name} {measured['forward_backward_bytes'] / 1e6:.0f} MB")
+    return "; ".join(parts)
+
+
+def peak(op_name: str, name: str, shape: Shape, device: str) -> dict[str, float]:
+    """Bytes above the inputs at the peak of the forward alone, and of forward and backward less the gradients.
+
+    On a CPU resident memory, to be run in a process of its own; on a GPU what torch has allocated.
+    """
+    op = OPS[op_name]
+    (implementation,) = [each for each in IMPLEMENTATIONS[op_name] if each.name == name]
+    function = implementation.build()
+
+    def forward(problem: Problem) -> None:
+        with torch.no_grad():
+            function(problem)
+
+    def forward_backward(problem: Problem) -> None:
+        problem.objective(op, function(problem)).backward()
+
+    # What the first call of anything allocates for good (thread pools, compiled code) is not the op's. A small call will
+    # do, but compiled code is made for one shape.
+    small = dataclasses.replace(shape, length=min(shape.length, 4), vocab_size=min(shape.vocab_size, 1000))
+    warm_up = make_problem(shape if "compile" in name or device == "cuda" else small, device)
+    forward(warm_up)
+    forward_backward(warm_up)
+    del warm_up
+    problem = make_problem(shape, device)
+    rise = timing.rise_of_peak if device == "cuda" else rise_of_resident_peak
+    forward_rise = rise(partial(forward, problem))
+    both = rise(partial(forward_backward, problem))
+    return {"forward_bytes": forward_rise, "forward_backward_bytes": both - problem.gradient_bytes}
