@@ -9,9 +9,9 @@
   generation  statistics kept while sampling
 
 Without a suite all four run, a quarter of an hour on two cores. Every measurement is saved as it comes, in
-DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot, or
-that fail, are named. At the end `report` draws DIR/report.md and DIR/charts/ from the files. With `benchmarks/results` as
-DIR it draws the README's tables as well.
+DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
+or that fail, are named. At the end `report` draws DIR/report.md and DIR/charts/ from the files. With
+`benchmarks/results` as DIR it draws the README's tables as well.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help=f"directory; default {DEFAULT_OUTPUT}")
     found.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     found.add_argument(
-        "--peers", nargs="+", metavar="PACKAGE", help="only these, trl or liger_kernel say; none: ours and PyTorch alone"
+        "--peers",
+        nargs="+",
+        metavar="PACKAGE",
+        help="only these, trl or liger_kernel say; none: ours and PyTorch alone",
     )
     return found
 

@@ -1,4 +1,4 @@
-"""Who does the work of each op in `benchmarks.problems`: ours, plain PyTorch, and every peer, each as its users call it.
+"""Who does the work of each op of `benchmarks.problems`: ours, plain PyTorch, and every peer as its users call it.
 
 An implementation takes a `Problem` and returns the op's outputs, differentiable. It is built when it is asked for, so
 that a peer which is not installed, or does not work here, costs nobody else anything: whatever building raises is its
@@ -96,9 +96,7 @@ def intuitor_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     return chosen - logsumexp, entropy, logsumexp - logits.mean(-1) - math.log(logits.shape[-1])
 
 
-def eager_loss(
-    logits: Tensor, targets: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor
-) -> Tensor:
+def eager_loss(logits: Tensor, targets: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor) -> Tensor:
     logprob = F.log_softmax(logits.float(), dim=-1).gather(-1, targets.flatten()[:, None])
     return dapo_loss(logprob.view_as(targets), advantages, old_logprob, ref_logprob)
 
@@ -223,9 +221,9 @@ def trl_head(entropy: bool) -> Callable[..., tuple[Tensor, ...]]:
     """TRL's chunked head as its GRPOTrainer calls it, in tiles of 32768 columns."""
     chunked = importlib.import_module("trl.kernels").ChunkedLogProbFunction
     outputs = ("entropy",) if entropy else ()
-    return lambda hidden, weight, targets: chunked.apply(
-        hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs
-    )[: 1 + len(outputs)]
+    return lambda hidden, weight, targets: chunked.apply(hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs)[
+        : 1 + len(outputs)
+    ]
 
 
 def verl_fused_linear() -> Callable[..., tuple[Tensor, ...]]:
@@ -413,9 +411,7 @@ IMPLEMENTATIONS: dict[str, list[Implementation]] = {
     "linear_token_stats": [
         *plain(through_head(eager_statistics)),
         Implementation("TRL", "trl", partial(with_certainty, partial(trl_head, True)), HEAD_CERTAINTY),
-        Implementation(
-            "verl, FusedLinearForPPO", "verl", partial(with_certainty, verl_fused_linear), HEAD_CERTAINTY
-        ),
+        Implementation("verl, FusedLinearForPPO", "verl", partial(with_certainty, verl_fused_linear), HEAD_CERTAINTY),
         Implementation(
             "verl, linear_cross_entropy",
             "verl",

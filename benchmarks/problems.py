@@ -1,8 +1,8 @@
 """What the ops are timed on: random inputs, and in float64 what has to come out.
 
-A `Problem` is either logits or a head (hidden states and weight), and holds whatever any of the ops takes besides. Every
-implementation of an op computes the same outputs of the same tensors, and the same scalar is made of them for the
-backward pass, so that gradients can be compared as well.
+A `Problem` is either logits or a head (hidden states and weight), and holds whatever any of the ops takes besides.
+Every implementation of an op computes the same outputs of the same tensors, and the same scalar is made of them for
+the backward pass, so that gradients can be compared as well.
 """
 
 from __future__ import annotations
@@ -149,14 +149,10 @@ def _blocks(leaves: tuple[Tensor, ...], targets: Tensor, rows: int) -> Iterator[
         yield part @ leaves[1].T if len(leaves) > 1 else part, chosen
 
 
-def dapo_loss(
-    logprob: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor
-) -> Tensor:
+def dapo_loss(logprob: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor) -> Tensor:
     """The loss of (B, T) log-probabilities in plain torch: arXiv 2503.14476, clipped, with a KL penalty."""
     ratio = (logprob - old_logprob).exp()
-    surrogate = torch.minimum(
-        ratio * advantages[:, None], ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantages[:, None]
-    )
+    surrogate = torch.minimum(ratio * advantages[:, None], ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantages[:, None])
     log_ratio = ref_logprob - logprob
     return (BETA * (log_ratio.exp() - log_ratio - 1) - surrogate).mean()
 

@@ -76,5 +76,6 @@ def _once(call: Callable[[], object], flush: torch.Tensor | None) -> float:
 
 def spread(values: list[float]) -> dict[str, float]:
     """Median, 20th and 80th percentile, and of how many."""
-    low, median, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
+    wanted = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    low, median, high = torch.tensor(values, dtype=torch.float64).quantile(wanted).tolist()
     return {"median": median, "low": low, "high": high, "n": len(values)}

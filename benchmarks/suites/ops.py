@@ -1,8 +1,8 @@
 """Suite `ops`: time, share of the floor, error and peak memory of every op, ours beside plain PyTorch and peers.
 
-All implementations of an op get the same tensors. Each is compared with float64 first; one that is wrong is named so and
-not timed. Those that are right are timed in turn, a call of each a round, together with the floors: a read and a copy
-of the same bytes, or the bare matrix products.
+All implementations of an op get the same tensors. Each is compared with float64 first; one that is wrong is named so
+and not timed. Those that are right are timed in turn, a call of each a round, together with the floors: a read and a
+copy of the same bytes, or the bare matrix products.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BASELINE = "eager"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which shapes are timed, and at which memory is measured, for each op. The first shape is the one in short tables."""
+    """At which shapes each op is timed, and its memory measured. The first one is that of short tables."""
 
     timed: dict[str, tuple[Shape, ...]]
     memory: dict[str, tuple[Shape, ...]]
@@ -53,8 +53,8 @@ def head(rows: int, columns: int, hidden_size: int, dtype: str = "float32") -> S
     return Shape(min(rows, 8), rows // min(rows, 8), columns, hidden_size, dtype)
 
 
-# Vocabularies of Llama 2 (32000), Llama 3 (128256), Qwen2.5 (151936) and Gemma (262144); GPT-2's 50257, whose rows start
-# at every alignment.
+# Vocabularies of Llama 2 (32000), Llama 3 (128256), Qwen2.5 (151936) and Gemma (262144); GPT-2's 50257, whose rows
+# start at every alignment.
 _CPU_HEADS = (head(1024, 32000, 512), head(1024, 32000, 512, "bfloat16"), head(1024, 128256, 128))
 _GPU_HEADS = (head(8192, 131072, 4096, "bfloat16"), head(8192, 151936, 896, "bfloat16"))
 _GPU_LOGITS = logits(8192, 151936, "bfloat16")
@@ -152,11 +152,7 @@ def steps(options: Options) -> list[Step]:
 
 
 def candidates(op: str, options: Options) -> list[Implementation]:
-    return [
-        each
-        for each in IMPLEMENTATIONS[op]
-        if options.device in each.devices and options.allows(each.package)
-    ]
+    return [each for each in IMPLEMENTATIONS[op] if options.device in each.devices and options.allows(each.package)]
 
 
 def new_entry(kind: str, op: str, shape: Shape, results: dict[str, Any]) -> dict[str, Any]:
@@ -252,9 +248,7 @@ def time_all(
 ) -> None:
     """Fill in times of forward and of forward and backward, in milliseconds, with the floors of the same rounds."""
     op = OPS[op_name]
-    restore = {
-        each.name: put_back(each, problem) for each in IMPLEMENTATIONS[op_name] if each.name in functions
-    }
+    restore = {each.name: put_back(each, problem) for each in IMPLEMENTATIONS[op_name] if each.name in functions}
 
     def forward(function: Function) -> None:
         with torch.no_grad():
@@ -315,22 +309,6 @@ def floors(op_name: str, problem: Problem) -> dict[str, Callable[[], object]]:
     }
 
 
-def floor_milliseconds(entry: dict[str, Any], phase: str) -> float | None:
-    """The least time of an entry's phase, from its own floors; None if they were not measured.
-
-    Of logits a read, and for the gradient a write: `token_stats` cannot know its gradient before all of the forward is
-    done, and so has to read them again; the loss can. Of a head one product, and two for the gradients.
-    """
-    times = {name: floor[phase]["median"] for name, floor in entry.get("floors", {}).items() if phase in floor}
-    if not times:
-        return None
-    if "logits" in times:
-        return times["logits"] if phase == "forward" else sum(times.values())
-    if phase == "forward":
-        return times["read"]
-    return times["copy"] + (0.0 if entry["op"] == "grpo_loss" else times["read"])
-
-
 def summary(entry: dict[str, Any]) -> str:
     """One line for the terminal: the median of each, forward and backward."""
     parts = [
@@ -377,8 +355,8 @@ def peak(op_name: str, name: str, shape: Shape, device: str) -> dict[str, float]
     def forward_backward(problem: Problem) -> None:
         problem.objective(op, function(problem)).backward()
 
-    # What the first call of anything allocates for good (thread pools, compiled code) is not the op's. A small call will
-    # do, but compiled code is made for one shape.
+    # What the first call of anything allocates for good (thread pools, compiled code) is not the op's. A small call
+    # will do, but compiled code is made for one shape.
     small = dataclasses.replace(shape, length=min(shape.length, 4), vocab_size=min(shape.vocab_size, 1000))
     warm_up = make_problem(shape if "compile" in name or device == "cuda" else small, device)
     forward(warm_up)

@@ -1,0 +1,7 @@
+"""`python -m benchmarks.report` is `python -m benchmarks report`."""
+
+import sys
+
+from benchmarks.report import main
+
+sys.exit(main())

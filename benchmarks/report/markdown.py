@@ -1,0 +1,14 @@
+"""Pieces of Markdown that tables are made of."""
+
+from benchmarks.machine import PEERS
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def notes(versions: dict[str, str | None], missing: list[str]) -> str:
+    """Versions of the peers that took part, and what did not run."""
+    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions.get(name))
+    return (f"\n\nWith {peers}." if peers else "") + (f"\n\nNot run: {'; '.join(missing)}." if missing else "")

@@ -1,0 +1,155 @@
+"""Which table is drawn by which function, and those of the ops and of the compiled kernels."""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.report import earlier, runs
+from benchmarks.report.markdown import notes, table
+from benchmarks.suites.floor import floor_milliseconds
+
+# The ops as their users know them; those without entropy are in the report alone.
+README_OPS = ("token_stats", "grpo_loss", "linear_token_stats", "linear_grpo_loss")
+
+
+def ops(results: dict[str, Any]) -> str:
+    """One shape of each op: the first that was timed."""
+    rows = []
+    for op in README_OPS:
+        entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
+        rows += [[f"`{op}`, {shape(entry)}", *row] for row in op_rows(entry, memory_of(entry, results))]
+    return table(["op and shape", *HEADINGS], rows) + notes(results["machine"]["versions"], missing(results))
+
+
+HEADINGS = ["implementation", "forward", "forward + backward", "speed-up (20-80%)", "of the floor", "memory", "error"]
+
+
+def all_ops(results: dict[str, Any]) -> str:
+    """Every shape of every op, a table each."""
+    parts = []
+    for entry in results["entries"]:
+        if entry["kind"] == "time":
+            rows = op_rows(entry, memory_of(entry, results))
+            parts.append(f"### `{entry['op']}`, {shape(entry)}\n\n{entry['title'].capitalize()}.")
+            parts.append(table(HEADINGS, rows))
+            composed = {name: each["composed"] for name, each in entry["implementations"].items() if each["composed"]}
+            if composed:
+                parts.append("\n".join(f"- \\* {name}: {what}" for name, what in composed.items()))
+    for entry in results["entries"]:
+        if entry["kind"] == "memory":
+            rows = [
+                [
+                    name,
+                    *(
+                        share(each[f"{phase}_bytes"], entry["logits_bytes"])
+                        for phase in ("forward", "forward_backward")
+                    ),
+                ]
+                for name, each in entry["implementations"].items()
+            ]
+            parts.append(f"### Extra memory of `{entry['op']}`, {shape(entry)}")
+            parts.append(table(["implementation", "forward", "forward + backward"], rows))
+    return "\n\n".join(parts)
+
+
+def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]]) -> list[list[str]]:
+    """A row for each implementation of an entry; \\* marks what had to be composed."""
+    rows = []
+    for name, each in entry["implementations"].items():
+        label = f"{name} \\*" if each["composed"] else name
+        worst = f"{max(each['output_error'], each['gradient_error']):.0e}"
+        if each["wrong"]:
+            rows.append([label, *["wrong"] * 4, "", f"**{worst}**"])
+            continue
+        if "forward_backward" not in each:  # interrupted before
+            continue
+        ratio = each.get("forward_backward_speedup")
+        floor = floor_milliseconds(entry, "forward_backward")
+        median = each["forward_backward"]["median"]
+        extra = memory.get(name)
+        rows.append(
+            [
+                label,
+                f"{each['forward']['median']:.3g} ms",
+                f"{median:.3g} ms",
+                f"{ratio['median']:.1f}x ({ratio['low']:.1f}-{ratio['high']:.1f})" if ratio else "",
+                f"{floor / median:.0%}" if floor else "",
+                share(extra["forward_backward_bytes"], entry["logits_bytes"]) if extra else "",
+                worst,
+            ]
+        )
+    return rows
+
+
+def share(extra: float, logits: float) -> str:
+    return f"{extra / 1e6:.0f} MB ({extra / logits:.0%})"
+
+
+def shape(entry: dict[str, Any]) -> str:
+    hidden = f", H = {entry['hidden_size']}" if entry["hidden_size"] else ""
+    return f"{entry['rows']} x {entry['columns']}{hidden}, {entry['dtype']}"
+
+
+def memory_of(entry: dict[str, Any], results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Peak memory by implementation, where it was measured at the same shape."""
+    same = ("op", "rows", "columns", "hidden_size", "dtype")
+    for other in results["entries"]:
+        if other["kind"] == "memory" and all(other[key] == entry[key] for key in same):
+            found: dict[str, dict[str, float]] = other["implementations"]
+            return found
+    return {}
+
+
+def missing(results: dict[str, Any]) -> list[str]:
+    """What did not take part, once for each implementation and reason."""
+    named = {f"{label.split(':')[0]} ({reason})" for label, reason in results["missing"].items()}
+    return sorted(named)
+
+
+def static(results: dict[str, Any]) -> str:
+    shown = (
+        "forward (bf16)", "backward (bf16)", "forward (fp32)", "backward (fp32)", "forward (bf16, unaligned)",
+        "grpo statistics (bf16)", "grpo gradient (bf16)",
+    )  # fmt: skip
+    targets = [
+        name for name in ("sm_80", "sm_90", "sm_100", "gfx942") if any(c["target"] == name for c in results["counts"])
+    ]
+    peers = sorted({c["kernel"] for c in results["counts"] if c["kernel"].startswith("TRL")}, reverse=True)
+    rows = []
+    for kernel in (*shown, *peers):
+        counts = {c["target"]: c for c in results["counts"] if c["kernel"] == kernel}
+        cells = [f"{counts[target]['instructions']:.1f}" for target in targets]
+        hopper = counts["sm_90"]
+        access = f"{hopper['load_bytes']} bytes"
+        cells += [f"{hopper['barriers']} / {hopper['shuffles']}", access, str(hopper["registers"])]
+        cells += [str(max(c["spills"] for c in counts.values()))]
+        rows.append([kernel, *cells])
+    headings = [
+        "main loop",
+        *targets,
+        "barriers / shuffles",
+        "loads",
+        "registers (sm_90)",
+        "spills",
+    ]
+    return table(headings, rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": runs.demo,
+    "ops": ops,
+    "loop": runs.training_step,
+    "generation": runs.generation,
+    "static": static,
+    "self-feedback": runs.self_feedback,
+    "cpu-token-stats": earlier.cpu_token_stats,
+    "cpu-linear-grpo": earlier.cpu_linear_grpo,
+    "memory": earlier.memory,
+    "training-step": runs.training_step,
+}
+# What a report says of each suite.
+SUITE_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "static": static,
+    "ops": all_ops,
+    "loop": runs.training_step,
+    "generation": runs.generation,
+}
