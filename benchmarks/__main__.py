@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 DEFAULT_OUTPUT = Path("runs/benchmarks")
 SUITE_NAMES = ("static", "ops", "loop", "generation")
@@ -66,14 +67,14 @@ def run(options: argparse.Namespace) -> int:
     peers = None if options.peers is None else frozenset(options.peers) - {"none"}
     if unknown := sorted((peers or frozenset()) - packages):
         parser().error(f"--peers is {unknown[0]!r}; expected some of {', '.join(sorted(packages))}, or none")
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device: Literal["cpu", "cuda"] = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         parser().error("--device is cuda; PyTorch finds no CUDA or ROCm device here")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser().error(f"--output is {options.output}; expected a directory that can be written to ({error.strerror})")
-    size = "quick" if options.quick else "full"
+    size: Literal["full", "quick"] = "quick" if options.quick else "full"
     missing: dict[str, str] = {}
     try:
         for name in options.suites or SUITE_NAMES:

@@ -262,9 +262,9 @@ def with_certainty(head: Callable[[], Callable[..., tuple[Tensor, ...]]]) -> Fun
     function = head()
 
     def statistics(problem: Problem) -> tuple[Tensor, ...]:
-        rows = rows_of(problem)
-        logprob, *entropy = function(*rows)
-        return logprob, *entropy, certainty_of_head(*rows, logprob.float())
+        hidden, weight, targets = rows_of(problem)
+        logprob, *entropy = function(hidden, weight, targets)
+        return logprob, *entropy, certainty_of_head(hidden, weight, targets, logprob.float())
 
     return statistics
 

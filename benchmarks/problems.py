@@ -124,7 +124,10 @@ def make_problem(shape: Shape, device: str = "cpu") -> Problem:
     if shape.hidden_size:
         hidden = normal(*size, shape.hidden_size, dtype=shape.torch_dtype)
         std = LOGITS_STD / math.sqrt(shape.hidden_size)
-        leaves = (hidden, normal(shape.vocab_size, shape.hidden_size, std=std, dtype=shape.torch_dtype))
+        leaves: tuple[Tensor, ...] = (
+            hidden,
+            normal(shape.vocab_size, shape.hidden_size, std=std, dtype=shape.torch_dtype),
+        )
     else:
         leaves = (normal(*size, shape.vocab_size, std=LOGITS_STD, dtype=shape.torch_dtype),)
     targets = torch.randint(shape.vocab_size, size, device=device, generator=generator)

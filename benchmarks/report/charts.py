@@ -139,6 +139,8 @@ def lines(
     axes: Axes, points: dict[str, list[tuple[float, float, float, float]]], colours: dict[str, str], unit: str
 ) -> None:
     """A line for each name through (x, median, low, high), on logarithmic scales, its name at its right end."""
+    from matplotlib.ticker import LogLocator
+
     axes.set_xscale("log")
     axes.set_yscale("log")
     ends = {}
@@ -151,6 +153,7 @@ def lines(
         ends[name] = (x[-1], median[-1])
     xs = sorted({value[0] for values in points.values() for value in values})
     axes.set_xticks(xs, [f"{value:,.0f}" for value in xs])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
     axes.set_xlim(xs[0] / 1.1, xs[-1] * (xs[-1] / xs[0]) ** 0.75 if len(xs) > 1 else xs[0] * 4)
     axes.yaxis.set_major_formatter(lambda value, position: f"{value:,g}")
@@ -163,7 +166,7 @@ def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], colours: dict[s
     axes.set_ylim(*axes.get_ylim())  # as it is: labels do not stretch it
     to_axes = axes.transData + axes.transAxes.inverted()
     ordered = sorted(ends.items(), key=lambda end: end[1][1])
-    tips = [to_axes.transform(end) for _, end in ordered]
+    tips = [(float(x), float(y)) for x, y in (to_axes.transform(end) for _, end in ordered)]
     places = [tip[1] for tip in tips]
     gap = 0.055
     for number in range(1, len(places)):
@@ -181,7 +184,7 @@ def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], colours: dict[s
             color=colours[name],
             fontweight="bold" if name == "rlif" else "normal",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.5, "relpos": (0, 0.5)},
         )
 
 

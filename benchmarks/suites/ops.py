@@ -70,7 +70,11 @@ PLANS = {
             "grpo_loss": (logits(1024, 32000), logits(1024, 32000, "bfloat16")),
             "linear_token_stats": _CPU_HEADS,
             "linear_cross_entropy": _CPU_HEADS[:2],
-            "linear_grpo_loss": (*_CPU_HEADS, head(256, 32000, 512), head(1024, 8000, 512)),
+            "linear_grpo_loss": (
+                *_CPU_HEADS,
+                *(head(256, columns, 128) for columns in (8000, 32000, 128256)),
+                head(64, 32000, 128), head(1024, 32000, 128),
+            ),
         },
         memory={
             "token_stats": (logits(1024, 32000), logits(256, 32000), logits(1024, 128256)),
@@ -112,7 +116,9 @@ PLANS = {
         seconds=3,
     ),
 }  # fmt: skip
-_TINY = {name: (head(16, 300, 16) if op.head else logits(16, 300),) for name, op in OPS.items()}
+_TINY: dict[str, tuple[Shape, ...]] = {
+    name: (head(16, 300, 16) if op.head else logits(16, 300),) for name, op in OPS.items()
+}
 TINY = Plan(timed=_TINY, memory={"token_stats": _TINY["token_stats"]}, seconds=0.01)
 
 

@@ -42,30 +42,6 @@ def test_the_sanitizer_sees_every_tensor_in_memory_of_its_own(monkeypatch, tmp_p
     assert tails == {check: f"{check}: cache off: 1\n" for check in gpu.SANITIZER_TOOLS}
 
 
-def test_the_step_benchmark_counts_the_tokens_and_divides_the_time_into_phases():
-    sizes = {"vocab-size": 50, "hidden-size": 16, "num-layers": 1, "prompts": 2, "num-generations": 3}
-    lengths = {"prompt-length": 4, "max-completion-length": 5, "steps": 2}
-    options = [f"--{name}={value}" for name, value in (sizes | lengths).items()]
-    result = json.loads(run("training_step", "--implementation", "rlif", *options).splitlines()[-1])
-    seconds = result["seconds"]
-    assert seconds["sampling"] + seconds["scoring and update"] == pytest.approx(seconds["step"])
-    assert min(seconds.values()) > 0
-    assert 6 <= result["tokens"] <= 30  # 2 x 3 completions of 1 to 5 tokens
-    assert result["tokens_per_second"] == pytest.approx(result["tokens"] / seconds["step"])
-
-
-def test_the_generation_benchmark_compares_statistics_with_plain_sampling_and_with_a_second_forward(tmp_path):
-    run("generation", "--quick", "--repeats", "3", "--output", str(tmp_path))
-    (path,) = tmp_path.glob("*-generation.json")
-    (entry,) = json.loads(path.read_text())["models"].values()
-    assert entry["tokens"] == 2 * 2 * 4  # nothing ends a completion
-    seconds = entry["seconds"]
-    assert {len(values) for values in seconds.values()} == {3}
-    shares = [more / plain - 1 for more, plain in zip(seconds["statistics"], seconds["plain"], strict=True)]
-    assert entry["statistics_share"] == sorted(shares)[1]
-    assert entry["second_forward_share"] > 0
-
-
 def test_the_dpo_benchmark_trains_every_pair_and_begins_at_the_loss_of_no_preference():
     sizes = {"vocab-size": 50, "hidden-size": 16, "num-layers": 1, "pairs-per-step": 3}
     lengths = {"prompt-length": 4, "completion-length": 5, "steps": 3}

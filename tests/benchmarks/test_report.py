@@ -1,27 +1,96 @@
-"""Every figure in the README comes from a results file."""
+"""Every figure in the README and in a report comes from a results file, and what is drawn says which."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from benchmarks import report
+from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.report import charts
+from benchmarks.runner import Options, run_suite
+from benchmarks.suites import ops
 
 
 def test_the_tables_in_the_readme_are_those_of_the_results_files():
     subprocess.run([sys.executable, "-m", "benchmarks.report", "--check"], check=True, cwd=report.ROOT)
 
 
-def test_a_changed_figure_is_noticed(monkeypatch, tmp_path):
+def test_a_changed_figure_is_noticed(monkeypatch, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(report.README.read_text().replace("16 bytes", "32 bytes"))
     monkeypatch.setattr(report, "README", readme)
-    monkeypatch.setattr(sys, "argv", ["report", "--check"])
-    with pytest.raises(SystemExit, match="differs from benchmarks/results"):
-        report.main()
+    assert report.main(["--check"]) == 1
+    assert "README.md: not what results says" in capsys.readouterr().err
 
 
 def test_a_table_without_a_results_file_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="no results file"):
         report.render(report.README.read_text())
+
+
+def test_a_place_for_a_table_that_nobody_draws_is_an_error():
+    with pytest.raises(ValueError, match="'gossip'; expected one of"):
+        report.render("<!-- table gossip -->\n<!-- end -->")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A directory with the results of a tiny run: two vocabularies of token_stats, eager and ours."""
+    directory = tmp_path_factory.mktemp("measured")
+    options = Options(directory, size="tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        few = [each for each in IMPLEMENTATIONS["token_stats"] if each.name in ("eager", "rlif")]
+        patch.setitem(IMPLEMENTATIONS, "token_stats", few)
+        shapes = (ops.logits(16, 300), ops.logits(16, 600))
+        patch.setattr(ops, "TINY", ops.Plan(timed={"token_stats": shapes}, memory={}, seconds=0.01))
+        run_suite("ops", options, ops.steps(options))
+    return directory
+
+
+def test_a_report_draws_tables_and_charts_from_the_files_of_a_run(measured):
+    assert report.main(["--results", str(measured)]) == 0
+    text = (measured / "report.md").read_text()
+    results = json.loads(next(measured.glob("*-ops.json")).read_text())
+    median = results["entries"][1]["implementations"]["rlif"]["forward_backward"]["median"]
+    assert "A tiny run" in text
+    assert f"{median:.3g} ms" in text
+    drawn = {path.name.split("-cpu-")[1] for path in (measured / "charts").iterdir()}
+    assert drawn == {"time.png", "floor.png", "error.png"}  # no memory was measured, and no head
+    for path in (measured / "charts").iterdir():
+        assert path.name in text
+        with Image.open(path) as image:
+            assert len(image.convert("L").getcolors()) > 20  # something is drawn
+    assert report.main(["--check", "--results", str(measured)]) == 0
+
+
+def test_a_chart_of_other_results_is_stale_and_so_is_a_table(measured, capsys):
+    report.main(["--results", str(measured)])
+    (source,) = measured.glob("*-ops.json")
+    before = source.read_text()
+    results = json.loads(before)
+    results["entries"][0]["implementations"]["rlif"]["forward_backward"]["median"] *= 2
+    source.write_text(json.dumps(results))
+    assert charts.stale(source, measured)
+    assert report.main(["--check", "--results", str(measured)]) == 1
+    source.write_text(before)
+    assert "report.md" in capsys.readouterr().err
+
+
+def test_a_run_that_was_not_full_gives_no_table_in_the_readme(measured, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", measured)
+    with pytest.raises(ValueError, match="expected a full one for the README"):
+        report.render("<!-- table ops -->\n<!-- end -->")
+
+
+def test_a_directory_without_results_is_one_clear_line(tmp_path, capsys):
+    for directory, message in (
+        (tmp_path / "none", "expected a directory of results files"),
+        (tmp_path, "no results file"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            report.main(["--results", str(directory)])
+        assert message in capsys.readouterr().err
