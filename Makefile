@@ -10,6 +10,9 @@ TEST_ENV := OMP_NUM_THREADS=1
 VERL_VENV := .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
 TRL_STAMP := $(VENV)/.trl-installed
+# Without what it needs, of which benchmarks use nothing, and so apart from what other commands import.
+BENCH_PEERS := .bench-peers
+BENCH_STAMP := $(VENV)/.bench-installed
 
 .PHONY: demo test test-integrations lint format bench clean
 
@@ -33,9 +36,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks.static
-	$(BIN)/python -m pytest benchmarks
+# Everything that is claimed about speed and memory, on this machine: a quarter of an hour on two cores, or with
+# ARGS=--quick five minutes. The report is runs/benchmarks/report.md.
+bench: $(BENCH_STAMP)
+	PYTHONPATH=$(BENCH_PEERS) $(BIN)/python -m benchmarks $(ARGS)
 
 # Everything that a command above needs. Runs again only when a file that says what to install has changed.
 $(STAMP): pyproject.toml constraints.txt
@@ -48,10 +52,15 @@ $(TRL_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,trl]'
 	@touch $@
 
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(BENCH_PEERS) --constraint constraints-verl.txt verl
+	@touch $@
+
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VERL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -43,6 +43,8 @@ class Implementation:
     devices: tuple[str, ...] = ANYWHERE
     overwrites_logits: bool = False
     """The gradient is written over the logits: they are put back, untimed, before each call."""
+    padded_logits: bool = False
+    """It takes logits of one position more in each completion, as models return them, and ignores the last."""
 
 
 # --- arguments, flattened to rows
@@ -190,12 +192,12 @@ def trl_loss(problem: Problem) -> tuple[Tensor, ...]:
 
 
 def liger_loss() -> Function:
-    """Liger's GRPO loss on logits. It takes one position more than it uses, so that the logits have to be padded."""
+    """Liger's GRPO loss on logits, (B, T + 1, V), with the gradient in their place."""
     function = importlib.import_module("liger_kernel.transformers.grpo_loss").triton_grpo_loss
 
     def loss(problem: Problem) -> tuple[Tensor, ...]:
         value, _ = function(
-            F.pad(problem.leaves[0], (0, 0, 0, 1)),
+            problem.leaves[0],
             problem.old_logprob,
             problem.ref_logprob,
             problem.targets,
@@ -405,7 +407,7 @@ IMPLEMENTATIONS: dict[str, list[Implementation]] = {
     "grpo_loss": [
         *plain(eager_loss, of_loss),
         Implementation("TRL", "trl", installed(_TRL_UTILS, trl_loss), LOSS_IN_TORCH),
-        Implementation("Liger", "liger_kernel", liger_loss, "one padded position a completion", GPUS),
+        Implementation("Liger", "liger_kernel", liger_loss, devices=GPUS, overwrites_logits=True, padded_logits=True),
         *our_losses("grpo_loss", "token_stats"),
     ],
     "linear_token_stats": [

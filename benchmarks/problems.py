@@ -7,6 +7,7 @@ the backward pass, so that gradients can be compared as well.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,6 +96,11 @@ class Problem:
     def gradient_bytes(self) -> int:
         return sum(leaf.nbytes for leaf in self.leaves)
 
+    def padded(self) -> Problem:
+        """The same with logits (B, T + 1, V), the last position of each completion being nobody's business."""
+        (logits,) = self.leaves
+        return dataclasses.replace(self, leaves=(F.pad(logits.detach(), (0, 0, 0, 1)).requires_grad_(),))
+
     def clear_gradients(self) -> None:
         for leaf in self.leaves:
             leaf.grad = None
@@ -174,7 +180,7 @@ class Truth:
     outputs: tuple[Tensor, ...]
     gradients: tuple[Tensor, ...]
     rows: slice
-    """Which rows of logits the gradient is of (each depends on its own row alone); all, where there is a head."""
+    """Which rows of logits the gradient is of, each of which depends on its own row alone; all, of a head."""
 
 
 # Largest difference that a right implementation may show, of outputs to max(1, |value|) and of gradients to their norm.
@@ -212,11 +218,12 @@ def exact(op: Op, problem: Problem, rows: int = 64) -> Truth:
             statistics(start).backward(upstream[:, start : start + rows])
         gradients = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
         return Truth(detached, gradients, slice(None))
-    first = leaves[0].flatten(0, 1)[:CHECKED_ROWS].double().requires_grad_()
-    chosen = problem.targets.flatten()[:CHECKED_ROWS]
-    torch.stack(naive_statistics(first, chosen)).backward(upstream[:, :CHECKED_ROWS])
+    # Of the first completion, which is where it is in padded logits as well.
+    checked = slice(min(CHECKED_ROWS, problem.targets.shape[1]))
+    first = leaves[0][0, checked].double().requires_grad_()
+    torch.stack(naive_statistics(first, problem.targets[0, checked])).backward(upstream[:, checked])
     assert first.grad is not None
-    return Truth(detached, (first.grad,), slice(CHECKED_ROWS))
+    return Truth(detached, (first.grad,), checked)
 
 
 def output_error(outputs: tuple[Tensor, ...], truth: Truth) -> float:

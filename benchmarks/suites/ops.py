@@ -145,16 +145,17 @@ def steps(options: Options) -> list[Step]:
     chosen = plan(options.device, options.size)
     free = free_bytes(options.device)
     timed = [
-        Step(f"{op}, {shape}", 2.5 * chosen.seconds + 5, partial(_time, options, op, shape, chosen.seconds))
+        (number, Step(f"{op}, {shape}", 2.5 * chosen.seconds + 5, partial(_time, options, op, shape, chosen.seconds)))
         for op, shapes in chosen.timed.items()
-        for shape in dict.fromkeys(fitted(each, free) for each in shapes)
+        for number, shape in enumerate(dict.fromkeys(fitted(each, free) for each in shapes))
     ]
     memory = [
         Step(f"memory of {op}, {shape}", 25 if options.size == "full" else 12, partial(_memory, options, op, shape))
         for op, shapes in chosen.memory.items()
         for shape in dict.fromkeys(fitted(each, free) for each in shapes)
     ]
-    return timed + memory
+    # What short tables show comes first, in case that there is no time for the rest.
+    return [step for number, step in timed if number == 0] + memory + [step for number, step in timed if number > 0]
 
 
 def candidates(op: str, options: Options) -> list[Implementation]:
@@ -194,49 +195,55 @@ def _time(options: Options, op_name: str, shape: Shape, seconds: float, results:
     problem = make_problem(shape, options.device)
     truth = exact(op, problem, rows=64 if options.device == "cpu" else 512)
     entry = new_entry("time", op_name, shape, results)
-    functions: dict[str, Function] = {}
+    right: list[Contender] = []
     for implementation in candidates(op_name, options):
         try:
-            function = implementation.build()
-            described = check(implementation, op_name, function, problem, truth, shape.dtype)
+            given = problem.padded() if implementation.padded_logits else problem
+            contender = Contender(implementation, implementation.build(), given, restoring(implementation, given))
+            described = check(contender, op_name, truth, shape.dtype)
         except Exception as error:  # whatever a peer raises, out of memory included
             give_up(implementation, describe_error(error), entry, results)
             continue
         entry["implementations"][implementation.name] = described
         if not described["wrong"]:
-            functions[implementation.name] = function
-    problem.clear_gradients()
-    try:
-        time_all(op_name, functions, problem, shape, options.device, seconds, entry)
-    finally:
-        problem.clear_gradients()
+            right.append(contender)
+    time_all(op_name, right, problem, options.device, seconds, entry)
     return summary(entry)
 
 
-def put_back(implementation: Implementation, problem: Problem) -> Callable[[], object]:
-    """What restores the logits after a call that has overwritten them."""
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """An implementation that was built, and what it is given."""
+
+    implementation: Implementation
+    function: Function
+    problem: Problem
+    restore: Callable[[], object]
+    """Puts back what the last call has overwritten."""
+
+
+def restoring(implementation: Implementation, problem: Problem) -> Callable[[], object]:
+    """What puts the logits back after a call that has overwritten them."""
     if not implementation.overwrites_logits:
         return lambda: None
-    kept = problem.leaves[0].detach().clone()
-    return lambda: problem.leaves[0].detach().copy_(kept)
+    logits = problem.leaves[0].detach()
+    kept = logits.clone()
+    return lambda: logits.copy_(kept)
 
 
-def check(
-    implementation: Implementation, op_name: str, function: Function, problem: Problem, truth: Truth, dtype: str
-) -> dict[str, Any]:
+def check(contender: Contender, op_name: str, truth: Truth, dtype: str) -> dict[str, Any]:
     """Run it once, which warms it up as well, and compare outputs and gradients with float64."""
-    op = OPS[op_name]
-    restore = put_back(implementation, problem)
+    op, problem = OPS[op_name], contender.problem
     try:
-        problem.clear_gradients()
-        outputs = function(problem)
+        outputs = contender.function(problem)
         problem.objective(op, outputs).backward()
         errors = output_error(outputs, truth), gradient_error(problem, truth)
     finally:
-        restore()
+        problem.clear_gradients()
+        contender.restore()
     return {
-        "package": implementation.package,
-        "composed": implementation.composed,
+        "package": contender.implementation.package,
+        "composed": contender.implementation.composed,
         "output_error": errors[0],
         "gradient_error": errors[1],
         "wrong": not max(errors) <= TOLERANCE[dtype],
@@ -244,34 +251,29 @@ def check(
 
 
 def time_all(
-    op_name: str,
-    functions: dict[str, Function],
-    problem: Problem,
-    shape: Shape,
-    device: str,
-    seconds: float,
-    entry: dict[str, Any],
+    op_name: str, contenders: list[Contender], problem: Problem, device: str, seconds: float, entry: dict[str, Any]
 ) -> None:
     """Fill in times of forward and of forward and backward, in milliseconds, with the floors of the same rounds."""
     op = OPS[op_name]
-    restore = {each.name: put_back(each, problem) for each in IMPLEMENTATIONS[op_name] if each.name in functions}
+    by_name = {each.implementation.name: each for each in contenders}
 
-    def forward(function: Function) -> None:
+    def forward(contender: Contender) -> None:
         with torch.no_grad():
-            function(problem)
+            contender.function(contender.problem)
 
-    def forward_backward(function: Function) -> None:
-        problem.objective(op, function(problem)).backward()
+    def forward_backward(contender: Contender) -> None:
+        contender.problem.objective(op, contender.function(contender.problem)).backward()
 
     def prepare(name: str) -> None:
-        problem.clear_gradients()
-        if name in restore:
-            restore[name]()
+        for each in contenders:
+            each.problem.clear_gradients()
+        if name in by_name:
+            by_name[name].restore()
 
     floor = floors(op_name, problem)
     for phase, run, share in (("forward", forward, 0.35), ("forward_backward", forward_backward, 0.65)):
         calls: dict[str, Callable[[], object]] = {f"floor: {name}": call for name, call in floor.items()}
-        calls |= {name: partial(run, function) for name, function in functions.items()}
+        calls |= {name: partial(run, contender) for name, contender in by_name.items()}
         for name, call in calls.items():
             prepare(name)
             call()
@@ -279,6 +281,7 @@ def time_all(
         try:
             timing.in_turn(calls, share * seconds, device, times, prepare)
         finally:
+            prepare("")
             record_times(entry, phase, times)
 
 
@@ -364,11 +367,12 @@ def peak(op_name: str, name: str, shape: Shape, device: str) -> dict[str, float]
     # What the first call of anything allocates for good (thread pools, compiled code) is not the op's. A small call
     # will do, but compiled code is made for one shape.
     small = dataclasses.replace(shape, length=min(shape.length, 4), vocab_size=min(shape.vocab_size, 1000))
-    warm_up = make_problem(shape if "compile" in name or device == "cuda" else small, device)
+    made = Problem.padded if implementation.padded_logits else lambda problem: problem
+    warm_up = made(make_problem(shape if "compile" in name or device == "cuda" else small, device))
     forward(warm_up)
     forward_backward(warm_up)
     del warm_up
-    problem = make_problem(shape, device)
+    problem = made(make_problem(shape, device))
     rise = timing.rise_of_peak if device == "cuda" else rise_of_resident_peak
     forward_rise = rise(partial(forward, problem))
     both = rise(partial(forward_backward, problem))
