@@ -29,11 +29,12 @@ def all_ops(results: dict[str, Any]) -> str:
     for entry in results["entries"]:
         if entry["kind"] == "time":
             rows = op_rows(entry, memory_of(entry, results))
-            parts.append(f"### `{entry['op']}`, {shape(entry)}\n\n{entry['title'].capitalize()}.")
+            parts.append(f"### `{entry['op']}`, {shape(entry)}\n\n{entry['title'][0].upper()}{entry['title'][1:]}.")
             parts.append(table(HEADINGS, rows))
-            composed = {name: each["composed"] for name, each in entry["implementations"].items() if each["composed"]}
-            if composed:
-                parts.append("\n".join(f"- \\* {name}: {what}" for name, what in composed.items()))
+            composed: dict[str, list[str]] = {}
+            for name, each in entry["implementations"].items():
+                composed.setdefault(each["composed"], []).append(name)
+            parts += [f"\\* {', '.join(names)}: {what}." for what, names in composed.items() if what]
     for entry in results["entries"]:
         if entry["kind"] == "memory":
             rows = [

@@ -11,7 +11,7 @@ from benchmarks import report
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.report import charts
 from benchmarks.runner import Options, run_suite
-from benchmarks.suites import ops
+from benchmarks.suites import op_shapes, ops
 
 
 def test_the_tables_in_the_readme_are_those_of_the_results_files():
@@ -45,8 +45,8 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         few = [each for each in IMPLEMENTATIONS["token_stats"] if each.name in ("eager", "rlif")]
         patch.setitem(IMPLEMENTATIONS, "token_stats", few)
-        shapes = (ops.logits(16, 300), ops.logits(16, 600))
-        patch.setattr(ops, "TINY", ops.Plan(timed={"token_stats": shapes}, memory={}, seconds=0.01))
+        shapes = (op_shapes.logits(16, 300), op_shapes.logits(16, 600))
+        patch.setattr(op_shapes, "TINY", op_shapes.Plan(timed={"token_stats": shapes}, memory={}, seconds=0.01))
         run_suite("ops", options, ops.steps(options))
     return directory
 

@@ -14,7 +14,7 @@ from benchmarks.fresh_process import FreshProcessError, in_fresh_process
 from benchmarks.implementations import IMPLEMENTATIONS, Implementation
 from benchmarks.problems import CHECKED_ROWS, LOSS, OPS, Shape, exact, gradient_error, make_problem, output_error
 from benchmarks.runner import Options, Step, run_suite
-from benchmarks.suites import generation, loop, ops
+from benchmarks.suites import generation, loop, op_shapes, ops
 from benchmarks.suites.floor import floor_milliseconds
 from benchmarks.timing import in_turn, spread
 
@@ -191,8 +191,8 @@ def test_a_step_that_fails_or_has_no_time_left_is_named_and_the_next_one_runs(tm
 
 def test_shapes_shrink_until_the_eager_form_fits_the_memory():
     shape = Shape(8, 128, 32000, 0, "float32")
-    assert ops.fitted(shape, None) == shape
-    small = ops.fitted(shape, 600 << 20)
+    assert op_shapes.fitted(shape, None) == shape
+    small = op_shapes.fitted(shape, 600 << 20)
     assert small.rows * 32000 * 4 * 9 <= (600 << 20) * 2 / 3 < 2 * small.rows * 32000 * 4 * 9
 
 

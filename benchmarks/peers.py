@@ -1,0 +1,232 @@
+"""The peers: each package's functions as its users call them, made to fit a `Problem`.
+
+Every one returns an op's outputs, differentiable; what a package does not compute is composed here in the cheapest
+known way. Whatever importing raises is the reason why it does not take part. Written from the sources of TRL 1.16,
+Liger 0.8.5, verl 0.9.1, CCE 25.1.1, quack 0.6.5 and flash-linear-attention 0.6.0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.problems import BETA, EPSILON, Problem, dapo_loss
+
+Function = Callable[[Problem], tuple[Tensor, ...]]
+
+
+# --- arguments, flattened to rows
+
+
+def rows_of(problem: Problem) -> tuple[Tensor, ...]:
+    """Logits (N, V), or hidden states (N, H) and weight (V, H); and targets (N,)."""
+    return (problem.leaves[0].flatten(0, 1), *problem.leaves[1:], problem.targets.flatten())
+
+
+def loss_of(problem: Problem, logprob: Tensor) -> tuple[Tensor]:
+    """The loss in plain torch, of log-probabilities of any shape."""
+    logprob = logprob.view_as(problem.targets)
+    return (dapo_loss(logprob, problem.advantages, problem.old_logprob, problem.ref_logprob),)
+
+
+# --- self-certainty of those who have none: logsumexp is the target's logit minus its log-probability
+
+
+def certainty_of_logits(logits: Tensor, targets: Tensor, logprob: Tensor) -> Tensor:
+    """KL(Uniform || p) with one read more, for the mean."""
+    chosen = logits.gather(-1, targets[:, None])[:, 0].float()
+    return chosen - logprob - logits.mean(-1, dtype=torch.float32) - math.log(logits.shape[-1])
+
+
+def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: Tensor) -> Tensor:
+    """The same without logits: their mean is the product with the mean row of the weight."""
+    chosen = (hidden * F.embedding(targets, weight)).sum(-1, dtype=torch.float32)
+    mean = hidden.float() @ weight.mean(0, dtype=torch.float32)
+    return chosen - logprob - mean - math.log(len(weight))
+
+
+# --- peers on logits
+
+
+def trl_statistics(problem: Problem) -> tuple[Tensor, ...]:
+    """What GRPOTrainer calls on logits: a Triton kernel on GPUs, torch elsewhere."""
+    function = importlib.import_module("trl.trainer.utils").selective_log_softmax_and_entropy
+    logits, targets = rows_of(problem)
+    logprob, entropy = function(logits, targets)
+    return logprob, entropy, certainty_of_logits(logits, targets, logprob.float())
+
+
+def verl_statistics(problem: Problem) -> tuple[Tensor, ...]:
+    module = importlib.import_module("verl.utils.torch_functional")
+    logits, targets = rows_of(problem)
+    logprob = module.logprobs_from_logits(logits, targets, inplace_backward=False)
+    return logprob, module.entropy_from_logits(logits), certainty_of_logits(logits, targets, logprob.float())
+
+
+def liger_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
+    function = importlib.import_module("liger_kernel.ops").LigerCrossEntropyFunction
+    logits, targets = rows_of(problem)
+    # What needs the logits comes first: the gradient takes their place.
+    chosen = logits.gather(-1, targets[:, None])[:, 0].float()
+    mean = logits.mean(-1, dtype=torch.float32)
+    logprob = -function.apply(logits, targets, None, -100, 0.0, 0.0, "none")[0].float()
+    return logprob, chosen - logprob - mean - math.log(logits.shape[-1])
+
+
+def fla_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
+    """Cross-entropy, and self-certainty + log V as cross-entropy with nothing but smoothing."""
+    function = importlib.import_module("fla.modules.fused_cross_entropy").cross_entropy_loss
+    logits, targets = rows_of(problem)
+    certainty = function(logits, targets, label_smoothing=1.0)[0] - math.log(logits.shape[-1])
+    return -function(logits, targets)[0], certainty
+
+
+def quack_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
+    function = importlib.import_module("quack.cross_entropy").cross_entropy
+    logits, targets = rows_of(problem)
+    logprob = -function(logits, targets, reduction="none").float()
+    return logprob, certainty_of_logits(logits, targets, logprob)
+
+
+def trl_loss(problem: Problem) -> tuple[Tensor, ...]:
+    function = importlib.import_module("trl.trainer.utils").selective_log_softmax_and_entropy
+    # GRPOTrainer logs the entropy, and differentiates it only when asked to.
+    return loss_of(problem, function(*rows_of(problem), entropy_requires_grad=False)[0].float())
+
+
+def liger_loss() -> Function:
+    """Liger's GRPO loss on logits, (B, T + 1, V), with the gradient in their place."""
+    function = importlib.import_module("liger_kernel.transformers.grpo_loss").triton_grpo_loss
+
+    def loss(problem: Problem) -> tuple[Tensor, ...]:
+        value, _ = function(
+            problem.leaves[0],
+            problem.old_logprob,
+            problem.ref_logprob,
+            problem.targets,
+            problem.advantages,
+            completion_mask=torch.ones_like(problem.targets),
+            temperature=1.0,
+            beta=BETA,
+            eps_low=EPSILON,
+            eps_high=EPSILON,
+            inplace=True,
+            loss_type="dapo",
+            reduce=True,
+        )
+        return (value,)
+
+    return loss
+
+
+# --- peers on the head: (N, H), (V, H), (N,) to log-probability and, where they have it, entropy
+
+
+def trl_head(entropy: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """TRL's chunked head as its GRPOTrainer calls it, in tiles of 32768 columns."""
+    chunked = importlib.import_module("trl.kernels").ChunkedLogProbFunction
+    outputs = ("entropy",) if entropy else ()
+    return lambda hidden, weight, targets: chunked.apply(hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs)[
+        : 1 + len(outputs)
+    ]
+
+
+def verl_fused_linear() -> Callable[..., tuple[Tensor, ...]]:
+    """verl's FusedLinearForPPO. Its file needs torch alone; its package needs Ray and an older transformers."""
+    return alone("verl", "utils/experimental/torch_functional.py").FusedLinearForPPO()
+
+
+def verl_linear_cross_entropy() -> Callable[..., tuple[Tensor, ...]]:
+    function = importlib.import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy
+    return lambda hidden, weight, targets: function(hidden, weight, targets, 1.0, "none")
+
+
+def liger_scaled_cross_entropy() -> Callable[..., tuple[Tensor, ...]]:
+    function = importlib.import_module("liger_kernel.ops").LigerFusedLinearScaledCrossEntropyFunction
+
+    def head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        loss, entropy = function.apply(hidden, weight, targets, 1.0, -100, 1, True)
+        return -loss, entropy
+
+    return head
+
+
+def cut_cross_entropy() -> Callable[..., tuple[Tensor, ...]]:
+    """CCE with its defaults, which leave out gradients below the rounding of bfloat16; compiled torch on a CPU."""
+    function = importlib.import_module("cut_cross_entropy").linear_cross_entropy
+
+    def head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        implementation = "cce" if hidden.is_cuda else "torch_compile"
+        return (-function(hidden, weight, targets, reduction="none", impl=implementation),)
+
+    return head
+
+
+def with_certainty(head: Callable[[], Callable[..., tuple[Tensor, ...]]]) -> Function:
+    """A head's statistics, and self-certainty composed of them."""
+    function = head()
+
+    def statistics(problem: Problem) -> tuple[Tensor, ...]:
+        hidden, weight, targets = rows_of(problem)
+        logprob, *entropy = function(hidden, weight, targets)
+        return logprob, *entropy, certainty_of_head(hidden, weight, targets, logprob.float())
+
+    return statistics
+
+
+def with_loss(head: Callable[[], Callable[..., tuple[Tensor, ...]]]) -> Function:
+    function = head()
+    return lambda problem: loss_of(problem, function(*rows_of(problem))[0].float())
+
+
+def liger_head_loss() -> Function:
+    """Liger's chunked GRPO loss with its defaults: one completion at a time, the arithmetic of the loss compiled."""
+    module = importlib.import_module("liger_kernel.chunked_loss")
+    criterion = module.LigerFusedLinearGRPOLoss(
+        beta=BETA, epsilon_low=EPSILON, epsilon_high=EPSILON, loss_type="dapo", use_ref_model=True
+    )
+
+    def loss(problem: Problem) -> tuple[Tensor, ...]:
+        value, _ = criterion(
+            *problem.leaves,
+            problem.targets,
+            torch.ones_like(problem.targets),
+            problem.advantages,
+            ref_per_token_logps=problem.ref_logprob,
+            old_per_token_logps=problem.old_logprob,
+        )
+        return (value,)
+
+    return loss
+
+
+def alone(package: str, file: str) -> ModuleType:
+    """One file of a package, without the package's own imports. Raises ImportError if it is not installed."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    path = Path(found.submodule_search_locations[0]) / file
+    spec = importlib.util.spec_from_file_location(f"_{package}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def installed(module: str, function: Function) -> Callable[[], Function]:
+    """The function, once the module that it calls into has been imported."""
+
+    def build() -> Function:
+        importlib.import_module(module)
+        return function
+
+    return build
