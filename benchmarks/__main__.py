@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
         for name in options.suites or SUITE_NAMES:
             missing |= run_suite(name, Options(options.output, device, size, peers))["missing"]
     except KeyboardInterrupt:
-        print(f"interrupted; what was measured is in {options.output}", file=sys.stderr)
+        drawn = f"python -m benchmarks report --results {options.output}"
+        print(f"interrupted; what was measured is in {options.output}, and `{drawn}` draws it", file=sys.stderr)
         return 130
     for name, reason in missing.items():
         print(f"missing: {name} ({reason})", file=sys.stderr)

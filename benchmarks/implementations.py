@@ -243,5 +243,6 @@ IMPLEMENTATIONS: dict[str, list[Implementation]] = {
         Implementation("CCE", "cut_cross_entropy", partial(peers.with_loss, peers.cut_cross_entropy), LOSS_IN_TORCH),
         Implementation("Liger", "liger_kernel", peers.liger_head_loss),
         *our_losses("linear_grpo_loss", "linear_token_stats"),
+        Implementation("rlif, 64 MiB tiles", "rlif", partial(our_loss, "linear_grpo_loss", tile_bytes=64 << 20)),
     ],
 }

@@ -105,9 +105,13 @@ def plan(device: str, size: str) -> Plan:
     return Plan(first, {op: shapes[:1] for op, shapes in full.memory.items()}, seconds=1)
 
 
-def fitted(shape: Shape, free: int | None) -> Shape:
-    """The shape, or one with fewer tokens, whose eager form fits two thirds of the free memory."""
-    # In float32: logits, log-probabilities, probabilities, their product and the gradients of these.
-    while free is not None and shape.rows * shape.vocab_size * 4 * 9 > free * 2 / 3 and shape.length > 1:
+# Float32 copies of the logits that are in memory at once: log-probabilities, probabilities, their product and the
+# gradients of these; of the eager loss fewer.
+STATISTICS_COPIES, LOSS_COPIES = 9, 5
+
+
+def fitted(shape: Shape, free: int | None, copies: int) -> Shape:
+    """The shape, or one with fewer tokens, so many copies of whose logits fit two thirds of the free memory."""
+    while free is not None and shape.rows * shape.vocab_size * 4 * copies > free * 2 / 3 and shape.length > 1:
         shape = dataclasses.replace(shape, length=shape.length // 2)
     return shape

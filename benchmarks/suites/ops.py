@@ -21,6 +21,7 @@ from benchmarks.machine import free_bytes
 from benchmarks.memory import rise_of_peak as rise_of_resident_peak
 from benchmarks.peers import Function
 from benchmarks.problems import (
+    LOSS,
     OPS,
     TOLERANCE,
     Problem,
@@ -32,7 +33,7 @@ from benchmarks.problems import (
     output_error,
 )
 from benchmarks.runner import Options, Step
-from benchmarks.suites.op_shapes import fitted, plan
+from benchmarks.suites.op_shapes import LOSS_COPIES, STATISTICS_COPIES, fitted, plan
 
 BASELINE = "eager"
 
@@ -43,15 +44,19 @@ def steps(options: Options) -> list[Step]:
     timed = [
         (number, Step(f"{op}, {shape}", 2.5 * chosen.seconds + 5, partial(_time, options, op, shape, chosen.seconds)))
         for op, shapes in chosen.timed.items()
-        for number, shape in enumerate(dict.fromkeys(fitted(each, free) for each in shapes))
+        for number, shape in enumerate(dict.fromkeys(fitted(each, free, copies(op)) for each in shapes))
     ]
     memory = [
         Step(f"memory of {op}, {shape}", 25 if options.size == "full" else 12, partial(_memory, options, op, shape))
         for op, shapes in chosen.memory.items()
-        for shape in dict.fromkeys(fitted(each, free) for each in shapes)
+        for shape in dict.fromkeys(fitted(each, free, copies(op)) for each in shapes)
     ]
     # What short tables show comes first, in case that there is no time for the rest.
     return [step for number, step in timed if number == 0] + memory + [step for number, step in timed if number > 0]
+
+
+def copies(op: str) -> int:
+    return LOSS_COPIES if OPS[op].outputs == LOSS else STATISTICS_COPIES
 
 
 def candidates(op: str, options: Options) -> list[Implementation]:
@@ -88,6 +93,8 @@ def give_up(implementation: Implementation, reason: str, entry: dict[str, Any], 
 
 def _time(options: Options, op_name: str, shape: Shape, seconds: float, results: dict[str, Any]) -> str:
     op = OPS[op_name]
+    if options.device == "cuda":
+        torch.cuda.empty_cache()  # blocks of the last shape's sizes
     problem = make_problem(shape, options.device)
     truth = exact(op, problem, rows=64 if options.device == "cpu" else 512)
     entry = new_entry("time", op_name, shape, results)

@@ -191,8 +191,8 @@ def test_a_step_that_fails_or_has_no_time_left_is_named_and_the_next_one_runs(tm
 
 def test_shapes_shrink_until_the_eager_form_fits_the_memory():
     shape = Shape(8, 128, 32000, 0, "float32")
-    assert op_shapes.fitted(shape, None) == shape
-    small = op_shapes.fitted(shape, 600 << 20)
+    assert op_shapes.fitted(shape, None, 9) == shape
+    small = op_shapes.fitted(shape, 600 << 20, 9)
     assert small.rows * 32000 * 4 * 9 <= (600 << 20) * 2 / 3 < 2 * small.rows * 32000 * 4 * 9
 
 
