@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.report import charts, lab
 from benchmarks.report.tables import SUITE_TABLES, TABLES
+from rlif.errors import UserError
 from rlif.verdict import LAB_FINDINGS
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def newest(name: str, directory: Path | None = None) -> Path:
         return directory / "lab" / "lab.json"
     files = sorted(directory.glob(f"*-{name}.json"), key=lambda path: (*_age(path), path.name))
     if not files:
-        raise FileNotFoundError(f"no results file {directory}/*-{name}.json: run the command that makes it")
+        raise UserError(f"no results file {directory}/*-{name}.json: run the command that makes it")
     return files[-1]
 
 
@@ -51,18 +52,23 @@ def render(readme: str) -> str:
     tables = TABLES | lab.TABLES
     found = re.findall(r"<!-- table (\S+) -->", readme)
     if unknown := sorted(set(found) - set(tables)):
-        raise ValueError(f"README.md has a place for the table {unknown[0]!r}; expected one of {', '.join(tables)}")
+        raise UserError(f"README.md has a place for the table {unknown[0]!r}; expected one of {', '.join(tables)}")
     for name in found:
         path = newest(name)
         results = json.loads(path.read_text())
         if not _is_full(results):
-            raise ValueError(f"{path} is of a {results['size']} run; expected a full one for the README")
+            raise UserError(f"{path} is of a {results['size']} run; expected a full one for the README")
         place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         body = f"{tables[name](results)}\n\nFrom [`{path.name}`]({place.as_posix()})."
-        pattern = rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)"
-        readme, count = re.subn(pattern, lambda match, body=body: match[1] + body + match[2], readme, flags=re.DOTALL)  # type: ignore[misc]
+        pattern = rf"(<!-- table {name} -->\n)(?:(?!<!-- table ).)*?(<!-- end -->)"  # not over the next table's place
+        readme, count = re.subn(
+            pattern,
+            lambda match, body=body: f"{match[1]}{body}\n{match[2]}",  # type: ignore[misc]
+            readme,
+            flags=re.DOTALL,
+        )
         if count != 1:
-            raise ValueError(f"README.md has {count} places for the table {name!r}; expected 1")
+            raise UserError(f"README.md has {count} places for the table {name!r}; expected 1")
     return readme
 
 
@@ -146,13 +152,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--results is {options.results}; expected a directory of results files")
     if directory != RESULTS and not sources(directory):
         parser.error(f"--results is {options.results}, where no results file is; `python -m benchmarks` makes them")
-    if options.check:
+    try:
+        if not options.check:
+            print(write_report(directory))
+            return 0
         differing = stale(directory)
-        if differing:
-            print(
-                f"{', '.join(differing)}: not what {directory.name} says; run python -m benchmarks report",
-                file=sys.stderr,
-            )
-        return 1 if differing else 0
-    print(write_report(directory))
-    return 0
+    except UserError as error:
+        parser.error(str(error))
+    if differing:
+        message = f"{', '.join(differing)}: not what {directory.name} says; run python -m benchmarks report"
+        print(message, file=sys.stderr)
+    return 1 if differing else 0

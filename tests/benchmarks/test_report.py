@@ -12,6 +12,7 @@ from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.report import charts
 from benchmarks.runner import Options, run_suite
 from benchmarks.suites import op_shapes, ops
+from rlif.errors import UserError
 
 
 def test_the_tables_in_the_readme_are_those_of_the_results_files():
@@ -28,13 +29,21 @@ def test_a_changed_figure_is_noticed(monkeypatch, tmp_path, capsys):
 
 def test_a_table_without_a_results_file_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="no results file"):
+    with pytest.raises(UserError, match="no results file"):
         report.render(report.README.read_text())
 
 
 def test_a_place_for_a_table_that_nobody_draws_is_an_error():
-    with pytest.raises(ValueError, match="'gossip'; expected one of"):
+    with pytest.raises(UserError, match="'gossip'; expected one of"):
         report.render("<!-- table gossip -->\n<!-- end -->")
+
+
+def test_an_empty_place_is_filled_and_the_next_one_is_left_to_its_own_table():
+    places = "".join(f"<!-- table {name} -->\n<!-- end -->\n\nwords\n\n" for name in ("demo", "static"))
+    text = report.render(places)
+    assert text.count("words") == 2
+    assert text.index("trained on") < text.index("words") < text.index("main loop")
+    assert report.render(text) == text
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +91,7 @@ def test_a_chart_of_other_results_is_stale_and_so_is_a_table(measured, capsys):
 
 def test_a_run_that_was_not_full_gives_no_table_in_the_readme(measured, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", measured)
-    with pytest.raises(ValueError, match="expected a full one for the README"):
+    with pytest.raises(UserError, match="expected a full one for the README"):
         report.render("<!-- table ops -->\n<!-- end -->")
 
 
