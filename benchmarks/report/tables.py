@@ -16,7 +16,8 @@ def ops(results: dict[str, Any]) -> str:
     rows = []
     for op in README_OPS:
         entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
-        rows += [[f"`{op}`, {shape(entry)}", *row] for row in op_rows(entry, memory_of(entry, results))]
+        lines = op_rows(entry, memory_of(entry, results))
+        rows += [[f"`{op}`, {shape(entry)}" if number == 0 else "", *line] for number, line in enumerate(lines)]
     return table(["op and shape", *HEADINGS], rows) + notes(results["machine"]["versions"], missing(results))
 
 
