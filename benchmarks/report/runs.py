@@ -41,6 +41,21 @@ def training_step(results: dict[str, Any]) -> str:
     return table(headings, rows) + notes(results["machine"]["versions"], missing)
 
 
+def trl_step(results: dict[str, Any]) -> str:
+    rows = []
+    entries = results["implementations"]
+    for name, entry in entries.items():
+        seconds = entry["seconds"]
+        low, high = entry["step_quartiles"]
+        speedup = entries["TRL"]["seconds"]["step"] / seconds["step"] if "TRL" in entries else float("nan")
+        phases = ", ".join(f"{phase} {s:.1f} s" for phase, s in seconds.items() if phase != "step")
+        step = f"{seconds['step']:.1f} s ({low:.1f} to {high:.1f})"
+        rows.append([name, step, f"{speedup:.1f}x", phases, f"{entry['peak_bytes'] / 1e9:.1f} GB"])
+    headings = ["trainer", "step (quartiles)", "speed-up", "phases", "peak memory"]
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    return table(headings, rows) + notes(results["machine"]["versions"], missing)
+
+
 def generation(results: dict[str, Any]) -> str:
     rows = []
     for name, entry in results.get("models", {}).items():

@@ -22,6 +22,8 @@ def ops(results: dict[str, Any]) -> str:
 
 
 HEADINGS = ["implementation", "forward", "forward + backward", "speed-up (20-80%)", "of the floor", "memory", "error"]
+# The work that cannot be avoided, over the time of forward and backward.
+RATE = "bytes or FLOP a second"
 
 
 def all_ops(results: dict[str, Any]) -> str:
@@ -29,9 +31,9 @@ def all_ops(results: dict[str, Any]) -> str:
     parts = []
     for entry in results["entries"]:
         if entry["kind"] == "time":
-            rows = op_rows(entry, memory_of(entry, results))
+            rows = op_rows(entry, memory_of(entry, results), rates=True)
             parts.append(f"### `{entry['op']}`, {shape(entry)}\n\n{entry['title'][0].upper()}{entry['title'][1:]}.")
-            parts.append(table(HEADINGS, rows))
+            parts.append(table([*HEADINGS, RATE], rows))
             composed: dict[str, list[str]] = {}
             for name, each in entry["implementations"].items():
                 composed.setdefault(each["composed"], []).append(name)
@@ -53,14 +55,14 @@ def all_ops(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]]) -> list[list[str]]:
+def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates: bool = False) -> list[list[str]]:
     """A row for each implementation of an entry; \\* marks what had to be composed."""
     rows = []
     for name, each in entry["implementations"].items():
         label = f"{name} \\*" if each["composed"] else name
         worst = f"{max(each['output_error'], each['gradient_error']):.0e}"
         if each["wrong"]:
-            rows.append([label, *["wrong"] * 4, "", f"**{worst}**"])
+            rows.append([label, *["wrong"] * 4, "", f"**{worst}**", *[""] * rates])
             continue
         if "forward_backward" not in each:  # interrupted before
             continue
@@ -77,9 +79,19 @@ def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]]) -> list[
                 f"{floor / median:.0%}" if floor else "",
                 share(extra["forward_backward_bytes"], entry["logits_bytes"]) if extra else "",
                 worst,
+                *([rate(entry, median)] if rates else []),
             ]
         )
     return rows
+
+
+def rate(entry: dict[str, Any], milliseconds: float) -> str:
+    """Bytes or operations of the floor over a time of forward and backward."""
+    if entry["hidden_size"]:
+        operations = 3 * 2 * entry["rows"] * entry["columns"] * entry["hidden_size"]
+        return f"{operations / milliseconds / 1e9:.3g} TFLOP/s"
+    transfers = 2 if entry["op"] == "grpo_loss" else 3
+    return f"{transfers * entry['logits_bytes'] / milliseconds / 1e6:.3g} GB/s"
 
 
 def share(extra: float, logits: float) -> str:
@@ -140,6 +152,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": runs.demo,
     "ops": ops,
     "loop": runs.training_step,
+    "trl-step": runs.trl_step,
     "generation": runs.generation,
     "static": static,
     "self-feedback": runs.self_feedback,

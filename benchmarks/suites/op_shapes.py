@@ -85,7 +85,7 @@ PLANS = {
             "linear_token_stats": _GPU_HEADS[:1],
             "linear_grpo_loss": (*_GPU_HEADS, head(1024, 131072, 4096, "bfloat16")),
         },
-        seconds=3,
+        seconds=2,
     ),
 }  # fmt: skip
 _TINY: dict[str, tuple[Shape, ...]] = {

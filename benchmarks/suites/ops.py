@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,10 +37,12 @@ from benchmarks.runner import Options, Step
 from benchmarks.suites.op_shapes import LOSS_COPIES, STATISTICS_COPIES, fitted, plan
 
 BASELINE = "eager"
+RESETS_PEAK = Path("/proc/self/clear_refs")
 
 
 def steps(options: Options) -> list[Step]:
     chosen = plan(options.device, options.size)
+    memory_seconds = 25 if (options.device, options.size) == ("cpu", "full") else 12
     free = free_bytes(options.device)
     timed = [
         (number, Step(f"{op}, {shape}", 2.5 * chosen.seconds + 5, partial(_time, options, op, shape, chosen.seconds)))
@@ -47,7 +50,7 @@ def steps(options: Options) -> list[Step]:
         for number, shape in enumerate(dict.fromkeys(fitted(each, free, copies(op)) for each in shapes))
     ]
     memory = [
-        Step(f"memory of {op}, {shape}", 25 if options.size == "full" else 12, partial(_memory, options, op, shape))
+        Step(f"memory of {op}, {shape}", memory_seconds, partial(_memory, options, op, shape))
         for op, shapes in chosen.memory.items()
         for shape in dict.fromkeys(fitted(each, free, copies(op)) for each in shapes)
     ]
@@ -237,6 +240,8 @@ def summary(entry: dict[str, Any]) -> str:
 
 def _memory(options: Options, op_name: str, shape: Shape, results: dict[str, Any]) -> str:
     entry = new_entry("memory", op_name, shape, results)
+    if options.device == "cpu" and not RESETS_PEAK.exists():
+        raise RuntimeError(f"the peak of resident memory is reset by {RESETS_PEAK}, which only Linux has")
     parts = []
     for implementation in candidates(op_name, options):
         arguments = (op_name, implementation.name, shape, options.device)
