@@ -261,7 +261,7 @@ def memory_chart(results: dict[str, Any]) -> Figure:
         points[LOGITS], colours[LOGITS] = [(size, size, size, size) for size in sizes], "black"
         lines(each, points, colours, "MB at the peak, forward + backward (1: or less)")
         each.set_xlabel(f"MB of all logits, N x V, {last[op]['dtype']}", fontsize=9)
-        each.set_title(OP_NAMES[op], fontsize=9.5, loc="left")
+        each.set_title(OP_NAMES[op], fontsize=9.5, loc="left", pad=14)
     drawn.subplots_adjust(left=0.06, right=0.99, top=0.86, bottom=0.15, wspace=0.16)
     return drawn
 
