@@ -27,7 +27,7 @@ def head(rows: int, columns: int, hidden_size: int, dtype: str = "float32") -> S
 
 # Vocabularies of Llama 2 (32000), Llama 3 (128256), Qwen2.5 (151936) and Gemma (262144); GPT-2's 50257, whose rows
 # start at every alignment.
-_CPU_HEADS = (head(1024, 32000, 512), head(1024, 32000, 512, "bfloat16"), head(1024, 128256, 128))
+_CPU_HEADS = (head(1024, 32000, 512), head(1024, 32000, 512, "bfloat16"))
 _GPU_HEADS = (head(8192, 131072, 4096, "bfloat16"), head(8192, 151936, 896, "bfloat16"))
 _GPU_LOGITS = logits(8192, 151936, "bfloat16")
 PLANS = {
@@ -38,14 +38,14 @@ PLANS = {
                 logits(256, 151936), logits(256, 151936, "bfloat16"),
                 logits(256, 8000), logits(256, 32000), logits(64, 32000),
             ),
-            "cross_entropy": (logits(1024, 32000), logits(1024, 32000, "bfloat16")),
+            "cross_entropy": (logits(1024, 32000),),
             "grpo_loss": (logits(1024, 32000), logits(1024, 32000, "bfloat16")),
-            "linear_token_stats": _CPU_HEADS,
-            "linear_cross_entropy": _CPU_HEADS[:2],
+            "linear_token_stats": (*_CPU_HEADS, head(256, 128256, 128)),
+            "linear_cross_entropy": _CPU_HEADS[:1],
             "linear_grpo_loss": (
                 *_CPU_HEADS,
                 *(head(256, columns, 128) for columns in (8000, 32000, 128256)),
-                head(64, 32000, 128), head(1024, 32000, 128),
+                head(64, 32000, 128), head(1024, 32000, 128), head(256, 128256, 128, "bfloat16"),
             ),
         },
         memory={
