@@ -37,6 +37,8 @@ class Implementation:
     composed: str = ""
     """What the package does not compute, and of what it is made instead; empty if it computes everything."""
     devices: tuple[str, ...] = ANYWHERE
+    compiled: bool = False
+    """For each shape anew, which takes seconds."""
     overwrites_logits: bool = False
     """The gradient is written over the logits: they are put back, untimed, before each call."""
     padded_logits: bool = False
@@ -104,7 +106,7 @@ def plain(function: Callable[..., Any], wrap: Callable[..., Function] = of_rows)
     """As it stands, and compiled."""
     return [
         Implementation("eager", "torch", partial(wrap, function)),
-        Implementation("torch.compile", "torch", partial(wrap, function, compiled=True)),
+        Implementation("torch.compile", "torch", partial(wrap, function, compiled=True), compiled=True),
     ]
 
 

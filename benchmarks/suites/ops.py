@@ -63,7 +63,14 @@ def copies(op: str) -> int:
 
 
 def candidates(op: str, options: Options) -> list[Implementation]:
-    return [each for each in IMPLEMENTATIONS[op] if options.device in each.devices and options.allows(each.package)]
+    """Who takes part. A tiny run compiles nothing: it is to show in seconds that the rest works."""
+    return [
+        each
+        for each in IMPLEMENTATIONS[op]
+        if options.device in each.devices
+        and options.allows(each.package)
+        and not (options.size == "tiny" and each.compiled)
+    ]
 
 
 def new_entry(kind: str, op: str, shape: Shape, results: dict[str, Any]) -> dict[str, Any]:
@@ -277,7 +284,7 @@ def peak(op_name: str, name: str, shape: Shape, device: str) -> dict[str, float]
     # will do, but compiled code is made for one shape.
     small = dataclasses.replace(shape, length=min(shape.length, 4), vocab_size=min(shape.vocab_size, 1000))
     made = Problem.padded if implementation.padded_logits else lambda problem: problem
-    warm_up = made(make_problem(shape if "compile" in name or device == "cuda" else small, device))
+    warm_up = made(make_problem(shape if implementation.compiled or device == "cuda" else small, device))
     forward(warm_up)
     forward_backward(warm_up)
     del warm_up
