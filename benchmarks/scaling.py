@@ -124,19 +124,21 @@ def measure_vocabulary(world_size: int, directory: Path, quick: bool) -> list[di
     return [{"world_size": world_size, **options, "predicted": predicted, "ranks": ranks}]
 
 
-def measure_training(kind: str, world_size: int, directory: Path, quick: bool) -> list[dict[str, Any]]:
-    """One step of training in several processes: what each exchanges, by count and by the model."""
+def measure_training(world_size: int, directory: Path, quick: bool) -> list[dict[str, Any]]:
+    """One step of training in several processes, weights copied and sharded: what each exchanges, and by the model."""
     options = {"vocab_size": 512, "hidden_size": 64, "completion_length": 4 if quick else 16}
-    ranks = launch(kind, world_size, directory, options)
-    first = ranks[0]
-    if kind == "data parallel":
-        predicted = {"all_reduce": data_parallel_payload(first["parameters"], itemsize=4)}
-    else:
-        gathered, reduced = sharded_payload(
-            first["parameters_in_layers"], first["parameters_elsewhere"], world_size, itemsize=4
-        )
-        predicted = {"all_gather": gathered, "all_reduce": reduced}
-    return [{"kind": kind, "world_size": world_size, **options, "predicted": predicted, "ranks": ranks}]
+    both = launch("training", world_size, directory, options)
+    entries = []
+    for kind in ("data parallel", "sharded"):
+        ranks = [rank[kind] for rank in both]
+        if kind == "data parallel":
+            predicted = {"all_reduce": data_parallel_payload(ranks[0]["parameters"], itemsize=4)}
+        else:
+            parameters = ranks[0]["parameters_in_layers"], ranks[0]["parameters_elsewhere"]
+            gathered, reduced = sharded_payload(*parameters, world_size, itemsize=4)
+            predicted = {"all_gather": gathered, "all_reduce": reduced}
+        entries.append({"kind": kind, "world_size": world_size, **options, "predicted": predicted, "ranks": ranks})
+    return entries
 
 
 def measurements(quick: bool, scratch: Path) -> Iterator[tuple[str, str, Callable[[], list[dict[str, Any]]]]]:
@@ -144,10 +146,9 @@ def measurements(quick: bool, scratch: Path) -> Iterator[tuple[str, str, Callabl
     for ranks in QUICK_WORLD_SIZES if quick else WORLD_SIZES:
         name = f"vocabulary in {ranks}"
         yield "vocabulary", name, partial(measure_vocabulary, ranks, scratch / name, quick)
-    for kind in ("data parallel", "sharded"):
-        for ranks in WORLD_SIZES[1:2] if quick else WORLD_SIZES[1:]:
-            name = f"{kind} in {ranks}"
-            yield "training", name, partial(measure_training, kind, ranks, scratch / name, quick)
+    for ranks in WORLD_SIZES[1:2] if quick else WORLD_SIZES[1:]:
+        name = f"training in {ranks}"
+        yield "training", name, partial(measure_training, ranks, scratch / name, quick)
     rounds = QUICK_ROUNDS if quick else ROUNDS
     for op in OPS:
         for tokens, vocab_size in op_shapes(quick):

@@ -112,7 +112,14 @@ def settled_bytes_sent(seconds: float = 0.1) -> int:
         sent = later
 
 
-def data_parallel(options: dict[str, int], directory: Path) -> dict[str, Any]:
+def training(options: dict[str, int], directory: Path) -> dict[str, Any]:
+    """A step of training, by weights sharded and by weights copied."""
+    config, workload = train_config(options, directory)
+    rollout = own_rollout(config, workload)
+    return {"sharded": sharded(config, rollout), "data parallel": data_parallel(config, rollout)}
+
+
+def data_parallel(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
     """A step of `rlif train` under DDP: the third, since DDP takes stock of its buckets in the first two."""
     from rlif.prepare import prepare
     from rlif.progress import SilentProgress
@@ -120,9 +127,7 @@ def data_parallel(options: dict[str, int], directory: Path) -> dict[str, Any]:
 
     # accelerate wants to be told what torch.distributed knows already.
     os.environ |= {"ACCELERATE_USE_CPU": "true", "LOCAL_RANK": str(dist.get_rank()), "MASTER_ADDR": "127.0.0.1"}
-    config, workload = train_config(options, directory)
     run = prepare(config, SilentProgress())
-    rollout = own_rollout(config, workload)
     for step in (1, 2):
         update(run.learner, rollout, step, 1e-6)
     counted = exchanged(lambda: update(run.learner, rollout, 3, 1e-6))
@@ -130,13 +135,12 @@ def data_parallel(options: dict[str, int], directory: Path) -> dict[str, Any]:
     return counted | {"parameters": sum(p.numel() for p in run.learner.scorer.parameters())}
 
 
-def sharded(options: dict[str, int], directory: Path) -> dict[str, Any]:
+def sharded(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
     """Forward and backward of the policy with its weights sharded (FSDP2), layer by layer."""
     from rlif.fused_head import fused_head
     from rlif.models import load_language_model
     from rlif.scoring import LossInputs, Scorer
 
-    config, workload = train_config(options, directory)
     model = load_language_model(config.model, device="cpu", dtype="float32").model
     scorer = Scorer(model, fused_head(model))
     in_layers = sum(p.numel() for layer in model.model.layers for p in layer.parameters())
@@ -144,7 +148,6 @@ def sharded(options: dict[str, int], directory: Path) -> dict[str, Any]:
     for layer in model.model.layers:
         fully_shard(layer)
     fully_shard(scorer)
-    rollout = own_rollout(config, workload)
     advantages = torch.linspace(-1, 1, len(rollout.texts))
     inputs = LossInputs(advantages, None, None, rollout.completion_mask, {"loss_type": "dapo"})
 
@@ -241,10 +244,7 @@ def main() -> None:
     os.environ |= {"RANK": rank, "WORLD_SIZE": world_size}
     dist.init_process_group("gloo", f"file://{directory}/store", rank=int(rank), world_size=int(world_size))
     settings = json.loads(options)
-    if kind == "vocabulary":
-        result = vocabulary(settings)
-    else:
-        result = {"data parallel": data_parallel, "sharded": sharded}[kind](settings, Path(directory))
+    result = vocabulary(settings) if kind == "vocabulary" else training(settings, Path(directory))
     print(json.dumps(result))
     dist.barrier()  # who leaves early takes his connections with him
     dist.destroy_process_group()
