@@ -1,29 +1,35 @@
-"""Everything that needs a GPU, in one command: tests, compute-sanitizer, and every op beside its floors and peers.
+"""Everything that needs a GPU, in one command: tests, every op beside its peers, counters, training step, sanitizer.
 
-    python -m benchmarks.gpu --output DIRECTORY [--dry-run]
+    python -m benchmarks.gpu --output DIRECTORY [--minutes 9] [--dry-run]
 
-Needs no network. Writes DIRECTORY/gpu.json after every step, so that an interruption loses none that is done. Peers
-take part where they can be imported; the others are named in the file. `--dry-run` goes through the same motions on
-tiny tensors, on a CPU too: it shows that the script works, and its figures mean nothing.
+Needs no network, and no more than the minutes given: each part has its share, the most valuable comes first, and what
+no longer fits is named. Writes DIRECTORY/gpu.json after every part, beside the files of the suites `ops` and `loop`,
+which are written after every measurement. What cannot take part, a peer or a tool that is not installed, is named in
+the files. `--dry-run` goes through the same motions on tiny tensors, on a CPU too: it shows that the script works, and
+its figures mean nothing.
 """
+
+from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import gpu_heads, gpu_logits
+from benchmarks.budget import Part, finish, run_parts
 from benchmarks.machine import describe
+from benchmarks.ncu import profile_counters
 
+# Left for what lies between the parts.
+RESERVE_SECONDS = 10
 SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck")
 SANITIZER_CASE = """
 import torch
@@ -53,67 +59,92 @@ for num_columns in (300, 4097, 50257):
         sum(value.sum() for value in stats[1:5]).backward()
 torch.cuda.synchronize()
 """
+# A suite in a process of its own: a kernel that faults takes its process's GPU context with it, and no more.
+SUITE = """
+import sys
+from pathlib import Path
+from benchmarks.runner import Options, run_suite
+name, output, device, size, seconds = sys.argv[1:]
+peers = frozenset() if size == "tiny" else None
+run_suite(name, Options(Path(output), device, size, peers, seconds=float(seconds)))
+"""
 
 
-def run_tests() -> dict[str, Any]:
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels", "-p", "no:cacheprovider"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return {"exit": result.returncode, "seconds": time.perf_counter() - started, "tail": result.stdout[-3000:]}
+def run_tests(seconds: float, where: str, workers: int) -> dict[str, Any]:
+    """The tests there that are marked for a GPU, with several workers where pytest-xdist is installed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", where, "-p", "no:cacheprovider"]
+    # What is not installed here costs its own tests: no strictness about the settings of absent plugins.
+    command += ["-o", "addopts=--strict-markers", "--continue-on-collection-errors"]
+    if workers > 1 and importlib.util.find_spec("xdist"):
+        command += ["-n", str(workers)]
+    return finish(command, seconds)
 
 
-def run_sanitizer() -> dict[str, Any]:
+def run_suite(name: str, device: str, size: str, output: Path, seconds: float) -> dict[str, Any]:
+    """A suite of `python -m benchmarks`; the figures are in the file that it writes."""
+    arguments = [name, str(output), device, size, str(seconds - 15)]
+    return finish([sys.executable, "-c", SUITE, *arguments], seconds, tail=1500)
+
+
+def run_sanitizer(seconds: float) -> dict[str, Any]:
+    """Small cases of all ops under compute-sanitizer, a share of the time for each of its tools."""
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if tool is None:
         return {"missing": "compute-sanitizer is not on PATH or in /usr/local/cuda/bin"}
-    results = {}
     # Within a block of torch's cache, far larger than these tensors, nothing is out of bounds or uninitialised.
-    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    for check in SANITIZER_TOOLS:
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    results: dict[str, Any] = {}
+    started = time.perf_counter()
+    for number, check in enumerate(SANITIZER_TOOLS):
+        left = seconds - (time.perf_counter() - started)
         command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-c", SANITIZER_CASE]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        results[check] = {"exit": result.returncode, "tail": (result.stdout + result.stderr)[-1500:]}
+        results[check] = finish(command, left / (len(SANITIZER_TOOLS) - number), environment, tail=1500)
     return results
 
 
-def measurements(device: str, dry_run: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """What to measure, each under the name of the list that it belongs to."""
-    for shape in [gpu_heads.TINY_SHAPE] if dry_run else gpu_heads.SHAPES:
-        yield "heads", lambda shape=shape: gpu_heads.measure_head(shape, device, dry_run)  # type: ignore[misc]
-    for loss_shape in [(2, 4, 1000)] if dry_run else gpu_logits.LOSS_SHAPES:
-        yield "losses", lambda shape=loss_shape: gpu_logits.measure_loss(shape, device, dry_run)  # type: ignore[misc]
-    for num_columns in (1000,) if dry_run else gpu_logits.NUM_COLUMNS:
-        for num_rows in (2,) if dry_run else gpu_logits.NUM_ROWS:
-            for dtype in (torch.bfloat16, torch.float32):
-                case = (num_rows, num_columns, dtype, device, dry_run)
-                yield "ops", lambda case=case: gpu_logits.measure_statistics(*case)  # type: ignore[misc]
+def parts(output: Path, device: str, dry_run: bool) -> list[Part]:
+    """What to do, the most valuable first, and how many seconds it may take on an H200."""
+    size = "tiny" if dry_run else "full"
+    where, workers = ("tests/kernels/test_gpu.py", 1) if dry_run else ("tests", 8)
+    counted = {"rows": 8, "columns": 100} if dry_run else {}
+    return [
+        Part("tests", 30, 110, partial(run_tests, where=where, workers=workers)),
+        Part("ops", 40, 250, partial(run_suite, "ops", device, size, output)),
+        Part("counters", 25, 50, partial(profile_counters, **counted)),
+        Part("loop", 40, 80, partial(run_suite, "loop", device, size, output)),
+        Part("sanitizer", 30, 90, run_sanitizer),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="directory to write to")
-    parser.add_argument("--dry-run", action="store_true", help="tiny tensors, no tests; on a CPU too")
+    parser.add_argument("--minutes", type=float, default=9.0, help="that it may take in all; default 9")
+    parser.add_argument("--dry-run", action="store_true", help="tiny tensors; on a CPU too")
     arguments = parser.parse_args()
     if not arguments.dry_run and not torch.cuda.is_available():
         parser.error("there is no CUDA or ROCm device; --dry-run shows what would be done")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / "gpu.json"
+    results: dict[str, Any] = {
+        "date": str(datetime.date.today()),
+        "machine": describe(),
+        "dry_run": arguments.dry_run,
+        "parts": {},
+    }
 
-    results: dict[str, Any] = {"date": str(datetime.date.today()), "machine": describe(), "dry_run": arguments.dry_run}
+    def save(entries: dict[str, Any]) -> None:
+        name = list(entries)[-1]
+        print(f"{name}: {json.dumps(entries[name])[:1500]}", flush=True)
+        path.write_text(json.dumps(results | {"parts": entries}, indent=1) + "\n")
 
-    def save() -> None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
-
-    if not arguments.dry_run:
-        for name, run in (("tests", run_tests), ("sanitizer", run_sanitizer)):
-            results[name] = run()
-            print(name, json.dumps(results[name])[-1500:], flush=True)
-            save()
-    for name, measure in measurements(device, arguments.dry_run):
-        entry = measure()
-        results.setdefault(name, []).append(entry)
-        print(name, json.dumps(entry), flush=True)
-        save()
+    started = time.perf_counter()
+    seconds = 60 * arguments.minutes - RESERVE_SECONDS
+    results["parts"] = run_parts(parts(arguments.output, device, arguments.dry_run), seconds, save)
+    results["seconds"] = round(time.perf_counter() - started, 1)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(path)
 
 
 if __name__ == "__main__":

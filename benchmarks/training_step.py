@@ -2,11 +2,11 @@
 
     python -m benchmarks.training_step [--steps 4] [--beta 0] [--output benchmarks/results]
 
-Both train the same random model on the same prompts with the same group, lengths and loss, in float32, each in a fresh
-process, on self-certainty. TRL's rewards are functions of the completions, so that this one needs a forward of its own;
+Both train the same random model on the same prompts with the same group, lengths and loss, each in a fresh process, on
+self-certainty. TRL's rewards are functions of the completions, so that this one needs a forward of its own;
 ours comes from the forward that carries the gradient, so that scoring and update are one phase. The first step warms
-up; figures are medians over the others. Peak memory is that of the process, libraries included. Writes
-CORES-core-cpu-DATE-training-step.json.
+up; figures are medians over the others. Peak memory is that of the process, libraries included; on a
+GPU what torch allocates of it. Writes CORES-core-cpu-DATE-training-step.json.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Workload:
 
     vocab_size: int = 32000
     hidden_size: int = 256
+    intermediate_size: int = 0  # 0: twice the hidden size
     num_layers: int = 4
+    num_heads: int = 4
     prompts: int = 8
     num_generations: int = 8
     prompt_length: int = 16
@@ -52,6 +54,21 @@ class Workload:
     steps: int = 4
     beta: float = 0.0
     learning_rate: float = 1e-6
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+# The shape of Qwen2.5-0.5B, for a GPU.
+HALF_BILLION = Workload(
+    vocab_size=151936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_layers=24,
+    num_heads=14,
+    max_completion_length=256,
+    device="cuda",
+    dtype="bfloat16",
+)
 
 
 def make_model(workload: Workload, directory: Path) -> None:
@@ -62,11 +79,11 @@ def make_model(workload: Workload, directory: Path) -> None:
     config = Qwen3Config(
         vocab_size=workload.vocab_size,
         hidden_size=workload.hidden_size,
-        intermediate_size=2 * workload.hidden_size,
+        intermediate_size=workload.intermediate_size or 2 * workload.hidden_size,
         num_hidden_layers=workload.num_layers,
-        num_attention_heads=4,
+        num_attention_heads=workload.num_heads,
         num_key_value_heads=2,
-        head_dim=workload.hidden_size // 4,
+        head_dim=workload.hidden_size // workload.num_heads,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -102,12 +119,19 @@ def timed(function: Callable[..., Result], seconds: list[float]) -> Callable[...
     """The function, which then adds to the list how long each call took."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Result:
-        started = time.perf_counter()
+        started = now()
         result = function(*args, **kwargs)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(now() - started)
         return result
 
     return wrapper
+
+
+def now() -> float:
+    """Seconds, once a GPU has done what it was told."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def run_rlif(workload: Workload, directory: Path) -> list[dict[str, float]]:
@@ -132,7 +156,8 @@ def run_rlif(workload: Workload, directory: Path) -> list[dict[str, float]]:
         "learning-rate": workload.learning_rate,
         "beta": workload.beta,
         "guard": "off",  # which peers do not have, and which is no part of a step
-        "device": "cpu",
+        "device": workload.device,
+        "dtype": workload.dtype,
     }
     sys.argv = ["rlif", "train", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
     cli.main()
@@ -155,7 +180,7 @@ def self_certainty(model: torch.nn.Module, prompt_ids: Tensor, completion_ids: T
     for prompt, completion in zip(prompt_ids.split(rows), completion_ids.split(rows), strict=True):
         with torch.no_grad():
             ids = torch.cat([prompt, completion], dim=1)
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
+            logits = model(input_ids=ids, use_cache=False, logits_to_keep=length + 1).logits[:, :-1].float()
             certainty = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
         rewards += certainty.mean(-1).tolist()
     return rewards
@@ -168,7 +193,7 @@ def run_trl(workload: Workload, directory: Path) -> list[dict[str, float]]:
     from trl import GRPOConfig, GRPOTrainer
 
     make_model(workload, directory / "model")
-    model = AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(directory / "model", dtype=getattr(torch, workload.dtype))
     tokenizer = AutoTokenizer.from_pretrained(directory / "model", padding_side="left")
     sampling: list[float] = []
     scoring: list[float] = []
@@ -179,17 +204,17 @@ def run_trl(workload: Workload, directory: Path) -> list[dict[str, float]]:
         tokens.append(sum(map(len, completion_ids)))
         length = max(map(len, completion_ids))
         # A random model hardly ever ends before the limit; the few tokens of padding cost what real ones would.
-        padded = torch.tensor([ids + [0] * (length - len(ids)) for ids in completion_ids])
-        return self_certainty(model, tokenizer(prompts, return_tensors="pt")["input_ids"], padded)
+        padded = torch.tensor([ids + [0] * (length - len(ids)) for ids in completion_ids], device=model.device)
+        return self_certainty(model, tokenizer(prompts, return_tensors="pt")["input_ids"].to(model.device), padded)
 
     class Watch(TrainerCallback):
         """Times every step, the optimizer's included."""
 
         def on_step_begin(self, *args: object, **kwargs: object) -> None:
-            self.started = time.perf_counter()
+            self.started = now()
 
         def on_step_end(self, *args: object, **kwargs: object) -> None:
-            whole.append(time.perf_counter() - self.started)
+            whole.append(now() - self.started)
 
     trainer = GRPOTrainer(
         model=model,
@@ -207,7 +232,7 @@ def run_trl(workload: Workload, directory: Path) -> list[dict[str, float]]:
             temperature=1.0,
             gradient_checkpointing=False,
             bf16=False,
-            use_cpu=True,
+            use_cpu=workload.device == "cpu",
             report_to="none",
             save_strategy="no",
             logging_steps=1,
@@ -237,7 +262,7 @@ def summary(steps: list[dict[str, float]]) -> dict[str, Any]:
         "seconds": {name: statistics.median(step[name] for step in measured) for name in steps[0] if name != "tokens"},
         "tokens": statistics.median(step["tokens"] for step in measured),
         "steps": steps,
-        "peak_bytes": resident_bytes("VmHWM"),
+        "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else resident_bytes("VmHWM"),
     }
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.runner import Options, Step
-from benchmarks.training_step import IMPLEMENTATIONS, Workload
+from benchmarks.training_step import HALF_BILLION, IMPLEMENTATIONS, Workload
 
 SIZES = {
     "full": Workload(),
@@ -27,9 +27,11 @@ PACKAGES = {"rlif": "rlif", "TRL": "trl"}
 
 
 def steps(options: Options) -> list[Step]:
-    workload = SIZES[options.size]
+    workload = HALF_BILLION if options.device == "cuda" and options.size == "full" else SIZES[options.size]
+    workload = dataclasses.replace(workload, device=options.device)
     names = [name for name in IMPLEMENTATIONS if options.allows(PACKAGES[name])]
-    return [Step(f"training step of {name}", 60, partial(measure, name, workload)) for name in names]
+    seconds = 30 if options.device == "cuda" else 60
+    return [Step(f"training step of {name}", seconds, partial(measure, name, workload)) for name in names]
 
 
 def measure(name: str, workload: Workload, results: dict[str, Any]) -> str:
