@@ -135,8 +135,9 @@ def now() -> float:
 
 
 def run_rlif(workload: Workload, directory: Path) -> list[dict[str, float]]:
-    """`rlif train`; seconds and tokens of every step."""
-    from rlif import cli, trainer
+    """What `rlif train` does; seconds and tokens of every step."""
+    from rlif import trainer
+    from rlif.config import TrainConfig
 
     make_model(workload, directory / "model")
     data = directory / "prompts.jsonl"
@@ -144,23 +145,22 @@ def run_rlif(workload: Workload, directory: Path) -> list[dict[str, float]]:
     sampling: list[float] = []
     # The benchmark times what the loop calls, by the name under which it calls it.
     vars(trainer)["sample"] = timed(vars(trainer)["sample"], sampling)
-    options = {
-        "model": directory / "model",
-        "data": data,
-        "reward": "self_certainty",
-        "run-dir": directory / "run",
-        "max-steps": workload.steps,
-        "prompts-per-step": workload.prompts,
-        "num-generations": workload.num_generations,
-        "max-completion-length": workload.max_completion_length,
-        "learning-rate": workload.learning_rate,
-        "beta": workload.beta,
-        "guard": "off",  # which peers do not have, and which is no part of a step
-        "device": workload.device,
-        "dtype": workload.dtype,
-    }
-    sys.argv = ["rlif", "train", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
-    cli.main()
+    config = TrainConfig(
+        model=str(directory / "model"),
+        data=str(data),
+        reward=("self_certainty",),
+        run_dir=directory / "run",
+        max_steps=workload.steps,
+        prompts_per_step=workload.prompts,
+        num_generations=workload.num_generations,
+        max_completion_length=workload.max_completion_length,
+        learning_rate=workload.learning_rate,
+        beta=workload.beta,
+        guard="off",  # which peers do not have, and which is no part of a step
+        device=workload.device,
+        dtype="bfloat16" if workload.dtype == "bfloat16" else "float32",
+    )
+    trainer.train(config)
     rows = [json.loads(line) for line in (directory / "run" / "metrics.jsonl").read_text().splitlines()]
     return [
         {
