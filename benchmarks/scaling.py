@@ -162,7 +162,7 @@ def run(quick: bool, only: list[str], save: Callable[[dict[str, Any]], object]) 
     results: dict[str, Any] = {
         "date": str(datetime.date.today()),
         "machine": describe(),
-        "quick": quick,
+        "size": "quick" if quick else "full",
         "hidden_size": HIDDEN_SIZE,
         "tile_bytes": TILE_BYTES,
         "paper": paper(),

@@ -39,7 +39,9 @@ def vocabulary(options: dict[str, int]) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     tokens, hidden_size, columns = options["tokens"], options["hidden_size"], options["vocab_size"] // ranks
     hidden = torch.randn(tokens // 32, 32, hidden_size, generator=generator).requires_grad_()
-    weight = torch.randn(columns, hidden_size, generator=generator.manual_seed(rank)).requires_grad_()
+    # Logits of standard deviation 2, as the other measurements have them.
+    weight = torch.randn(columns, hidden_size, generator=generator.manual_seed(1 + rank)) * (2 / hidden_size**0.5)
+    weight.requires_grad_()
     targets = torch.randint(options["vocab_size"], hidden.shape[:2], generator=generator.manual_seed(0))
     advantages = torch.randn(len(hidden), generator=generator)
     group, tile_bytes = dist.group.WORLD, options["tile_bytes"]
