@@ -6,7 +6,7 @@ Measured: each op, forward and backward, against tokens and vocabulary, beside i
 `rlif train` against the group and the completions' length; a head whose vocabulary is dealt to 1, 2 and 4 processes; a
 step of data-parallel training, its weights copied (DDP) or sharded (FSDP). What the processes exchange is counted, and
 compared with `benchmarks.cluster`, which goes on to a thousand GPUs. Writes CORES-core-cpu-DATE-scaling.json after each
-measurement; `python -m benchmarks.scaling_report` draws page and figures from it. Linux only.
+measurement; `python -m benchmarks report` draws SCALING.md and two charts from it. Linux only.
 """
 
 from __future__ import annotations

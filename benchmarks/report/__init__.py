@@ -2,9 +2,9 @@
 
     python -m benchmarks report [--check] [--results DIR]
 
-Of any directory of results, DIR/report.md and DIR/charts/. Of `benchmarks/results`, which is the default, also the
-tables of the README, each between `<!-- table NAME -->` and `<!-- end -->` and drawn from the newest file
-`benchmarks/results/*-NAME.json`, or from the lab's; and the record that `rlif diagnose` gives of its own verdicts.
+Of any directory of results, DIR/report.md, DIR/SCALING.md and DIR/charts/. Of `benchmarks/results`, which is the
+default, also the tables of the README, each between `<!-- table NAME -->` and `<!-- end -->` and drawn from the newest
+file `benchmarks/results/*-NAME.json`, or from the lab's; and the record that `rlif diagnose` gives of its own verdicts.
 `--check` writes nothing and fails if anything says otherwise.
 """
 
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import charts, lab
+from benchmarks.report import charts, lab, scaling, scaling_figures
 from benchmarks.report.tables import SUITE_TABLES, TABLES
 from rlif.errors import UserError
 from rlif.verdict import LAB_FINDINGS
@@ -118,6 +118,9 @@ def provenance(results: dict[str, Any]) -> str:
 def written(directory: Path) -> dict[Path, str]:
     """Every text that belongs to a directory of results, as it should be."""
     texts = {directory / "report.md": report_text(directory)} if sources(directory) else {}
+    if any(directory.glob("*-scaling.json")):
+        path = newest("scaling", directory)
+        texts[directory / "SCALING.md"] = scaling.page(json.loads(path.read_text()), path.name)
     if directory == RESULTS:
         texts[README] = render(README.read_text())
         texts[LAB_FINDINGS] = lab.record(json.loads(newest("lab-diagnosis").read_text()))
@@ -128,9 +131,11 @@ def write_report(directory: Path) -> Path:
     """Draw everything anew; returns where the report is."""
     for path in sources(directory):
         charts.draw(path, directory)
+    if any(directory.glob("*-scaling.json")):
+        scaling_figures.draw(json.loads(newest("scaling", directory).read_text()), directory / "charts")
     for path, text in written(directory).items():
         path.write_text(text)
-    return directory / "report.md"
+    return directory / ("report.md" if sources(directory) else "SCALING.md")
 
 
 def stale(directory: Path) -> list[str]:
@@ -150,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     directory = RESULTS if options.results is None else options.results.resolve()
     if not directory.is_dir():
         parser.error(f"--results is {options.results}; expected a directory of results files")
-    if directory != RESULTS and not sources(directory):
+    if directory != RESULTS and not written(directory):
         parser.error(f"--results is {options.results}, where no results file is; `python -m benchmarks` makes them")
     try:
         if not options.check:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.report import earlier, runs
+from benchmarks.report import earlier, runs, scaling
 from benchmarks.report.markdown import notes, table
 from benchmarks.suites.floor import floor_milliseconds
 
@@ -155,6 +155,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "trl-step": runs.trl_step,
     "generation": runs.generation,
     "static": static,
+    "scaling": scaling.scaling_table,
     "self-feedback": runs.self_feedback,
     "cpu-token-stats": earlier.cpu_token_stats,
     "cpu-linear-grpo": earlier.cpu_linear_grpo,

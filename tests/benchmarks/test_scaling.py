@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks import cluster, scaling_report
-from benchmarks.report import ROOT
-from benchmarks.scaling_figures import draw
+from benchmarks import cluster, report
+from benchmarks.report import ROOT, scaling
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="what processes send is counted in /proc")
 
@@ -27,7 +26,7 @@ def test_one_gpu_exchanges_nothing_and_more_of_them_no_less():
 
 def test_exponents_are_those_of_powers():
     sizes = [1.0, 2.0, 4.0]
-    assert scaling_report.exponent(sizes, [3 * size**1.5 for size in sizes]) == pytest.approx(1.5)
+    assert scaling.exponent(sizes, [3 * size**1.5 for size in sizes]) == pytest.approx(1.5)
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +69,20 @@ def test_what_processes_exchange_is_what_the_model_says(results):
 
 @linux_only
 def test_the_page_says_whether_counts_and_model_agree_and_what_is_missing(results, tmp_path):
-    assert scaling_report.exchanges_agree(results) == [True] * 7
-    text = scaling_report.page(results, "file.json")
+    assert scaling.exchanges_agree(results) == [True] * 7
+    text = scaling.page(results, "file.json")
     assert "says: equal, to the byte" in text
     assert "**not equal**" not in text
     assert "No step was measured." in text
-    draw(results, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"scaling-measured.png", "scaling-paper.png"}
-    assert "| 88 | 88 |" in scaling_report.scaling_table(results)
+    assert "| 88 | 88 |" in scaling.scaling_table(results)
+
+    # Among the results of a directory, it is drawn with the others.
+    (tmp_path / "2-core-cpu-2026-11-23-scaling.json").write_text(json.dumps(results))
+    assert report.main(["--results", str(tmp_path)]) == 0
+    assert {path.name for path in (tmp_path / "charts").iterdir()} == {"scaling-measured.png", "scaling-paper.png"}
+    assert report.main(["--results", str(tmp_path), "--check"]) == 0
+    (tmp_path / "SCALING.md").write_text("88 bytes")
+    assert report.main(["--results", str(tmp_path), "--check"]) == 1
 
     results["training"][0]["predicted"]["all_reduce"] += 4
-    assert "says: **not equal**" in scaling_report.page(results, "file.json")
+    assert "says: **not equal**" in scaling.page(results, "file.json")

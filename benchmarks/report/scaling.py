@@ -1,16 +1,7 @@
-"""The page and the figures of what `python -m benchmarks.scaling` measured.
-
-    python -m benchmarks.scaling_report [--check]
-
-Writes `benchmarks/SCALING.md`, and two PNGs beside it in `results/charts/`, from the newest `results/*-scaling.json`.
-`--check` writes nothing and fails if the page says otherwise.
-"""
+"""The page and the README's table of what `python -m benchmarks.scaling` measured."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +9,9 @@ import numpy as np
 
 from benchmarks.cluster import GPUS_PER_NODE
 from benchmarks.four_ops import OPS
-from benchmarks.scaling_figures import draw
+from benchmarks.report.markdown import table
 
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent / "SCALING.md"
 TEXT = (Path(__file__).parent / "scaling_page.md").read_text()
-FIGURES = RESULTS / "charts"
 
 
 def exponent(sizes: list[float], values: list[float]) -> float:
@@ -57,11 +45,6 @@ def memory_growth(entries: list[dict[str, Any]]) -> tuple[float, float]:
     first, last = ordered[0], ordered[-1]
     logits = [entry["tokens"] * entry["vocab_size"] for entry in (first, last)]
     return logits[1] / logits[0], last["extra_bytes"] / first["extra_bytes"]
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def of(results: dict[str, Any], op: str, implementation: str) -> list[dict[str, Any]]:
@@ -247,23 +230,3 @@ def page(results: dict[str, Any], source: str) -> str:
         gathered=f"{1e3 * split['gathered logits instead']:.0f} ms",
         second_forward=f"{split['second forward instead']:.1f} s",
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if the page differs from the results")
-    arguments = parser.parse_args()
-    files = sorted(RESULTS.glob("*-scaling.json"), key=lambda path: (json.loads(path.read_text())["date"], path.name))
-    if not files:
-        parser.error(f"no results file {RESULTS}/*-scaling.json: run python -m benchmarks.scaling")
-    results = json.loads(files[-1].read_text())
-    text = page(results, files[-1].name)
-    if arguments.check:
-        same = PAGE.exists() and PAGE.read_text() == text
-        sys.exit(0 if same else f"{PAGE.name} differs from benchmarks/results: run python -m benchmarks.scaling_report")
-    PAGE.write_text(text)
-    draw(results, FIGURES)
-
-
-if __name__ == "__main__":
-    main()
