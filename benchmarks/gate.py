@@ -10,8 +10,8 @@ The tests hold every change to these (`tests/benchmarks/test_gate.py`, `test_sta
   `gate.json`; 5% and a page are left.
 - Time is that of the naive form over ours, on one thread of one process, one call of each in turn: whoever else uses
   the machine slows both. Not quite alike, since one fills memory and the other mostly computes: so half of the speed-up
-  in `gate.json` is enough, in the best of several attempts. A neighbour would have to take ours, and ours alone, half
-  of its time in the middle one of every five calls; an op that fell back to the naive form fails every attempt.
+  in `gate.json` is enough, in the best of several attempts. A neighbour would have to double the time of our calls and
+  not that of the naive ones between them, in every attempt; an op that became three times as slow fails each.
 
 `--write` takes what this machine gives as the new `gate.json`: after a change that was meant.
 """

@@ -169,7 +169,7 @@ def train_config(options: dict[str, int], directory: Path) -> tuple[TrainConfig,
         vocab_size=options["vocab_size"],
         hidden_size=options["hidden_size"],
         num_layers=2,
-        prompts=2,
+        prompts=max(2, dist.get_world_size()),  # each process wants one
         num_generations=4,
         max_completion_length=options["completion_length"],
         steps=1,
@@ -216,7 +216,7 @@ def launch(kind: str, world_size: int, directory: Path, options: dict[str, int])
     """Run that many processes; what each of them printed.
 
     Raises:
-        RuntimeError: one of them failed; with what all of them said.
+        RuntimeError: some of them failed; with the last line of each that did.
     """
     directory.mkdir(parents=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -234,8 +234,13 @@ def launch(kind: str, world_size: int, directory: Path, options: dict[str, int])
         for rank in range(world_size)
     ]
     outputs = [process.communicate() for process in processes]
-    if any(process.returncode for process in processes):
-        raise RuntimeError(f"{kind} in {world_size} processes: " + "\n".join(error[-2000:] for _, error in outputs))
+    failed = {
+        rank: (error.strip().splitlines() or ["said nothing"])[-1]
+        for rank, (process, (_, error)) in enumerate(zip(processes, outputs, strict=True))
+        if process.returncode
+    }
+    if failed:
+        raise RuntimeError("; ".join(f"process {rank} of {world_size}: {line}" for rank, line in failed.items()))
     return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
 
 

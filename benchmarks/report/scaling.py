@@ -40,11 +40,9 @@ def spread(entries: list[dict[str, Any]]) -> float:
 
 
 def memory_growth(entries: list[dict[str, Any]]) -> tuple[float, float]:
-    """From the smallest logits to the largest: how much larger they are, and how much more is allocated for them."""
-    ordered = sorted(entries, key=lambda entry: entry["tokens"] * entry["vocab_size"])
-    first, last = ordered[0], ordered[-1]
-    logits = [entry["tokens"] * entry["vocab_size"] for entry in (first, last)]
-    return logits[1] / logits[0], last["extra_bytes"] / first["extra_bytes"]
+    """From the fewest tokens to the most: how many times as many they are, and how much more is allocated for them."""
+    first, *_, last = swept(entries, "tokens", "vocab_size")
+    return last["tokens"] / first["tokens"], last["extra_bytes"] / first["extra_bytes"]
 
 
 def of(results: dict[str, Any], op: str, implementation: str) -> list[dict[str, Any]]:
@@ -61,14 +59,12 @@ def counted(ranks: list[dict[str, Any]], kind: str) -> int:
 
 def scaling_table(results: dict[str, Any]) -> str:
     """For the README: what was measured beside what was expected of it."""
-    ours, naive = (of(results, "linear_grpo_loss", name) for name in ("rlif", "naive"))
-    logits, growth = memory_growth(ours)
-    _, naive_growth = memory_growth(naive)
+    ours = of(results, "linear_grpo_loss", "rlif")
+    tokens, growth = memory_growth(ours)
     rows = [
         ["time of `linear_grpo_loss` against tokens", f"{time_exponent(ours, 'tokens', 'vocab_size'):.2f}", "1"],
         ["against V", f"{time_exponent(ours, 'vocab_size', 'tokens'):.2f}", "1"],
-        [f"its extra memory for {logits:.0f} times the logits", f"{growth:.2f}x", "1x: a tile"],
-        ["that of the naive form", f"{naive_growth:.1f}x", f"{logits:.0f}x"],
+        [f"its extra memory for {tokens:.0f} times the tokens", f"{growth:.2f}x", "1x: a tile"],
     ]
     if results["step"]:
         update = "scoring and update"
@@ -100,17 +96,15 @@ def growth_table(results: dict[str, Any]) -> str:
     for op in OPS:
         for name in ("rlif", "naive"):
             entries = of(results, op, name)
-            logits, growth = memory_growth(entries)
-            largest = max(entries, key=lambda entry: entry["tokens"] * entry["vocab_size"])
+            fewest, *_, most = swept(entries, "tokens", "vocab_size")
             cells = [
                 f"{time_exponent(entries, 'tokens', 'vocab_size'):.2f}",
                 f"{time_exponent(entries, 'vocab_size', 'tokens'):.2f}",
                 f"{spread(entries):.0%}",
-                f"{growth:.1f}x for {logits:.0f}x",
-                f"{largest['extra_bytes'] / (4 * largest['tokens'] * largest['vocab_size']):.1%}",
+                *(f"{e['extra_bytes'] / (4 * e['tokens'] * e['vocab_size']):.1%}" for e in (fewest, most)),
             ]
             rows.append([f"`{op}`, {name}", *cells])
-    headings = ["", "time: exponent of N", "of V", "widest spread", "extra memory for logits", "of the largest logits"]
+    headings = ["", "time: exponent of N", "of V", "widest spread", "extra memory of the fewest", "of the most tokens"]
     return table(headings, rows)
 
 

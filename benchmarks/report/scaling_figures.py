@@ -43,7 +43,7 @@ def draw(results: dict[str, Any], directory: Path) -> None:
 
 
 def draw_time(axes: Axes, results: dict[str, Any]) -> None:
-    axes.set_title("Time grows with the tokens, as it must")
+    axes.set_title("Time grows with the tokens, as it must", fontsize=11)
     for implementation, color in (("naive", NAIVE), ("rlif", OURS)):
         for op, style in (("linear_grpo_loss", "-"), ("token_stats", "--")):
             points = against_tokens(results, op, implementation)
@@ -69,7 +69,7 @@ def against_tokens(results: dict[str, Any], op: str, implementation: str) -> lis
 
 
 def draw_memory(axes: Axes, results: dict[str, Any]) -> None:
-    axes.set_title("Fused, the head's memory does not grow")
+    axes.set_title("Fused, the head's memory does not grow", fontsize=11)
     for implementation, color in (("naive", NAIVE), ("rlif", OURS)):
         points = against_tokens(results, "linear_grpo_loss", implementation)
         x = [4 * point["tokens"] * point["vocab_size"] / 2**20 for point in points]
@@ -83,7 +83,7 @@ def draw_memory(axes: Axes, results: dict[str, Any]) -> None:
 
 
 def draw_exchange(axes: Axes, results: dict[str, Any]) -> None:
-    axes.set_title("Slices of a vocabulary share 88 bytes a token")
+    axes.set_title("A vocabulary in slices: 88 bytes a token", fontsize=11)
     entries = [entry for entry in results["vocabulary"] if entry["world_size"] > 1]
     x = [entry["world_size"] for entry in entries]
     for op, color, name in (
