@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.report import earlier, runs, scaling
+from benchmarks.report import earlier, runs
 from benchmarks.report.markdown import notes, table
+from benchmarks.report.scaling import scaling_table
 from benchmarks.suites.floor import floor_milliseconds
 
 # The ops as their users know them; those without entropy are in the report alone.
@@ -155,7 +156,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "trl-step": runs.trl_step,
     "generation": runs.generation,
     "static": static,
-    "scaling": scaling.scaling_table,
+    "scaling": scaling_table,
     "self-feedback": runs.self_feedback,
     "cpu-token-stats": earlier.cpu_token_stats,
     "cpu-linear-grpo": earlier.cpu_linear_grpo,
