@@ -9,9 +9,10 @@ The tests hold every change to these (`tests/benchmarks/test_gate.py`, `test_sta
 - Bytes that torch allocates are the same on every machine as well (`benchmarks.allocation`). Their baseline is
   `gate.json`; 5% and a page are left.
 - Time is that of the naive form over ours, on one thread of one process, one call of each in turn: whoever else uses
-  the machine slows both. Not quite alike, since one fills memory and the other mostly computes: so half of the speed-up
-  in `gate.json` is enough, in the best of several attempts. A neighbour would have to double the time of our calls and
-  not that of the naive ones between them, in every attempt; an op that became three times as slow fails each.
+  the machine slows both. Not quite alike, since one fills memory and the other mostly computes: with three neighbours
+  that stream memory through two cores, single attempts were seen to fall to 0.52 of a quiet machine's speed-up. So 0.4
+  of the speed-up in `gate.json` is enough, in the best of several attempts. What became three times as slow fails each;
+  what fell back to the naive form is seen by its memory as well.
 
 `--write` takes what this machine gives as the new `gate.json`: after a change that was meant.
 """
@@ -40,7 +41,7 @@ SHAPE: dict[str, int] = {"tokens": 256, "vocab_size": 32000, "hidden_size": 64, 
 
 ROUNDS = 5
 ATTEMPTS = 3
-SHARE_OF_SPEED_UP = 0.5
+SHARE_OF_SPEED_UP = 0.4
 MEMORY_TOLERANCE = 0.05
 PAGE = 4096
 INSTRUCTION_TOLERANCE = 0.03
@@ -102,7 +103,7 @@ def slower(name: str, case: Case, baseline: Measured, attempts: int = ATTEMPTS) 
             return None
     return (
         f"{name}: {best:.2f} times as fast as the naive form in the best of {attempts} attempts; expected at least "
-        f"{bound:.2f}, half of what {BASELINE.name} has"
+        f"{bound:.2f}, {SHARE_OF_SPEED_UP} of what {BASELINE.name} has"
     )
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(cpu_backend.library() is None, reason="no C comp
 
 
 @pytest.mark.parametrize("name", gate.NAMES)
-def test_no_op_loses_half_of_its_speed_up_or_takes_more_memory(name):
+def test_no_op_loses_its_speed_up_or_takes_more_memory(name):
     case, baseline = gate.case_of(name), gate.read_baseline()[name]
     # float32: sums over V in two orders. bfloat16: gradients rounded to 8 bits, of which the fused loss rounds once.
     assert case.largest_difference() < (1e-5 if "float32" in name else 1e-2)
@@ -30,9 +30,9 @@ def test_a_fall_back_to_the_naive_form_is_noticed():
     case = make_case("token_stats", tokens=64, vocab_size=4000)
     naive = case.losses["naive"]
     fallen_back = Case(case.leaves, {"naive": naive, "rlif": naive})
-    # Its speed-up is 1, and half of a baseline of 20 is 10: no noise is as large.
+    # Its speed-up is 1, and 0.4 of a baseline of 20 is 8: no noise is as large.
     message = gate.slower("token_stats", fallen_back, gate.Measured(20.0, 0), attempts=2)
-    assert "in the best of 2 attempts; expected at least 10.00" in message
+    assert "in the best of 2 attempts; expected at least 8.00" in message
     assert gate.slower("token_stats", fallen_back, gate.Measured(0.2, 0)) is None
 
 
