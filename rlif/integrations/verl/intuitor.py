@@ -57,11 +57,17 @@ def compute_intuitor_advantage(
         (N, T) advantages, 0 where the mask is, and the same as returns, as verl's GRPO has it.
 
     Raises:
-        UserError: there is no self-certainty, or no prompt has more than one response.
+        UserError: there is no self-certainty, no prompt has more than one response, or verl put a KL penalty into the
+            rewards (`use_kl_in_reward`), where `rule_reward_weight` would scale it and 0 drop it.
     """
     from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
     settings: Mapping[str, Any] = config or {}
+    if settings.get("use_kl_in_reward", False):
+        raise UserError(
+            "algorithm.use_kl_in_reward is true; expected false: intuitor weighs rewards with rule_reward_weight, and "
+            "a KL penalty belongs into the loss (actor_rollout_ref.actor.use_kl_loss)"
+        )
     measured = response_mask
     if self_certainty is None:
         self_certainty, measured = _column.get() or (None, response_mask)

@@ -80,6 +80,11 @@ def test_a_batch_without_the_column_is_an_error_that_says_what_is_missing() -> N
         compute_advantage(data, adv_estimator="intuitor", config=OmegaConf.create({}))
 
 
+def test_a_kl_penalty_in_the_rewards_is_refused() -> None:
+    with pytest.raises(UserError, match=r"use_kl_in_reward is true; expected false: .*use_kl_loss"):
+        advantages(MASK.float(), use_kl_in_reward=True)
+
+
 def test_one_response_to_each_prompt_is_refused() -> None:
     data = DataProto.from_dict(
         tensors={"token_level_rewards": REWARDS, "response_mask": MASK},
