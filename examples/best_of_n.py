@@ -22,14 +22,17 @@ def sample_with_scores(
 ) -> tuple[list[list[str]], Tensor]:
     """N completions of each prompt, and the mean self-certainty of each, (prompts, N), in nats per token."""
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    end_ids = model.generation_config.eos_token_id  # chat models have several, of which the tokenizer knows one
+    if end_ids is None:
+        end_ids = tokenizer.eos_token_id
     input_ids = model.generate(
         **inputs, do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end_ids, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     prompt_length = inputs["input_ids"].shape[1]
     completion_ids = input_ids[:, prompt_length:]
-    # The end-of-sequence token is the model's last decision and counts; what comes after it is padding.
-    is_eos = completion_ids == tokenizer.eos_token_id
+    # An end token is the model's last decision and counts; what comes after it is padding.
+    is_eos = torch.isin(completion_ids, torch.tensor(end_ids, device=completion_ids.device))
     mask = is_eos.cumsum(dim=1) - is_eos.int() == 0
     attention_mask = torch.cat([inputs["attention_mask"].repeat_interleave(n, dim=0), mask.long()], dim=1)
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -73,9 +73,10 @@ def main() -> None:
         # Sample a group of completions for every prompt.
         policy.eval()
         with torch.no_grad():
+            # From the policy itself: a model's own settings for generation may say otherwise, and would here.
             input_ids = policy.generate(
-                **prompts, do_sample=True, temperature=TEMPERATURE, top_k=0, num_return_sequences=GROUP_SIZE,
-                max_new_tokens=COMPLETION_LENGTH, eos_token_id=eos, pad_token_id=pad,
+                **prompts, do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0, repetition_penalty=1.0,
+                num_return_sequences=GROUP_SIZE, max_new_tokens=COMPLETION_LENGTH, eos_token_id=eos, pad_token_id=pad,
             )  # fmt: skip
         prompt_length = prompts["input_ids"].shape[1]
         completion_ids = input_ids[:, prompt_length:]

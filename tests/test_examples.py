@@ -119,6 +119,41 @@ def test_best_of_n_scores_are_the_mean_self_certainty_of_each_sample(tmp_path: P
     assert run("best_of_n", capsys, monkeypatch, "--model", str(directory), "--prompt", "1+2=", "--n", "2")
 
 
+def test_best_of_n_counts_nothing_after_any_of_a_models_end_tokens(tmp_path: Path) -> None:
+    model, tokenizer = Qwen3ForCausalLM.from_pretrained(save_model(tmp_path)).eval(), build_tokenizer()
+    other_end = 5
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, other_end]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(0)
+    sampled = []
+    generate = model.generate
+    model.generate = lambda *args, **kwargs: sampled.append(generate(*args, **kwargs)) or sampled[0]
+    _, scores = load("best_of_n").sample_with_scores(model, tokenizer, ["1+2="], 16, 12)
+    ended = 0
+    for row, score in zip(sampled[0], scores[0], strict=True):
+        ends = (row[4:] == other_end).nonzero()
+        if len(ends) == 0:
+            continue
+        ended += 1
+        alone = row[: 4 + int(ends[0]) + 1]
+        with torch.no_grad():
+            logits = model(alone[None]).logits[0, 3:-1]
+        expected = reference.token_stats(logits, alone[4:], outputs=("self_certainty",)).self_certainty.mean()
+        torch.testing.assert_close(score, expected, atol=1e-4, rtol=1e-4)
+    assert ended
+
+
+def test_the_grpo_step_samples_from_the_policy_whatever_its_generation_config_says(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    model = Qwen3ForCausalLM.from_pretrained(save_model(tmp_path))
+    arguments = ("--model", str(tmp_path), "--prompt", "1+2=", "--steps", "1")
+    plain = run("grpo_step", capsys, monkeypatch, *arguments)
+    model.generation_config.update(do_sample=True, top_p=0.3, top_k=2, temperature=0.2, repetition_penalty=1.5)
+    model.generation_config.save_pretrained(tmp_path)
+    assert run("grpo_step", capsys, monkeypatch, *arguments) == plain
+
+
 def test_the_divided_head_is_the_whole_one() -> None:
     """In processes of its own, as a user starts it."""
     done = subprocess.run(

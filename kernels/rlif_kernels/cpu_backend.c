@@ -217,22 +217,25 @@ INLINE float largest(const void *row, int64_t columns, int bfloat16, int top, fl
     return m;
 }
 
-/* The first column at which the sum of exponentials reaches the goal, in (0, s]; one of probability 0 is never that. */
+/* The first column at which the sum of exponentials reaches the goal, in (0, s]; one of probability 0 is never that, also
+   where `clamp` left it 1.6e-38: the goal may lie in the rounding between this sum and that of the chunks. */
 INLINE int64_t find_column(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16,
                            const double *reached, double goal) {
-    int64_t stretch = 0, column = -1;
-    while (reached[stretch] < goal) stretch++;
-    double sum = stretch ? reached[stretch - 1] : 0;
-    int64_t end = (stretch + 1) * STRETCH < columns ? (stretch + 1) * STRETCH : columns;
-    for (int64_t j = stretch * STRETCH; j < end; j += LANES) {
-        f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
-        i32 inside = x != splat(-INFINITY);
-        f32 e = pick(inside, exp_clamped(clamp(pick(inside, (x - splat(m)) * splat(inv_temperature), splat(0.0f)))), splat(0.0f));
-        for (int lane = 0; lane < LANES; lane++) {
-            if (!(e[lane] > 0)) continue;
-            sum += e[lane];
-            column = j + lane; /* the last one stands where rounding keeps the sum below what the chunks made of it */
-            if (sum >= goal) return column;
+    int64_t stretch = 0, last = (columns - 1) / STRETCH, column = -1;
+    while (stretch < last && reached[stretch] < goal) stretch++;
+    for (double sum = stretch ? reached[stretch - 1] : 0; column < 0 && stretch <= last; stretch++) {
+        int64_t end = stretch < last ? (stretch + 1) * STRETCH : columns;
+        for (int64_t j = stretch * STRETCH; j < end; j += LANES) {
+            f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
+            f32 d = (x - splat(m)) * splat(inv_temperature);
+            i32 possible = d > splat(-87.0f);
+            f32 e = pick(possible, exp_clamped(clamp(d)), splat(0.0f));
+            for (int lane = 0; lane < LANES; lane++) {
+                if (!possible[lane]) continue;
+                sum += e[lane];
+                column = j + lane; /* the last one stands where rounding keeps the sum below what the chunks made of it */
+                if (sum >= goal) return column;
+            }
         }
     }
     return column;

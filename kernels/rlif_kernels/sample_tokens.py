@@ -72,7 +72,7 @@ def sample_tokens(
         )
     if uniform.dtype not in (torch.float64, torch.float32):
         raise TypeError(f"uniform has dtype {uniform.dtype}; expected torch.float64 or torch.float32")
-    names = tuple(outputs) or FIELDS[:1]  # what the check of the other arguments asks for at least
+    names = outputs or FIELDS[:1]  # what the check of the other arguments asks for at least
     like_targets = torch.empty(uniform.shape, dtype=torch.int64, device=uniform.device)
     rows, _ = row_arguments(
         logits, "logits", logits.shape[-1], like_targets, temperature, None, None, None, names, backend, None

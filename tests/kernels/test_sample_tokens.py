@@ -55,6 +55,24 @@ def test_a_token_of_probability_zero_is_never_drawn_whatever_the_number(uniform,
     assert token_ids.tolist() == [2 if uniform < 0.001 else 2100] * 2
 
 
+@pytest.mark.parametrize("num_columns", [964, 1500, 3000])
+def test_a_token_that_a_very_low_logit_rules_out_is_not_drawn_by_rounding_either(num_columns, backend):
+    # What transformers' masks put in: finite, and of probability 0. The numbers are as near to 1 as they come.
+    logits = 3 * torch.randn(20, num_columns, device=DEVICE)
+    logits[:, num_columns // 2 :] = torch.finfo(torch.float32).min
+    uniform = torch.tensor([1.0, 1 - 2**-53, 1 - 1e-9, 1 - 1e-8] * 5, dtype=torch.float64, device=DEVICE)
+    token_ids, _ = sample_tokens(logits, uniform, backend=backend)
+    assert (token_ids < num_columns // 2).all()
+
+
+def test_a_number_outside_its_range_reads_nothing_outside_the_row(backend):
+    logits = torch.randn(3, 3000, device=DEVICE)
+    logits[:, :2000] = -torch.inf
+    uniform = torch.tensor([0.0, 1.001, torch.inf], dtype=torch.float64, device=DEVICE)
+    token_ids, _ = sample_tokens(logits, uniform, backend=backend)
+    assert ((token_ids >= 0) & (token_ids < 3000)).all()
+
+
 def test_a_row_that_is_no_distribution_gets_minus_one_and_no_other_row_is_touched(backend):
     logits = torch.randn(5, 300, device=DEVICE)
     logits[1, 7], logits[2, 9], logits[3] = torch.nan, torch.inf, -torch.inf
@@ -104,6 +122,7 @@ def test_no_rows_and_no_leading_dimension_are_fine(backend):
         ({"temperature": 0.0}, ValueError, "temperature is 0.0; expected a positive number"),
         ({"temperature": torch.ones(2)}, TypeError, "temperature is a Tensor; expected a positive number"),
         ({"outputs": ("perplexity",)}, ValueError, "outputs is .*perplexity"),
+        ({"outputs": "entropy"}, ValueError, "outputs is 'entropy'; expected a non-empty tuple"),
         ({"backend": "numpy"}, ValueError, "backend is 'numpy'"),
     ],
 )

@@ -73,7 +73,7 @@ def handing_over(original: Callable[..., Any]) -> Callable[..., Any]:
         if column is None:
             return original(self, batch, metrics)
         metrics["actor/self_certainty"] = ((column * mask).sum() / mask.sum().clamp(min=1)).item()
-        with self_certainty_column(column):
+        with self_certainty_column(column, mask):
             return original(self, batch, metrics)
 
     return _compute_advantage

@@ -44,6 +44,18 @@ def test_the_configuration_is_verls_with_intuitor_in_it() -> None:
     assert OmegaConf.to_container(config.actor_rollout_ref.model)["external_lib"] == "rlif.integrations.verl.autopatch"
 
 
+def test_verl_accepts_the_readmes_command_as_it_stands() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (command,) = re.findall(r"python -m verl\.trainer\.main_ppo (.*?)```", readme, re.DOTALL)
+    with initialize_config_module("rlif.integrations.verl", version_base=None):
+        config = compose("intuitor", re.findall(r"[\w.]+=[^\s\\]+", command))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        validate_config(config=config, use_reference_policy=True, use_critic=False)
+    omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+
+
 def test_the_command_line_wins_over_the_file() -> None:
     config = composed(*OVERRIDES, "actor_rollout_ref.rollout.n=4", "algorithm.rule_reward_weight=0.5")
     assert config.actor_rollout_ref.rollout.n == 4

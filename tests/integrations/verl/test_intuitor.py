@@ -34,7 +34,7 @@ def advantages(column: torch.Tensor, **algorithm) -> torch.Tensor:
     data = DataProto.from_dict(
         tensors={"token_level_rewards": REWARDS.clone(), "response_mask": MASK}, non_tensors={"uid": UIDS}
     )
-    with self_certainty_column(column):
+    with self_certainty_column(column, MASK):
         return compute_advantage(data, adv_estimator="intuitor", config=OmegaConf.create(algorithm)).batch["advantages"]
 
 
@@ -60,6 +60,18 @@ def test_advantages_are_grpos_of_mean_self_certainty() -> None:
     )
 
 
+def test_a_response_that_rollout_correction_rejects_keeps_its_place_in_the_group() -> None:
+    column = 5 * torch.rand(6, 4)
+    rejected = MASK.clone()
+    rejected[2], rejected[0, 1:] = 0, 0  # a whole response, and tokens of another
+    data = DataProto.from_dict(
+        tensors={"token_level_rewards": REWARDS.clone(), "response_mask": rejected}, non_tensors={"uid": UIDS}
+    )
+    with self_certainty_column(column, MASK):
+        result = compute_advantage(data, adv_estimator="intuitor", config=OmegaConf.create({})).batch["advantages"]
+    torch.testing.assert_close(result, advantages(column) * rejected)
+
+
 def test_a_batch_without_the_column_is_an_error_that_says_what_is_missing() -> None:
     data = DataProto.from_dict(
         tensors={"token_level_rewards": REWARDS, "response_mask": MASK}, non_tensors={"uid": UIDS}
@@ -68,12 +80,20 @@ def test_a_batch_without_the_column_is_an_error_that_says_what_is_missing() -> N
         compute_advantage(data, adv_estimator="intuitor", config=OmegaConf.create({}))
 
 
+def test_a_kl_penalty_in_the_rewards_is_refused() -> None:
+    with pytest.raises(UserError, match=r"use_kl_in_reward is true; expected false: .*use_kl_loss"):
+        advantages(MASK.float(), use_kl_in_reward=True)
+
+
 def test_one_response_to_each_prompt_is_refused() -> None:
     data = DataProto.from_dict(
         tensors={"token_level_rewards": REWARDS, "response_mask": MASK},
         non_tensors={"uid": np.arange(6).astype(object)},
     )
-    with pytest.raises(UserError, match=r"rollout\.n is 1; expected at least 2"), self_certainty_column(MASK.float()):
+    with (
+        pytest.raises(UserError, match=r"rollout\.n is 1; expected at least 2"),
+        self_certainty_column(MASK.float(), MASK),
+    ):
         compute_advantage(data, adv_estimator="intuitor", config=OmegaConf.create({}))
 
 
