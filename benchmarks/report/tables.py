@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.report import earlier, runs
+from benchmarks.report import runs
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.scaling import scaling_table
 from benchmarks.suites.floor import floor_milliseconds
@@ -158,10 +158,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "scaling": scaling_table,
     "self-feedback": runs.self_feedback,
-    "cpu-token-stats": earlier.cpu_token_stats,
-    "cpu-linear-grpo": earlier.cpu_linear_grpo,
-    "memory": earlier.memory,
-    "training-step": runs.training_step,
 }
 # What a report says of each suite.
 SUITE_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
