@@ -8,17 +8,6 @@ from collections.abc import Callable
 import torch
 
 
-def milliseconds(function: Callable[[], object], dry_run: bool, rep: int = 100) -> list[float]:
-    """Median, 20th and 80th percentile over about `rep` milliseconds of calls."""
-    if dry_run:
-        started = time.perf_counter()
-        function()
-        return [1e3 * (time.perf_counter() - started)] * 3
-    from triton.testing import do_bench
-
-    return list(do_bench(function, warmup=25, rep=rep, quantiles=[0.5, 0.2, 0.8]))
-
-
 def rise_of_peak(function: Callable[[], object]) -> int:
     """Bytes by which the allocated device memory rises at most while `function` runs; 0 where there is no GPU."""
     if not torch.cuda.is_available():

@@ -1,25 +1,22 @@
-"""Tokens per second of the whole training step (sample, score, update): ours beside TRL's GRPOTrainer.
+"""Tokens per second of the whole training step (sample, score, update): ours, and TRL's GRPOTrainer.
 
-    python -m benchmarks.training_step [--steps 4] [--beta 0] [--output benchmarks/results]
+    python -m benchmarks.training_step --implementation rlif [--steps 4] [--beta 0]
 
-Both train the same random model on the same prompts with the same group, lengths and loss, each in a fresh process, on
-self-certainty. TRL's rewards are functions of the completions, so that this one needs a forward of its own;
-ours comes from the forward that carries the gradient, so that scoring and update are one phase. The first step warms
-up; figures are medians over the others. Peak memory is that of the process, libraries included; on a
-GPU what torch allocates of it. Writes CORES-core-cpu-DATE-training-step.json.
+The suite `loop` runs each in a fresh process and keeps what this prints. Both train the same random model on the same
+prompts with the same group, lengths and loss, on self-certainty. TRL's rewards are functions of the completions, so
+that this one needs a forward of its own; ours comes from the forward that carries the gradient, so that scoring and
+update are one phase. The first step warms up; figures are medians over the others. Peak memory is that of the process,
+libraries included; on a GPU what torch allocates.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import math
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +26,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.machine import describe
 from benchmarks.memory import resident_bytes
 
 if TYPE_CHECKING:
@@ -271,37 +267,12 @@ def main() -> None:
     for field in dataclasses.fields(Workload):
         option = f"--{field.name.replace('_', '-')}"
         parser.add_argument(option, type=type(field.default), default=field.default, help=f"default {field.default}")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="directory to write to")
-    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, help="run this one here, and print it")
+    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, required=True, help="whose step")
     arguments = vars(parser.parse_args())
-    output, implementation = arguments.pop("output"), arguments.pop("implementation")
-    workload = Workload(**arguments)
-    if implementation:
-        with tempfile.TemporaryDirectory() as scratch:
-            print(json.dumps(summary(IMPLEMENTATIONS[implementation](workload, Path(scratch)))))
-        return
-
-    results: dict[str, Any] = {
-        "date": str(datetime.date.today()),
-        "machine": describe(),
-        "workload": dataclasses.asdict(workload),
-        "implementations": {},
-        "missing": {},
-    }
-    for name in IMPLEMENTATIONS:
-        options = [f"--{key.replace('_', '-')}={value}" for key, value in dataclasses.asdict(workload).items()]
-        command = [sys.executable, "-m", "benchmarks.training_step", "--implementation", name, *options]
-        process = subprocess.run(command, capture_output=True, text=True)
-        if process.returncode:
-            results["missing"][name] = process.stderr.strip().splitlines()[-1]
-            print(name, results["missing"][name], flush=True)
-            continue
-        entry = results["implementations"][name] = json.loads(process.stdout.splitlines()[-1])
-        print(f"{name}: {entry['tokens_per_second']:.0f} tokens/s, {entry['seconds']}", flush=True)
-    path = output / f"{results['machine']['cores']}-core-cpu-{results['date']}-training-step.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(path)
+    implementation = arguments.pop("implementation")
+    with tempfile.TemporaryDirectory() as scratch:
+        steps = IMPLEMENTATIONS[implementation](Workload(**arguments), Path(scratch))
+        print(json.dumps(summary(steps)))
 
 
 if __name__ == "__main__":

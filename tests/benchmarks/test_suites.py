@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command_line
-from benchmarks import implementations
+from benchmarks import implementations, memory
 from benchmarks.fresh_process import FreshProcessError, in_fresh_process
 from benchmarks.implementations import IMPLEMENTATIONS, Implementation
 from benchmarks.problems import CHECKED_ROWS, LOSS, OPS, Shape, exact, gradient_error, make_problem, output_error
@@ -83,6 +83,15 @@ def test_memory_is_that_of_a_fresh_process_and_of_the_eager_form_several_times_t
     assert measured["forward_backward_bytes"] > 2 * shape.logits_bytes
     assert measured["forward_bytes"] > shape.logits_bytes
     assert ours["forward_backward_bytes"] < 0.2 * shape.logits_bytes  # pages of 4 KB, and the interpreter's own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads and resets the peak in /proc")
+def test_the_rise_of_the_peak_is_what_was_allocated_meanwhile_and_nothing_earlier():
+    megabyte = 2**20
+    bytearray(400 * megabyte)  # touched and freed
+    rise = memory.rise_of_peak(lambda: bytearray(100 * megabyte))
+    # Pages of 4 KB, and whatever the interpreter allocates besides.
+    assert 99 * megabyte < rise < 105 * megabyte
 
 
 def test_what_goes_wrong_in_a_fresh_process_is_told():
