@@ -32,7 +32,7 @@ def steps(options: Options) -> list[Step]:
     names = [name for name in IMPLEMENTATIONS if options.allows(PACKAGES[name])]
     seconds = 30 if options.device == "cuda" else 60
     found = [Step(f"training step of {name}", seconds, partial(measure, name, workload)) for name in names]
-    if options.allows("trl"):
+    if options.size == "full" and options.allows("trl"):
         found.append(Step("training step inside TRL", 200, partial(measure_inside_trl, options)))
     return found
 
@@ -40,9 +40,7 @@ def steps(options: Options) -> list[Step]:
 def measure_inside_trl(options: Options, results: dict[str, Any]) -> str:
     """TRL's trainer with our parts in it (`benchmarks.trl_step`), which writes a file of its own beside this one."""
     command = [sys.executable, "-m", "benchmarks.trl_step", "--repeats", "1", "--output", str(options.output)]
-    process = subprocess.run(
-        command if options.size == "full" else [*command, "--quick"], capture_output=True, text=True
-    )
+    process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(process.stderr.strip().splitlines()[-1])
     return process.stdout.strip().splitlines()[-1]
