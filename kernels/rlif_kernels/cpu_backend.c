@@ -270,8 +270,8 @@ INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat
     }
     if (isnan(sums.s) && m != -INFINITY) m = NAN;
     if (reached) {
-        if (!isfinite(sums.s)) {
-            call->drawn[i] = -1; /* there is no distribution to draw from */
+        if (!isfinite(sums.s) || isnan(call->uniform[i])) {
+            call->drawn[i] = -1; /* there is no distribution to draw from, or nothing to draw with */
             return;
         }
         target = find_column(values, columns, m, inverse, bfloat16, reached, call->uniform[i] * sums.s);

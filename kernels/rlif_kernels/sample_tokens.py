@@ -25,7 +25,8 @@ class SampledTokens(NamedTuple):
     """What became of each row of logits."""
 
     token_ids: Tensor
-    """(...) int64: the drawn token; -1 where the row is no distribution (NaN, +inf, or nothing but -inf)."""
+    """(...) int64: the drawn token; -1 where the row is no distribution (NaN, +inf, or nothing but -inf), or the random
+    number is NaN."""
     stats: TokenStats
     """Of the drawn token and its distribution; fields that were not requested are None."""
 
@@ -51,8 +52,8 @@ def sample_tokens(
         uniform: (...) float64 (float32 will do where a device has nothing better) random numbers in (0, 1].
         temperature: the logits are divided by it: a positive float.
         outputs: fields of `TokenStats` to compute too; none by default.
-        backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" these compute the statistics, of a
-            token that torch drew. None picks as for `token_stats`.
+        backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" it is torch that draws, and they
+            compute the statistics. None picks as for `token_stats`.
 
     Returns:
         `SampledTokens`, detached. Statistics of a row that is no distribution are not to be used.
@@ -120,4 +121,4 @@ def _draw_part(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     goal = goal - (reached.gather(1, block) - within[:, -1:])
     goal = torch.minimum(goal.clamp(min=torch.finfo(uniform.dtype).tiny), within[:, -1:])
     drawn = (block * DRAW_BLOCK + torch.searchsorted(within, goal)).squeeze(1)
-    return drawn.where(total.squeeze(1).isfinite(), -1)
+    return drawn.where(goal.squeeze(1).isfinite(), -1)

@@ -74,13 +74,14 @@ def test_a_number_outside_its_range_reads_nothing_outside_the_row(backend):
 
 
 def test_a_row_that_is_no_distribution_gets_minus_one_and_no_other_row_is_touched(backend):
-    logits = torch.randn(5, 300, device=DEVICE)
+    logits = torch.randn(6, 300, device=DEVICE)
     logits[1, 7], logits[2, 9], logits[3] = torch.nan, torch.inf, -torch.inf
-    uniform = torch.full((5,), 0.4, dtype=torch.float64, device=DEVICE)
+    uniform = torch.full((6,), 0.4, dtype=torch.float64, device=DEVICE)
+    uniform[4] = torch.nan
     token_ids, _ = sample_tokens(logits, uniform, backend=backend)
-    alone, _ = sample_tokens(logits[::4], uniform[::4], backend=backend)
-    assert token_ids[1:4].tolist() == [-1] * 3
-    assert torch.equal(token_ids[::4], alone)
+    alone, _ = sample_tokens(logits[::5], uniform[::5], backend=backend)
+    assert token_ids[1:5].tolist() == [-1] * 4
+    assert torch.equal(token_ids[::5], alone)
 
 
 def test_frequencies_are_the_probabilities(backend):

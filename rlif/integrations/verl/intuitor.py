@@ -43,7 +43,8 @@ def compute_intuitor_advantage(
 
     r is the mean self-certainty of the response's tokens, plus `rule_reward_weight` times its summed rewards. Tokens
     that verl's rollout correction rejects count in both. Mean and standard deviation are verl's own of GRPO. A response
-    that is alone in its group has advantage 0.
+    that is alone in its group has advantage 0. Every output of an agent's session counts as a response, where verl's
+    GRPO compares the last ones and gives their advantage to the others.
 
     Args:
         token_level_rewards: (N, T), what verl's reward function gave.

@@ -49,9 +49,13 @@ class _Replacement:
     ours: Any
 
     def exchange(self, old: Any, new: Any) -> None:
-        """Put `new` where `old` is: in the class, or in every module outside this package that has it by its name."""
+        """Put `new` where `old` is: in the class, or in every module outside this package that has it by its name.
+
+        What somebody else has put there since stays.
+        """
         if not isinstance(self.owner, ModuleType):
-            setattr(self.owner, self.name, new)
+            if vars(self.owner).get(self.name) is old:
+                setattr(self.owner, self.name, new)
             return
         for module in list(sys.modules.values()):
             if not isinstance(module, ModuleType) or module.__name__.startswith(__package__):

@@ -64,6 +64,24 @@ def test_a_module_that_was_imported_while_patched_gets_verls_function_back(monke
     assert late.logprobs_from_logits is torch_functional.logprobs_from_logits is not functions.logprobs_from_logits
 
 
+def test_what_somebody_else_put_in_the_place_of_ours_stays() -> None:
+    from verl.utils.experimental.torch_functional import FusedLinearForPPO
+
+    original = FusedLinearForPPO.forward
+    patch()
+    ours = FusedLinearForPPO.forward
+
+    def theirs(*args: object, **kwargs: object) -> object:
+        return ours(*args, **kwargs)
+
+    FusedLinearForPPO.forward = theirs
+    try:
+        unpatch()
+        assert FusedLinearForPPO.forward is theirs
+    finally:
+        FusedLinearForPPO.forward = original
+
+
 def test_the_report_names_what_was_replaced_and_what_is_absent(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="rlif"):
         report = patch()
