@@ -54,10 +54,10 @@ class SamplingRecorder:
         """The requested fields of the N completions that generate returned, (N, T), 0 after their ends.
 
         None if the forwards were not those of one token after the other (beam search, assisted generation, prompts in
-        chunks): then what was listened to is not what was drawn.
+        chunks), or drew more of them than there is room for: then what was listened to is not what was drawn.
         """
         length = max(map(len, completion_ids))
-        if self.last is None or len(self.last) != len(completion_ids):
+        if self.last is None or len(self.last) != len(completion_ids) or length > self.max_length:
             return None
         device = self.last.device
         ids = torch.tensor([row + [0] * (length - len(row)) for row in completion_ids], device=device)

@@ -233,6 +233,11 @@ def _reward(reward: Any, answer_column: str) -> Any:
         near = difflib.get_close_matches(reward, REWARDS, n=1)
         if near and not os.path.exists(reward):
             raise UserError(f"reward_funcs: got {reward!r}, did you mean {near[0]}? A path or hub id is a reward model")
+        if ":" in reward and not os.path.exists(reward):  # as on rlif's command line
+            raise UserError(
+                f"reward_funcs: got {reward!r}, expected one of {', '.join(REWARDS)}, a function itself, or the path "
+                "or hub id of a reward model"
+            )
     elif hasattr(reward, "outputs") and hasattr(reward, "needs_answers"):  # the marks of rlif.rewards.uses
         return trl_reward(reward, answer_column=answer_column)
     return reward
