@@ -171,6 +171,12 @@ class RLIFTrainer(GRPOTrainer):
             drawn = self._drawn
             rollout = rollout_of(self, prompts, drawn.prompt_ids, drawn.completion_ids)
             if self._stats_outputs:
+                if not self.fused_token_stats.active:
+                    names = ", ".join(self.reward_func_names)
+                    raise UserError(
+                        f"fused_token_stats: got what was undone, expected it in place for the rewards {names}; "
+                        "GRPOTrainer with trl_reward does without"
+                    )
                 rollout = with_stats(rollout, self._stats_of(rollout, drawn))
             if drawn.tool_mask is not None:
                 rollout = without_tools(rollout, drawn.tool_mask, self._tokenizer)

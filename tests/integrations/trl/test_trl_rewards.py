@@ -85,6 +85,19 @@ def test_a_stock_trainer_gets_the_same_from_trl_reward(model_dir: Path, tmp_path
     stock.tools = [print]
     with pytest.raises(UserError, match=r"self_certainty: got a trainer with tools, expected RLIFTrainer"):
         stock.reward_funcs[0](tiny.PROMPTS, ["1"] * 6, [[4]] * 6, log_metric=stock._log_metric)
+    with pytest.raises(UserError, match=r"format: got a trainer with tools"):  # whose results would count as answers
+        trl_reward("format")(tiny.PROMPTS, ["1"] * 6, [[4]] * 6, log_metric=stock._log_metric)
+
+
+def test_a_reward_that_reads_the_prompts_ids_gets_them_in_a_stock_trainer(model_dir: Path, tmp_path: Path) -> None:
+    @uses()
+    def prompt_length(prompt_mask: torch.Tensor) -> torch.Tensor:
+        return prompt_mask.sum(dim=1)
+
+    for trainer_class, reward in ((RLIFTrainer, prompt_length), (GRPOTrainer, trl_reward(prompt_length))):
+        trainer = make(trainer_class, model_dir, tmp_path, reward, max_steps=1)
+        trainer.train()
+        assert list(trainer._logs["rewards"]["prompt_length"]) == [len(prompt) for prompt in trainer._logs["prompt"]]
 
 
 def test_a_stock_trainer_under_autocast_gets_the_same_from_trl_reward(model_dir: Path, tmp_path: Path) -> None:
@@ -182,6 +195,13 @@ def test_evaluation_is_scored_too(model_dir: Path, tmp_path: Path) -> None:
     evaluations = [row for row in trainer.state.log_history if "eval_rewards/self_certainty/mean" in row]
     assert len(evaluations) == 2
     assert all(math.isfinite(row["eval_rewards/self_certainty/mean"]) for row in evaluations)
+
+
+def test_without_the_fused_head_confidence_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    trainer = make(RLIFTrainer, model_dir, tmp_path, "self_certainty")
+    trainer.fused_token_stats.undo()
+    with pytest.raises(UserError, match=r"fused_token_stats: got what was undone, .* self_certainty"):
+        trainer.train()
 
 
 def test_no_statistics_are_computed_where_no_reward_reads_any(model_dir: Path, tmp_path: Path) -> None:
