@@ -131,7 +131,7 @@ class FusedTokenStats:
                 kwargs["fused_lm_head"] = True
             result = patch.original(*args, **kwargs)
             if self._listener is not None and patch is self.patches[0] and not fused_lm_head:
-                self._listener(kwargs.get("input_ids"), result.logits)
+                self._listener(args[0] if args else kwargs.get("input_ids"), result.logits)
             return result
 
         patch = Patch(model, checked_head(model, HINT), outputs, model.forward, types.MethodType(forward, model))

@@ -44,6 +44,7 @@ MODES: dict[str, tuple[dict[str, Any], str]] = {
     "padding to a multiple": ({"pad_to_multiple_of": 8, "num_iterations": 2}, "old_logps"),
     "scaled by batch": ({"scale_rewards": "batch"}, "sampling"),
     "beam search": ({"generation_kwargs": {"num_beams": 2}}, "forward"),
+    "guidance": ({"generation_kwargs": {"guidance_scale": 1.5}}, "forward"),
     "more tokens than configured": ({"generation_kwargs": {"max_new_tokens": 9}}, "forward"),
 }
 
