@@ -55,9 +55,12 @@ def fused_head(model: PreTrainedModel, *, hint: str = HINT) -> FusedHead:
         hint: what the error tells the user to do.
 
     Raises:
-        UserError: the model has no head of this form.
+        UserError: the model has no head of this form, or is of a type that has no fused one.
     """
     name = type(model).__name__
+    if model.dtype not in MAX_LOGIT_GAP:
+        known = ", ".join(str(dtype) for dtype in MAX_LOGIT_GAP)
+        raise UserError(f"model: {name} is of {model.dtype}, expected one of {known}; {hint}")
     linear = model.get_output_embeddings()
     if type(linear) is not nn.Linear:
         came = "no output embedding" if linear is None else f"{type(linear).__name__} as its output embedding"

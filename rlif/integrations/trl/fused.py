@@ -20,6 +20,7 @@ from accelerate.utils import is_peft_model
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from rlif.errors import UserError
@@ -54,6 +55,8 @@ class FusedTokenStats:
 
     def __init__(self, trainer: Any) -> None:
         """Check and apply, as `use_fused_token_stats` describes."""
+        if not isinstance(trainer, GRPOTrainer | RLOOTrainer):
+            raise UserError(f"trainer: got {type(trainer).__name__}, expected a GRPOTrainer or RLOOTrainer")
         if trainer._dist.is_zero3:
             raise UserError(
                 "trainer: got DeepSpeed ZeRO-3, whose weights are away when the backward needs them; expected ZeRO-2, "
@@ -128,7 +131,7 @@ class FusedTokenStats:
                 kwargs["fused_lm_head"] = True
             result = patch.original(*args, **kwargs)
             if self._listener is not None and patch is self.patches[0] and not fused_lm_head:
-                self._listener(kwargs.get("input_ids"), result.logits)
+                self._listener(args[0] if args else kwargs.get("input_ids"), result.logits)
             return result
 
         patch = Patch(model, checked_head(model, HINT), outputs, model.forward, types.MethodType(forward, model))
@@ -204,8 +207,8 @@ def use_fused_token_stats(trainer: Any) -> FusedTokenStats:
         already gets the same again.
 
     Raises:
-        UserError: the model's logits are not softcap(scale * (hidden @ weight.T + bias)) of one plain linear layer, or
-            its weights are sharded by DeepSpeed ZeRO-3. Nothing has been exchanged then.
+        UserError: another trainer, a model whose logits are not softcap(scale * (hidden @ weight.T + bias)) of one
+            plain linear layer, or weights that are sharded by DeepSpeed ZeRO-3. Nothing has been exchanged then.
     """
     fused = getattr(trainer, "fused_token_stats", None)
     if fused is None:
@@ -227,9 +230,13 @@ def _language_model(trainer: Any, model: Any) -> PreTrainedModel:
 def checked_head(model: PreTrainedModel, hint: str) -> FusedHead:
     """`rlif.fused_head.fused_head` of a model in whatever mode its modules are, which they keep."""
     modes = {module: module.training for module in model.modules()}
+    # The model's own forward: accelerate's would autocast the logits that are compared, and not the backbone's states.
+    wrapped = vars(model).pop("forward", None)
     model.eval()
     try:
         return fused_head(model, hint=hint)
     finally:
         for module, mode in modes.items():
             module.training = mode
+        if wrapped is not None:
+            model.forward = wrapped

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import is_peft_model
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
 from rlif.config import TrainConfig
@@ -87,6 +88,12 @@ class GuardCallback(TrainerCallback):
         for name, value in (("eval_steps", eval_steps), ("patience", patience), ("num_generations", num_generations)):
             if value < 1:
                 raise UserError(f"{name}: got {value!r}, expected at least 1")
+        if not isinstance(trainer, GRPOTrainer):
+            raise UserError(f"trainer: got {type(trainer).__name__}, expected a GRPOTrainer")
+        if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
+            raise UserError(
+                "trainer: got an adapter of virtual tokens, which the guard's samples would lack; expected LoRA or none"
+            )
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise UserError("trainer: got FSDP or DeepSpeed, expected one process, or DDP")
         if trainer.args.cast_lm_head_to_fp32:
@@ -100,7 +107,10 @@ class GuardCallback(TrainerCallback):
         self.config = TrainConfig(
             model="",
             data="",
-            prompts_per_step=max(1, trainer.args.generation_batch_size // num_generations),
+            # As many completions at a time as one process samples in training: each evaluates all prompts.
+            prompts_per_step=max(
+                1, trainer.args.generation_batch_size // trainer.accelerator.num_processes // num_generations
+            ),
             num_generations=num_generations,
             eval_generations=num_generations,
             eval_temperature=trainer.args.temperature,
@@ -114,6 +124,7 @@ class GuardCallback(TrainerCallback):
         """Ask the start model, or recall what an interrupted run has seen."""
         reference = self.policy.reference
         assert reference is not None
+        self.guard, self.warning = Guard(self.guard.patience), None  # what it has seen of this run is in its log
         with self._evaluating(), reference.within():
             start = self._language_model(reference.scorer.get_submodule("model"))
             self.consensus = majority_answers(start, self.prompts, self.config, CONSENSUS_GENERATIONS)

@@ -19,12 +19,14 @@ from rlif.answers import extract_answer
 from rlif.errors import UserError
 from rlif.integrations.trl.fused import FusedTokenStats
 from rlif.rewards import REWARDS, RewardFunction
-from rlif.rewards.interface import Reward, call, describe, reward_inputs
+from rlif.rewards.interface import INPUTS, Reward, call, describe, reward_inputs
 from rlif.rollout import Rollout
 from rlif_kernels import TokenStats
 
 # What a reward may name and still be computed of texts that other processes sampled.
 OF_TEXTS = {"prompts", "completions", "answers", "num_generations", "step", "seed"}
+# What it may name and need a second tokenization for, where the trainer keeps no prompts' ids.
+READ_PROMPT_IDS = {"prompt_ids", "prompt_mask"}
 
 
 class TRLReward:
@@ -76,14 +78,17 @@ class TRLReward:
 
     def _own_rollout(self, trainer: Any, prompts: list[Any], completion_ids: list[list[int]]) -> Rollout:
         """The completions, with the statistics that the reward reads, from a forward of its own."""
-        if not self.reward.outputs:
-            return rollout_of(trainer, prompts, [[]] * len(prompts), completion_ids)
-        if not isinstance(trainer, GRPOTrainer):
+        if self.reward.outputs and not isinstance(trainer, GRPOTrainer):
             raise UserError(f"reward {self.reward.name}: got a {type(trainer).__name__}, expected a GRPOTrainer")
+        if getattr(trainer, "tools", None):
+            raise UserError(f"reward {self.reward.name}: got a trainer with tools, expected RLIFTrainer for these")
+        if READ_PROMPT_IDS.isdisjoint(self.reward.arguments(INPUTS)) and not self.reward.outputs:
+            return rollout_of(trainer, prompts, [[]] * len(prompts), completion_ids)
         prompt_ids, images, _ = trainer._tokenize_prompts(prompts)
-        if images is not None or trainer.tools:
-            came = "prompts with images" if images is not None else "a trainer with tools"
-            raise UserError(f"reward {self.reward.name}: got {came}, expected RLIFTrainer for these")
+        if images is not None:
+            raise UserError(f"reward {self.reward.name}: got prompts with images, expected RLIFTrainer for these")
+        if not self.reward.outputs:
+            return rollout_of(trainer, prompts, prompt_ids, completion_ids)
         rollout = rollout_of(trainer, prompts, prompt_ids, completion_ids)
         fused = getattr(trainer, "fused_token_stats", None)
         if fused is not None and fused.active:
@@ -119,8 +124,8 @@ def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -
     """A reward function for TRL's `reward_funcs`, by the name of one of rlif's rewards.
 
     Confidence rewards are those of the policy that is being trained, by one forward without gradient through the fused
-    head each time that TRL asks; `RLIFTrainer` spares that. They see the completions as the policy drew them: nothing
-    that tools returned may be among them, and no image in the prompts.
+    head each time that TRL asks; `RLIFTrainer` spares that. All rewards see the completions as the policy drew them:
+    a trainer with tools is refused, and so are images in the prompts where a reward reads their ids or any statistics.
 
     Args:
         reward: a name of `rlif.rewards.REWARDS`, or a function as rlif's loop takes it, marked by `rlif.rewards.uses`.

@@ -28,6 +28,7 @@ class SamplingRecorder:
         self.eos_token_ids = eos_token_ids
         self.drawn: list[Tensor] = []
         self.last: Tensor | None = None
+        self.follows = True
 
     def __call__(self, input_ids: Tensor | None, logits: Tensor) -> None:
         """Take in one forward: `input_ids` (N, S) end with the tokens drawn from the logits of the one before."""
@@ -37,7 +38,9 @@ class SamplingRecorder:
             self.rows = torch.arange(len(logits), device=logits.device)
             self.growing = torch.ones_like(self.rows, dtype=torch.bool)
             self.ends = torch.tensor(self.eos_token_ids, device=logits.device)
-        elif input_ids is not None and len(self.drawn) < self.max_length:
+        elif input_ids is None:
+            self.follows = False
+        elif len(self.drawn) < self.max_length:
             self._add(input_ids[:, -1])
         # Of the prompts' forward all positions may be there; a view of one would keep them.
         self.last = logits[:, -1].clone() if logits.shape[1] > 1 else logits[:, -1]
@@ -53,11 +56,11 @@ class SamplingRecorder:
     def stats(self, completion_ids: list[list[int]]) -> TokenStats | None:
         """The requested fields of the N completions that generate returned, (N, T), 0 after their ends.
 
-        None if the forwards were not those of one token after the other (beam search, assisted generation, prompts in
-        chunks): then what was listened to is not what was drawn.
+        None if the forwards were not those of one token after the other (beam search, guidance, prompts in chunks), or
+        there were more tokens than there is room for: then what was listened to is not what was drawn.
         """
         length = max(map(len, completion_ids))
-        if self.last is None or len(self.last) != len(completion_ids):
+        if not self.follows or self.last is None or len(self.last) != len(completion_ids) or length > self.max_length:
             return None
         device = self.last.device
         ids = torch.tensor([row + [0] * (length - len(row)) for row in completion_ids], device=device)

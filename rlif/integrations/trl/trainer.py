@@ -171,6 +171,12 @@ class RLIFTrainer(GRPOTrainer):
             drawn = self._drawn
             rollout = rollout_of(self, prompts, drawn.prompt_ids, drawn.completion_ids)
             if self._stats_outputs:
+                if not self.fused_token_stats.active:
+                    names = ", ".join(self.reward_func_names)
+                    raise UserError(
+                        f"fused_token_stats: got what was undone, expected it in place for the rewards {names}; "
+                        "GRPOTrainer with trl_reward does without"
+                    )
                 rollout = with_stats(rollout, self._stats_of(rollout, drawn))
             if drawn.tool_mask is not None:
                 rollout = without_tools(rollout, drawn.tool_mask, self._tokenizer)
@@ -233,6 +239,11 @@ def _reward(reward: Any, answer_column: str) -> Any:
         near = difflib.get_close_matches(reward, REWARDS, n=1)
         if near and not os.path.exists(reward):
             raise UserError(f"reward_funcs: got {reward!r}, did you mean {near[0]}? A path or hub id is a reward model")
+        if ":" in reward and not os.path.exists(reward):  # as on rlif's command line
+            raise UserError(
+                f"reward_funcs: got {reward!r}, expected one of {', '.join(REWARDS)}, a function itself, or the path "
+                "or hub id of a reward model"
+            )
     elif hasattr(reward, "outputs") and hasattr(reward, "needs_answers"):  # the marks of rlif.rewards.uses
         return trl_reward(reward, answer_column=answer_column)
     return reward

@@ -29,7 +29,7 @@ from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 from rlif.errors import UserError
 from rlif.integrations import supported
 from rlif.integrations import trl as integration
-from rlif.integrations.trl import use_fused_token_stats
+from rlif.integrations.trl import FusedTokenStats, use_fused_token_stats
 
 # Two float32 ways of computing a log-probability of a few nats.
 TOLERANCE = dict(rtol=1e-5, atol=1e-5)
@@ -110,6 +110,15 @@ def test_values_are_trls_under_autocast(tmp_path: Path) -> None:
     torch.testing.assert_close(found["logps"], expected["logps"], **TOLERANCE)
 
 
+def test_a_model_that_accelerate_has_put_under_autocast_still_fits(model_dir: Path, tmp_path: Path) -> None:
+    # bf16 is TRL's default, and the reference model is wrapped before anybody has the trainer.
+    trainer = stock(str(model_dir), tmp_path, bf16=True, beta=0.01, max_steps=1)
+    wrapped = trainer.ref_model.forward
+    with use_fused_token_stats(trainer):
+        trainer.train()
+    assert trainer.ref_model.forward is wrapped
+
+
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"])
 def test_every_loss_takes_the_steps_that_it_takes_in_trl(loss_type: str, model_dir: Path, tmp_path: Path) -> None:
     changes = dict(loss_type=loss_type, num_iterations=2, beta=0.01, max_steps=3, entropy_coef=0.01)
@@ -172,6 +181,10 @@ def test_what_does_not_fit_is_refused_and_nothing_exchanged(model_dir: Path, tmp
     trainer = stock(str(model_dir), tmp_path, peft_config=adapter)
     with pytest.raises(UserError, match=r"ModulesToSaveWrapper.*expected a plain Linear; TRL's own functions serve"):
         use_fused_token_stats(trainer)
+    with pytest.raises(UserError, match=r"Qwen3ForCausalLM is of torch.float64, expected one of torch.float32"):
+        use_fused_token_stats(stock(make("plain").double(), tmp_path))
+    with pytest.raises(UserError, match="trainer: got object, expected a GRPOTrainer or RLOOTrainer"):
+        FusedTokenStats(object())
     trainer = stock(str(model_dir), tmp_path)
     before = trainer.model.forward
     trainer._dist.zero_stage = 3

@@ -13,8 +13,9 @@ import torch
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
 import tiny_trl as tiny
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
+from trl import RLOOConfig, RLOOTrainer
 
 from rlif.errors import UserError
 from rlif.integrations.trl import GuardCallback, RLIFTrainer
@@ -84,6 +85,38 @@ def test_a_resumed_run_recalls_what_the_guard_has_seen(model_dir: Path, tmp_path
     assert [reading.step for reading in resumed.guard.readings] == list(range(7))
     assert resumed.guard.best == first.guard.best
     assert resumed.consensus == first.consensus
+
+
+def test_a_second_run_of_the_same_trainer_is_judged_afresh(model_dir: Path, tmp_path: Path) -> None:
+    guard = guarded(falling(model_dir, tmp_path, max_steps=2), action="warn")
+    for _ in range(2):
+        guard.trainer.train()
+        assert [reading.step for reading in guard.guard.readings] == [0, 1, 2]
+
+
+def test_what_the_guard_cannot_sample_from_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    settings = tiny.SETTINGS | {"output_dir": str(tmp_path)}
+    rloo = RLOOTrainer(str(model_dir), lambda completions, **_: [0.0] * 8, RLOOConfig(**settings), tiny.dataset())
+    with pytest.raises(UserError, match="trainer: got RLOOTrainer, expected a GRPOTrainer"):
+        GuardCallback(rloo, tiny.dataset())
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model_dir), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    )
+    trainer = RLIFTrainer(
+        model, "format", tiny.config(tmp_path, beta=0.01), tiny.dataset(), processing_class=tiny.make_tokenizer()
+    )
+    with pytest.raises(UserError, match="got an adapter of virtual tokens"):
+        guarded(trainer)
+
+
+def test_a_process_samples_no_more_at_a_time_than_in_training(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = falling(model_dir, tmp_path)
+    assert guarded(trainer).config.prompts_per_step == 2
+    monkeypatch.setattr(trainer.args, "generation_batch_size", 16)
+    monkeypatch.setattr(trainer.accelerator.state, "num_processes", 4)
+    assert guarded(trainer).config.prompts_per_step == 1
 
 
 def test_without_its_adapter_the_model_is_the_start_model(model_dir: Path, tmp_path: Path) -> None:

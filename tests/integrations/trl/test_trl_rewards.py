@@ -44,6 +44,8 @@ MODES: dict[str, tuple[dict[str, Any], str]] = {
     "padding to a multiple": ({"pad_to_multiple_of": 8, "num_iterations": 2}, "old_logps"),
     "scaled by batch": ({"scale_rewards": "batch"}, "sampling"),
     "beam search": ({"generation_kwargs": {"num_beams": 2}}, "forward"),
+    "guidance": ({"generation_kwargs": {"guidance_scale": 1.5}}, "forward"),
+    "more tokens than configured": ({"generation_kwargs": {"max_new_tokens": 9}}, "forward"),
 }
 
 
@@ -84,6 +86,30 @@ def test_a_stock_trainer_gets_the_same_from_trl_reward(model_dir: Path, tmp_path
     stock.tools = [print]
     with pytest.raises(UserError, match=r"self_certainty: got a trainer with tools, expected RLIFTrainer"):
         stock.reward_funcs[0](tiny.PROMPTS, ["1"] * 6, [[4]] * 6, log_metric=stock._log_metric)
+    with pytest.raises(UserError, match=r"format: got a trainer with tools"):  # whose results would count as answers
+        trl_reward("format")(tiny.PROMPTS, ["1"] * 6, [[4]] * 6, log_metric=stock._log_metric)
+
+
+def test_a_reward_that_reads_the_prompts_ids_gets_them_in_a_stock_trainer(model_dir: Path, tmp_path: Path) -> None:
+    @uses()
+    def prompt_length(prompt_mask: torch.Tensor) -> torch.Tensor:
+        return prompt_mask.sum(dim=1)
+
+    for trainer_class, reward in ((RLIFTrainer, prompt_length), (GRPOTrainer, trl_reward(prompt_length))):
+        trainer = make(trainer_class, model_dir, tmp_path, reward, max_steps=1)
+        trainer.train()
+        assert list(trainer._logs["rewards"]["prompt_length"]) == [len(prompt) for prompt in trainer._logs["prompt"]]
+
+
+def test_a_stock_trainer_under_autocast_gets_the_same_from_trl_reward(model_dir: Path, tmp_path: Path) -> None:
+    trainers = [
+        make(GRPOTrainer, model_dir, tmp_path, trl_reward("self_certainty"), bf16=True, max_steps=1),
+        make(RLIFTrainer, model_dir, tmp_path, "self_certainty", bf16=True, max_steps=1),
+    ]
+    for trainer in trainers:
+        trainer.train()
+    first, second = (tiny.rows(trainer)[0]["reward"] for trainer in trainers)
+    assert first == pytest.approx(second, abs=1e-2)  # bfloat16's rounding in forwards of different shapes
 
 
 def test_rewards_mix_with_those_of_trl_by_reward_weights(model_dir: Path, tmp_path: Path) -> None:
@@ -172,6 +198,13 @@ def test_evaluation_is_scored_too(model_dir: Path, tmp_path: Path) -> None:
     assert all(math.isfinite(row["eval_rewards/self_certainty/mean"]) for row in evaluations)
 
 
+def test_without_the_fused_head_confidence_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    trainer = make(RLIFTrainer, model_dir, tmp_path, "self_certainty")
+    trainer.fused_token_stats.undo()
+    with pytest.raises(UserError, match=r"fused_token_stats: got what was undone, .* self_certainty"):
+        trainer.train()
+
+
 def test_no_statistics_are_computed_where_no_reward_reads_any(model_dir: Path, tmp_path: Path) -> None:
     trainer = make(RLIFTrainer, model_dir, tmp_path, ["majority_vote", "format"])
     trainer.train()
@@ -195,6 +228,9 @@ def test_gold_answers_come_from_the_column_that_is_named(model_dir: Path, tmp_pa
 def test_a_name_that_is_none_is_refused_before_any_work(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"got 'self_certanty', did you mean self_certainty\?"):
         make(RLIFTrainer, model_dir, tmp_path, "self_certanty")
+    for spec in ("reward_model:somewhere", "my_rewards.py:brevity"):
+        with pytest.raises(UserError, match=rf"got '{spec}', expected one of self_certainty, .* a function itself"):
+            make(RLIFTrainer, model_dir, tmp_path, spec)
     with pytest.raises(UserError, match=r"expected one of self_certainty, .*; did you mean majority_vote\?"):
         trl_reward("majority_votes")
     with pytest.raises(UserError, match="expected to be called by a trainer of TRL"):
