@@ -50,7 +50,7 @@ def evaluate(
 
     Args:
         learner: with a reference. Its configuration says how many completions are sampled, at what temperature, and how
-            many at a time: no more than in training.
+            many at a time.
         prompts: at least one.
         consensus: `majority_answers` of the start model to the first of these prompts, to be compared with.
 

@@ -133,7 +133,13 @@ class GuardCallback(TrainerCallback):
             if metrics:
                 self.guard.observe(row["step"], metrics)
         if self.guard.readings:
+            best = self.guard.best
             self.guard.best = from_first(self.trainer.accelerator, best_reading(self.directory.parent))
+            if self.guard.best is None and best is not None:
+                self._say(
+                    f"the guard found no whole policy in {self.directory}, where that of step {best.step} was: the "
+                    "next one that it evaluates will be the best so far"
+                )
         else:
             self._watch(state)
 

@@ -123,9 +123,11 @@ class TRLReward:
 def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -> TRLReward:
     """A reward function for TRL's `reward_funcs`, by the name of one of rlif's rewards.
 
-    Confidence rewards are those of the policy that is being trained, by one forward without gradient through the fused
-    head each time that TRL asks; `RLIFTrainer` spares that. All rewards see the completions as the policy drew them:
-    a trainer with tools is refused, and so are images in the prompts where a reward reads their ids or any statistics.
+    Confidence rewards are those of the policy that is being trained, by one forward without gradient through the
+    fused head each time that TRL asks; `RLIFTrainer` spares that. The forward is TRL's own, which counts padding
+    among the positions: models with learned absolute positions (GPT-2) see padded prompts elsewhere than `generate`
+    puts them. All rewards see the completions as the policy drew them: a trainer with tools is refused, and so are
+    images in the prompts where a reward reads their ids or any statistics.
 
     Args:
         reward: a name of `rlif.rewards.REWARDS`, or a function as rlif's loop takes it, marked by `rlif.rewards.uses`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def test_warn_leaves_the_run_as_it_is_without_a_guard(model_dir: Path, tmp_path:
     assert trainer.state.global_step == 5
 
 
-def test_a_resumed_run_recalls_what_the_guard_has_seen(model_dir: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_recalls_what_the_guard_has_seen(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = dict(save_strategy="steps", save_steps=3, max_steps=6)
     first = guarded(falling(model_dir, tmp_path, **settings), action="warn")
     first.trainer.train()
@@ -85,6 +88,12 @@ def test_a_resumed_run_recalls_what_the_guard_has_seen(model_dir: Path, tmp_path
     assert [reading.step for reading in resumed.guard.readings] == list(range(7))
     assert resumed.guard.best == first.guard.best
     assert resumed.consensus == first.consensus
+    shutil.rmtree(tmp_path / "best")
+    with caplog.at_level("WARNING"):
+        bereft = guarded(falling(model_dir, tmp_path, **settings), action="warn")
+        bereft.trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert "the guard found no whole policy in" in caplog.text
+    assert bereft.guard.best in bereft.guard.readings[4:]
 
 
 def test_a_second_run_of_the_same_trainer_is_judged_afresh(model_dir: Path, tmp_path: Path) -> None:

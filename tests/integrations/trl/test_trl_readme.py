@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
 import tiny_trl as tiny
+from trl import GRPOConfig
 
 README = Path(__file__).parents[3] / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -27,13 +28,13 @@ def test_trls_quickstart_with_two_lines_changed(
 ) -> None:
     # Only what is downloaded and how long it runs is another.
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: tiny.dataset())
-    code = snippet("import RLIFTrainer\n").replace("Qwen/Qwen2.5-0.5B-Instruct", str(model_dir))
-    assert "GRPOConfig(beta=0.005)" in code
+    code = snippet("import RLIFTrainer as GRPOTrainer").replace("Qwen/Qwen2.5-0.5B-Instruct", str(model_dir))
+    assert code.count("# was: ") == 2
     # TRL's own precision, too: it trains under autocast.
     short = {name: value for name, value in tiny.SETTINGS.items() if name != "bf16"} | {"output_dir": str(tmp_path)}
-    names: dict[str, Any] = {"short": short}
-    exec(code.replace("GRPOConfig(beta=0.005)", "GRPOConfig(beta=0.005, **short)"), names)
-    assert all("rewards/self_certainty/mean" in row and "kl" in row for row in tiny.rows(names["trainer"]))
+    names: dict[str, Any] = {"args": GRPOConfig(**short)}
+    exec(code.replace("train_dataset=dataset,", "args=args, train_dataset=dataset,"), names)
+    assert all("rewards/self_certainty/mean" in row for row in tiny.rows(names["trainer"]))
     assert names["trainer"].args.bf16
     assert names["trainer"].state.global_step == 2
 
