@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from benchmarks.machine import describe
 from benchmarks.memory import resident_bytes
 from benchmarks.training_step import Workload as Sizes
 from benchmarks.training_step import make_model, timed
-from rlif.self_feedback.command import run_self_feedback
+from rlif.self_feedback.command import RECORD, run_self_feedback
 from rlif.self_feedback.config import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig
 from rlif.tasks.base_model import BaseModelConfig, pretrained_base
 
@@ -75,6 +76,8 @@ def run_method(seed: int, questions: int, eval_generations: int) -> dict[str, An
             sample=SampleOptions(answer_span="marker"),
             rank=RankOptions(confidence="probability_disparity"),
         )
+        answers.output_dir.mkdir()
+        shutil.copy(directory / RECORD, answers.output_dir)  # that it was the built-in model and its additions
         run_self_feedback(answers)
         return {
             "seconds": seconds,
