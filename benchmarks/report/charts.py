@@ -196,7 +196,7 @@ def time_chart(op: str) -> tuple[Callable[[dict[str, Any]], bool], Callable[[dic
 
 
 def floor_chart(results: dict[str, Any]) -> Figure:
-    """Bars: the least time, measured beside it, over the time of each, for one shape of each op."""
+    """Bars: the floor, measured beside it, over the time of each, for one shape of each op."""
     entries = [timed(results, op)[0] for op in OP_NAMES if timed(results, op)]
     shares = {}
     for entry in entries:
@@ -204,7 +204,8 @@ def floor_chart(results: dict[str, Any]) -> Figure:
         shares[entry["op"]] = {name: floor / each["forward_backward"]["median"] for name, each in _right(entry).items()}
     ours = [found["rlif"] for found in shares.values() if "rlif" in found]
     title = (
-        f"How near each comes to the least possible time: rlif {min(ours, default=0):.0%} to {max(ours, default=0):.0%}"
+        "Beside torch's own read and copy of the bytes, or its bare matrix products:\n"
+        f"rlif at {min(ours, default=0):.0%} to {max(ours, default=0):.0%} of their speed"
     )
     drawn, axes = new_figure((len(entries) + 1) // 2, 2, title, 3.6 * ((len(entries) + 1) // 2))
     for each, entry in zip(axes, entries, strict=False):

@@ -7,6 +7,7 @@ copy of the same bytes, or the bare matrix products.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import timing
 from benchmarks.fresh_process import describe_error, in_fresh_process
@@ -35,6 +37,7 @@ from benchmarks.problems import (
 )
 from benchmarks.runner import Options, Step
 from benchmarks.suites.op_shapes import LOSS_COPIES, STATISTICS_COPIES, fitted, plan
+from rlif_kernels.cpu_build import library
 
 BASELINE = "eager"
 RESETS_PEAK = Path("/proc/self/clear_refs")
@@ -219,8 +222,7 @@ def floors(op_name: str, problem: Problem) -> dict[str, Callable[[], object]]:
         given = problem.leaves[0].detach()
         # As float32, whatever it is: bfloat16 would be bound by its conversion on a CPU.
         words = given.view(torch.float32) if given.shape[-1] * given.element_size() % 4 == 0 else given
-        # Into new memory, as everybody's gradient goes: on a CPU the system hands it out page by page.
-        return {"read": words.sum, "copy": given.clone}
+        return {"read": words.sum, "copy": partial(copy_into_new_memory, given)}
     hidden, weight = (leaf.detach() for leaf in problem.leaves)
     hidden = hidden.flatten(0, 1)
     made = torch.empty(len(hidden), len(weight), dtype=hidden.dtype, device=hidden.device).normal_()
@@ -230,6 +232,15 @@ def floors(op_name: str, problem: Problem) -> dict[str, Callable[[], object]]:
         "hidden gradient": lambda: torch.mm(made, weight, out=d_hidden),
         "weight gradient": lambda: torch.mm(made.T, hidden, out=d_weight),
     }
+
+
+def copy_into_new_memory(source: Tensor) -> Tensor:
+    """A copy where everybody's gradient goes. A CPU hands memory out page by page: the largest pages cost least."""
+    copied = torch.empty_like(source)
+    kernels = library() if source.device.type == "cpu" else None
+    if kernels is not None:
+        kernels.rlif_expect_writes(ctypes.c_void_p(copied.data_ptr()), ctypes.c_int64(copied.nbytes))
+    return copied.copy_(source)
 
 
 def summary(entry: dict[str, Any]) -> str:
