@@ -1,14 +1,14 @@
 """Self-feedback (RLSF) on the built-in task, with several seeds, and a DPO step's speed and memory beside TRL's.
 
-    python -m benchmarks.self_feedback [--seeds 0 1 2] [--parts method dpo] [--output benchmarks/results]
+    python -m benchmarks.self_feedback [--seeds 0 1 2] [--turns 3] [--parts method dpo] [--output benchmarks/results]
 
 `method` runs `rlif self-feedback` as it comes for every seed (its questions, samples and order of pairs) and keeps
 accuracy and calibration on held-out questions before and after, of the confidence that the pairs are ranked by, and of
 the answer's tokens alone; and how often the more confident of a right and a wrong solution was the right one. `dpo`
 trains the same random model on the same pairs, in float32 and with reference log-probabilities computed before, by
-`rlif self-feedback train` and by TRL's DPOTrainer, each in a fresh process. The first step warms up; figures are
-medians over the others. Peak memory is that of the process, libraries included. Writes
-CORES-core-cpu-DATE-self-feedback.json after every seed and implementation.
+`rlif self-feedback train` and by TRL's DPOTrainer, in turns, each turn in a fresh process. The first step of a turn
+warms up; figures are medians over the others of all turns. Peak memory is that of the process, libraries included.
+Writes CORES-core-cpu-DATE-self-feedback.json after every seed and turn; what the other part measured on that day stays.
 """
 
 from __future__ import annotations
@@ -193,19 +193,23 @@ def run_trl(workload: Workload, directory: Path) -> dict[str, Any]:
 IMPLEMENTATIONS = {"rlif": run_rlif, "TRL": run_trl}
 
 
-def summary(workload: Workload, result: dict[str, Any]) -> dict[str, Any]:
-    """The median over the steps after the first, of pairs a second; and the process's peak memory."""
-    seconds = statistics.median(result["steps"][1:])
-    return result | {
-        "step_seconds": seconds,
-        "pairs_per_second": workload.pairs_per_step / seconds,
-        "peak_bytes": resident_bytes("VmHWM"),
+def summary(workload: Workload, turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pairs a second over the steps of all turns but each one's first: median and quartiles; and the peak memory."""
+    rates = [workload.pairs_per_step / seconds for turn in turns for seconds in turn["steps"][1:]]
+    low, median, high = statistics.quantiles(rates, n=4, method="inclusive")
+    return {
+        "pairs_per_second": median,
+        "quartiles": [low, high],
+        "first_loss": turns[0]["first_loss"],
+        "peak_bytes": max(turn["peak_bytes"] for turn in turns),
+        "turns": turns,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the method")
+    parser.add_argument("--turns", type=int, default=3, help="of each implementation of DPO")
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS, help="what to measure")
     parser.add_argument("--questions", type=int, default=400, help="to sample from; half as many are held out")
     parser.add_argument("--eval-generations", type=int, default=16, help="solutions of each held-out question")
@@ -220,7 +224,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             prepare(workload, Path(scratch))
             result = IMPLEMENTATIONS[arguments.implementation](workload, Path(scratch))
-            print(json.dumps(summary(workload, result)))
+            print(json.dumps(result | {"peak_bytes": resident_bytes("VmHWM")}))
         return
 
     results: dict[str, Any] = {
@@ -239,16 +243,24 @@ def main() -> None:
     def save() -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
 
-    if "dpo" in arguments.parts:
+    if path.exists():
+        before = json.loads(path.read_text())
+        kept = {"method": ["seeds"], "dpo": ["implementations", "missing"]}
+        results |= {key: before[key] for part in PARTS if part not in arguments.parts for key in kept[part]}
+
+    turns: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(arguments.turns if "dpo" in arguments.parts else 0):
         for name in IMPLEMENTATIONS:
             options = [f"--{key.replace('_', '-')}={value}" for key, value in dataclasses.asdict(workload).items()]
             command = [sys.executable, "-m", "benchmarks.self_feedback", "--implementation", name, *options]
             process = subprocess.run(command, capture_output=True, text=True)
             if process.returncode:
-                results["missing"][name] = process.stderr.strip().splitlines()[-1]
+                lines = process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"]
+                results["missing"][name] = lines[-1]
                 print(name, results["missing"][name], flush=True)
             else:
-                entry = results["implementations"][name] = json.loads(process.stdout.splitlines()[-1])
+                turns.setdefault(name, []).append(json.loads(process.stdout.splitlines()[-1]))
+                entry = results["implementations"][name] = summary(workload, turns[name])
                 print(
                     f"{name}: {entry['pairs_per_second']:.2f} pairs/s, {entry['peak_bytes'] / 1e9:.2f} GB", flush=True
                 )

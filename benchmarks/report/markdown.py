@@ -1,5 +1,7 @@
 """Pieces of Markdown that tables are made of."""
 
+from collections.abc import Iterable
+
 from benchmarks.machine import PEERS
 
 
@@ -8,7 +10,7 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def notes(versions: dict[str, str | None], missing: list[str]) -> str:
+def notes(versions: dict[str, str | None], missing: list[str], peers: Iterable[str] = PEERS) -> str:
     """Versions of the peers that took part, and what did not run."""
-    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions.get(name))
-    return (f"\n\nWith {peers}." if peers else "") + (f"\n\nNot run: {'; '.join(missing)}." if missing else "")
+    there = ", ".join(f"{name} {versions[name]}" for name in peers if versions.get(name))
+    return (f"\n\nWith {there}." if there else "") + (f"\n\nNot run: {'; '.join(missing)}." if missing else "")

@@ -38,7 +38,7 @@ def training_step(results: dict[str, Any]) -> str:
         rows.append([name, f"{entry['tokens_per_second']:.0f}", f"{ratio:.1f}x", phases, peak])
     headings = ["trainer", "tokens a second", "speed-up", "phases of a step", "peak memory"]
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
-    return table(headings, rows) + notes(results["machine"]["versions"], missing)
+    return table(headings, rows) + notes(results["machine"]["versions"], missing, ["trl"])
 
 
 def trl_step(results: dict[str, Any]) -> str:
@@ -53,7 +53,7 @@ def trl_step(results: dict[str, Any]) -> str:
         rows.append([name, step, f"{speedup:.1f}x", phases, f"{entry['peak_bytes'] / 1e9:.1f} GB"])
     headings = ["trainer", "step (quartiles)", "speed-up", "phases", "peak memory"]
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
-    return table(headings, rows) + notes(results["machine"]["versions"], missing)
+    return table(headings, rows) + notes(results["machine"]["versions"], missing, ["trl"])
 
 
 def generation(results: dict[str, Any]) -> str:
@@ -95,11 +95,12 @@ def self_feedback(results: dict[str, Any]) -> str:
     entries = results["implementations"]
     for name, entry in entries.items():
         ratio = entry["pairs_per_second"] / entries["TRL"]["pairs_per_second"] if "TRL" in entries else float("nan")
-        cells = [f"{entry['pairs_per_second']:.2f}", f"{ratio:.1f}x", f"{entry['peak_bytes'] / 1e9:.1f} GB"]
-        rows.append([name, *cells])
-    second = table(["DPO", "pairs a second", "speed-up", "peak memory"], rows)
+        low, high = entry["quartiles"]
+        rate = f"{entry['pairs_per_second']:.1f} ({low:.1f} to {high:.1f})"
+        rows.append([name, rate, f"{ratio:.1f}x", f"{entry['peak_bytes'] / 1e9:.1f} GB"])
+    second = table(["DPO", "pairs a second (quartiles)", "speed-up", "peak memory"], rows)
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
-    return f"{first}\n\n{sentence}\n\n{second}{notes(results['machine']['versions'], missing)}"
+    return f"{first}\n\n{sentence}\n\n{second}{notes(results['machine']['versions'], missing, ['trl'])}"
 
 
 def interval(values: list[float]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from benchmarks.report import ROOT
+from benchmarks.self_feedback import Workload, summary
 
 
 def run(module: str, *arguments: str) -> str:
@@ -24,4 +25,7 @@ def test_the_dpo_benchmark_trains_every_pair_and_begins_at_the_loss_of_no_prefer
     result = json.loads(run("self_feedback", "--implementation", "rlif", *options).splitlines()[-1])
     assert len(result["steps"]) == 3
     assert result["first_loss"] == pytest.approx(math.log(2), abs=1e-5)  # the model is its own reference
-    assert result["pairs_per_second"] == pytest.approx(3 / result["step_seconds"])
+    turns = [result, result | {"steps": [9.0, 1.0, 3.0], "peak_bytes": 2 * result["peak_bytes"]}]
+    summed = summary(Workload(pairs_per_step=3), [turns[1], turns[1]])
+    assert summed["pairs_per_second"] == pytest.approx((3 / 1 + 3 / 3) / 2)  # without the steps that warmed up
+    assert summary(Workload(), turns)["peak_bytes"] == 2 * result["peak_bytes"]
