@@ -59,8 +59,9 @@ def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: 
 def trl_statistics(problem: Problem) -> tuple[Tensor, ...]:
     """What GRPOTrainer calls on logits: a Triton kernel on GPUs, torch elsewhere."""
     function = importlib.import_module("trl.trainer.utils").selective_log_softmax_and_entropy
+    # (B, T, V), as its trainers pass them: without Triton it loops over the first dimension in Python.
+    logprob, entropy = (value.flatten() for value in function(problem.leaves[0], problem.targets))
     logits, targets = rows_of(problem)
-    logprob, entropy = function(logits, targets)
     return logprob, entropy, certainty_of_logits(logits, targets, logprob.float())
 
 
@@ -97,9 +98,9 @@ def quack_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
 
 
 def trl_loss(problem: Problem) -> tuple[Tensor, ...]:
-    function = importlib.import_module("trl.trainer.utils").selective_log_softmax_and_entropy
-    # GRPOTrainer logs the entropy, and differentiates it only when asked to.
-    return loss_of(problem, function(*rows_of(problem), entropy_requires_grad=False)[0].float())
+    """Of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
+    function = importlib.import_module("trl.trainer.utils").selective_log_softmax
+    return loss_of(problem, function(problem.leaves[0], problem.targets).float())
 
 
 def liger_loss() -> Function:
