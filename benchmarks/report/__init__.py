@@ -145,9 +145,9 @@ def write_report(directory: Path) -> Path:
 def stale(directory: Path) -> list[str]:
     """What does not say what the results say."""
     texts = [path.name for path, text in written(directory).items() if not path.exists() or path.read_text() != text]
-    drawn = [(charts.files(path, directory).values(), path) for path in sources(directory)]
+    drawn = [(list(charts.files(path, directory).values()), path) for path in sources(directory)]
     if any(directory.glob("*-scaling.json")):
-        drawn.append((scaling_figures.files(directory / "charts"), newest("scaling", directory)))
+        drawn.append((list(scaling_figures.files(directory / "charts")), newest("scaling", directory)))
     return texts + [name for files, path in drawn for name in charts.stale(files, path)]
 
 
