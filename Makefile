@@ -36,7 +36,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Everything that is claimed about speed and memory, on this machine: a quarter of an hour on two cores, or with
+# Everything that is claimed about speed and memory, on this machine: twenty minutes on two cores, or with
 # ARGS=--quick five minutes. The report is runs/benchmarks/report.md.
 bench: $(BENCH_STAMP)
 	PYTHONPATH=$(BENCH_PEERS) $(BIN)/python -m benchmarks $(ARGS)

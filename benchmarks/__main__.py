@@ -8,7 +8,7 @@
   loop        the whole training step
   generation  statistics kept while sampling
 
-Without a suite all four run, a quarter of an hour on two cores. Every measurement is saved as it comes, in
+Without a suite all four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
 or that fail, are named. At the end `report` draws DIR/report.md and DIR/charts/ from the files. With
 `benchmarks/results` as DIR it draws the README's tables as well.

@@ -65,6 +65,7 @@ import sys
 from pathlib import Path
 from benchmarks.runner import Options, run_suite
 name, output, device, size, seconds = sys.argv[1:]
+sys.argv[:] = ["benchmarks", name, "--device", device, "--output", output]  # the results name a command that there is
 peers = frozenset() if size == "tiny" else None
 run_suite(name, Options(Path(output), device, size, peers, seconds=float(seconds)))
 """

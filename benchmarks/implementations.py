@@ -231,7 +231,7 @@ IMPLEMENTATIONS: dict[str, list[Implementation]] = {
     ],
     "linear_grpo_loss": [
         *plain(eager_head_loss, of_loss),
-        Implementation("TRL", "trl", partial(peers.with_loss, partial(peers.trl_head, True)), LOSS_IN_TORCH),
+        Implementation("TRL", "trl", partial(peers.with_loss, partial(peers.trl_head, False)), LOSS_IN_TORCH),
         Implementation(
             "verl, FusedLinearForPPO", "verl", partial(peers.with_loss, peers.verl_fused_linear), LOSS_IN_TORCH
         ),

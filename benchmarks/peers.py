@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.problems import BETA, EPSILON, Problem, dapo_loss
@@ -40,17 +40,56 @@ def loss_of(problem: Problem, logprob: Tensor) -> tuple[Tensor]:
 # --- self-certainty of those who have none: logsumexp is the target's logit minus its log-probability
 
 
+class TargetAboveMean(torch.autograd.Function):
+    """The target's logit minus the mean of all, (N,) float32, of (N, V) logits; one tensor of theirs in the backward.
+
+    Autograd would make one for the mean, one for the target, and one for the sum of both.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        ctx.save_for_backward(targets)
+        ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        return logits.gather(-1, targets[:, None])[:, 0].float() - logits.mean(-1, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (targets,) = ctx.saved_tensors
+        columns = ctx.shape[-1]
+        gradient = (-upstream / columns).to(ctx.dtype)[:, None].expand(ctx.shape).contiguous()
+        at_target = (upstream * (1 - 1 / columns)).to(ctx.dtype)
+        return gradient.scatter_(1, targets[:, None], at_target[:, None]), None
+
+
+class TargetAboveMeanOfHead(torch.autograd.Function):
+    """The same of (N, H) hidden states and a (V, H) weight, without logits: one tensor of the weight's size."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        mean_row = weight.mean(0, dtype=torch.float32)
+        ctx.save_for_backward(hidden, weight, targets, mean_row)
+        chosen = (hidden.float() * weight[targets].float()).sum(-1)
+        return chosen - hidden.float() @ mean_row
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, weight, targets, mean_row = ctx.saved_tensors
+        weighted = upstream[:, None] * hidden.float()
+        d_hidden = upstream[:, None] * (weight[targets].float() - mean_row)
+        d_weight = (-weighted.sum(0) / len(weight)).to(weight.dtype).expand(weight.shape).contiguous()
+        return d_hidden.to(hidden.dtype), d_weight.index_add_(0, targets, weighted.to(weight.dtype)), None
+
+
 def certainty_of_logits(logits: Tensor, targets: Tensor, logprob: Tensor) -> Tensor:
     """KL(Uniform || p) with one read more, for the mean."""
-    chosen = logits.gather(-1, targets[:, None])[:, 0].float()
-    return chosen - logprob - logits.mean(-1, dtype=torch.float32) - math.log(logits.shape[-1])
+    above: Tensor = TargetAboveMean.apply(logits, targets)
+    return above - logprob - math.log(logits.shape[-1])
 
 
 def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: Tensor) -> Tensor:
     """The same without logits: their mean is the product with the mean row of the weight."""
-    chosen = (hidden * F.embedding(targets, weight)).sum(-1, dtype=torch.float32)
-    mean = hidden.float() @ weight.mean(0, dtype=torch.float32)
-    return chosen - logprob - mean - math.log(len(weight))
+    above: Tensor = TargetAboveMeanOfHead.apply(hidden, weight, targets)
+    return above - logprob - math.log(len(weight))
 
 
 # --- peers on logits
@@ -59,8 +98,9 @@ def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: 
 def trl_statistics(problem: Problem) -> tuple[Tensor, ...]:
     """What GRPOTrainer calls on logits: a Triton kernel on GPUs, torch elsewhere."""
     function = importlib.import_module("trl.trainer.utils").selective_log_softmax_and_entropy
+    # (B, T, V), as its trainers pass them: without Triton it loops over the first dimension in Python.
+    logprob, entropy = (value.flatten() for value in function(problem.leaves[0], problem.targets))
     logits, targets = rows_of(problem)
-    logprob, entropy = function(logits, targets)
     return logprob, entropy, certainty_of_logits(logits, targets, logprob.float())
 
 
@@ -97,9 +137,9 @@ def quack_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
 
 
 def trl_loss(problem: Problem) -> tuple[Tensor, ...]:
-    function = importlib.import_module("trl.trainer.utils").selective_log_softmax_and_entropy
-    # GRPOTrainer logs the entropy, and differentiates it only when asked to.
-    return loss_of(problem, function(*rows_of(problem), entropy_requires_grad=False)[0].float())
+    """Of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
+    function = importlib.import_module("trl.trainer.utils").selective_log_softmax
+    return loss_of(problem, function(problem.leaves[0], problem.targets).float())
 
 
 def liger_loss() -> Function:

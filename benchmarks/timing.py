@@ -27,9 +27,11 @@ def in_turn(
     device: str,
     times: dict[str, list[float]],
     prepare: Callable[[str], object] = lambda name: None,
-    rounds: tuple[int, int] = (3, 30),
+    rounds: tuple[int, int] = (5, 30),
 ) -> None:
     """Time every call once, then every call again, for about so many seconds: what slows the machine slows all.
+
+    Each round begins with another call, so that none always comes after the same.
 
     Args:
         calls: by name; each has been called before, and so is warm.
@@ -43,9 +45,10 @@ def in_turn(
     least, most = rounds
     done = 0
     while done < least or (done < most and (time.perf_counter() - started) * (done + 1) / done < seconds):
-        for name, call in calls.items():
+        names = list(calls)
+        for name in names[done % len(names) :] + names[: done % len(names)]:
             prepare(name)
-            times.setdefault(name, []).append(_once(call, flush))
+            times.setdefault(name, []).append(_once(calls[name], flush))
         done += 1
 
 

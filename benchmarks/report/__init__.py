@@ -44,20 +44,24 @@ def _age(path: Path) -> tuple[bool, str]:
 
 
 def _is_full(results: dict[str, Any]) -> bool:
-    return results.get("size") not in ("quick", "tiny")
+    """Of full size, and run to its end."""
+    return results.get("size") not in ("quick", "tiny") and results.get("finished", True)
 
 
-def render(readme: str) -> str:
-    """The README with every table drawn anew."""
+def render(readme: str, *, every: bool = False) -> str:
+    """The README with every table drawn anew; with `every`, one that has no place for a table is an error."""
     tables = TABLES | lab.TABLES
     found = re.findall(r"<!-- table (\S+) -->", readme)
+    if every and (gone := sorted(set(tables) - set(found))):
+        raise UserError(f"README.md has no place for the table {gone[0]!r}: its figures would be from nowhere")
     if unknown := sorted(set(found) - set(tables)):
         raise UserError(f"README.md has a place for the table {unknown[0]!r}; expected one of {', '.join(tables)}")
     for name in found:
         path = newest(name)
         results = json.loads(path.read_text())
         if not _is_full(results):
-            raise UserError(f"{path} is of a {results['size']} run; expected a full one for the README")
+            kind = "run that was interrupted" if results.get("size", "full") == "full" else f"{results['size']} run"
+            raise UserError(f"{path} is of a {kind}; expected a full one for the README")
         place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         body = f"{tables[name](results)}\n\nFrom [`{path.name}`]({place.as_posix()})."
         pattern = rf"(<!-- table {name} -->\n)(?:(?!<!-- table ).)*?(<!-- end -->)"  # not over the next table's place
@@ -122,7 +126,7 @@ def written(directory: Path) -> dict[Path, str]:
         path = newest("scaling", directory)
         texts[directory / "SCALING.md"] = scaling.page(json.loads(path.read_text()), path.name)
     if directory == RESULTS:
-        texts[README] = render(README.read_text())
+        texts[README] = render(README.read_text(), every=True)
         texts[LAB_FINDINGS] = lab.record(json.loads(newest("lab-diagnosis").read_text()))
     return texts
 
@@ -132,7 +136,7 @@ def write_report(directory: Path) -> Path:
     for path in sources(directory):
         charts.draw(path, directory)
     if any(directory.glob("*-scaling.json")):
-        scaling_figures.draw(json.loads(newest("scaling", directory).read_text()), directory / "charts")
+        scaling_figures.draw(newest("scaling", directory), directory / "charts")
     for path, text in written(directory).items():
         path.write_text(text)
     return directory / ("report.md" if sources(directory) else "SCALING.md")
@@ -141,7 +145,10 @@ def write_report(directory: Path) -> Path:
 def stale(directory: Path) -> list[str]:
     """What does not say what the results say."""
     texts = [path.name for path, text in written(directory).items() if not path.exists() or path.read_text() != text]
-    return texts + [name for path in sources(directory) for name in charts.stale(path, directory)]
+    drawn = [(list(charts.files(path, directory).values()), path) for path in sources(directory)]
+    if any(directory.glob("*-scaling.json")):
+        drawn.append((list(scaling_figures.files(directory / "charts")), newest("scaling", directory)))
+    return texts + [name for files, path in drawn for name in charts.stale(files, path)]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +64,12 @@ def draw(source: Path, directory: Path) -> list[Path]:
     return list(paths.values())
 
 
-def stale(source: Path, directory: Path) -> list[str]:
-    """The charts that are not there, or that were drawn from something else."""
+def stale(drawn: Iterable[Path], source: Path) -> list[str]:
+    """The charts of a results file that are not there, or that were drawn from something else."""
     from PIL import Image, UnidentifiedImageError
 
     found = []
-    for path in files(source, directory).values():
+    for path in drawn:
         try:
             with Image.open(path) as image:
                 drawn_from = image.info.get("Description")
@@ -185,7 +185,8 @@ def time_chart(op: str) -> tuple[Callable[[dict[str, Any]], bool], Callable[[dic
         entries = timed(results, op)
         shown = {along: found for along in ("columns", "rows") if len(found := sweep(entries, along)) > 1}
         name, first = OP_NAMES[op], entries[0]
-        title = f"{name[0].upper()}{name[1:]}:\n{compared(first)} ({first['rows']} x {first['columns']})"
+        hidden = f", H = {first['hidden_size']}" if first["hidden_size"] else ""
+        title = f"{name[0].upper()}{name[1:]}:\n{compared(first)} ({first['rows']} x {first['columns']}{hidden})"
         drawn, axes = new_figure(1, len(shown), title, 5.2)
         for each, (along, found) in zip(axes, shown.items(), strict=True):
             time_lines(each, found, along)

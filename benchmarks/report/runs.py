@@ -28,14 +28,19 @@ def demo(results: dict[str, Any]) -> str:
     return table(["trained on", "seed", "start", "best, at step", "last, at step"], rows)
 
 
+def over(rate: float, entries: dict[str, Any], name: str) -> str:
+    """A rate over TRL's; nothing where TRL did not run."""
+    return f"{rate / entries['TRL'][name]:.1f}x" if "TRL" in entries else ""
+
+
 def training_step(results: dict[str, Any]) -> str:
     rows = []
     entries = results.get("implementations", {})
     for name, entry in entries.items():
-        ratio = entry["tokens_per_second"] / entries["TRL"]["tokens_per_second"] if "TRL" in entries else float("nan")
+        speed_up = over(entry["tokens_per_second"], entries, "tokens_per_second")
         phases = ", ".join(f"{phase} {s:.1f} s" for phase, s in entry["seconds"].items() if phase != "step")
         peak = f"{entry['peak_bytes'] / 1e9:.1f} GB"
-        rows.append([name, f"{entry['tokens_per_second']:.0f}", f"{ratio:.1f}x", phases, peak])
+        rows.append([name, f"{entry['tokens_per_second']:.0f}", speed_up, phases, peak])
     headings = ["trainer", "tokens a second", "speed-up", "phases of a step", "peak memory"]
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     return table(headings, rows) + notes(results["machine"]["versions"], missing, ["trl"])
@@ -47,10 +52,10 @@ def trl_step(results: dict[str, Any]) -> str:
     for name, entry in entries.items():
         seconds = entry["seconds"]
         low, high = entry["step_quartiles"]
-        speedup = entries["TRL"]["seconds"]["step"] / seconds["step"] if "TRL" in entries else float("nan")
+        speed_up = f"{entries['TRL']['seconds']['step'] / seconds['step']:.1f}x" if "TRL" in entries else ""
         phases = ", ".join(f"{phase} {s:.1f} s" for phase, s in seconds.items() if phase != "step")
         step = f"{seconds['step']:.1f} s ({low:.1f} to {high:.1f})"
-        rows.append([name, step, f"{speedup:.1f}x", phases, f"{entry['peak_bytes'] / 1e9:.1f} GB"])
+        rows.append([name, step, speed_up, phases, f"{entry['peak_bytes'] / 1e9:.1f} GB"])
     headings = ["trainer", "step (quartiles)", "speed-up", "phases", "peak memory"]
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     return table(headings, rows) + notes(results["machine"]["versions"], missing, ["trl"])
@@ -94,10 +99,10 @@ def self_feedback(results: dict[str, Any]) -> str:
     rows = []
     entries = results["implementations"]
     for name, entry in entries.items():
-        ratio = entry["pairs_per_second"] / entries["TRL"]["pairs_per_second"] if "TRL" in entries else float("nan")
+        speed_up = over(entry["pairs_per_second"], entries, "pairs_per_second")
         low, high = entry["quartiles"]
         rate = f"{entry['pairs_per_second']:.1f} ({low:.1f} to {high:.1f})"
-        rows.append([name, rate, f"{ratio:.1f}x", f"{entry['peak_bytes'] / 1e9:.1f} GB"])
+        rows.append([name, rate, speed_up, f"{entry['peak_bytes'] / 1e9:.1f} GB"])
     second = table(["DPO", "pairs a second (quartiles)", "speed-up", "peak memory"], rows)
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     return f"{first}\n\n{sentence}\n\n{second}{notes(results['machine']['versions'], missing, ['trl'])}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
+
+from benchmarks.report.charts import checksum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,9 +25,16 @@ PARTS = {
 }
 
 
-def draw(results: dict[str, Any], directory: Path) -> None:
-    """Write `scaling-measured.png` and `scaling-paper.png` into the directory."""
+def files(directory: Path) -> tuple[Path, Path]:
+    """Where the two are, in the directory of charts."""
+    return directory / "scaling-measured.png", directory / "scaling-paper.png"
+
+
+def draw(source: Path, directory: Path) -> None:
+    """Write both into the directory, with the checksum of the results file that they are drawn from."""
+    results = json.loads(source.read_text())
     directory.mkdir(parents=True, exist_ok=True)
+    measured_path, paper_path = files(directory)
     machine = f"{results['machine']['cores']}-core CPU, one thread, float32, {results['date']}"
     measured = Figure(figsize=(13, 4.2), layout="constrained")
     time, memory, exchange = measured.subplots(1, 3)
@@ -32,14 +42,14 @@ def draw(results: dict[str, Any], directory: Path) -> None:
     draw_memory(memory, results)
     draw_exchange(exchange, results)
     measured.supxlabel(machine, fontsize=8, color="#555555")
-    save(measured, directory / "scaling-measured.png")
+    save(measured, measured_path, source)
 
     paper = Figure(figsize=(10, 4.2), layout="constrained")
     models = list(dict.fromkeys(row["model"] for row in results["paper"]["rows"]))
     for axes, model in zip(paper.subplots(1, len(models)), models, strict=True):
         draw_paper(axes, [row for row in results["paper"]["rows"] if row["model"] == model], model)
     paper.supxlabel("On paper: H200s in nodes of 8, nothing hidden behind computation. Not measured.", fontsize=8)
-    save(paper, directory / "scaling-paper.png")
+    save(paper, paper_path, source)
 
 
 def draw_time(axes: Axes, results: dict[str, Any]) -> None:
@@ -131,5 +141,5 @@ def logarithmic(axes: Axes, ticks: list[float]) -> None:
     axes.grid(alpha=0.25)
 
 
-def save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(path))
+def save(figure: Figure, path: Path, source: Path) -> None:
+    FigureCanvasAgg(figure).print_png(str(path), metadata={"Description": checksum(source)})

@@ -19,7 +19,29 @@ def ops(results: dict[str, Any]) -> str:
         entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
         lines = op_rows(entry, memory_of(entry, results))
         rows += [[f"`{op}`, {shape(entry)}" if number == 0 else "", *line] for number, line in enumerate(lines)]
-    return table(["op and shape", *HEADINGS], rows) + notes(results["machine"]["versions"], missing(results))
+    shown = table(["op and shape", *HEADINGS], rows)
+    return f"{shown}\n\n{all_shapes(results)}" + notes(results["machine"]["versions"], missing(results))
+
+
+def all_shapes(results: dict[str, Any]) -> str:
+    """Of every op and shape, those included that no short table shows: between what `rlif`'s speed-ups lie."""
+    eager, others, rounds = [], [], []
+    for entry in results["entries"]:
+        found = {name: each for name, each in entry["implementations"].items() if "forward_backward" in each}
+        if entry["kind"] != "time" or not {"rlif", "eager"} <= set(found):
+            continue
+        medians = {name: each["forward_backward"]["median"] for name, each in found.items()}
+        eager.append(found["rlif"]["forward_backward_speedup"]["median"])
+        fastest = min(median for name, median in medians.items() if found[name]["package"] != "rlif")
+        others.append(fastest / medians["rlif"])
+        rounds.append(found["rlif"]["forward_backward"]["n"])
+    if not rounds:
+        return ""
+    return (
+        f"Over all {len(rounds)} shapes and ops of the report, `rlif` forward and backward is {min(eager):.1f} to "
+        f"{max(eager):.1f} times as fast as eager, and {min(others):.1f} to {max(others):.1f} times as fast as the "
+        f"fastest of the others. Medians of {min(rounds)} to {max(rounds)} rounds."
+    )
 
 
 HEADINGS = ["implementation", "forward", "forward + backward", "speed-up (20-80%)", "of the floor", "memory", "error"]
@@ -115,9 +137,8 @@ def memory_of(entry: dict[str, Any], results: dict[str, Any]) -> dict[str, dict[
 
 
 def missing(results: dict[str, Any]) -> list[str]:
-    """What did not take part, once for each implementation and reason."""
-    named = {f"{label.split(':')[0]} ({reason})" for label, reason in results["missing"].items()}
-    return sorted(named)
+    """What did not take part, and in which op: of the same package others may have."""
+    return sorted(f"{label.replace(': ', ' in ', 1)} ({reason})" for label, reason in results["missing"].items())
 
 
 def static(results: dict[str, Any]) -> str:

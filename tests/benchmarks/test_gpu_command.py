@@ -1,6 +1,7 @@
 """What can be shown of the GPU command without a GPU: its motions, its time, and how it reads ncu."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from benchmarks import __main__ as command_line
 from benchmarks import gpu, ncu
 from benchmarks.budget import Part, finish, run_parts
 from benchmarks.report import ROOT
@@ -132,4 +134,7 @@ def test_the_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
     assert "skipped" in results["parts"]["tests"]["tail"]
     for name in ("ops", "loop"):
         (path,) = tmp_path.glob(f"*-{name}.json")
-        assert json.loads(path.read_text())["finished"]
+        written = json.loads(path.read_text())
+        assert written["finished"]
+        arguments = shlex.split(written["command"].removeprefix("python -m benchmarks "))
+        assert command_line.parser().parse_args(arguments).suites == [name]

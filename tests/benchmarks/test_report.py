@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import report
 from benchmarks.implementations import IMPLEMENTATIONS
-from benchmarks.report import charts
+from benchmarks.report import charts, tables
 from benchmarks.runner import Options, run_suite
 from benchmarks.suites import op_shapes, ops
 from rlif.errors import UserError
@@ -83,7 +83,7 @@ def test_a_chart_of_other_results_is_stale_and_so_is_a_table(measured, capsys):
     results = json.loads(before)
     results["entries"][0]["implementations"]["rlif"]["forward_backward"]["median"] *= 2
     source.write_text(json.dumps(results))
-    assert charts.stale(source, measured)
+    assert charts.stale(charts.files(source, measured).values(), source)
     assert report.main(["--check", "--results", str(measured)]) == 1
     source.write_text(before)
     assert "report.md" in capsys.readouterr().err
@@ -93,6 +93,47 @@ def test_a_run_that_was_not_full_gives_no_table_in_the_readme(measured, monkeypa
     monkeypatch.setattr(report, "RESULTS", measured)
     with pytest.raises(UserError, match="expected a full one for the README"):
         report.render("<!-- table ops -->\n<!-- end -->")
+
+
+def test_what_is_said_of_all_shapes_has_the_least_speed_up_as_well_as_the_most():
+    def entry(eager, peer, ours):
+        found = {
+            name: {"package": package, "forward_backward": {"median": median, "n": 3}, "wrong": False}
+            for name, package, median in (("eager", "torch", eager), ("TRL", "trl", peer), ("rlif", "rlif", ours))
+        }
+        found["rlif"]["forward_backward_speedup"] = {"median": eager / ours}
+        return {"kind": "time", "implementations": found}
+
+    text = tables.all_shapes({"entries": [entry(20.0, 30.0, 2.0), entry(9.0, 8.0, 10.0)]})
+    assert "Over all 2 shapes" in text
+    assert "0.9 to 10.0 times as fast as eager, and 0.8 to 10.0 times as fast as the fastest" in text
+    assert tables.all_shapes({"entries": []}) == ""
+
+
+def test_who_is_missing_from_one_op_is_not_said_to_be_missing_from_all():
+    assert tables.missing({"missing": {"verl: token_stats": "no ray"}}) == ["verl in token_stats (no ray)"]
+
+
+def test_a_run_that_was_interrupted_gives_no_table_in_the_readme(measured, monkeypatch, tmp_path):
+    (source,) = measured.glob("*-ops.json")
+    results = json.loads(source.read_text()) | {"size": "full", "finished": False}
+    (tmp_path / source.name).write_text(json.dumps(results))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match="is of a run that was interrupted; expected a full one"):
+        report.render("<!-- table ops -->\n<!-- end -->")
+
+
+def test_a_table_that_is_drawn_from_no_file_is_an_error():
+    by_hand = report.README.read_text().replace("<!-- table static -->\n", "")
+    with pytest.raises(UserError, match="no place for the table 'static'"):
+        report.render(by_hand, every=True)
+
+
+def test_a_trainer_without_trl_beside_it_has_no_speed_up():
+    entry = {"tokens_per_second": 10.0, "seconds": {"step": 1.0}, "peak_bytes": 1e9, "step_quartiles": [1.0, 1.0]}
+    results = {"implementations": {"rlif": entry}, "missing": {}, "machine": {"versions": {}}}
+    for name in ("loop", "trl-step"):
+        assert "nan" not in tables.TABLES[name](results)
 
 
 def test_a_directory_without_results_is_one_clear_line(tmp_path, capsys):

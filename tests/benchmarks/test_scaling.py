@@ -68,7 +68,7 @@ def test_what_processes_exchange_is_what_the_model_says(results):
 
 
 @linux_only
-def test_the_page_says_whether_counts_and_model_agree_and_what_is_missing(results, tmp_path):
+def test_the_page_says_whether_counts_and_model_agree_and_what_is_missing(results, tmp_path, capsys):
     assert scaling.exchanges_agree(results) == [True] * 7
     text = scaling.page(results, "file.json")
     assert "says: equal, to the byte" in text
@@ -83,6 +83,14 @@ def test_the_page_says_whether_counts_and_model_agree_and_what_is_missing(result
     assert report.main(["--results", str(tmp_path), "--check"]) == 0
     (tmp_path / "SCALING.md").write_text("88 bytes")
     assert report.main(["--results", str(tmp_path), "--check"]) == 1
+    assert "SCALING.md: not what" in capsys.readouterr().err
+
+    # The charts too, which say of which results they are.
+    (tmp_path / "2-core-cpu-2026-11-23-scaling.json").write_text(json.dumps(results, indent=1))
+    report.main(["--results", str(tmp_path)])
+    (tmp_path / "2-core-cpu-2026-11-23-scaling.json").write_text(json.dumps(results))
+    assert report.main(["--results", str(tmp_path), "--check"]) == 1
+    assert "scaling-measured.png, scaling-paper.png: not what" in capsys.readouterr().err
 
     results["training"][0]["predicted"]["all_reduce"] += 4
     assert "says: **not equal**" in scaling.page(results, "file.json")

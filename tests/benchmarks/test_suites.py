@@ -68,6 +68,17 @@ def test_an_op_is_timed_beside_its_floors_and_whoever_fails_or_is_wrong_is_named
     assert "forward" not in wrong
 
 
+def test_a_floor_that_the_machine_was_slow_at_for_a_while_is_no_floor():
+    floors = {
+        "read": {"forward": {"median": 5.0}, "forward_backward": {"median": 4.0}},
+        "copy": {"forward": {"median": 10.0}, "forward_backward": {"median": 33.0}},
+    }
+    assert floor_milliseconds({"op": "grpo_loss", "hidden_size": 0, "floors": floors}, "forward_backward") == 10
+    assert floor_milliseconds({"op": "token_stats", "hidden_size": 0, "floors": floors}, "forward_backward") == 14
+    del floors["copy"]["forward_backward"]
+    assert floor_milliseconds({"op": "token_stats", "hidden_size": 0, "floors": floors}, "forward_backward") is None
+
+
 def test_only_the_packages_that_were_asked_for_take_part(four_implementations, tmp_path):
     named = ops.candidates("token_stats", Options(tmp_path, peers=frozenset()))
     assert {each.package for each in named} == {"torch", "rlif"}
@@ -162,7 +173,7 @@ def test_an_error_is_as_large_as_the_mistake():
 def test_calls_are_timed_in_turn_and_their_spread_is_that_of_the_values():
     order, times = [], {}
     in_turn({name: partial(order.append, name) for name in "ab"}, 0.0, "cpu", times, rounds=(3, 3))
-    assert order == list("ababab")
+    assert order == list("abbaab")  # each round begins with another
     assert [len(times[name]) for name in "ab"] == [3, 3]
     assert spread([4.0, 1.0, 2.0, 5.0, 3.0, 6.0]) == {"median": 3.5, "low": 2.0, "high": 5.0, "n": 6}
 
