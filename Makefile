@@ -25,7 +25,7 @@ test: $(STAMP)
 # The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
 test-integrations: $(TRL_STAMP) $(VERL_STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/integrations $(ARGS)
-	$(TEST_ENV) $(VERL_VENV)/bin/python -m pytest -n 2 tests/integrations/verl $(ARGS)
+	$(TEST_ENV) $(VERL_VENV)/bin/python -m pytest -n 2 tests/integrations/with_verl $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
