@@ -54,7 +54,7 @@ PLANS = {
             "linear_token_stats": (head(1024, 32000, 512),),
             "linear_grpo_loss": (head(1024, 32000, 512), head(1024, 128256, 128), head(4096, 128256, 128)),
         },
-        seconds=8,
+        seconds=6,
     ),
     ("cpu", "quick"): Plan(
         timed={
