@@ -40,11 +40,12 @@ def test_a_temporary_of_the_logits_size_is_noticed():
     case = make_case("token_stats", tokens=64, vocab_size=1000)
     ours = gate.Measured(1.0, gate.extra_bytes(case))
     (logits,) = case.leaves
-    kept = []
 
     def with_a_copy():
-        kept[:] = [logits.detach().clone()]
-        return case.losses["rlif"]()
+        copy = logits.detach().clone()
+        loss = case.losses["rlif"]()
+        loss.register_hook(lambda gradient, kept=copy: None)  # it lives until the backward, and no longer
+        return loss
 
     hungry = Case(case.leaves, {"rlif": with_a_copy})
     assert gate.hungrier("token_stats", case, ours) is None
