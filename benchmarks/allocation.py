@@ -19,7 +19,17 @@ def peak_allocated(function: Callable[[], object]) -> int:
 
     What it frees of earlier allocations is not seen, so drop old gradients first.
     """
-    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    held = most = 0
+    events = profiled(function, profile_memory=True)
+    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def profiled(function: Callable[[], object], **options: Any) -> list[Any]:
+    """What torch's profiler, with these options, records on the CPU while `function` runs."""
+    profiler = profile(activities=[ProfilerActivity.CPU], **options)
     with no_messages():
         profiler.start()
     try:
@@ -27,12 +37,8 @@ def peak_allocated(function: Callable[[], object]) -> int:
     finally:
         with no_messages():
             profiler.stop()
-    held = most = 0
     events: list[Any] = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    return events
 
 
 @contextmanager

@@ -12,11 +12,8 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from torch.profiler import ProfilerActivity, profile
-
-from benchmarks.allocation import no_messages
+from benchmarks.allocation import profiled
 
 # Bytes of the dtypes that are exchanged here, as torch's profiler names them.
 ITEMSIZE = {"bool": 1, "float": 4, "double": 8, "long int": 8, "int": 4, "unsigned char": 1}
@@ -33,17 +30,8 @@ def payloads(function: Callable[[], object]) -> dict[str, list[int]]:
         by gloo's name for it, of each collective the bytes of this process's own tensor. A reduce-scatter is an
         "all_reduce" to gloo, which has no better one.
     """
-    profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
-    with no_messages():
-        profiler.start()
-    try:
-        function()
-    finally:
-        with no_messages():
-            profiler.stop()
-    events: list[Any] = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     found: dict[str, list[int]] = {}
-    for event in events:
+    for event in profiled(function, record_shapes=True):
         if event.name().startswith("gloo:") and event.shapes():
             shape, dtype = event.shapes()[0], event.dtypes()[0]
             found.setdefault(event.name().removeprefix("gloo:"), []).append(math.prod(shape) * ITEMSIZE[dtype])
