@@ -182,6 +182,27 @@ def self_certainty(model: torch.nn.Module, prompt_ids: Tensor, completion_ids: T
     return rewards
 
 
+def grpo_options(workload: Workload, directory: Path) -> dict[str, Any]:
+    """What every GRPOConfig here has in common, but for the device and its precision."""
+    return {
+        "output_dir": str(directory / "run"),
+        "max_steps": workload.steps,
+        "per_device_train_batch_size": workload.prompts * workload.num_generations,
+        "gradient_accumulation_steps": 1,
+        "num_generations": workload.num_generations,
+        "max_completion_length": workload.max_completion_length,
+        "learning_rate": workload.learning_rate,
+        "beta": workload.beta,
+        "loss_type": "dapo",
+        "temperature": 1.0,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+
+
 def run_trl(workload: Workload, directory: Path) -> list[dict[str, float]]:
     """Train with TRL's GRPOTrainer, gradient checkpointing off; seconds and tokens of every step."""
     from datasets import Dataset
@@ -215,25 +236,7 @@ def run_trl(workload: Workload, directory: Path) -> list[dict[str, float]]:
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=reward,
-        args=GRPOConfig(
-            output_dir=str(directory / "run"),
-            max_steps=workload.steps,
-            per_device_train_batch_size=workload.prompts * workload.num_generations,
-            gradient_accumulation_steps=1,
-            num_generations=workload.num_generations,
-            max_completion_length=workload.max_completion_length,
-            learning_rate=workload.learning_rate,
-            beta=workload.beta,
-            loss_type="dapo",
-            temperature=1.0,
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=workload.device == "cpu",
-            report_to="none",
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,
-        ),
+        args=GRPOConfig(**grpo_options(workload, directory), bf16=False, use_cpu=workload.device == "cpu"),
         train_dataset=Dataset.from_dict({"prompt": make_prompts(workload)}),
         processing_class=tokenizer,
         callbacks=[Watch()],

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from benchmarks.memory import resident_bytes
-from benchmarks.training_step import Workload, make_model, make_prompts, timed, word_tokenizer
+from benchmarks.training_step import Workload, grpo_options, make_model, make_prompts, timed, word_tokenizer
 
 QUICK = Workload(vocab_size=8000, hidden_size=128, num_layers=2, prompts=2, max_completion_length=32, steps=3)
 GPU = Workload(vocab_size=151936, hidden_size=896, num_layers=24, max_completion_length=256, steps=4)
@@ -136,25 +136,7 @@ def train(implementation: str, work: Workload, directory: Path) -> dict[str, Any
     trainer = trainer_class(
         model=model,
         reward_funcs=reward,
-        args=GRPOConfig(
-            output_dir=str(directory / "run"),
-            max_steps=work.steps,
-            per_device_train_batch_size=work.prompts * work.num_generations,
-            gradient_accumulation_steps=1,
-            num_generations=work.num_generations,
-            max_completion_length=work.max_completion_length,
-            learning_rate=work.learning_rate,
-            beta=work.beta,
-            loss_type="dapo",
-            temperature=1.0,
-            gradient_checkpointing=False,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            report_to="none",
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,
-        ),
+        args=GRPOConfig(**grpo_options(work, directory), bf16=on_gpu, use_cpu=not on_gpu),
         train_dataset=Dataset.from_dict({"prompt": make_prompts(work)}),
         processing_class=tokenizer,
         callbacks=[Watch()],
