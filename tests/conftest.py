@@ -29,6 +29,10 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     _make_interpreted_fma_fused()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write the records of tests/golden anew")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m gpu` selects what runs on a device: tests that need one, and there every test of the Triton backend."""
     for item in items:
