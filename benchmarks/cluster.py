@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-# What a rank shares about each token of its slice of the vocabulary: 11 float64 (`rlif_kernels.vocab_parallel`).
+# What a rank shares about each token of its slice of the vocabulary: 11 float64 (`rlif_kernels.backends.sharded`).
 STATISTICS_BYTES = 11 * 8
 # Before that, once a call, the number of its columns: one int64.
 SIZES_BYTES = 8

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from rlif.demo import REWARDS, DemoConfig, run_demo
-from rlif.tasks.base_model import base_model_dir, pretrained_base
+from rlif.demo.command import REWARDS, run_demo
+from rlif.demo.options import DemoConfig
+from rlif.tasks.built_in_models import base_model_dir, pretrained_base
 
 METRICS = ("step", "eval/accuracy", "eval/entropy", "eval/completion_length", "eval/base_nll", "eval/self_certainty")
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from benchmarks.fresh_process import describe_error
 from benchmarks.machine import describe, slug
-from rlif.safe_files import write_text
+from rlif.files.directories import write_text
 
 SUITES = ("static", "ops", "loop", "generation")
 

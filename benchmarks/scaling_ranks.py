@@ -29,8 +29,8 @@ from benchmarks.training_step import Workload, make_model, make_prompts
 from rlif_kernels import linear_grpo_loss, linear_token_stats
 
 if TYPE_CHECKING:
-    from rlif.config import TrainConfig
-    from rlif.rollout import Rollout
+    from rlif.rollouts.rollout import Rollout
+    from rlif.training.options import TrainConfig
 
 
 def vocabulary(options: dict[str, int]) -> dict[str, Any]:
@@ -123,9 +123,9 @@ def training(options: dict[str, int], directory: Path) -> dict[str, Any]:
 
 def data_parallel(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
     """A step of `rlif train` under DDP: the third, since DDP takes stock of its buckets in the first two."""
-    from rlif.prepare import prepare
-    from rlif.progress import SilentProgress
-    from rlif.update import update
+    from rlif.training.progress import SilentProgress
+    from rlif.training.setup import prepare
+    from rlif.training.step import update
 
     # accelerate wants to be told what torch.distributed knows already.
     os.environ |= {"ACCELERATE_USE_CPU": "true", "LOCAL_RANK": str(dist.get_rank()), "MASTER_ADDR": "127.0.0.1"}
@@ -139,9 +139,9 @@ def data_parallel(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
 
 def sharded(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
     """Forward and backward of the policy with its weights sharded (FSDP2), layer by layer."""
-    from rlif.fused_head import fused_head
-    from rlif.models import load_language_model
-    from rlif.scoring import LossInputs, Scorer
+    from rlif.models.fused_head import fused_head
+    from rlif.models.language_model import load_language_model
+    from rlif.scoring.scorer import LossInputs, Scorer
 
     model = load_language_model(config.model, device="cpu", dtype="float32").model
     scorer = Scorer(model, fused_head(model))
@@ -163,7 +163,7 @@ def sharded(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
 
 def train_config(options: dict[str, int], directory: Path) -> tuple[TrainConfig, Workload]:
     """A run of the loop on a random model in the directory, which the first process makes."""
-    from rlif.config import TrainConfig
+    from rlif.training.options import TrainConfig
 
     workload = Workload(
         vocab_size=options["vocab_size"],
@@ -196,9 +196,10 @@ def train_config(options: dict[str, int], directory: Path) -> tuple[TrainConfig,
 
 def own_rollout(config: TrainConfig, workload: Workload) -> Rollout:
     """Completions of all prompts, the same in every process: who learns from what does not change the bytes."""
-    from rlif.data import read_prompts
-    from rlif.models import load_language_model
-    from rlif.rollout import encode_prompts, sample
+    from rlif.data.prompts import read_prompts
+    from rlif.models.language_model import load_language_model
+    from rlif.rollouts.encode import encode_prompts
+    from rlif.rollouts.sample import sample
 
     policy = load_language_model(config.model, device="cpu", dtype="float32")
     prompts = encode_prompts(policy, read_prompts(config.data), config.max_completion_length)

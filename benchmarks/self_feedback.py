@@ -34,8 +34,9 @@ from benchmarks.memory import resident_bytes
 from benchmarks.training_step import Workload as Sizes
 from benchmarks.training_step import make_model, timed
 from rlif.self_feedback.command import RECORD, run_self_feedback
-from rlif.self_feedback.config import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig
-from rlif.tasks.base_model import BaseModelConfig, pretrained_base
+from rlif.self_feedback.options import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig
+from rlif.tasks.built_in_models import pretrained_base
+from rlif.tasks.options import BaseModelConfig
 
 PARTS = ("method", "dpo")
 
@@ -114,8 +115,8 @@ def prepare(workload: Workload, directory: Path) -> None:
 
 def run_rlif(workload: Workload, directory: Path) -> dict[str, Any]:
     """`rlif self-feedback train`."""
-    from rlif.self_feedback import training
-    from rlif.self_feedback.config import TrainOptions
+    from rlif.self_feedback import train as training
+    from rlif.self_feedback.options import TrainOptions
 
     steps: list[float] = []
     reference: list[float] = []

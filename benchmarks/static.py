@@ -27,12 +27,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.disassembly import Counts, count_compiled
-from rlif_kernels import triton_backend as launcher
+from rlif_kernels.backends import triton as launcher
+from rlif_kernels.backends.triton.backward import backward_kernel
+from rlif_kernels.backends.triton.forward import forward_kernel
+from rlif_kernels.backends.triton.grpo import grpo_kernel
 from rlif_kernels.policy_loss import LossOptions
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
-from rlif_kernels.triton_backward import backward_kernel
-from rlif_kernels.triton_forward import forward_kernel
-from rlif_kernels.triton_grpo import grpo_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

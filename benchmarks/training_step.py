@@ -132,8 +132,8 @@ def now() -> float:
 
 def run_rlif(workload: Workload, directory: Path) -> list[dict[str, float]]:
     """What `rlif train` does; seconds and tokens of every step."""
-    from rlif import trainer
-    from rlif.config import TrainConfig
+    from rlif.training import loop as trainer
+    from rlif.training.options import TrainConfig
 
     make_model(workload, directory / "model")
     data = directory / "prompts.jsonl"

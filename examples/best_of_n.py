@@ -60,7 +60,8 @@ def main() -> None:
         from itertools import islice
 
         from rlif.tasks.arithmetic import ArithmeticConfig, problems
-        from rlif.tasks.base_model import BaseModelConfig, pretrained_base
+        from rlif.tasks.built_in_models import pretrained_base
+        from rlif.tasks.options import BaseModelConfig
 
         print("Sums of three digits by the model of `rlif demo`; pretrained now, about a minute, if there is none yet.")
         directory = pretrained_base(BaseModelConfig())

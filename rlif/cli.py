@@ -12,27 +12,30 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
+from typing import Annotated, Any, Union, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from rlif.compare import PlotConfig, plot
-from rlif.config import TrainConfig
-from rlif.config_file import read_config
-from rlif.demo import DemoConfig, run_demo
-from rlif.diagnose_command import DiagnoseConfig, run_diagnose
+from rlif.demo.command import run_demo
+from rlif.demo.options import DemoConfig
+from rlif.diagnosis.command import run_diagnose
+from rlif.diagnosis.options import DiagnoseConfig
 from rlif.errors import UserError
-from rlif.eval.command import EvalConfig, run_eval
+from rlif.evaluation.command import run_eval
+from rlif.evaluation.options import EvalConfig
 from rlif.lab.command import run_lab
-from rlif.lab.plan import LabConfig
-from rlif.mix import MixConfig, run_mix
+from rlif.lab.options import LabConfig
+from rlif.mixing.command import run_mix
+from rlif.mixing.options import MixConfig
+from rlif.options.yaml_file import read_config
+from rlif.plotting.command import plot
+from rlif.plotting.options import PlotConfig
 from rlif.rewards import REWARDS
 from rlif.self_feedback.command import run_self_feedback
-from rlif.self_feedback.config import SelfFeedbackConfig
-
-if TYPE_CHECKING:
-    from rlif.trainer import TrainResult
+from rlif.self_feedback.options import SelfFeedbackConfig
+from rlif.training.command import run_train
+from rlif.training.options import TrainConfig
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -102,7 +105,7 @@ def parse(words: Sequence[str]) -> Any:
         SystemExit: after `--help` and `--version`, and on words that stand for nothing.
     """
     if list(words) == ["--version"]:
-        from rlif.versions import versions
+        from rlif.files.versions import versions
 
         print(versions())
         sys.exit(0)
@@ -137,34 +140,6 @@ def run(config: Any) -> None:
         run_train(config)
     else:
         next(function for kind, function in COMMANDS.values() if type(config) is kind)(config)
-
-
-def run_train(config: TrainConfig) -> None:
-    """Train, and say what came of it."""
-    from accelerate import PartialState
-
-    from rlif.trainer import train
-
-    result = train(config)
-    if not PartialState().is_main_process:
-        return
-    skipped = int(result.rows[-1].get("skipped_updates", 0))
-    note = f" ({skipped} updates skipped: loss or gradient was not finite)" if skipped else ""
-    print(f"{result.last_step} steps done{note}; metrics and samples are in {result.run_dir}, the model in its model/")
-    if result.guard_step is not None:
-        print(f"guard: {guard_summary(result)}")
-
-
-def guard_summary(result: TrainResult) -> str:
-    """What the guard found, and which policy is where."""
-    best = "the start model is still the best" if result.guard_step == 0 else f"step {result.guard_step} was the best"
-    if result.guard_step == result.last_step:
-        return f"{best}: the policy was still getting better when the run ended"
-    stopped = "stopped the run, since the policy was falling; " if result.stopped else ""
-    policies = "best/ has that policy"
-    if (result.run_dir / "last").is_dir():
-        policies = "model/ and best/ have that policy, last/ the last one"
-    return f"{stopped}{best}; {policies}"
 
 
 def _config_path(words: Sequence[str]) -> Path | None:

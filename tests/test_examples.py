@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
-from rlif.tasks.base_model import BaseModelConfig, base_model_dir
+from rlif.tasks.built_in_models import base_model_dir
+from rlif.tasks.options import BaseModelConfig
 from rlif.tasks.tokenizer import build_tokenizer
 from rlif_kernels import reference
 

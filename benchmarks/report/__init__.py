@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.report import charts, lab, scaling, scaling_figures
 from benchmarks.report.tables import SUITE_TABLES, TABLES
+from rlif.diagnosis.verdict import LAB_FINDINGS
 from rlif.errors import UserError
-from rlif.verdict import LAB_FINDINGS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

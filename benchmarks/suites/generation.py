@@ -19,10 +19,12 @@ import torch
 
 from benchmarks.runner import Options, Step
 from benchmarks.training_step import word_tokenizer
-from rlif.fused_head import fused_head
-from rlif.models import LanguageModel, load_language_model
-from rlif.rollout import EncodedPrompt, Rollout, sample
-from rlif.scoring import Scorer
+from rlif.models.fused_head import fused_head
+from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.rollouts.encode import EncodedPrompt
+from rlif.rollouts.rollout import Rollout
+from rlif.rollouts.sample import sample
+from rlif.scoring.scorer import Scorer
 
 # Every score of `rlif eval` can be had of these.
 OUTPUTS = ("logprob", "entropy", "self_certainty", "top_probs")
@@ -77,7 +79,8 @@ def add(name: str, shape: Shape, repeats: int, results: dict[str, Any]) -> str:
 def make_language_model(shape: Shape) -> LanguageModel:
     """The model, in float32; of a random one nothing ends a completion."""
     if not shape.vocab_size:
-        from rlif.tasks.base_model import BaseModelConfig, pretrained_base
+        from rlif.tasks.built_in_models import pretrained_base
+        from rlif.tasks.options import BaseModelConfig
 
         return load_language_model(str(pretrained_base(BaseModelConfig())), device="cpu", dtype="float32")
     from transformers import Qwen3Config, Qwen3ForCausalLM

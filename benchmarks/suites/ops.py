@@ -37,7 +37,7 @@ from benchmarks.problems import (
 )
 from benchmarks.runner import Options, Step
 from benchmarks.suites.op_shapes import LOSS_COPIES, STATISTICS_COPIES, fitted, plan
-from rlif_kernels.cpu_build import library
+from rlif_kernels.backends.c.build import library
 
 BASELINE = "eager"
 RESETS_PEAK = Path("/proc/self/clear_refs")

@@ -5,7 +5,6 @@ the loss, whose gradient they have at once. `reference` defines all four in plai
 and measures them. Works without a GPU and without Triton: C and torch serve there.
 """
 
-from rlif_kernels import reference
 from rlif_kernels.grpo_loss import grpo_loss
 from rlif_kernels.linear_grpo_loss import linear_grpo_loss
 from rlif_kernels.linear_token_stats import linear_token_stats

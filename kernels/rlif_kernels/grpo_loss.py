@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.arguments import RowArguments, check_inplace, check_logits, row_arguments
 from rlif_kernels.backends import backend_for
+from rlif_kernels.checks import RowArguments, check_inplace, check_logits, row_arguments
 from rlif_kernels.loss_arguments import LossArguments, loss_arguments
 from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average, token_terms
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
@@ -21,7 +21,7 @@ from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from rlif_kernels.vocab_parallel import VocabParallel
+    from rlif_kernels.backends.sharded.parallel import VocabParallel
 
 
 def grpo_loss(
@@ -306,7 +306,7 @@ def scale_(tensor: Tensor, factor: Tensor) -> None:
             tensor.mul_(factor)
         return
     try:
-        from rlif_kernels.triton_backend import scale_unless_one
+        from rlif_kernels.backends.triton import scale_unless_one
     except ImportError:
         tensor.mul_(factor)
     else:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels import linear_head
-from rlif_kernels.arguments import RowArguments, check_head, check_tile_bytes, row_arguments
 from rlif_kernels.backends import backend_for
+from rlif_kernels.checks import RowArguments, check_head, check_tile_bytes, row_arguments
 from rlif_kernels.grpo_loss import (
     average_over,
     fake_outputs,
@@ -24,7 +23,8 @@ from rlif_kernels.grpo_loss import (
     scale_,
     terms_of_fields,
 )
-from rlif_kernels.linear_head import DEFAULT_TILE_BYTES, Head, HeadGradients, HeadRows
+from rlif_kernels.head import head as linear_head
+from rlif_kernels.head.head import DEFAULT_TILE_BYTES, Head, HeadGradients, HeadRows
 from rlif_kernels.linear_token_stats import absent_as_empty, autocast, fake_gradients
 from rlif_kernels.loss_arguments import LossArguments, loss_arguments
 from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels import linear_head
-from rlif_kernels.arguments import check_head, check_tile_bytes, row_arguments
 from rlif_kernels.backends import backend_for
-from rlif_kernels.linear_head import DEFAULT_TILE_BYTES, Head, HeadRows
+from rlif_kernels.checks import check_head, check_tile_bytes, row_arguments
+from rlif_kernels.head import head as linear_head
+from rlif_kernels.head.head import DEFAULT_TILE_BYTES, Head, HeadRows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, STATE_ROWS, TokenStats
 from rlif_kernels.token_stats import (
     fake_fields,

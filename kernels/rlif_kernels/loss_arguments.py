@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif_kernels.arguments import RowArguments
+from rlif_kernels.checks import RowArguments
 from rlif_kernels.policy_loss import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES, LossOptions, LossRows, token_weights
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif_kernels import cpu_backend
-from rlif_kernels.arguments import check_logits, row_arguments
 from rlif_kernels.backends import backend_for
+from rlif_kernels.backends import c as cpu_backend
+from rlif_kernels.checks import check_logits, row_arguments
 from rlif_kernels.stats import FIELDS, TokenStats
 from rlif_kernels.token_stats import token_stats
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.arguments import check_inplace, check_logits, row_arguments
 from rlif_kernels.backends import backend_for
+from rlif_kernels.checks import check_inplace, check_logits, row_arguments
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, STATE_ROWS, TokenStats
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from rlif.errors import UserError
-from rlif.lab.plan import INTERNAL, LabConfig, Size, plan, start_name
-from rlif.safe_files import write_text
+from rlif.files.directories import write_text
+from rlif.lab.options import LabConfig, Size
+from rlif.lab.plan import INTERNAL, plan, start_name
 
 SETTINGS = "settings.json"
 DIAGNOSES = "diagnoses.json"
@@ -63,9 +64,9 @@ def make_starts(directory: Path, config: LabConfig, ratios: list[float], console
     """The start models, each a directory that transformers loads: base, instruct-like, and the weights between."""
     import shutil
 
-    from rlif.mix import mix
-    from rlif.safe_files import write_directory
-    from rlif.tasks.base_model import pretrained_base, tuned_instruct
+    from rlif.files.directories import write_directory
+    from rlif.mixing.mix import mix
+    from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
 
     directory.mkdir(exist_ok=True)
     ends = {0.0: pretrained_base(config.base, console), 1.0: tuned_instruct(config.instruct, console)}
@@ -81,10 +82,10 @@ def make_starts(directory: Path, config: LabConfig, ratios: list[float], console
 
 def diagnose_start(directory: Path, name: str, size: Size, config: LabConfig, console: Console) -> dict[str, Any]:
     """What `rlif diagnose` says of a start model, on the prompts that the guard sees."""
-    from rlif.data import read_prompts
-    from rlif.demo import completion_length
-    from rlif.diagnose import diagnose
-    from rlif.models import load_language_model
+    from rlif.data.prompts import read_prompts
+    from rlif.diagnosis.diagnose import diagnose
+    from rlif.models.language_model import load_language_model
+    from rlif.tasks.arithmetic import completion_length
 
     console.print(f"Diagnosing {name}", highlight=False)
     diagnosis = diagnose(

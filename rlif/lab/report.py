@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from rlif.calibration import reliability_bins
-from rlif.calibration_plot import plot_reliability
 from rlif.errors import UserError
-from rlif.lab.diagnosing import pairs_table
+from rlif.files.directories import write_text
+from rlif.files.versions import versions
 from rlif.lab.figures import draw_all
 from rlif.lab.findings import Finding, Result, findings, points, select
 from rlif.lab.findings import course as course_of
-from rlif.lab.guarding import guarded_against_start, late_choices, rules_table
-from rlif.lab.plan import DEGENERATE, LabConfig, Size, Trial
+from rlif.lab.guard_rules import guarded_against_start, late_choices, rules_table
+from rlif.lab.options import LabConfig, Size
+from rlif.lab.plan import DEGENERATE, Trial
 from rlif.lab.trials import RESULT, SAMPLES
-from rlif.safe_files import write_text
-from rlif.versions import versions
+from rlif.lab.verdicts import pairs_table
+from rlif.metrics.calibration import reliability_bins
+from rlif.plots.reliability import plot_reliability
 
 POLICIES = {"start": "start model", "guarded": "guard's choice", "last": "last step"}
 

@@ -20,20 +20,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rlif.demo import completion_length
 from rlif.errors import UserError
-from rlif.lab.plan import (
-    EVAL_GENERATIONS,
-    LEARNING_RATE,
-    NUM_GENERATIONS,
-    PROMPTS_PER_STEP,
-    LabConfig,
-    Size,
-    Trial,
-    start_name,
-)
-from rlif.safe_files import write_text
-from rlif.tasks.arithmetic import ArithmeticConfig, problems
+from rlif.files.directories import write_text
+from rlif.lab.options import LabConfig, Size
+from rlif.lab.plan import EVAL_GENERATIONS, LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, Trial, start_name
+from rlif.tasks.arithmetic import ArithmeticConfig, completion_length, problems
 
 RESULT = "result.json"
 SAMPLES = "policies.npz"
@@ -128,9 +119,9 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
 
 def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig) -> dict[str, Any]:
     """Train one policy, with the guard only watching, look at what is left, and write and return the result."""
-    from rlif.config import TrainConfig
-    from rlif.progress import SilentProgress
-    from rlif.trainer import train
+    from rlif.training.loop import train
+    from rlif.training.options import TrainConfig
+    from rlif.training.progress import SilentProgress
 
     run_dir, data = directory / "runs" / trial.name, directory / "data"
     shutil.rmtree(run_dir, ignore_errors=True)  # of a trial that was interrupted
@@ -193,12 +184,13 @@ def look_at(model: Path, prompts: Path, max_completion_length: int) -> dict[str,
     """
     import torch
 
-    from rlif.answers import extract_answer
-    from rlif.data import read_prompts
-    from rlif.models import load_language_model
-    from rlif.rewards.answers import verifiable
-    from rlif.rollout import encode_prompts, sample
-    from rlif.scoring import Scorer
+    from rlif.answers.extract import extract_answer
+    from rlif.data.prompts import read_prompts
+    from rlif.models.language_model import load_language_model
+    from rlif.rewards.controls import verifiable
+    from rlif.rollouts.encode import encode_prompts
+    from rlif.rollouts.sample import sample
+    from rlif.scoring.scorer import Scorer
 
     language_model = load_language_model(str(model), device="cpu", dtype="float32")
     encoded = encode_prompts(language_model, read_prompts(str(prompts)), max_completion_length)

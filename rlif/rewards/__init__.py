@@ -8,7 +8,8 @@ Imports no torch, so that the command line can check a name at once.
 """
 
 from rlif.rewards.interface import Reward, RewardFunction, uses
-from rlif.rewards.mixture import REWARDS, Aggregation, RewardMixture, Rewards, load_rewards, reward_names
+from rlif.rewards.mixture import Aggregation, RewardMixture, Rewards
+from rlif.rewards.registry import REWARDS, load_rewards, reward_names
 
 __all__ = [
     "REWARDS",

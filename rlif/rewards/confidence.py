@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
-from rlif.answers import answer_span
+from rlif.answers.extract import answer_span
 from rlif.rewards.interface import uses
 
 if TYPE_CHECKING:

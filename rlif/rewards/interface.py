@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from rlif.rollout import Rollout
+    from rlif.rollouts.rollout import Rollout
     from rlif_kernels import TokenStats
 
 RewardFunction = Callable[..., Any]

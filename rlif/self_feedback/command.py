@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from rlif.errors import UserError
-from rlif.safe_files import write_text
-from rlif.self_feedback.config import SampleOptions, SelfFeedbackConfig
+from rlif.files.directories import write_text
+from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 
 if TYPE_CHECKING:
-    from rlif.self_feedback.preferences import Ranking
-    from rlif.self_feedback.stage_file import Row
+    from rlif.files.jsonl import Row
+    from rlif.self_feedback.rank import Ranking
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
 # What was sampled, from what: a later stage alone need not be told again.
@@ -39,7 +39,7 @@ def run_self_feedback(config: SelfFeedbackConfig) -> None:
     config = with_recorded(config).resolved()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("self-feedback: got several processes, expected one; the launcher is for `rlif train`")
-    from rlif.models import check_model_path
+    from rlif.models.language_model import check_model_path
 
     for name in (config.model, config.tuned_model):
         if name is not None:
@@ -85,7 +85,7 @@ def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 1: chains of thought with their confidence, in samples.jsonl."""
     from rlif.self_feedback.questions import held_out_questions, load, start_model, training_questions
-    from rlif.self_feedback.sampling import sample_traces
+    from rlif.self_feedback.sample import sample_traces
 
     questions = training_questions(config)
     if config.stage == "all":
@@ -108,8 +108,8 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 2: preference pairs, in preferences.jsonl and, in numbers, in ranking.json."""
-    from rlif.self_feedback.preferences import rank, write_preferences
-    from rlif.self_feedback.stage_file import read_rows, settings_of
+    from rlif.files.jsonl import read_rows, settings_of
+    from rlif.self_feedback.rank import rank, write_preferences
 
     rows = read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True)
     if not rows:
@@ -127,11 +127,11 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 3: the model, in model/."""
+    from rlif.files.jsonl import read_rows
     from rlif.self_feedback.nft import judged_traces
-    from rlif.self_feedback.preferences import read_preferences
     from rlif.self_feedback.questions import load, start_model
-    from rlif.self_feedback.stage_file import read_rows
-    from rlif.self_feedback.training import FOLDERS, Items, train_model
+    from rlif.self_feedback.rank import read_preferences
+    from rlif.self_feedback.train import FOLDERS, Items, train_model
 
     name = start_model(config)
     start = load(config, name)
@@ -161,7 +161,7 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 4: accuracy and calibration on held-out questions before and after, in measure.json and a figure."""
     from rlif.self_feedback.measure import draw_reliability, measures
     from rlif.self_feedback.questions import held_out_questions, load, start_model
-    from rlif.self_feedback.sampling import sample_traces
+    from rlif.self_feedback.sample import sample_traces
 
     questions = held_out_questions(config)
     if not questions:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from rlif.errors import UserError
-from rlif.models import LanguageModel
-from rlif.rollout import pad_left, positions
+from rlif.models.language_model import LanguageModel, positions
+from rlif.rollouts.encode import pad_left
 from rlif.self_feedback.sequences import parts_within
 
 

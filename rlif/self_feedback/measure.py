@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlif.calibration import auroc, brier_score, expected_calibration_error, reliability_bins
-from rlif.calibration_plot import plot_reliability
-from rlif.self_feedback.preferences import is_correct
-from rlif.self_feedback.stage_file import Row
+from rlif.files.jsonl import Row
+from rlif.metrics.calibration import auroc, brier_score, expected_calibration_error, reliability_bins
+from rlif.plots.reliability import plot_reliability
+from rlif.self_feedback.rank import is_correct
 
 
 def measured(rows: Sequence[Row], confidence: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

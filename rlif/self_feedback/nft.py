@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from rlif.errors import UserError
-from rlif.self_feedback.config import RankOptions
-from rlif.self_feedback.preferences import check_confidence
-from rlif.self_feedback.stage_file import Row
+from rlif.files.jsonl import Row
+from rlif.self_feedback.options import RankOptions
+from rlif.self_feedback.rank import check_confidence
 
 # The least ratio of the implied negative model whose logarithm is taken: below 1 its gradient grows without bound.
 LEAST_RATIO = 1.0

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from rlif.models import LanguageModel
-from rlif.preference_loss import PreferenceLoss, preference_loss
-from rlif.scoring import Scorer
-from rlif.self_feedback.config import TrainOptions
+from rlif.models.language_model import LanguageModel
+from rlif.models.reward_model import RewardModel
+from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.nft import JudgedTrace, nft_loss
-from rlif.self_feedback.preferences import Pair
-from rlif.self_feedback.reward_model import RewardModel
+from rlif.self_feedback.options import TrainOptions
+from rlif.self_feedback.preference_loss import PreferenceLoss, preference_loss
+from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.sequences import Ids, as_rollout, sequence_logprobs
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from itertools import islice
 
-from rlif.data import Prompt, read_prompts
+from rlif.data.prompts import Prompt, read_prompts
 from rlif.errors import UserError
-from rlif.models import LanguageModel, load_language_model
-from rlif.rollout import EncodedPrompt, encode_prompts
-from rlif.self_feedback.config import SelfFeedbackConfig
+from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.rollouts.encode import EncodedPrompt, encode_prompts
+from rlif.self_feedback.options import SelfFeedbackConfig
 from rlif.self_feedback.spans import MAX_ANSWER_LENGTH
 from rlif.tasks.arithmetic import Split, problems
-from rlif.tasks.base_model import BaseModelConfig, pretrained_base
+from rlif.tasks.built_in_models import pretrained_base
+from rlif.tasks.options import BaseModelConfig
 
 
 def start_model(config: SelfFeedbackConfig) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from rlif.models import LanguageModel
-from rlif.scoring import Scorer
-from rlif.self_feedback.progress import bar
+from rlif.files.jsonl import StageFile
+from rlif.models.language_model import LanguageModel
+from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.sequences import Ids, as_rollout, parts_within
-from rlif.self_feedback.stage_file import StageFile
+from rlif.training.progress import bar
 
 # Sequences that are written to the file at a time.
 SEQUENCES_PER_WRITE = 256

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rlif.microbatches import pack
-from rlif.models import LanguageModel
-from rlif.rollout import Rollout, pad_left
+from rlif.models.language_model import LanguageModel
+from rlif.rollouts.encode import pad_left
+from rlif.rollouts.microbatches import pack
+from rlif.rollouts.rollout import Rollout
 
 Ids = list[int]
 
@@ -41,7 +42,7 @@ def sequence_logprobs(
     """log pi(completion | prompt) of N sequences in one forward: (N,) float32, nats, differentiable.
 
     Args:
-        scorer: a `rlif.scoring.Scorer`, or what accelerate made of one.
+        scorer: a `rlif.scoring.scorer.Scorer`, or what accelerate made of one.
         language_model: that the scorer scores.
         prompts: N lists of token ids.
         completions: N lists of token ids, the EOS included where there is one.

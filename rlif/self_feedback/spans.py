@@ -7,9 +7,10 @@ from difflib import SequenceMatcher
 
 from transformers import PreTrainedTokenizerBase
 
-from rlif.models import LanguageModel
+from rlif.models.language_model import LanguageModel
 from rlif.rewards.confidence import REPLACEMENT
-from rlif.rollout import EncodedPrompt, sample
+from rlif.rollouts.encode import EncodedPrompt
+from rlif.rollouts.sample import sample
 
 # Tokens of an elicited answer, as the paper has it.
 MAX_ANSWER_LENGTH = 20

@@ -181,3 +181,12 @@ def _slip(right: int, rng: random.Random, negative_allowed: bool) -> int:
         wrong = right + rng.choice((-1, 1)) * rng.randint(1, _LARGEST_SLIP)
         if wrong >= 0 or negative_allowed:
             return wrong
+
+
+def completion_length(task: ArithmeticConfig) -> int:
+    """Tokens that hold every solution of the teacher's, and half as many again for a policy that goes astray."""
+    # A column: its digits and their signs, a carry with its sign, "=", a sum of up to three symbols, "?", a line break.
+    column = 2 * task.operands + 2 + 1 + 3 + 1 + 1
+    # The marker, a sign, the digits and a carry, the end.
+    answer = 1 + 1 + task.digits + 1 + 1
+    return (task.digits * column + answer) * 3 // 2

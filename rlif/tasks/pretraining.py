@@ -19,9 +19,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rlif.models import load_language_model
+from rlif.models.language_model import load_language_model
 from rlif.tasks.arithmetic import traces
-from rlif.tasks.base_model import MAX_POSITIONS, BaseModelConfig, InstructModelConfig, pretrained_base
+from rlif.tasks.built_in_models import pretrained_base
+from rlif.tasks.options import MAX_POSITIONS, BaseModelConfig, InstructModelConfig
 from rlif.tasks.tokenizer import build_tokenizer
 
 _WARMUP_STEPS = 50

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from rlif.cli import COMMANDS, parse
-from rlif.config import TrainConfig
-from rlif.trainer import train
+from rlif.training.loop import train
+from rlif.training.options import TrainConfig
 
 RECORDED = Path(__file__).parent / "recorded"
 

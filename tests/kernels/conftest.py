@@ -3,7 +3,7 @@
 import pytest
 
 from comparison import DEVICE
-from rlif_kernels import cpu_backend
+from rlif_kernels.backends import c as cpu_backend
 
 
 @pytest.fixture(params=["torch", "cpu", "triton"])

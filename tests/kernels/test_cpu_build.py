@@ -8,7 +8,8 @@ import pytest
 
 PROGRAM = """
 import torch
-from rlif_kernels import cpu_backend, token_stats
+from rlif_kernels import token_stats
+from rlif_kernels.backends import c as cpu_backend
 print(cpu_backend.library() is not None, float(token_stats(torch.zeros(1, 8), torch.tensor([3])).entropy))
 """
 

@@ -10,7 +10,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from comparison import DEVICE, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import cpu_backend, reference, token_stats
+from rlif_kernels import reference, token_stats
+from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
 
 

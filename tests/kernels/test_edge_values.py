@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from comparison import DEVICE, check_against_reference, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import cpu_backend, reference, token_stats
+from rlif_kernels import reference, token_stats
+from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
 
 ON_CPU = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU answers with NaN instead, to avoid a synchronisation")

@@ -44,7 +44,7 @@ def test_half_precision_matches_the_reference_of_its_rounded_logits(dtype, backe
 @pytest.mark.parametrize("num_columns", [1, 2049, 4097, 16385, 50257])
 def test_any_vocabulary_size_matches_the_reference(num_columns, backend, monkeypatch):
     if backend == "triton":
-        from rlif_kernels import triton_backend
+        from rlif_kernels.backends import triton as triton_backend
 
         monkeypatch.setattr(triton_backend, "SPLIT_BELOW_ROWS", 0)  # rows as few as these would be split
     logits = 3 * torch.randn(1, 3, num_columns, device=DEVICE)

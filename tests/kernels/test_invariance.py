@@ -67,7 +67,7 @@ def test_masked_neighbours_change_no_bit(backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("special", [None, -torch.inf, torch.nan])
 def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, special, monkeypatch):
-    from rlif_kernels import triton_backend
+    from rlif_kernels.backends import triton as triton_backend
 
     logits = (3 * torch.randn(3, num_columns, device=DEVICE)).to(dtype)
     targets = random_targets(logits)

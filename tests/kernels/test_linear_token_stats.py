@@ -6,7 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from comparison import DEVICE, assert_values_match, upstream_gradients, weighted_sum
 from losses import assert_gradient_matches
-from rlif_kernels import linear_head, linear_token_stats, reference, token_stats
+from rlif_kernels import linear_token_stats, reference, token_stats
+from rlif_kernels.head import head as linear_head
 from rlif_kernels.stats import FIELDS
 
 NUM_COLUMNS, WIDTH = 101, 16

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from comparison import DEVICE
-from rlif_kernels import cpu_backend, sample_tokens, token_stats
+from rlif_kernels import sample_tokens, token_stats
+from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
 
 module = sys.modules[sample_tokens.__module__]  # by its name one finds the function

@@ -4,14 +4,14 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from comparison import assert_gradients_match, assert_values_match, upstream_gradients, weighted_sum
-from rlif_kernels import cpu_backend, grpo_loss, linear_grpo_loss, linear_token_stats, reference, token_stats
+from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, token_stats
+from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
 
 SLICES = {2: (53, 48), 3: (40, 1, 60)}
@@ -147,7 +147,7 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
 @pytest.mark.parametrize("world_size", SLICES)
 def test_sharded_vocabularies_equal_the_whole(world_size, tmp_path):
     # Processes of their own rather than forks: the interpreter's threads and torch's do not survive a fork.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, str(rank), str(world_size), str(tmp_path / "store")],
@@ -175,8 +175,7 @@ def test_the_merge_of_one_slice_is_that_slice(tmp_path):
 
 if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "1"
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import _make_interpreted_fma_fused
+    from interpreter import make_interpreted_fma_fused
 
-    _make_interpreted_fma_fused()
+    make_interpreted_fma_fused()
     run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

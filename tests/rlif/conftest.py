@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlif.config import TrainConfig
-from rlif.models import LanguageModel, load_language_model
+from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.training.options import TrainConfig
 from tiny_models import make_model, make_tokenizer
 
 

@@ -16,8 +16,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlif import cli
-from rlif.config import TrainConfig
 from rlif.rewards import REWARDS
+from rlif.training.options import TrainConfig
 
 MakeConfig = Callable[..., TrainConfig]
 RLIF = (sys.executable, "-m", "rlif")

@@ -24,7 +24,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from rlif.errors import UserError
-from rlif.fused_head import FusedHead, backbone, fused_head
+from rlif.models.fused_head import FusedHead, backbone, fused_head
 from rlif_kernels import TokenStats, linear_token_stats
 from rlif_kernels.stats import IGNORE_INDEX
 
@@ -228,7 +228,7 @@ def _language_model(trainer: Any, model: Any) -> PreTrainedModel:
 
 
 def checked_head(model: PreTrainedModel, hint: str) -> FusedHead:
-    """`rlif.fused_head.fused_head` of a model in whatever mode its modules are, which they keep."""
+    """`rlif.models.fused_head.fused_head` of a model in whatever mode its modules are, which they keep."""
     modes = {module: module.training for module in model.modules()}
     # The model's own forward: accelerate's would autocast the logits that are compared, and not the backbone's states.
     wrapped = vars(model).pop("forward", None)

@@ -21,20 +21,20 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
-from rlif.config import TrainConfig
-from rlif.distributed import from_first
 from rlif.errors import UserError
-from rlif.evaluate import evaluate, majority_answers
-from rlif.guard import CONSENSUS_GENERATIONS, Guard
+from rlif.files.directories import write_directory
 from rlif.integrations.trl.fused import checked_head
 from rlif.integrations.trl.rewards import gold_answer
-from rlif.learner import Policy
-from rlif.models import LanguageModel
-from rlif.reference import Reference
-from rlif.rollout import EncodedPrompt
-from rlif.run_dir import BEST, READING_FILE, best_reading
-from rlif.safe_files import write_directory
-from rlif.scoring import Scorer
+from rlif.models.language_model import LanguageModel
+from rlif.rollouts.encode import EncodedPrompt
+from rlif.scoring.scorer import Scorer
+from rlif.scoring.start_model import Reference
+from rlif.training.distributed import from_first
+from rlif.training.guard import CONSENSUS_GENERATIONS, Guard
+from rlif.training.learner import Policy
+from rlif.training.options import TrainConfig
+from rlif.training.run_dir import BEST, READING_FILE, best_reading
+from rlif.training.validation import evaluate, majority_answers
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class GuardCallback(TrainerCallback):
     Training draws the same random numbers with and without.
 
     Attributes:
-        guard: what it has seen so far, see `rlif.guard.Guard`.
+        guard: what it has seen so far, see `rlif.training.guard.Guard`.
         warning: what the guard said when the policy began to fall; None until then.
     """
 

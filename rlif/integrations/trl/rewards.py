@@ -15,12 +15,12 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from rlif.answers import extract_answer
+from rlif.answers.extract import extract_answer
 from rlif.errors import UserError
 from rlif.integrations.trl.fused import FusedTokenStats
 from rlif.rewards import REWARDS, RewardFunction
 from rlif.rewards.interface import INPUTS, Reward, call, describe, reward_inputs
-from rlif.rollout import Rollout
+from rlif.rollouts.rollout import Rollout
 from rlif_kernels import TokenStats
 
 # What a reward may name and still be computed of texts that other processes sampled.

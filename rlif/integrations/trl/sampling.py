@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlif.sampling import StatsRecorder
+from rlif.rollouts.draw import StatsRecorder
 from rlif_kernels import TokenStats, token_stats
 from rlif_kernels.stats import IGNORE_INDEX
 

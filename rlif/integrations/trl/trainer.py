@@ -24,7 +24,7 @@ from rlif.integrations.trl.rewards import (
 )
 from rlif.integrations.trl.sampling import SamplingRecorder
 from rlif.rewards import REWARDS
-from rlif.rollout import Rollout
+from rlif.rollouts.rollout import Rollout
 from rlif_kernels import TokenStats
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from verl.utils import torch_functional as verl_functional
 
 from rlif_kernels import TokenStats, linear_token_stats, token_stats
-from rlif_kernels.arguments import check_inplace
+from rlif_kernels.checks import check_inplace
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -22,10 +22,10 @@ from transformers import (
 
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
-import tiny_trl as tiny
 from peft import LoraConfig
 from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 
+import tiny_trl as tiny
 from rlif.errors import UserError
 from rlif.integrations import supported
 from rlif.integrations import trl as integration

@@ -13,11 +13,11 @@ import torch
 
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
-import tiny_trl as tiny
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import RLOOConfig, RLOOTrainer
 
+import tiny_trl as tiny
 from rlif.errors import UserError
 from rlif.integrations.trl import GuardCallback, RLIFTrainer
 

@@ -12,9 +12,9 @@ import torch
 
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
-import tiny_trl as tiny
 from trl import GRPOTrainer
 
+import tiny_trl as tiny
 from rlif.errors import UserError
 from rlif.integrations.trl import RLIFTrainer, trl_reward
 from rlif.rewards import uses

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
-import tiny_trl as tiny
 from trl import GRPOConfig
+
+import tiny_trl as tiny
 
 README = Path(__file__).parents[3] / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

@@ -12,11 +12,11 @@ import torch
 
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
-import tiny_trl as tiny
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 
+import tiny_trl as tiny
 from rlif.errors import UserError
 from rlif.integrations.trl import RLIFTrainer, trl_reward
 from rlif.integrations.trl.rewards import gold_answer

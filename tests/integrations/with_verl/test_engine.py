@@ -9,11 +9,11 @@ import torch
 
 pytest.importorskip("verl.workers.engine", reason="verl is not installed")
 
-import verl_on_cpu
 from verl.utils import torch_functional
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
+import verl_on_cpu
 from rlif.integrations.verl import functions, patch, unpatch
 from rlif_kernels import reference
 

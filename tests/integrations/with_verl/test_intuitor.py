@@ -11,7 +11,6 @@ pytest.importorskip("verl.utils", reason="verl is not installed")
 pytest.importorskip("transfer_queue", reason="verl's trainer needs TransferQueue")
 
 import transfer_queue
-import verl_on_cpu
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
@@ -19,6 +18,7 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
+import verl_on_cpu
 from rlif.errors import UserError
 from rlif.integrations.verl.intuitor import self_certainty_column
 

@@ -19,14 +19,15 @@ from rlif.errors import UserError
 from rlif.lab import command, trials
 from rlif.lab import plan as plan_module
 from rlif.lab.command import run_lab
-from rlif.lab.diagnosing import outcome
 from rlif.lab.figures import _curve
 from rlif.lab.findings import course, findings
-from rlif.lab.guarding import late_choices, rules_table
-from rlif.lab.plan import FULL, INTERNAL, QUICK, RATIOS, LabConfig, Size, Trial, plan
+from rlif.lab.guard_rules import late_choices, rules_table
+from rlif.lab.options import FULL, QUICK, LabConfig, Size
+from rlif.lab.plan import INTERNAL, RATIOS, Trial, plan
 from rlif.lab.trials import write_data
+from rlif.lab.verdicts import outcome
 from rlif.tasks.arithmetic import ArithmeticConfig, split_of
-from rlif.tasks.base_model import BaseModelConfig, InstructModelConfig
+from rlif.tasks.options import BaseModelConfig, InstructModelConfig
 
 TASK = ArithmeticConfig(digits=2)
 BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=40, pretraining_batch_size=16)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlif.answers import extract_answer
-from rlif.data import read_prompts
+from rlif.answers.extract import extract_answer
+from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
 from rlif.tasks.arithmetic import (
     ALPHABET,

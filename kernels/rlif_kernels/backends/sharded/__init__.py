@@ -1,0 +1,1 @@
+"""Rows whose vocabulary is divided over processes or tiles."""

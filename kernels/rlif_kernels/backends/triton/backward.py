@@ -1,0 +1,188 @@
+"""The backward kernel of `token_stats`: one read of the logits, one write of their gradient, one exp2 an element.
+
+The upstream gradients of all fields fold into the coefficients of one polynomial per row (`stats.TokenStats` has the
+formulas, H the entropy, q = sum p²):
+
+    dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y]
+
+    c_p     = c_rest - c_y,     c_rest = g_self_certainty + g_logsumexp - g_entropy H - 2 g_sum_sq_probs q
+    c_plogp = -g_entropy        c_pp = 2 g_sum_sq_probs        c_1 = g_self_certainty / n        c_y = g_logprob
+
+each divided by the temperature, and times 1 - tanh² where there is a softcap.
+"""
+
+import triton
+import triton.language as tl
+
+from rlif_kernels.backends.triton.blocks import INFINITY, LN2, LOG2E, SKIPPED, cap, row_pointer, row_scale
+
+
+@triton.jit
+def _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP: tl.constexpr, E: tl.constexpr,
+              U: tl.constexpr, Q: tl.constexpr):  # fmt: skip
+    """dx_j = p_j (c_p + c_plogp log2 p_j + c_pp p_j) - c_1, without the target's term: the body of the main loop."""
+    if SOFTCAP:
+        x_capped = cap(x, softcap)
+    else:
+        x_capped = x
+    # Two roundings relative to m, rather than one relative to m + log s: see the module's note on shifted logits.
+    log2_p = tl.fma(x_capped, scale, -m) - log2_s
+    p = tl.exp2(log2_p)
+    gradient = tl.fma(p, c_p, -c_1) if U else p * c_p
+    if E:
+        # p log p first: the coefficient times a huge log p would overflow, and be NaN times p = 0.
+        gradient = tl.fma(c_plogp, p * log2_p, gradient)
+    if Q:
+        gradient = tl.fma(c_pp, p * p, gradient)
+    if SOFTCAP:
+        gradient *= _cap_derivative(x_capped, softcap)
+    return gradient
+
+
+@triton.jit
+def _cap_derivative(x_capped, softcap):
+    ratio = x_capped * (1.0 / softcap)
+    return tl.where(tl.abs(x_capped) == INFINITY, 1.0, tl.fma(-ratio, ratio, 1.0))
+
+
+@triton.jit
+def _exact_gradient(x, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP: tl.constexpr):
+    """`_gradient` with a guard on everything, m a logit: for the rows that `_exact_row` did."""
+    inside = x != -INFINITY
+    x_capped = x
+    if SOFTCAP:
+        x_capped = cap(x, softcap)
+    log2_p = tl.where(inside, (x_capped - m) * inv_temperature - log_s, 0.0) * LOG2E
+    p = tl.exp2(log2_p)
+    # log p may be as low as the lowest float32; its product with p is 0 there, not NaN.
+    gradient = p * (c_p + c_pp * p) + tl.where(p > 0, p * log2_p, 0.0) * c_plogp - c_1
+    gradient = tl.where(p == p, gradient, float("nan"))
+    if SOFTCAP:
+        gradient *= _cap_derivative(x_capped, softcap)
+    return tl.where(inside, gradient, 0.0)
+
+
+@triton.jit
+def store_zeros(p_grad, first, last, V, SMALL: tl.constexpr):
+    """The gradient of a masked row, columns [first, last)."""
+    o = tl.arange(0, SMALL)
+    zero = tl.zeros((SMALL,), p_grad.dtype.element_ty)
+    for start in range(first, last, SMALL):
+        tl.store(p_grad + start + o, zero, mask=start + o < V)
+
+
+@triton.jit
+def store_gradient(
+    p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, complement, c_rest, c_plogp, c_pp, c_1, c_y,
+    softcap,
+    BLOCK: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr, Y: tl.constexpr, E: tl.constexpr, U: tl.constexpr,
+    Q: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the columns [first, last) of a row, in terms of the polynomial above; c_plogp goes with log2 p.
+
+    In place the loop overwrites the target's logit: where there is a term of the target's own (Y), every thread has
+    `x_y` before any thread stores.
+    """
+    o = tl.arange(0, BLOCK)
+    # Whatever needs a mask goes in smaller blocks: its predicates would take the registers of the main loop.
+    SMALL: tl.constexpr = BLOCK // 8
+    o_small = tl.arange(0, SMALL)
+    inv_temperature = scale * LN2
+    log2_s = log_s * LOG2E
+    c_p = c_rest - c_y
+    if Y:
+        tl.debug_barrier()
+    if n < 0:
+        for start in range(first, last, SMALL):
+            m_row = start + o_small < V
+            x = tl.load(p_row + start + o_small, mask=m_row, other=-INFINITY).to(tl.float32)
+            g = _exact_gradient(x, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP)
+            tl.store(p_grad + start + o_small, g.to(p_grad.dtype.element_ty), mask=m_row)
+    else:
+        whole = last // BLOCK * BLOCK
+        for start in range(first, whole, BLOCK):
+            if WIDE:
+                p_in = tl.multiple_of(p_row + start, 16) + o
+                p_out = tl.multiple_of(p_grad + start, 16) + o
+            else:
+                p_in = p_row + start + o
+                p_out = p_grad + start + o
+            x = tl.load(p_in).to(tl.float32)
+            g = _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+            tl.store(p_out, g.to(p_grad.dtype.element_ty))
+        for start in range(whole, last, SMALL):
+            m_row = start + o_small < V
+            x = tl.load(p_row + start + o_small, mask=m_row, other=0.0).to(tl.float32)
+            g = _gradient(x, scale, m, log2_s, c_p, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+            tl.store(p_grad + start + o_small, g.to(p_grad.dtype.element_ty), mask=m_row)
+    if Y:
+        # The target's own term, outside the loop: there a comparison and a selection would cost each element. It is
+        # c_y (1 - p_y), with what the loop has of c_y left out, because the difference of the two would cancel.
+        if (target >= first) & (target < last):
+            if n < 0:
+                g = _exact_gradient(x_y, inv_temperature, m, log_s, c_rest, c_plogp, c_pp, c_1, softcap, SOFTCAP)
+            else:
+                g = _gradient(x_y, scale, m, log2_s, c_rest, c_plogp, c_pp, c_1, softcap, SOFTCAP, E, U, Q)
+            c_y *= complement
+            if SOFTCAP:
+                c_y *= _cap_derivative(cap(x_y, softcap), softcap)
+            g += tl.where(x_y == -INFINITY, 0.0, c_y)
+            tl.debug_barrier()
+            tl.store(p_grad + target, g.to(p_grad.dtype.element_ty))
+
+
+@triton.jit
+def backward_kernel(
+    grad_ptr, logits_ptr, offsets_ptr, targets_ptr, temperature_ptr, g_logprob_ptr, g_entropy_ptr,
+    g_self_certainty_ptr, g_logsumexp_ptr, g_sum_sq_probs_ptr, state_ptr, grad_offsets_ptr, stride, grad_stride, N, V,
+    scale, softcap, num_chunks,
+    BLOCK: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr,
+):  # fmt: skip
+    """One program does one chunk of one row. Elementwise, so the split changes no bit."""
+    i_row = (tl.program_id(0) // num_chunks).to(tl.int64)
+    i_chunk = tl.program_id(0) % num_chunks
+    p_row = row_pointer(logits_ptr, offsets_ptr, stride, i_row)
+    p_grad = row_pointer(grad_ptr, grad_offsets_ptr, grad_stride, i_row)
+    target = tl.load(targets_ptr + i_row)
+    first = i_chunk * (TILES * BLOCK)
+    last = tl.minimum(first + TILES * BLOCK, V)
+    if target == SKIPPED:
+        store_zeros(p_grad, first, last, V, BLOCK // 8)
+    else:
+        if temperature_ptr is not None:
+            scale = row_scale(temperature_ptr, i_row)
+        inv_temperature = scale * LN2
+        m = tl.load(state_ptr + i_row)
+        log_s = tl.load(state_ptr + N + i_row)
+        n = tl.load(state_ptr + 2 * N + i_row)
+        # The upstream gradients folded into the coefficients of one polynomial in p and log p, temperature included.
+        valid = (target >= 0) & (target < V)
+        c_y, c_plogp, c_pp, c_1, x_y = 0.0, 0.0, 0.0, 0.0, 0.0
+        complement = tl.load(state_ptr + 5 * N + i_row)
+        c_rest = tl.where(valid, 0.0, float("nan"))
+        if g_logprob_ptr is not None:
+            c_y = tl.load(g_logprob_ptr + i_row) * inv_temperature
+            x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
+        if g_entropy_ptr is not None:
+            g_entropy = tl.load(g_entropy_ptr + i_row)
+            c_rest -= g_entropy * tl.load(state_ptr + 3 * N + i_row)
+            c_plogp = -g_entropy * LN2 * inv_temperature
+        if g_self_certainty_ptr is not None:
+            g_self_certainty = tl.load(g_self_certainty_ptr + i_row)
+            c_rest += g_self_certainty
+            c_1 = g_self_certainty / tl.abs(n) * inv_temperature
+        if g_logsumexp_ptr is not None:
+            c_rest += tl.load(g_logsumexp_ptr + i_row)
+        if g_sum_sq_probs_ptr is not None:
+            g_sum_sq_probs = 2.0 * tl.load(g_sum_sq_probs_ptr + i_row)
+            c_rest -= g_sum_sq_probs * tl.load(state_ptr + 4 * N + i_row)
+            c_pp = g_sum_sq_probs * inv_temperature
+        c_rest *= inv_temperature
+        Y: tl.constexpr = g_logprob_ptr is not None
+        E: tl.constexpr = g_entropy_ptr is not None
+        U: tl.constexpr = g_self_certainty_ptr is not None
+        Q: tl.constexpr = g_sum_sq_probs_ptr is not None
+        store_gradient(
+            p_grad, p_row, first, last, target, x_y, V, scale, m, log_s, n, complement, c_rest, c_plogp, c_pp, c_1,
+            c_y, softcap, BLOCK, WIDE, SOFTCAP, Y, E, U, Q,
+        )  # fmt: skip

@@ -1,0 +1,146 @@
+"""The kernel of `grpo_loss`: a program reads a row, knows its loss, and writes its gradient on a second look.
+
+Two transfers instead of three, if the second look finds the row in the L2 cache: the fewer rows are under way at a
+time, the surer. The bits do not depend on how many threads share a row: LANES fixes them, and the order of every sum.
+"""
+
+import triton
+import triton.language as tl
+
+from rlif_kernels.backends.triton.backward import store_gradient, store_zeros
+from rlif_kernels.backends.triton.blocks import LN2, LOG2E, SKIPPED, row_pointer, row_scale
+from rlif_kernels.backends.triton.forward import row_state, row_values
+
+
+@triton.jit
+def _expm1_less_x(x):
+    """exp(x) - 1 - x, without the cancellation near 0: there the series, to 1e-7 relative for |x| < 0.5."""
+    series = tl.fma(x, 1.0 / 40320.0, 1.0 / 5040.0)
+    series = tl.fma(x, series, 1.0 / 720.0)
+    series = tl.fma(x, series, 1.0 / 120.0)
+    series = tl.fma(x, series, 1.0 / 24.0)
+    series = tl.fma(x, series, 1.0 / 6.0)
+    series = tl.fma(x, series, 0.5)
+    return tl.where(tl.abs(x) < 0.5, x * x * series, tl.exp2(x * LOG2E) - 1.0 - x)
+
+
+@triton.jit
+def _token_loss(
+    logprob, old_logprob, ref_logprob, advantage, weight, low, high, delta, beta, OLD: tl.constexpr, REF: tl.constexpr
+):
+    """The policy's term of the loss, its derivative by the log-probability, k3 and the clip flag: `policy_loss`."""
+    ratio = 1.0 + (logprob - logprob)  # NaN where the log-probability is NaN
+    if OLD:
+        ratio = tl.exp2((logprob - old_logprob) * LOG2E)
+    capped = tl.minimum(ratio, delta) * advantage
+    in_range = tl.minimum(tl.maximum(ratio, low), high) * advantage
+    flows = tl.where(capped <= in_range, ratio <= delta, (ratio >= low) & (ratio <= high))
+    loss = tl.where(ratio == ratio, -tl.minimum(capped, in_range), float("nan"))
+    slope = tl.where(flows | (ratio != ratio), -advantage * ratio, 0.0)
+    clipped = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
+    kl = 0.0
+    if REF:
+        difference = ref_logprob - logprob
+        kl = _expm1_less_x(difference)
+        loss = tl.fma(beta, kl, loss)
+        slope = tl.fma(-beta, kl + difference, slope)  # exp(d) - 1
+    return loss * weight, slope * weight, kl, clipped
+
+
+@triton.jit
+def _grpo_row(
+    i_row, grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
+    mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, kl_ptr,
+    clipped_ptr, stride, grad_stride, V, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
+    self_certainty_coef,
+    LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    WIDE_GRAD: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, U: tl.constexpr,
+    UNROLL: tl.constexpr,
+):  # fmt: skip
+    """One row: statistics, loss, gradient."""
+    target = tl.load(targets_ptr + i_row)
+    p_row = row_pointer(logits_ptr, offsets_ptr, stride, i_row)
+    p_grad = row_pointer(grad_ptr, grad_offsets_ptr, grad_stride, i_row)
+    if target == SKIPPED:
+        store_zeros(p_grad, 0, V, V, BLOCK // 8)
+    else:
+        if temperature_ptr is not None:
+            scale = row_scale(temperature_ptr, i_row)
+        state = row_state(
+            p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, False, False, UNROLL
+        )
+        logprob, entropy, self_certainty, _, _, _, _, m, log_s, n, complement, x_y = row_values(
+            state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, False, False
+        )
+        advantage = tl.load(advantage_ptr + i_row)
+        weight = tl.load(weight_ptr + i_row)
+        old_logprob, ref_logprob = logprob, logprob
+        if old_logprob_ptr is not None:
+            old_logprob = tl.load(old_logprob_ptr + i_row)
+        if ref_logprob_ptr is not None:
+            ref_logprob = tl.load(ref_logprob_ptr + i_row)
+        loss, g_y, kl, clipped = _token_loss(
+            logprob, old_logprob, ref_logprob, advantage, weight, low, high, delta, beta, old_logprob_ptr is not None,
+            ref_logprob_ptr is not None,
+        )  # fmt: skip
+        # From here as in `backward_kernel`: the upstream gradients become the coefficients of one polynomial.
+        inv_temperature = scale * LN2
+        c_rest = tl.where((target >= 0) & (target < V), 0.0, float("nan"))
+        c_plogp, c_1 = 0.0, 0.0
+        if E or U:
+            mean_weight = tl.load(mean_weight_ptr + i_row)
+            if E:
+                g_entropy = -entropy_coef * mean_weight
+                loss = tl.fma(g_entropy, entropy, loss)
+                c_rest -= g_entropy * entropy
+                c_plogp = -g_entropy * LN2 * inv_temperature
+            if U:
+                g_self_certainty = -self_certainty_coef * mean_weight
+                loss = tl.fma(g_self_certainty, self_certainty, loss)
+                c_rest += g_self_certainty
+                c_1 = g_self_certainty / tl.abs(n) * inv_temperature
+        tl.store(loss_ptr + i_row, loss)
+        tl.store(logprob_ptr + i_row, logprob)
+        if W:
+            tl.store(entropy_ptr + i_row, entropy)
+        if T:
+            tl.store(self_certainty_ptr + i_row, self_certainty)
+        if ref_logprob_ptr is not None:
+            tl.store(kl_ptr + i_row, kl)
+        tl.store(clipped_ptr + i_row, clipped.to(tl.int8))
+        store_gradient(
+            p_grad, p_row, 0, V, target, x_y, V, scale, m, log_s, n, complement, c_rest * inv_temperature, c_plogp, 0.0,
+            c_1, g_y * inv_temperature, softcap, BLOCK, WIDE and WIDE_GRAD, SOFTCAP, True, E, U, False,
+        )  # fmt: skip
+
+
+@triton.jit
+def grpo_kernel(
+    grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
+    mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, kl_ptr,
+    clipped_ptr, stride, grad_stride, N, V, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
+    self_certainty_coef,
+    LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    WIDE_GRAD: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, U: tl.constexpr,
+    UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Statistics, loss and gradient of every `num_programs`-th row. W and T: entropy and self-certainty are asked for;
+    E and U: they are part of the loss."""
+    for i_row in range(tl.program_id(0), N, tl.num_programs(0)):
+        _grpo_row(
+            tl.cast(i_row, tl.int64), grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr,
+            advantage_ptr, weight_ptr, mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr,
+            entropy_ptr, self_certainty_ptr, kl_ptr, clipped_ptr, stride, grad_stride, V, scale, softcap, num_chunks,
+            low, high, delta, beta, entropy_coef, self_certainty_coef, LANES, K, TILES, BLOCK, WIDE, WIDE_GRAD,
+            SOFTCAP, W, T, E, U, UNROLL,
+        )  # fmt: skip
+
+
+@triton.jit
+def scale_kernel(tensor_ptr, factor_ptr, n, BLOCK: tl.constexpr):
+    """Multiply in place, unless the factor is 1: then nothing is read."""
+    factor = tl.load(factor_ptr).to(tl.float32)
+    if factor != 1.0:
+        o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(tensor_ptr + o, mask=o < n)
+        tl.store(tensor_ptr + o, (x.to(tl.float32) * factor).to(x.dtype), mask=o < n)

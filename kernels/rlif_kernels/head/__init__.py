@@ -1,0 +1,1 @@
+"""The language model's head: its product with hidden states, in tiles."""

@@ -1,0 +1,1 @@
+"""Prompts and the rows that they are read from. Loads no torch."""

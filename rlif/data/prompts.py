@@ -1,0 +1,140 @@
+"""Prompts with their gold answers, and the order in which training meets them."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeVar
+
+from rlif.answers.extract import extract_answer
+from rlif.data.tables import read_rows, shorten
+from rlif.errors import UserError
+
+T = TypeVar("T")
+Message = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, and its gold answer where the data has one."""
+
+    content: str | Sequence[Message]
+    """Text, verbatim, or a conversation: messages with `role` and `content`, to go through a chat template."""
+    answer: str | None = None
+    where: str = field(default="", compare=False)
+    """Where the prompt was read: "line 3" of a file, "row 3" of a table."""
+
+
+def read_prompts(
+    data: str | Path,
+    *,
+    argument: str = "data",
+    need_answers: bool = False,
+    prompt_column: str = "prompt",
+    answer_column: str = "answer",
+    data_config: str | None = None,
+    split: str | None = None,
+    default_split: str | None = None,
+) -> list[Prompt]:
+    """Read prompts from a file, a directory or the Hugging Face hub.
+
+    The prompt is a non-empty text or a conversation, the answer a text or a number, or left out. Blank lines are
+    skipped and other columns ignored. A gold answer that is a whole solution (GSM8K's `… #### 72`, MATH's
+    `… \\boxed{72}`) is reduced to the final answer.
+
+    Args:
+        data: a JSONL, JSON, CSV, TSV or Parquet file, a directory of them, or a hub id.
+        argument: "data" or "eval_data", for error messages and for the split to choose.
+        need_answers: every row must have an answer.
+        prompt_column: the column of prompts.
+        answer_column: the column of answers; one that is not "answer" must be there.
+        data_config: configuration (subset) of a hub dataset.
+        split: of a directory or a hub dataset, or a slice of one. None: the only one, or `default_split`.
+        default_split: see `split`. None: "train", "test" of `eval_data`.
+
+    Raises:
+        UserError: naming `argument`, the file and, where one is at fault, the line or the row.
+    """
+    default = default_split or ("test" if argument == "eval_data" else "train")
+    rows = read_rows(
+        data,
+        argument=argument,
+        columns=(prompt_column, answer_column),
+        config=data_config,
+        split=split,
+        default=default,
+    )
+    prompts = []
+    columns: dict[str, None] = {}
+    for where, values in rows:
+        columns |= dict.fromkeys(values)
+        place = f"{argument}: {data}, {where}"
+        content = _content(values, prompt_column, place)
+        answer = _answer(values.get(answer_column), answer_column, place)
+        if answer is None and need_answers:
+            unit = where.split()[0]
+            raise UserError(f"{place}: no `{answer_column}`, which a reward needs in every {unit}")
+        prompts.append(Prompt(content, answer, where))
+    if not prompts:
+        raise UserError(f"{argument}: {data} is empty, expected at least one row with a `{prompt_column}`")
+    if answer_column != "answer" and answer_column not in columns:
+        raise UserError(f"answer_column: got {answer_column!r}, expected a column of {data}: {', '.join(columns)}")
+    return prompts
+
+
+def shuffled_epochs(items: Sequence[T], seed: int) -> Iterator[T]:
+    """Every item once in a random order, then all of them again in another, without end. The seed fixes the order."""
+    order = list(items)
+    generator = random.Random(seed)
+    while True:
+        generator.shuffle(order)
+        yield from order
+
+
+def _content(values: Mapping[str, object], column: str, place: str) -> str | list[Message]:
+    if column not in values:
+        came = shorten(json.dumps(values, default=str, ensure_ascii=False))
+        columns = ", ".join(values) or "none"
+        raise UserError(f"{place}: got no `{column}` in {came}; the columns are {columns} (prompt_column picks one)")
+    content = values[column]
+    if isinstance(content, list) and content and all(isinstance(message, dict) for message in content):
+        for message in content:
+            if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+                came = shorten(json.dumps(message, default=str))
+                raise UserError(f"{place}: got the message {came}, expected `role` and `content`, both text")
+            _check_encodable(message["content"], column, place)
+        if content[-1]["role"] == "assistant":
+            raise UserError(f"{place}: got a conversation that ends with the assistant, expected the user's turn last")
+        return content
+    if not isinstance(content, str) or not content:
+        came = shorten(json.dumps(content, default=str))
+        raise UserError(f"{place}: got `{column}` {came}, expected a non-empty string or a list of messages")
+    _check_encodable(content, column, place)
+    return content
+
+
+def _check_encodable(text: str, column: str, place: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place}: got a `{column}` with half a surrogate pair, expected text that UTF-8 can hold"
+        ) from error
+
+
+def _answer(answer: object, column: str, place: str) -> str | None:
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float | Decimal | None):
+        came = shorten(json.dumps(answer, default=str))
+        raise UserError(f"{place}: got `{column}` {came}, expected a string or a number")
+    if isinstance(answer, float) and math.isnan(answer):  # how some tables write that there is none
+        return None
+    # Written out: a float's own form of a small number would be 1e-05.
+    text = (answer or "").strip() if isinstance(answer, str | None) else format(Decimal(str(answer)), "f")
+    _check_encodable(text, column, place)
+    gold = extract_answer(text) or text
+    return None if gold in ("", "####") else gold

@@ -1,0 +1,1 @@
+"""`rlif demo`: the rise and fall of training on confidence, in a few minutes."""

@@ -1,0 +1,1 @@
+"""`rlif diagnose`: whether a reward is likely to help a model, before any training."""

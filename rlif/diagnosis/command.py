@@ -1,0 +1,58 @@
+"""`rlif diagnose`: measure a model and rewards before any training, and say what to expect."""
+
+from __future__ import annotations
+
+import random
+
+from rich.console import Console
+
+from rlif.diagnosis.options import DiagnoseConfig
+from rlif.diagnosis.report import show, write_json
+from rlif.rewards import load_rewards
+from rlif.rewards.registry import INTERNAL_REWARDS
+
+
+def run_diagnose(config: DiagnoseConfig) -> None:
+    """`rlif diagnose`: measure, and print tables and sentences or JSON.
+
+    Raises:
+        UserError: bad input, before any work starts where it shows by then.
+    """
+    config.validate()
+    from rlif.data.prompts import read_prompts
+    from rlif.diagnosis.diagnose import diagnose
+    from rlif.models.language_model import load_language_model
+
+    rewards = config.reward or INTERNAL_REWARDS
+    prompts = read_prompts(
+        config.data,
+        need_answers=load_rewards(rewards).needs_answers,
+        data_config=config.data_config,
+        split=config.split,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+    )
+    if len(prompts) > config.num_prompts:
+        prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
+    language_model = load_language_model(
+        config.model, device=config.device, dtype=config.dtype, attn_implementation=config.attn_implementation
+    )
+    diagnosis = diagnose(
+        language_model,
+        prompts,
+        reward=rewards,
+        num_generations=config.num_generations,
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+        chat=config.chat,
+        system_prompt=config.system_prompt,
+        batch_size=config.batch_size,
+        max_tokens_per_forward=config.max_tokens_per_forward,
+        fused_head=config.fused_head,
+        seed=config.seed,
+        console=Console(stderr=True),
+    )
+    if config.json != "-":
+        show(diagnosis, Console())
+    if config.json is not None:
+        write_json(config, diagnosis)

@@ -1,0 +1,314 @@
+"""What a model's own samples tell, without labels and before any training, about what a reward will do to it.
+
+One pass samples a group of completions for every prompt, one forward scores them, and everything is measured on these:
+how unsure the model is, whether its answers agree, and whether the reward prefers the answers that most of a group
+agree on. Where a majority is right more often than a single sample, a reward that does pushes towards what is right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rlif.answers.agreement import majorities
+from rlif.answers.extract import extract_answer
+from rlif.data.prompts import Prompt
+from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
+from rlif.errors import UserError
+from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
+from rlif.metrics.repetition import repetition
+from rlif.models.fused_head import fused_head as find_head
+from rlif.models.language_model import LanguageModel
+from rlif.rewards import RewardMixture, load_rewards
+from rlif.rewards.advantages import equal_groups, group_advantages
+from rlif.rewards.controls import verifiable
+from rlif.rewards.registry import INTERNAL_REWARDS
+from rlif.rollouts.decoding_check import check_decoding
+from rlif.rollouts.encode import encode_prompts
+from rlif.rollouts.microbatches import microbatches
+from rlif.rollouts.rollout import Rollout
+from rlif.rollouts.sample import sample
+from rlif.scoring.scorer import DEFAULT_OUTPUTS, Scorer, score_parts
+from rlif_kernels import TokenStats
+
+
+@dataclass(frozen=True)
+class RewardDiagnosis:
+    """What was found out about one reward."""
+
+    measures: dict[str, Estimate]
+    """separation: within-group AUROC of the reward for the completions that state their group's majority answer
+    against the others (mean over the groups that have both); separation_std: the difference of their mean rewards in
+    within-group standard deviations; alignment: the correlation of advantage and agreeing, over all completions: its
+    square is the share of what training will push on that has to do with the answers; frac_reward_zero_std: share of
+    groups whose rewards are all equal; length_correlation: of the reward with the length in tokens, within groups;
+    mean: of the reward itself."""
+    correctness_auroc: Estimate | None
+    """Within-group AUROC of the reward for right against wrong completions; None without gold answers. The verdict does
+    not see it."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found out about a model on some prompts, all from the same samples."""
+
+    num_prompts: int
+    num_generations: int
+    temperature: float
+    measures: dict[str, Estimate]
+    """entropy and self_certainty in nats a token; completion_length in tokens; eos_rate, parse_rate, repetition: means
+    over completions; agreement: the share of a group that states its most common answer, mean over prompts;
+    common_answer: share of the prompts whose majority answer is the most frequent of all prompts' majority answers."""
+    distinct_answers: int
+    """How many different majority answers the prompts have, as text."""
+    rewards: dict[str, RewardDiagnosis]
+    accuracy: Estimate | None
+    """Share of right completions among those of prompts with a gold answer; None without any. Not in the verdict."""
+    warnings: tuple[str, ...]
+    """What makes the measures doubtful."""
+    thresholds: Thresholds
+    """Those of the verdicts."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """P x G completions in numbers."""
+
+    tokens: Floats
+    entropy: Floats
+    """Summed over the tokens; nats."""
+    self_certainty: Floats
+    """Likewise."""
+    finished: Floats
+    parsed: Floats
+    repetition: Floats
+    agrees: Floats
+    """1 for a completion that states its group's majority answer."""
+    correct: Floats
+    """NaN for a prompt without a gold answer."""
+    rewards: dict[str, Floats]
+    majority_answers: list[str]
+    """Of the groups that have one."""
+
+
+@torch.no_grad()
+def diagnose(
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    reward: str | Sequence[str] = INTERNAL_REWARDS,
+    num_generations: int = 8,
+    max_completion_length: int = 256,
+    temperature: float = 1.0,
+    chat: bool = False,
+    system_prompt: str | None = None,
+    batch_size: int = 32,
+    max_tokens_per_forward: int = 8192,
+    fused_head: bool = True,
+    resamples: int = 1000,
+    thresholds: Thresholds | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Diagnosis:
+    """Sample once, and measure everything that says what training with each reward would do.
+
+    Args:
+        language_model: in evaluation mode.
+        prompts: one group each; the more, the narrower the intervals.
+        reward: names as `rlif.rewards.load_rewards` takes them. Each is judged by itself; a weight only gives its sign.
+        num_generations: completions of each prompt, at least 2.
+        max_completion_length: tokens after which a completion is cut off.
+        temperature: of sampling and of the statistics; greater than 0.
+        chat: put prompts that are plain text into the chat template too.
+        system_prompt: before every conversation.
+        batch_size: prompts sampled at a time. Changes nothing but memory and rounding.
+        max_tokens_per_forward: of the scoring, padding included, likewise.
+        fused_head: apply the head in tiles, without logits.
+        resamples: of the prompts, for the intervals and the sureness of verdicts.
+        thresholds: of the verdicts; None are those of `rlif.diagnosis.verdict`.
+        seed: of sampling and of the resamples; alone decides the result on a CPU.
+        console: shows a progress bar; None shows nothing.
+
+    Raises:
+        UserError: bad input, or no completion states an answer.
+    """
+    if num_generations < 2:
+        raise UserError(f"num_generations: got {num_generations!r}, expected at least 2: agreement is within a group")
+    if not temperature > 0:
+        raise UserError(f"temperature: got {temperature!r}, expected a number greater than 0")
+    if not prompts:
+        raise UserError("prompts: got none, expected at least one")
+    rewards = load_rewards(reward, seed=seed)
+    encoded = encode_prompts(language_model, prompts, max_completion_length, chat=chat, system_prompt=system_prompt)
+    check_decoding(language_model, encoded[0].ids)
+    scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
+    outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
+    looks = []
+    columns = (TextColumn("Sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("prompts"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=console is None) as progress:
+        bar = progress.add_task("", total=len(encoded))
+        for start in range(0, len(encoded), batch_size):
+            batch = encoded[start : start + batch_size]
+            rollout = sample(
+                language_model,
+                batch,
+                num_generations=num_generations,
+                max_completion_length=max_completion_length,
+                temperature=temperature,
+                seeds=[(seed, start + offset) for offset in range(len(batch))],
+            )
+            parts = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
+            stats = score_parts(scorer, rollout, parts, temperature, outputs)
+            looks.append(look_at(rollout, stats, rewards, language_model))
+            progress.advance(bar, len(batch))
+    thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
+    return judge(join(looks), Bootstrap(len(encoded), resamples=resamples, seed=seed), temperature, thresholds)
+
+
+def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:
+    """One batch of completions in numbers."""
+    assert stats.entropy is not None
+    assert stats.self_certainty is not None
+    size = rollout.num_generations
+    lengths = rollout.lengths()[1]
+    ids = rollout.completion_ids.tolist()
+    parts = rewards(stats, rollout, tokenizer=language_model.tokenizer, step=1).parts
+    groups = majorities(rollout.texts, size)
+    agrees = np.zeros(len(rollout.texts))
+    agrees[[row for rows in groups for row in rows]] = 1.0
+    known = np.array([answer is not None for answer in rollout.answers])
+    return Samples(
+        tokens=_groups(lengths, size),
+        entropy=_groups(stats.entropy.sum(dim=1).tolist(), size),
+        self_certainty=_groups(stats.self_certainty.sum(dim=1).tolist(), size),
+        finished=_groups(rollout.finished.tolist(), size),
+        parsed=_groups([extract_answer(text) is not None for text in rollout.texts], size),
+        repetition=_groups([repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)], size),
+        agrees=_groups(agrees, size),
+        correct=_groups(np.where(known, verifiable(rollout.texts, rollout.answers), np.nan), size),
+        # A negative weight turns what is maximised round; one of 0, a mere metric in training, is judged as it is.
+        rewards={
+            each.name: _groups((-1 if each.weight < 0 else 1) * parts[each.name].cpu().numpy(), size)
+            for each in rewards.rewards
+        },
+        majority_answers=[answer for rows in groups if rows and (answer := extract_answer(rollout.texts[rows[0]]))],
+    )
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Batches as one."""
+    arrays = ("tokens", "entropy", "self_certainty", "finished", "parsed", "repetition", "agrees", "correct")
+    return Samples(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
+        rewards={name: np.concatenate([part.rewards[name] for part in parts]) for name in parts[0].rewards},
+        majority_answers=[answer for part in parts for answer in part.majority_answers],
+    )
+
+
+def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds: Thresholds) -> Diagnosis:
+    """Measures, and verdicts from them.
+
+    Raises:
+        UserError: no completion states an answer.
+    """
+    num_prompts, num_generations = samples.tokens.shape
+    if not samples.majority_answers:
+        raise UserError(
+            f"data: none of {samples.tokens.size} completions states an answer (#### ANSWER or \\boxed{{ANSWER}}), so "
+            f"that agreement cannot be measured; {samples.finished.mean():.0%} ended by themselves: ask for that form "
+            "in the prompts or with system_prompt, or raise max_completion_length"
+        )
+    tokens: Floats = samples.tokens.sum(axis=1)
+    (common, _), *_ = Counter(samples.majority_answers).most_common(1)
+    measures = {
+        "entropy": bootstrap.ratio(samples.entropy.sum(axis=1), tokens),
+        "self_certainty": bootstrap.ratio(samples.self_certainty.sum(axis=1), tokens),
+        "completion_length": bootstrap.mean(samples.tokens.mean(axis=1)),
+        "eos_rate": bootstrap.mean(samples.finished.mean(axis=1)),
+        "parse_rate": bootstrap.mean(samples.parsed.mean(axis=1)),
+        "repetition": bootstrap.mean(samples.repetition.mean(axis=1)),
+        "agreement": bootstrap.mean(samples.agrees.mean(axis=1)),
+    }
+    has_majority = samples.agrees.sum(axis=1) > 0
+    is_common = np.zeros(num_prompts)
+    is_common[has_majority] = [answer == common for answer in samples.majority_answers]
+    measures["common_answer"] = bootstrap.ratio(is_common, has_majority.astype(np.float64))
+
+    # Where no two completions agree there is no majority to speak of.
+    agrees = np.where(samples.agrees.sum(axis=1, keepdims=True) > 1, samples.agrees, np.nan)
+    has_gold = bool((~np.isnan(samples.correct)).any())
+    lengths = advantages_of(samples.tokens)
+    agreeing = samples.agrees - samples.agrees.mean(axis=1, keepdims=True)
+    rewards = {}
+    for name, values in samples.rewards.items():
+        advantages = advantages_of(values)
+        equal = equal_groups(torch.from_numpy(values).flatten(), num_generations).double().numpy()
+        found = {
+            "separation": bootstrap.mean(group_auroc(values, agrees)),
+            "separation_std": bootstrap.mean(group_difference(advantages, agrees)),
+            "frac_reward_zero_std": bootstrap.mean(equal),
+            "length_correlation": bootstrap.correlation(advantages, lengths),
+            "alignment": bootstrap.correlation(advantages, agreeing),
+            "mean": bootstrap.mean(values.mean(axis=1)),
+        }
+        rewards[name] = RewardDiagnosis(
+            estimates(found),
+            bootstrap.mean(group_auroc(values, samples.correct)).estimate if has_gold else None,
+            verdict(measures | found, name, thresholds),
+        )
+    return Diagnosis(
+        num_prompts=num_prompts,
+        num_generations=num_generations,
+        temperature=temperature,
+        measures=estimates(measures),
+        distinct_answers=len(set(samples.majority_answers)),
+        rewards=rewards,
+        accuracy=bootstrap.mean(samples.correct.mean(axis=1)).estimate if has_gold else None,
+        warnings=model_warnings(measures, thresholds),
+        thresholds=thresholds,
+    )
+
+
+def estimates(measures: Mapping[str, Resampled]) -> dict[str, Estimate]:
+    """The measures with their intervals."""
+    return {name: measure.estimate for name, measure in measures.items()}
+
+
+def advantages_of(values: Floats) -> Floats:
+    """(P, G) values as training compares them: each group with mean 0, and standard deviation 1 or 0."""
+    return group_advantages(torch.from_numpy(values).flatten(), values.shape[1]).view(*values.shape).numpy()
+
+
+def group_auroc(values: Floats, positive: Floats) -> Floats:
+    """By group the chance that a positive completion has a greater value than a negative one; a tie counts half.
+
+    Args:
+        values: (P, G).
+        positive: (P, G) of 1 and 0; NaN leaves the group out.
+
+    Returns:
+        (P,), NaN for a group that lacks one of the two kinds.
+    """
+    difference = values[:, :, None] - values[:, None, :]
+    wins = (difference > 0) + 0.5 * (difference == 0)
+    pairs = (positive == 1)[:, :, None] & (positive == 0)[:, None, :]
+    with np.errstate(invalid="ignore"):
+        return (wins * pairs).sum(axis=(1, 2)) / pairs.sum(axis=(1, 2))
+
+
+def group_difference(values: Floats, positive: Floats) -> Floats:
+    """The mean value of the positive completions of each group minus that of the negative ones, likewise."""
+    with np.errstate(invalid="ignore"):
+        means = [(values * (positive == kind)).sum(axis=1) / (positive == kind).sum(axis=1) for kind in (1, 0)]
+    return means[0] - means[1]
+
+
+def _groups(values: Sequence[float] | Floats, size: int) -> Floats:
+    return np.asarray(values, dtype=np.float64).reshape(-1, size)

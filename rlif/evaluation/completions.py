@@ -1,0 +1,191 @@
+"""Completions with their scores, as one JSON line a prompt: written as they are sampled, read back to be measured.
+
+    {"prompt": "…", "answer": "42", "completions": ["…#### 42", "…"], "scores": {"self_certainty": [9.1, 8.7]}}
+
+`answer` is the gold one, which may be missing. A file from elsewhere may have `answers`, those that the completions
+state (null where one states none), in place of `completions`, and scores by any names; higher means more confident.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlif.answers.extract import extract_answer
+from rlif.answers.matching import answers_match
+from rlif.data.tables import read_rows, shorten
+from rlif.errors import UserError
+from rlif.metrics.selection import answer_clusters
+
+COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
+# What is measured of every file, under these names.
+TAKEN_NAMES = ("answered", "majority_share", "agreement")
+
+
+@dataclass(frozen=True)
+class Completions:
+    """N completions of each of P prompts, by their answers and their scores."""
+
+    prompts: list[str]
+    """P prompts."""
+    golds: list[str | None]
+    """P gold answers; None where there is none."""
+    answers: list[list[str | None]]
+    """P x N answers that the completions state; None where one states none."""
+    scores: dict[str, NDArray[np.float64]]
+    """(P, N) finite numbers each; higher is more confident."""
+
+    @property
+    def num_generations(self) -> int:
+        """N."""
+        return len(self.answers[0])
+
+    @cached_property
+    def clusters(self) -> NDArray[np.int64]:
+        """(P, N) the same number for the same answer of a prompt, -1 for none; see `rlif.metrics.selection`."""
+        return answer_clusters(self.answers)
+
+    @cached_property
+    def agreement(self) -> NDArray[np.float64]:
+        """(P, N) the share of a prompt's completions that state the same answer; 0 for one that states none."""
+        shares = np.zeros(self.clusters.shape)
+        for row, group in enumerate(self.clusters):
+            stated = group >= 0
+            shares[row, stated] = np.bincount(group[stated])[group[stated]] / len(group)
+        return shares
+
+    def labelled(self) -> Completions:
+        """Those of the prompts that have a gold answer."""
+        rows = [row for row, gold in enumerate(self.golds) if gold is not None]
+        return Completions(
+            [self.prompts[row] for row in rows],
+            [self.golds[row] for row in rows],
+            [self.answers[row] for row in rows],
+            {name: values[rows] for name, values in self.scores.items()},
+        )
+
+    def correct(self) -> NDArray[np.bool_]:
+        """(P, N) whether the stated answer equals the gold one."""
+        return np.array(
+            [
+                [answer is not None and gold is not None and answers_match(answer, gold) for answer in group]
+                for gold, group in zip(self.golds, self.answers, strict=True)
+            ]
+        )
+
+
+def completion_line(
+    prompt: str, gold: str | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
+) -> str:
+    """One line of the file, without its end: a prompt with its completions."""
+    # float32 holds no more digits than these.
+    rounded = {name: [float(f"{value:.8g}") for value in values] for name, values in scores.items()}
+    row = {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def read_completions(path: Path) -> Completions:
+    """Read a file of completions.
+
+    Raises:
+        UserError: no such file, a line that is not of the form above, a score that is not finite, a prompt with fewer
+            or more completions than the first one's, or other scores; naming the line.
+    """
+    prompts: list[str] = []
+    golds: list[str | None] = []
+    answers: list[list[str | None]] = []
+    scores: dict[str, list[list[float]]] = {}
+    rows = read_rows(
+        path, argument="completions", columns=COLUMNS, config=None, split=None, default="train"
+    )  # a Parquet file, too
+    first = ""
+    for where, values in rows:
+        place = f"completions: {path}, {where}"
+        group, line_scores = _answers(values, place), _scores(values.get("scores"), place)
+        count = len(answers[0]) if answers else len(group)
+        if len(group) != count:
+            raise UserError(f"{place}: got {len(group)} completions, expected {count} as in {first}")
+        for name, numbers in line_scores.items():
+            if len(numbers) != count:
+                raise UserError(f"{place}: got {len(numbers)} scores `{name}`, expected {count}, one a completion")
+        if answers and line_scores.keys() != scores.keys():
+            came, expected = (", ".join(names) or "none" for names in (line_scores, scores))
+            raise UserError(f"{place}: got the scores {came}, expected {expected} as in {first}")
+        first = first or where
+        prompts.append(_text(values.get("prompt"), "prompt", place))
+        golds.append(_gold(values.get("answer"), place))
+        answers.append(group)
+        for name, numbers in line_scores.items():
+            scores.setdefault(name, []).append(numbers)
+    if not prompts:
+        raise UserError(f"completions: {path} is empty, expected at least one line with `prompt` and `completions`")
+    return Completions(prompts, golds, answers, {name: np.array(numbers) for name, numbers in scores.items()})
+
+
+def _answers(values: Mapping[str, object], place: str) -> list[str | None]:
+    name = "completions" if values.get("completions") is not None else "answers"
+    items = values.get(name)
+    if not isinstance(items, list) or not items:
+        raise UserError(
+            f"{place}: got `{name}` {_shown(items)}, expected a list of `completions` (texts), or of `answers`"
+        )
+    if name == "completions":
+        return [extract_answer(_text(item, name, place)) for item in items]
+    return [None if _is_missing(item) else _text(item, name, place).strip() or None for item in items]
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))  # NaN is how some tables write it
+
+
+def _gold(value: object, place: str) -> str | None:
+    if _is_missing(value):
+        return None
+    text = _text(value, "answer", place).strip()
+    return (extract_answer(text) or text) or None
+
+
+def _text(value: object, name: str, place: str) -> str:
+    if isinstance(value, Decimal | int | float) and not isinstance(value, bool) and name.startswith("answer"):
+        return format(Decimal(str(value)), "f")
+    if not isinstance(value, str):
+        raise UserError(f"{place}: got {_shown(value)} for `{name}`, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place}: got `{name}` with half a surrogate pair, expected text that UTF-8 can hold"
+        ) from error
+    return value
+
+
+def _scores(value: object, place: str) -> dict[str, list[float]]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: got `scores` {_shown(value)}, expected an object of lists of numbers")
+    scores = {}
+    for name, items in value.items():
+        if name in TAKEN_NAMES:
+            raise UserError(f"{place}: got a score `{name}`, expected another name: that is measured in any case")
+        if not isinstance(items, list):
+            raise UserError(f"{place}: got {_shown(items)} for the score `{name}`, expected a list of numbers")
+        for item in items:
+            number = isinstance(item, Decimal | int | float) and not isinstance(item, bool)
+            if not number or not math.isfinite(float(item)):
+                raise UserError(f"{place}: got {_shown(item)} among the scores `{name}`, expected finite numbers")
+        scores[str(name)] = [float(item) for item in items]
+    return scores
+
+
+def _shown(value: object) -> str:
+    # Numbers come as they were written.
+    return shorten(str(value) if isinstance(value, Decimal) else json.dumps(value, default=str, ensure_ascii=False))

@@ -1,0 +1,198 @@
+"""Everything that completions with gold answers and scores can tell, as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlif.evaluation.completions import Completions
+from rlif.metrics.calibration import (
+    ReliabilityBins,
+    RiskCoverage,
+    auroc,
+    auroc_within,
+    brier_score,
+    expected_calibration_error,
+    isotonic_confidence,
+    reliability_bins,
+    risk_coverage,
+)
+from rlif.metrics.selection import (
+    BORDA_POWERS,
+    Estimate,
+    best_choice,
+    borda_choice,
+    chosen,
+    majority_at_k,
+    majority_choice,
+    mean_over_prompts,
+    pass_at_k,
+)
+
+# In nats: no probabilities, even where all of them happen to lie in [0, 1].
+SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob")
+AGREEMENT = "agreement"
+
+
+class ScoreQuality(NamedTuple):
+    """What a confidence score says about completions being right."""
+
+    auroc: float
+    """Of all completions together; NaN if all are right, or none is."""
+    auroc_within: float
+    """Mean over the prompts that have right and wrong completions: what best-of-N lives on. NaN if no prompt has."""
+    as_is: tuple[float, float] | None
+    """ECE and Brier score of the score itself, where it is in [0, 1]."""
+    isotonic: tuple[float, float] | None
+    """The same of the score made a probability by regression on other prompts; None for a single prompt."""
+    curve: RiskCoverage
+    bins: ReliabilityBins | None
+    """Of the score as it is, where it is in [0, 1], else of the isotonic one."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of P prompts with N completions each."""
+
+    prompts: int
+    num_generations: int
+    labelled: int
+    """Prompts that have a gold answer. Accuracies and calibration are of these; absent if there are none."""
+    label_free: dict[str, Estimate]
+    """Share of completions that state an answer, share of the most common one, and the mean of each score."""
+    selection: dict[str, Estimate]
+    """Share of right answers: by sampling one, by votes, by each score, and at best."""
+    scores: dict[str, ScoreQuality]
+    majority_answers: list[tuple[str | None, float]]
+    """The most common answer of each prompt, and the share of its completions that state it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds it: lists for arrays, null for NaN."""
+        return {
+            "prompts": self.prompts,
+            "num_generations": self.num_generations,
+            "labelled": self.labelled,
+            "label_free": _plain(self.label_free),
+            "selection": _plain(self.selection),
+            "scores": {
+                name: {
+                    "auroc": _plain(quality.auroc),
+                    "auroc_within": _plain(quality.auroc_within),
+                    "aurc": quality.curve.area,
+                    "as_is": quality.as_is and dict(zip(("ece", "brier"), quality.as_is, strict=True)),
+                    "isotonic": quality.isotonic and dict(zip(("ece", "brier"), quality.isotonic, strict=True)),
+                    "bins": _plain(quality.bins),
+                }
+                for name, quality in self.scores.items()
+            },
+        }
+
+
+def evaluate_completions(
+    completions: Completions, *, num_bins: int = 10, borda_powers: Sequence[float] = BORDA_POWERS
+) -> Evaluation:
+    """Measure completions: selection among them, and every score's calibration and discrimination.
+
+    The agreement within the group is a score too. Votes are weighed by self-certainty where it is among the scores,
+    else by each of them.
+
+    Args:
+        completions: of at least one prompt, with or without gold answers.
+        num_bins: of the calibration error and the reliability diagram.
+        borda_powers: powers of the rank in Borda voting.
+    """
+    majority = majority_choice(completions.clusters)
+    shares = chosen(completions.agreement, majority)
+    label_free = {
+        "answered": mean_over_prompts((completions.clusters >= 0).mean(axis=1)),
+        "majority_share": mean_over_prompts(shares),
+        **{name: mean_over_prompts(values.mean(axis=1)) for name, values in completions.scores.items()},
+    }
+    labelled = completions.labelled()
+    return Evaluation(
+        prompts=len(completions.prompts),
+        num_generations=completions.num_generations,
+        labelled=len(labelled.prompts),
+        label_free=label_free,
+        selection=_selection(labelled, borda_powers) if labelled.prompts else {},
+        scores=_scores(labelled, num_bins) if labelled.prompts else {},
+        majority_answers=[
+            (group[place] if place >= 0 else None, float(share))
+            for group, place, share in zip(completions.answers, majority, shares, strict=True)
+        ],
+    )
+
+
+def confidences(completions: Completions) -> dict[str, NDArray[np.float64]]:
+    """(P, N) of every score by name, the agreement among them."""
+    return {**completions.scores, AGREEMENT: completions.agreement}
+
+
+def as_probability(name: str, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """The score itself as a probability, if it can be taken for one: in [0, 1], a negative disparity being 0."""
+    if name == "probability_disparity":
+        values = values.clip(0.0, 1.0)
+    return None if name in SCORES_IN_NATS or values.min() < 0 or values.max() > 1 else values
+
+
+def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[str, Estimate]:
+    correct, clusters, count = completions.correct(), completions.clusters, completions.num_generations
+    powers_of_two = [1 << exponent for exponent in range(1, count.bit_length()) if 1 << exponent <= count]
+    ks = sorted({*powers_of_two, count} - {1})
+    values = {"accuracy@1": correct[:, 0], f"average@{count}": correct.mean(axis=1)}
+    values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
+    for name, scores in completions.scores.items():
+        values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores))
+    voters = [name for name in ("self_certainty",) if name in completions.scores] or list(completions.scores)
+    for name in voters:
+        for power in borda_powers:
+            choice = borda_choice(completions.scores[name], clusters, power)
+            values[f"borda-{power:g}/{name}"] = chosen(correct, choice)
+    values |= {f"pass@{k}": pass_at_k(correct, k) for k in ks}
+    return {name: mean_over_prompts(per_prompt) for name, per_prompt in values.items()}
+
+
+def _scores(completions: Completions, num_bins: int) -> dict[str, ScoreQuality]:
+    correct = completions.correct()
+    groups = np.repeat(np.arange(len(correct)), correct.shape[1])
+    return {
+        name: _quality(name, values, correct, groups, num_bins) for name, values in confidences(completions).items()
+    }
+
+
+def _quality(
+    name: str, values: NDArray[np.float64], correct: NDArray[np.bool_], groups: NDArray[np.int64], num_bins: int
+) -> ScoreQuality:
+    flat, right = values.ravel(), correct.ravel()
+    probability = as_probability(name, flat)
+    isotonic = isotonic_confidence(flat, right, groups) if len(correct) > 1 else None
+
+    def calibration(confidence: NDArray[np.float64] | None) -> tuple[float, float] | None:
+        if confidence is None:
+            return None
+        return expected_calibration_error(confidence, right, num_bins), brier_score(confidence, right)
+
+    shown = isotonic if probability is None else probability
+    return ScoreQuality(
+        auroc=auroc(flat, right),
+        auroc_within=auroc_within(values, correct),
+        as_is=calibration(probability),
+        isotonic=calibration(isotonic),
+        curve=risk_coverage(flat, right),
+        bins=None if shown is None else reliability_bins(shown, right, num_bins),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

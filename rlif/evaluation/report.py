@@ -1,0 +1,119 @@
+"""The tables and files of `rlif eval`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rlif.errors import UserError
+from rlif.evaluation.completions import Completions
+from rlif.evaluation.measure import Evaluation
+from rlif.files.versions import versions
+from rlif.metrics.calibration import ReliabilityBins
+from rlif.metrics.selection import Estimate
+from rlif.plots.reliability import plot_reliability, plot_risk_coverage
+
+
+def write_report(evaluation: Evaluation, completions: Completions, output_dir: Path) -> None:
+    """Write eval.json, majority.jsonl, and the figures if there are gold answers to draw them with.
+
+    majority.jsonl has the form of training data: each prompt with its most common answer, where any was stated.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    results = {"versions": versions(), **evaluation.to_json()}
+    rows = [
+        {"prompt": prompt, "answer": answer, "share": share}
+        for prompt, (answer, share) in zip(completions.prompts, evaluation.majority_answers, strict=True)
+    ]
+    bins = {title: shown for title, shown in reliability_titles(evaluation).items() if shown is not None}
+    try:
+        (output_dir / "eval.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (output_dir / "majority.jsonl").write_text(text, encoding="utf-8")
+        if bins:
+            plot_reliability(bins, output_dir / "reliability.png")
+        if evaluation.scores:
+            curves = {name: quality.curve for name, quality in evaluation.scores.items()}
+            plot_risk_coverage(curves, output_dir / "risk_coverage.png")
+    except OSError as error:
+        raise UserError(f"output_dir: cannot write to {output_dir}: {error.strerror}") from error
+
+
+def reliability_titles(evaluation: Evaluation) -> dict[str, ReliabilityBins | None]:
+    """The bins of every score, by what they show."""
+    return {
+        f"{name}, {'as it is' if quality.as_is else 'isotonic'}": quality.bins
+        for name, quality in evaluation.scores.items()
+    }
+
+
+def print_tables(evaluation: Evaluation, console: Console | None = None) -> None:
+    """Print what there is: selection and scores if prompts have gold answers, and what needs none."""
+    console = console or Console()
+    size = f"{evaluation.prompts} prompts x {evaluation.num_generations} completions"
+    if not evaluation.labelled:
+        console.print(f"{size}, no gold answers: only what needs none is measured", highlight=False)
+    elif evaluation.labelled < evaluation.prompts:
+        console.print(f"{size}; accuracies are of the {evaluation.labelled} with a gold answer", highlight=False)
+    else:
+        console.print(size, highlight=False)
+    tables = [label_free_table(evaluation)]
+    if evaluation.labelled:
+        tables += [selection_table(evaluation), scores_table(evaluation)]
+    for table in tables:
+        console.print()
+        console.print(table)
+
+
+def label_free_table(evaluation: Evaluation) -> Table:
+    """Means that need no gold answer."""
+    table = Table("without labels", box=None, padding=(0, 2, 0, 0))
+    table.add_column("mean", justify="right")
+    names = {"answered": "state an answer", "majority_share": "agree with the majority"}
+    for name, estimate in evaluation.label_free.items():
+        if name in names:
+            table.add_row(names[name], percent(estimate))
+        else:
+            table.add_row(escape(name), plus_minus(estimate.value, estimate.standard_error, ".4g", ".2g"))
+    return table
+
+
+def selection_table(evaluation: Evaluation) -> Table:
+    """Accuracy by way of choosing."""
+    table = Table("answer chosen by", box=None, padding=(0, 2, 0, 0))
+    table.add_column("right, ± standard error", justify="right")
+    for name, estimate in evaluation.selection.items():
+        oracle = " (oracle)" if name == f"pass@{evaluation.num_generations}" else ""
+        table.add_row(escape(name.replace("/", ", ") + oracle), percent(estimate))
+    return table
+
+
+def scores_table(evaluation: Evaluation) -> Table:
+    """Discrimination and calibration by score."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("confidence score", overflow="fold")  # where there is too little room, a name has lines to spare
+    # Of all completions, and within prompts; as they are, and after isotonic regression on other prompts.
+    for heading in ("AUROC", "within", "AURC", "ECE", "Brier", "ECE iso", "Brier iso"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, quality in evaluation.scores.items():
+        values = [quality.auroc, quality.auroc_within, quality.curve.area]
+        values += [*(quality.as_is or (math.nan, math.nan)), *(quality.isotonic or (math.nan, math.nan))]
+        table.add_row(escape(name), *("-" if math.isnan(value) else f"{value:.3f}" for value in values))
+    return table
+
+
+def percent(estimate: Estimate) -> str:
+    """A share with its standard error."""
+    return plus_minus(100 * estimate.value, 100 * estimate.standard_error, ".1f", ".1f") + " %"
+
+
+def plus_minus(value: float, error: float, form: str, error_form: str) -> str:
+    """A number with its standard error, if it has one."""
+    return f"{value:{form}}" if math.isnan(error) else f"{value:{form}} ± {error:{error_form}}"

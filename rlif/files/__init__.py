@@ -1,0 +1,1 @@
+"""How everything that is kept is written whole, resumed and described. Loads no torch."""

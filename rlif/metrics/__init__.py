@@ -1,0 +1,1 @@
+"""Numbers about scores and samples: calibration, selection, intervals, repetition. NumPy only."""

@@ -1,0 +1,1 @@
+"""`rlif mix`: the weighted mean of two models' weights."""

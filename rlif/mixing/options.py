@@ -1,0 +1,79 @@
+"""The options of `rlif mix`. Loads no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import tyro
+
+from rlif.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+TokenizerFrom = Literal["base", "instruct"]
+
+
+@dataclass
+class MixConfig:
+    """Mix the weights of two models of one architecture: (1 - ratio) x BASE + ratio x INSTRUCT.
+
+    Computed tensor by tensor in float32 and rounded once to BASE's type, so that neither model is ever in memory.
+    """
+
+    base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]
+    """Model directory or Hugging Face hub id; the result has its config.json."""
+
+    instruct: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INSTRUCT")]
+    """Model directory or hub id, usually of a model that was tuned from the base."""
+
+    ratio: tuple[float, ...]
+    """Share of INSTRUCT, from 0 to 1; several make several models."""
+
+    output: Path
+    """New directory for the model; with several ratios, of a directory ratio-R for each."""
+
+    tokenizer_from: TokenizerFrom = "base"
+    """Whose tokenizer, chat template and generation_config.json the result gets."""
+
+    max_shard_size: str = "5GB"
+    """Largest file of weights, such as 500MB; about twice as much memory is needed."""
+
+    def validate(self) -> None:
+        """Check every value that can be checked without opening a file.
+
+        Raises:
+            UserError: naming the first argument that is wrong, what came and what was expected.
+        """
+        if not self.ratio:
+            raise UserError("ratio: got none, expected at least one number from 0 to 1")
+        for ratio in self.ratio:
+            check_ratio(ratio)
+        if len(set(self.outputs())) < len(self.ratio):
+            raise UserError(f"ratio: got {' '.join(map(str, self.ratio))}, expected each once")
+        if self.tokenizer_from not in get_args(TokenizerFrom):
+            raise UserError(f"tokenizer_from: got {self.tokenizer_from!r}, expected base or instruct")
+        for output in self.outputs():
+            check_output(output)
+
+    def outputs(self) -> list[Path]:
+        """The directory of each ratio."""
+        output = self.output.expanduser()
+        return [output] if len(self.ratio) == 1 else [output / f"ratio-{ratio:g}" for ratio in self.ratio]
+
+
+def check_ratio(ratio: float) -> None:
+    if not (isinstance(ratio, int | float) and math.isfinite(ratio) and 0 <= ratio <= 1):
+        raise UserError(f"ratio: got {ratio!r}, expected a number from 0 to 1")
+
+
+def check_output(output: Path) -> None:
+    try:
+        exists = output.exists()
+    except OSError as error:
+        raise UserError(f"output: cannot make {output}: {error.strerror}") from error
+    if exists:
+        raise UserError(f"output: {output} exists, expected a new directory")

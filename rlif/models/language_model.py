@@ -1,0 +1,138 @@
+"""Load a causal language model with its tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlif.errors import UserError
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model and what sampling from it needs to know."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: tuple[int, ...]
+    """Every id that ends a completion: chat models have several. Empty: nothing does."""
+    pad_token_id: int
+    """Fills rows up to equal length. Masked wherever it stands, so it may be a token with a meaning of its own."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def save(self, directory: Path) -> None:
+        """Write a directory that AutoModelForCausalLM and AutoTokenizer load."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def check_model_path(name: str, argument: str = "model") -> None:
+    """Find fault with a local model directory without loading it; a hub id passes. `argument` is what errors name.
+
+    Raises:
+        UserError: the path does not exist, or has no model or no tokenizer in it.
+    """
+    path = Path(name).expanduser()
+    if not name or not _exists(path):
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/") or not name
+        if looks_local:
+            raise UserError(f"{argument}: got {name!r}, which does not exist; expected a model directory or a hub id")
+        return
+    # An adapter, with the name of its model in its own configuration, is loaded like a model.
+    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        raise UserError(f"{argument}: {name} has no config.json, expected a directory written by save_pretrained")
+    # AutoTokenizer does not fail where there is no tokenizer: it makes an empty one of the model's usual kind.
+    if not any(any(path.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model", "tekken.json")):
+        raise UserError(
+            f"{argument}: {name} has no tokenizer, expected its files beside the model's, as by "
+            "tokenizer.save_pretrained(...)"
+        )
+
+
+def load_language_model(name: str, *, device: str, dtype: str, attn_implementation: str | None = None) -> LanguageModel:
+    """Load a model and its tokenizer from a directory or from the Hugging Face hub.
+
+    Args:
+        name: directory or hub id.
+        device: as torch names it, or "auto": cuda if there is one, else cpu.
+        dtype: "float32" or "bfloat16", of the weights.
+        attn_implementation: as transformers names it (eager, sdpa, flash_attention_2, …); None is its own choice.
+
+    Raises:
+        UserError: no such model, no tokenizer, or a device that torch cannot use.
+    """
+    check_model_path(name)
+    target = resolve_device(device)
+    path = str(Path(name).expanduser()) if _exists(Path(name).expanduser()) else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            use_safetensors=True,  # a pickle may run code
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 300 else f"{reason[:300]}…"
+        source = "" if _exists(Path(path)) else " (no such directory) from the Hugging Face hub"
+        raise UserError(f"model: could not load {name!r}{source}: {type(error).__name__}: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UserError(
+            f"model: {name} lacks weights of {type(model).__name__}, which would start at random: "
+            f"{', '.join(missing[:3])} ({len(missing)} in all)"
+        )
+    # Sampling and scoring must see the same distribution, or the on-policy ratio is not one: no dropout, ever.
+    model.to(target).eval()
+
+    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = list(end) if isinstance(end, list | tuple) else [end]
+    eos_token_ids = tuple(dict.fromkeys(token for token in [*ends, tokenizer.eos_token_id] if token is not None))
+    # Tokens that were added to the tokenizer alone have no embedding.
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if eos_token_ids and min(eos_token_ids) >= num_embeddings:
+        raise UserError(
+            f"model: {name} ends completions with token {eos_token_ids[0]}, but has embeddings for {num_embeddings} "
+            "tokens; expected a tokenizer that belongs to the model"
+        )
+    eos_token_ids = tuple(token for token in eos_token_ids if token < num_embeddings)
+    candidates = (tokenizer.pad_token_id, *eos_token_ids, 0)
+    pad_token_id = next(token for token in candidates if token is not None and token < num_embeddings)
+    return LanguageModel(model, tokenizer, eos_token_ids, pad_token_id)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of that name; "auto" is cuda if there is one, else cpu.
+
+    Raises:
+        UserError: torch does not know the device, or cannot put a tensor on it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device).item()  # some devices, such as meta, hold no values
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"device: got {device!r}, expected a device that torch can use here: {reason}") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long to be a path
+        return False
+
+
+def positions(mask: Tensor) -> Tensor:
+    """(N, S) position ids that count the True places of a (N, S) mask from 0; padding on the left gets 0."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)

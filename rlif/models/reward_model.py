@@ -1,0 +1,84 @@
+"""A reward model: a causal language model's backbone with a scalar head, as transformers' sequence classifiers have it.
+
+The directory that it is saved in loads with AutoModelForSequenceClassification, as TRL's reward models do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging
+
+from rlif.errors import UserError
+from rlif.models.language_model import positions
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Scores a completion at its last token."""
+
+    model: PreTrainedModel
+    pad_token_id: int
+
+    def rewards(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        """(N,) float32, differentiable: the reward of each completion.
+
+        Args:
+            prompts: N lists of token ids.
+            completions: N lists of at least one token id.
+        """
+        rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        length, device = max(map(len, rows)), self.model.device
+        input_ids = torch.tensor([row + [self.pad_token_id] * (length - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[t < len(row) for t in range(length)] for row in rows], device=device)
+        hidden = self.model.base_model(
+            input_ids=input_ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False
+        ).last_hidden_state
+        last = hidden[torch.arange(len(rows), device=device), mask.sum(dim=1) - 1]
+        return self.model.score(last).squeeze(-1).float()
+
+
+def load_reward_model(
+    name: str, *, device: torch.device, dtype: torch.dtype, pad_token_id: int, new_head: bool = False
+) -> RewardModel:
+    """Load a reward model, or begin one from a causal language model.
+
+    Args:
+        name: directory or hub id.
+        device: to load it to.
+        dtype: of its weights.
+        pad_token_id: fills rows up; never attended to.
+        new_head: whether the head may be missing; it is then drawn at random.
+
+    Raises:
+        UserError: it cannot be loaded, or is no model with one score for a whole sequence.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a table of missing weights is printed otherwise, where a new head is meant
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            str(Path(name).expanduser()) if Path(name).expanduser().exists() else name,
+            num_labels=1,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"reward_model: could not load {name!r}: {type(error).__name__}: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in info["missing_keys"] if not (new_head and key.startswith("score.")))
+    if missing:
+        raise UserError(
+            f"reward_model: {name} lacks {', '.join(missing[:3])}, which would be random; expected all weights"
+        )
+    if not hasattr(model, "score"):
+        raise UserError(f"reward_model: {name} is a {type(model).__name__}, expected one with a linear `score` head")
+    model.config.pad_token_id = pad_token_id
+    return RewardModel(model.to(device).eval(), pad_token_id)

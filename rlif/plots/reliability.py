@@ -1,0 +1,119 @@
+"""Reliability diagrams, and risk against coverage, of several confidence scores as PNGs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from rlif.metrics.calibration import ReliabilityBins, RiskCoverage
+
+COLUMNS = 4
+_Z = 1.96  # standard deviations on both sides of the mean that hold 95% of a normal distribution
+_BAR, _GAP, _COUNTS = "#0072B2", "#D55E00", "#999999"
+# Okabe and Ito's palette; beyond its end the line style changes.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", ":")
+
+
+def plot_reliability(scores: Mapping[str, ReliabilityBins], path: Path) -> None:
+    """Draw, for each score, accuracy against confidence, and under it how many completions are in each bin.
+
+    Bars are the accuracy of a bin, with Wilson's 95% interval as if completions were independent; the line is its mean
+    confidence, which a calibrated score's bars reach. The expected calibration error is in the title.
+
+    Args:
+        scores: bins of each score by its title; at least one.
+        path: the PNG; its directory exists.
+
+    Raises:
+        ValueError: there is no score.
+    """
+    if not scores:
+        raise ValueError("scores: got none, expected at least one")
+    columns, rows = min(COLUMNS, len(scores)), math.ceil(len(scores) / COLUMNS)
+    figure = Figure(figsize=(3.1 * columns, 3.6 * rows), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(
+        2 * rows, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3.0, 1.0] * rows}
+    )
+    for index, (title, bins) in enumerate(scores.items()):
+        row, column = divmod(index, columns)
+        _draw_reliability(grid[2 * row, column], bins, title)
+        _draw_counts(grid[2 * row + 1, column], bins)
+        if column == 0:
+            grid[2 * row, 0].set_ylabel("share right")
+            grid[2 * row + 1, 0].set_ylabel("completions")
+    for index in range(len(scores), rows * columns):
+        row, column = divmod(index, columns)
+        grid[2 * row, column].set_axis_off()
+        grid[2 * row + 1, column].set_axis_off()
+    figure.savefig(path)
+
+
+def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
+    """Draw the share of wrong answers against the share of questions answered, the surest first.
+
+    Args:
+        curves: of each score by its name; at least one.
+        path: the PNG; its directory exists.
+
+    Raises:
+        ValueError: there is no score.
+    """
+    if not curves:
+        raise ValueError("curves: got none, expected at least one")
+    figure = Figure(figsize=(7.5, 4.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: item[1].area)):
+        color, style = _COLORS[index % len(_COLORS)], _STYLES[index // len(_COLORS) % len(_STYLES)]
+        axes.plot(
+            curve.coverage, curve.risk, color=color, linestyle=style, label=f"{_verbatim(name)} ({curve.area:.3f})"
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("coverage: completions kept, the most confident first")
+    axes.set_ylabel("risk: share wrong among them")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(title="score (area under its curve)", loc="outside right upper", alignment="left", frameon=False)
+    figure.savefig(path)
+
+
+def _verbatim(name: str) -> str:
+    """A name from a file, in which matplotlib would read what stands between dollars as mathematics."""
+    return name.replace("$", r"\$")
+
+
+def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:
+    filled = bins.counts > 0
+    left, width = bins.edges[:-1][filled], bins.edges[1] - bins.edges[0]
+    accuracy, confidence, counts = bins.accuracy[filled], bins.confidence[filled], bins.counts[filled]
+    error = float((counts * abs(accuracy - confidence)).sum() / counts.sum())
+    middle = (accuracy * counts + _Z**2 / 2) / (counts + _Z**2)
+    half = _Z * (accuracy * (1 - accuracy) * counts + _Z**2 / 4) ** 0.5 / (counts + _Z**2)
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
+    axes.bar(left, accuracy, width, align="edge", color=_BAR, alpha=0.75, edgecolor="white")
+    axes.errorbar(left + width / 2, middle, yerr=half, fmt="none", ecolor="black", elinewidth=0.8)
+    axes.hlines(confidence, left, left + width, color=_GAP, linewidth=2)
+    axes.set_title(f"{_verbatim(title)}\nECE {error:.3f}", loc="left", fontsize="small")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:
+    axes.bar(bins.edges[:-1], bins.counts, bins.edges[1], align="edge", color=_COUNTS, edgecolor="white")
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.tick_params(labelbottom=True)
+    axes.set_xlabel("confidence", fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,1 @@
+"""`rlif plot`: what several runs did, metric by metric."""

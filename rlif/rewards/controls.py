@@ -1,0 +1,40 @@
+"""Rewards that internal ones are compared with: two controls that know nothing, and right answers."""
+
+from __future__ import annotations
+
+from random import Random
+
+from rlif.answers.extract import extract_answer
+from rlif.answers.matching import answers_match
+from rlif.rewards.interface import uses
+
+
+@uses()
+def format_reward(completions: list[str]) -> list[float]:
+    """1 if the completion states an answer, right or wrong, else 0: a control (arXiv 2506.10947)."""
+    return [float(extract_answer(text) is not None) for text in completions]
+
+
+@uses()
+def random_reward(prompts: list[str], num_generations: int, step: int, seed: int) -> list[float]:
+    """0 or 1 with equal chances, whatever the completion: a control (arXiv 2506.10947).
+
+    Seed, step, prompt and place in the group fix the draw, so a run repeats however it is divided or resumed.
+    """
+    rewards = []
+    for start in range(0, len(prompts), num_generations):
+        generator = Random(f"{seed} {step} {prompts[start]}")
+        rewards += [float(generator.random() < 0.5) for _ in range(num_generations)]
+    return rewards
+
+
+@uses(answers=True)
+def verifiable(completions: list[str], answers: list[str | None]) -> list[float]:
+    """1 if the stated answer equals the gold one, else 0: the baseline that needs labels (RLVR).
+
+    `rlif.answers.matching` says what is equal: numbers by value, mathematics by math-verify, else the same text.
+    """
+    return [
+        float(answer is not None and gold is not None and answers_match(answer, gold))
+        for answer, gold in zip(map(extract_answer, completions), answers, strict=True)
+    ]

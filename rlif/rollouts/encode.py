@@ -1,0 +1,76 @@
+"""Prompts as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlif.data.prompts import Prompt
+from rlif.errors import UserError
+from rlif.models.language_model import LanguageModel
+from rlif.rollouts.chat import apply_chat_template
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt, its gold answer if it has one, and its token ids."""
+
+    text: str
+    answer: str | None
+    ids: list[int]
+
+
+def encode_prompts(
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    max_completion_length: int,
+    *,
+    argument: str = "data",
+    chat: bool = False,
+    system_prompt: str | None = None,
+) -> list[EncodedPrompt]:
+    """Tokenize prompts: text as it is, with the special tokens that the tokenizer adds by itself (often BOS).
+
+    Conversations go through the chat template, which writes all special tokens; so does text, as a user's message, if
+    `chat` or `system_prompt` asks for it.
+
+    Raises:
+        UserError: a prompt has no tokens, has one that the model does not know, or leaves no room for the completion
+            within the positions of the model; or the chat template is missing or refuses a conversation.
+    """
+    model = language_model.model
+    vocab_size = model.get_input_embeddings().num_embeddings
+    # Of a model that reads images too, the part that reads text.
+    max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    encoded = []
+    for prompt in prompts:
+        content = prompt.content
+        begins = content if isinstance(content, str) else str(content[-1]["content"])
+        where = f"{argument}: {prompt.where + ', ' if prompt.where else ''}prompt {begins[:40]!r}"
+        is_chat = chat or system_prompt is not None or not isinstance(content, str)
+        if is_chat:
+            text = apply_chat_template(content, language_model.tokenizer, system_prompt=system_prompt, where=where)
+        else:
+            text = str(content)
+        ids = language_model.tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
+        if not ids:
+            raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")
+        if max(ids) >= vocab_size:
+            raise UserError(f"{where} has token id {max(ids)}, but the model has {vocab_size} embeddings")
+        if max_positions is not None and len(ids) + max_completion_length > max_positions:
+            raise UserError(
+                f"{where} has {len(ids)} tokens, which with max_completion_length {max_completion_length} is more than "
+                f"the model's {max_positions} positions"
+            )
+        encoded.append(EncodedPrompt(text, prompt.answer, ids))
+    return encoded
+
+
+def pad_left(sequences: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sequences of unequal length as (B, P) ids and their (B, P) bool mask, with the padding on the left."""
+    length = max(map(len, sequences))
+    ids = [[pad_token_id] * (length - len(sequence)) + sequence for sequence in sequences]
+    mask = [[False] * (length - len(sequence)) + [True] * len(sequence) for sequence in sequences]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

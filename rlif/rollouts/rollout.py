@@ -1,0 +1,62 @@
+"""What a model sampled: prompts, completions, masks and perhaps statistics, those of one prompt side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlif_kernels import TokenStats
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N = prompts x num_generations sampled completions, those of one prompt side by side."""
+
+    prompts: list[str]
+    """N prompts, each repeated for every completion of it."""
+    answers: list[str | None]
+    """N gold answers, likewise."""
+    texts: list[str]
+    """N completions as text, without special tokens."""
+    prompt_ids: Tensor
+    """(N, P) int64, padded on the left."""
+    prompt_mask: Tensor
+    """(N, P) bool, False on padding."""
+    completion_ids: Tensor
+    """(N, T) int64, padded on the right."""
+    completion_mask: Tensor
+    """(N, T) bool: True up to and including the EOS, False after it."""
+    finished: Tensor
+    """(N,) bool: whether the completion reached its EOS; the others were cut off."""
+    num_generations: int
+    """Completions of one prompt."""
+    stats: TokenStats | None = None
+    """(N, T) float32 fields (`top_probs` has two), 0 outside the mask: of the distributions that the tokens were drawn
+    from, as far as `sample` was asked for them."""
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each prompt and of each completion."""
+        return self.prompt_mask.sum(dim=1).tolist(), self.completion_mask.sum(dim=1).tolist()
+
+    def select(self, rows: Sequence[int]) -> Rollout:
+        """These completions, in this order, with no more padding than they need."""
+        index = torch.tensor(list(rows), device=self.prompt_ids.device)
+        prompt_mask, completion_mask = self.prompt_mask[index], self.completion_mask[index]
+        first = prompt_mask.shape[1] - int(prompt_mask.sum(dim=1).max())
+        length = int(completion_mask.sum(dim=1).max())
+        fields = self.stats or ()
+        return Rollout(
+            prompts=[self.prompts[row] for row in rows],
+            answers=[self.answers[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            prompt_ids=self.prompt_ids[index, first:],
+            prompt_mask=prompt_mask[:, first:],
+            completion_ids=self.completion_ids[index, :length],
+            completion_mask=completion_mask[:, :length],
+            finished=self.finished[index],
+            num_generations=self.num_generations,
+            stats=self.stats and TokenStats(*(field if field is None else field[index, :length] for field in fields)),
+        )

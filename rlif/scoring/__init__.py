@@ -1,0 +1,1 @@
+"""Completions in, statistics of their tokens or a loss out."""

@@ -1,0 +1,257 @@
+"""Preference pairs: of two chains of thought of one question the more confident one is preferred.
+
+A row of preferences.jsonl has TRL's columns `prompt`, `chosen` and `rejected` (text, or messages where the question is
+a conversation), so that TRL and its like can train on the file; `gap`, the difference in confidence; `confidence`, that
+of the chosen one; and the very tokens that were sampled, `prompt_ids`, `chosen_ids` and `rejected_ids`, which our own
+training uses instead of the text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlif.answers.matching import answers_match
+from rlif.data.prompts import Prompt
+from rlif.errors import UserError
+from rlif.files.jsonl import Row, read_rows
+from rlif.models.language_model import LanguageModel
+from rlif.rollouts.encode import EncodedPrompt, encode_prompts
+from rlif.self_feedback.options import RankOptions
+
+REQUIRED = ("prompt", "chosen", "rejected")
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+OPTIONAL = (*IDS, "gap", "confidence")
+EXPECTED = f"{', '.join(REQUIRED)} and perhaps {', '.join(OPTIONAL)}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference pair as token ids."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    """The EOS included, where the chain of thought reached it."""
+    rejected_ids: list[int]
+    gap: float
+    """Chosen minus rejected confidence; 0 where the file does not say."""
+
+    def sequences(self) -> list[tuple[list[int], list[int]]]:
+        """Prompt and completion, of the chosen one and of the rejected one."""
+        return [(self.prompt_ids, self.chosen_ids), (self.prompt_ids, self.rejected_ids)]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What the pairs of a ranking are like."""
+
+    questions: int
+    traces: int
+    answered: int
+    """Chains of thought that have an answer."""
+    pairs: int
+    questions_with_pairs: int
+    judged: int
+    """Pairs of a right and a wrong chain of thought, as far as there are gold answers."""
+    agreeing: int
+    """Those of them whose chosen one is the right one."""
+
+    @property
+    def pair_accuracy(self) -> float | None:
+        """The share of judged pairs whose chosen chain of thought is the right one; None if there is no such pair."""
+        return self.agreeing / self.judged if self.judged else None
+
+
+def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]:
+    """The preference pairs of sampled chains of thought, as rows of preferences.jsonl.
+
+    A question's identical chains of thought count once, and two that only differ in how their text is cut into tokens
+    make no pair. The pairs of a question come with the largest gap first; of equal ones, in the order in which they
+    were sampled.
+
+    Raises:
+        UserError: the samples lack the score, no chain of thought has an answer, or no pair is above the threshold; the
+            message has the numbers.
+    """
+    check_confidence(rows, options)
+    pairs: list[Row] = []
+    with_pairs = judged = agreeing = 0
+    for row in rows:
+        before = len(pairs)
+        for chosen, rejected in itertools.islice(_pairs(row["traces"], options), options.max_pairs_per_question):
+            verdicts = [is_correct(trace, row["answer"]) for trace in (chosen, rejected)]
+            if None not in verdicts and verdicts[0] != verdicts[1]:
+                judged, agreeing = judged + 1, agreeing + bool(verdicts[0])
+            pairs.append(_preference(row, chosen, rejected, options))
+        with_pairs += len(pairs) > before
+    traces = [trace for row in rows for trace in row["traces"]]
+    ranking = Ranking(
+        questions=len(rows),
+        traces=len(traces),
+        answered=sum(trace["answer"] is not None for trace in traces),
+        pairs=len(pairs),
+        questions_with_pairs=with_pairs,
+        judged=judged,
+        agreeing=agreeing,
+    )
+    if not any(trace["span"] for trace in traces):
+        raise UserError(
+            f"answer_span: none of the {len(traces)} chains of thought of {len(rows)} questions has an answer; "
+            "expected some: look at samples.jsonl, and sample into another output_dir with another answer_span, with a "
+            "system_prompt that says how to state the answer, or with a longer max_completion_length"
+        )
+    if not pairs:
+        scores = sorted(trace["confidence"][options.confidence] for trace in traces)
+        raise UserError(
+            f"threshold: no pair has a chosen {options.confidence} of at least {options.threshold:g} and a gap above "
+            f"{options.min_gap:g}: {len(rows)} questions with {len(traces)} chains of thought, {ranking.answered} with "
+            f"an answer, have a confidence from {scores[0]:.3f} to {scores[-1]:.3f}, median "
+            f"{scores[len(scores) // 2]:.3f}; expected a lower threshold, another confidence, or samples that differ "
+            "(num_generations, temperature)"
+        )
+    return pairs, ranking
+
+
+def check_confidence(rows: Sequence[Row], options: RankOptions) -> None:
+    """Find out that samples lack the score they are to be ranked by.
+
+    Raises:
+        UserError: they do.
+    """
+    lacking = [row for row in rows if any(options.confidence not in trace["confidence"] for trace in row["traces"])]
+    if lacking:
+        raise UserError(
+            f"confidence: {options.confidence} is not among the samples' scores, "
+            f"{', '.join(lacking[0]['traces'][0]['confidence'])}; expected one of them (p_true is there if `sample` "
+            "ran with a judge)"
+        )
+
+
+def is_correct(trace: Row, gold: str | None) -> bool | None:
+    """Whether a chain of thought has the right answer; None where nobody knows."""
+    if gold is None:
+        return None
+    return trace["answer"] is not None and answers_match(trace["answer"], gold)
+
+
+def write_preferences(path: Path, pairs: Sequence[Row]) -> None:
+    """Write preferences.jsonl, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}-unfinished")
+    try:
+        unfinished.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
+
+
+def read_preferences(path: Path, language_model: LanguageModel, *, argument: str = "output_dir") -> list[Pair]:
+    """The pairs of a file, ours or another in TRL's format; text is tokenized, and ends with the end token as in TRL.
+
+    Args:
+        path: JSONL with `prompt`, `chosen` and `rejected`: text, or messages; those of `chosen` and `rejected` are the
+            assistant's turn alone.
+        language_model: that is to learn from them.
+        argument: that names the file, for error messages.
+
+    Raises:
+        UserError: naming the file and the line.
+    """
+    rows = read_rows(path, argument=argument, made_by="rank")
+    if not rows:
+        raise UserError(f"{argument}: {path} has no rows, expected at least one preference pair")
+    return [_pair(row, language_model, f"{argument}: {path}, row {n}") for n, row in enumerate(rows, start=1)]
+
+
+def _pairs(traces: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, Row]]:
+    distinct: dict[tuple[int, ...], Row] = {}
+    for trace in traces:
+        distinct.setdefault(tuple(trace["ids"]), trace)
+
+    def score(trace: Row) -> float:
+        assert options.confidence is not None
+        return trace["confidence"][options.confidence]
+
+    best = max(distinct.values(), key=score)
+    found = [
+        (chosen, rejected)
+        for chosen, rejected in itertools.permutations(distinct.values(), 2)
+        if (chosen is best or not options.best_only)
+        and chosen["span"]
+        and chosen["text"] != rejected["text"]
+        and score(chosen) >= options.threshold
+        and score(chosen) - score(rejected) > options.min_gap
+    ]
+    yield from sorted(found, key=lambda pair: score(pair[1]) - score(pair[0]))
+
+
+def _preference(row: Row, chosen: Row, rejected: Row, options: RankOptions) -> Row:
+    is_text = isinstance(row["prompt"], str)
+
+    def content(text: str) -> Any:
+        return text if is_text else [{"role": "assistant", "content": text}]
+
+    scores = [trace["confidence"][options.confidence] for trace in (chosen, rejected)]
+    return {
+        "prompt": row["prompt"],
+        "chosen": content(chosen["text"]),
+        "rejected": content(rejected["text"]),
+        "confidence": scores[0],
+        "gap": scores[0] - scores[1],
+        "prompt_ids": row["prompt_ids"],
+        "chosen_ids": chosen["ids"],
+        "rejected_ids": rejected["ids"],
+    }
+
+
+def _pair(row: Row, language_model: LanguageModel, where: str) -> Pair:
+    unknown = [name for name in row if name not in REQUIRED + OPTIONAL]
+    missing = [name for name in REQUIRED if name not in row]
+    if unknown or missing:
+        came = f"unknown columns {', '.join(unknown)}" if unknown else f"no {', '.join(missing)}"
+        raise UserError(f"{where}: got {came}, expected {EXPECTED}")
+    gap = row.get("gap", 0.0)
+    if isinstance(gap, bool) or not isinstance(gap, int | float):
+        raise UserError(f"{where}: got gap {gap!r}, expected a number")
+    has_ids = all(name in row for name in IDS)
+    ids = [row[name] for name in IDS] if has_ids else _tokenized(row, language_model, where)
+    num_embeddings = language_model.model.get_input_embeddings().num_embeddings
+    for name, each in zip(IDS, ids, strict=True):
+        if not isinstance(each, list) or not each or not all(isinstance(token, int) for token in each):
+            raise UserError(f"{where}: got {name} {str(each)[:40]}, expected at least one token id")
+        if min(each) < 0 or max(each) >= num_embeddings:
+            raise UserError(f"{where}: {name} has a token outside the model's {num_embeddings} embeddings")
+    length = len(ids[0]) + max(len(ids[1]), len(ids[2]))
+    positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise UserError(
+            f"{where}: prompt and completion have {length} tokens, expected at most the model's {positions} positions"
+        )
+    return Pair(ids[0], ids[1], ids[2], float(gap))
+
+
+def _tokenized(row: Row, language_model: LanguageModel, where: str) -> list[list[int]]:
+    texts = [row["chosen"], row["rejected"]]
+    for index, name in enumerate(("chosen", "rejected")):
+        messages = texts[index]
+        if isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], dict):
+            texts[index] = messages[0].get("content")
+        if not isinstance(texts[index], str):
+            raise UserError(f"{where}: got {name} {str(messages)[:40]!r}, expected a text or one message")
+    prompt = row["prompt"]
+    is_chat = isinstance(prompt, list) and bool(prompt) and all(isinstance(message, dict) for message in prompt)
+    if not is_chat and not (isinstance(prompt, str) and prompt):
+        raise UserError(f"{where}: got prompt {str(prompt)[:40]!r}, expected a text or messages")
+    encoded: list[EncodedPrompt] = encode_prompts(language_model, [Prompt(prompt)], 0, argument=where)
+    # Of several ends the tokenizer's, as in TRL: in a chat it ends the turn, where the first may end the document.
+    ends = language_model.eos_token_ids
+    end = [language_model.tokenizer.eos_token_id] if language_model.tokenizer.eos_token_id in ends else list(ends[:1])
+    tokenized = [language_model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [encoded[0].ids, *(ids if ids[-1:] == end else ids + end for ids in tokenized)]

@@ -1,0 +1,189 @@
+"""Sample chains of thought, find the answer in each, and say how confident the model is of it.
+
+A row of the file is one question: {"question": its number, "prompt": as the data has it, "prompt_ids", "answer": gold
+or null, "traces": a list of {"text", "ids", "finished", "span": [first, end) of its tokens or null, "answer": the text
+of the answer or null, "confidence": {name: score}}}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlif.answers.extract import extract_answer
+from rlif.data.prompts import Prompt
+from rlif.files.jsonl import Row, StageFile
+from rlif.models.fused_head import fused_head
+from rlif.models.language_model import LanguageModel
+from rlif.rewards.confidence import answer_tokens
+from rlif.rollouts.decoding_check import check_decoding
+from rlif.rollouts.encode import EncodedPrompt
+from rlif.rollouts.microbatches import microbatches
+from rlif.rollouts.rollout import Rollout
+from rlif.rollouts.sample import sample
+from rlif.scoring.scorer import Scorer
+from rlif.self_feedback.confidence import OUTPUTS, confidences
+from rlif.self_feedback.judge import p_true, verdict_tokens
+from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
+from rlif.self_feedback.questions import encode
+from rlif.self_feedback.spans import elicited_answers, matching_span
+from rlif.training.checkpoint import data_fingerprint, model_fingerprint
+from rlif.training.progress import bar
+
+
+def sample_traces(
+    config: SelfFeedbackConfig,
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    path: Path,
+    *,
+    argument: str = "data",
+    title: str = "Sampling",
+    before_rows: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Sample chains of thought for every question into a file, from the question on that it stops at.
+
+    A question's chains depend on its number and the seed alone, however the questions are divided over batches.
+
+    Args:
+        config: resolved; `config.sample` says how to sample.
+        language_model: to sample from, and whose confidence is asked.
+        prompts: the questions.
+        path: of the file.
+        argument: "data" or "eval_data", for error messages.
+        title: of the progress bar.
+        before_rows: called before rows are written.
+
+    Raises:
+        UserError: a question is too long, the file was made with other settings, it cannot be written, …
+    """
+    options = config.sample
+    questions = encode(config, language_model, list(prompts), argument)
+    check_decoding(language_model, questions[0].ids)
+    if options.judge is not None:
+        verdict_tokens(language_model, options.verdicts)
+    scorer = Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
+    settings = {
+        "model": model_fingerprint(language_model.model)[:16],
+        argument: data_fingerprint(questions)[:16],
+        "num_questions": len(questions),
+        "num_generations": options.num_generations,
+        "sampling": options.sampling,
+        "temperature": options.temperature,
+        "max_completion_length": options.max_completion_length,
+        "answer_span": options.answer_span,
+        "elicitation": options.elicitation if options.answer_span == "elicited" else None,
+        "judge": None if options.judge is None else [options.judge, *options.verdicts],
+        "seed": config.seed,
+    }
+    file = StageFile(path, settings)
+    with bar(title, "questions", len(questions), len(file.rows)) as advance:
+        for start in range(len(file.rows), len(questions), options.questions_per_batch):
+            batch = questions[start : start + options.questions_per_batch]
+            traces = _sample_batch(config, language_model, scorer, batch, start)
+            before_rows()
+            file.append(
+                {
+                    "question": start + offset,
+                    "prompt": prompts[start + offset].content,
+                    "prompt_ids": question.ids,
+                    "answer": question.answer,
+                    "traces": traces[offset * options.num_generations : (offset + 1) * options.num_generations],
+                }
+                for offset, question in enumerate(batch)
+            )
+            advance(len(batch))
+    return file.rows
+
+
+@torch.no_grad()
+def _sample_batch(
+    config: SelfFeedbackConfig,
+    language_model: LanguageModel,
+    scorer: Scorer,
+    batch: Sequence[EncodedPrompt],
+    start: int,
+) -> list[dict[str, Any]]:
+    """The chains of thought of some questions, those of one question side by side."""
+    options = config.sample
+    assert options.temperature is not None
+    rollout = sample(
+        language_model,
+        batch,
+        num_generations=options.num_generations,
+        max_completion_length=options.max_completion_length,
+        temperature=options.temperature,
+        seeds=[(config.seed, start + offset) for offset in range(len(batch))],
+        branch=options.sampling == "branch",
+    )
+    _, lengths = rollout.lengths()
+    completions = [ids[:length] for ids, length in zip(rollout.completion_ids.tolist(), lengths, strict=True)]
+    prompts = [question.ids for question in batch for _ in range(options.num_generations)]
+    spans, answers = find_answers(options, language_model, prompts, completions, rollout.texts)
+    scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
+    if options.judge is not None:
+        judged = p_true(
+            language_model, prompts, completions, options.judge, options.verdicts, config.max_tokens_per_forward
+        )
+        scores = [{**score, "p_true": verdict} for score, verdict in zip(scores, judged, strict=True)]
+    return [
+        {
+            "text": text,
+            "ids": ids,
+            "finished": finished,
+            "span": None if span is None else [span.start, span.stop],
+            "answer": answer,
+            "confidence": score,
+        }
+        for text, ids, finished, span, answer, score in zip(
+            rollout.texts, completions, rollout.finished.tolist(), spans, answers, scores, strict=True
+        )
+    ]
+
+
+def find_answers(
+    options: SampleOptions,
+    language_model: LanguageModel,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    texts: list[str],
+) -> tuple[list[slice | None], list[str | None]]:
+    """Which tokens of each of N chains of thought are its answer, and that answer as text; None where it has none.
+
+    Args:
+        options: whose `answer_span` says how answers are found. With "trace" the tokens are all, whatever is stated.
+        language_model: that is asked where answers are elicited.
+        prompts: N lists of token ids.
+        completions: N lists of token ids.
+        texts: what the completions decode to.
+    """
+    tokenizer = language_model.tokenizer
+    if options.answer_span == "elicited":
+        asked = elicited_answers(language_model, prompts, completions, options.elicitation)
+        spans = [matching_span(ids, answer, tokenizer) for ids, answer in zip(completions, asked, strict=True)]
+        matched = [
+            None if span is None else tokenizer.decode(ids[span], skip_special_tokens=True).strip()
+            for ids, span in zip(completions, spans, strict=True)
+        ]
+        # What is repeated may be the answer with its marker.
+        return spans, [text if text is None else extract_answer(text) or text for text in matched]
+    stated = [extract_answer(text) for text in texts]
+    if options.answer_span == "trace":
+        return [slice(0, len(ids)) for ids in completions], stated
+    return [answer_tokens(text, ids, tokenizer) for text, ids in zip(texts, completions, strict=True)], stated
+
+
+def _confidences(
+    scorer: Scorer, rollout: Rollout, spans: list[slice | None], max_tokens: int
+) -> list[dict[str, float]]:
+    """Every score of every completion, at temperature 1 whatever that of sampling was."""
+    vocab_size = scorer.model.get_output_embeddings().weight.shape[0]
+    scores: list[dict[str, float]] = [{} for _ in spans]
+    for rows in microbatches(rollout, list(range(len(spans))), max_tokens):
+        stats = scorer(rollout.select(rows), 1.0, outputs=OUTPUTS)
+        for place, row in enumerate(rows):
+            scores[row] = confidences(stats, place, spans[row], vocab_size)
+    return scores

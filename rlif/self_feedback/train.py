@@ -1,0 +1,250 @@
+"""Learn what was ranked: pairs -> one forward over chosen and rejected -> loss -> backward -> AdamW step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from rlif.errors import UserError
+from rlif.files.directories import damage, write_directory
+from rlif.files.jsonl import Row, StageFile, fingerprint
+from rlif.models.activation_checkpointing import enable_checkpointing
+from rlif.models.fused_head import fused_head
+from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.models.lora import add_lora, load_lora
+from rlif.models.reward_model import load_reward_model
+from rlif.scoring.scorer import Scorer
+from rlif.self_feedback.nft import JudgedTrace
+from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
+from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
+from rlif.self_feedback.rank import Pair
+from rlif.self_feedback.reference_logprobs import reference_logprobs
+from rlif.self_feedback.sequences import parts_within
+from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
+from rlif.training.interrupts import StopRequest
+from rlif.training.progress import bar
+from rlif.training.schedule import scheduled
+
+# Options of the training that change nothing but rounding, or when checkpoints are written.
+CHANGEABLE = ("gradient_checkpointing", "save_steps")
+STEP_FILE = "step.json"
+# Beside a trained model: what it was trained by and on.
+ORIGIN_FILE = "self_feedback.json"
+FOLDERS = {"dpo": "model", "nft": "model", "reward_model": "reward_model"}
+
+Items = Sequence[Pair] | Sequence[JudgedTrace]
+
+
+def train_model(
+    config: SelfFeedbackConfig, start: LanguageModel, name: str, items: Items, output_dir: Path
+) -> list[Row]:
+    """Train as `config.train` says, and leave the model in output_dir/model, or in output_dir/reward_model.
+
+    output_dir/train-OBJECTIVE has metrics.jsonl, the reference log-probabilities and, while it goes on, a checkpoint.
+
+    Args:
+        config: resolved.
+        start: the model to start from, changed in place.
+        name: by which it was loaded.
+        items: to learn from: judged chains of thought for NFT, else preference pairs.
+        output_dir: where to.
+
+    Returns:
+        The rows of metrics.jsonl, per step: loss (mean over its items); accuracy (share of pairs whose chosen
+        completion has the higher reward; with NFT, of chains of thought that moved as they were judged); grad_norm;
+        learning_rate; and means of rewards/chosen and rewards/rejected, or of log_ratio, in nats.
+
+    Raises:
+        UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step is finished and a checkpoint saved.
+    """
+    options, directory = config.train, output_dir / f"train-{config.train.objective}"
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in CHANGEABLE}
+    origin = {"model": model_fingerprint(start.model)[:16], "preferences": fingerprint(items)}
+    settings |= origin | {"seed": config.seed}
+    metrics = StageFile(directory / "metrics.jsonl", settings)
+    final = output_dir / FOLDERS[options.objective]
+    max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
+    is_done = len(metrics.rows) == max_steps and final.is_dir() and damage(final) is None
+    # The other objective may have replaced the model since.
+    if is_done and json.loads((final / ORIGIN_FILE).read_text()) == json.loads(json.dumps(settings)):
+        return metrics.rows
+
+    checkpoint = directory / "checkpoint"
+    step, resumed = 0, None
+    if checkpoint.is_dir() and damage(checkpoint) is None:
+        saved = int(json.loads((checkpoint / STEP_FILE).read_text())["step"])
+        if saved <= len(metrics.rows):
+            step, resumed = saved, checkpoint
+        else:
+            # Without its rows it belongs to another training, and must be gone before the new one has as many.
+            shutil.rmtree(checkpoint)
+    metrics.keep(step)
+    objective, write = make_objective(config, start, name, items, directory, origin, resumed)
+    parameters = [parameter for parameter in objective.module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=options.weight_decay, fused=True)
+    if resumed is not None:
+        load_optimizer(objective.module, optimizer, resumed)
+
+    def save_checkpoint(target: Path) -> None:
+        write(target)
+        save_optimizer(optimizer_tensors(objective.module, optimizer), target)
+        (target / STEP_FILE).write_text(json.dumps({"step": step}) + "\n")
+
+    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop:
+        while step < max_steps:
+            step += 1
+            rows = step_rows(len(items), step, options, config.seed)
+            learning_rate = scheduled(
+                step,
+                max_steps,
+                learning_rate=_given(options.learning_rate),
+                warmup_ratio=options.warmup_ratio,
+                lr_scheduler_type=options.lr_scheduler_type,
+            )
+            row = train_step(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
+            metrics.append([{"step": step} | row])
+            advance(1)
+            if (step % options.save_steps == 0 and step < max_steps) or stop.received is not None:
+                write_directory(checkpoint, save_checkpoint)
+            if stop.received is not None:
+                raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training")
+
+    def save_final(target: Path) -> None:
+        write(target)
+        (target / ORIGIN_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+
+    write_directory(final, save_final)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return metrics.rows
+
+
+def make_objective(
+    config: SelfFeedbackConfig,
+    start: LanguageModel,
+    name: str,
+    items: Items,
+    directory: Path,
+    origin: dict[str, str],
+    checkpoint: Path | None,
+) -> tuple[Objective, Callable[[Path], None]]:
+    """What learns, as it is at the start or in a checkpoint, and what writes it into a directory."""
+    options = config.train
+    if options.objective == "reward_model":
+        dtype = getattr(torch, config.dtype)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # of the new head
+            reward_model = load_reward_model(
+                name if checkpoint is None else str(checkpoint),
+                device=start.device,
+                dtype=dtype,
+                pad_token_id=start.pad_token_id,
+                new_head=checkpoint is None,
+            )
+        if options.gradient_checkpointing:
+            enable_checkpointing(reward_model.model)
+
+        def write_reward_model(target: Path) -> None:
+            reward_model.model.save_pretrained(target)
+            start.tokenizer.save_pretrained(target)
+
+        return BradleyTerry(reward_model, cast(Sequence[Pair], items), options), write_reward_model
+
+    def scorer_of(language_model: LanguageModel) -> Scorer:
+        return Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
+
+    sequences = [sequence for item in items for sequence in item.sequences()]
+    reference = reference_logprobs(
+        scorer_of(start),
+        start,
+        sequences,
+        directory / f"reference_logprobs-{origin['preferences']}.jsonl",
+        settings=origin,
+        max_tokens_per_forward=config.max_tokens_per_forward,
+        per_token=options.objective == "nft",
+    )
+    policy = start
+    if options.lora_rank > 0:
+        add_lora(
+            policy.model,
+            rank=options.lora_rank,
+            alpha=options.lora_alpha,
+            target_modules=options.lora_target_modules,
+            seed=config.seed,
+        )
+        if checkpoint is not None:
+            load_lora(policy.model, checkpoint)
+    elif checkpoint is not None:
+        policy = load_language_model(
+            str(checkpoint),
+            device=config.device,
+            dtype=config.dtype,
+            attn_implementation=config.attn_implementation,
+        )
+    if options.gradient_checkpointing:
+        enable_checkpointing(policy.model)
+    if options.objective == "nft":
+        return NFT(scorer_of(policy), policy, cast(Sequence[JudgedTrace], items), reference), policy.save
+    sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(-1, 2)
+    return DPO(scorer_of(policy), policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
+
+
+def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> list[int]:
+    """The items of a step, counted from 1: each epoch has all of them once, in an order of its own."""
+    steps_per_epoch = math.ceil(num_items / options.pairs_per_step)
+    epoch, place = divmod(step - 1, steps_per_epoch)
+    order = list(range(num_items))
+    random.Random(f"pairs {seed} {epoch}").shuffle(order)
+    return order[place * options.pairs_per_step : (place + 1) * options.pairs_per_step]
+
+
+def train_step(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[int],
+    learning_rate: float,
+    options: TrainOptions,
+    max_tokens_per_forward: int,
+) -> Row:
+    """One update from the mean loss of some items, in parts that the budget of tokens allows; its metrics.
+
+    Raises:
+        UserError: the loss or its gradient is not finite.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad()
+    totals: dict[str, float] = defaultdict(float)
+    sequences = [objective.sequences(row) for row in rows]
+    prompts = [each[0][0] for each in sequences]
+    longest = [max((completion for _, completion in each), key=len) for each in sequences]
+    for places in parts_within(prompts, longest, max(1, max_tokens_per_forward // len(sequences[0]))):
+        result = objective([rows[place] for place in places])
+        loss = result.loss.sum() / len(rows)
+        loss.backward()
+        totals["loss"] += loss.item()
+        for name, values in result.metrics.items():
+            totals[name] += values.sum().item() / len(rows)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm).item()
+    if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+        raise UserError(
+            f"learning_rate: the loss is {totals['loss']:g} and its gradient's norm {norm:g}, expected finite numbers; "
+            "try a lower learning rate than the present one"
+        )
+    optimizer.step()
+    return {**totals, "grad_norm": norm, "learning_rate": learning_rate}
+
+
+def _given(value: float | None) -> float:
+    assert value is not None  # `SelfFeedbackConfig.resolved` sees to it
+    return value

@@ -1,0 +1,1 @@
+"""`rlif train`: the loop, the guard, and everything around a run."""

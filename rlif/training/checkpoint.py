@@ -1,0 +1,162 @@
+"""Checkpoints of a run, from which it continues as if it had never stopped.
+
+A checkpoint is RUN_DIR/checkpoint-STEP: the model as transformers saves it (with LoRA the adapter), the optimizer's
+tensors, and a JSON file. The order of the prompts, the learning rate, and all random numbers of a step are functions
+of the configuration and the step, so nothing else has to be kept. There is no pickle in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from rlif.errors import UserError
+from rlif.files.directories import UNFINISHED, damage
+from rlif.rollouts.encode import EncodedPrompt
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+# Numbers of each weight tensor that its fingerprint reads, evenly spaced: training changes nearly all of them.
+FINGERPRINT_SAMPLE = 1024
+
+
+@dataclass
+class RunState:
+    """Where a run is."""
+
+    data_fingerprint: str
+    model_fingerprint: str
+    """Of the start model."""
+    step: int = 0
+    """Steps done."""
+    skipped_updates: int = 0
+    metrics_bytes: int = 0
+    """Length of metrics.jsonl when the step was done."""
+    samples_bytes: int = 0
+    eval_data_fingerprint: str | None = None
+
+    def save(self, directory: Path) -> None:
+        """Write it into a checkpoint."""
+        (directory / STATE_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> RunState:
+        """Read it from a checkpoint.
+
+        Raises:
+            UserError: another version of the program wrote it.
+        """
+        try:
+            return cls(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"resume: {directory / STATE_FILE} cannot be used: {error}") from error
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    found = [path for path in run_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def newest_intact(run_dir: Path) -> Path | None:
+    """The newest checkpoint that is as it was written, with a warning for each that is not; None if there is none.
+
+    Raises:
+        UserError: there are checkpoints, and all of them are damaged.
+    """
+    found = checkpoints(run_dir)
+    faults: list[str] = []
+    for path in found:
+        fault = damage(path)
+        if fault is None:
+            for each in faults:
+                warnings.warn(f"resume: passed over a damaged checkpoint, {each}", stacklevel=2)
+            return path
+        faults.append(f"{path}: {fault}")
+    if found:
+        raise UserError(f"resume: every checkpoint is damaged: {'; '.join(faults)}")
+    return None
+
+
+def tidy(run_dir: Path, keep: int | None, step: int) -> None:
+    """Remove what an interrupted write left behind, and all checkpoints but the `keep` newest up to that of `step`.
+
+    Those of later steps were damaged, or the run would have gone on from them: they must not take the place of others.
+    """
+    for leftover in run_dir.glob(f".*{UNFINISHED}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if keep is not None:
+        usable = [path for path in checkpoints(run_dir) if _step(path) <= step]
+        for path in set(checkpoints(run_dir)).difference(usable[:keep]):
+            # Under this name it is no checkpoint any more, even if the removal is interrupted.
+            dying = path.rename(path.with_name(f".{path.name}{UNFINISHED}"))
+            shutil.rmtree(dying, ignore_errors=True)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers of each weight, whole and on the CPU; under FSDP every process has to ask."""
+    return {
+        f"{name}.{key}": _whole(value)
+        for name, weight in model.named_parameters()
+        for key, value in optimizer.state.get(weight, {}).items()
+    }
+
+
+def save_optimizer(tensors: dict[str, Tensor], directory: Path) -> None:
+    """Write `optimizer_tensors` into a checkpoint."""
+    save_file(tensors, directory / OPTIMIZER_FILE)
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Let a new optimizer of the same weights remember what the saved one did."""
+    weights = dict(model.named_parameters())
+    for key, value in load_file(directory / OPTIMIZER_FILE).items():
+        name, _, field = key.rpartition(".")
+        optimizer.state[weights[name]][field] = _like(weights[name], value)
+
+
+def _whole(value: Tensor) -> Tensor:
+    value = value.full_tensor() if isinstance(value, DTensor) else value
+    return value.cpu().contiguous()
+
+
+def _like(weight: Tensor, value: Tensor) -> Tensor:
+    """The value where the weight is, and divided over processes as the weight is; a count is not divided."""
+    value = value.to(weight.device)
+    if isinstance(weight, DTensor) and value.ndim > 0:
+        return distribute_tensor(value, weight.device_mesh, weight.placements)
+    return value
+
+
+def data_fingerprint(prompts: Iterable[EncodedPrompt]) -> str:
+    """Changes with any token or gold answer of the prompts, and with their order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps([prompt.ids, prompt.answer]).encode())
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """Changes with the weights' names and shapes, and with any training of them."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        numbers = weight.detach().flatten()
+        sample = numbers[:: max(1, len(numbers) // FINGERPRINT_SAMPLE)]
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(sample.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,230 @@
+"""The training loop, from top to bottom:
+
+prompts -> rollout (a group of completions each) -> one forward -> token statistics (log-probability with gradient,
+entropy, self-certainty) -> reward, detached -> group advantages -> policy loss -> backward -> AdamW step
+
+`prepare.py` comes before it, `update.py` is the part from the rollout on.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rlif.data.prompts import shuffled_epochs
+from rlif.errors import UserError
+from rlif.rollouts.encode import EncodedPrompt
+from rlif.rollouts.paged import sample_paged
+from rlif.rollouts.rollout import Rollout
+from rlif.rollouts.sample import sample
+from rlif.training.checkpoint import checkpoints
+from rlif.training.distributed import gathered, largest
+from rlif.training.interrupts import StopRequest
+from rlif.training.learner import Learner
+from rlif.training.options import TrainConfig
+from rlif.training.progress import Progress
+from rlif.training.schedule import scheduled
+from rlif.training.setup import Run, prepare
+from rlif.training.step import update
+from rlif.training.validation import evaluate, sample_rows
+
+# Completions written to samples.jsonl at a time: enough to see what the policy is up to.
+NUM_SAMPLES = 8
+# Steps without a finite update after which nothing better is to be expected.
+MAX_BAD_STEPS = 3
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind."""
+
+    run_dir: Path
+    rows: list[dict[str, float]]
+    """The rows of metrics.jsonl. With evaluation data the first is step 0, the evaluation before any update."""
+    last_step: int
+    best_step: int | None
+    """The first step with the highest eval/accuracy; None without evaluation or without gold answers."""
+    guard_step: int | None = None
+    """The step whose policy the guard takes for the best, without gold answers; None if it was off."""
+    warning: str | None = None
+    """What the guard said when the policy began to fall."""
+    stopped: bool = False
+    """Whether the guard stopped the run."""
+
+
+def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
+    """Train a model as `config` says, and leave metrics, samples and the model in its run directory.
+
+    Args:
+        config: validated here.
+        progress: where to report; by default a live view on stderr, or plain lines where stderr is no terminal.
+
+    Raises:
+        UserError: bad input, before any work starts.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. The step is finished and a checkpoint saved first, and the message says
+            where. After a second Ctrl-C the step is not finished, and only the model is saved.
+    """
+    run = prepare(config, progress)
+    learner, step, bad_steps = run.learner, run.state.step, 0
+    warning, stopped_by_guard = None, False
+    first_step = step + 1 if step > 0 else 0
+    prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
+    try:
+        run.progress.start(config.title, config.max_steps, run.state.step)
+        with StopRequest() as stop:
+            for step in range(first_step, config.max_steps + 1):
+                row: dict[str, float] = {"step": step}
+                samples: list[dict[str, object]] = []
+                if step > 0:
+                    metrics, rollout = train_step(learner, list(islice(prompts, config.prompts_per_step)), step)
+                    bad_steps = bad_steps + 1 if metrics["skipped_updates"] == config.num_iterations else 0
+                    run.state.step = step
+                    run.state.skipped_updates += int(metrics["skipped_updates"])
+                    row |= metrics | {"skipped_updates": run.state.skipped_updates}
+                alarm = None
+                if step % config.eval_steps == 0 or step == config.max_steps:
+                    if run.eval_set:
+                        evaluation = evaluate(learner, run.eval_set, run.consensus)
+                        row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+                        samples = evaluation.samples[:NUM_SAMPLES]
+                        guarded, alarm = run.watch(step, evaluation.metrics)
+                        row |= guarded
+                    elif step > 0:
+                        samples = sample_rows(rollout)[:NUM_SAMPLES]
+                if len(row) > 1:  # step 0 without evaluation data has nothing to say
+                    run.log(row, samples)
+                if alarm is not None:
+                    warning = alarm
+                    run.progress.warn(alarm)
+                if bad_steps == MAX_BAD_STEPS:
+                    raise UserError(diagnosis(learner, row))
+                stopped = largest(learner.accelerator, stop.received is not None) > 0
+                if step > 0 and (stopped or (config.save_steps is not None and step % config.save_steps == 0)):
+                    run.save_checkpoint()
+                if stopped:
+                    raise KeyboardInterrupt(f"stopped after step {step}; --resume continues the run in {run.path}")
+                if run.guard and run.keeps_best and run.guard.should_stop:
+                    stopped_by_guard = step < config.max_steps
+                    break
+        run.save_result()
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(*interrupt.args or (salvaged(run, step),)) from None
+    except Exception as error:
+        # What was computed so far is not lost, whatever went wrong; the message says where it is.
+        place = salvaged(run, step)
+        if isinstance(error, UserError):
+            raise UserError(f"{error} ({place})") from error
+        error.add_note(place)
+        raise
+    finally:
+        run.close()
+    scored = [row for row in run.rows if "eval/accuracy" in row]
+    best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
+    result = TrainResult(
+        run_dir=run.path,
+        rows=run.rows,
+        last_step=step,
+        best_step=None if best is None else int(best["step"]),
+        guard_step=run.guard.best.step if run.guard and run.guard.best else None,
+        warning=warning,
+        stopped=stopped_by_guard,
+    )
+    accelerator = learner.accelerator
+    accelerator.wait_for_everyone()
+    # The model goes before the process group. Were DDP the last to hold the group, torch would end it with Python's
+    # lock held, for which the group's threads may be waiting, and the process would never exit.
+    del run, learner
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
+    return result
+
+
+def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
+    """One step of training: sample, score, learn. Each process takes its share of the prompts.
+
+    Returns:
+        The metrics of the step on all processes, per completion or per token (nats), and this process's rollout.
+    """
+    config, accelerator = learner.config, learner.accelerator
+    started = time.perf_counter()
+    seed_step(config.seed, step, accelerator.process_index)
+    roll_out = sample_paged if config.use_transformers_continuous_batching else sample
+    share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
+    with gathered(accelerator, learner.scorer):
+        rollout = roll_out(
+            learner.policy,
+            [prompts[position] for position in share],
+            num_generations=config.num_generations,
+            max_completion_length=config.max_completion_length,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            seeds=[(config.seed, step, position) for position in share],
+        )
+    sampled = time.perf_counter()
+    metrics = update(learner, rollout, step, learning_rate_at(step, config))
+    seconds = time.perf_counter() - started
+    return metrics | {
+        "tokens_per_second": metrics["num_tokens"] / seconds,
+        "sampling_seconds": sampled - started,
+        "step_seconds": seconds,
+    }, rollout
+
+
+def seed_step(seed: int, step: int, process_index: int) -> None:
+    """Seed the global generators, which rewards may use. Sampling has its own random numbers, the same on any process.
+
+    A step's random numbers depend on nothing that happened before it, so a resumed run draws the same.
+    """
+    key = f"{seed} {step} {process_index}".encode()
+    number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.manual_seed(number)
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of a step, counted from 1."""
+    return scheduled(
+        step,
+        config.max_steps,
+        learning_rate=config.learning_rate,
+        warmup_ratio=config.warmup_ratio,
+        lr_scheduler_type=config.lr_scheduler_type,
+    )
+
+
+def salvaged(run: Run, step: int) -> str:
+    """Save the model as it is, and say where everything is that can be used."""
+    found = [f"stopped in step {step}; metrics are in {run.path}"]
+    if run.learner.accelerator.num_processes == 1:  # saving may take all processes, and the others may be elsewhere
+        try:
+            found.append(f"the model in {run.save_model()}")
+        except UserError as error:
+            found.append(f"the model could not be saved: {error}")
+    if saved := checkpoints(run.path):
+        found.append(f"the newest checkpoint is {saved[0].name}")
+    return ", ".join(found)
+
+
+def diagnosis(learner: Learner, row: dict[str, float]) -> str:
+    """Why a run whose updates are not finite stops, from the gradients of the last one."""
+    parameters = [(name, each) for name, each in learner.scorer.named_parameters() if each.requires_grad]
+    bad = [name for name, each in parameters if each.grad is not None and not each.grad.isfinite().all()]
+    weights = all(each.isfinite().all() for _, each in parameters)
+    where = f"the gradients of {len(bad)} of {len(parameters)} weights, {bad[0]} first" if bad else "no gradient"
+    return (
+        f"{MAX_BAD_STEPS} steps in a row had no finite update: the loss is {row['loss']:g}, not finite are {where}; "
+        f"the weights are {'finite' if weights else 'not finite'}, rewards {row['reward']:g} on average; "
+        "try a lower learning_rate, or float32"
+    )

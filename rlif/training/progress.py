@@ -1,0 +1,195 @@
+"""What a person sees while a run goes on: a live table in a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+# Characters of a completion that stay on the screen.
+MAX_SHOWN = 400
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Progress(Protocol):
+    """Told of the start, of every row of metrics and of the end of a run."""
+
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
+        """A run of that many steps begins, or goes on after those that are done."""
+
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
+        """A step is done, step 0 being the evaluation before the first update; perhaps with a completion to show."""
+
+    def warn(self, message: str) -> None:
+        """Something that a person should know before the run is over."""
+
+    def stop(self) -> None:
+        """The run is over, finished or not."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
+        """See `Progress`."""
+
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
+        """See `Progress`."""
+
+    def warn(self, message: str) -> None:
+        """See `Progress`."""
+
+    def stop(self) -> None:
+        """See `Progress`."""
+
+
+class PlainProgress:
+    """One line of text a step, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
+        """Remember the title, which every line repeats."""
+        self.title, self.max_steps, self.done, self.started = title, max_steps, done, time.monotonic()
+
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
+        """Print the step."""
+        step, training, evaluation = int(row["step"]), describe(row), describe(row, "eval/")
+        parts = [f"{self.title} step {step}/{self.max_steps}:"]
+        if training:
+            parts.append(training)
+        if evaluation:
+            parts.append(f"[eval: {evaluation}]")
+        if self.done < step < self.max_steps:
+            seconds_a_step = (time.monotonic() - self.started) / (step - self.done)
+            parts.append(f"({seconds_a_step * (self.max_steps - step):.0f} s left)")
+        self.console.print(" ".join(parts), markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """Print it as a line of its own."""
+        self.console.print(f"{self.title} warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """See `Progress`."""
+
+
+class LiveProgress:
+    """A bar, the latest metrics and a completion; every evaluation stays on the screen as a line above."""
+
+    def __init__(self, console: Console) -> None:
+        self.bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            speed_estimate_period=math.inf,  # by default, of steps longer than half a minute there is no estimate
+        )
+        self.live = Live(self.bar, console=console, refresh_per_second=4)
+        self.latest: dict[str, float] = {}
+        self.completion = ""
+
+    def start(self, title: str, max_steps: int, done: int = 0) -> None:
+        """Show the bar."""
+        self.task = self.bar.add_task(escape(title), total=max_steps, completed=done)
+        self.live.start()
+
+    def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
+        """Move the bar, and renew the numbers that came."""
+        evaluation = describe(row, "eval/")
+        if evaluation:
+            line = f"eval at step {int(row['step'])}: {evaluation}"
+            self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.latest |= row
+        self.completion = completion or self.completion
+        self.bar.update(self.task, completed=int(row["step"]))
+        shown: list[RenderableType] = [self.bar, metrics_table(self.latest)]
+        if self.completion:
+            # What a model writes must not reach the terminal as a command.
+            shown.append(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", self.completion[:MAX_SHOWN]), style="dim"))
+        self.live.update(Group(*shown), refresh=True)
+
+    def warn(self, message: str) -> None:
+        """Leave it on the screen, above the bar."""
+        self.live.console.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Leave everything where it is."""
+        self.live.stop()
+
+
+def metrics_table(row: Mapping[str, float]) -> Table:
+    """The metrics that a person follows, those of training beside those of the last evaluation."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for header in ("", "train", "eval"):
+        table.add_column(header, justify="left" if header == "" else "right")
+    names = {name: name for name in row if name.startswith("reward")}
+    names |= {
+        "accuracy": "accuracy",
+        "consensus": "agreeing with the start model's majority",
+        "entropy": "entropy, nats",
+        "self_certainty": "self-certainty, nats",
+        "kl": "KL to the start model, nats",
+        "base_nll": "base NLL, nats",
+        "completion_length": "completion length, tokens",
+        "eos_rate": "finished",
+        "tokens_per_second": "tokens a second",
+        "skipped_updates": "skipped updates",
+    }
+    for name, label in names.items():
+        values = [row.get(prefix + name) for prefix in ("", "eval/")]
+        if any(value is not None for value in values):
+            table.add_row(escape(label), *("" if value is None else f"{value:.4g}" for value in values))
+    return table
+
+
+def default_progress() -> Progress:
+    """On stderr: live in a terminal, plain lines where there is none."""
+    console = Console(file=sys.stderr)
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+def describe(row: Mapping[str, float], prefix: str = "") -> str:
+    """The metrics that a person follows, those whose names have the prefix, in a few words."""
+    formats = {
+        "reward": "reward {:.3f}",
+        "accuracy": "accuracy {:.3f}",
+        "consensus": "consensus {:.3f}",
+        "entropy": "entropy {:.3f}",
+        "self_certainty": "self-certainty {:.3f}",
+        "completion_length": "length {:.0f}",
+        "kl": "KL {:.4f}",
+        "tokens_per_second": "{:.0f} tokens/s",
+    }
+    if prefix == "eval/":  # in training it would make the line wider than a terminal
+        formats["base_nll"] = "base NLL {:.3f}"
+    if not prefix and row.get("skipped_updates"):
+        formats["skipped_updates"] = "SKIPPED {:.0f} updates (not finite)"
+    return " ".join(form.format(row[prefix + name]) for name, form in formats.items() if prefix + name in row)
+
+
+@contextmanager
+def bar(title: str, unit: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how far a stage is; the function given moves the bar. Without a terminal: one line at the end."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=Console(file=sys.stderr), speed_estimate_period=math.inf) as progress:
+        task = progress.add_task(title, total=total, completed=done)
+        yield lambda count: progress.update(task, advance=count)

@@ -1,0 +1,203 @@
+"""The directory of one run: config.yaml, metrics.jsonl, samples.jsonl, checkpoints and the trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from rlif.errors import UserError
+from rlif.files.directories import MANIFEST, damage, write_directory
+from rlif.files.versions import versions
+from rlif.options.yaml_file import read_config, write_config
+from rlif.training.checkpoint import RunState, tidy
+from rlif.training.guard import Reading
+from rlif.training.options import TrainConfig
+
+CONFIG_FILE = "config.yaml"
+# The folder of the best policy so far, and in it the file with what the guard said of it.
+BEST = "best"
+READING_FILE = "guard.json"
+# What a run may change when it is resumed: what has no part in its weights, its end, and the places where model and
+# data are, whose contents are compared instead.
+CHANGEABLE = frozenset(
+    {"run_dir", "resume", "max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
+    # What changes the rounding of sums at most, and lets a run that ran out of memory go on.
+    | {"max_tokens_per_forward", "gradient_checkpointing"}
+    | {"guard", "guard_patience"}
+    | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
+)
+
+
+def resolve_run_dir(config: TrainConfig) -> Path:
+    """The directory that this run will make, or that it resumes: `config.run_dir`, or runs/REWARDS-DATE-TIME.
+
+    Raises:
+        UserError: it exists already, and the run does not resume: a run never writes over another. Or it resumes, and
+            the directory does not exist or belongs to a run with another configuration.
+    """
+    run_dir = config.run_dir or Path("runs") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = run_dir.expanduser()
+    try:
+        exists = run_dir.exists()
+    except OSError as error:
+        raise UserError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
+    if config.resume and not exists:
+        raise UserError(f"run_dir: {run_dir} does not exist, expected the directory of the run to resume")
+    if config.resume:
+        _check_unchanged(config, run_dir / CONFIG_FILE)
+    elif exists:
+        raise UserError(f"run_dir: {run_dir} exists, expected a new directory, or --resume to continue its run")
+    return run_dir
+
+
+class RunDir:
+    """Writes a run's files as it goes: every line is on disk before the next step starts."""
+
+    def __init__(self, path: Path, config: TrainConfig, state: RunState | None = None) -> None:
+        """Make the directory, or continue in it from a state: what was logged after that is removed.
+
+        Raises:
+            UserError: it exists though nothing is resumed, or cannot be made.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=config.resume)
+            if not (path / CONFIG_FILE).exists():
+                half_written = path / f".{CONFIG_FILE}"
+                write_config(dataclasses.replace(config, resume=False), half_written, header=versions())
+                half_written.rename(path / CONFIG_FILE)
+            self._metrics = self._open("metrics.jsonl", state.metrics_bytes if state else 0)
+            self._samples = self._open("samples.jsonl", state.samples_bytes if state else 0)
+        except OSError as error:
+            raise UserError(f"run_dir: cannot make {path}: {error.strerror}") from error
+
+    def log_metrics(self, row: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl; a number that is not finite becomes null, which JSON can hold."""
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._append(self._metrics, json.dumps(finite))
+
+    def log_samples(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Append lines to samples.jsonl."""
+        for row in rows:
+            self._append(self._samples, json.dumps(row, ensure_ascii=False))
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The rows so far; what was not finite is NaN."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = map(json.loads, lines)
+        return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+
+    def save_model(self, write: Callable[[Path], None], name: str = "model") -> Path:
+        """Save a model, with what `write` writes, in a folder that transformers loads, and return it.
+
+        Raises:
+            UserError: it cannot be written, for want of space perhaps.
+        """
+        write_directory(self.path / name, write)
+        return self.path / name
+
+    def remove_model(self, name: str) -> None:
+        """Remove a model that is no longer what its name says; it need not be there."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def save_best(self, write: Callable[[Path], None], reading: Reading) -> None:
+        """Save the best policy so far, with what the guard said of it.
+
+        Raises:
+            UserError: it cannot be written; the one before is still there.
+        """
+
+        def write_all(directory: Path) -> None:
+            write(directory)
+            (directory / READING_FILE).write_text(json.dumps(dataclasses.asdict(reading)) + "\n", encoding="utf-8")
+
+        self.save_model(write_all, BEST)
+
+    def copy_best(self, directory: Path) -> None:
+        """Copy the best policy's model into a directory."""
+        shutil.copytree(
+            self.path / BEST, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, READING_FILE)
+        )
+
+    def save_checkpoint(self, write: Callable[[Path], None], state: RunState, save_total_limit: int | None) -> Path:
+        """Save a checkpoint of what `write` writes and of the state, and remove those beyond the limit.
+
+        Raises:
+            UserError: it cannot be written; those before it are still there.
+        """
+        for file in (self._metrics, self._samples):
+            os.fsync(file.fileno())
+        state.metrics_bytes, state.samples_bytes = (
+            os.fstat(file.fileno()).st_size for file in (self._metrics, self._samples)
+        )
+
+        def write_all(directory: Path) -> None:
+            write(directory)
+            state.save(directory)
+
+        folder = self.save_model(write_all, f"checkpoint-{state.step}")
+        tidy(self.path, save_total_limit, state.step)
+        return folder
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._metrics, self._samples):
+            with suppress(OSError):  # of a line that could not be written, which has been said
+                file.close()
+
+    def _open(self, name: str, length: int) -> TextIO:
+        file = (self.path / name).open("a", encoding="utf-8", buffering=1)  # buffering=1: each line is written at once
+        size = os.fstat(file.fileno()).st_size
+        if size < length:
+            raise UserError(f"resume: {self.path / name} has {size} bytes, expected the {length} of the checkpoint")
+        file.truncate(length)
+        return file
+
+    def _append(self, file: TextIO, line: str) -> None:
+        try:
+            file.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"run_dir: cannot write to {file.name}: {error.strerror}") from error
+
+
+def best_reading(run_dir: Path) -> Reading | None:
+    """What the guard said of the policy in RUN_DIR/best; None if there is none, or it is damaged."""
+    best = run_dir / BEST
+    if not best.is_dir() or damage(best) is not None:
+        return None
+    return Reading(**json.loads((best / READING_FILE).read_text(encoding="utf-8")))
+
+
+def _check_unchanged(config: TrainConfig, path: Path) -> None:
+    if not path.exists():  # the run was stopped before it had written anything
+        return
+    before = read_config(path)
+    for name, saved in before.items():
+        value = getattr(config, name)
+        if name not in CHANGEABLE and saved != value:
+            raise UserError(f"resume: {name} is {value!r}, but the run had {saved!r}; expected no change")
+    _check_guard(config, before)
+
+
+def _check_guard(config: TrainConfig, saved: Mapping[str, Any]) -> None:
+    """Whether the guard of a resumed run sees what it saw before, and training has the prompts that it had."""
+    guard, eval_data = saved.get("guard", "off"), saved.get("eval_data")
+    if (guard != "off" and eval_data is None) != (config.guard != "off" and config.eval_data is None):
+        raise UserError(
+            f"resume: guard is {config.guard!r} and eval_data {config.eval_data!r}, but the run had {guard!r} and "
+            f"{eval_data!r}; expected no change that takes prompts from training for the guard, or gives them back"
+        )
+    temperature = saved.get("eval_temperature", config.eval_temperature)
+    if config.guard != "off" and temperature != config.eval_temperature:
+        raise UserError(
+            f"resume: eval_temperature is {config.eval_temperature!r}, but the run had {temperature!r}; expected no "
+            "change, since the guard compares evaluations"
+        )

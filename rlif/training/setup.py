@@ -1,0 +1,237 @@
+"""Everything that comes before the first step of a run, and that can be wrong with it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rlif.data.prompts import read_prompts
+from rlif.errors import UserError
+from rlif.models.language_model import load_language_model
+from rlif.rewards import load_rewards
+from rlif.rollouts.decoding_check import check_decoding
+from rlif.rollouts.encode import EncodedPrompt, encode_prompts
+from rlif.rollouts.paged import check_paged
+from rlif.training.checkpoint import RunState, data_fingerprint, model_fingerprint, newest_intact
+from rlif.training.distributed import from_first, make_accelerator
+from rlif.training.guard import CONSENSUS_GENERATIONS, Guard, Reading
+from rlif.training.learner import Learner, make_learner
+from rlif.training.options import TrainConfig
+from rlif.training.progress import Progress, SilentProgress, default_progress
+from rlif.training.run_dir import RunDir, best_reading, resolve_run_dir
+from rlif.training.trackers import check_trackers, start_trackers
+from rlif.training.validation import majority_answers
+
+# Fewer prompts than these say too little to be worth taking them from the training set.
+MIN_HELD_OUT = 8
+
+
+@dataclass
+class Run:
+    """A run that is ready to begin, or to go on."""
+
+    learner: Learner
+    train_set: list[EncodedPrompt]
+    eval_set: list[EncodedPrompt]
+    path: Path
+    directory: RunDir | None
+    """Where to write; None on all processes but the first."""
+    progress: Progress
+    state: RunState
+    rows: list[dict[str, float]]
+    """Those of metrics.jsonl so far."""
+    guard: Guard | None
+    consensus: list[str | None] | None
+    """The start model's majority answers to the first evaluation prompts, for the guard."""
+
+    def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
+        """Record the metrics of a step, and completions of it."""
+        self.rows.append(row)
+        self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
+        self.learner.accelerator.log(row, step=int(row["step"]))
+        if self.directory:
+            self.directory.log_metrics(row)
+            self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
+
+    def watch(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], str | None]:
+        """Show an evaluation to the guard, and keep the policy if it is the best so far.
+
+        Returns:
+            What the guard adds to the metrics, and its warning if it has one.
+        """
+        if self.guard is None:
+            return {}, None
+        # Decisions that all processes take must rest on the same numbers, to the last bit.
+        warning = self.guard.observe(step, from_first(self.learner.accelerator, metrics))
+        best = self.guard.best
+        if best is self.guard.readings[-1]:
+            write = self.learner.writer(with_optimizer=False)
+            if self.directory:
+                self.directory.save_best(write, best)
+        found = {"guard/falling": float(self.guard.falling)}
+        return found | ({"guard/best_step": float(best.step)} if best is not None else {}), warning
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the guard decides when the run ends and which policy is its model."""
+        supervised = any(reward.needs_answers and reward.weight != 0 for reward in self.learner.rewards.rewards)
+        return self.learner.config.guard == "stop" and not supervised
+
+    def save_checkpoint(self) -> None:
+        """Save everything that the run needs to continue after the last step."""
+        write = self.learner.writer(with_optimizer=True)
+        if self.directory:
+            self.directory.save_checkpoint(write, self.state, self.learner.config.save_total_limit)
+
+    def save_model(self, name: str = "model") -> Path:
+        """Save the model as it is, for others to use."""
+        write = self.learner.writer(with_optimizer=False)
+        return self.directory.save_model(write, name) if self.directory else self.path
+
+    def save_result(self) -> None:
+        """Save what the run has come to: the last policy, or the best if the guard decides and it is another."""
+        best = self.guard.best if self.guard and self.keeps_best else None
+        if best is None or best.step == self.state.step:
+            self.save_model()
+            if self.directory:
+                self.directory.remove_model("last")  # of an earlier end of this run, which has gone on since
+            return
+        self.save_model("last")
+        if self.directory:
+            self.directory.save_model(self.directory.copy_best)
+
+    def close(self) -> None:
+        """The run is over, finished or not."""
+        self.progress.stop()
+        if self.directory:
+            self.directory.close()
+
+
+def prepare(config: TrainConfig, progress: Progress | None) -> Run:
+    """Check everything, load everything, and make or reopen the run directory, in this order as far as possible.
+
+    Raises:
+        UserError: bad input; nothing has been written then.
+    """
+    config.validate()
+    rewards = load_rewards(config.reward, aggregation=config.multi_objective_aggregation, seed=config.seed)
+    check_trackers(config.report_to)
+    read = partial(
+        read_prompts,
+        data_config=config.data_config,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+    )
+    prompts = read(config.data, split=config.split, need_answers=rewards.needs_answers)
+    eval_prompts = read(config.eval_data, argument="eval_data", split=config.eval_split) if config.eval_data else []
+
+    # Found before the processes meet: once they have, the first of them may make the directory.
+    path = resolve_run_dir(config)
+    accelerator = make_accelerator(config.device, config.report_to, path)
+    path = from_first(accelerator, path)  # names with the time in them may differ
+    if config.prompts_per_step < accelerator.num_processes:
+        raise UserError(
+            f"prompts_per_step: got {config.prompts_per_step}, expected at least one for each of the "
+            f"{accelerator.num_processes} processes"
+        )
+    checkpoint = newest_intact(path) if config.resume else None
+    if config.resume and checkpoint is None and (path / "model").exists():
+        raise UserError(
+            f"resume: {path} has no checkpoint to continue from (see save_steps), and beginning again would overwrite "
+            f"its model; expected a new run, perhaps one that starts from {path / 'model'}"
+        )
+
+    start = load_language_model(
+        config.model,
+        device=str(accelerator.device),
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+    )
+    encode = partial(
+        encode_prompts,
+        start,
+        max_completion_length=config.max_completion_length,
+        chat=config.chat,
+        system_prompt=config.system_prompt,
+    )
+    train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
+    if config.guard != "off" and not eval_set:
+        train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
+    check_decoding(start, train_set[0].ids)
+    if config.use_transformers_continuous_batching:
+        check_paged(start, train_set[0].ids)
+    state = RunState(
+        data_fingerprint(train_set), model_fingerprint(start.model), eval_data_fingerprint=data_fingerprint(eval_set)
+    )
+    if checkpoint is not None:
+        state = _resumed(state, checkpoint, guarded=config.guard != "off")
+    # Of the start model, whatever the run resumes from: before an adapter is added to it, and before it learns.
+    guarded = config.guard != "off"
+    asked = eval_set[: config.guard_prompts]
+    consensus = majority_answers(start, asked, config, CONSENSUS_GENERATIONS) if guarded else None
+    need_reference = config.beta > 0 or bool(eval_set)
+    learner = make_learner(config, accelerator, start, rewards, need_reference=need_reference, checkpoint=checkpoint)
+
+    is_main = accelerator.is_main_process
+    directory = RunDir(path, config, state) if is_main else None
+    start_trackers(accelerator, config)
+    rows = from_first(accelerator, directory.read_metrics() if directory else [])
+    return Run(
+        learner=learner,
+        train_set=train_set,
+        eval_set=eval_set,
+        path=path,
+        directory=directory,
+        progress=(progress or default_progress()) if is_main else SilentProgress(),
+        state=state,
+        rows=rows,
+        guard=_guard_of(config, rows, from_first(accelerator, best_reading(path))) if guarded else None,
+        consensus=consensus,
+    )
+
+
+def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
+    """Training prompts, and others for the guard: a random tenth of those that differ, at most `limit`.
+
+    Where a tenth would be fewer than `MIN_HELD_OUT`, nothing is held out, and the guard watches training prompts.
+    """
+    generator = random.Random(f"guard {seed}")
+    different = list({tuple(prompt.ids): prompt for prompt in reversed(prompts)}.values())[::-1]
+    count = min(limit, len(different) // 10)
+    if count < min(limit, MIN_HELD_OUT):
+        return prompts, generator.sample(different, min(limit, len(different)))
+    chosen = generator.sample(different, count)
+    known = {tuple(prompt.ids) for prompt in chosen}
+    return [prompt for prompt in prompts if tuple(prompt.ids) not in known], chosen
+
+
+def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading | None) -> Guard:
+    """A guard that has seen the evaluations so far, and takes for the best what RUN_DIR/best holds."""
+    guard = Guard(config.guard_patience)
+    for row in rows:
+        metrics = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
+        if "base_nll_error" in metrics:
+            guard.observe(int(row["step"]), metrics)
+    if rows:
+        # It may be of a later step than the checkpoint, which the run was at before it was interrupted.
+        guard.best = saved
+    return guard
+
+
+def _resumed(state: RunState, checkpoint: Path, *, guarded: bool) -> RunState:
+    """The state of a run that continues from a checkpoint, if prompts and start model are those that it began with.
+
+    So must the evaluation prompts be if it is guarded: the guard compares evaluations, which must be of the same.
+    """
+    saved = RunState.load(checkpoint)
+    if not guarded or saved.eval_data_fingerprint is None:  # a checkpoint from before the guard has none
+        saved.eval_data_fingerprint = state.eval_data_fingerprint
+    for argument in ("data", "model", "eval_data"):
+        if getattr(saved, f"{argument}_fingerprint") != getattr(state, f"{argument}_fingerprint"):
+            raise UserError(
+                f"resume: {argument} has changed since the run in {checkpoint.parent} began; expected the same, or "
+                f"a new run that starts from {checkpoint}"
+            )
+    return saved

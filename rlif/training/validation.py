@@ -1,0 +1,208 @@
+"""The evaluation on the way of a training run: sample completions of held-out prompts and measure them.
+
+Always with the same random numbers. `rlif eval`, which measures much more of one model, is `rlif/eval/`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlif.answers.agreement import majorities
+from rlif.answers.extract import extract_answer
+from rlif.metrics.repetition import repetition
+from rlif.models.language_model import LanguageModel
+from rlif.rewards.controls import verifiable
+from rlif.rollouts.encode import EncodedPrompt
+from rlif.rollouts.microbatches import microbatches
+from rlif.rollouts.rollout import Rollout
+from rlif.rollouts.sample import sample
+from rlif.training.distributed import gathered
+from rlif.training.learner import Policy
+from rlif.training.loss_options import kl_to_reference
+from rlif.training.options import TrainConfig
+from rlif_kernels import TokenStats
+
+# One seed for all runs and all steps: evaluations differ by the policy alone.
+EVAL_SEED = 20250526
+
+
+# Likewise for the samples of the start model that its majority answers are taken from.
+CONSENSUS_SEED = 20220321
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics without the prefix `eval/`, and one completion of each prompt."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, object]]
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Policy, prompts: Sequence[EncodedPrompt], consensus: Sequence[str | None] | None = None
+) -> Evaluation:
+    """Sample `eval_generations` completions of every prompt at `eval_temperature` and measure them.
+
+    Every process evaluates all prompts, and so finds the same as one process alone.
+
+    Args:
+        learner: with a reference. Its configuration says how many completions are sampled, at what temperature, and how
+            many at a time.
+        prompts: at least one.
+        consensus: `majority_answers` of the start model to the first of these prompts, to be compared with.
+
+    Returns:
+        accuracy: share of completions whose answer equals the gold one, over the prompts that have one (absent if none
+        has); parse_rate: share that state an answer; eos_rate: share that ended by themselves; completion_length in
+        tokens; repetition (`rlif.metrics`); agreement: share of a prompt's completions that state its commonest
+        answer; consensus: share whose answer is the start model's majority answer, over num_compared completions of
+        the prompts that have one, which are a share consensus_prompts of those it was asked about; and per token, in
+        nats: entropy, self_certainty, kl to the reference, and base_nll, the reference's negative log-likelihood of
+        what the policy says, with base_nll_error, the standard error of base_nll + kl. At temperature 0 the statistics
+        are those at temperature 1.
+    """
+    config, reference = learner.config, learner.reference
+    assert reference is not None
+    temperature = config.eval_temperature or 1.0
+    batch_size = max(1, config.prompts_per_step * config.num_generations // config.eval_generations)
+    totals: Counter[str] = Counter()
+    samples = []
+    drift: list[Tensor] = []
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        with gathered(learner.accelerator, learner.scorer):
+            rollout = sample(
+                learner.policy,
+                batch,
+                num_generations=config.eval_generations,
+                max_completion_length=config.max_completion_length,
+                temperature=config.eval_temperature,
+                seeds=[(EVAL_SEED, start + offset) for offset in range(len(batch))],
+            )
+        samples += sample_rows(rollout)
+        totals.update(text_totals(rollout, consensus[start : start + len(batch)] if consensus else []))
+        for rows in microbatches(rollout, list(range(len(rollout.texts))), config.max_tokens_per_forward):
+            part = rollout.select(rows)
+            stats, base_logprob = learner.scorer(part, temperature), reference.logprob(part, temperature)
+            totals.update(rollout_totals(part, stats, base_logprob))
+            drift.append(completion_drift(part, stats, base_logprob))
+    metrics = mean_metrics(totals) | {
+        "repetition": totals["repetition"] / totals["completions"],
+        "agreement": totals["agreeing"] / totals["completions"],
+        "base_nll_error": ratio_error(torch.cat(drift)),
+    }
+    if consensus:
+        metrics["consensus_prompts"] = sum(answer is not None for answer in consensus) / len(consensus)
+        metrics["num_compared"] = totals["compared"]
+        if totals["compared"]:
+            metrics["consensus"] = totals["consensus"] / totals["compared"]
+    return Evaluation(metrics, samples)
+
+
+@torch.no_grad()
+def majority_answers(
+    language_model: LanguageModel, prompts: Sequence[EncodedPrompt], config: TrainConfig, num_generations: int
+) -> list[str | None]:
+    """The model's most common answer to each prompt, of that many samples; None where no two samples agree."""
+    answers: list[str | None] = []
+    batch_size = max(1, config.prompts_per_step * config.num_generations // num_generations)
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        rollout = sample(
+            language_model,
+            batch,
+            num_generations=num_generations,
+            max_completion_length=config.max_completion_length,
+            temperature=config.eval_temperature or 1.0,
+            seeds=[(CONSENSUS_SEED, start + offset) for offset in range(len(batch))],
+        )
+        for rows in majorities(rollout.texts, num_generations):
+            answers.append(extract_answer(rollout.texts[rows[0]]) if len(rows) > 1 else None)
+    return answers
+
+
+def text_totals(rollout: Rollout, consensus: Sequence[str | None]) -> dict[str, float]:
+    """Sums over the completions of a rollout, of whole groups, that need no model; see `evaluate`.
+
+    `consensus` has the start model's answers to the first prompts of the rollout.
+    """
+    lengths = rollout.lengths()[1]
+    ids = rollout.completion_ids.tolist()
+    totals: dict[str, float] = {
+        "repetition": sum(repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)),
+        "agreeing": sum(map(len, majorities(rollout.texts, rollout.num_generations))),
+    }
+    expected = [answer for answer in consensus for _ in range(rollout.num_generations)]
+    totals["compared"] = sum(answer is not None for answer in expected)
+    totals["consensus"] = sum(verifiable(rollout.texts[: len(expected)], expected))
+    return totals
+
+
+def completion_drift(rollout: Rollout, stats: TokenStats, base_logprob: Tensor) -> Tensor:
+    """(N, 2) float64: each completion's sum of the reference's NLL and of the KL to it, in nats, and its tokens."""
+    assert stats.logprob is not None
+    nats = (kl_to_reference(stats.logprob, base_logprob) - base_logprob).double().sum(dim=1)
+    return torch.stack([nats, rollout.completion_mask.sum(dim=1).double()], dim=1)
+
+
+def ratio_error(pairs: Tensor) -> float:
+    """The standard error of (sum of the first column / sum of the second), over N independent rows (N, 2)."""
+    value, size = pairs.unbind(dim=1)
+    residual = value - value.sum() / size.sum() * size
+    return (residual.square().sum().sqrt() / size.sum()).item()
+
+
+def rollout_totals(rollout: Rollout, stats: TokenStats, base_logprob: Tensor | None) -> dict[str, float]:
+    """Sums over the completions and over the tokens of a rollout, which add up over rollouts; see `mean_metrics`."""
+    assert stats.logprob is not None
+    assert stats.entropy is not None
+    assert stats.self_certainty is not None
+    totals: dict[str, float] = {
+        "completions": len(rollout.texts),
+        "tokens": int(rollout.completion_mask.sum()),
+        "eos": int(rollout.finished.sum()),
+        "parsed": sum(extract_answer(text) is not None for text in rollout.texts),
+        "with_answer": sum(answer is not None for answer in rollout.answers),
+        "correct": sum(verifiable(rollout.texts, rollout.answers)),
+        "entropy": stats.entropy.sum().item(),
+        "self_certainty": stats.self_certainty.sum().item(),
+    }
+    if base_logprob is not None:
+        totals["base_nll"] = -base_logprob.sum().item()
+        totals["kl"] = kl_to_reference(stats.logprob.detach(), base_logprob).sum().item()
+    return totals
+
+
+def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
+    """Metrics per completion and per token, from `rollout_totals` that were added up."""
+    completions, tokens = totals["completions"], totals["tokens"]
+    metrics = {
+        "completion_length": tokens / completions,
+        "eos_rate": totals["eos"] / completions,
+        "parse_rate": totals["parsed"] / completions,
+    }
+    if totals["with_answer"]:
+        metrics["accuracy"] = totals["correct"] / totals["with_answer"]
+    for name in ("entropy", "self_certainty", "base_nll", "kl"):
+        if name in totals:
+            metrics[name] = totals[name] / tokens
+    return metrics
+
+
+def sample_rows(rollout: Rollout) -> list[dict[str, object]]:
+    """The first completion of each prompt, as rows for samples.jsonl."""
+    return [
+        {
+            "prompt": rollout.prompts[row],
+            "completion": rollout.texts[row],
+            "finished": bool(rollout.finished[row]),
+            "answer": rollout.answers[row],
+        }
+        for row in range(0, len(rollout.texts), rollout.num_generations)
+    ]

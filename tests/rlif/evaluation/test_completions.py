@@ -1,0 +1,96 @@
+"""A file of completions is read as it was written, and what is wrong with one is said with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlif.errors import UserError
+from rlif.evaluation.completions import completion_line, read_completions
+
+WriteJsonl = Callable[..., Path]
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "completions.jsonl"
+    texts = [["so #### 4", "none", "\\boxed{5}"], ["#### x\u2028", "#### 4.0", "#### 4"]]
+    scores = [{"sureness": [0.1, 1e-7, 123456.79]}, {"sureness": [1.0, 2.0, -3.0]}]
+    lines = [
+        completion_line("p\n1", "4", texts[0], scores[0], tokens=[3, 1, 2]),
+        completion_line("p2", None, texts[1], scores[1], tokens=[3, 1, 2]),
+    ]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    completions = read_completions(path)
+    assert completions.prompts == ["p\n1", "p2"]
+    assert completions.golds == ["4", None]
+    assert completions.answers == [["4", None, "5"], ["x", "4.0", "4"]]
+    assert completions.scores["sureness"].tolist() == [scores[0]["sureness"], scores[1]["sureness"]]
+    assert completions.clusters.tolist() == [[0, -1, 1], [0, 1, 1]]
+    assert completions.agreement.tolist() == [[1 / 3, 0, 1 / 3], [1 / 3, 2 / 3, 2 / 3]]
+    assert completions.labelled().prompts == ["p\n1"]
+    assert completions.labelled().correct().tolist() == [[True, False, False]]
+
+
+def test_a_file_from_elsewhere_may_have_answers_and_no_scores(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl({"prompt": "a", "answer": "so #### 7", "answers": [7, "7.0", None, ""]})
+    completions = read_completions(path)
+    assert completions.answers == [["7", "7.0", None, None]]
+    assert completions.correct().tolist() == [[True, True, False, False]]
+    assert completions.scores == {}
+
+
+GOOD = {"prompt": "a", "answer": "1", "completions": ["#### 1", "#### 2"], "scores": {"s": [0.5, 0.25]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"completions": ["x"]}, "got 1 completions, expected 2 as in line 1"),
+        ({"completions": "text"}, 'got `completions` "text", expected a list of `completions`'),
+        ({"completions": []}, r"got `completions` \[\], expected a list"),
+        ({"completions": None}, "got `answers` null, expected a list"),
+        ({"completions": ["a", 3]}, "got 3 for `completions`, expected text"),
+        ({"prompt": None}, "got null for `prompt`, expected text"),
+        ({"answer": ["1"]}, r"got \[\"1\"\] for `answer`, expected text"),
+        ({"scores": [1, 2]}, r"got `scores` .*, expected an object of lists of numbers"),
+        ({"scores": {"s": 0.5}}, "got 0.5 for the score `s`, expected a list of numbers"),
+        ({"scores": {"s": [0.5]}}, "got 1 scores `s`, expected 2, one a completion"),
+        ({"scores": {"s": [0.5, None]}}, "got null among the scores `s`, expected finite numbers"),
+        ({"scores": {"s": [0.5, float("nan")]}}, "NaN is not JSON"),
+        ({"scores": {"s": [0.5, 10**400]}}, "among the scores `s`, expected finite numbers"),
+        ({"scores": {"agreement": [0.5, 0.5]}}, "got a score `agreement`, expected another name"),
+        ({"prompt": "\ud83d"}, "got `prompt` with half a surrogate pair"),
+        ({"completions": ["#### 1", "#### \ud83d"]}, "got `completions` with half a surrogate pair"),
+        ({"scores": {"t": [0.5, 0.5]}}, "got the scores t, expected s as in line 1"),
+        ({"scores": None}, "got the scores none, expected s as in line 1"),
+    ],
+)
+def test_a_malformed_line_is_refused_with_its_number(
+    write_jsonl: WriteJsonl, change: dict[str, object], reason: str
+) -> None:
+    path = write_jsonl(GOOD, GOOD | change)
+    with pytest.raises(UserError, match=f"completions: .*line 2.*{reason}"):
+        read_completions(path)
+
+
+def test_an_empty_file_and_none_at_all_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UserError, match=r"completions: .*empty.jsonl is empty, expected at least one line"):
+        read_completions(tmp_path / "empty.jsonl")
+    with pytest.raises(UserError, match=r"completions: got .*which is not a file"):
+        read_completions(tmp_path / "none.jsonl")
+
+
+def test_nan_in_a_table_is_no_answer(tmp_path: Path) -> None:
+    nan = float("nan")
+    table = pa.table(
+        {"prompt": ["a", "b"], "answer": pa.array([nan, 4.0]), "answers": [[nan, nan, 4.0], [4.0, nan, 5.0]]}
+    )
+    pq.write_table(table, tmp_path / "table.parquet")
+    completions = read_completions(tmp_path / "table.parquet")
+    assert completions.golds == [None, "4.0"]
+    assert completions.answers == [[None, None, "4.0"], ["4.0", None, "5.0"]]

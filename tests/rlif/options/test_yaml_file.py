@@ -1,0 +1,128 @@
+"""A file sets what the command line may set, the command line overrides it, and a run's own file repeats the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlif.cli import parse
+from rlif.errors import UserError
+from rlif.options.yaml_file import read_config, write_config
+from rlif.training.loop import train
+from rlif.training.options import TrainConfig
+from rlif.training.progress import SilentProgress
+from tiny_models import TIMES
+
+COMPLETE = TrainConfig(
+    model="m",
+    data="prompts ü.jsonl",
+    reward=("format=0.1", "self_certainty"),
+    eval_data="e",
+    system_prompt="Größer: 1",
+    learning_rate=1e-5,
+    save_steps=3,
+)
+
+
+@pytest.fixture
+def write_yaml(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_what_is_written_is_read_back_but_for_the_run_directory(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(dataclasses.replace(COMPLETE, run_dir=Path("old")), path, header="rlif 1")
+    assert TrainConfig(**read_config(path)) == COMPLETE
+    assert path.read_text(encoding="utf-8").startswith("# rlif 1\n")
+
+
+def test_the_command_line_overrides_the_file_which_overrides_the_defaults(write_yaml: Callable[[str], Path]) -> None:
+    path = write_yaml(
+        "model: m\ndata: d\nmax_steps: 7\nbeta: 0\nsave_steps: 5\nreward: [format, random=2]\nchat: true\n"
+    )
+    config = parse(["train", "--config", str(path), "--max-steps", "8", "--save-steps", "None", "--no-chat"])
+    assert config == TrainConfig(
+        model="m", data="d", max_steps=8, beta=0.0, save_steps=None, reward=("format", "random=2"), chat=False
+    )
+    config = parse(["train", f"--config={path}", "--reward", "verifiable", "--reward", "format=3"])
+    assert isinstance(config, TrainConfig)
+    assert config.reward == ("verifiable", "format=3")
+
+
+def test_without_a_file_rewards_are_those_of_the_command_line_or_the_default() -> None:
+    words = ["train", "--model", "m", "--data", "d"]
+    assert parse(words) == TrainConfig(model="m", data="d")
+    assert parse([*words, "--reward", "format"]) == TrainConfig(model="m", data="d", reward=("format",))
+
+
+def test_values_may_be_written_as_a_person_would(write_yaml: Callable[[str], Path]) -> None:
+    path = write_yaml("learning_rate: 1e-5\nbeta: 0\nrun_dir: runs/x\nreward: format\nmax_steps: 3\nsave_steps: null\n")
+    values = read_config(path)
+    expected = {"learning_rate": 1e-5, "beta": 0.0, "run_dir": Path("runs/x"), "reward": ("format",), "max_steps": 3}
+    assert values == expected | {"save_steps": None}
+    assert isinstance(values["beta"], float)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 3", r"got 'max_step', which is no option of rlif train; did you mean max_steps"),
+        ("learning-rate: 3", r"got 'learning-rate', .*; did you mean learning_rate"),
+        ("colour: red", r"got 'colour', which is no option of rlif train$"),
+        ("3: 3", r"got 3, which is no option"),
+        ("max_steps: many", r"max_steps: got 'many', expected a value of type int"),
+        ("max_steps: 1.5", r"max_steps: got 1.5, expected a value of type int"),
+        ("max_steps: true", r"max_steps: got True, expected a value of type int"),
+        ("beta: low", r"beta: got 'low', expected a value of type float"),
+        ("beta: true", r"beta: got True, expected a value of type float"),
+        ("beta: null", r"beta: got None, expected a value of type float"),
+        ("model: 3", r"model: got 3, expected text"),
+        ("run_dir: 3", r"run_dir: got 3, expected a path"),
+        ("reward: {format: 1}", r"reward: got \{'format': 1\}, expected text"),
+        ("chat: 1", r"chat: got 1, expected a value of type bool"),
+        ("dtype: float64", r"dtype: got 'float64', expected one of float32, bfloat16"),
+        ("- max_steps", r"holds no options"),
+        ("", r"holds no options"),
+        ("a: [", r"is not YAML: "),
+        ("!!python/object/apply:os.system [ls]", r"is not YAML: "),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_error_that_names_it(
+    text: str, message: str, write_yaml: Callable[[str], Path]
+) -> None:
+    path = write_yaml(text)
+    with pytest.raises(UserError, match=message) as error:
+        parse(["train", "--config", str(path)])
+    assert str(error.value).startswith(f"config: {path}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_one_error() -> None:
+    with pytest.raises(UserError, match=r"^config: cannot read nowhere\.yaml: No such file"):
+        parse(["train", "--config", "nowhere.yaml"])
+
+
+def test_the_config_file_of_a_run_repeats_it_in_another_directory(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    first = train(make_config(reward=("self_certainty", "format=0.5")), progress=SilentProgress())
+    words = ["train", "--config", str(first.run_dir / "config.yaml"), "--run-dir", str(tmp_path / "again")]
+    config = parse(words)
+    assert isinstance(config, TrainConfig)
+    again = train(config, progress=SilentProgress())
+
+    def rows(run_dir: Path) -> list[dict[str, float]]:
+        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+    assert rows(again.run_dir) == rows(first.run_dir)
+    assert (again.run_dir / "config.yaml").read_text() == (first.run_dir / "config.yaml").read_text()

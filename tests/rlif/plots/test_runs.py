@@ -1,0 +1,63 @@
+"""`rlif plot` draws every run in every panel for which there is anything to draw."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from rlif import cli
+from rlif.errors import UserError
+from rlif.plots.runs import compare_runs
+from rlif.plotting.options import PlotConfig
+
+
+def make_run(path: Path, *rows: dict[str, float | None], tail: str = "") -> Path:
+    path.mkdir()
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+    return path
+
+
+def test_held_out_metrics_come_before_those_of_training_and_a_half_written_line_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: (drawn.append(self), save(self, path)))
+    first = make_run(
+        tmp_path / "first",
+        {"step": 0, "eval/accuracy": 0.25},
+        {"step": 1, "reward": 1.0, "accuracy": 0.5},
+        {"step": 2, "reward": None, "eval/accuracy": 0.75},
+    )
+    second = make_run(tmp_path / "second", {"step": 1, "reward": 3.0}, tail='{"step": 2, "rew')
+    output = tmp_path / "both.png"
+    monkeypatch.setattr(sys, "argv", ["rlif", "plot", str(first), str(second), "--output", str(output)])
+    cli.main()
+    assert str(output) in capsys.readouterr().out
+    assert output.read_bytes().startswith(b"\x89PNG")
+    panels = {axes.get_title(loc="left"): axes for axes in drawn[0].axes}
+    assert list(panels) == ["accuracy, share right (held out)", "reward"]
+    accuracy, reward = panels.values()
+    assert [list(line.get_ydata()) for line in accuracy.lines] == [[0.25, 0.75], []]
+    assert [list(line.get_xdata()) for line in reward.lines] == [[1, 2], [1]]
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [str(first), str(second)]
+
+
+def test_what_cannot_be_drawn_is_one_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"step": 1, "reward": 1.0})
+    for config, message in (
+        (PlotConfig(()), "runs: got none"),
+        (PlotConfig((tmp_path,)), "runs: cannot read .*metrics.jsonl: No such file"),
+        (PlotConfig((make_run(tmp_path / "new"),)), "runs: .* have no metrics yet"),
+        (
+            PlotConfig((make_run(tmp_path / "damaged", tail="\0\0\n"),)),
+            "runs: .*metrics.jsonl holds a line that is not",
+        ),
+        (PlotConfig((run,), tmp_path / "missing" / "a.png"), "output: cannot write"),
+        (PlotConfig((run,), tmp_path / "a.unknown"), "output: cannot write"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare_runs(config)

@@ -1,0 +1,267 @@
+"""`rlif self-feedback`: all stages in one, or each alone, to the same files; errors before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlif.cli import parse
+from rlif.errors import UserError
+from rlif.metrics.calibration import auroc, brier_score, expected_calibration_error
+from rlif.self_feedback import sample as sampling
+from rlif.self_feedback.command import run_self_feedback
+from rlif.self_feedback.measure import measures
+from rlif.self_feedback.options import (
+    MeasureOptions,
+    RankOptions,
+    SampleOptions,
+    SelfFeedbackConfig,
+    Stage,
+    TrainOptions,
+)
+
+STAGES: tuple[Stage, ...] = ("sample", "rank", "train", "measure")
+MakeConfig = Callable[..., SelfFeedbackConfig]
+
+
+@pytest.fixture
+def make_config(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Path) -> MakeConfig:
+    """Small sums for a random model, which has no answers to speak of: confidence is that of the trace."""
+    rows = [{"prompt": f"{a}+{b}=", "answer": a + b} for a in (1, 20) for b in (3, 4, 50)]
+
+    def make(**changes: Any) -> SelfFeedbackConfig:
+        config = SelfFeedbackConfig(
+            model=str(model_dir),
+            data=str(write_jsonl(*rows)),
+            eval_data=str(write_jsonl(*rows[:3], name="eval.jsonl")),
+            output_dir=tmp_path / "out",
+            device="cpu",
+            sample=SampleOptions(num_generations=4, max_completion_length=5, answer_span="trace"),
+            rank=RankOptions(confidence="inverse_perplexity", threshold=0.0),
+            train=TrainOptions(num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8),
+            measure=MeasureOptions(eval_generations=2),
+        )
+        return replace(config, **changes)
+
+    return make
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file but the figure, whose bytes matplotlib decides."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.suffix != ".png")
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+def test_stages_one_by_one_write_what_all_in_one_writes_and_a_repetition_changes_nothing(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_self_feedback(make_config())
+    printed = capsys.readouterr().out
+    for word in ("sample: 24 chains of thought of 6 questions", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
+        assert word in printed
+    together = contents(tmp_path / "out")
+    assert {
+        "samples.jsonl", "preferences.jsonl", "ranking.json", "measure.json", "model/model.safetensors",
+        "train-dpo/metrics.jsonl",
+    } <= set(together)  # fmt: skip
+    assert (tmp_path / "out" / "reliability.png").stat().st_size > 0
+    for stage in STAGES:
+        run_self_feedback(make_config(stage=stage, output_dir=tmp_path / "alone"))
+    assert contents(tmp_path / "alone") == together
+    run_self_feedback(make_config())
+    assert contents(tmp_path / "out") == together
+
+
+def test_ranking_again_with_another_threshold_trains_in_the_same_directory_once_the_old_metrics_are_gone(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run_self_feedback(make_config())
+    samples = (tmp_path / "out" / "samples.jsonl").read_bytes()
+    other = make_config(rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, max_pairs_per_question=2))
+    run_self_feedback(replace(other, stage="rank"))
+    with pytest.raises(UserError, match=r"preferences: got .* or metrics.jsonl removed"):
+        run_self_feedback(replace(other, stage="train"))
+    (tmp_path / "out" / "train-dpo" / "metrics.jsonl").unlink()
+    run_self_feedback(replace(other, stage="train"))
+    assert (tmp_path / "out" / "samples.jsonl").read_bytes() == samples
+
+
+def test_ranking_says_that_sampling_was_interrupted_and_ranks_what_there_is(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_self_feedback(make_config(stage="sample"))
+    samples = tmp_path / "out" / "samples.jsonl"
+    samples.write_bytes(b"".join(samples.read_bytes().splitlines(keepends=True)[:4]))
+    run_self_feedback(make_config(stage="rank"))
+    printed = capsys.readouterr().out
+    assert "rank: `sample` was interrupted after 4 of 6 questions; these are ranked" in printed
+    assert "of 4 questions" in printed
+
+
+def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_have_been_at_the_end(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample_batch = sampling._sample_batch
+
+    def killed_at_the_second_batch(*arguments: Any) -> Any:
+        if arguments[-1] > 0:
+            raise MemoryError
+        return sample_batch(*arguments)
+
+    monkeypatch.setattr(sampling, "_sample_batch", killed_at_the_second_batch)
+    options = replace(make_config().sample, questions_per_batch=3)
+    with pytest.raises(MemoryError):
+        run_self_feedback(make_config(stage="sample", sample=options))
+    with (tmp_path / "out" / "samples.jsonl").open("a") as file:
+        file.write('{"question": 3, "pro')
+    # Nothing is said of the model, so the confidence is the paper's only if it is known not to be the built-in one.
+    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
+    pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()[:3]]
+    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    assert pair["confidence"] in scores
+
+
+def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig, tmp_path: Path) -> None:
+    run_self_feedback(make_config())
+    expected = contents(tmp_path / "out")
+    for stage in ("rank", "train", "measure"):
+        told = make_config(stage=stage)
+        short = SelfFeedbackConfig(
+            stage=stage,
+            output_dir=tmp_path / "out",
+            device="cpu",
+            rank=told.rank,
+            train=told.train,
+            measure=told.measure,
+        )
+        run_self_feedback(short)  # the model is the user's, not the built-in one
+    assert contents(tmp_path / "out") == expected
+    # The paper's confidence, not that of the built-in model.
+    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
+    pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
+    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    assert pair["confidence"] in scores
+
+
+def test_an_adapter_is_trained_and_measured(make_config: MakeConfig, tmp_path: Path) -> None:
+    options = TrainOptions(num_train_epochs=1, learning_rate=1e-2, pairs_per_step=8, lora_rank=4)
+    run_self_feedback(make_config(train=options))
+    assert (tmp_path / "out" / "model" / "adapter_model.safetensors").is_file()
+    models = json.loads((tmp_path / "out" / "measure.json").read_text())["models"]
+    name = "inverse_perplexity/mean"
+    assert models["start model"][name] != models["tuned model"][name]
+
+
+def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_self_feedback(make_config(stage="sample"))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
+    scores = [trace["confidence"]["inverse_perplexity"] for row in rows for trace in row["traces"]]
+    rank = RankOptions(confidence="inverse_perplexity", threshold=float(np.median(scores)))
+    train = TrainOptions(objective="nft", num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8)
+    for stage in ("train", "measure"):
+        run_self_feedback(make_config(stage=stage, rank=rank, train=train))
+    assert "samples told apart" in capsys.readouterr().out
+    with pytest.raises(UserError, match="preferences: got a file of pairs with the objective nft"):
+        run_self_feedback(make_config(stage="train", rank=rank, train=train, preferences=Path("pairs.jsonl")))
+
+
+def test_measures_are_those_of_all_answers_to_questions_that_have_a_gold_one() -> None:
+    def trace(answer: str | None, score: float) -> dict[str, Any]:
+        names = ("probability_disparity", "token_probability", "entropy_confidence", "inverse_perplexity")
+        return {"answer": answer, "ids": [1, 2], "confidence": {**dict.fromkeys(names, score), "self_certainty": score}}
+
+    rows = [
+        {"answer": "7", "traces": [trace("7", 1.0), trace("8", 0.0)]},
+        {"answer": "3", "traces": [trace("3.0", 0.8), trace(None, -0.1)]},
+        {"answer": None, "traces": [trace("5", 0.5), trace("5", 0.5)]},
+    ]
+    result = measures(rows)
+    scores, correct = np.array([1.0, 0.0, 0.8, 0.0]), np.array([True, False, True, False])
+    assert result["accuracy"] == 0.5
+    assert result["accuracy_se"] == 0.0  # both questions have one right answer of two
+    assert result["answered"] == 0.75
+    assert result["probability_disparity/ece"] == expected_calibration_error(scores, correct) == pytest.approx(0.05)
+    assert result["probability_disparity/brier"] == brier_score(scores, correct)
+    assert result["probability_disparity/auroc"] == auroc(scores, correct) == 1.0
+    assert "self_certainty/ece" not in result
+
+
+def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() -> None:
+    paper = parse(["self-feedback", "--model", "m", "--data", "d"]).resolved()
+    assert (paper.sample.sampling, paper.sample.temperature, paper.sample.answer_span) == ("branch", 0.0, "elicited")
+    assert (paper.sample.num_generations, paper.rank.threshold, paper.rank.confidence) == (
+        10,
+        0.9,
+        "probability_disparity",
+    )
+    assert (paper.train.beta, paper.train.learning_rate, paper.train.num_train_epochs) == (0.2, 1e-6, 3)
+    built_in = parse(["self-feedback", "--beta", "2"]).resolved()
+    assert (built_in.sample.sampling, built_in.sample.temperature) == ("independent", 1.0)
+    assert (built_in.train.beta, built_in.train.learning_rate) == (2.0, 1e-4)
+    assert parse(["self-feedback", "train", "--objective", "reward_model"]).resolved().train.use_margin
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "data: got none with model, expected both"),
+        ({"model": "/nowhere/model"}, "model: got '/nowhere/model', which does not exist"),
+        ({"data": "missing.jsonl"}, "data: got 'missing.jsonl', which is not a file"),
+        ({"eval_data": "missing.jsonl"}, "eval_data: got 'missing.jsonl', which is not a file"),
+        (
+            {"stage": "rank"},
+            "output_dir: cannot read .*samples.jsonl: No such file .*`rlif self-feedback sample` writes",
+        ),
+        ({"stage": "train"}, "output_dir: cannot read .*preferences.jsonl"),
+        ({"stage": "train", "preferences": Path("no.jsonl")}, "preferences: cannot read no.jsonl"),
+        ({"stage": "measure"}, "tuned_model: got none, and .* does not exist"),
+        ({"stage": "train", "model": None, "data": None}, "model: got none, and no record of one in .*sampled.json"),
+        ({"stage": "measure", "eval_data": None}, "eval_data: got none, expected held-out questions"),
+        ({"sample": SampleOptions(num_generations=1)}, "num_generations: got 1, expected an integer of at least 2"),
+        (
+            {"sample": SampleOptions(num_generations=99, max_completion_length=5)},
+            "num_generations: got 99 branches, expected at most",
+        ),
+        (
+            {"sample": SampleOptions(max_completion_length=30)},
+            "max_completion_length: 30 tokens after the longest prompt's 6, and the .* exceed the model's 64",
+        ),
+        (
+            {"sample": SampleOptions(max_completion_length=5, elicitation="")},
+            "elicitation: got '', which has no tokens",
+        ),
+        (
+            {"sample": SampleOptions(sampling="independent", temperature=0.0)},
+            "temperature: got 0 for independent samples, which would all be the same",
+        ),
+        (
+            {"train": TrainOptions(label_smoothing=0.1, loss_type="ipo")},
+            "label_smoothing: got 0.1 with ipo, expected 0",
+        ),
+        ({"rank": RankOptions(confidence="p_true")}, "confidence: got p_true without a judge"),
+        ({"train": TrainOptions(objective="reward_model")}, "objective: got reward_model with every stage"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(
+    changes: dict[str, Any], message: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        run_self_feedback(make_config(**changes))
+    written = [path.name for path in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []
+    assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "sampled.json")] == []
+
+
+def test_several_processes_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="got several processes, expected one"):
+        run_self_feedback(make_config())

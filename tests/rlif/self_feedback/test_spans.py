@@ -1,0 +1,179 @@
+"""The answer's tokens are found wherever a trace may have them, and confidence is that of those tokens alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from rlif.answers.extract import extract_answer
+from rlif.models.language_model import LanguageModel
+from rlif.rewards.confidence import answer_tokens
+from rlif.scoring.scorer import Scorer
+from rlif.self_feedback import sample as sampling
+from rlif.self_feedback.confidence import OUTPUTS, confidences
+from rlif.self_feedback.options import SampleOptions
+from rlif.self_feedback.sample import find_answers
+from rlif.self_feedback.sequences import as_rollout
+from rlif.self_feedback.spans import MAX_ANSWER_LENGTH, elicited_answers, matching_span
+from tiny_models import EOS, make_model, make_tokenizer
+
+
+def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTokenizerFast:
+    """One token a byte, as GPT-2 writes them, and one for each merge."""
+    merges = merges or []
+    vocab = ["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(vocab)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", clean_up_tokenization_spaces=False)
+
+
+def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character of ASCII; others are bytes, as SentencePiece writes them."""
+    vocab = ["<unk>", "<eos>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(128))]
+    model = models.BPE({token: n for n, token in enumerate(vocab)}, [], unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
+
+
+BYTES = byte_tokenizer()
+# "72" and " 72" are one token each, and different ones, as in most vocabularies.
+WORDS = byte_tokenizer([("7", "2"), ("Ġ", "72")])
+
+
+def found(trace: str, answer: str, tokenizer: PreTrainedTokenizerFast = BYTES) -> str | None:
+    """The text of the span that is found, and a check that it is where the text says."""
+    ids = tokenizer(trace)["input_ids"]
+    span = matching_span(ids, tokenizer(answer)["input_ids"], tokenizer)
+    return None if span is None else tokenizer.decode(ids[span])
+
+
+@pytest.mark.parametrize(
+    ("trace", "answer", "expected"),
+    [
+        ("6*7=42, so 42 it is", " 42.", "42"),  # split across tokens, a full stop in the answer
+        ("I have 5 and 37. That makes 42", "42 apples", "42"),
+        ("the capital is Paris", " Paris.", "Paris"),
+        ("x = \\frac{3}{4}", " $\\frac{3}{4}$.", "\\frac{3}{4}"),
+        ("ответ: сорок два", " сорок два.", "сорок два"),  # two bytes a letter
+        ("答えは四十二です", "四十二", "四十二"),  # three
+        ("it is 3.5 in all", "35", "5"),  # one digit is the longest that they share, and the 5 is the later one
+        ("no number at all", " 42.", None),
+        ("well . , . !", " . , !", None),  # punctuation is no answer
+        ("1 2 3", "", None),
+    ],
+)
+def test_the_span_is_what_trace_and_answer_share(trace: str, answer: str, expected: str | None) -> None:
+    assert found(trace, answer) == expected
+
+
+def test_of_equal_matches_the_last_is_the_answer() -> None:
+    trace = "42 is 6 * 7; so #### 42"
+    ids = BYTES(trace)["input_ids"]
+    assert matching_span(ids, BYTES(" 42.")["input_ids"], BYTES) == slice(len(ids) - 2, len(ids))
+
+
+def test_a_word_with_and_without_its_space_is_the_same_answer() -> None:
+    trace = WORDS("so it is #### 72")["input_ids"]
+    answer = WORDS("72")["input_ids"]
+    assert answer[0] not in trace
+    assert matching_span(trace, answer, WORDS) == slice(len(trace) - 1, len(trace))
+
+
+def test_parts_of_different_characters_are_different_though_both_decode_to_the_replacement() -> None:
+    # U+00E9 and U+00EA differ in their last byte, and either byte alone decodes to the replacement character.
+    first, second = BYTES("é")["input_ids"], BYTES("ê")["input_ids"]
+    assert first[0] == second[0]
+    assert found("é", "ê") == BYTES.decode(first[:1])
+    assert matching_span(first[1:], second[1:], BYTES) is None
+
+
+def test_the_end_token_is_part_of_no_answer() -> None:
+    trace = [*BYTES("42")["input_ids"], BYTES.eos_token_id]
+    assert matching_span(trace, [*BYTES("42")["input_ids"], BYTES.eos_token_id], BYTES) == slice(0, 2)
+    assert matching_span([BYTES.eos_token_id], [BYTES.eos_token_id], BYTES) is None
+
+
+def test_the_elicited_answer_is_what_the_model_goes_on_with_greedily(language_model: LanguageModel) -> None:
+    prompts, traces = [[5, 6, 13], [4]], [[7, 8, EOS], [9, 10, 11]]
+    question = language_model.tokenizer("=", add_special_tokens=False)["input_ids"]
+    answers = elicited_answers(language_model, prompts, traces, "=")
+    for prompt, trace, answer in zip(prompts, traces, answers, strict=True):
+        asked = torch.tensor([prompt + [token for token in trace if token != EOS] + question])
+        generated = language_model.model.generate(
+            asked, max_new_tokens=MAX_ANSWER_LENGTH, do_sample=False, pad_token_id=0
+        )[0, asked.shape[1] :].tolist()
+        expected = generated[: generated.index(EOS)] if EOS in generated else generated
+        assert answer == [token for token in expected if token > 2]  # 0 to 2 are special
+
+
+def test_a_marker_gives_the_answers_tokens_and_a_trace_all_of_them(language_model: LanguageModel) -> None:
+    texts = ["3+4\n#### 7", "3+4="]
+    ids = [[*make_tokenizer()(text)["input_ids"], EOS] for text in texts]
+    arguments = (language_model, [[3], [3]], ids, texts)
+    # A token a character: the 7 stands before the end token.
+    marked = slice(len(ids[0]) - 2, len(ids[0]) - 1)
+    assert find_answers(SampleOptions(answer_span="marker"), *arguments) == ([marked, None], ["7", None])
+    whole = [slice(0, len(row)) for row in ids]
+    assert find_answers(SampleOptions(answer_span="trace"), *arguments) == (whole, ["7", None])
+
+
+@pytest.mark.parametrize("text", ["é答 #### 42", "#### 答1😀\n答", "答😀#### 😀", "é é #### 1é", "\\boxed{é}答"])
+@pytest.mark.parametrize("tokenizer", [BYTES, byte_fallback_tokenizer()], ids=["byte level", "byte fallback"])
+def test_a_marked_answer_has_all_bytes_of_its_characters_and_no_others(
+    text: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    tokens = answer_tokens(text, ids, tokenizer)
+    assert tokens is not None
+    assert tokenizer.decode(ids[tokens]).strip() == extract_answer(text)
+
+
+def test_an_elicited_answer_is_compared_without_the_marker_that_it_repeats(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = language_model.tokenizer("3+4\n#### 7")["input_ids"]
+    monkeypatch.setattr(sampling, "elicited_answers", lambda *arguments: [trace[-6:]])
+    spans, answers = find_answers(
+        SampleOptions(answer_span="elicited"), language_model, [[3]], [trace], ["3+4\n#### 7"]
+    )
+    assert answers == ["7"]
+    assert spans == [slice(len(trace) - 6, len(trace))]
+
+
+def test_every_score_equals_a_slow_float64_computation_from_the_full_distributions(
+    language_model: LanguageModel,
+) -> None:
+    prompts, traces, span = [[5, 6, 13], [4, 13]], [[7, 8, 9, EOS], [9, 10, 11, 12, 3, EOS]], slice(1, 4)
+    scorer = Scorer(language_model.model, None)
+    with torch.no_grad():
+        stats = scorer(as_rollout(language_model, prompts, traces), 1.0, outputs=OUTPUTS)
+        model = make_model().double().eval()
+    vocab_size = model.config.vocab_size
+    for row, (prompt, trace) in enumerate(zip(prompts, traces, strict=True)):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + trace])).logits[0, len(prompt) - 1 : -1]
+        disparity, probability, log_probability, entropy, certainty = [], [], [], [], []
+        for t in range(span.start, span.stop):
+            p = [math.exp(x) for x in logits[t].tolist()]
+            p = [x / sum(p) for x in p]
+            disparity.append(p[trace[t]] - sorted(p)[-2])
+            probability.append(p[trace[t]])
+            log_probability.append(math.log(p[trace[t]]))
+            entropy.append(-sum(x * math.log(x) for x in p))
+            certainty.append(sum(math.log(1 / vocab_size / x) / vocab_size for x in p))
+        expected = {
+            "probability_disparity": sum(disparity) / 3,
+            "token_probability": sum(probability) / 3,
+            "entropy_confidence": 1 - sum(entropy) / 3 / math.log(vocab_size),
+            "inverse_perplexity": math.exp(sum(log_probability) / 3),
+            "self_certainty": sum(certainty) / 3,
+        }
+        # Float32 activations and statistics against float64 ones.
+        assert confidences(stats, row, span, vocab_size) == pytest.approx(expected, abs=2e-5)
+    assert set(confidences(stats, 0, None, vocab_size).values()) == {0.0}

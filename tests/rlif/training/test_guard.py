@@ -1,0 +1,349 @@
+"""The guard finds the fall without labels, keeps the best policy, and degenerate samples do not fool it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rlif.data.prompts import Prompt
+from rlif.errors import UserError
+from rlif.models.language_model import LanguageModel
+from rlif.rewards import load_rewards
+from rlif.rollouts.encode import EncodedPrompt, encode_prompts
+from rlif.scoring.scorer import Scorer
+from rlif.training import loop as trainer
+from rlif.training.checkpoint import checkpoints
+from rlif.training.command import guard_summary
+from rlif.training.distributed import make_accelerator
+from rlif.training.guard import Guard, Reading
+from rlif.training.learner import Learner
+from rlif.training.loop import TrainResult
+from rlif.training.options import TrainConfig
+from rlif.training.progress import SilentProgress
+from rlif.training.setup import held_out
+from rlif.training.validation import evaluate, majority_answers
+from tiny_models import frozen_reference
+
+MakeConfig = Callable[..., TrainConfig]
+
+# A policy that is well: its samples are likely, end, state answers, and half of them are the start model's.
+WELL = {
+    "consensus": 0.5,
+    "consensus_prompts": 0.9,
+    "num_compared": 1000,
+    "base_nll": 0.3,
+    "kl": 0.0,
+    "base_nll_error": 0.005,
+    "eos_rate": 1.0,
+    "parse_rate": 1.0,
+    "repetition": 0.02,
+    "completion_length": 30.0,
+}
+FREE_FORM = WELL | {"consensus_prompts": 0.1}  # answers that cannot be compared
+
+
+def train(config: TrainConfig) -> TrainResult:
+    return trainer.train(config, progress=SilentProgress())
+
+
+def observe(guard: Guard, *changes: dict[str, float], start: dict[str, float] = WELL) -> list[str | None]:
+    return [guard.observe(10 * step, start | change) for step, change in enumerate(changes)]
+
+
+def test_the_best_policy_agrees_most_with_the_start_models_majority_and_a_fall_warns_once() -> None:
+    guard = Guard(patience=2)
+    shares = [{"consensus": share} for share in (0.5, 0.6, 0.66, 0.65, 0.55, 0.5)]
+    warnings = observe(guard, *shares)
+    assert guard.best is not None
+    assert guard.best.step == 20
+    assert [warning is not None for warning in warnings] == [False, False, False, False, True, False]
+    assert "55% of completions give the start model's majority answer, 66% did at step 20" in str(warnings[4])
+    assert guard.should_stop
+
+
+def test_a_fall_within_the_sampling_error_is_none_and_recovery_begins_the_count_anew() -> None:
+    guard = Guard(patience=2)
+    # Two standard errors of the difference of two shares near .6 of 1000 samples are .044.
+    assert observe(guard, {"consensus": 0.6}, {"consensus": 0.57}) == [None, None]
+    observe(guard, {"consensus": 0.5}, {"consensus": 0.59}, {"consensus": 0.5})
+    assert guard.falling == 1
+    assert not guard.should_stop
+
+
+def test_without_comparable_answers_likelihood_and_drift_decide() -> None:
+    guard = Guard(patience=2)
+    drift = [{"base_nll": nll, "kl": kl} for nll, kl in ((0.3, 0.0), (0.2, 0.01), (0.15, 0.03), (0.14, 0.09))]
+    warnings = observe(guard, *drift, start=FREE_FORM)
+    assert guard.best is not None
+    assert guard.best.step == 20  # the NLL alone still fell at step 30
+    assert "NLL plus KL is 0.23 nats a token, 0.18 at step 20" in str(warnings[3])
+
+
+@pytest.mark.parametrize(
+    ("degenerate", "words"),
+    [
+        ({"repetition": 0.9}, "repeat themselves"),
+        ({"completion_length": 2.0}, "another length"),
+        ({"completion_length": 90.0}, "another length"),
+        ({"eos_rate": 0.1}, "no longer end"),
+        ({"parse_rate": 0.3}, "no longer state an answer"),
+    ],
+)
+@pytest.mark.parametrize("start", [WELL, FREE_FORM])
+def test_degenerate_samples_are_never_the_best_however_likely_the_start_model_finds_them(
+    degenerate: dict[str, float], words: str, start: dict[str, float]
+) -> None:
+    guard = Guard(patience=1)
+    if "completion_length" in degenerate and start is WELL:
+        pytest.skip("there the answers would show it, and a shorter way to the same answers is welcome")
+    loved = degenerate | {"base_nll": 0.0001, "consensus": 1.0}
+    warnings = observe(guard, {}, loved, start=start)
+    assert guard.best is not None
+    assert guard.best.step == 0
+    assert guard.should_stop
+    assert words in str(warnings[1])
+
+
+def test_coming_to_the_point_with_the_same_answers_is_no_fault() -> None:
+    guard = Guard(patience=1)
+    rambling = WELL | {"completion_length": 800.0, "eos_rate": 0.3, "parse_rate": 0.5, "consensus": 0.3}
+    assert guard.observe(0, rambling) is None
+    assert guard.observe(10, rambling | {"completion_length": 300.0, "eos_rate": 0.95, "consensus": 0.6}) is None
+    assert guard.best is not None
+    assert guard.best.step == 10
+
+
+def test_gold_answers_change_nothing() -> None:
+    with_labels, without = Guard(patience=2), Guard(patience=2)
+    for step, share in enumerate((0.5, 0.6, 0.4)):
+        metrics = WELL | {"consensus": share}
+        with_labels.observe(step, metrics | {"accuracy": 1.0 - share})
+        without.observe(step, metrics)
+    assert with_labels.readings == without.readings
+    assert with_labels.best == without.best
+
+
+@pytest.fixture
+def prompts(language_model: LanguageModel) -> list[EncodedPrompt]:
+    rows = [Prompt(f"{a}+{b}=", None) for a in (1, 20) for b in (3, 4, 50)]
+    return encode_prompts(language_model, rows, 40)
+
+
+def test_a_policy_of_loops_is_likelier_under_the_start_model_and_still_found_out(
+    language_model: LanguageModel, prompts: list[EncodedPrompt], make_config: MakeConfig
+) -> None:
+    config = make_config(max_completion_length=40)
+
+    def metrics(policy: LanguageModel) -> dict[str, float]:
+        learner = Learner(
+            config=config,
+            accelerator=make_accelerator("cpu", (), Path("unused")),
+            policy=policy,
+            scorer=Scorer(policy.model, None),
+            reference=frozen_reference(language_model.model),
+            rewards=load_rewards(config.reward),
+            optimizer=torch.optim.SGD(policy.model.parameters()),
+        )
+        return evaluate(learner, prompts, [None] * len(prompts)).metrics
+
+    # The start model at a temperature near 0: it takes its likeliest token each time, which ends in loops.
+    looping = copy.deepcopy(language_model.model)
+    with torch.no_grad():
+        looping.model.norm.weight.mul_(30)
+    start, loops = metrics(language_model), metrics(replace(language_model, model=looping))
+    assert loops["base_nll"] + loops["kl"] < start["base_nll"]  # by its likelihood it would be far better
+    guard = Guard(patience=1)
+    guard.observe(0, start)
+    assert "repeat themselves" in str(guard.observe(10, loops))
+    assert guard.best is not None
+    assert guard.best.step == 0
+
+
+def test_majority_answers_are_those_that_two_samples_share_whatever_the_batch(
+    language_model: LanguageModel, prompts: list[EncodedPrompt], make_config: MakeConfig
+) -> None:
+    config = make_config(max_completion_length=40, temperature=0.7)
+    found = majority_answers(language_model, prompts, config, 8)
+    assert found == majority_answers(language_model, prompts, replace(config, prompts_per_step=50), 8)
+    assert len(found) == len(prompts)
+
+
+@pytest.fixture
+def falling(make_config: MakeConfig, tmp_path: Path) -> TrainConfig:
+    """A run that soon learns to say nothing."""
+    module = tmp_path / "rewards.py"
+    module.write_text("def brevity(completion_mask):\n    return -completion_mask.float().sum(dim=1)\n")
+    config = make_config(max_steps=14, eval_steps=1, learning_rate=2e-2, reward=(f"{module}:brevity",), beta=0.0)
+    return replace(config, guard="stop", guard_patience=2, eval_data=config.data)
+
+
+def weights(directory: Path) -> dict[str, Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def test_stop_ends_the_run_with_the_best_policy_and_keeps_the_last(falling: TrainConfig, tmp_path: Path) -> None:
+    result = train(falling)
+    assert result.stopped
+    assert result.guard_step is not None
+    assert result.guard_step + falling.guard_patience <= result.last_step < falling.max_steps
+    assert result.rows[-1]["guard/falling"] == falling.guard_patience
+    assert str(result.warning).startswith("the policy has probably begun to fall")
+    assert json.loads((result.run_dir / "best" / "guard.json").read_text())["step"] == result.guard_step
+    model, best = weights(result.run_dir / "model"), weights(result.run_dir / "best")
+    assert all(torch.equal(model[name], best[name]) for name in model)
+    last = weights(result.run_dir / "last")
+    assert not all(torch.equal(model[name], last[name]) for name in model)
+    assert "stopped the run" in guard_summary(result)
+    assert f"step {result.guard_step} was the best" in guard_summary(result) or result.guard_step == 0
+
+    # A guard that only watches sees the same run: what it would have kept is what stopping kept.
+    watched = train(replace(falling, guard="warn", run_dir=tmp_path / "watched"))
+    assert watched.last_step == falling.max_steps
+    assert watched.guard_step == result.guard_step
+    kept = weights(watched.run_dir / "best")
+    assert all(torch.equal(kept[name], best[name]) for name in best)
+    assert not (watched.run_dir / "last").exists()
+    assert not watched.stopped
+    assert watched.warning == result.warning
+
+
+def test_a_run_rewarded_for_right_answers_is_not_stopped(falling: TrainConfig) -> None:
+    result = train(replace(falling, reward=(*falling.reward, "verifiable"), max_steps=8))
+    assert result.last_step == 8
+    assert not result.stopped
+    assert result.warning is not None
+
+
+def test_a_gold_answer_that_is_only_measured_does_not_keep_the_guard_from_stopping(falling: TrainConfig) -> None:
+    assert train(replace(falling, reward=(*falling.reward, "verifiable=0"))).stopped
+
+
+def test_off_evaluates_nothing_and_keeps_nothing(make_config: MakeConfig) -> None:
+    result = train(make_config(guard="off"))
+    assert result.guard_step is None
+    assert not (result.run_dir / "best").exists()
+    assert not any(name.startswith("eval/") for row in result.rows for name in row)
+
+
+def test_a_resumed_run_is_guarded_as_if_it_had_never_stopped(falling: TrainConfig, tmp_path: Path) -> None:
+    config = replace(falling, guard="warn", max_steps=6)
+    whole = train(replace(config, run_dir=tmp_path / "whole"))
+    train(replace(config, max_steps=3, save_steps=3))
+    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-3"]
+    resumed = train(replace(config, resume=True))
+    assert resumed.guard_step == whole.guard_step
+
+    def guard_rows(result: TrainResult) -> list[tuple[float, float]]:
+        return [(row["guard/best_step"], row["guard/falling"]) for row in result.rows]
+
+    assert guard_rows(resumed) == guard_rows(whole)
+
+
+def test_a_run_that_was_interrupted_after_its_best_is_not_falling_while_it_goes_up_again() -> None:
+    guard = Guard(patience=2)
+    observe(guard, {"consensus": 0.4}, {"consensus": 0.45})
+    later = Reading(step=50, score=0.7, error=0.015, fault=None)
+    guard.best = later  # of RUN_DIR/best; the checkpoint is of step 10
+    for step, share in ((20, 0.5), (30, 0.55), (40, 0.6)):
+        assert guard.observe(step, WELL | {"consensus": share}) is None
+    assert not guard.should_stop
+    assert guard.observe(50, WELL | {"consensus": 0.7}) is None
+    assert guard.best is later
+    assert guard.observe(60, WELL | {"consensus": 0.5}) is not None
+
+
+def test_a_resumed_run_does_not_write_over_a_better_policy_of_a_later_step(
+    falling: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(falling, guard="warn", max_steps=4, save_steps=2)
+    train(config)
+    best = tmp_path / "run" / "best"
+    (best / "guard.json").write_text(json.dumps({"step": 3, "score": 2.0, "error": 0.0, "fault": None}))
+    manifest = json.loads((best / "manifest.json").read_text())
+    manifest["sha256"]["guard.json"] = hashlib.sha256((best / "guard.json").read_bytes()).hexdigest()
+    (best / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    before = (best / "model.safetensors").stat().st_mtime_ns
+    assert train(replace(config, resume=True)).guard_step == 3
+    assert (best / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_that_goes_on_after_it_was_stopped_keeps_no_last_policy_of_before(falling: TrainConfig) -> None:
+    config = replace(falling, save_steps=1)
+    assert (train(config).run_dir / "last").is_dir()
+    result = train(replace(config, guard="warn", resume=True))
+    assert not (result.run_dir / "last").exists()
+    assert guard_summary(result).endswith("best/ has that policy")
+
+
+@pytest.mark.parametrize(
+    ("began", "goes_on", "message"),
+    [
+        ({}, {"guard": "off"}, "resume: guard is 'off' and eval_data None, but the run had 'stop' and None"),
+        ({"guard": "off"}, {"guard": "stop"}, "resume: guard is 'stop' and eval_data None, but the run had 'off'"),
+        ({"eval_data": "1"}, {"eval_data": "2"}, "resume: eval_data has changed since the run"),
+        ({"eval_data": "1"}, {"eval_temperature": 0.0}, "resume: eval_temperature is 0.0, but the run had 1.0"),
+    ],
+)
+def test_a_resumed_guard_sees_what_it_saw_before(
+    began: dict[str, object],
+    goes_on: dict[str, object],
+    message: str,
+    make_config: MakeConfig,
+    write_jsonl: Callable[..., Path],
+) -> None:
+    files = {name: str(write_jsonl({"prompt": f"{name}+3="}, name=f"{name}.jsonl")) for name in "12"}
+    config = make_config(**{"guard": "stop", "max_steps": 1, "save_steps": 1} | began)
+    config = replace(config, eval_data=files.get(str(config.eval_data)))
+    train(config)
+    change = {name: files.get(str(value), value) for name, value in goes_on.items()}
+    with pytest.raises(UserError, match=message):
+        train(replace(config, resume=True, max_steps=2, **change))
+
+
+def test_repeated_prompts_are_not_all_held_out() -> None:
+    one = [EncodedPrompt("1+1=", None, [1, 2])] * 1000
+    assert held_out(one, 128, seed=0) == (one, one[:1])
+    hundred = [EncodedPrompt(str(i % 100), None, [i % 100]) for i in range(1000)]
+    kept, guards = held_out(hundred, 128, seed=0)
+    assert len(guards) == len({prompt.text for prompt in guards}) == 10
+    assert len(kept) == 900
+
+
+def test_held_out_prompts_are_a_tenth_that_training_never_sees() -> None:
+    prompts = [EncodedPrompt(str(i), None, [i]) for i in range(1000)]
+    kept, guards = held_out(prompts, 128, seed=0)
+    assert len(guards) == 100
+    assert len(kept) == 900
+    assert not {prompt.text for prompt in kept} & {prompt.text for prompt in guards}
+    assert held_out(prompts, 128, seed=0) == (kept, guards)
+    repeated = [prompt for prompt in prompts for _ in range(2)]
+    assert not {p.text for p in held_out(repeated, 50, seed=1)[0]} & {p.text for p in held_out(repeated, 50, seed=1)[1]}
+    # Of too few prompts nothing is taken: the guard watches the ones that are trained on.
+    few = prompts[:20]
+    kept, guards = held_out(few, 128, seed=0)
+    assert kept == few
+    assert sorted(guards) == sorted(few)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guard": "maybe"}, "guard: got 'maybe', expected one of stop, warn, off"),
+        ({"guard_patience": 0}, "guard_patience: got 0, expected an integer of at least 1"),
+        ({"guard_prompts": 0}, "guard_prompts: got 0, expected an integer of at least 1"),
+    ],
+)
+def test_bad_options_are_named(changes: dict[str, object], message: str, make_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match=message):
+        train(make_config(**changes))

@@ -1,0 +1,278 @@
+"""A run that was stopped, killed or broken goes on as if nothing had been: bit for bit the same weights and metrics."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlif.errors import UserError
+from rlif.files.directories import damage
+from rlif.training import loop as trainer
+from rlif.training import setup as prepare
+from rlif.training.checkpoint import checkpoints
+from rlif.training.loop import TrainResult
+from rlif.training.options import TrainConfig
+from rlif.training.progress import SilentProgress
+from tiny_models import TIMES, files_of_at_most, make_model
+
+MakeConfig = Callable[..., TrainConfig]
+KILLS = 20
+
+
+def train(config: TrainConfig) -> TrainResult:
+    return trainer.train(config, progress=SilentProgress())
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    (file,) = directory.glob("*model.safetensors")
+    return load_file(file)
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Both runs ended with the same bits, and logged the same."""
+    ours, theirs = weights(first / "model"), weights(second / "model")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    logs = []
+    for run in (first, second):
+        rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        logs.append([{name: value for name, value in row.items() if name not in TIMES} for row in rows])
+    assert logs[0] == logs[1]
+    assert (first / "samples.jsonl").read_text() == (second / "samples.jsonl").read_text()
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send SIGTERM in the middle of that step, as a scheduler would."""
+    update = trainer.update
+
+    def stop(learner: object, rollout: object, at: int, learning_rate: float) -> dict[str, float]:
+        if at == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(learner, rollout, at, learning_rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "update", stop)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_iterations": 2, "mask_truncated_completions": True},
+        {"lora_rank": 4},
+        {"reward": ("random", "self_certainty=0.5"), "weight_decay": 0.1, "evaluates": True},
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    changes: dict[str, object], make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluates = changes.pop("evaluates", False)
+    config = make_config(max_steps=5, eval_steps=2, **changes)
+    config = replace(config, eval_data=config.data if evaluates else None)
+    whole = replace(config, run_dir=tmp_path / "whole")
+    train(whole)
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 3; --resume continues"):
+            train(config)
+    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-3"]
+    result = train(replace(config, resume=True))
+    assert [row["step"] for row in result.rows] == ([0] if evaluates else []) + [1, 2, 3, 4, 5]
+    assert_same(whole.run_dir, config.run_dir)
+
+
+def run_quietly(config: TrainConfig) -> None:
+    torch.set_num_threads(1)
+    train(config)
+
+
+def newest_step(run_dir: Path) -> int:
+    """The step of the newest checkpoint, 0 without any."""
+    return max((int(path.name.removeprefix("checkpoint-")) for path in checkpoints(run_dir)), default=0)
+
+
+def test_a_run_killed_at_twenty_random_moments_goes_on_to_the_same_bits(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(max_steps=100, eval_steps=40, save_steps=1, save_total_limit=2)
+    whole = replace(config, run_dir=tmp_path / "whole")
+    # The server imports everything once; each run is a fork of it.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["rlif.training.loop", "rlif.training.checkpoint"])
+    uninterrupted = processes.Process(target=run_quietly, args=(whole,))
+    uninterrupted.start()
+    uninterrupted.join()
+    assert uninterrupted.exitcode == 0
+
+    chance = random.Random(0)
+    reached = []
+    for _ in range(KILLS):
+        resume = config.run_dir is not None and config.run_dir.exists()
+        process = processes.Process(target=run_quietly, args=(replace(config, resume=resume),))
+        process.start()
+        # Some at once or while loading, most between the first and the fourth checkpoint, at any point of a step.
+        wanted = newest_step(config.run_dir) + chance.randint(0, 3)
+        while newest_step(config.run_dir) < wanted and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.06))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        reached.append(newest_step(config.run_dir))
+    assert reached == sorted(reached)
+    assert 20 < reached[-1] < config.max_steps
+    train(replace(config, resume=True))
+    assert_same(whole.run_dir, config.run_dir)
+    assert sorted(path.name for path in config.run_dir.iterdir()) == [
+        "checkpoint-100",
+        "checkpoint-99",
+        "config.yaml",
+        "metrics.jsonl",
+        "model",
+        "samples.jsonl",
+    ]
+
+
+@pytest.fixture
+def stopped(make_config: MakeConfig) -> TrainConfig:
+    """A run of four steps with a checkpoint after each, of which two more are wanted."""
+    config = make_config(max_steps=4, save_steps=1)
+    train(config)
+    return replace(config, max_steps=6, resume=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(name: str, kind: str, stopped: TrainConfig) -> None:
+    newest = stopped.run_dir / "checkpoint-4"
+    content = bytearray((newest / name).read_bytes())
+    if kind == "gone":
+        (newest / name).unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        (newest / name).write_bytes(content if kind == "flipped" else content[: len(content) // 2])
+    # A flipped bit of the manifest may be in the checksum of another file.
+    named = r"\S+" if (name, kind) == ("manifest.json", "flipped") else name
+    with pytest.warns(UserWarning, match=f"passed over a damaged checkpoint.*checkpoint-4: {named}"):
+        result = train(stopped)
+    assert [row["step"] for row in result.rows] == [1, 2, 3, 4, 5, 6]
+    assert (stopped.run_dir / "checkpoint-4" / name).exists()  # written again
+
+
+def test_when_every_checkpoint_is_damaged_the_error_names_each(stopped: TrainConfig) -> None:
+    for path in checkpoints(stopped.run_dir):
+        (path / "state.json").write_text("{}")
+    with pytest.raises(UserError, match=r"resume: every checkpoint is damaged: .*checkpoint-4: .*checkpoint-1: "):
+        train(stopped)
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint_to_resume_from(
+    stopped: TrainConfig, tmp_path: Path
+) -> None:
+    whole = replace(stopped, run_dir=tmp_path / "whole", resume=False)
+    shutil.copytree(stopped.run_dir, whole.run_dir)
+    train(replace(whole, resume=True))
+    with (
+        files_of_at_most(8192),
+        pytest.raises(UserError, match=r"cannot save .*checkpoint-5: .*File too large") as error,
+    ):
+        train(stopped)
+    assert str(error.value).endswith("the newest checkpoint is checkpoint-4)")
+    assert checkpoints(stopped.run_dir)[0].name == "checkpoint-4"
+    train(stopped)
+    assert_same(whole.run_dir, stopped.run_dir)
+
+
+def test_only_the_newest_checkpoints_are_kept(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=5, save_steps=1, save_total_limit=2)
+    train(config)
+    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-5", "checkpoint-4"]
+
+
+def test_damaged_checkpoints_do_not_take_the_place_of_those_that_the_resumed_run_saves(stopped: TrainConfig) -> None:
+    for step in (3, 4):
+        (stopped.run_dir / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="passed over a damaged checkpoint"):
+        run = prepare.prepare(replace(stopped, save_total_limit=1), SilentProgress())
+    run.state.step = 3
+    run.save_checkpoint()
+    run.close()
+    assert [path.name for path in checkpoints(stopped.run_dir)] == ["checkpoint-3"]
+    assert damage(stopped.run_dir / "checkpoint-3") is None
+
+
+def test_a_run_without_a_checkpoint_is_not_begun_again_over_its_model(make_config: MakeConfig) -> None:
+    config = make_config()
+    train(config)
+    metrics = (config.run_dir / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"resume: .* has no checkpoint to continue from .*overwrite its model"):
+        train(replace(config, resume=True, max_steps=4))
+    assert (config.run_dir / "metrics.jsonl").read_text() == metrics
+
+
+def test_metrics_that_are_gone_are_one_error(stopped: TrainConfig) -> None:
+    (stopped.run_dir / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"resume: .*metrics.jsonl has 0 bytes, expected the \d+ of the checkpoint"):
+        train(stopped)
+
+
+def test_a_run_directory_in_the_home_directory_is_found_again(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = make_config(run_dir=Path("~/run"), save_steps=1)
+    train(config)
+    assert train(replace(config, resume=True, max_steps=3)).run_dir == tmp_path / "home" / "run"
+
+
+def test_a_checkpoint_holds_no_pickle(stopped: TrainConfig) -> None:
+    suffixes = {path.suffix for path in (stopped.run_dir / "checkpoint-4").rglob("*")}
+    assert suffixes <= {".safetensors", ".json", ".jinja", ".txt"}
+
+
+def test_a_resume_with_other_prompts_is_refused(stopped: TrainConfig) -> None:
+    path = Path(stopped.data)
+    path.write_text(path.read_text().replace("20+", "21+"))
+    with pytest.raises(UserError, match=r"^resume: data has changed since the run in .* began"):
+        train(stopped)
+
+
+def test_a_resume_with_another_start_model_is_refused(stopped: TrainConfig, tmp_path: Path) -> None:
+    directory = tmp_path / "other"
+    shutil.copytree(stopped.model, directory)
+    model = make_model()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(1e-3)
+    model.save_pretrained(directory)
+    with pytest.raises(UserError, match=r"^resume: model has changed since the run in .* began"):
+        train(replace(stopped, model=str(directory)))
+
+
+@pytest.mark.parametrize(("field", "value"), [("seed", 1), ("beta", 0.5), ("reward", ("token_entropy",))])
+def test_a_resume_with_another_configuration_is_refused(field: str, value: object, stopped: TrainConfig) -> None:
+    with pytest.raises(UserError, match=rf"^resume: {field} is .*, but the run had .*; expected no change"):
+        train(replace(stopped, **{field: value}))  # type: ignore[arg-type]
+
+
+def test_there_must_be_a_run_to_resume(make_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match=r"run_dir: .* does not exist, expected the directory of the run to resume"):
+        train(make_config(resume=True))
+    with pytest.raises(UserError, match="run_dir: got none, expected the directory of the run to resume"):
+        train(make_config(resume=True, run_dir=None))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(make_config: MakeConfig) -> None:
+    config = make_config()
+    prepare.prepare(config, SilentProgress()).close()
+    result = train(replace(config, resume=True))
+    assert [row["step"] for row in result.rows] == [1, 2]
