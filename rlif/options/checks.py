@@ -70,8 +70,23 @@ class Below(Bound):
         return value < self.limit
 
 
+@dataclass(frozen=True)
+class Between:
+    """The value is one of the two limits, or between them."""
+
+    low: float
+    high: float
+    why: str = ""
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} to {self.high:g}"
+
+
 Count = Annotated[int, AtLeast(1)]
-Share = Annotated[float, AtLeast(0), AtMost(1)]
+Share = Annotated[float, Between(0, 1)]
 Positive = Annotated[float, Above(0)]
 
 
@@ -108,12 +123,12 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         for item in value:
             check_value(name, item, get_args(kind)[0])
         return
-    bounds = [mark for mark in marks if isinstance(mark, Bound)]
+    bounds = [mark for mark in marks if isinstance(mark, Bound | Between)]
     if (expected := _expected(value, kind, bounds)) is not None:
         raise UserError(f"{name}: got {value!r}, expected {expected}")
 
 
-def _expected(value: Any, kind: Any, bounds: list[Bound]) -> str | None:
+def _expected(value: Any, kind: Any, bounds: list[Bound | Between]) -> str | None:
     """What was expected instead of the value; None if it is right."""
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
@@ -124,8 +139,6 @@ def _expected(value: Any, kind: Any, bounds: list[Bound]) -> str | None:
     is_number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and all(bound.holds(value) for bound in bounds):
         return None
-    bounded = any(isinstance(bound, AtMost | Below) for bound in bounds)
+    bounded = any(isinstance(bound, AtMost | Below | Between) for bound in bounds)
     what = "an integer" if kind is int else "a number" if bounded else "a finite number"
-    if [type(bound) for bound in bounds] == [AtLeast, AtMost]:
-        return f"{what} from {bounds[0].limit:g} to {bounds[1].limit:g}"
     return " ".join([what, " and ".join(map(str, bounds))]).rstrip() + "".join(bound.why for bound in bounds)

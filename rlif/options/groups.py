@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rlif.options.checks import Above, AtLeast, AtMost, Below, Count, Positive, Share
+from rlif.options.checks import Above, AtLeast, AtMost, Below, Count, Positive
 
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["float32", "bfloat16"]
@@ -157,7 +157,7 @@ class OptimizerOptions:
     learning_rate: Positive | None = None
     """Peak learning rate of AdamW."""
 
-    warmup_ratio: Share = 0.1
+    warmup_ratio: Annotated[float, AtLeast(0), AtMost(1)] = 0.1
     """Share of the steps in which the learning rate rises linearly to its peak."""
 
     lr_scheduler_type: Schedule = "cosine"

@@ -29,7 +29,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from rlif.options.checks import AtLeast, AtMost, Count, Share, check
+from rlif.options.checks import Between, Count, Share, check
 
 Split = Literal["train", "eval"]
 
@@ -46,7 +46,7 @@ _LARGEST_SLIP = 9
 class ArithmeticConfig:
     """Difficulty of the problems, and how the teacher errs."""
 
-    operands: Annotated[int, AtLeast(2), AtMost(9)] = 2
+    operands: Annotated[int, Between(2, 9)] = 2
     """Numbers in a problem (2 to 9)."""
     digits: Count = 3
     """Digits of each number (at least 1); the first is never 0."""
