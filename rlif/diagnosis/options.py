@@ -14,7 +14,6 @@ from rlif.options.fields import Formerly
 from rlif.options.groups import (
     BatchOptions,
     DataOptions,
-    GenerationOptions,
     LoadingOptions,
     MemoryOptions,
     ModelOptions,
@@ -32,7 +31,7 @@ class DiagnoseConfig(
     SeedOptions,
     BatchOptions,
     ReadingOptions,
-    GenerationOptions,
+    SamplingOptions,
     LoadingOptions,
     MemoryOptions,
 ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 
@@ -20,6 +20,8 @@ GROUPS = [value for value in vars(groups).values() if dataclasses.is_dataclass(v
 @dataclass(kw_only=True)
 class PairOptions:
     """Two of a kind."""
+
+    heading: ClassVar[str] = "pair of"
 
     first: int = 1
     """The first
@@ -53,8 +55,8 @@ def test_options_come_with_help_and_heading_own_ones_and_lone_ones_first() -> No
     assert [(each.name, each.section, each.help) for each in options.values()] == [
         ("lone", "", "Alone."),
         ("own", "", "Of the command."),
-        ("first", "pair", "The first of two."),
-        ("second", "pair", "Told anew."),
+        ("first", "pair of", "The first of two."),
+        ("second", "pair of", "Told anew."),
     ]
     assert options["first"].section_help == "Two of a kind."
     assert options["lone"].required
@@ -75,7 +77,7 @@ def test_help_shows_plain_types_under_headings(capsys: pytest.CaptureFixture[str
     assert text.startswith("usage: try [-h] ")
     assert "\n\nTry it.\n\n" in text
     assert "--first INT" in text
-    assert "pair options" in text
+    assert "pair of options" in text
     assert "Two of a kind." in text
     assert "--config PATH" in text
 
