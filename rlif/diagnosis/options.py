@@ -18,6 +18,7 @@ from rlif.options.groups import (
     MemoryOptions,
     ModelOptions,
     ReadingOptions,
+    SamplingOptions,
     SeedOptions,
 )
 from rlif.rewards import load_rewards
