@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from losses import LOSSES, exact, loss_inputs, near
-from rlif_kernels import TokenStats, reference
+from rlif_kernels import TokenStats, k3_kl, policy_loss, reference
 from rlif_kernels.policy_loss import LossOptions, LossRows, sequence_average, token_terms, token_weights
 
 ACTIVE = torch.tensor([[True, True, True, True], [True, True, False, False]])
@@ -53,6 +55,63 @@ def test_the_closed_form_is_the_derivative_of_the_definition(case):
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         closed = terms.grads.get(name, torch.zeros(24, dtype=torch.float64)).view(4, 6)
         torch.testing.assert_close(closed.double().where(mask, 0), gradient, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_the_loss_of_given_statistics_is_the_definition(case):
+    arguments, options = loss_inputs(LOSSES[case], 11)
+    mask = options["mask"]
+    results = []
+    values = [-torch.rand(4, 6, dtype=torch.float64).where(mask, torch.nan) for _ in range(3)]
+    advantages, old, ref = exact(near(values[0], arguments))[1:]
+    for function in (policy_loss, reference.policy_loss):
+        leaves = [value.clone().requires_grad_() for value in values]
+        result = function(TokenStats(*leaves), advantages, old, ref, **options)
+        result.loss.backward()
+        gradients = [torch.zeros(4, 6) if leaf.grad is None else leaf.grad for leaf in leaves]
+        results.append((result, gradients))
+    (actual, actual_gradients), (expected, expected_gradients) = results
+    # The weights are float32.
+    torch.testing.assert_close(actual.loss, expected.loss, rtol=1e-6, atol=1e-7)
+    for a, b in zip(actual_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(a.double().where(mask, 0), b.double().where(mask, 0), rtol=1e-6, atol=1e-8)
+        assert (a.where(~mask, 0) == 0).all()
+    assert torch.equal(actual.clipped, expected.clipped)
+    assert (actual.kl is None) == (expected.kl is None)
+    if actual.kl is not None:
+        torch.testing.assert_close(actual.kl, expected.kl.where(mask, 0))
+    assert not any(value.requires_grad for value in actual[1:] if value is not None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_type": "ppo"}, "^loss_type is 'ppo'; expected one of"),
+        ({"importance_sampling_level": "batch"}, "^importance_sampling_level is 'batch'; expected one of"),
+        ({"beta": 0.1}, "^beta is 0.1 and ref_logprob is None"),
+        ({"entropy_coef": 0.1}, "^stats.entropy is None and entropy_coef 0.1; expected the statistic, or 0"),
+    ],
+)
+def test_a_loss_that_cannot_be_computed_says_why(changes, message):
+    with pytest.raises(ValueError, match=message):
+        policy_loss(TokenStats(logprob=torch.zeros(2, 4)), torch.ones(2), mask=ACTIVE, **changes)
+    with pytest.raises(ValueError, match=r"^stats.logprob is None"):
+        policy_loss(TokenStats(), torch.ones(2), mask=ACTIVE)
+
+
+@given(st.floats(-20, 0), st.floats(-20, 0))
+def test_the_kl_estimate_is_never_negative_and_zero_for_equal_policies(policy, other):
+    values = torch.tensor([policy, other], dtype=torch.float64)
+    assert k3_kl(values[0], values[1]).item() >= 0
+    assert k3_kl(values[0], values[0]).item() == 0
+
+
+def test_the_kl_estimate_is_unbiased():
+    # Its expectation under the policy, over the whole vocabulary, is the KL divergence itself.
+    generator = torch.Generator().manual_seed(0)
+    policy, other = torch.randn(2, 50, generator=generator, dtype=torch.float64).log_softmax(dim=-1)
+    expected = (policy.exp() * (policy - other)).sum()
+    torch.testing.assert_close((policy.exp() * k3_kl(policy, other)).sum(), expected)
 
 
 @pytest.mark.parametrize(
