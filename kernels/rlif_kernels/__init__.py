@@ -8,7 +8,7 @@ and measures them. Works without a GPU and without Triton: C and torch serve the
 from rlif_kernels.grpo_loss import grpo_loss
 from rlif_kernels.linear_grpo_loss import linear_grpo_loss
 from rlif_kernels.linear_token_stats import linear_token_stats
-from rlif_kernels.policy_loss import GRPOLoss
+from rlif_kernels.policy_loss import GRPOLoss, policy_loss
 from rlif_kernels.sample_tokens import SampledTokens, sample_tokens
 from rlif_kernels.stats import TokenStats
 from rlif_kernels.token_stats import token_stats
@@ -20,6 +20,7 @@ __all__ = [
     "grpo_loss",
     "linear_grpo_loss",
     "linear_token_stats",
+    "policy_loss",
     "reference",
     "sample_tokens",
     "token_stats",

@@ -15,11 +15,13 @@ Sources: GRPO arXiv 2402.03300; DAPO's token mean and asymmetric clip 2503.14476
 clip (delta) 2505.07291; the sequence-level ratio, GSPO, 2507.18071. Names and normalisations are TRL's GRPOConfig's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from rlif_kernels.stats import TokenStats
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
@@ -43,6 +45,78 @@ class GRPOLoss(NamedTuple):
     """Estimate "k3" of KL(policy ‖ reference), float32, nats; None without `ref_logprob`."""
     clipped: Tensor | None = None
     """bool: the ratio lies beyond its clip range on the side that the advantage pushes it to."""
+
+
+def policy_loss(
+    stats: TokenStats,
+    advantages: Tensor,
+    old_logprob: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    *,
+    mask: Tensor,
+    loss_type: str = "dapo",
+    epsilon_low: float = 0.2,
+    epsilon_high: float | None = None,
+    delta: float | None = None,
+    beta: float = 0.0,
+    importance_sampling_level: str = "token",
+    entropy_coef: float = 0.0,
+    self_certainty_coef: float = 0.0,
+    num_items_in_batch: int | Tensor | None = None,
+    max_completion_length: int | None = None,
+    loss_scale: float = 1.0,
+) -> GRPOLoss:
+    """The loss of GRPO from the statistics of the tokens: the definition of what `grpo_loss` does after `token_stats`.
+
+    Args:
+        stats: with `logprob`, and `entropy` or `self_certainty` if its coefficient is not 0; (..., T), the last
+            dimension running over a sequence's tokens.
+        advantages: (...), one for each sequence, or (..., T).
+        mask: (..., T) bool, the tokens that count.
+
+    The other arguments are those of `rlif_kernels.grpo_loss`. Returns `GRPOLoss`, in the dtype of the statistics.
+    """
+    logprob = stats.logprob
+    assert logprob is not None
+    if advantages.ndim < logprob.ndim:
+        advantages = advantages[..., None]
+    lengths = mask.sum(-1, keepdim=True).clamp(min=1)
+    # On-policy the ratio is 1 in value and has the gradient of the log-probability.
+    log_ratio = logprob - (logprob.detach() if old_logprob is None else old_logprob)
+    log_ratio = log_ratio.where(mask, 0)
+    if importance_sampling_level == "sequence":
+        log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logprob)
+    ratio = log_ratio.exp()
+    low, high = 1 - epsilon_low, 1 + (epsilon_low if epsilon_high is None else epsilon_high)
+    capped = ratio if delta is None else ratio.clamp(max=delta)
+    token_loss = -torch.minimum(capped * advantages, ratio.clamp(low, high) * advantages)
+    clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+    kl = None
+    if ref_logprob is not None:
+        # "k3": unbiased under the policy's own samples, never negative (http://joschu.net/blog/kl-approx.html).
+        difference = (ref_logprob - logprob).where(mask, 0)
+        kl = torch.expm1(difference) - difference
+        token_loss = token_loss + beta * kl
+    token_loss = token_loss.where(mask, 0)
+
+    num_tokens = mask.sum().clamp(min=1)
+    num_sequences = max(1, mask[..., 0].numel())
+    if num_items_in_batch is None:
+        num_items_in_batch = num_tokens
+    if loss_type == "grpo":
+        loss = (token_loss.sum(-1, keepdim=True) / lengths).sum() / num_sequences
+    elif loss_type == "bnpo":
+        loss = token_loss.sum() / num_tokens
+    elif loss_type == "dr_grpo":
+        loss = token_loss.sum() / (num_sequences * (max_completion_length or mask.shape[-1]))
+    else:
+        loss = token_loss.sum() / num_items_in_batch
+    for coefficient, value in ((entropy_coef, stats.entropy), (self_certainty_coef, stats.self_certainty)):
+        if coefficient:
+            assert value is not None
+            loss = loss - coefficient * value.where(mask, 0).sum() / num_items_in_batch
+    detached = (None if value is None else value.detach() for value in (*stats[:3], kl, clipped & mask))
+    return GRPOLoss(loss * loss_scale, *detached)
 
 
 class LossOptions(NamedTuple):
@@ -113,10 +187,7 @@ def token_weights(
 
 
 def token_terms(
-    logprob: Tensor,
-    entropy: Tensor | None,
-    self_certainty: Tensor | None,
-    *,
+    fields: Mapping[str, Tensor],
     rows: LossRows,
     options: LossOptions,
     average: Callable[[Tensor], Tensor] | None = None,
@@ -124,13 +195,13 @@ def token_terms(
     """The loss and its derivative from the statistics of each token, (N,).
 
     Args:
-        logprob: float32; `entropy` and `self_certainty` alike, needed where their coefficient is not 0.
+        fields: of `TokenStats`, float32: "logprob", and those whose coefficient is not 0.
         rows: what the tokens bring along.
         options: the numbers of the loss.
         average: puts the mean of a sequence in the place of its tokens' log-ratios, where the ratio is a sequence's:
             see `sequence_average`.
     """
-    advantage, weight = rows.advantage, rows.weight
+    logprob, advantage, weight = fields["logprob"], rows.advantage, rows.weight
     # On-policy the ratio is exactly 1, but NaN where the log-probability is NaN.
     log_ratio = logprob - (logprob if rows.old_logprob is None else rows.old_logprob)
     if average is not None:
@@ -155,11 +226,10 @@ def token_terms(
             loss = loss + options.beta * kl
             g_logprob = g_logprob - weight * options.beta * growth
     loss, grads = weight * loss, {"logprob": g_logprob}
-    for name, value in (("entropy", entropy), ("self_certainty", self_certainty)):
+    for name in ("entropy", "self_certainty"):
         coefficient = getattr(options, f"{name}_coef")
         if coefficient:
-            assert value is not None
-            loss = loss - coefficient * rows.mean_weight * value
+            loss = loss - coefficient * rows.mean_weight * fields[name]
             grads[name] = -coefficient * rows.mean_weight
     return TokenTerms(loss, kl, clipped, grads)
 

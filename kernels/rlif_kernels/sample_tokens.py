@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import backend_for
 from rlif_kernels.backends import c as cpu_backend
+from rlif_kernels.backends import local_backend
 from rlif_kernels.checks import check_logits, row_arguments
 from rlif_kernels.stats import FIELDS, TokenStats
 from rlif_kernels.token_stats import token_stats
@@ -75,17 +75,18 @@ def sample_tokens(
         raise TypeError(f"uniform has dtype {uniform.dtype}; expected torch.float64 or torch.float32")
     names = outputs or FIELDS[:1]  # what the check of the other arguments asks for at least
     like_targets = torch.empty(uniform.shape, dtype=torch.int64, device=uniform.device)
-    rows, _ = row_arguments(
+    arguments = row_arguments(
         logits, "logits", logits.shape[-1], like_targets, temperature, None, None, None, names, backend, None
     )
     if isinstance(temperature, Tensor):
         raise TypeError("temperature is a Tensor; expected a positive number")
-    if backend_for(rows.backend, logits) is cpu_backend:
+    number = float(temperature)
+    if local_backend(arguments.backend, logits) is cpu_backend:
         numbers = uniform.double().contiguous()
-        drawn, fields = cpu_backend.sample(logits.detach(), numbers.view(-1), rows.scalar_temperature, outputs)
+        drawn, fields = cpu_backend.sample(logits.detach(), numbers.view(-1), number, outputs)
         shaped = {name: values.view(uniform.shape + values.shape[1:]) for name, values in fields.items()}
         return SampledTokens(drawn.view(uniform.shape), TokenStats(**shaped))
-    drawn = _draw(logits.reshape(-1, logits.shape[-1]), rows.scalar_temperature, uniform.reshape(-1))
+    drawn = _draw(logits.reshape(-1, logits.shape[-1]), number, uniform.reshape(-1))
     drawn = drawn.view(uniform.shape)
     if not outputs:
         return SampledTokens(drawn, TokenStats())

@@ -27,8 +27,7 @@ from rlif.training.learner import Learner
 from rlif.training.loss_options import StepSize, loss_options
 from rlif.training.options import TrainConfig
 from rlif.training.validation import mean_metrics, rollout_totals
-from rlif_kernels import GRPOLoss, TokenStats
-from rlif_kernels.reference import policy_loss
+from rlif_kernels import GRPOLoss, TokenStats, policy_loss
 
 
 @dataclass
