@@ -193,7 +193,7 @@ def loss_arguments(
 
 
 def check_logits(logits: Tensor) -> None:
-    """Logits are (..., V), strided as one likes but in the last dimension."""
+    """Logits are (..., V), contiguous in the last dimension; the other strides are free."""
     _check_matrix("logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits has shape {tuple(logits.shape)}; expected (..., V) with V >= 1")

@@ -1,8 +1,8 @@
-"""`grpo_loss`: the policy loss from logits, and its gradient with it, written while a row is still at hand.
+"""`grpo_loss`: the policy loss from logits, with the gradient of the logits computed in the same pass.
 
-Autograd would read the logits to have the statistics, and read them again to turn the gradient of the statistics into
-that of the logits. But a token's loss is known as soon as its log-probability is, and so is the derivative
-(`policy_loss` has it), so that one kernel does both, and the second look at a row hits the cache.
+Autograd would read the logits for the statistics, and read them again to turn the gradient of the statistics into the
+gradient of the logits. But the loss of a token is known as soon as its log-probability is, and so is the derivative
+(`policy_loss` has the formula). So one kernel does both, and reads a row the second time from the cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,10 +58,10 @@ def grpo_loss(
     group: "ProcessGroup | None" = None,
     backend: str | None = None,
 ) -> GRPOLoss:
-    """The policy loss of GRPO and its kin, with the gradient of the logits computed in the same pass.
+    """The policy loss of GRPO and of its variants, with the gradient of the logits computed in the same pass.
 
-    `policy_loss` has the formula, and `reference.policy_loss` the definition, in TRL's names and with TRL's values, but
-    that TRL takes the mean entropy of each part of a batch over that part's own tokens.
+    `policy_loss` is the definition. Names and values are TRL's, with one exception: TRL takes the mean entropy of each
+    part of a batch over that part's own tokens.
 
     Args:
         logits: (..., T, V), as `token_stats` takes them; the leading dimensions are sequences, T their tokens.
@@ -79,10 +79,10 @@ def grpo_loss(
         delta: the ratio counts as no more than that, also where the advantage is negative; None: no such bound.
         beta: weight of the divergence from the reference ("k3"); needs `ref_logprob` unless it is 0.
         importance_sampling_level: "token", or "sequence" (GSPO): one ratio for a sequence, the geometric mean of its
-            tokens'. Off-policy that needs all of a sequence's log-probabilities first, hence two passes.
+            tokens'. Off-policy that needs all log-probabilities of a sequence first, and so two passes.
         entropy_coef, self_certainty_coef: these times the tokens' mean entropy and self-certainty (nats) are taken off
             the loss, so that a positive number raises them. The mean is over `num_items_in_batch` tokens.
-        num_items_in_batch: the tokens that count in the whole batch, of which this may be a part; None: those here.
+        num_items_in_batch: the tokens that count in the whole batch, if this is a part of one; None: the tokens here.
         max_completion_length: for "dr_grpo"; None: T.
         loss_scale: multiplies loss and gradient: 1 / gradient_accumulation_steps, or the factor of a gradient scaler.
             It costs nothing, where to multiply the loss afterwards costs one more pass over the gradient.
@@ -93,7 +93,7 @@ def grpo_loss(
         `GRPOLoss`: the loss with its gradient, and what is worth logging.
 
     Raises:
-        ValueError, TypeError, IndexError: as `token_stats` does, and for the arguments of the loss alike.
+        ValueError, TypeError, IndexError: as `token_stats` does, and for bad arguments of the loss.
         RuntimeError: on a second derivative, or on a second backward.
     """
     check_logits(logits)

@@ -1,8 +1,8 @@
 """`linear_grpo_loss`: the policy loss from hidden states and the head, with three matrix products instead of four.
 
-A tile of whole rows of logits is multiplied, turned into the gradient of the loss in place, and multiplied into the
-gradients of the hidden states and of the weight before the next tile takes its memory. Autograd would need the logits
-once more, or all of them at a time.
+Each tile of whole rows of logits is computed, overwritten with its gradient, and multiplied into the gradients of the
+hidden states and of the weight before the next tile takes its memory. Autograd would compute the logits a second time,
+or keep all of them.
 """
 
 import operator

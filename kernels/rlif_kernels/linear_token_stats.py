@@ -1,7 +1,7 @@
-"""`linear_token_stats`: `token_stats` of a head's logits, which never exist as a whole.
+"""`linear_token_stats`: `token_stats` of a head's logits, tile by tile, so that they never exist as a whole.
 
-`head` has the tiles. The forward multiplies once; the backward multiplies three times, one of them to have the logits
-again, unless they were kept.
+`head` has the tiles. The forward takes one matrix product. The backward takes three, the first to compute the logits
+again, or two if the logits were kept.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ def linear_token_stats(
 # ---------------------------------------------------------------- library ops
 #
 # The outputs of the forward op are the fields in the order of FIELDS, then the row state, then the logits if kept: as
-# many rows as there are targets, of which those not masked fill the front.
+# many rows as there are targets. The rows that are not masked come first.
 
 
 @torch.library.custom_op("rlif::linear_token_stats", mutates_args=())

@@ -78,7 +78,7 @@ def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Ten
 
 
 def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenStats:
-    """The public result from an op's outputs, the first of which are the fields."""
+    """The public result from an op's outputs, which begin with the fields."""
     return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
 
 

@@ -1,7 +1,7 @@
-"""The loss of GRPO and its kin, token by token: what a token adds to the loss, and the derivative, in closed form.
+"""The loss of GRPO and of its variants: `policy_loss` in plain torch, and `token_terms`, its derivative in closed form.
 
-The derivative needs nothing but the token's own statistics, which is why the fused losses can write the gradient of a
-row's logits while the row is still at hand. With A the advantage, r = exp(logprob - old_logprob) the ratio, d =
+The derivative needs nothing but the token's own statistics. So the fused losses can write the gradient of a row's
+logits while the row is still in the cache. With A the advantage, r = exp(logprob - old_logprob) the ratio, d =
 ref_logprob - logprob, and w, v the token's weights in the loss and in the means of the two terms:
 
     loss = w (-min(min(r, delta) A, clamp(r, 1 - epsilon_low, 1 + epsilon_high) A) + beta (exp(d) - d - 1))
@@ -30,7 +30,7 @@ IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
 class GRPOLoss(NamedTuple):
     """The loss, which carries the gradient, and what is worth logging about each token, detached.
 
-    All but `loss` are shaped like the targets, 0 (False) in masked rows, and None where not requested.
+    The fields after `loss` are shaped like the targets, 0 (False) in masked rows, and None where not requested.
     """
 
     loss: Tensor
@@ -214,7 +214,7 @@ def token_terms(
     loss = -torch.minimum(capped, in_range)
     g_logprob = weight * -(advantage * ratio).where(flows | ratio.isnan(), 0)
     if average is not None:
-        # Every token of the sequence moves the ratio, and thereby the loss of each, whose advantages may differ.
+        # Every token of the sequence moves the ratio, and with it the loss of every token; their advantages may differ.
         g_logprob = average(g_logprob)
     clipped = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
     kl = None

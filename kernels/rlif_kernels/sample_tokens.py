@@ -22,7 +22,7 @@ CACHED_LOGITS = 1 << 19
 
 
 class SampledTokens(NamedTuple):
-    """What became of each row of logits."""
+    """The drawn token of each row of logits, and its statistics."""
 
     token_ids: Tensor
     """(...) int64: the drawn token; -1 where the row is no distribution (NaN, +inf, or nothing but -inf), or the random
@@ -52,8 +52,8 @@ def sample_tokens(
         uniform: (...) float64 (float32 will do where a device has nothing better) random numbers in (0, 1].
         temperature: the logits are divided by it: a positive float.
         outputs: fields of `TokenStats` to compute too; none by default.
-        backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" it is torch that draws, and they
-            compute the statistics. None picks as for `token_stats`.
+        backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" torch draws, and they compute
+            the statistics. None picks as for `token_stats`.
 
     Returns:
         `SampledTokens`, detached. Statistics of a row that is no distribution are not to be used.

@@ -75,8 +75,8 @@ def token_stats(
         TypeError: dtypes other than those above.
         IndexError: on a CPU, a target outside ``[0, vocab_size)``. On a GPU such a row gets a NaN log-probability
             and gradient instead, since raising would need a device synchronisation.
-        RuntimeError: on a second derivative, of which there is none; from autograd, if the logits changed between
-            forward and backward; so too on a second backward through `inplace_backward`, and in another op's backward
+        RuntimeError: on a second derivative, which is not implemented. Autograd raises it if the logits changed between
+            forward and backward: on a second backward through `inplace_backward`, and in the backward of another op
             that needs the logits it destroyed.
     """
     check_logits(logits)

@@ -73,7 +73,7 @@ def backend_for(name: str, logits: Tensor, group: str = "") -> Backend:
 
 
 def vocab_parallel(backend: LocalBackend, group: str) -> "VocabParallel | None":
-    """The backend for rows of which each rank of the group holds a slice; None where there is no group."""
+    """The backend for rows that are sharded over the group; None where there is no group."""
     if not group:
         return None
     # Here because torch.distributed may be absent. Ops take no process groups: they are known by their names.

@@ -24,7 +24,7 @@ BLOCK_ELEMENTS = 1 << 18
 
 Index = slice | Tensor  # which rows of a matrix: a range, or numbers where masked rows lie in between
 
-# A loss takes a forward and a backward, block by block each: see `backends.Backend`.
+# No fused loss: `grpo_loss` takes a forward and a backward.
 grpo = None
 
 

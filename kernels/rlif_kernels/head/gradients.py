@@ -1,8 +1,8 @@
 """The gradients of hidden states, weight and bias from tiles of the gradient of the logits.
 
-A backward that knows the statistics of the rows walks over tiles of columns of all rows: there each column's gradient
-of the weight is one product, rounded once, and what must be summed over tiles is the gradient of the hidden states,
-which is the smaller of the two by far. A loss that has its gradient at once walks over tiles of whole rows instead.
+A backward that knows the statistics of the rows walks over tiles of columns, all rows of them. Then the gradient of the
+weight needs no sum over tiles: each of its rows is one product, rounded once. Only the gradient of the hidden states is
+summed, which is much smaller. A loss that computes its gradient in the forward walks over tiles of whole rows instead.
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ class HeadGradients:
             self.bias_sum = weight.new_zeros(len(weight), dtype=torch.float32)
 
     def bytes_beside_a_tile(self) -> int:
-        """What `add_columns` needs at hand of all rows: gathered hidden states, and the sum of their gradient."""
+        """Bytes that `add_columns` needs with a tile: hidden states of gathered rows, and the sum of their gradient."""
         elements = self.taken.count * self.taken.hidden.shape[-1]
         gathered = elements * self.head.weight.element_size() if self.taken.gathered else 0
         return gathered + (elements * 4 if self.hidden is not None and not self._sums_in_place else 0)

@@ -1,7 +1,7 @@
-"""The head of a language model and its logits, of which no more than one tile exists at a time.
+"""The logits of a head in a forward: they are computed tile by tile, and only one tile exists at a time.
 
-A forward walks over tiles of whole rows, because a row's statistics fold over all of its columns; an ordinary backend
-then serves each tile. `tiles` says how large they are, and `gradients` how a backward goes.
+A forward walks over tiles of whole rows, because the statistics of a row need all of its columns. Each tile is then
+ordinary logits to a backend. `tiles` says how large a tile is, and `gradients` does the backward.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,15 @@
 """Tiles of logits: how large they are, and the rows of hidden states that take part, tile by tile.
 
-A tile of whole rows holds
+With `itemsize` the bytes of an element of the hidden states, a tile has at most
 
-    rows = (tile_bytes * 15/16 - beside) / (V * itemsize)
+    rows    = tile_bytes * 15/16 / ((V + 2 H) * itemsize)          of whole rows, in a forward
+    columns = (tile_bytes - beside) * 15/16 / (N * itemsize)       of all rows, in a backward
 
-of them, and a tile of columns (tile_bytes * 15/16 - beside) / (N * itemsize). The sixteenth is the workspace of the
-matrix product; `beside` are the bytes that must be in memory with the tile, of hidden states that had to be gathered
-and of sums in float32. The tiles of a call are equally large, and multiples of 128 rows or columns if there are that
-many, because matrix products run best on those. Masked rows take no part: the others are gathered tile by tile.
+One sixteenth is left to the workspace of the matrix product. The 2 H are the hidden states of a row and their gradient,
+if rows have to be gathered, else 0. `beside` is what a backward needs with the tile: gathered hidden states, and the
+sum of their gradient in float32 (`HeadGradients.bytes_beside_a_tile`), but at most half of `tile_bytes`. The tiles of a
+call are of equal size, a multiple of 128 if there are that many rows or columns, because matrix products are fastest
+then. Masked rows are left out: the other rows are gathered tile by tile.
 """
 
 import math
@@ -46,10 +48,10 @@ def tiles(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 class HiddenRows:
-    """The rows of hidden states (..., H) that are not masked, in an order of one's choice, taken tile by tile."""
+    """Rows of hidden states (..., H), those that are not masked or some of them, in any order, tile by tile."""
 
     def __init__(self, hidden: Tensor, rows: Tensor | None) -> None:
-        """`rows` are the flat numbers of the rows to take, or None for all."""
+        """`rows` are the numbers of the rows to take, from 0 to N - 1, or None for all."""
         self.hidden = hidden
         self.matrix = _as_matrix(hidden)
         if rows is None and self.matrix is None:
@@ -63,7 +65,7 @@ class HiddenRows:
         return self.rows is not None
 
     def take(self, tile: slice) -> Tensor:
-        """(tile, H) hidden states: a view where nothing lies between the rows, else a copy."""
+        """(tile, H) hidden states: a view if the rows are all rows and lie side by side, else a copy."""
         if self.rows is None:
             assert self.matrix is not None
             return self.matrix[tile]

@@ -40,7 +40,7 @@ def own_slice(
         the number of columns that the largest slice has.
     """
     if targets.device.type == "cpu":
-        check_temperatures(temperature, targets != IGNORE_INDEX)  # here on every rank alike, so that none waits
+        check_temperatures(temperature, targets != IGNORE_INDEX)  # on every rank, so that none waits for another
     sizes = _all_gather(torch.tensor([num_columns], device=targets.device), group)[:, 0].tolist()
     total, offset = sum(sizes), sum(sizes[: dist.get_rank(group)])
     if vocab_size is not None:
@@ -54,7 +54,7 @@ def own_slice(
 
 
 class VocabParallel:
-    """A backend for rows of which each rank holds a slice: another backend for the slice, and one exchange per forward.
+    """A backend for sharded rows: another backend computes this rank's slice, and a forward takes one exchange.
 
     Targets are those of `own_slice`. The row state is that of the whole rows, relative to the slice's own maximum, so
     that the other backend's backward continues from it.
