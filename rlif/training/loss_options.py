@@ -1,6 +1,6 @@
 """Group-relative policy optimisation (GRPO, arXiv 2402.03300): advantages within a group, and shares of a step's loss.
 
-The loss itself is `rlif_kernels.grpo_loss`, whose definition is `rlif_kernels.reference.policy_loss`.
+The loss itself is `rlif_kernels.grpo_loss`, whose definition is `rlif_kernels.policy_loss`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from losses import LOSSES, exact, loss_inputs, near
 from rlif_kernels import TokenStats, k3_kl, policy_loss, reference
 from rlif_kernels.policy_loss import LossOptions, LossRows, sequence_average, token_terms, token_weights
+from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 ACTIVE = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
@@ -33,7 +34,7 @@ def test_the_closed_form_is_the_derivative_of_the_definition(case):
     leaves = [(-torch.rand(4, 6, dtype=torch.float64)).requires_grad_() for _ in range(3)]
     given = exact(near(leaves[0].detach(), arguments))
     stats = TokenStats(*(leaf.where(mask, 0) for leaf in leaves))
-    expected = reference.policy_loss(stats, *given[1:], **options)
+    expected = policy_loss(stats, *given[1:], **options)
     expected.loss.backward()
 
     weights = token_weights(
@@ -47,7 +48,8 @@ def test_the_closed_form_is_the_derivative_of_the_definition(case):
     rows = LossRows(given[1].view(4, -1).expand(4, 6), *weights, *given[2:]).map(torch.flatten)
     by_sequence = options.get("importance_sampling_level") == "sequence"
     average = sequence_average(mask.flatten(), 6, slice(None)) if by_sequence else None
-    terms = token_terms(*(value.flatten() for value in stats[:3]), rows=rows, options=numbers, average=average)
+    fields = {name: value.flatten() for name, value in zip(DEFAULT_OUTPUTS, stats[:3], strict=True)}
+    terms = token_terms(fields, rows, numbers, average)
     # The weights are float32.
     torch.testing.assert_close(terms.loss.sum(), expected.loss, rtol=1e-6, atol=1e-7)
     assert torch.equal(terms.clipped.view(4, 6) & mask, expected.clipped)
@@ -55,32 +57,6 @@ def test_the_closed_form_is_the_derivative_of_the_definition(case):
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         closed = terms.grads.get(name, torch.zeros(24, dtype=torch.float64)).view(4, 6)
         torch.testing.assert_close(closed.double().where(mask, 0), gradient, rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize("case", LOSSES)
-def test_the_loss_of_given_statistics_is_the_definition(case):
-    arguments, options = loss_inputs(LOSSES[case], 11)
-    mask = options["mask"]
-    results = []
-    values = [-torch.rand(4, 6, dtype=torch.float64).where(mask, torch.nan) for _ in range(3)]
-    advantages, old, ref = exact(near(values[0], arguments))[1:]
-    for function in (policy_loss, reference.policy_loss):
-        leaves = [value.clone().requires_grad_() for value in values]
-        result = function(TokenStats(*leaves), advantages, old, ref, **options)
-        result.loss.backward()
-        gradients = [torch.zeros(4, 6) if leaf.grad is None else leaf.grad for leaf in leaves]
-        results.append((result, gradients))
-    (actual, actual_gradients), (expected, expected_gradients) = results
-    # The weights are float32.
-    torch.testing.assert_close(actual.loss, expected.loss, rtol=1e-6, atol=1e-7)
-    for a, b in zip(actual_gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(a.double().where(mask, 0), b.double().where(mask, 0), rtol=1e-6, atol=1e-8)
-        assert (a.where(~mask, 0) == 0).all()
-    assert torch.equal(actual.clipped, expected.clipped)
-    assert (actual.kl is None) == (expected.kl is None)
-    if actual.kl is not None:
-        torch.testing.assert_close(actual.kl, expected.kl.where(mask, 0))
-    assert not any(value.requires_grad for value in actual[1:] if value is not None)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +104,7 @@ def test_tokens_add_up_as_the_loss_type_says(loss_type, expected):
     advantages = -torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
     stats = TokenStats(logprob=torch.zeros(2, 4))
     options = {"num_items_in_batch": 12} if loss_type == "dapo" else {}
-    loss = reference.policy_loss(
-        stats, advantages, mask=ACTIVE, loss_type=loss_type, max_completion_length=10, **options
-    ).loss
+    loss = policy_loss(stats, advantages, mask=ACTIVE, loss_type=loss_type, max_completion_length=10, **options).loss
     assert loss.item() == pytest.approx(expected)
 
 
@@ -138,7 +112,7 @@ def test_the_ratio_gains_nothing_beyond_its_clip_range():
     # Ratios of 2, with a positive and a negative advantage, and of 1/2, likewise.
     logprob = torch.tensor([[math.log(2.0), math.log(2.0), -math.log(2.0), -math.log(2.0)]], requires_grad=True)
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
-    result = reference.policy_loss(
+    result = policy_loss(
         TokenStats(logprob=logprob), advantages, torch.zeros(1, 4), mask=torch.ones(1, 4, dtype=torch.bool),
         epsilon_low=0.2, epsilon_high=0.3, num_items_in_batch=1,
     )  # fmt: skip

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from rlif.rewards.advantages import group_advantages, unscaled_advantages
 from rlif.training.loss_options import StepSize, kl_to_reference, loss_options
 from rlif.training.options import LossType, TrainConfig
-from rlif_kernels import TokenStats
-from rlif_kernels.reference import policy_loss
+from rlif_kernels import TokenStats, policy_loss
 
 
 def test_advantages_are_standardised_within_each_group() -> None:
