@@ -182,7 +182,7 @@ def train_config(options: dict[str, int], directory: Path) -> tuple[TrainConfig,
     config = TrainConfig(
         model=str(directory / "model"),
         data=str(directory / "prompts.jsonl"),
-        run_dir=directory / "run",
+        output_dir=directory / "run",
         max_steps=1,
         prompts_per_step=workload.prompts,
         num_generations=workload.num_generations,

@@ -1,16 +1,16 @@
-"""`rlif plot`: what several runs did, metric by metric, from their metrics.jsonl.
-
-Needs no matplotlib at import, so that the command line can show the options at once.
-"""
+"""What several runs did, metric by metric, from their metrics.jsonl."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from rlif.errors import UserError
-from rlif.plotting.options import PlotConfig
 
 # What is drawn, in this order, where any run has it; the held-out metric where there is one, else that of training.
 PANELS = {
@@ -26,22 +26,23 @@ PANELS = {
 COLUMNS = 4
 
 
-def compare_runs(config: PlotConfig) -> Path:
-    """Draw the runs, and return where.
+def compare_runs(runs: Sequence[Path], output: Path) -> Path:
+    """Draw runs side by side, and return where.
+
+    Args:
+        runs: their directories, each with a metrics.jsonl.
+        output: the picture, which is written anew.
 
     Raises:
         UserError: no run, a directory without metrics, or nothing in them to draw; or a place that cannot be written.
     """
-    if not config.runs:
+    if not runs:
         raise UserError("runs: got none, expected at least one run directory")
-    rows = {str(run): read_rows(run) for run in config.runs}
+    rows = {str(run): read_rows(run) for run in runs}
     found = {metric for run in rows.values() for row in run for metric in row}
     panels = [metric for metric in PANELS if metric in found or f"eval/{metric}" in found]
     if not panels:
         raise UserError(f"runs: {', '.join(rows)} have no metrics yet")
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     height = math.ceil(len(panels) / COLUMNS)
     figure = Figure(figsize=(4 * min(COLUMNS, len(panels)), 3 * height + 0.6), dpi=130, layout="constrained")
@@ -58,10 +59,10 @@ def compare_runs(config: PlotConfig) -> Path:
         axes.grid(alpha=0.25)
     figure.legend(figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2, frameon=False)
     try:
-        figure.savefig(config.output)
+        figure.savefig(output)
     except (OSError, ValueError) as error:
-        raise UserError(f"output: cannot write {config.output}: {error}") from error
-    return config.output
+        raise UserError(f"output: cannot write {output}: {error}") from error
+    return output
 
 
 def read_rows(run: Path) -> list[dict[str, float]]:

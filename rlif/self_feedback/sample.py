@@ -81,8 +81,8 @@ def sample_traces(
     }
     file = StageFile(path, settings)
     with bar(title, "questions", len(questions), len(file.rows)) as advance:
-        for start in range(len(file.rows), len(questions), options.questions_per_batch):
-            batch = questions[start : start + options.questions_per_batch]
+        for start in range(len(file.rows), len(questions), options.prompts_per_batch):
+            batch = questions[start : start + options.prompts_per_batch]
             traces = _sample_batch(config, language_model, scorer, batch, start)
             before_rows()
             file.append(

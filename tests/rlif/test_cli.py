@@ -102,7 +102,7 @@ def test_words_that_are_no_command_exit_with_2(
         ({"reward": "my.module:f"}, "reward: could not import 'my.module': ModuleNotFoundError: No module named 'my'"),
         ({"num_generations": 1}, "num_generations: got 1, expected an integer of at least 2"),
         ({"model": "/nowhere/model"}, "model: got '/nowhere/model', which does not exist"),
-        ({"run_dir": Path(__file__).parent}, "run_dir: "),
+        ({"output_dir": Path(__file__).parent}, "output_dir: "),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
@@ -130,8 +130,8 @@ def test_a_bad_line_in_the_data_ends_the_program_with_no_traceback(make_config: 
         f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}; the columns are question '
         "(prompt_column picks one)"
     ]
-    assert config.run_dir is not None
-    assert not config.run_dir.exists()
+    assert config.output_dir is not None
+    assert not config.output_dir.exists()
 
 
 def test_train_runs_on_a_handwritten_file_and_a_saved_model(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -140,17 +140,17 @@ def test_train_runs_on_a_handwritten_file_and_a_saved_model(make_config: MakeCon
     config = make_config(data=data, eval_data=data, reward="verifiable")
     done = subprocess.run([*RLIF, *arguments(config)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert config.run_dir is not None
-    assert str(config.run_dir) in done.stdout
+    assert config.output_dir is not None
+    assert str(config.output_dir) in done.stdout
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"verifiable step {n}/2" for n in (0, 1, 2)]
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
-    AutoTokenizer.from_pretrained(config.run_dir / "model")
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+    AutoTokenizer.from_pretrained(config.output_dir / "model")
 
 
 def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: MakeConfig) -> None:
     config = make_config(max_steps=100_000, eval_steps=100_000)
-    assert config.run_dir is not None
-    metrics = config.run_dir / "metrics.jsonl"
+    assert config.output_dir is not None
+    metrics = config.output_dir / "metrics.jsonl"
     process = subprocess.Popen([*RLIF, *arguments(config)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
@@ -165,11 +165,11 @@ def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: Ma
     assert process.returncode == 130
     last = errors.splitlines()[-1]
     assert last.startswith("rlif: stopped after step ")
-    assert str(config.run_dir) in last
+    assert str(config.output_dir) in last
     assert "Traceback" not in errors
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    checkpoint = config.run_dir / f"checkpoint-{len(rows)}"
+    checkpoint = config.output_dir / f"checkpoint-{len(rows)}"
     AutoModelForCausalLM.from_pretrained(checkpoint)
     AutoTokenizer.from_pretrained(checkpoint)
 

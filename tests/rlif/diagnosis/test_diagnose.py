@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rlif.data.prompts import Prompt
-from rlif.diagnosis.command import run_diagnose
+from rlif.diagnosis.command import run as run_diagnose
 from rlif.diagnosis.diagnose import Diagnosis, Samples, diagnose, group_auroc, group_difference, judge
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.verdict import Thresholds

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from rlif.errors import UserError
-from rlif.evaluation.command import run_eval
+from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.completions import Completions
 from rlif.evaluation.measure import evaluate_completions
 from rlif.evaluation.options import EvalConfig
@@ -176,7 +176,7 @@ def test_the_command_writes_completions_results_and_figures(
     assert results["labelled"] == 6
     assert results["selection"]["pass@4"]["value"] >= results["selection"]["average@4"]["value"]
     assert {path.name for path in out.iterdir()} == {
-        "completions.jsonl", "config.json", "eval.json", "majority.jsonl", "reliability.png", "risk_coverage.png"
+        "completions.jsonl", "config.yaml", "eval.json", "majority.jsonl", "reliability.png", "risk_coverage.png"
     }  # fmt: skip
     # The file is all that the measures need.
     run_eval(EvalConfig(completions=out / "completions.jsonl", output_dir=tmp_path / "again"))

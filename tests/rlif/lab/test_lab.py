@@ -18,7 +18,7 @@ from rich.console import Console
 from rlif.errors import UserError
 from rlif.lab import command, trials
 from rlif.lab import plan as plan_module
-from rlif.lab.command import run_lab
+from rlif.lab.command import run as run_lab
 from rlif.lab.figures import _curve
 from rlif.lab.findings import course, findings
 from rlif.lab.guard_rules import late_choices, rules_table

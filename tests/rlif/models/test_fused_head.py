@@ -148,7 +148,7 @@ def test_a_run_learns_the_same_with_and_without_a_fused_head(
 
     rows = [
         train(
-            make_config(run_dir=tmp_path / str(fused), fused_head=fused, num_iterations=num_iterations),
+            make_config(output_dir=tmp_path / str(fused), fused_head=fused, num_iterations=num_iterations),
             progress=SilentProgress(),
         ).rows
         for fused in (True, False)

@@ -40,8 +40,8 @@ def write_yaml(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_what_is_written_is_read_back_but_for_the_run_directory(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(dataclasses.replace(COMPLETE, run_dir=Path("old")), path, header="rlif 1")
-    assert TrainConfig(**read_config(path)) == COMPLETE
+    write_config(dataclasses.replace(COMPLETE, output_dir=Path("old")), path, header="rlif 1")
+    assert TrainConfig(**read_config(path, TrainConfig, "rlif train")) == COMPLETE
     assert path.read_text(encoding="utf-8").startswith("# rlif 1\n")
 
 
@@ -65,9 +65,11 @@ def test_without_a_file_rewards_are_those_of_the_command_line_or_the_default() -
 
 
 def test_values_may_be_written_as_a_person_would(write_yaml: Callable[[str], Path]) -> None:
-    path = write_yaml("learning_rate: 1e-5\nbeta: 0\nrun_dir: runs/x\nreward: format\nmax_steps: 3\nsave_steps: null\n")
-    values = read_config(path)
-    expected = {"learning_rate": 1e-5, "beta": 0.0, "run_dir": Path("runs/x"), "reward": ("format",), "max_steps": 3}
+    path = write_yaml(
+        "learning_rate: 1e-5\nbeta: 0\noutput_dir: runs/x\nreward: format\nmax_steps: 3\nsave_steps: null\n"
+    )
+    values = read_config(path, TrainConfig, "rlif train")
+    expected = {"learning_rate": 1e-5, "beta": 0.0, "output_dir": Path("runs/x"), "reward": ("format",), "max_steps": 3}
     assert values == expected | {"save_steps": None}
     assert isinstance(values["beta"], float)
 
@@ -86,7 +88,7 @@ def test_values_may_be_written_as_a_person_would(write_yaml: Callable[[str], Pat
         ("beta: true", r"beta: got True, expected a value of type float"),
         ("beta: null", r"beta: got None, expected a value of type float"),
         ("model: 3", r"model: got 3, expected text"),
-        ("run_dir: 3", r"run_dir: got 3, expected a path"),
+        ("output_dir: 3", r"output_dir: got 3, expected a path"),
         ("reward: {format: 1}", r"reward: got \{'format': 1\}, expected text"),
         ("chat: 1", r"chat: got 1, expected a value of type bool"),
         ("dtype: float64", r"dtype: got 'float64', expected one of float32, bfloat16"),
@@ -115,7 +117,7 @@ def test_the_config_file_of_a_run_repeats_it_in_another_directory(
     make_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     first = train(make_config(reward=("self_certainty", "format=0.5")), progress=SilentProgress())
-    words = ["train", "--config", str(first.run_dir / "config.yaml"), "--run-dir", str(tmp_path / "again")]
+    words = ["train", "--config", str(first.run_dir / "config.yaml"), "--output-dir", str(tmp_path / "again")]
     config = parse(words)
     assert isinstance(config, TrainConfig)
     again = train(config, progress=SilentProgress())

@@ -204,6 +204,6 @@ def test_a_reward_that_fails_in_training_loses_nothing(
     config = make_config(reward=(f"{path}:fails",), max_steps=3)
     with pytest.raises(UserError, match=r"^reward fails: raised ZeroDivisionError.* \(stopped in step 2; metrics"):
         trainer.train(config, progress=SilentProgress())
-    assert config.run_dir is not None
-    assert (config.run_dir / "metrics.jsonl").read_text().count("\n") == 1
-    assert (config.run_dir / "model" / "model.safetensors").is_file()
+    assert config.output_dir is not None
+    assert (config.output_dir / "metrics.jsonl").read_text().count("\n") == 1
+    assert (config.output_dir / "model" / "model.safetensors").is_file()

@@ -72,7 +72,7 @@ def test_every_token_but_the_end_can_begin_a_branch_and_no_more(language_model: 
 def test_an_interrupted_sampling_goes_on_at_its_question_and_ends_with_the_same_bytes(
     language_model: LanguageModel, tmp_path: Path
 ) -> None:
-    config = make_config(questions_per_batch=2, sampling="independent", temperature=1.0)
+    config = make_config(prompts_per_batch=2, sampling="independent", temperature=1.0)
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     sample_traces(config, language_model, QUESTIONS, whole)
     lines = whole.read_bytes().splitlines(keepends=True)
@@ -89,7 +89,7 @@ def test_samples_do_not_depend_on_how_questions_are_divided_over_batches(
 ) -> None:
     texts = []
     for size in (1, 4, 6):
-        config = make_config(questions_per_batch=size, sampling="independent", temperature=1.0)
+        config = make_config(prompts_per_batch=size, sampling="independent", temperature=1.0)
         rows = sample_traces(config, language_model, QUESTIONS, tmp_path / f"{size}.jsonl")
         texts.append([trace["ids"] for row in rows for trace in row["traces"]])
     assert texts[0] == texts[1] == texts[2]
@@ -163,9 +163,9 @@ def test_every_pair_with_a_sure_winner_is_made_the_clearest_first_and_equal_ones
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"max_pairs_per_question": 1}, [([4], [6])]),
+        ({"max_pairs_per_prompt": 1}, [([4], [6])]),
         ({"min_gap": 0.5}, [([4], [6]), ([5], [6])]),
-        ({"threshold": 0.5, "min_gap": 0.25, "max_pairs_per_question": 9}, 5),
+        ({"threshold": 0.5, "min_gap": 0.25, "max_pairs_per_prompt": 9}, 5),
         ({"confidence": "self_certainty", "threshold": 9.4}, 4),
     ],
 )

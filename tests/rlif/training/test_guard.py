@@ -207,7 +207,7 @@ def test_stop_ends_the_run_with_the_best_policy_and_keeps_the_last(falling: Trai
     assert f"step {result.guard_step} was the best" in guard_summary(result) or result.guard_step == 0
 
     # A guard that only watches sees the same run: what it would have kept is what stopping kept.
-    watched = train(replace(falling, guard="warn", run_dir=tmp_path / "watched"))
+    watched = train(replace(falling, guard="warn", output_dir=tmp_path / "watched"))
     assert watched.last_step == falling.max_steps
     assert watched.guard_step == result.guard_step
     kept = weights(watched.run_dir / "best")
@@ -237,9 +237,9 @@ def test_off_evaluates_nothing_and_keeps_nothing(make_config: MakeConfig) -> Non
 
 def test_a_resumed_run_is_guarded_as_if_it_had_never_stopped(falling: TrainConfig, tmp_path: Path) -> None:
     config = replace(falling, guard="warn", max_steps=6)
-    whole = train(replace(config, run_dir=tmp_path / "whole"))
+    whole = train(replace(config, output_dir=tmp_path / "whole"))
     train(replace(config, max_steps=3, save_steps=3))
-    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-3"]
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-3"]
     resumed = train(replace(config, resume=True))
     assert resumed.guard_step == whole.guard_step
 

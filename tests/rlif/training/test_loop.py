@@ -179,7 +179,7 @@ def test_on_the_first_step_policy_and_reference_agree_exactly(
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(make_config: MakeConfig, tmp_path: Path) -> None:
     def rows(name: str, seed: int) -> list[dict[str, float]]:
-        config = make_config(run_dir=tmp_path / name, seed=seed)
+        config = make_config(output_dir=tmp_path / name, seed=seed)
         result = train(replace(config, eval_data=config.data))
         return [{key: value for key, value in row.items() if key not in TIMES} for row in result.rows]
 
@@ -203,7 +203,7 @@ def test_a_run_leaves_metrics_samples_config_checkpoints_and_a_model_that_transf
     config = replace(config, eval_data=config.data)
     result = train(config)
     run_dir = result.run_dir
-    assert run_dir == config.run_dir
+    assert run_dir == config.output_dir
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert rows == result.rows
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
@@ -288,9 +288,9 @@ def test_a_run_without_a_finite_update_stops_after_a_few_steps_with_a_diagnosis(
     message = r"3 steps in a row had no finite update: the loss is nan, .*gradients of \d+ of \d+ weights, .* first"
     with pytest.raises(UserError, match=message):
         train(config)
-    rows = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["skipped_updates"] for row in rows] == [1, 2, 3]
-    saved = AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    saved = AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
     assert all(parameter.isfinite().all() for parameter in saved.parameters())
 
 
@@ -312,13 +312,13 @@ def test_bad_input_is_found_before_anything_is_written(
     config = make_config(**changes)
     with pytest.raises(UserError, match=reason):
         train(config)
-    assert config.run_dir is not None
-    assert not config.run_dir.exists()
+    assert config.output_dir is not None
+    assert not config.output_dir.exists()
 
 
 def test_an_existing_run_directory_is_refused_and_left_as_it_is(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with pytest.raises(UserError, match=r"run_dir: .* exists, expected a new directory"):
+    with pytest.raises(UserError, match=r"output_dir: .* exists, expected a new directory"):
         train(make_config())
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -348,9 +348,9 @@ def test_ctrl_c_saves_metrics_and_model_so_far_and_says_where(
     config = make_config(max_steps=5)
     with pytest.raises(KeyboardInterrupt, match=r"stopped in step 3; metrics are in .*run, the model in .*model"):
         train(config)
-    assert config.run_dir is not None
-    assert len((config.run_dir / "metrics.jsonl").read_text().splitlines()) == 2
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    assert config.output_dir is not None
+    assert len((config.output_dir / "metrics.jsonl").read_text().splitlines()) == 2
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
 
 
 def test_the_prompts_of_a_run_go_through_the_file_in_shuffled_epochs(
@@ -381,13 +381,15 @@ def test_the_prompts_of_a_run_go_through_the_file_in_shuffled_epochs(
 def test_the_learning_rate_rises_to_its_peak_and_never_wastes_a_step_at_zero(
     schedule: str, expected: list[float]
 ) -> None:
-    config = TrainConfig("m", Path("d"), max_steps=10, warmup_ratio=0.2, learning_rate=2.0, lr_scheduler_type=schedule)  # type: ignore[arg-type]
+    config = TrainConfig(
+        model="m", data=Path("d"), max_steps=10, warmup_ratio=0.2, learning_rate=2.0, lr_scheduler_type=schedule
+    )  # type: ignore[arg-type]
     assert [learning_rate_at(step, config) / 2 for step in range(1, 11)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("warmup_ratio", [0.0, 1.0])
 def test_the_schedule_holds_with_no_warm_up_and_with_nothing_else(warmup_ratio: float) -> None:
-    config = TrainConfig("m", Path("d"), max_steps=4, warmup_ratio=warmup_ratio, learning_rate=1.0)
+    config = TrainConfig(model="m", data=Path("d"), max_steps=4, warmup_ratio=warmup_ratio, learning_rate=1.0)
     rates = [learning_rate_at(step, config) for step in range(1, 5)]
     assert all(0 < rate <= 1 for rate in rates)
     assert rates == sorted(rates, reverse=warmup_ratio == 0)

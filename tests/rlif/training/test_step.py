@@ -145,7 +145,7 @@ def test_entropy_as_an_objective_moves_it_either_way(make_config: MakeConfig, tm
     entropy = {}
     for coefficient in (-1.0, 1.0):
         config = make_config(
-            run_dir=tmp_path / str(coefficient),
+            output_dir=tmp_path / str(coefficient),
             reward=("random",),
             entropy_coef=coefficient,
             beta=0.0,
@@ -160,12 +160,12 @@ def test_top_k_restricts_what_is_sampled_and_not_what_is_scored(make_config: Mak
     row = train(make_config(top_k=1, max_steps=1), progress=SilentProgress()).rows[0]
     assert row["frac_reward_zero_std"] == 1.0  # every completion of a prompt is the most likely one
     assert row["entropy"] > 0.1  # nats, of the whole distribution
-    nucleus = make_config(top_p=1e-6, max_steps=1, run_dir=tmp_path / "nucleus")
+    nucleus = make_config(top_p=1e-6, max_steps=1, output_dir=tmp_path / "nucleus")
     assert train(nucleus, progress=SilentProgress()).rows[0]["entropy"] == row["entropy"]
 
 
 def test_microbatches_stay_within_the_budget_and_lose_nothing(language_model: LanguageModel) -> None:
-    config = TrainConfig("m", "d", num_generations=4, max_completion_length=12)
+    config = TrainConfig(model="m", data="d", num_generations=4, max_completion_length=12)
     prompts = encode_prompts(language_model, [Prompt("1"), Prompt("10+200=30"), Prompt("7+8")], 12)
     rollout = sample(
         replace(language_model, eos_token_ids=(1, 5, 9)),
@@ -199,7 +199,7 @@ def test_lora_trains_the_adapter_alone_and_the_reference_is_the_model_without_it
     assert rows[-1]["kl"] > 0.0
     assert rows[0]["eval/kl"] == 0.0
     assert rows[-1]["eval/kl"] > 0.0
-    saved = config.run_dir / "model"
+    saved = config.output_dir / "model"
     assert sorted(path.name for path in saved.glob("*.safetensors")) == ["adapter_model.safetensors"]
     trained = AutoModelForCausalLM.from_pretrained(saved)  # the model that was started from, and the adapter
     start = AutoModelForCausalLM.from_pretrained(config.model)

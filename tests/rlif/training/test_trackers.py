@@ -16,7 +16,7 @@ MakeConfig = Callable[..., TrainConfig]
 def test_tensorboard_gets_every_metric_of_every_step(make_config: MakeConfig) -> None:
     config = make_config(report_to=("tensorboard",))
     rows = train(config, progress=SilentProgress()).rows
-    events = EventAccumulator(str(config.run_dir / "rlif")).Reload()
+    events = EventAccumulator(str(config.output_dir / "rlif")).Reload()
     for name in ("reward", "entropy", "loss"):
         logged = [(event.step, event.value) for event in events.Scalars(name)]
         assert logged == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows]  # float32 in the file
@@ -33,4 +33,4 @@ def test_a_tracker_that_is_not_there_is_refused(name: str, message: str, make_co
     config = make_config(report_to=(name,))
     with pytest.raises(UserError, match=message):
         train(config, progress=SilentProgress())
-    assert not config.run_dir.exists()
+    assert not config.output_dir.exists()
