@@ -16,7 +16,7 @@ import tyro
 
 from rlif.errors import UserError
 from rlif.files.versions import versions
-from rlif.options.command_line import parse_options
+from rlif.options.command_line import described, parse_options
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -74,7 +74,7 @@ def parse(words: Sequence[str]) -> Any:
         sys.exit(0)
     # Without a command there is nothing to read but what the commands are, so that none has options here.
     commands = [
-        Annotated[make_dataclass(name, []), tyro.conf.subcommand(name, description=options_class(name).__doc__)]
+        Annotated[make_dataclass(name, []), tyro.conf.subcommand(name, description=described(options_class(name)))]
         for name in COMMANDS
     ]
     one_of: Any = Union[tuple(commands)]  # noqa: UP007 - the `|` of a list that is known only here

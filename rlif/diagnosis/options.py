@@ -14,11 +14,11 @@ from rlif.options.fields import Formerly
 from rlif.options.groups import (
     BatchOptions,
     DataOptions,
-    GenerationOptions,
     LoadingOptions,
     MemoryOptions,
     ModelOptions,
     ReadingOptions,
+    SamplingOptions,
     SeedOptions,
 )
 from rlif.rewards import load_rewards
@@ -32,7 +32,7 @@ class DiagnoseConfig(
     SeedOptions,
     BatchOptions,
     ReadingOptions,
-    GenerationOptions,
+    SamplingOptions,
     LoadingOptions,
     MemoryOptions,
 ):

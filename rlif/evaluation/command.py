@@ -28,7 +28,12 @@ def run(config: EvalConfig) -> None:
     output_dir = output_directory(config, "eval", what="evaluation")
     if config.resume:
         check_unchanged(
-            output_dir, config, changeable=CHANGEABLE, what="evaluation", prog="rlif eval", old_name="config.json"
+            output_dir,
+            config,
+            changeable=CHANGEABLE,
+            what=f"evaluation in {output_dir}",
+            prog="rlif eval",
+            old_name="config.json",
         )
     make_directory(output_dir, config)
     if sampling is not None:

@@ -15,12 +15,15 @@ from rlif.options.groups import (
     SamplingOptions,
     SeedOptions,
     Temperature,
+    TruncationOptions,
 )
 from rlif.options.record import check_resume
 
 
 @dataclass(kw_only=True)
-class EvalConfig(OutputOptions, ResumeOptions, SeedOptions, ReadingOptions, SamplingOptions, LoadingOptions):
+class EvalConfig(
+    OutputOptions, ResumeOptions, SeedOptions, ReadingOptions, SamplingOptions, TruncationOptions, LoadingOptions
+):
     """Measure a model's samples: accuracy, voting, best-of-N by confidence, and calibration.
 
     Samples a group of completions for every prompt, with the confidence of each from the sampling pass itself, or reads

@@ -42,7 +42,7 @@ def parse_options(command: type, words: Sequence[str], prog: str) -> Any:
         _as_tyro_wants_it(command, from_file),
         args=words,
         prog=prog,
-        description=inspect.getdoc(command),
+        description=described(command),
         registry=_registry(),
     )
     sections = [value for name, value in vars(given).items() if name.startswith(SECTION)]
@@ -54,6 +54,12 @@ def parse_options(command: type, words: Sequence[str], prog: str) -> Any:
         if name in values and not (_is_appended(option) and values[name] == ())
     }
     return with_values(command, from_file | words_given)
+
+
+def described(command: type) -> str:
+    """The docstring of a command's dataclass, each paragraph in one line: the help breaks lines itself."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 # Before the names of the fields that hold the sections of the help, which the command line never shows.
@@ -77,10 +83,10 @@ def _as_tyro_wants_it(command: type, from_file: Mapping[str, Any]) -> Any:
     config = Annotated[Optional[Path], tyro.conf.arg(help=CONFIG_HELP)]  # noqa: UP045 - a value, not an annotation
     fields: list[Any] = [_field(option, from_file) for option in sections.pop("", [])]
     fields.append(("config", config, field(default=None)))
-    for title, options in sections.items():
-        section = make_dataclass(title, [_field(option, from_file) for option in options], kw_only=True)
+    for number, (title, options) in enumerate(sections.items()):
+        section = make_dataclass("Section", [_field(option, from_file) for option in options], kw_only=True)
         heading = tyro.conf.arg(name=title, help=options[0].section_help)
-        fields.append((f"{SECTION}{title.replace(' ', '_')}", Annotated[section, tyro.conf.OmitArgPrefixes, heading]))
+        fields.append((f"{SECTION}{number}", Annotated[section, tyro.conf.OmitArgPrefixes, heading]))
     return make_dataclass(command.__name__, fields, kw_only=True)
 
 

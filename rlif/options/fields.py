@@ -1,7 +1,8 @@
 """What the options of a command are: names, types, bounds, old names and help, read from its dataclass.
 
-A command's dataclass inherits the groups that it shares with others (`rlif.options.groups`), and may hold groups of its
-own as fields. Checks, YAML files and the command line all see the one list that `options_of` makes. Loads no torch.
+A command's dataclass inherits the groups that it shares with others (`rlif.options.groups`), each with a `heading`, and
+may hold groups of its own as fields. Checks, YAML files and the command line all see the one list that `options_of`
+makes. Loads no torch.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import re
 import sys
 import types
 from collections.abc import Iterator
@@ -95,7 +95,7 @@ def _options_of(command: type) -> dict[str, Option]:
         if len(group) == 1:
             bare += group
         else:
-            headed += [replace(option, section=_title(base), section_help=_doc(base)) for option in group]
+            headed += [replace(option, section=vars(base)["heading"], section_help=_doc(base)) for option in group]
     for option in fields.values():
         if option.is_group and tyro.conf.OmitArgPrefixes in option.marks:
             held: dict[str, Any] = {"group": option.name, "section": option.name, "section_help": _doc(option.kind)}
@@ -123,11 +123,6 @@ def _fields(kind: type) -> Iterator[Option]:
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
         yield Option(field.name, hint, *plain_type(hint), helps.get(field.name, ""), "", "", field, None)
-
-
-def _title(group: type) -> str:
-    """`DataOptions` has the heading "data"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", group.__name__.removesuffix("Options")).lower()
 
 
 def _doc(kind: type) -> str:

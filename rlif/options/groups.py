@@ -1,14 +1,15 @@
 """Groups of options that several commands have, each defined once. A command's dataclass inherits those that it needs.
 
 A command declares a field again only where its default or its meaning differs. Docstrings are the text of `--help`, and
-those of groups with several options stand under their headings. Loads no torch.
+those of groups with several options stand under
+their headings. Where each command has a default of its own, that of the group is None. Loads no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from rlif.options.checks import Above, AtLeast, AtMost, Below, Count, Positive
 
@@ -21,6 +22,8 @@ Seed = Annotated[int, AtLeast(0), Below(2**63)]
 @dataclass(kw_only=True)
 class LoadingOptions:
     """How the model is loaded."""
+
+    heading: ClassVar[str] = "model loading"
 
     attn_implementation: str | None = None
     """Attention, as transformers names it: eager, sdpa, flash_attention_2, … None: its own choice."""
@@ -44,6 +47,8 @@ class ModelOptions:
 @dataclass(kw_only=True)
 class ReadingOptions:
     """How prompts are read from the data."""
+
+    heading: ClassVar[str] = "data"
 
     data_config: str | None = None
     """Configuration (subset) of hub datasets, where they have several."""
@@ -76,6 +81,8 @@ class DataOptions:
 class HeldOutOptions:
     """Held-out prompts."""
 
+    heading: ClassVar[str] = "held-out data"
+
     eval_data: str | None = None
     """Held-out prompts to evaluate on, read like `data`. None: there are none."""
 
@@ -87,6 +94,8 @@ class HeldOutOptions:
 class HeldOutSamplingOptions:
     """How completions of held-out prompts are sampled."""
 
+    heading: ClassVar[str] = "held-out sampling"
+
     eval_generations: Count = 4
     """Completions sampled for each held-out prompt."""
 
@@ -95,8 +104,10 @@ class HeldOutSamplingOptions:
 
 
 @dataclass(kw_only=True)
-class GenerationOptions:
+class SamplingOptions:
     """How completions are sampled."""
+
+    heading: ClassVar[str] = "sampling"
 
     num_generations: Count = 8
     """Completions sampled for each prompt."""
@@ -104,16 +115,18 @@ class GenerationOptions:
     max_completion_length: Count = 256
     """Longest completion, in tokens; a longer one is cut off."""
 
-
-@dataclass(kw_only=True)
-class SamplingOptions(GenerationOptions):
-    """How completions are sampled."""
-
-    temperature: Temperature = 1.0
+    temperature: Temperature | None = None
     """Sampling temperature; 0 is greedy."""
 
+
+@dataclass(kw_only=True)
+class TruncationOptions:
+    """How completions are sampled."""
+
+    heading: ClassVar[str] = "sampling"
+
     top_k: Annotated[int, AtLeast(0)] = 0
-    """Sample from the k most likely tokens only; 0 from all. What is measured is the whole distribution."""
+    """Sample from the k most likely tokens only; 0 from all. What is measured is that of the whole distribution."""
 
     top_p: Annotated[float, Above(0), AtMost(1)] = 1.0
     """Sample from the most likely tokens that make up this probability only, likewise."""
@@ -131,6 +144,8 @@ class BatchOptions:
 class MemoryOptions:
     """What a forward may take of memory."""
 
+    heading: ClassVar[str] = "memory"
+
     max_tokens_per_forward: Count = 8192
     """Tokens in one forward, and in its backward, padding included: fewer need less memory and change nothing but
     rounding."""
@@ -143,6 +158,8 @@ class MemoryOptions:
 class StepOptions:
     """How many steps there are, and how large they are."""
 
+    heading: ClassVar[str] = "step"
+
     max_steps: Count = 100
     """Training steps; each samples, scores and learns from fresh completions."""
 
@@ -153,6 +170,8 @@ class StepOptions:
 @dataclass(kw_only=True)
 class OptimizerOptions:
     """How weights are updated."""
+
+    heading: ClassVar[str] = "optimizer"
 
     learning_rate: Positive | None = None
     """Peak learning rate of AdamW."""
@@ -176,6 +195,8 @@ class OptimizerOptions:
 @dataclass(kw_only=True)
 class LoraOptions:
     """A LoRA adapter to train instead of the model."""
+
+    heading: ClassVar[str] = "LoRA"
 
     lora_rank: Annotated[int, AtLeast(0)] = 0
     """Rank of the adapter. 0: train the model itself."""

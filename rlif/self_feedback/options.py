@@ -17,7 +17,6 @@ from rlif.options.checks import AtLeast, Below, Count, Positive, check
 from rlif.options.fields import Formerly
 from rlif.options.groups import (
     BatchOptions,
-    GenerationOptions,
     HeldOutOptions,
     HeldOutSamplingOptions,
     LoadingOptions,
@@ -26,6 +25,7 @@ from rlif.options.groups import (
     OptimizerOptions,
     OutputOptions,
     ReadingOptions,
+    SamplingOptions,
     Schedule,
     SeedOptions,
     Temperature,
@@ -60,7 +60,7 @@ BUILT_IN: dict[str, object] = {
 
 
 @dataclass(kw_only=True)
-class SampleOptions(GenerationOptions, BatchOptions):
+class SampleOptions(SamplingOptions, BatchOptions):
     """Several chains of thought for every prompt, each with the confidence in its answer."""
 
     num_generations: Annotated[int, AtLeast(2)] = 10

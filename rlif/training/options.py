@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -29,6 +29,7 @@ from rlif.options.groups import (
     SamplingOptions,
     SeedOptions,
     StepOptions,
+    TruncationOptions,
 )
 from rlif.options.record import check_resume
 from rlif.rewards import REWARDS, Aggregation, load_rewards, reward_names
@@ -48,6 +49,8 @@ REWARD_HELP = (
 @dataclass(kw_only=True)
 class LossOptions:
     """What an update minimises. Names are those of TRL's GRPOConfig where it has one."""
+
+    heading: ClassVar[str] = "loss"
 
     loss_type: LossType = "dapo"
     """How token losses are averaged. dapo, bnpo: over the tokens of the step. grpo: over each completion's tokens, then
@@ -88,6 +91,8 @@ class LossOptions:
 class EvaluationOptions(HeldOutSamplingOptions, HeldOutOptions):
     """How the policy is measured on held-out prompts as training goes on."""
 
+    heading: ClassVar[str] = "evaluation"
+
     eval_data: str | None = None
     """Held-out prompts to evaluate on, read like `data`. None: only the guard's, held out of `data`."""
 
@@ -98,6 +103,8 @@ class EvaluationOptions(HeldOutSamplingOptions, HeldOutOptions):
 @dataclass(kw_only=True)
 class GuardOptions:
     """What finds, without labels, that the policy begins to fall (see rlif.training.guard)."""
+
+    heading: ClassVar[str] = "guard"
 
     guard: Action = "stop"
     """What to do when the policy begins to fall: stop, after guard_patience evaluations, with the best policy as the
@@ -115,6 +122,8 @@ class GuardOptions:
 @dataclass(kw_only=True)
 class SavingOptions:
     """What is saved and told on the way."""
+
+    heading: ClassVar[str] = "saving"
 
     save_steps: Count | None = None
     """Steps between checkpoints, OUTPUT_DIR/checkpoint-STEP. None: only when stopped, and the model at the end."""
@@ -136,6 +145,7 @@ class TrainConfig(
     StepOptions,
     ReadingOptions,
     SamplingOptions,
+    TruncationOptions,
     LossOptions,
     OptimizerOptions,
     LoraOptions,

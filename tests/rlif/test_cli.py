@@ -1,6 +1,7 @@
 """The command line: help at once, one line for an error, exit codes as documented."""
 
 import dataclasses
+import inspect
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,9 +82,33 @@ def test_a_reader_that_stops_reading_ends_the_program_without_a_traceback(words:
     assert process.wait(timeout=60) == cli.NOBODY_READS
 
 
-def test_the_command_line_loads_no_torch_until_a_command_runs() -> None:
-    code = "import sys, rlif.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["train", "--max-stps"]])
+def test_help_and_mistyped_options_are_answered_without_loading_torch(words: list[str]) -> None:
+    code = f"""
+import sys
+from rlif import cli
+try:
+    cli.parse({words!r})
+except SystemExit as end:
+    loaded = [name for name in ("torch", "transformers", "matplotlib") if name in sys.modules]
+    sys.exit(f"loaded {{loaded}}" if loaded else end.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if "--help" in words else 2), done.stderr
+
+
+def test_a_command_imports_only_its_own_options() -> None:
+    code = "import sys; from rlif import cli; cli.parse(['mix', 'a', 'b', '--ratio', '1', '--output-dir', 'c'])"
+    code += "; print(*sorted(name for name in sys.modules if name.startswith('rlif.') and 'options' in name))"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert [name for name in done.stdout.split() if not name.startswith("rlif.options")] == ["rlif.mixing.options"]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_its_two_doors(name: str) -> None:
+    package, _ = cli.COMMANDS[name]
+    (config,) = inspect.signature(import_module(f"{package}.command").run).parameters.values()
+    assert config.annotation == cli.options_class(name).__name__
 
 
 @pytest.mark.parametrize("words", [[], ["train"], ["tran"], ["train", "--max-steps", "many"]])

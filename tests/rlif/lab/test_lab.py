@@ -17,7 +17,7 @@ from rich.console import Console
 
 from rlif.errors import UserError
 from rlif.lab import command, trials
-from rlif.lab import plan as plan_module
+from rlif.lab import options as options_module
 from rlif.lab.command import run as run_lab
 from rlif.lab.figures import _curve
 from rlif.lab.findings import course, findings
@@ -38,7 +38,7 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(plan_module, "QUICK", Size(5, 5, guard_prompts=4, eval_prompts=4, test_prompts=4))
+    monkeypatch.setattr(options_module, "QUICK", Size(5, 5, guard_prompts=4, eval_prompts=4, test_prompts=4))
     some = [each for each in plan(TINY) if each.ratio == 0.0 or (each.ratio < 1.0 and each.ratio != 0.1)]
     monkeypatch.setattr(command, "plan", lambda config: [*some, Trial(0, 1.0, "self_certainty")])
     config = replace(TINY, output_dir=tmp_path / "lab")
