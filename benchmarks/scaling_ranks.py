@@ -134,7 +134,7 @@ def data_parallel(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
         update(run.learner, rollout, step, 1e-6)
     counted = exchanged(lambda: update(run.learner, rollout, 3, 1e-6))
     run.close()
-    return counted | {"parameters": sum(p.numel() for p in run.learner.scorer.parameters())}
+    return counted | {"parameters": sum(p.numel() for p in run.learner.models.scorer.parameters())}
 
 
 def sharded(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:

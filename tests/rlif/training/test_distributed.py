@@ -29,14 +29,12 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.training import loop as trainer
-from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from rlif.training.setup import prepare
 from rlif.training.step import update
+from runs import MakeConfig, train
 from tiny_models import TIMES
-
-MakeConfig = Callable[..., TrainConfig]
 
 
 def free_port() -> int:
@@ -103,7 +101,7 @@ def learn(config: TrainConfig, rollout: Rollout, results: Path) -> None:
         optimizer = load_file(run.path / "checkpoint-0" / "optimizer.safetensors")
         save_file(optimizer, results / "optimizer.safetensors")
         (results / "metrics.json").write_text(json.dumps(metrics))
-        (results / "scorer").write_text(type(run.learner.scorer).__name__)
+        (results / "scorer").write_text(type(run.learner.models.scorer).__name__)
     accelerator.end_training()
 
 
@@ -161,10 +159,6 @@ def test_two_processes_learn_what_one_learns(case: str, wrapper: str, make_confi
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
 
 
-def train_quietly(config: TrainConfig) -> None:
-    train(config, progress=SilentProgress())
-
-
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("paged", [False, True])
 def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
@@ -172,7 +166,7 @@ def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
 ) -> None:
     config = make_config(max_steps=4, save_steps=2, eval_steps=2, use_transformers_continuous_batching=paged)
     config = replace(config, eval_data=config.data)
-    launch(train_quietly, 2, wrapper, config)
+    launch(train, 2, wrapper, config)
     rows = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert all(math.isfinite(row["eval/accuracy"]) for row in rows[::2])
@@ -188,7 +182,7 @@ def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
 
     finished = load_file(config.output_dir / "model" / "model.safetensors")
     shutil.rmtree(config.output_dir / "checkpoint-4")
-    launch(train_quietly, 2, wrapper, replace(config, resume=True))
+    launch(train, 2, wrapper, replace(config, resume=True))
     resumed = load_file(config.output_dir / "model" / "model.safetensors")
     assert all(torch.equal(finished[name], resumed[name]) for name in finished)
 
@@ -226,7 +220,7 @@ def train_noting_completions(config: TrainConfig, notes: Path) -> None:
         return rollout
 
     trainer.sample = noted
-    train_quietly(config)
+    train(config)
     notes.mkdir(exist_ok=True)
     (notes / os.environ.get("RANK", "0")).write_text(json.dumps(steps))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,8 @@ from rlif.errors import UserError
 from rlif.models.language_model import load_language_model
 from rlif.rewards.advantages import group_advantages
 from rlif.rollouts.decoding_check import check_decoding
-from rlif.training.loop import train
-from rlif.training.options import TrainConfig
+from runs import MakeConfig, train
 from tiny_models import files_of_at_most
-
-MakeConfig = Callable[..., TrainConfig]
 
 
 def with_model(model_dir: Path, directory: Path, model: torch.nn.Module) -> Path:

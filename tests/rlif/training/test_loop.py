@@ -26,31 +26,23 @@ from rlif.training import learner
 from rlif.training import loop as trainer
 from rlif.training import step as update
 from rlif.training.distributed import make_accelerator
-from rlif.training.learner import Learner
-from rlif.training.loop import TrainResult, learning_rate_at, train_step
+from rlif.training.learner import Learner, Models
+from rlif.training.loop import learning_rate_at, train_step
 from rlif.training.options import TrainConfig
-from rlif.training.progress import SilentProgress
-from tiny_models import TIMES, frozen_copy, frozen_reference
-
-MakeConfig = Callable[..., TrainConfig]
-
-
-def train(config: TrainConfig) -> TrainResult:
-    return trainer.train(config, progress=SilentProgress())
+from runs import MakeConfig, train
+from tiny_models import TIMES, frozen_copy, frozen_start_model
 
 
 def one_step(
-    language_model: LanguageModel, config: TrainConfig, reference: PreTrainedModel | None = None
+    language_model: LanguageModel, config: TrainConfig, start: PreTrainedModel | None = None
 ) -> tuple[dict[str, float], Rollout]:
-    """One step of training, which leaves the clipped gradients in place. By default the model is its own reference."""
+    """Train one step, which leaves the clipped gradients in place. By default the model is its own start model."""
     prompts = encode_prompts(language_model, read_prompts(config.data), config.max_completion_length)
     model = language_model.model
     learner = Learner(
         config=config,
         accelerator=make_accelerator("cpu", (), Path("unused")),
-        policy=language_model,
-        scorer=Scorer(model, fused_head(model)),
-        reference=frozen_reference(reference or model),
+        models=Models(language_model, Scorer(model, fused_head(model)), frozen_start_model(start or model)),
         rewards=load_rewards(config.reward),
         optimizer=torch.optim.SGD(model.parameters()),
     )
@@ -68,7 +60,7 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
     temperature = 0.8
     config = make_config(reward=reward, beta=0.1, temperature=temperature, max_grad_norm=1e9)
     start = frozen_copy(language_model.model)
-    with torch.no_grad():  # the policy has moved away from the reference, so that the KL has a gradient
+    with torch.no_grad():  # the policy has moved away from the start model, so that the KL has a gradient
         for parameter in language_model.model.parameters():
             parameter.mul_(1.1)
     model = frozen_copy(language_model.model).requires_grad_()
@@ -85,8 +77,8 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
         log_p = (model(ids).logits[0, predictions] / temperature).log_softmax(dim=-1)
         logprob = log_p.gather(1, completion[:, None])[:, 0]
         with torch.no_grad():
-            reference = (start(ids).logits[0, predictions] / temperature).log_softmax(dim=-1)
-            ratio = reference.gather(1, completion[:, None])[:, 0] - logprob
+            start_logp = (start(ids).logits[0, predictions] / temperature).log_softmax(dim=-1)
+            ratio = start_logp.gather(1, completion[:, None])[:, 0] - logprob
             rewards.append(
                 {
                     "self_certainty": -log_p.mean(dim=-1).mean() - math.log(log_p.shape[-1]),
@@ -101,7 +93,7 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
         members = torch.tensor(rewards[group : group + config.num_generations])
         advantages = (members - members.mean()) / (members.std() + 1e-4)
         for (logprob, ratio), advantage in zip(terms[group : group + config.num_generations], advantages, strict=True):
-            # d/dx of k3 with r = exp(reference - x): 1 - r
+            # d/dx of k3 with r = exp(start - x): 1 - r
             loss = loss + (-advantage * logprob + config.beta * (1 - ratio.exp()) * logprob).sum()
     (loss / rollout.completion_mask.sum()).backward()
 
@@ -168,7 +160,7 @@ def test_a_step_forgets_the_gradients_before_it(model_dir: Path, make_config: Ma
     assert all(torch.equal(a, b) for a, b in zip(gradients(fresh), gradients(used), strict=True))
 
 
-def test_on_the_first_step_policy_and_reference_agree_exactly(
+def test_on_the_first_step_policy_and_start_model_agree_exactly(
     language_model: LanguageModel, make_config: MakeConfig
 ) -> None:
     metrics, rollout = one_step(language_model, make_config())

@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +21,12 @@ from rlif.files.directories import damage
 from rlif.training import loop as trainer
 from rlif.training import setup as prepare
 from rlif.training.checkpoint import checkpoints
-from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
+from runs import MakeConfig, train
 from tiny_models import TIMES, files_of_at_most, make_model
 
-MakeConfig = Callable[..., TrainConfig]
 KILLS = 20
-
-
-def train(config: TrainConfig) -> TrainResult:
-    return trainer.train(config, progress=SilentProgress())
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
