@@ -14,12 +14,17 @@ TRL_STAMP := $(VENV)/.trl-installed
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-integrations lint format bench clean
+.PHONY: demo test test-all test-integrations lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
 
+# What guards every promise once, in five minutes on two cores.
 test: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+# With the tests marked slow, which try the same promises on more sizes, dtypes and options.
+test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(ARGS)
 
 # The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
