@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the suites, and draw what they found."""
     import torch
 
-    from benchmarks.implementations import IMPLEMENTATIONS
+    from benchmarks.ops.implementations import IMPLEMENTATIONS
     from benchmarks.report import write_report
     from benchmarks.runner import Options, run_suite
 

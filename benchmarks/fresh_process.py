@@ -32,7 +32,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
             system kills for want of memory.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.implementations", "rlif_kernels"])
+    context.set_forkserver_preload(["benchmarks.ops.implementations", "rlif_kernels"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, torch.get_num_threads(), function, arguments))
     process.start()

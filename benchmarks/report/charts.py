@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.problems import TOLERANCE
+from benchmarks.ops.problems import TOLERANCE
 from benchmarks.report.lines import LOGITS, lines
-from benchmarks.suites.floor import floor_milliseconds
+from benchmarks.ops.floor import floor_milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

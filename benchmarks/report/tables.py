@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.report import runs
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.scaling import scaling_table
-from benchmarks.suites.floor import floor_milliseconds
+from benchmarks.ops.floor import floor_milliseconds
 
 # The ops as their users know them; those without entropy are in the report alone.
 README_OPS = ("token_stats", "grpo_loss", "linear_token_stats", "linear_grpo_loss")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.report import ROOT
-from benchmarks.self_feedback import Workload, summary
+from benchmarks.steps.self_feedback import Workload, summary
 
 
 def run(module: str, *arguments: str) -> str:

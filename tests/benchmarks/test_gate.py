@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import gate
+from benchmarks.gates import gate
 from benchmarks.allocation import peak_allocated
-from benchmarks.four_ops import OPS, Case, make_case, naive_fields
+from benchmarks.ops.four_ops import OPS, Case, make_case, naive_fields
 from rlif_kernels.backends import c as cpu_backend
 
 pytestmark = pytest.mark.skipif(cpu_backend.library() is None, reason="no C compiler: the baseline is the C backend's")

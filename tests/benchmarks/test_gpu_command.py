@@ -11,8 +11,8 @@ import time
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import gpu, ncu
-from benchmarks.budget import Part, finish, run_parts
+from benchmarks.gpu import command as gpu, ncu
+from benchmarks.gpu.budget import Part, finish, run_parts
 from benchmarks.report import ROOT
 
 # As `ncu --csv --metrics ... --print-units base` writes it, with columns of a recent release.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.conftest import pytest_benchmark_update_json
+from benchmarks.gates.conftest import pytest_benchmark_update_json
 
 
 @pytest.mark.parametrize("stats", [{"median": 1.0}, {"median": 1.0, "data": [1.0, 1.0]}])

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import report
-from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.ops.implementations import IMPLEMENTATIONS
 from benchmarks.report import charts, tables
 from benchmarks.runner import Options, run_suite
-from benchmarks.suites import op_shapes, ops
+from benchmarks.ops import shapes as op_shapes, suite as ops
 from rlif.errors import UserError
 
 

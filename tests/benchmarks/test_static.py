@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.gate import larger
+from benchmarks.gates.gate import larger
 from benchmarks.report import newest
 
 # Instructions per element of the main loop. A memory-bound kernel has 13.8 for each bf16 element on an H200 in the
@@ -19,7 +19,7 @@ MAIN_PATHS = [f"{name} ({dtype})" for name in GATES for dtype in ("bf16", "fp32"
 def counts(request, tmp_path_factory):
     # A process of its own: in this one the kernels may be interpreted, which cannot be undone.
     path = tmp_path_factory.mktemp("static") / "counts.json"
-    command = [sys.executable, "-m", "benchmarks.static", "--target", request.param, "--json", str(path)]
+    command = [sys.executable, "-m", "benchmarks.gates.static", "--target", request.param, "--json", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     results = json.loads(path.read_text())
     return request.param, {entry["kernel"]: entry for entry in results["counts"]}, results["versions"]["triton"]

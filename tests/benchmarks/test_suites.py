@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command_line
-from benchmarks import implementations, memory
+from benchmarks import memory
+from benchmarks.ops import implementations, shapes as op_shapes, suite as ops
 from benchmarks.fresh_process import FreshProcessError, in_fresh_process
-from benchmarks.implementations import IMPLEMENTATIONS, Implementation
-from benchmarks.problems import CHECKED_ROWS, LOSS, OPS, Shape, exact, gradient_error, make_problem, output_error
+from benchmarks.ops.implementations import IMPLEMENTATIONS, Implementation
+from benchmarks.ops.problems import CHECKED_ROWS, LOSS, OPS, Shape, exact, gradient_error, make_problem, output_error
 from benchmarks.runner import Options, Step, run_suite
-from benchmarks.suites import generation, loop, op_shapes, ops
-from benchmarks.suites.floor import floor_milliseconds
+from benchmarks.steps import generation, loop
+from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.timing import in_turn, spread
 
 

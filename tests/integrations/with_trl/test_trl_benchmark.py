@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
-from benchmarks import trl_step
-from benchmarks.training_step import Workload
+from benchmarks.steps import trl_step
+from benchmarks.steps.training_step import Workload
 
 WORKLOAD = Workload(
     vocab_size=50, hidden_size=16, num_layers=1, prompts=2, num_generations=3, prompt_length=4,

@@ -1,6 +1,6 @@
 """A training step of TRL's GRPOTrainer on self-certainty: stock, with our head and reward, and RLIFTrainer.
 
-    python -m benchmarks.trl_step [--quick] [--repeats 3] [--output benchmarks/results]
+    python -m benchmarks.steps.trl_step [--quick] [--repeats 3] [--output benchmarks/results]
 
 The same random model, prompts, completions, loss and optimizer in all. The stock trainer's reward is Intuitor's formula
 on a forward of the reward function's own, as people write it for TRL. Each trainer runs in a fresh process, in turns,
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from benchmarks.memory import resident_bytes
-from benchmarks.training_step import Workload, grpo_options, make_model, make_prompts, timed, word_tokenizer
+from benchmarks.steps.training_step import Workload, grpo_options, make_model, make_prompts, timed, word_tokenizer
 
 QUICK = Workload(vocab_size=8000, hidden_size=128, num_layers=2, prompts=2, max_completion_length=32, steps=3)
 GPU = Workload(vocab_size=151936, hidden_size=896, num_layers=24, max_completion_length=256, steps=4)
@@ -182,7 +182,7 @@ def run(quick: bool = False, repeats: int = 3) -> dict[str, Any]:
         for name in IMPLEMENTATIONS:
             if name in results["missing"]:
                 continue
-            command = [sys.executable, "-m", "benchmarks.trl_step", "--implementation", name]
+            command = [sys.executable, "-m", "benchmarks.steps.trl_step", "--implementation", name]
             process = subprocess.run([*command, *(["--quick"] if quick else [])], capture_output=True, text=True)
             if process.returncode:
                 said = process.stderr.strip().splitlines()  # nothing, if it was killed for its memory

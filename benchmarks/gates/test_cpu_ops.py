@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.four_ops import OPS, make_case
+from benchmarks.ops.four_ops import OPS, make_case
 
 SHAPES = {"1024x32000": (1024, 32000), "256x151936": (256, 151936)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

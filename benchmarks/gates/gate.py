@@ -1,6 +1,6 @@
 """What a change must not make worse: counts of the compiled kernels, memory, and speed beside the naive form.
 
-    python -m benchmarks.gate [--write]
+    python -m benchmarks.gates.gate [--write]
 
 The tests hold every change to these (`tests/benchmarks/test_gate.py`, `test_static.py`); nothing here is a time.
 
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from benchmarks.allocation import peak_allocated
-from benchmarks.four_ops import OPS, Case, make_case
+from benchmarks.ops.four_ops import OPS, Case, make_case
 from benchmarks.machine import describe
 
 BASELINE = Path(__file__).parent / "gate.json"
@@ -114,7 +114,7 @@ def hungrier(name: str, case: Case, baseline: Measured) -> str | None:
         return None
     return (
         f"{name}: {measured} bytes beyond inputs and gradients; {baseline.extra_bytes} in {BASELINE.name}. If that was "
-        f"meant: python -m benchmarks.gate --write"
+        f"meant: python -m benchmarks.gates.gate --write"
     )
 
 
@@ -122,7 +122,7 @@ def larger(counts: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
     """Which compiled kernels have got worse, and by how much.
 
     Args:
-        counts, baseline: the entry of `python -m benchmarks.static --json` for the same kernel and target.
+        counts, baseline: the entry of `python -m benchmarks.gates.static --json` for the same kernel and target.
     """
     name = f"{counts['kernel']} on {counts['target']}"
     was, now = baseline["instructions"], counts["instructions"]

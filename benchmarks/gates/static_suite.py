@@ -1,4 +1,4 @@
-"""Suite `static`: what the kernels compile to for each target, counted without any GPU (`benchmarks.static`)."""
+"""Suite `static`: what the kernels compile to for each target, counted without any GPU (`benchmarks.gates.static`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def count(target: str, results: dict[str, Any]) -> str:
     """In a process of its own: in this one the kernels may be interpreted, which cannot be undone."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "counts.json"
-        command = [sys.executable, "-m", "benchmarks.static", "--target", target, "--json", str(path)]
+        command = [sys.executable, "-m", "benchmarks.gates.static", "--target", target, "--json", str(path)]
         process = subprocess.run(command, capture_output=True, text=True)
         if process.returncode:
             raise RuntimeError(process.stderr.strip().splitlines()[-1])

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.budget import Part, finish, run_parts
+from benchmarks.gpu.budget import Part, finish, run_parts
 from benchmarks.machine import describe
-from benchmarks.ncu import profile_counters
+from benchmarks.gpu.ncu import profile_counters
 
 # Left for what lies between the parts.
 RESERVE_SECONDS = 10

@@ -1,6 +1,6 @@
 """Suite `loop`: the whole training step, ours beside TRL's GRPOTrainer, each in a process of its own.
 
-`benchmarks.training_step` says what is trained and what is timed.
+`benchmarks.steps.training_step` says what is trained and what is timed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.runner import Options, Step
-from benchmarks.training_step import HALF_BILLION, IMPLEMENTATIONS, Workload
+from benchmarks.steps.training_step import HALF_BILLION, IMPLEMENTATIONS, Workload
 
 SIZES = {
     "full": Workload(),
@@ -38,8 +38,8 @@ def steps(options: Options) -> list[Step]:
 
 
 def measure_inside_trl(options: Options, results: dict[str, Any]) -> str:
-    """TRL's trainer with our parts in it (`benchmarks.trl_step`), which writes a file of its own beside this one."""
-    command = [sys.executable, "-m", "benchmarks.trl_step", "--repeats", "1", "--output", str(options.output)]
+    """TRL's trainer with our parts in it (`benchmarks.steps.trl_step`), which writes a file of its own beside this one."""
+    command = [sys.executable, "-m", "benchmarks.steps.trl_step", "--repeats", "1", "--output", str(options.output)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(process.stderr.strip().splitlines()[-1])
@@ -50,7 +50,7 @@ def measure(name: str, workload: Workload, results: dict[str, Any]) -> str:
     sizes = dataclasses.asdict(workload)
     results |= {"workload": sizes}
     arguments = [f"--{key.replace('_', '-')}={value}" for key, value in sizes.items()]
-    command = [sys.executable, "-m", "benchmarks.training_step", "--implementation", name, *arguments]
+    command = [sys.executable, "-m", "benchmarks.steps.training_step", "--implementation", name, *arguments]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(process.stderr.strip().splitlines()[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks.problems import OPS, Shape
+from benchmarks.ops.problems import OPS, Shape
 
 
 @dataclasses.dataclass(frozen=True)

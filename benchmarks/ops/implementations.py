@@ -1,4 +1,4 @@
-"""Who does the work of each op of `benchmarks.problems`: ours, plain PyTorch, and every peer as its users call it.
+"""Who does the work of each op of `benchmarks.ops.problems`: ours, plain PyTorch, and every peer as its users call it.
 
 An implementation takes a `Problem` and returns the op's outputs, differentiable. It is built when it is asked for, so
 that a peer which is not there, or does not work here, costs nobody else anything: whatever building raises is its
@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import peers
-from benchmarks.peers import Function, loss_of, rows_of
-from benchmarks.problems import BETA, EPSILON, Problem, dapo_loss, naive_statistics
+from benchmarks.ops import peers
+from benchmarks.ops.peers import Function, loss_of, rows_of
+from benchmarks.ops.problems import BETA, EPSILON, Problem, dapo_loss, naive_statistics
 
 ANYWHERE, GPUS = ("cpu", "cuda"), ("cuda",)
 

@@ -1,6 +1,6 @@
 """The four ops, forward and backward, each beside its naive form on the same tensors.
 
-What `benchmarks.gate`, `benchmarks.scaling` and `test_cpu_ops.py` run: small, and without any peer.
+What `benchmarks.gates.gate`, `benchmarks.scaling` and `test_cpu_ops.py` run: small, and without any peer.
 """
 
 from __future__ import annotations

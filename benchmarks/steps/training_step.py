@@ -1,6 +1,6 @@
 """Tokens per second of the whole training step (sample, score, update): ours, and TRL's GRPOTrainer.
 
-    python -m benchmarks.training_step --implementation rlif [--steps 4] [--beta 0]
+    python -m benchmarks.steps.training_step --implementation rlif [--steps 4] [--beta 0]
 
 The suite `loop` runs each in a fresh process and keeps what this prints. Both train the same random model on the same
 prompts with the same group, lengths and loss, on self-certainty. TRL's rewards are functions of the completions, so

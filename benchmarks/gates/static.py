@@ -1,6 +1,6 @@
 """Count what the kernels compile to, on a machine without any GPU.
 
-    python -m benchmarks.static [--json FILE]
+    python -m benchmarks.gates.static [--json FILE]
 
 Every kernel is compiled ahead of time for each target, disassembled, and its main loop found: instructions per element,
 barriers, shuffles, load and store width, registers, spills. From the counts follows a predicted time per GPU: the
@@ -26,7 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.disassembly import Counts, count_compiled
+from benchmarks.gates.disassembly import Counts, count_compiled
 from rlif_kernels.backends import triton as launcher
 from rlif_kernels.backends.triton.backward import backward_kernel
 from rlif_kernels.backends.triton.forward import forward_kernel

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.budget import finish
+from benchmarks.gpu.budget import finish
 
 # Each counter by the name that it has in the results. ncu gives base units: nanoseconds, bytes, percent.
 METRICS = {

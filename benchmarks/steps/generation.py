@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.runner import Options, Step
-from benchmarks.training_step import word_tokenizer
+from benchmarks.steps.training_step import word_tokenizer
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.rollouts.encode import EncodedPrompt

@@ -1,6 +1,6 @@
 """`rlif demo` with several seeds: does self-certainty rise and fall, and the verifiable reward rise, each time?
 
-    python -m benchmarks.demo [--seeds 0 1 2] [--output benchmarks/results]
+    python -m benchmarks.steps.demo [--seeds 0 1 2] [--output benchmarks/results]
 
 Writes NAME.json with the evaluations of every run and the seconds they took, and the figure of the first seed as
 NAME.png; NAME says what kind of machine it was, and the day.

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from benchmarks import timing
 from benchmarks.fresh_process import describe_error, in_fresh_process
-from benchmarks.implementations import IMPLEMENTATIONS, Implementation
+from benchmarks.ops.implementations import IMPLEMENTATIONS, Implementation
 from benchmarks.machine import free_bytes
 from benchmarks.memory import rise_of_peak as rise_of_resident_peak
-from benchmarks.peers import Function
-from benchmarks.problems import (
+from benchmarks.ops.peers import Function
+from benchmarks.ops.problems import (
     LOSS,
     OPS,
     TOLERANCE,
@@ -36,7 +36,7 @@ from benchmarks.problems import (
     output_error,
 )
 from benchmarks.runner import Options, Step
-from benchmarks.suites.op_shapes import LOSS_COPIES, STATISTICS_COPIES, fitted, plan
+from benchmarks.ops.shapes import LOSS_COPIES, STATISTICS_COPIES, fitted, plan
 from rlif_kernels.backends.c.build import library
 
 BASELINE = "eager"

@@ -1,6 +1,6 @@
 """Self-feedback (RLSF) on the built-in task, with several seeds, and a DPO step's speed and memory beside TRL's.
 
-    python -m benchmarks.self_feedback [--seeds 0 1 2] [--turns 3] [--parts method dpo] [--output benchmarks/results]
+    python -m benchmarks.steps.self_feedback [--seeds 0 1 2] [--turns 3] [--parts method dpo] [--output benchmarks/results]
 
 `method` runs `rlif self-feedback` as it comes for every seed (its questions, samples and order of pairs) and keeps
 accuracy and calibration on held-out questions before and after, of the confidence that the pairs are ranked by, and of
@@ -31,8 +31,8 @@ import torch
 
 from benchmarks.machine import describe
 from benchmarks.memory import resident_bytes
-from benchmarks.training_step import Workload as Sizes
-from benchmarks.training_step import make_model, timed
+from benchmarks.steps.training_step import Workload as Sizes
+from benchmarks.steps.training_step import make_model, timed
 from rlif.self_feedback.command import RECORD, run_self_feedback
 from rlif.self_feedback.options import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig
 from rlif.tasks.built_in_models import pretrained_base
@@ -253,7 +253,7 @@ def main() -> None:
     for _ in range(arguments.turns if "dpo" in arguments.parts else 0):
         for name in IMPLEMENTATIONS:
             options = [f"--{key.replace('_', '-')}={value}" for key, value in dataclasses.asdict(workload).items()]
-            command = [sys.executable, "-m", "benchmarks.self_feedback", "--implementation", name, *options]
+            command = [sys.executable, "-m", "benchmarks.steps.self_feedback", "--implementation", name, *options]
             process = subprocess.run(command, capture_output=True, text=True)
             if process.returncode:
                 lines = process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"]

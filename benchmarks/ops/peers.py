@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.problems import BETA, EPSILON, Problem, dapo_loss
+from benchmarks.ops.problems import BETA, EPSILON, Problem, dapo_loss
 
 Function = Callable[[Problem], tuple[Tensor, ...]]
 
