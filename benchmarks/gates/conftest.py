@@ -10,6 +10,10 @@ from benchmarks.machine import describe
 _missing: dict[str, str] = {}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-gate", action="store_true", help="write gate.json instead of comparing with it")
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """What did not run is named beside what did."""
     if report.skipped:

@@ -1,41 +1,37 @@
 """What a change must not make worse: counts of the compiled kernels, memory, and speed beside the naive form.
 
-    python -m benchmarks.gates.gate [--write]
-
-The tests hold every change to these (`tests/benchmarks/test_gate.py`, `test_static.py`); nothing here is a time.
+The tests hold every change to the first two (`tests/benchmarks/gates`), `make bench-gate` to memory and speed.
 
 - Counts of the compiled kernels are the same on every machine with the same Triton. Their baseline is the newest
   `results/*-static.json`; 3% are left for reorderings that gain elsewhere what they cost here.
-- Bytes that torch allocates are the same on every machine as well (`benchmarks.allocation`). Their baseline is
+- Bytes that torch allocates are the same on every machine as well (`memory.peak_allocated`). Their baseline is
   `gate.json`; 5% and a page are left.
-- Time is that of the naive form over ours, on one thread of one process, one call of each in turn: whoever else uses
-  the machine slows both. Not quite alike, since one fills memory and the other mostly computes: with three neighbours
-  that stream memory through two cores, single attempts were seen to fall to 0.52 of a quiet machine's speed-up. So 0.4
-  of the speed-up in `gate.json` is enough, in the best of several attempts. What became three times as slow fails each;
-  what fell back to the naive form is seen by its memory as well.
+- Speed is the time of the naive form over ours, on one thread of one process, one call of each in turn: whoever else
+  uses the machine slows both. Not quite alike, since one fills memory and the other mostly computes: with three
+  neighbours that stream memory through two cores, single attempts were seen to fall to 0.52 of a quiet machine's
+  speed-up. So 0.4 of the speed-up in `gate.json` is enough, in the best of several attempts. What became three times
+  as slow fails each; what fell back to the naive form is seen by its memory as well.
 
-`--write` takes what this machine gives as the new `gate.json`: after a change that was meant.
+`make bench-gate ARGS=--write-gate` takes what this machine gives as the new `gate.json`: after a change that was meant.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
-from benchmarks.allocation import peak_allocated
-from benchmarks.ops.four_ops import OPS, Case, make_case
 from benchmarks.machine import describe
+from benchmarks.memory import peak_allocated
+from benchmarks.ops.implementations import naive, ours, plain
+from benchmarks.ops.problems import OPS, Call, Shape, make_problem
 
 BASELINE = Path(__file__).parent / "gate.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NAMES = tuple(f"{op}, {dtype}" for op in OPS for dtype in DTYPES)
+GATED = ("token_stats", "linear_token_stats", "grpo_loss", "linear_grpo_loss")
+DTYPES = ("float32", "bfloat16")
+NAMES = tuple(f"{op}, {dtype}" for op in GATED for dtype in DTYPES)
 # Large enough for rows to leave the cache in the naive form, small enough for a few milliseconds.
 SHAPE: dict[str, int] = {"tokens": 256, "vocab_size": 32000, "hidden_size": 64, "tile_bytes": 8 << 20}
 
@@ -49,6 +45,22 @@ INSTRUCTION_TOLERANCE = 0.03
 REGISTER_TOLERANCE = 8
 
 
+def calls(
+    op_name: str, tokens: int, vocab_size: int, hidden_size: int, dtype: str = "float32", tile_bytes: int = 512 << 20
+) -> tuple[Call, Call]:
+    """The naive form and ours of an op, on tokens in completions of 32; hidden size and tile are those of a head."""
+    op = OPS[op_name]
+    problem = make_problem(Shape(tokens // 32, 32, vocab_size, hidden_size if op.head else 0, dtype))
+    tile = {"tile_bytes": tile_bytes} if op.head else {}
+    return Call(op, problem, plain(op, naive)), Call(op, problem, ours(op, **tile))
+
+
+def calls_of(name: str) -> tuple[Call, Call]:
+    """The calls of one of `NAMES`."""
+    op, dtype = name.split(", ")
+    return calls(op, **SHAPE, dtype=dtype)
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the gate holds of one op in one dtype."""
@@ -59,62 +71,41 @@ class Measured:
     """Allocated by ours beyond inputs and gradients."""
 
 
-def case_of(name: str) -> Case:
-    """The problem of one of `NAMES`."""
-    op, dtype = name.split(", ")
-    return make_case(op, **SHAPE, dtype=DTYPES[dtype])
-
-
-def speed_up(case: Case, rounds: int = ROUNDS) -> float:
-    """Median time of the naive form over that of ours, called in turn on one thread."""
-    seconds: dict[str, list[float]] = {name: [] for name in case.losses}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for name in case.losses:
-            case.run(name)  # warms up
-        for _ in range(rounds):
-            for name, times in seconds.items():
-                started = time.perf_counter()
-                case.run(name)
-                times.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
-        case.drop_gradients()
-    return median(seconds["naive"]) / median(seconds["rlif"])
-
-
-def extra_bytes(case: Case) -> int:
+def extra_bytes(call: Call) -> int:
     """What ours allocates at most beyond inputs and gradients."""
-    case.run("rlif")  # what the first call allocates for good is not the op's
-    case.drop_gradients()
-    peak = peak_allocated(lambda: case.run("rlif"))
-    case.drop_gradients()
-    return peak - case.gradient_bytes
+    call.problem.clear_gradients()
+    call.forward_backward()  # what the first call allocates for good is not the op's
+    call.problem.clear_gradients()
+    peak = peak_allocated(call.forward_backward)
+    call.problem.clear_gradients()
+    return peak - call.problem.gradient_bytes
 
 
-def slower(name: str, case: Case, baseline: Measured, attempts: int = ATTEMPTS) -> str | None:
-    """None as soon as one attempt reaches its share of the speed-up; else what was reached."""
+def attempts(naive: list[float], ours: list[float]) -> list[float]:
+    """The speed-up of each attempt, which is `ROUNDS` calls of each in turn."""
+    parts = range(0, len(ours), ROUNDS)
+    return [median(naive[start : start + ROUNDS]) / median(ours[start : start + ROUNDS]) for start in parts]
+
+
+def slower(name: str, speed_ups: list[float], baseline: Measured) -> str | None:
+    """None if one attempt reaches its share of the speed-up; else what was reached."""
     bound = SHARE_OF_SPEED_UP * baseline.speed_up
-    best = 0.0
-    for _ in range(attempts):
-        best = max(best, speed_up(case))
-        if best >= bound:
-            return None
+    if max(speed_ups) >= bound:
+        return None
     return (
-        f"{name}: {best:.2f} times as fast as the naive form in the best of {attempts} attempts; expected at least "
-        f"{bound:.2f}, {SHARE_OF_SPEED_UP} of what {BASELINE.name} has"
+        f"{name}: {max(speed_ups):.2f} times as fast as the naive form in the best of {len(speed_ups)} attempts; "
+        f"expected at least {bound:.2f}, {SHARE_OF_SPEED_UP} of what {BASELINE.name} has"
     )
 
 
-def hungrier(name: str, case: Case, baseline: Measured) -> str | None:
+def hungrier(name: str, call: Call, baseline: Measured) -> str | None:
     """None, or by how much the op's memory has grown."""
-    measured = extra_bytes(case)
+    measured = extra_bytes(call)
     if measured <= baseline.extra_bytes * (1 + MEMORY_TOLERANCE) + PAGE:
         return None
     return (
         f"{name}: {measured} bytes beyond inputs and gradients; {baseline.extra_bytes} in {BASELINE.name}. If that was "
-        f"meant: python -m benchmarks.gates.gate --write"
+        f"meant: make bench-gate ARGS=--write-gate"
     )
 
 
@@ -122,7 +113,7 @@ def larger(counts: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
     """Which compiled kernels have got worse, and by how much.
 
     Args:
-        counts, baseline: the entry of `python -m benchmarks.gates.static --json` for the same kernel and target.
+        counts, baseline: the entries of `benchmarks.gates.compiled.count_target` for the same kernel and target.
     """
     name = f"{counts['kernel']} on {counts['target']}"
     was, now = baseline["instructions"], counts["instructions"]
@@ -145,29 +136,7 @@ def read_baseline() -> dict[str, Measured]:
     return {name: Measured(**entry) for name, entry in json.loads(BASELINE.read_text())["ops"].items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"write {BASELINE.name} instead of comparing with it")
-    arguments = parser.parse_args()
-    faults, ops = [], {}
-    baseline = {} if arguments.write else read_baseline()
-    for name in NAMES:
-        case = case_of(name)
-        if arguments.write:
-            # The least of several: a speed-up that this machine had by luck would be asked of all others.
-            ops[name] = vars(Measured(min(speed_up(case) for _ in range(ATTEMPTS)), extra_bytes(case)))
-            print(name, ops[name], flush=True)
-        else:
-            found = [
-                fault for fault in (slower(name, case, baseline[name]), hungrier(name, case, baseline[name])) if fault
-            ]
-            print(*(found or [f"{name}: passes"]), sep="\n", flush=True)
-            faults += found
-    if arguments.write:
-        BASELINE.write_text(json.dumps({"machine": describe(), "shape": SHAPE, "ops": ops}, indent=1) + "\n")
-    elif faults:
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
+def write_baseline(name: str, measured: Measured) -> None:
+    """Put one op's figures into `gate.json`, and what machine it is."""
+    ops = json.loads(BASELINE.read_text())["ops"] | {name: asdict(measured)}
+    BASELINE.write_text(json.dumps({"machine": describe(), "shape": SHAPE, "ops": ops}, indent=1) + "\n")

@@ -1,282 +1,38 @@
-"""Count what the kernels compile to, on a machine without any GPU.
+"""Suite `static`: what the GPU kernels compile to for each target, counted on a machine without any GPU.
 
-    python -m benchmarks.gates.static [--json FILE]
-
-Every kernel is compiled ahead of time for each target, disassembled, and its main loop found: instructions per element,
-barriers, shuffles, load and store width, registers, spills. From the counts follows a predicted time per GPU: the
-larger of bytes over bandwidth and instructions over issue rate.
+Every kernel is compiled ahead of time, disassembled, and its main loop found: instructions per element, barriers,
+shuffles, load and store width, registers, spills.
 """
 
-import argparse
-import datetime
+from __future__ import annotations
+
 import importlib
-import importlib.metadata
-import json
 import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import torch
+from benchmarks.memory import in_fresh_process
+from benchmarks.runner import Options, Step
 
-# The kernels must be compiled, not interpreted, and this is read when they are decorated.
-os.environ.pop("TRITON_INTERPRET", None)
-
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
-from benchmarks.gates.disassembly import Counts, count_compiled
-from rlif_kernels.backends import triton as launcher
-from rlif_kernels.backends.triton.backward import backward_kernel
-from rlif_kernels.backends.triton.forward import forward_kernel
-from rlif_kernels.backends.triton.grpo import grpo_kernel
-from rlif_kernels.policy_loss import LossOptions
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
-
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
-TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """What bounds a kernel that streams: the makers' figures, but for the H200's bandwidth: a measured copy."""
-
-    target: str
-    bandwidth: float  # bytes a second
-    lanes: int  # float32 lanes: one instruction each a clock
-    clock: float  # Hz, sustained
+def steps(options: Options) -> list[Step]:
+    """One target each; sm_90 alone when it has to be quick."""
+    targets = TARGETS if options.size == "full" else ("sm_90",)
+    return [Step(f"kernels for {target}", 35, partial(add, target)) for target in targets]
 
 
-GPUS = {
-    "A100": Gpu("sm_80", 2.04e12, 108 * 64, 1.41e9),
-    "H100": Gpu("sm_90", 3.35e12, 132 * 128, 1.75e9),
-    "H200": Gpu("sm_90", 4.3e12, 132 * 128, 1.75e9),
-    "B200": Gpu("sm_100", 8.0e12, 148 * 128, 1.85e9),
-    "MI300X": Gpu("gfx942", 5.3e12, 304 * 64, 2.1e9),
-}
+def add(target: str, results: dict[str, Any]) -> str:
+    counted = in_fresh_process(count, target)
+    results["versions"] = counted["versions"]
+    results.setdefault("counts", []).extend(counted["counts"])
+    found = {each["kernel"]: each["instructions"] for each in counted["counts"]}
+    return ", ".join(f"{name} {found[name]:.1f}" for name in ("forward (bf16)", "backward (bf16)")) + " an element"
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """One compilation of a kernel, as the launcher would ask for it."""
-
-    name: str  # forward, chunk, fold, backward, or of the fused loss: grpo statistics, grpo gradient
-    dtype: torch.dtype
-    outputs: tuple[str, ...] = DEFAULT_OUTPUTS
-    wide: bool = True
-    softcap: bool = False
-    num_columns: int = 151936  # decides how many threads share a row of the fused loss
-
-    def __str__(self) -> str:
-        notes = [TRITON_DTYPES[self.dtype]]
-        notes += ["all fields"] if self.outputs == FIELDS else []
-        notes += [] if self.wide else ["unaligned"]
-        notes += ["softcap"] if self.softcap else []
-        notes += ["short rows"] if self.num_columns < 151936 else []
-        return f"{self.name} ({', '.join(notes)})"
-
-
-def kernels() -> list[Kernel]:
-    """Every kernel that the launcher can ask for, but for combinations that only repeat what others show."""
-    bf16, fp32, fp16 = torch.bfloat16, torch.float32, torch.float16
-    names = ("forward", "chunk", "fold", "backward")
-    return [
-        *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in names),
-        Kernel("forward", fp16),
-        Kernel("backward", fp16),
-        *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
-        *(Kernel(name, bf16, outputs=FIELDS) for name in names),
-        *(Kernel(name, bf16, softcap=True) for name in ("forward", "backward")),
-        *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
-        *(Kernel(name, bf16, num_columns=32000) for name in GRPO_LOOPS),
-    ]
-
-
-# The fused loss is one kernel with two main loops.
-GRPO_LOOPS = ("grpo statistics", "grpo gradient")
-# All terms of the loss, so that the gradient loop has all that it can have.
-GRPO_OPTIONS = LossOptions(0.2, 0.28, 4.0, 0.04, 0.01, 0.01)
-
-
-def grpo_constants(kernel: Kernel) -> dict[str, int]:
-    return launcher.grpo_constants(
-        kernel.dtype, kernel.num_columns, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, kernel.softcap
-    )
-
-
-def compile_kernel(kernel: Kernel, target: str) -> Any:
-    """Compile ahead of time; returns Triton's compiled kernel, with every stage's text in `.asm`."""
-    absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
-    if kernel.name == "backward":
-        function = backward_kernel
-        constants = launcher.backward_constants(kernel.dtype, kernel.wide, kernel.softcap)
-        absent["grad_offsets_ptr"] = None
-        absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
-    elif kernel.name in GRPO_LOOPS:
-        function, constants = grpo_kernel, grpo_constants(kernel)
-        absent["grad_offsets_ptr"] = None
-    else:
-        function = forward_kernel
-        constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
-        stage = "row" if kernel.name == "forward" else kernel.name
-        absent |= {"STAGE": stage} | ({"partials_ptr": None} if stage == "row" else {})
-        absent |= {f"{name}_ptr": None for name in FIELDS if name not in kernel.outputs}
-    options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion")}
-    fixed = absent | constants
-    types = {
-        "logits_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
-        "grad_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
-        "targets_ptr": "*i64",
-        "clipped_ptr": "*i8",
-        **dict.fromkeys(("scale", "softcap", "low", "high", "delta", "beta"), "fp32"),
-        **dict.fromkeys(("entropy_coef", "self_certainty_coef"), "fp32"),
-    }
-    signature = {
-        name: "constexpr" if name in fixed else types.get(name, "*fp32" if name.endswith("_ptr") else "i32")
-        for name in function.arg_names
-    }
-    return triton.compile(ASTSource(function, signature, fixed, {}), target=TARGETS[target], options=options)
-
-
-def elements_per_thread(kernel: Kernel) -> int:
-    """Elements that one thread takes in one turn of the main loop."""
-    if kernel.name == "backward":
-        return launcher.BACKWARD_BLOCK_BYTES // kernel.dtype.itemsize // (32 * launcher.BACKWARD_WARPS)
-    if kernel.name in GRPO_LOOPS:
-        constants = grpo_constants(kernel)
-        if kernel.name == "grpo gradient":
-            return constants["BLOCK"] // (32 * constants["num_warps"])
-    else:
-        constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
-    return constants["LANES"] * constants["K"] // (32 * constants["num_warps"])
-
-
-def count(kernel: Kernel, target: str) -> Counts:
-    """Compile and count one of our kernels."""
-    # The loop of "fold" runs over chunks, not over elements: nothing to count per element.
-    per_thread = None if kernel.name == "fold" else elements_per_thread(kernel)
-    stores = kernel.name == "grpo gradient" if kernel.name in GRPO_LOOPS else None
-    return count_compiled(
-        str(kernel), target, compile_kernel(kernel, target), per_thread, kernel.dtype.itemsize, stores
-    )
-
-
-def count_trl(target: str) -> list[Counts]:
-    """TRL's kernels for log-probability and entropy (two statistics), compiled as TRL launches them.
-
-    Empty where TRL is not installed, or has no such kernels. Its backward is one block a program, without a loop: there
-    the whole program is counted.
-    """
-    try:
-        module = importlib.import_module("trl.kernels.logprob_entropy")
-        version = importlib.metadata.version("trl")
-    except ImportError:
-        return []
-    counts = []
-    for name in ("forward", "backward"):
-        function = getattr(module, f"_{name}_kernel")
-        fixed: dict[str, object] = {"n_cols": 151936, "TEMPERATURE": 1.0, "HAS_MASK": False}
-        fixed |= {"BLOCK_SIZE": module._BLOCK_SIZE, "HAS_LOGPROB_GRAD": True, "HAS_ENTROPY_GRAD": True}
-        fixed = {key: value for key, value in fixed.items() if key in function.arg_names}
-        types = {"logits_ptr": "*bf16", "grad_logits_ptr": "*bf16", "index_ptr": "*i64", "row_mask_ptr": "*i1"}
-        signature = {
-            arg: "constexpr" if arg in fixed else types.get(arg, "*fp32" if arg.endswith("_ptr") else "i32")
-            for arg in function.arg_names
-        }
-        # Triton's launcher marks pointers and strides that are multiples of 16, as they are at this vocabulary size.
-        aligned = {
-            (index,): [["tt.divisibility", 16]]
-            for index, arg in enumerate(function.arg_names)
-            if arg not in fixed and (arg.endswith("_ptr") or "logits" in arg)
-        }
-        source = ASTSource(function, signature, fixed, aligned)
-        compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": 4})
-        counts.append(count_compiled(f"TRL {version} {name} (bf16)", target, compiled, module._BLOCK_SIZE // 128, 2))
-    return counts
-
-
-def predicted_milliseconds(
-    counts: Counts, kernel: Kernel, gpu: Gpu, num_rows: int, num_columns: int
-) -> tuple[float, str]:
-    """The larger of bytes over bandwidth and instructions over issue rate, and which of the two it is."""
-    elements = num_rows * num_columns
-    transfers = 2 if kernel.name == "backward" else 1
-    by_bytes = elements * kernel.dtype.itemsize * transfers / gpu.bandwidth
-    by_issue = elements * (counts.instructions or 0.0) / (gpu.lanes * gpu.clock)
-    return 1e3 * max(by_bytes, by_issue), "bytes" if by_bytes >= by_issue else "instructions"
-
-
-def cell(number: float | None) -> str:
-    return "" if number is None else f"{number:.2f}" if isinstance(number, float) else str(number)
-
-
-def main() -> None:
-    from rich.console import Console
-    from rich.progress import track
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the counts to this file")
-    parser.add_argument("--target", choices=TARGETS, action="append", help="only this target (may be repeated)")
-    arguments = parser.parse_args()
-
-    console = Console(width=max(Console().width, 116))  # the tables need it, on a pipe too
-    jobs = [(kernel, target) for target in arguments.target or TARGETS for kernel in kernels()]
-    results = {job: count(*job) for job in track(jobs, "compiling", console=Console(stderr=True), transient=True)}
-    peers = [counts for target in arguments.target or TARGETS for counts in count_trl(target)]
-
-    for target in arguments.target or TARGETS:
-        table = Table(title=f"{target}: main loop per element; registers and spills of the whole kernel")
-        for heading in (
-            "kernel",
-            "instructions",
-            "exp",
-            "barriers",
-            "shuffles",
-            "load",
-            "store",
-            "registers",
-            "spills",
-        ):
-            table.add_column(heading, justify="left" if heading == "kernel" else "right")
-        for c in (*results.values(), *peers):
-            if c.target == target:
-                numbers = [c.instructions, c.exponentials, c.barriers, c.shuffles, c.load_bytes, c.store_bytes]
-                table.add_row(c.kernel, *map(cell, (*numbers, c.registers, c.spills)))
-        console.print(table)
-
-    num_rows, num_columns = 8192, 151936
-    table = Table(title=f"Predicted time, {num_rows} rows of {num_columns}, and the bound that holds")
-    for heading in ("kernel", *GPUS):
-        table.add_column(heading)
-    for kernel in kernels():
-        if kernel.name in ("forward", "backward"):
-            cells = []
-            for gpu in GPUS.values():
-                if (kernel, gpu.target) in results:
-                    time, bound = predicted_milliseconds(
-                        results[kernel, gpu.target], kernel, gpu, num_rows, num_columns
-                    )
-                    cells.append(f"{time:.2f} ms ({bound})")
-                else:
-                    cells.append("")
-            table.add_row(str(kernel), *cells)
-    console.print(table)
-    console.print("Predicted from static counts, not measured: no GPU took part.")
-    if arguments.json:
-        payload = {
-            "date": str(datetime.date.today()),
-            "versions": {"torch": torch.__version__, "triton": triton.__version__},
-            "counts": [asdict(c) for c in (*results.values(), *peers)],
-        }
-        arguments.json.write_text(json.dumps(payload, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def count(target: str) -> dict[str, Any]:
+    """Versions and counts, in a process of its own: in this one kernels may be interpreted, which cannot be undone."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    counted: dict[str, Any] = importlib.import_module("benchmarks.gates.compiled").count_target(target)
+    return counted

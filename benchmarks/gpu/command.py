@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in one command: tests, every op beside its peers, counters, training step, sanitizer.
 
-    python -m benchmarks.gpu --output DIRECTORY [--minutes 9] [--dry-run]
+    python -m benchmarks gpu --output DIRECTORY [--minutes 9] [--dry-run]
 
 Needs no network, and no more than the minutes given: each part has its share, the most valuable comes first, and what
 no longer fits is named. Writes DIRECTORY/gpu.json after every part, beside the files of the suites `ops` and `loop`,
@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.budget import Part, finish, run_parts
-from benchmarks.machine import describe
 from benchmarks.gpu.ncu import profile_counters
+from benchmarks.machine import describe
 
 # Left for what lies between the parts.
 RESERVE_SECONDS = 10
@@ -67,7 +67,7 @@ from benchmarks.runner import Options, run_suite
 name, output, device, size, seconds = sys.argv[1:]
 sys.argv[:] = ["benchmarks", name, "--device", device, "--output", output]  # the results name a command that there is
 peers = frozenset() if size == "tiny" else None
-run_suite(name, Options(Path(output), device, size, peers, seconds=float(seconds)))
+run_suite(name, Options(Path(output), device, size, peers, repeats=1, seconds=float(seconds)))
 """
 
 
@@ -117,12 +117,15 @@ def parts(output: Path, device: str, dry_run: bool) -> list[Part]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(command_line: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to write to")
     parser.add_argument("--minutes", type=float, default=9.0, help="that it may take in all; default 9")
     parser.add_argument("--dry-run", action="store_true", help="tiny tensors; on a CPU too")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(command_line)
     if not arguments.dry_run and not torch.cuda.is_available():
         parser.error("there is no CUDA or ROCm device; --dry-run shows what would be done")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -146,7 +149,4 @@ def main() -> None:
     results["seconds"] = round(time.perf_counter() - started, 1)
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(path)
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,13 +1,11 @@
 """Who does the work of each op of `benchmarks.ops.problems`: ours, plain PyTorch, and every peer as its users call it.
 
-An implementation takes a `Problem` and returns the op's outputs, differentiable. It is built when it is asked for, so
-that a peer which is not there, or does not work here, costs nobody else anything: whatever building raises is its
-reason to be missing. Where a peer computes less than the op asks for, `composed` says what the rest is made of.
+An implementation takes a `Problem` and returns the op's outputs, differentiable. Where a peer computes less than the op
+asks for, `composed` says how the rest is made.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import rlif_kernels
 from benchmarks.ops import peers
-from benchmarks.ops.peers import Function, loss_of, rows_of
-from benchmarks.ops.problems import BETA, EPSILON, Problem, dapo_loss, naive_statistics
+from benchmarks.ops.peers import loss_of
+from benchmarks.ops.problems import BETA, EPSILON, LOSS, OPS, Call, Function, Op, Problem, dapo_loss
 
-ANYWHERE, GPUS = ("cpu", "cuda"), ("cuda",)
+GPUS = ("cuda",)
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Implementation:
     """The distribution that does it: its version is printed, and `--peers` chooses by it."""
     build: Callable[[], Function]
     composed: str = ""
-    """What the package does not compute, and of what it is made instead; empty if it computes everything."""
-    devices: tuple[str, ...] = ANYWHERE
+    """What the package does not compute, and how it is made instead; empty if it computes everything."""
+    devices: tuple[str, ...] = ("cpu", "cuda")
     compiled: bool = False
     """For each shape anew, which takes seconds."""
     overwrites_logits: bool = False
@@ -44,207 +43,138 @@ class Implementation:
     padded_logits: bool = False
     """It takes logits of one position more in each completion, as models return them, and ignores the last."""
 
-
-# --- plain PyTorch
-
-
-def eager_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    return naive_statistics(logits.float(), targets)
-
-
-def eager_without_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    logp = F.log_softmax(logits.float(), dim=-1)
-    return logp.gather(-1, targets[:, None])[:, 0], -logp.mean(-1) - math.log(logits.shape[-1])
+    def call(self, op: Op, problem: Problem) -> Call:
+        """Build it for a problem."""
+        problem = problem.padded() if self.padded_logits else problem
+        if not self.overwrites_logits:
+            return Call(op, problem, self.build())
+        logits = problem.leaves[0].detach()
+        return Call(op, problem, self.build(), restore=partial(logits.copy_, logits.clone()))
 
 
-def intuitor_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+# --- plain PyTorch: of logits (B, T, V) or of a head, as the ops themselves take them
+
+
+def naive(op: Op) -> Callable[..., tuple[Tensor, ...]]:
+    """The op as its definition says, written as people write it: what our speed-ups are over."""
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        logits, targets, *rest = (F.linear(*tensors[:2]), *tensors[2:]) if op.head else tensors
+        logp = F.log_softmax(logits.float(), dim=-1)
+        logprob = logp.gather(-1, targets[..., None])[..., 0]
+        if op.outputs == LOSS:
+            return (dapo_loss(logprob, *rest),)
+        entropy = (-(logp.exp() * logp).sum(-1),) if "entropy" in op.outputs else ()
+        return logprob, *entropy, -logp.mean(-1) - math.log(logits.shape[-1])
+
+    return function
+
+
+def intuitor(op: Op) -> Callable[..., tuple[Tensor, ...]]:
     """logsumexp - mean of float32 logits, as in Intuitor's trainer (arXiv 2505.19590), and the entropy likewise."""
-    logits = logits.float()
-    logsumexp = logits.logsumexp(-1)
-    chosen = logits.gather(-1, targets[:, None])[:, 0]
-    entropy = logsumexp - (logits.softmax(-1) * logits).sum(-1)
-    return chosen - logsumexp, entropy, logsumexp - logits.mean(-1) - math.log(logits.shape[-1])
+
+    def function(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        logits = logits.float()
+        logsumexp = logits.logsumexp(-1)
+        chosen = logits.gather(-1, targets[..., None])[..., 0]
+        entropy = logsumexp - (logits.softmax(-1) * logits).sum(-1)
+        return chosen - logsumexp, entropy, logsumexp - logits.mean(-1) - math.log(logits.shape[-1])
+
+    return function
 
 
-def eager_loss(logits: Tensor, targets: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    logprob = F.log_softmax(logits.float(), dim=-1).gather(-1, targets.flatten()[:, None])
-    return dapo_loss(logprob.view_as(targets), advantages, old_logprob, ref_logprob)
-
-
-def through_head(statistics: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    return lambda hidden, weight, targets: statistics(F.linear(hidden, weight), targets)
-
-
-def eager_head_loss(hidden: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
-    return eager_loss(F.linear(hidden, weight), *rest)
-
-
-def of_rows(function: Callable[..., tuple[Tensor, ...]], *, compiled: bool = False) -> Function:
-    """A function of rows and targets, of the problem."""
-    function = recompiled(function) if compiled else function
-    return lambda problem: function(*rows_of(problem))
-
-
-def of_loss(function: Callable[..., Tensor], *, compiled: bool = False) -> Function:
-    """A function of rows, targets and what else the loss is made of, of the problem."""
-    function = recompiled(function) if compiled else function
-
-    def loss(problem: Problem) -> tuple[Tensor]:
-        rows, rest = rows_of(problem)[:-1], (problem.advantages, problem.old_logprob, problem.ref_logprob)
-        return (function(*rows, problem.targets, *rest),)
-
-    return loss
-
-
-def recompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled for the shape to come alone: a second shape would be given code for any shape, which is slower."""
-    torch.compiler.reset()
-    return torch.compile(function)
-
-
-def plain(function: Callable[..., Any], wrap: Callable[..., Function] = of_rows) -> list[Implementation]:
-    """As it stands, and compiled."""
-    return [
-        Implementation("eager", "torch", partial(wrap, function)),
-        Implementation("torch.compile", "torch", partial(wrap, function, compiled=True), compiled=True),
-    ]
+def plain(op: Op, formulas: Callable[[Op], Callable[..., tuple[Tensor, ...]]], *, compiled: bool = False) -> Function:
+    """The formulas, of the problem."""
+    function = formulas(op)
+    if compiled:
+        torch.compiler.reset()  # a second shape would be given code for any shape, which is slower
+        function = torch.compile(function)
+    return lambda problem: function(*problem.arguments(op))
 
 
 # --- ours
 
 
-def ours(op: str, outputs: tuple[str, ...], **options: Any) -> Function:
-    function = getattr(importlib.import_module("rlif_kernels"), op)
-
-    def statistics(problem: Problem) -> tuple[Tensor, ...]:
-        stats = function(*problem.leaves, problem.targets, outputs=outputs, **options)
-        return tuple(getattr(stats, name) for name in outputs)
-
-    return statistics
-
-
-def our_loss(op: str, **options: Any) -> Function:
-    function = getattr(importlib.import_module("rlif_kernels"), op)
-
-    def loss(problem: Problem) -> tuple[Tensor, ...]:
-        rest = (problem.targets, problem.advantages, problem.old_logprob, problem.ref_logprob)
-        return (function(*problem.leaves, *rest, epsilon_low=EPSILON, beta=BETA, **options).loss,)
-
-    return loss
+def ours(op: Op, **options: Any) -> Function:
+    function = getattr(rlif_kernels, op.kernel)
+    if op.outputs == LOSS:
+        options |= {"epsilon_low": EPSILON, "beta": BETA}
+        return lambda problem: (function(*problem.arguments(op), **options).loss,)
+    options |= {"outputs": op.outputs}
+    return lambda problem: tuple(v for v in function(*problem.arguments(op), **options) if v is not None)
 
 
-def our_statistics_loss(op: str) -> Function:
-    """The loss in plain torch on our log-probabilities: what a trainer gets that only swaps these."""
-    statistics = ours(op, ("logprob",))
+def our_statistics_loss(kernel: str) -> Function:
+    """The loss in plain torch on our log-probabilities: what a trainer gets that swaps these alone."""
+    statistics = ours(Op(kernel, "log-probability", ("logprob",)))
     return lambda problem: loss_of(problem, statistics(problem)[0])
 
 
-THREE = ("logprob", "entropy", "self_certainty")
-TWO = ("logprob", "self_certainty")
 CERTAINTY = "self-certainty: target's logit - logprob - mean logit"
 HEAD_CERTAINTY = "self-certainty: target's logit - logprob - hidden state x mean row of the weight"
 SMOOTHED = "self-certainty: cross-entropy with label_smoothing = 1"
 LOSS_IN_TORCH = "the loss from log-probabilities, in plain torch"
 
 
-def our_three(op: str, outputs: tuple[str, ...]) -> list[Implementation]:
-    return [
-        Implementation("rlif", "rlif", partial(ours, op, outputs)),
-        Implementation("rlif, torch backend", "rlif", partial(ours, op, outputs, backend="torch")),
-    ]
+def peer(name: str, package: str, function: Function, composed: str = "", **traits: Any) -> Implementation:
+    """Nothing has to be built before it can be called."""
+    return Implementation(name, package, lambda: function, composed, **traits)
 
 
-def our_losses(op: str, statistics_op: str) -> list[Implementation]:
-    return [
-        Implementation("rlif", "rlif", partial(our_loss, op)),
-        Implementation("rlif, torch backend", "rlif", partial(our_loss, op, backend="torch")),
-        Implementation(f"rlif, {statistics_op}", "rlif", partial(our_statistics_loss, statistics_op), LOSS_IN_TORCH),
-    ]
-
-
-_TRL_UTILS = "trl.trainer.utils"
-IMPLEMENTATIONS: dict[str, list[Implementation]] = {
+LIGER, QUACK, FLA = "liger_kernel", "quack-kernels", "flash-linear-attention"
+VERL_PPO, VERL_ENTROPY = "verl, FusedLinearForPPO", "verl, linear_cross_entropy"
+with_certainty, with_loss = peers.with_certainty, peers.with_loss
+PEERS: dict[str, list[Implementation]] = {
     "token_stats": [
-        *plain(eager_statistics),
-        Implementation("Intuitor's formulas", "torch", partial(of_rows, intuitor_statistics)),
-        Implementation("TRL", "trl", peers.installed(_TRL_UTILS, peers.trl_statistics), CERTAINTY),
-        Implementation(
-            "verl", "verl", peers.installed("verl.utils.torch_functional", peers.verl_statistics), CERTAINTY
-        ),
-        *our_three("token_stats", THREE),
+        Implementation("Intuitor's formulas", "torch", lambda: plain(OPS["token_stats"], intuitor)),
+        peer("TRL", "trl", peers.trl_statistics, CERTAINTY),
+        peer("verl", "verl", peers.verl_statistics, CERTAINTY),
     ],
     "cross_entropy": [
-        *plain(eager_without_entropy),
-        Implementation(
-            "Liger",
-            "liger_kernel",
-            peers.installed("liger_kernel.ops", peers.liger_cross_entropy),
-            CERTAINTY,
-            GPUS,
-            overwrites_logits=True,
-        ),
-        Implementation(
-            "flash-linear-attention",
-            "flash-linear-attention",
-            peers.installed("fla.modules.fused_cross_entropy", peers.fla_cross_entropy),
-            SMOOTHED,
-            GPUS,
-        ),
-        Implementation(
-            "quack", "quack-kernels", peers.installed("quack.cross_entropy", peers.quack_cross_entropy), CERTAINTY, GPUS
-        ),
-        *our_three("token_stats", TWO),
+        peer("Liger", LIGER, peers.liger_cross_entropy, CERTAINTY, devices=GPUS, overwrites_logits=True),
+        peer("flash-linear-attention", FLA, peers.fla_cross_entropy, SMOOTHED, devices=GPUS),
+        peer("quack", QUACK, peers.quack_cross_entropy, CERTAINTY, devices=GPUS),
     ],
     "grpo_loss": [
-        *plain(eager_loss, of_loss),
-        Implementation("TRL", "trl", peers.installed(_TRL_UTILS, peers.trl_loss), LOSS_IN_TORCH),
-        Implementation(
-            "Liger", "liger_kernel", peers.liger_loss, devices=GPUS, overwrites_logits=True, padded_logits=True
-        ),
-        *our_losses("grpo_loss", "token_stats"),
+        peer("TRL", "trl", peers.trl_loss, LOSS_IN_TORCH),
+        peer("Liger", LIGER, peers.liger_loss, devices=GPUS, overwrites_logits=True, padded_logits=True),
     ],
     "linear_token_stats": [
-        *plain(through_head(eager_statistics)),
-        Implementation("TRL", "trl", partial(peers.with_certainty, partial(peers.trl_head, True)), HEAD_CERTAINTY),
-        Implementation(
-            "verl, FusedLinearForPPO", "verl", partial(peers.with_certainty, peers.verl_fused_linear), HEAD_CERTAINTY
-        ),
-        Implementation(
-            "verl, linear_cross_entropy",
-            "verl",
-            partial(peers.with_certainty, peers.verl_linear_cross_entropy),
-            HEAD_CERTAINTY,
-            GPUS,
-        ),
-        Implementation(
-            "Liger", "liger_kernel", partial(peers.with_certainty, peers.liger_scaled_cross_entropy), HEAD_CERTAINTY
-        ),
-        *our_three("linear_token_stats", THREE),
+        peer("TRL", "trl", with_certainty(partial(peers.trl_head, entropy=True)), HEAD_CERTAINTY),
+        peer(VERL_PPO, "verl", with_certainty(peers.verl_fused_linear), HEAD_CERTAINTY),
+        peer(VERL_ENTROPY, "verl", with_certainty(peers.verl_linear_cross_entropy), HEAD_CERTAINTY, devices=GPUS),
+        peer("Liger", LIGER, with_certainty(peers.liger_scaled_cross_entropy), HEAD_CERTAINTY),
     ],
     "linear_cross_entropy": [
-        *plain(through_head(eager_without_entropy)),
-        Implementation("TRL", "trl", partial(peers.with_certainty, partial(peers.trl_head, False)), HEAD_CERTAINTY),
-        Implementation(
-            "CCE", "cut_cross_entropy", partial(peers.with_certainty, peers.cut_cross_entropy), HEAD_CERTAINTY
-        ),
-        *our_three("linear_token_stats", TWO),
+        peer("TRL", "trl", with_certainty(peers.trl_head), HEAD_CERTAINTY),
+        peer("CCE", "cut_cross_entropy", with_certainty(peers.cut_cross_entropy), HEAD_CERTAINTY),
     ],
     "linear_grpo_loss": [
-        *plain(eager_head_loss, of_loss),
-        Implementation("TRL", "trl", partial(peers.with_loss, partial(peers.trl_head, False)), LOSS_IN_TORCH),
-        Implementation(
-            "verl, FusedLinearForPPO", "verl", partial(peers.with_loss, peers.verl_fused_linear), LOSS_IN_TORCH
-        ),
-        Implementation(
-            "verl, linear_cross_entropy",
-            "verl",
-            partial(peers.with_loss, peers.verl_linear_cross_entropy),
-            LOSS_IN_TORCH,
-            GPUS,
-        ),
-        Implementation("CCE", "cut_cross_entropy", partial(peers.with_loss, peers.cut_cross_entropy), LOSS_IN_TORCH),
-        Implementation("Liger", "liger_kernel", peers.liger_head_loss),
-        *our_losses("linear_grpo_loss", "linear_token_stats"),
-        Implementation("rlif, 64 MiB tiles", "rlif", partial(our_loss, "linear_grpo_loss", tile_bytes=64 << 20)),
+        peer("TRL", "trl", with_loss(peers.trl_head), LOSS_IN_TORCH),
+        peer(VERL_PPO, "verl", with_loss(peers.verl_fused_linear), LOSS_IN_TORCH),
+        peer(VERL_ENTROPY, "verl", with_loss(peers.verl_linear_cross_entropy), LOSS_IN_TORCH, devices=GPUS),
+        peer("CCE", "cut_cross_entropy", with_loss(peers.cut_cross_entropy), LOSS_IN_TORCH),
+        peer("Liger", LIGER, peers.liger_head_loss),
     ],
 }
+
+
+def everybody(name: str) -> list[Implementation]:
+    """Plain PyTorch, as it stands and compiled; the peers; ours, on both of the CPU's backends and in parts."""
+    op = OPS[name]
+    found = [
+        Implementation("eager", "torch", partial(plain, op, naive)),
+        Implementation("torch.compile", "torch", partial(plain, op, naive, compiled=True), compiled=True),
+        *PEERS[name],
+        Implementation("rlif", "rlif", partial(ours, op)),
+        Implementation("rlif, torch backend", "rlif", partial(ours, op, backend="torch")),
+    ]
+    if op.outputs == LOSS:
+        kernel = op.kernel.replace("grpo_loss", "token_stats")
+        found.append(Implementation(f"rlif, {kernel}", "rlif", partial(our_statistics_loss, kernel), LOSS_IN_TORCH))
+    if name == "linear_grpo_loss":
+        found.append(Implementation("rlif, 64 MiB tiles", "rlif", partial(ours, op, tile_bytes=64 << 20)))
+    return found
+
+
+IMPLEMENTATIONS = {name: everybody(name) for name in OPS}

@@ -1,16 +1,17 @@
 """The peers: each package's functions as its users call them, made to fit a `Problem`.
 
 Every one returns an op's outputs, differentiable; what a package does not compute is composed here in the cheapest
-known way. Whatever importing raises is the reason why it does not take part. Written from the sources of TRL 1.16,
+known way. What its first call raises is the reason why it takes no part. Written from the sources of TRL 1.16,
 Liger 0.8.5, verl 0.9.1, CCE 25.1.1, quack 0.6.5 and flash-linear-attention 0.6.0.
 """
 
 from __future__ import annotations
 
-import importlib
+import functools
 import importlib.util
 import math
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ops.problems import BETA, EPSILON, Problem, dapo_loss
-
-Function = Callable[[Problem], tuple[Tensor, ...]]
-
+from benchmarks.ops.problems import BETA, EPSILON, Function, Problem, dapo_loss
 
 # --- arguments, flattened to rows
 
@@ -97,22 +95,21 @@ def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: 
 
 def trl_statistics(problem: Problem) -> tuple[Tensor, ...]:
     """What GRPOTrainer calls on logits: a Triton kernel on GPUs, torch elsewhere."""
-    function = importlib.import_module("trl.trainer.utils").selective_log_softmax_and_entropy
+    function = import_module("trl.trainer.utils").selective_log_softmax_and_entropy
     # (B, T, V), as its trainers pass them: without Triton it loops over the first dimension in Python.
     logprob, entropy = (value.flatten() for value in function(problem.leaves[0], problem.targets))
-    logits, targets = rows_of(problem)
-    return logprob, entropy, certainty_of_logits(logits, targets, logprob.float())
+    return logprob, entropy, certainty_of_logits(*rows_of(problem), logprob=logprob.float())
 
 
 def verl_statistics(problem: Problem) -> tuple[Tensor, ...]:
-    module = importlib.import_module("verl.utils.torch_functional")
+    module = import_module("verl.utils.torch_functional")
     logits, targets = rows_of(problem)
     logprob = module.logprobs_from_logits(logits, targets, inplace_backward=False)
     return logprob, module.entropy_from_logits(logits), certainty_of_logits(logits, targets, logprob.float())
 
 
 def liger_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
-    function = importlib.import_module("liger_kernel.ops").LigerCrossEntropyFunction
+    function = import_module("liger_kernel.ops").LigerCrossEntropyFunction
     logits, targets = rows_of(problem)
     # What needs the logits comes first: the gradient takes their place.
     chosen = logits.gather(-1, targets[:, None])[:, 0].float()
@@ -123,131 +120,115 @@ def liger_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
 
 def fla_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
     """Cross-entropy, and self-certainty + log V as cross-entropy with nothing but smoothing."""
-    function = importlib.import_module("fla.modules.fused_cross_entropy").cross_entropy_loss
+    function = import_module("fla.modules.fused_cross_entropy").cross_entropy_loss
     logits, targets = rows_of(problem)
     certainty = function(logits, targets, label_smoothing=1.0)[0] - math.log(logits.shape[-1])
     return -function(logits, targets)[0], certainty
 
 
 def quack_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
-    function = importlib.import_module("quack.cross_entropy").cross_entropy
     logits, targets = rows_of(problem)
-    logprob = -function(logits, targets, reduction="none").float()
+    logprob = -import_module("quack.cross_entropy").cross_entropy(logits, targets, reduction="none").float()
     return logprob, certainty_of_logits(logits, targets, logprob)
 
 
 def trl_loss(problem: Problem) -> tuple[Tensor, ...]:
-    """Of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
-    function = importlib.import_module("trl.trainer.utils").selective_log_softmax
+    """The loss of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
+    function = import_module("trl.trainer.utils").selective_log_softmax
     return loss_of(problem, function(problem.leaves[0], problem.targets).float())
 
 
-def liger_loss() -> Function:
+def liger_loss(problem: Problem) -> tuple[Tensor, ...]:
     """Liger's GRPO loss on logits, (B, T + 1, V), with the gradient in their place."""
-    function = importlib.import_module("liger_kernel.transformers.grpo_loss").triton_grpo_loss
-
-    def loss(problem: Problem) -> tuple[Tensor, ...]:
-        value, _ = function(
-            problem.leaves[0],
-            problem.old_logprob,
-            problem.ref_logprob,
-            problem.targets,
-            problem.advantages,
-            completion_mask=torch.ones_like(problem.targets),
-            temperature=1.0,
-            beta=BETA,
-            eps_low=EPSILON,
-            eps_high=EPSILON,
-            inplace=True,
-            loss_type="dapo",
-            reduce=True,
-        )
-        return (value,)
-
-    return loss
+    loss, _ = import_module("liger_kernel.transformers.grpo_loss").triton_grpo_loss(
+        problem.leaves[0],
+        problem.old_logprob,
+        problem.ref_logprob,
+        problem.targets,
+        problem.advantages,
+        completion_mask=torch.ones_like(problem.targets),
+        temperature=1.0,
+        beta=BETA,
+        eps_low=EPSILON,
+        eps_high=EPSILON,
+        inplace=True,
+        loss_type="dapo",
+        reduce=True,
+    )
+    return (loss,)
 
 
 # --- peers on the head: (N, H), (V, H), (N,) to log-probability and, where they have it, entropy
 
 
-def trl_head(entropy: bool) -> Callable[..., tuple[Tensor, ...]]:
+def trl_head(hidden: Tensor, weight: Tensor, targets: Tensor, *, entropy: bool = False) -> tuple[Tensor, ...]:
     """TRL's chunked head as its GRPOTrainer calls it, in tiles of 32768 columns."""
-    chunked = importlib.import_module("trl.kernels").ChunkedLogProbFunction
     outputs = ("entropy",) if entropy else ()
-    return lambda hidden, weight, targets: chunked.apply(hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs)[
-        : 1 + len(outputs)
-    ]
+    function = import_module("trl.kernels").ChunkedLogProbFunction
+    found: tuple[Tensor, ...] = function.apply(hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs)
+    return found[: 1 + len(outputs)]
 
 
-def verl_fused_linear() -> Callable[..., tuple[Tensor, ...]]:
+def verl_fused_linear(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     """verl's FusedLinearForPPO. Its file needs torch alone; its package needs Ray and an older transformers."""
-    return alone("verl", "utils/experimental/torch_functional.py").FusedLinearForPPO()
+    found: tuple[Tensor, ...] = alone("verl", "utils/experimental/torch_functional.py").FusedLinearForPPO()(
+        hidden, weight, targets
+    )
+    return found
 
 
-def verl_linear_cross_entropy() -> Callable[..., tuple[Tensor, ...]]:
-    function = importlib.import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy
-    return lambda hidden, weight, targets: function(hidden, weight, targets, 1.0, "none")
+def verl_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    function = import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy
+    found: tuple[Tensor, ...] = function(hidden, weight, targets, 1.0, "none")
+    return found
 
 
-def liger_scaled_cross_entropy() -> Callable[..., tuple[Tensor, ...]]:
-    function = importlib.import_module("liger_kernel.ops").LigerFusedLinearScaledCrossEntropyFunction
-
-    def head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        loss, entropy = function.apply(hidden, weight, targets, 1.0, -100, 1, True)
-        return -loss, entropy
-
-    return head
+def liger_scaled_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    function = import_module("liger_kernel.ops").LigerFusedLinearScaledCrossEntropyFunction
+    loss, entropy = function.apply(hidden, weight, targets, 1.0, -100, 1, True)
+    return -loss, entropy
 
 
-def cut_cross_entropy() -> Callable[..., tuple[Tensor, ...]]:
+def cut_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     """CCE with its defaults, which leave out gradients below the rounding of bfloat16; compiled torch on a CPU."""
-    function = importlib.import_module("cut_cross_entropy").linear_cross_entropy
-
-    def head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        implementation = "cce" if hidden.is_cuda else "torch_compile"
-        return (-function(hidden, weight, targets, reduction="none", impl=implementation),)
-
-    return head
+    function = import_module("cut_cross_entropy").linear_cross_entropy
+    implementation = "cce" if hidden.is_cuda else "torch_compile"
+    return (-function(hidden, weight, targets, reduction="none", impl=implementation),)
 
 
-def with_certainty(head: Callable[[], Callable[..., tuple[Tensor, ...]]]) -> Function:
+def with_certainty(head: Callable[..., tuple[Tensor, ...]]) -> Function:
     """A head's statistics, and self-certainty composed of them."""
-    function = head()
 
     def statistics(problem: Problem) -> tuple[Tensor, ...]:
-        hidden, weight, targets = rows_of(problem)
-        logprob, *entropy = function(hidden, weight, targets)
-        return logprob, *entropy, certainty_of_head(hidden, weight, targets, logprob.float())
+        rows = rows_of(problem)
+        logprob, *entropy = head(*rows)
+        return logprob, *entropy, certainty_of_head(*rows, logprob=logprob.float())
 
     return statistics
 
 
-def with_loss(head: Callable[[], Callable[..., tuple[Tensor, ...]]]) -> Function:
-    function = head()
-    return lambda problem: loss_of(problem, function(*rows_of(problem))[0].float())
+def with_loss(head: Callable[..., tuple[Tensor, ...]]) -> Function:
+    """The loss, in plain torch, of a head's log-probabilities."""
+    return lambda problem: loss_of(problem, head(*rows_of(problem))[0].float())
 
 
-def liger_head_loss() -> Function:
+def liger_head_loss(problem: Problem) -> tuple[Tensor, ...]:
     """Liger's chunked GRPO loss with its defaults: one completion at a time, the arithmetic of the loss compiled."""
-    module = importlib.import_module("liger_kernel.chunked_loss")
-    criterion = module.LigerFusedLinearGRPOLoss(
+    criterion = import_module("liger_kernel.chunked_loss").LigerFusedLinearGRPOLoss(
         beta=BETA, epsilon_low=EPSILON, epsilon_high=EPSILON, loss_type="dapo", use_ref_model=True
     )
-
-    def loss(problem: Problem) -> tuple[Tensor, ...]:
-        value, _ = criterion(
-            *problem.leaves,
-            problem.targets,
-            torch.ones_like(problem.targets),
-            problem.advantages,
-            ref_per_token_logps=problem.ref_logprob,
-            old_per_token_logps=problem.old_logprob,
-        )
-        return (value,)
-
-    return loss
+    loss, _ = criterion(
+        *problem.leaves,
+        problem.targets,
+        torch.ones_like(problem.targets),
+        problem.advantages,
+        ref_per_token_logps=problem.ref_logprob,
+        old_per_token_logps=problem.old_logprob,
+    )
+    return (loss,)
 
 
+@functools.cache
 def alone(package: str, file: str) -> ModuleType:
     """One file of a package, without the package's own imports. Raises ImportError if it is not installed."""
     found = importlib.util.find_spec(package)
@@ -260,13 +241,3 @@ def alone(package: str, file: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def installed(module: str, function: Function) -> Callable[[], Function]:
-    """The function, once the module that it calls into has been imported."""
-
-    def build() -> Function:
-        importlib.import_module(module)
-        return function
-
-    return build

@@ -1,4 +1,4 @@
-"""What the ops are timed on: random inputs, and in float64 what has to come out.
+"""What the ops are timed on: random inputs, and the results in float64 that everybody is compared with.
 
 A `Problem` is either logits or a head (hidden states and weight), and holds whatever any of the ops takes besides.
 Every implementation of an op computes the same outputs of the same tensors, and the same scalar is made of them for
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rlif_kernels import TokenStats, reference
 
 EPSILON, BETA = 0.2, 0.04
 LOGITS_STD = 3.0
@@ -26,24 +28,30 @@ LOSS = ("loss",)
 class Op:
     """A piece of work, the same for everybody who does it."""
 
+    kernel: str
+    """The function of `rlif_kernels`, and of `rlif_kernels.reference`, that does it."""
     title: str
     outputs: tuple[str, ...]
-    """What is computed: `LOSS`, or some of `STATISTICS`."""
-    head: bool
-    """From hidden states and a weight rather than from logits."""
+    """The results: `LOSS`, or some of `STATISTICS`."""
+
+    @property
+    def head(self) -> bool:
+        """Whether it starts from hidden states and a weight rather than from logits."""
+        return self.kernel.startswith("linear")
 
 
+TWO = ("logprob", "self_certainty")
 # Cross-entropy kernels have no entropy: they compete where none is asked for, which is what GRPO with self-certainty
 # as its reward needs (arXiv 2505.19590).
 OPS = {
-    "token_stats": Op("log-probability, entropy, self-certainty of logits", STATISTICS, head=False),
-    "cross_entropy": Op("log-probability, self-certainty of logits", ("logprob", "self_certainty"), head=False),
-    "grpo_loss": Op("GRPO loss of logits", LOSS, head=False),
-    "linear_token_stats": Op("log-probability, entropy, self-certainty through the head", STATISTICS, head=True),
-    "linear_cross_entropy": Op(
-        "log-probability, self-certainty through the head", ("logprob", "self_certainty"), head=True
+    "token_stats": Op("token_stats", "log-probability, entropy, self-certainty of logits", STATISTICS),
+    "cross_entropy": Op("token_stats", "log-probability, self-certainty of logits", TWO),
+    "grpo_loss": Op("grpo_loss", "GRPO loss of logits", LOSS),
+    "linear_token_stats": Op(
+        "linear_token_stats", "log-probability, entropy, self-certainty through the head", STATISTICS
     ),
-    "linear_grpo_loss": Op("GRPO loss through the head", LOSS, head=True),
+    "linear_cross_entropy": Op("linear_token_stats", "log-probability, self-certainty through the head", TWO),
+    "linear_grpo_loss": Op("linear_grpo_loss", "GRPO loss through the head", LOSS),
 }
 
 
@@ -96,6 +104,11 @@ class Problem:
     def gradient_bytes(self) -> int:
         return sum(leaf.nbytes for leaf in self.leaves)
 
+    def arguments(self, op: Op) -> tuple[Tensor, ...]:
+        """The tensors that the op's kernel takes, in its order."""
+        rest = (self.advantages, self.old_logprob, self.ref_logprob) if op.outputs == LOSS else ()
+        return (*self.leaves, self.targets, *rest)
+
     def padded(self) -> Problem:
         """The same with logits (B, T + 1, V), the last position of each completion being nobody's business."""
         (logits,) = self.leaves
@@ -119,7 +132,7 @@ class Problem:
 def make_problem(shape: Shape, device: str = "cpu") -> Problem:
     """Random tensors, the same for the same shape; the logits' standard deviation is `LOGITS_STD`.
 
-    No temporary is larger than a few rows of logits, lest it raise the peak that memory is measured from.
+    No temporary is larger than a few rows of logits: it would raise the peak that memory is measured from.
     """
     generator = torch.Generator(device).manual_seed(0)
 
@@ -130,16 +143,16 @@ def make_problem(shape: Shape, device: str = "cpu") -> Problem:
     if shape.hidden_size:
         hidden = normal(*size, shape.hidden_size, dtype=shape.torch_dtype)
         std = LOGITS_STD / math.sqrt(shape.hidden_size)
-        leaves: tuple[Tensor, ...] = (
-            hidden,
-            normal(shape.vocab_size, shape.hidden_size, std=std, dtype=shape.torch_dtype),
-        )
+        weight = normal(shape.vocab_size, shape.hidden_size, std=std, dtype=shape.torch_dtype)
+        leaves: tuple[Tensor, ...] = (hidden, weight)
     else:
         leaves = (normal(*size, shape.vocab_size, std=LOGITS_STD, dtype=shape.torch_dtype),)
     targets = torch.randint(shape.vocab_size, size, device=device, generator=generator)
     logprob = torch.empty(size, device=device)
-    for block, out in zip(_blocks(leaves, targets, 16), logprob.view(-1).split(16), strict=True):
-        logits, chosen = block
+    for rows, chosen, out in zip(
+        leaves[0].flatten(0, 1).split(16), targets.flatten().split(16), logprob.flatten().split(16), strict=True
+    ):
+        logits = rows @ leaves[1].T if shape.hidden_size else rows
         out.copy_(logits.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0])
     return Problem(
         leaves=tuple(leaf.requires_grad_() for leaf in leaves),
@@ -152,12 +165,6 @@ def make_problem(shape: Shape, device: str = "cpu") -> Problem:
     )
 
 
-def _blocks(leaves: tuple[Tensor, ...], targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and targets, so many rows at a time."""
-    for part, chosen in zip(leaves[0].flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True):
-        yield part @ leaves[1].T if len(leaves) > 1 else part, chosen
-
-
 def dapo_loss(logprob: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor) -> Tensor:
     """The loss of (B, T) log-probabilities in plain torch: arXiv 2503.14476, clipped, with a KL penalty."""
     ratio = (logprob - old_logprob).exp()
@@ -166,27 +173,29 @@ def dapo_loss(logprob: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logp
     return (BETA * (log_ratio.exp() - log_ratio - 1) - surrogate).mean()
 
 
-def naive_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the definitions say, of (N, V) logits in their own dtype: log-probability, entropy, self-certainty."""
-    logp = F.log_softmax(logits, dim=-1)
-    logprob = logp.gather(-1, targets[:, None])[:, 0]
-    return logprob, -(logp.exp() * logp).sum(-1), -logp.mean(-1) - math.log(logits.shape[-1])
+Function = Callable[[Problem], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What an op gives in float64 on the very tensors of a problem."""
+    """The results of an op by `rlif_kernels.reference`, in float64, on the very tensors of a problem."""
 
     outputs: tuple[Tensor, ...]
     gradients: tuple[Tensor, ...]
     rows: slice
-    """Which rows of logits the gradient is of, each of which depends on its own row alone; all, of a head."""
+    """The rows of logits whose gradient it is, each of which depends on its own row alone; of a head, all."""
 
 
 # Largest difference that a right implementation may show, of outputs to max(1, |value|) and of gradients to their norm.
 # float32: sums over V of some 1e5 terms in any order. bfloat16 has 8 bits, and some add up in it.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 CHECKED_ROWS = 64
+
+
+def _statistics(logits: Tensor, targets: Tensor) -> Tensor:
+    """`STATISTICS` of (N, V) logits, (3, N)."""
+    stats = reference.token_stats(logits, targets)
+    return torch.stack([value for value in stats if value is not None])
 
 
 def exact(op: Op, problem: Problem, rows: int = 64) -> Truth:
@@ -196,20 +205,20 @@ def exact(op: Op, problem: Problem, rows: int = 64) -> Truth:
         leaves = tuple(leaf.double().requires_grad_() for leaf in leaves)
 
     def statistics(start: int) -> Tensor:
-        part = leaves[0].flatten(0, 1)[start : start + rows].double()
+        block = slice(start, start + rows)
+        part = leaves[0].flatten(0, 1)[block].double()
         logits = part @ leaves[1].T if op.head else part
-        return torch.stack(naive_statistics(logits, problem.targets.flatten()[start : start + rows]))
+        return _statistics(logits, problem.targets.flatten()[block])
 
     starts = range(0, problem.targets.numel(), rows)
     with torch.no_grad():
         values = torch.cat([statistics(start) for start in starts], dim=1).view(3, *problem.targets.shape)
     values.requires_grad_()
+    outputs: tuple[Tensor, ...] = tuple(values[STATISTICS.index(name)] for name in op.outputs if name in STATISTICS)
     if op.outputs == LOSS:
-        outputs: tuple[Tensor, ...] = (
-            dapo_loss(values[0], problem.advantages, problem.old_logprob, problem.ref_logprob),
-        )
-    else:
-        outputs = tuple(values[STATISTICS.index(name)] for name in op.outputs)
+        rest = (problem.advantages, problem.old_logprob, problem.ref_logprob)
+        mask = torch.ones_like(problem.targets, dtype=torch.bool)
+        outputs = (reference.policy_loss(TokenStats(*values), *rest, mask=mask, epsilon_low=EPSILON, beta=BETA).loss,)
     (upstream,) = torch.autograd.grad(problem.objective(op, outputs), values)
     upstream = upstream.flatten(1)
     detached = tuple(output.detach() for output in outputs)
@@ -221,9 +230,38 @@ def exact(op: Op, problem: Problem, rows: int = 64) -> Truth:
     # Of the first completion, which is where it is in padded logits as well.
     checked = slice(min(CHECKED_ROWS, problem.targets.shape[1]))
     first = leaves[0][0, checked].double().requires_grad_()
-    torch.stack(naive_statistics(first, problem.targets[0, checked])).backward(upstream[:, checked])
+    _statistics(first, problem.targets[0, checked]).backward(upstream[:, checked])
     assert first.grad is not None
     return Truth(detached, (first.grad,), checked)
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op of a problem, done by somebody."""
+
+    op: Op
+    problem: Problem
+    function: Function
+    restore: Callable[[], object] = lambda: None
+    """Puts back the logits that the last call has overwritten."""
+
+    def forward(self) -> None:
+        with torch.no_grad():
+            self.function(self.problem)
+
+    def forward_backward(self) -> tuple[Tensor, ...]:
+        """Adds to the gradients in the leaves' `.grad`; returns the outputs."""
+        outputs = self.function(self.problem)
+        self.problem.objective(self.op, outputs).backward()
+        return outputs
+
+    def errors(self, truth: Truth) -> tuple[float, float]:
+        """Of outputs and of gradients in one call, which warms up as well."""
+        try:
+            return output_error(self.forward_backward(), truth), gradient_error(self.problem, truth)
+        finally:
+            self.problem.clear_gradients()
+            self.restore()
 
 
 def output_error(outputs: tuple[Tensor, ...], truth: Truth) -> float:

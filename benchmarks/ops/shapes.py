@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks.ops.problems import OPS, Shape
+from benchmarks.ops.problems import LOSS, OPS, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Plan:
 
 
 def logits(rows: int, columns: int, dtype: str = "float32") -> Shape:
-    return Shape(min(rows, 8), rows // min(rows, 8), columns, 0, dtype)
+    return head(rows, columns, 0, dtype)
 
 
 def head(rows: int, columns: int, hidden_size: int, dtype: str = "float32") -> Shape:
@@ -110,8 +110,9 @@ def plan(device: str, size: str) -> Plan:
 STATISTICS_COPIES, LOSS_COPIES = 9, 5
 
 
-def fitted(shape: Shape, free: int | None, copies: int) -> Shape:
-    """The shape, or one with fewer tokens, so many copies of whose logits fit two thirds of the free memory."""
+def fitted(op: str, shape: Shape, free: int | None) -> Shape:
+    """The shape, or one with fewer tokens, so that the eager form fits two thirds of the free memory."""
+    copies = LOSS_COPIES if OPS[op].outputs == LOSS else STATISTICS_COPIES
     while free is not None and shape.rows * shape.vocab_size * 4 * copies > free * 2 / 3 and shape.length > 1:
         shape = dataclasses.replace(shape, length=shape.length // 2)
     return shape

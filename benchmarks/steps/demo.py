@@ -1,21 +1,20 @@
-"""`rlif demo` with several seeds: does self-certainty rise and fall, and the verifiable reward rise, each time?
+"""Suite `demo`: does self-certainty rise and fall, and the verifiable reward rise, in `rlif demo` with each seed?
 
-    python -m benchmarks.steps.demo [--seeds 0 1 2] [--output benchmarks/results]
-
-Writes NAME.json with the evaluations of every run and the seconds they took, and the figure of the first seed as
-NAME.png; NAME says what kind of machine it was, and the day.
+Keeps the evaluations of every run, the seconds they took, and the figure of the first seed beside the results.
 """
 
-import argparse
-import datetime
+from __future__ import annotations
+
 import json
 import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
+from benchmarks.machine import slug
+from benchmarks.runner import Options, Step
 from rlif.demo.command import REWARDS, run_demo
 from rlif.demo.options import DemoConfig
 from rlif.tasks.built_in_models import base_model_dir, pretrained_base
@@ -23,46 +22,33 @@ from rlif.tasks.built_in_models import base_model_dir, pretrained_base
 METRICS = ("step", "eval/accuracy", "eval/entropy", "eval/completion_length", "eval/base_nll", "eval/self_certainty")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the demo's seeds")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="directory to write to")
-    arguments = parser.parse_args()
+def steps(options: Options) -> list[Step]:
+    seeds = [Step(f"seed {seed}", 300, partial(add, options, seed)) for seed in range(options.repeats)]
+    return [Step("pretraining of the base model", 120, pretrain), *seeds]
 
-    machine = describe()
-    name = f"{machine['cores']}-core-cpu-{datetime.date.today():%Y-%m-%d}-demo"
+
+def pretrain(results: dict[str, Any]) -> str:
     base = DemoConfig().base
     was_cached = base_model_dir(base).is_dir()
     started = time.perf_counter()
     pretrained_base(base)
-    pretraining_seconds = None if was_cached else time.perf_counter() - started
+    results["pretraining_seconds"] = None if was_cached else time.perf_counter() - started
+    return "was done before" if was_cached else "done"
 
-    results: dict[str, Any] = {
-        "date": str(datetime.date.today()),
-        "machine": machine,
-        "pretraining_seconds": pretraining_seconds,
-        "seeds": {},
-    }
+
+def add(options: Options, seed: int, results: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        for seed in arguments.seeds:
-            run = Path(scratch) / str(seed)
-            started = time.perf_counter()
-            run_demo(DemoConfig(output_dir=run, seed=seed))
-            results["seeds"][seed] = {"seconds": time.perf_counter() - started} | {
-                reward: evaluations(run / reward / "metrics.jsonl") for reward in REWARDS
-            }
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            if seed == arguments.seeds[0]:
-                shutil.copy(run / "figure.png", arguments.output / f"{name}.png")
-            # After every seed, so that an interruption loses none that is done.
-            (arguments.output / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(arguments.output / f"{name}.json")
+        run = Path(scratch)
+        started = time.perf_counter()
+        run_demo(DemoConfig(output_dir=run, seed=seed))
+        seconds = time.perf_counter() - started
+        if seed == 0:
+            shutil.copy(run / "figure.png", options.output / f"{slug(options.device)}-{results['date']}-demo.png")
+        found = {reward: evaluations(run / reward / "metrics.jsonl") for reward in REWARDS}
+    results.setdefault("seeds", {})[seed] = {"seconds": seconds} | found
+    return f"{seconds:.0f} s"
 
 
 def evaluations(metrics: Path) -> list[dict[str, float]]:
     rows = map(json.loads, metrics.read_text().splitlines())
     return [{key: round(row[key], 5) for key in METRICS} for row in rows if "eval/accuracy" in row]
-
-
-if __name__ == "__main__":
-    main()

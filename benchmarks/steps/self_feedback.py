@@ -1,59 +1,59 @@
-"""Self-feedback (RLSF) on the built-in task, with several seeds, and a DPO step's speed and memory beside TRL's.
+"""Suite `self-feedback`: RLSF on the built-in task with several seeds, and a DPO step's speed and memory beside TRL's.
 
-    python -m benchmarks.steps.self_feedback [--seeds 0 1 2] [--turns 3] [--parts method dpo] [--output benchmarks/results]
-
-`method` runs `rlif self-feedback` as it comes for every seed (its questions, samples and order of pairs) and keeps
+The method is `rlif self-feedback` as it comes for every seed (its questions, samples and order of pairs). Kept are
 accuracy and calibration on held-out questions before and after, of the confidence that the pairs are ranked by, and of
-the answer's tokens alone; and how often the more confident of a right and a wrong solution was the right one. `dpo`
+the answer's tokens alone; and how often the more confident of a right and a wrong solution was the right one. DPO
 trains the same random model on the same pairs, in float32 and with reference log-probabilities computed before, by
-`rlif self-feedback train` and by TRL's DPOTrainer, in turns, each turn in a fresh process. The first step of a turn
-warms up; figures are medians over the others of all turns. Peak memory is that of the process, libraries included.
-Writes CORES-core-cpu-DATE-self-feedback.json after every seed and turn; what the other part measured on that day stays.
+`rlif self-feedback train` and by TRL's DPOTrainer. TRL and datasets are imported where they are called, as for the
+training step.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import datetime
 import json
 import random
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.machine import describe
-from benchmarks.memory import resident_bytes
-from benchmarks.steps.training_step import Workload as Sizes
-from benchmarks.steps.training_step import make_model, timed
+from benchmarks.memory import peak_bytes
+from benchmarks.runner import Options, Step, steps_in_turn
+from benchmarks.steps.workload import SIZES, StepTimer, Workload, random_words, save_model, time_in
+from benchmarks.timing import quartiles
+from rlif.self_feedback import train as training
 from rlif.self_feedback.command import RECORD, run_self_feedback
-from rlif.self_feedback.options import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig
+from rlif.self_feedback.options import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig, TrainOptions
 from rlif.tasks.built_in_models import pretrained_base
 from rlif.tasks.options import BaseModelConfig
 
-PARTS = ("method", "dpo")
+# Questions to sample from, half as many of which are held out, and solutions of each of these.
+QUESTIONS = {"full": (400, 16), "quick": (100, 4)}
 
 
-@dataclasses.dataclass
-class Workload:
-    """What DPO trains, and on how much."""
+def steps(options: Options) -> list[Step]:
+    """DPO in turns, then the method with each seed; a tiny run leaves the method out."""
+    # Pairs of completions: half as many sequences as a training step has.
+    work = dataclasses.replace(SIZES[options.size], prompts=2 * SIZES[options.size].prompts, steps=5, beta=0.2)
+    names = [name for name in ("rlif", "TRL") if options.allows(name.lower())]
+    found = steps_in_turn(measure_dpo, names, work, partial(summary, work.prompts), options.repeats, 30)
+    if options.size in QUESTIONS:
+        count = partial(add_method, *QUESTIONS[options.size])
+        found += [Step(f"seed {seed}", 250, partial(count, seed)) for seed in range(options.repeats)]
+    return found
 
-    vocab_size: int = 32000
-    hidden_size: int = 256
-    num_layers: int = 4
-    pairs_per_step: int = 16
-    prompt_length: int = 16
-    completion_length: int = 64
-    steps: int = 5
-    learning_rate: float = 1e-6
-    beta: float = 0.2
+
+def add_method(questions: int, eval_generations: int, seed: int, results: dict[str, Any]) -> str:
+    results |= {"questions": questions, "eval_generations": eval_generations}
+    entry = results.setdefault("seeds", {})[seed] = run_method(seed, questions, eval_generations)
+    accuracy = [entry["trace"]["models"][model]["accuracy"] for model in ("start model", "tuned model")]
+    return "accuracy {:.1%} -> {:.1%}".format(*accuracy)
 
 
 def run_method(seed: int, questions: int, eval_generations: int) -> dict[str, Any]:
@@ -88,46 +88,33 @@ def run_method(seed: int, questions: int, eval_generations: int) -> dict[str, An
         }
 
 
-def make_preferences(workload: Workload, path: Path) -> None:
-    """Pairs of random words for every step, all of one length."""
-    draw = random.Random(0)
-
-    def words(count: int) -> str:
-        return " ".join(f"w{draw.randrange(3, workload.vocab_size)}" for _ in range(count))
-
-    rows = [
-        {
-            "prompt": words(workload.prompt_length),
-            "chosen": " " + words(workload.completion_length),
-            "rejected": " " + words(workload.completion_length),
-        }
-        for _ in range(workload.pairs_per_step * workload.steps)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def prepare(workload: Workload, directory: Path) -> None:
-    """The model and the pairs."""
-    sizes = Sizes(vocab_size=workload.vocab_size, hidden_size=workload.hidden_size, num_layers=workload.num_layers)
-    make_model(sizes, directory / "model")
-    make_preferences(workload, directory / "preferences.jsonl")
+def measure_dpo(trainer: str, work: Workload) -> dict[str, Any]:
+    """Train in this process, which should be a fresh one: seconds of each step, the first loss, and peak memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        save_model(work, directory / "model")
+        draw = random.Random(0)
+        rows = [
+            {
+                "prompt": random_words(work, draw, work.prompt_length),
+                "chosen": " " + random_words(work, draw, work.max_completion_length),
+                "rejected": " " + random_words(work, draw, work.max_completion_length),
+            }
+            for _ in range(work.prompts * work.steps)
+        ]
+        (directory / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        train = train_rlif if trainer == "rlif" else train_trl
+        return train(work, directory) | {"peak_bytes": peak_bytes()}
 
 
-def run_rlif(workload: Workload, directory: Path) -> dict[str, Any]:
+def train_rlif(work: Workload, directory: Path) -> dict[str, Any]:
     """`rlif self-feedback train`."""
-    from rlif.self_feedback import train as training
-    from rlif.self_feedback.options import TrainOptions
-
-    steps: list[float] = []
+    seconds: list[float] = []
     reference: list[float] = []
-    # The benchmark times what the loop calls, by the names under which it calls them.
-    vars(training)["train_step"] = timed(vars(training)["train_step"], steps)
-    vars(training)["reference_logprobs"] = timed(vars(training)["reference_logprobs"], reference)
+    time_in(training, "train_step", seconds)
+    time_in(training, "reference_logprobs", reference)
     options = TrainOptions(
-        num_train_epochs=1,
-        pairs_per_step=workload.pairs_per_step,
-        learning_rate=workload.learning_rate,
-        beta=workload.beta,
+        num_train_epochs=1, pairs_per_step=work.prompts, learning_rate=work.learning_rate, beta=work.beta
     )
     run_self_feedback(
         SelfFeedbackConfig(
@@ -140,38 +127,27 @@ def run_rlif(workload: Workload, directory: Path) -> dict[str, Any]:
         )
     )
     rows = [json.loads(line) for line in (directory / "run" / "train-dpo" / "metrics.jsonl").read_text().splitlines()]
-    return {"steps": steps, "reference_seconds": sum(reference), "first_loss": rows[0]["loss"]}
+    return {"steps": seconds, "reference_seconds": sum(reference), "first_loss": rows[0]["loss"]}
 
 
-def run_trl(workload: Workload, directory: Path) -> dict[str, Any]:
+def train_trl(work: Workload, directory: Path) -> dict[str, Any]:
     """TRL's DPOTrainer, gradient checkpointing off."""
     from datasets import load_dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
-    steps: list[float] = []
-
-    class Watch(TrainerCallback):
-        """Times every step, the optimizer's included."""
-
-        def on_step_begin(self, *args: object, **kwargs: object) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *args: object, **kwargs: object) -> None:
-            steps.append(time.perf_counter() - self.started)
-
+    whole = StepTimer()
     reference: list[float] = []
-    DPOTrainer._precompute_ref_logps = timed(DPOTrainer._precompute_ref_logps, reference)
+    time_in(DPOTrainer, "_precompute_ref_logps", reference)
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32),
         args=DPOConfig(
             output_dir=str(directory / "run"),
             num_train_epochs=1,
-            per_device_train_batch_size=workload.pairs_per_step,
+            per_device_train_batch_size=work.prompts,
             precompute_ref_log_probs=True,
-            precompute_ref_batch_size=workload.pairs_per_step,
-            learning_rate=workload.learning_rate,
-            beta=workload.beta,
+            precompute_ref_batch_size=work.prompts,
+            learning_rate=work.learning_rate,
+            beta=work.beta,
             gradient_checkpointing=False,
             bf16=False,
             use_cpu=True,
@@ -181,23 +157,16 @@ def run_trl(workload: Workload, directory: Path) -> dict[str, Any]:
         ),
         train_dataset=load_dataset("json", data_files=str(directory / "preferences.jsonl"), split="train"),
         processing_class=AutoTokenizer.from_pretrained(directory / "model"),
-        callbacks=[Watch()],
+        callbacks=[whole],
     )
     trainer.train()
-    return {
-        "steps": steps,
-        "reference_seconds": sum(reference),
-        "first_loss": trainer.state.log_history[0]["loss"],
-    }
+    first_loss = trainer.state.log_history[0]["loss"]
+    return {"steps": whole.seconds, "reference_seconds": sum(reference), "first_loss": first_loss}
 
 
-IMPLEMENTATIONS = {"rlif": run_rlif, "TRL": run_trl}
-
-
-def summary(workload: Workload, turns: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(pairs_per_step: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
     """Pairs a second over the steps of all turns but each one's first: median and quartiles; and the peak memory."""
-    rates = [workload.pairs_per_step / seconds for turn in turns for seconds in turn["steps"][1:]]
-    low, median, high = statistics.quantiles(rates, n=4, method="inclusive")
+    low, median, high = quartiles([pairs_per_step / seconds for turn in turns for seconds in turn["steps"][1:]])
     return {
         "pairs_per_second": median,
         "quartiles": [low, high],
@@ -205,73 +174,3 @@ def summary(workload: Workload, turns: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_bytes": max(turn["peak_bytes"] for turn in turns),
         "turns": turns,
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the method")
-    parser.add_argument("--turns", type=int, default=3, help="of each implementation of DPO")
-    parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS, help="what to measure")
-    parser.add_argument("--questions", type=int, default=400, help="to sample from; half as many are held out")
-    parser.add_argument("--eval-generations", type=int, default=16, help="solutions of each held-out question")
-    for field in dataclasses.fields(Workload):
-        option = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(option, type=type(field.default), default=field.default, help=f"default {field.default}")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="directory to write to")
-    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, help="run this one's DPO here, and print it")
-    arguments = parser.parse_args()
-    workload = Workload(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Workload)})
-    if arguments.implementation:
-        with tempfile.TemporaryDirectory() as scratch:
-            prepare(workload, Path(scratch))
-            result = IMPLEMENTATIONS[arguments.implementation](workload, Path(scratch))
-            print(json.dumps(result | {"peak_bytes": resident_bytes("VmHWM")}))
-        return
-
-    results: dict[str, Any] = {
-        "date": str(datetime.date.today()),
-        "machine": describe(),
-        "questions": arguments.questions,
-        "eval_generations": arguments.eval_generations,
-        "workload": dataclasses.asdict(workload),
-        "seeds": {},
-        "implementations": {},
-        "missing": {},
-    }
-    path = arguments.output / f"{results['machine']['cores']}-core-cpu-{results['date']}-self-feedback.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    def save() -> None:
-        path.write_text(json.dumps(results, indent=1) + "\n")
-
-    if path.exists():
-        before = json.loads(path.read_text())
-        kept = {"method": ["seeds"], "dpo": ["implementations", "missing"]}
-        results |= {key: before[key] for part in PARTS if part not in arguments.parts for key in kept[part]}
-
-    turns: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(arguments.turns if "dpo" in arguments.parts else 0):
-        for name in IMPLEMENTATIONS:
-            options = [f"--{key.replace('_', '-')}={value}" for key, value in dataclasses.asdict(workload).items()]
-            command = [sys.executable, "-m", "benchmarks.steps.self_feedback", "--implementation", name, *options]
-            process = subprocess.run(command, capture_output=True, text=True)
-            if process.returncode:
-                lines = process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"]
-                results["missing"][name] = lines[-1]
-                print(name, results["missing"][name], flush=True)
-            else:
-                turns.setdefault(name, []).append(json.loads(process.stdout.splitlines()[-1]))
-                entry = results["implementations"][name] = summary(workload, turns[name])
-                print(
-                    f"{name}: {entry['pairs_per_second']:.2f} pairs/s, {entry['peak_bytes'] / 1e9:.2f} GB", flush=True
-                )
-            save()
-    if "method" in arguments.parts:
-        for seed in arguments.seeds:
-            results["seeds"][seed] = run_method(seed, arguments.questions, arguments.eval_generations)
-            save()
-    print(path)
-
-
-if __name__ == "__main__":
-    main()
