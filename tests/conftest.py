@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             parameters = getattr(getattr(item, "callspec", None), "params", {})
             if "triton" in parameters.values():
                 item.add_marker(pytest.mark.gpu)
-        elif "gpu" in item.keywords:
+        elif item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA, ROCm or XPU device, and there is none"))
 
 

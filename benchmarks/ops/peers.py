@@ -98,7 +98,8 @@ def trl_statistics(problem: Problem) -> tuple[Tensor, ...]:
     function = import_module("trl.trainer.utils").selective_log_softmax_and_entropy
     # (B, T, V), as its trainers pass them: without Triton it loops over the first dimension in Python.
     logprob, entropy = (value.flatten() for value in function(problem.leaves[0], problem.targets))
-    return logprob, entropy, certainty_of_logits(*rows_of(problem), logprob=logprob.float())
+    logits, targets = rows_of(problem)
+    return logprob, entropy, certainty_of_logits(logits, targets, logprob.float())
 
 
 def verl_statistics(problem: Problem) -> tuple[Tensor, ...]:
@@ -200,9 +201,9 @@ def with_certainty(head: Callable[..., tuple[Tensor, ...]]) -> Function:
     """A head's statistics, and self-certainty composed of them."""
 
     def statistics(problem: Problem) -> tuple[Tensor, ...]:
-        rows = rows_of(problem)
-        logprob, *entropy = head(*rows)
-        return logprob, *entropy, certainty_of_head(*rows, logprob=logprob.float())
+        hidden, weight, targets = rows_of(problem)
+        logprob, *entropy = head(hidden, weight, targets)
+        return logprob, *entropy, certainty_of_head(hidden, weight, targets, logprob.float())
 
     return statistics
 

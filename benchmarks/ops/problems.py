@@ -255,6 +255,14 @@ class Call:
         self.problem.objective(self.op, outputs).backward()
         return outputs
 
+    def results(self) -> Truth:
+        """Its own results, to compare others with."""
+        self.problem.clear_gradients()
+        outputs = tuple(output.detach() for output in self.forward_backward())
+        gradients = tuple(leaf.grad for leaf in self.problem.leaves if leaf.grad is not None)
+        self.problem.clear_gradients()
+        return Truth(outputs, gradients, slice(None))
+
     def errors(self, truth: Truth) -> tuple[float, float]:
         """Of outputs and of gradients in one call, which warms up as well."""
         try:

@@ -172,40 +172,6 @@ def static(results: dict[str, Any]) -> str:
     return table(headings, rows)
 
 
-# Bytes and float32 instructions (one of each lane a clock) a second: the makers' figures, but for the H200's bandwidth,
-# which is a measured copy.
-GPUS = {
-    "A100": ("sm_80", 2.04e12, 108 * 64 * 1.41e9),
-    "H100": ("sm_90", 3.35e12, 132 * 128 * 1.75e9),
-    "H200": ("sm_90", 4.3e12, 132 * 128 * 1.75e9),
-    "B200": ("sm_100", 8.0e12, 148 * 128 * 1.85e9),
-    "MI300X": ("gfx942", 5.3e12, 304 * 64 * 2.1e9),
-}
-
-
-def all_static(results: dict[str, Any]) -> str:
-    """The counts, and the time that follows: the larger of bytes over bandwidth and instructions over issue rate."""
-    elements = 8192 * 151936
-    rows: dict[str, dict[str, str]] = {}
-    for counts in results["counts"]:
-        name, _, notes = counts["kernel"].partition(" (")
-        if name not in ("forward", "backward"):
-            continue
-        itemsize, transfers = 4 if notes.startswith("fp32") else 2, 2 if name == "backward" else 1
-        row = rows.setdefault(counts["kernel"], dict.fromkeys(GPUS, ""))
-        for gpu, (target, bandwidth, issue_rate) in GPUS.items():
-            if target == counts["target"]:
-                times = {
-                    "bytes": elements * itemsize * transfers / bandwidth,
-                    "instructions": elements * (counts["instructions"] or 0.0) / issue_rate,
-                }
-                bound = max(times, key=lambda name: times[name])
-                row[gpu] = f"{1e3 * times[bound]:.2f} ms ({bound})"
-    predicted = table(["kernel", *GPUS], [[kernel, *row.values()] for kernel, row in rows.items()])
-    said = "Predicted of 8192 rows of 151936, not measured (no GPU took part), with the bound that holds:"
-    return f"{static(results)}\n\n{said}\n\n{predicted}"
-
-
 def demo(results: dict[str, Any]) -> str:
     rows = []
     for seed, runs in results["seeds"].items():
@@ -314,13 +280,13 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "demo": demo,
+    "static": static,
     "ops": ops,
     "loop": training_step,
-    "trl-step": trl_step,
     "generation": generation,
-    "static": static,
+    "trl-step": trl_step,
     "self-feedback": self_feedback,
+    "demo": demo,
 }
 # What a report says of each suite.
-SUITE_TABLES: dict[str, Callable[[dict[str, Any]], str]] = TABLES | {"ops": all_ops, "static": all_static}
+SUITE_TABLES = TABLES | {"ops": all_ops}

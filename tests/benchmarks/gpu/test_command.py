@@ -11,7 +11,8 @@ import time
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.gpu import command as gpu, ncu
+from benchmarks.gpu import command as gpu
+from benchmarks.gpu import ncu
 from benchmarks.gpu.budget import Part, finish, run_parts
 from benchmarks.report import ROOT
 
@@ -106,7 +107,7 @@ def test_what_no_longer_fits_is_skipped_what_fails_is_named_and_the_rest_goes_on
 
 
 def test_a_command_that_takes_too_long_is_interrupted_and_what_it_printed_is_kept(monkeypatch):
-    monkeypatch.setattr("benchmarks.budget.GRACE_SECONDS", 1)
+    monkeypatch.setattr("benchmarks.gpu.budget.GRACE_SECONDS", 1)
     started = time.perf_counter()
     patient = "import time; print('so far', flush=True); time.sleep(60)"
     result = finish([sys.executable, "-c", patient], seconds=2)
@@ -122,8 +123,9 @@ def test_the_parts_fit_nine_minutes_but_for_the_last(tmp_path):
     assert sum(part.most for part in parts[:-1]) + parts[-1].least <= 9 * 60 - gpu.RESERVE_SECONDS
 
 
+@pytest.mark.slow
 def test_the_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--dry-run", "--output", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "gpu.json").read_text())

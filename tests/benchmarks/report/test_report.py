@@ -8,42 +8,75 @@ import pytest
 from PIL import Image
 
 from benchmarks import report
+from benchmarks.ops import shapes as op_shapes
+from benchmarks.ops import suite as ops
 from benchmarks.ops.implementations import IMPLEMENTATIONS
 from benchmarks.report import charts, tables
 from benchmarks.runner import Options, run_suite
-from benchmarks.ops import shapes as op_shapes, suite as ops
 from rlif.errors import UserError
+
+PAGE = report.ROOT / "README.md"
 
 
 def test_the_tables_in_the_readme_are_those_of_the_results_files():
-    subprocess.run([sys.executable, "-m", "benchmarks.report", "--check"], check=True, cwd=report.ROOT)
+    subprocess.run([sys.executable, "-m", "benchmarks", "report", "--check"], check=True, cwd=report.ROOT)
 
 
-def test_a_changed_figure_is_noticed(monkeypatch, tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text(report.README.read_text().replace("16 bytes", "32 bytes"))
-    monkeypatch.setattr(report, "README", readme)
+@pytest.fixture
+def copied(monkeypatch, tmp_path):
+    """A copy of the pages, beside the results."""
+    for page in report.pages():
+        copy = tmp_path / page.relative_to(report.ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(page.read_text())
+    (tmp_path / "benchmarks").symlink_to(report.ROOT / "benchmarks")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "benchmarks" / "results")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_a_changed_figure_is_noticed_on_whichever_page(copied, capsys):
+    (copied / "docs").mkdir(exist_ok=True)
+    page = copied / "docs" / "kernels.md"
+    page.write_text(report.render("<!-- table static -->\n<!-- end -->\n", page))
+    assert report.main(["--check"]) == 0
+    assert "(../benchmarks/results/" in page.read_text()
+    page.write_text(page.read_text().replace("16 bytes", "32 bytes"))
     assert report.main(["--check"]) == 1
-    assert "README.md: not what results says" in capsys.readouterr().err
+    assert "kernels.md: not what results says" in capsys.readouterr().err
+
+
+def test_a_table_that_has_no_place_on_any_page_is_an_error(copied):
+    for page in report.pages():
+        page.write_text(page.read_text().replace("<!-- table static -->", ""))
+    with pytest.raises(UserError, match="has a place for the table 'static'"):
+        report.written(report.RESULTS)
 
 
 def test_a_table_without_a_results_file_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     with pytest.raises(UserError, match="no results file"):
-        report.render(report.README.read_text())
+        report.render("<!-- table ops -->\n<!-- end -->", PAGE)
 
 
-def test_a_place_for_a_table_that_nobody_draws_is_an_error():
-    with pytest.raises(UserError, match="'gossip'; expected one of"):
-        report.render("<!-- table gossip -->\n<!-- end -->")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table gossip -->\n<!-- end -->", "'gossip'; expected one of"),
+        ("<!-- table static -->\nno end", "does not end"),
+    ],
+)
+def test_a_place_for_a_table_that_nobody_draws_or_that_does_not_end_is_an_error(text, message):
+    with pytest.raises(UserError, match=message):
+        report.render(text, PAGE)
 
 
 def test_an_empty_place_is_filled_and_the_next_one_is_left_to_its_own_table():
     places = "".join(f"<!-- table {name} -->\n<!-- end -->\n\nwords\n\n" for name in ("demo", "static"))
-    text = report.render(places)
+    text = report.render(places, PAGE)
     assert text.count("words") == 2
     assert text.index("trained on") < text.index("words") < text.index("main loop")
-    assert report.render(text) == text
+    assert report.render(text, PAGE) == text
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +116,7 @@ def test_a_chart_of_other_results_is_stale_and_so_is_a_table(measured, capsys):
     results = json.loads(before)
     results["entries"][0]["implementations"]["rlif"]["forward_backward"]["median"] *= 2
     source.write_text(json.dumps(results))
-    assert charts.stale(charts.files(source, measured).values(), source)
+    assert charts.stale(source, measured)
     assert report.main(["--check", "--results", str(measured)]) == 1
     source.write_text(before)
     assert "report.md" in capsys.readouterr().err
@@ -91,8 +124,8 @@ def test_a_chart_of_other_results_is_stale_and_so_is_a_table(measured, capsys):
 
 def test_a_run_that_was_not_full_gives_no_table_in_the_readme(measured, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", measured)
-    with pytest.raises(UserError, match="expected a full one for the README"):
-        report.render("<!-- table ops -->\n<!-- end -->")
+    with pytest.raises(UserError, match=r"expected a full one for README\.md"):
+        report.render("<!-- table ops -->\n<!-- end -->", PAGE)
 
 
 def test_what_is_said_of_all_shapes_has_the_least_speed_up_as_well_as_the_most():
@@ -120,13 +153,7 @@ def test_a_run_that_was_interrupted_gives_no_table_in_the_readme(measured, monke
     (tmp_path / source.name).write_text(json.dumps(results))
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     with pytest.raises(UserError, match="is of a run that was interrupted; expected a full one"):
-        report.render("<!-- table ops -->\n<!-- end -->")
-
-
-def test_a_table_that_is_drawn_from_no_file_is_an_error():
-    by_hand = report.README.read_text().replace("<!-- table static -->\n", "")
-    with pytest.raises(UserError, match="no place for the table 'static'"):
-        report.render(by_hand, every=True)
+        report.render("<!-- table ops -->\n<!-- end -->", PAGE)
 
 
 def test_a_trainer_without_trl_beside_it_has_no_speed_up():

@@ -1,12 +1,12 @@
 """Every kernel compiles for every target on a machine without a GPU, and its counts stay within their gates."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from benchmarks.gates.gate import larger
+from benchmarks.gates.static import TARGETS, count
+from benchmarks.memory import in_fresh_process
 from benchmarks.report import newest
 
 # Instructions per element of the main loop. A memory-bound kernel has 13.8 for each bf16 element on an H200 in the
@@ -15,13 +15,12 @@ GATES = {"forward": 10.5, "backward": 12.0}
 MAIN_PATHS = [f"{name} ({dtype})" for name in GATES for dtype in ("bf16", "fp32")]
 
 
-@pytest.fixture(scope="module", params=["sm_80", "sm_90", "sm_100", "gfx942"])
-def counts(request, tmp_path_factory):
-    # A process of its own: in this one the kernels may be interpreted, which cannot be undone.
-    path = tmp_path_factory.mktemp("static") / "counts.json"
-    command = [sys.executable, "-m", "benchmarks.gates.static", "--target", request.param, "--json", str(path)]
-    subprocess.run(command, check=True, capture_output=True)
-    results = json.loads(path.read_text())
+ELSEWHERE = [pytest.param(target, marks=pytest.mark.slow) for target in TARGETS if target != "sm_90"]
+
+
+@pytest.fixture(scope="module", params=["sm_90", *ELSEWHERE])
+def counts(request):
+    results = in_fresh_process(count, request.param)
     return request.param, {entry["kernel"]: entry for entry in results["counts"]}, results["versions"]["triton"]
 
 
