@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if torch.cuda.is_available():
             if on_triton:
                 item.add_marker(pytest.mark.gpu)
-        elif "gpu" in item.keywords:
+        elif item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA, ROCm or XPU device, and there is none"))
 
 
