@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.report import newest
+from benchmarks.report.headline import headline
 from pages import PAGES, ROOT
 
 ARXIV = re.compile(r"\b[12]\d{3}\.\d{5}\b")
@@ -45,6 +47,57 @@ def test_the_navigation_has_every_page() -> None:
 
 def test_the_readme_is_a_page_long() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+# ---------------------------------------------------------------- names
+
+FOLDERS = ("rlif", "kernels", "tests", "benchmarks", "examples", "docs")
+INLINE = [(page, code) for page in PAGES for code in re.findall(r"`([^`\n]+)`", text_of(page))]
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    path = re.compile(rf"({'|'.join(FOLDERS)})/[a-z_/.-]+")  # of a place to fill in, NAME, nothing can be said
+    named = {(page.name, code) for page, code in INLINE if path.fullmatch(code)}
+    assert named
+    assert {(page, code) for page, code in named if not (ROOT / code).exists()} == set()
+
+
+def test_every_name_of_the_packages_that_a_page_uses_is_one() -> None:
+    named = {(page.name, code) for page, code in INLINE if re.fullmatch(r"rlif(_kernels)?(\.\w+)+(\(\))?", code)}
+    assert named
+    assert {(page, code) for page, code in named if not is_a_name(code.removesuffix("()"))} == set()
+
+
+def is_a_name(dotted: str) -> bool:
+    """Whether a module of the packages has this name, or holds it, as far as its text tells."""
+    parts = dotted.split(".")
+    place = (ROOT / "kernels" if parts[0] == "rlif_kernels" else ROOT) / parts[0]
+    for number, part in enumerate(parts[1:], start=1):
+        if (place / part).is_dir():
+            place = place / part
+        elif (place / f"{part}.py").is_file():
+            place = place / f"{part}.py"
+        else:
+            module = place if place.suffix else place / "__init__.py"
+            return (
+                number == len(parts) - 1 and re.search(rf"\b{part}\b", module.read_text(encoding="utf-8")) is not None
+            )
+    return True
+
+
+def test_every_suite_and_command_of_the_benchmarks_that_a_page_names_is_one() -> None:
+    from benchmarks.__main__ import COMMANDS, SUITE_NAMES
+
+    named = {
+        (page.name, match[1]) for page, code in INLINE if (match := re.match(r"python -m benchmarks ([\w-]+)", code))
+    }
+    assert {(page, word) for page, word in named if word not in {*SUITE_NAMES, *COMMANDS}} == set()
+
+
+def test_the_readmes_table_is_drawn_from_the_results() -> None:
+    readme = ROOT / "README.md"
+    shown = re.search(r"<!-- table headline -->\n(.*?)\n<!-- end -->", readme.read_text(), re.DOTALL)
+    assert shown[1] == headline(newest, readme)
 
 
 # ---------------------------------------------------------------- papers

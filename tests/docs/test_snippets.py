@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -144,6 +145,9 @@ def check(words: list[str]) -> None:
         assert match[1] is None or match[1] in extras
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), f"there is no module {words[2]}"
+        if words[2] == "benchmarks" and len(words) > 3:
+            known = importlib.import_module("benchmarks.__main__")
+            assert words[3] in {*known.SUITE_NAMES, *known.COMMANDS}
         paths = [word for word in words[3:] if re.match(r"(tests|benchmarks)/", word)]
         assert all((ROOT / path).exists() for path in paths), paths
     elif words[0] == "python":
