@@ -13,8 +13,9 @@ TRL_STAMP := $(VENV)/.trl-installed
 # Without what it needs, of which benchmarks use nothing, and so apart from what other commands import.
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
+DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-all test-integrations lint format bench clean
+.PHONY: demo test test-all test-integrations lint format bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -36,6 +37,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -45,6 +47,10 @@ format: $(STAMP)
 # ARGS=--quick five minutes. The report is runs/benchmarks/report.md.
 bench: $(BENCH_STAMP)
 	PYTHONPATH=$(BENCH_PEERS) $(BIN)/python -m benchmarks $(ARGS)
+
+# The pages of docs/ as a site that needs no network: site/index.html.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Everything that a command above needs. Runs again only when a file that says what to install has changed.
 $(STAMP): pyproject.toml constraints.txt
@@ -62,10 +68,14 @@ $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(BENCH_PEERS) --constraint constraints-verl.txt verl
 	@touch $@
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
