@@ -19,7 +19,6 @@ from rich.table import Table
 from rlif.demo.options import DemoConfig
 from rlif.errors import UserError
 from rlif.tasks.arithmetic import completion_length, write_jsonl
-from rlif.tasks.built_in_models import pretrained_base
 from rlif.training.options import TrainConfig
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def run_demo(config: DemoConfig) -> None:
         KeyboardInterrupt: Ctrl-C; the run in progress is saved first.
     """
     config.validate()
+    from rlif.tasks.built_in_models import pretrained_base
+
     output_dir = config.output_dir or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
     if output_dir.exists():
         raise UserError(f"output_dir: {output_dir} exists, expected a new directory")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from rlif.mixing.mix import mix
 from rlif.mixing.options import MixConfig
 
 
@@ -15,6 +14,8 @@ def run_mix(config: MixConfig) -> None:
         UserError: bad input, before any work starts; or an output that cannot be written.
     """
     config.validate()
+    from rlif.mixing.mix import mix
+
     console = Console(stderr=True)
     for ratio, output in zip(config.ratio, config.outputs(), strict=True):
         mix(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlif.errors import UserError
-from rlif.files.directories import write_text
+from rlif.files.json_values import without_nan, write_json
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     record = {name: getattr(config, name) for name in RECORDED} | {"sample": dataclasses.asdict(config.sample)}
 
     def write_record() -> None:  # with the first samples: what there is when it is interrupted can be used too
-        write_text(config.output_dir / RECORD, json.dumps(record, indent=1) + "\n")
+        write_json(config.output_dir / RECORD, record)
 
     language_model = load(config, start_model(config))
     rows = sample_traces(config, language_model, questions, config.output_dir / SAMPLES, before_rows=write_record)
@@ -111,7 +110,7 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     from rlif.files.jsonl import read_rows, settings_of
     from rlif.self_feedback.rank import rank, write_preferences
 
-    rows = read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True)
+    rows = read_rows(config.output_dir / SAMPLES, made_by="rlif self-feedback sample", growing=True)
     if not rows:
         raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no questions, expected `sample` to have run")
     wanted = settings_of(config.output_dir / SAMPLES).get("num_questions", len(rows))
@@ -121,7 +120,7 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     pairs, ranking = rank(rows, config.rank)
     write_preferences(config.output_dir / PREFERENCES, pairs)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
-    (config.output_dir / "ranking.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_json(config.output_dir / "ranking.json", numbers)
     console.print(f"rank: {describe(ranking)}", highlight=False, soft_wrap=True)
 
 
@@ -139,7 +138,7 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
         if config.preferences:
             raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
         items: Items = judged_traces(
-            read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True), config.rank
+            read_rows(config.output_dir / SAMPLES, made_by="rlif self-feedback sample", growing=True), config.rank
         )
     else:
         path = config.preferences or config.output_dir / PREFERENCES
@@ -184,9 +183,7 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     numbers = {label: measures(each) for label, each in rows.items()}
     shown = config.rank.confidence
     assert shown is not None
-    (config.output_dir / "measure.json").write_text(
-        json.dumps({"confidence": shown, "models": _finite(numbers)}, indent=1) + "\n", encoding="utf-8"
-    )
+    write_json(config.output_dir / "measure.json", {"confidence": shown, "models": without_nan(numbers)})
     console.print(results_table(numbers, shown, len(questions) * config.measure.eval_generations))
     if shown != "self_certainty":
         draw_reliability(rows, shown, config.output_dir / FIGURE)
@@ -239,11 +236,3 @@ def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
-
-
-def _finite(numbers: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """JSON has no NaN."""
-    return {
-        label: {name: value if math.isfinite(value) else None for name, value in row.items()}
-        for label, row in numbers.items()
-    }

@@ -9,7 +9,6 @@ training uses instead of the text.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from rlif.answers.matching import answers_match
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
-from rlif.files.jsonl import Row, read_rows
+from rlif.files.jsonl import Row, read_rows, write_rows
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.self_feedback.options import RankOptions
@@ -144,10 +143,8 @@ def write_preferences(path: Path, pairs: Sequence[Row]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}-unfinished")
     try:
-        unfinished.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
-        unfinished.replace(path)
+        write_rows(path, pairs)
     except OSError as error:
         raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
 
@@ -164,7 +161,7 @@ def read_preferences(path: Path, language_model: LanguageModel, *, argument: str
     Raises:
         UserError: naming the file and the line.
     """
-    rows = read_rows(path, argument=argument, made_by="rank")
+    rows = read_rows(path, argument=argument, made_by="rlif self-feedback rank")
     if not rows:
         raise UserError(f"{argument}: {path} has no rows, expected at least one preference pair")
     return [_pair(row, language_model, f"{argument}: {path}, row {n}") for n, row in enumerate(rows, start=1)]

@@ -16,11 +16,14 @@ import torch
 
 from rlif.errors import UserError
 from rlif.files.directories import damage, write_directory
-from rlif.files.jsonl import Row, StageFile, fingerprint
+from rlif.files.fingerprint import fingerprint
+from rlif.files.json_values import write_json
+from rlif.files.jsonl import Row, StageFile
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.models.lora import add_lora, load_lora
+from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.nft import JudgedTrace
@@ -32,7 +35,6 @@ from rlif.self_feedback.sequences import parts_within
 from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
 from rlif.training.interrupts import StopRequest
 from rlif.training.progress import bar
-from rlif.training.schedule import scheduled
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
 CHANGEABLE = ("gradient_checkpointing", "save_steps")
@@ -69,7 +71,10 @@ def train_model(
     """
     options, directory = config.train, output_dir / f"train-{config.train.objective}"
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in CHANGEABLE}
-    origin = {"model": model_fingerprint(start.model)[:16], "preferences": fingerprint(items)}
+    origin = {
+        "model": model_fingerprint(start.model)[:16],
+        "preferences": fingerprint(map(dataclasses.astuple, items))[:16],
+    }
     settings |= origin | {"seed": config.seed}
     metrics = StageFile(directory / "metrics.jsonl", settings)
     final = output_dir / FOLDERS[options.objective]
@@ -98,7 +103,7 @@ def train_model(
     def save_checkpoint(target: Path) -> None:
         write(target)
         save_optimizer(optimizer_tensors(objective.module, optimizer), target)
-        (target / STEP_FILE).write_text(json.dumps({"step": step}) + "\n")
+        write_json(target / STEP_FILE, {"step": step}, indent=None)
 
     with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop:
         while step < max_steps:
@@ -121,7 +126,7 @@ def train_model(
 
     def save_final(target: Path) -> None:
         write(target)
-        (target / ORIGIN_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+        write_json(target / ORIGIN_FILE, settings)
 
     write_directory(final, save_final)
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -220,8 +225,7 @@ def train_step(
     Raises:
         UserError: the loss or its gradient is not finite.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(optimizer, learning_rate)
     optimizer.zero_grad()
     totals: dict[str, float] = defaultdict(float)
     sequences = [objective.sequences(row) for row in rows]
@@ -236,12 +240,11 @@ def train_step(
             totals[name] += values.sum().item() / len(rows)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm).item()
-    if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+    if not step_if_finite(optimizer, totals["loss"], norm):
         raise UserError(
             f"learning_rate: the loss is {totals['loss']:g} and its gradient's norm {norm:g}, expected finite numbers; "
             "try a lower learning rate than the present one"
         )
-    optimizer.step()
     return {**totals, "grad_norm": norm, "learning_rate": learning_rate}
 
 

@@ -9,7 +9,6 @@ completions are scored by a forward without gradient first.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from rlif.models.optimization import set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
@@ -63,8 +63,7 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
         The step's metrics, per completion or per token (nats), over all processes.
     """
     config, accelerator = learner.config, learner.accelerator
-    for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(learner.optimizer, learning_rate)
     scores = start_scores(learner, rollout, step)
     losses, grad_norms, skipped = [], [], 0
     for iteration in range(config.num_iterations):
@@ -72,10 +71,7 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
         norm = accelerator.clip_grad_norm_(learner.scorer.parameters(), config.max_grad_norm)
         losses.append(loss)
         grad_norms.append(float(norm))
-        if math.isfinite(losses[-1]) and math.isfinite(grad_norms[-1]):
-            learner.optimizer.step()
-        else:
-            skipped += 1
+        skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1])
         scores.known = True
 
     groups = scores.rewards.view(-1, config.num_generations)

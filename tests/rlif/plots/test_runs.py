@@ -54,7 +54,7 @@ def test_what_cannot_be_drawn_is_one_error(tmp_path: Path) -> None:
         (PlotConfig((make_run(tmp_path / "new"),)), "runs: .* have no metrics yet"),
         (
             PlotConfig((make_run(tmp_path / "damaged", tail="\0\0\n"),)),
-            "runs: .*metrics.jsonl holds a line that is not",
+            "runs: .*metrics.jsonl, line 1: not valid JSON",
         ),
         (PlotConfig((run,), tmp_path / "missing" / "a.png"), "output: cannot write"),
         (PlotConfig((run,), tmp_path / "a.unknown"), "output: cannot write"),
