@@ -82,24 +82,24 @@ def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
 
 
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
-    """Stage 1: chains of thought with their confidence, in samples.jsonl."""
-    from rlif.self_feedback.questions import held_out_questions, load, start_model, training_questions
-    from rlif.self_feedback.sample import sample_traces
+    """Stage 1: completions with their confidence, in samples.jsonl."""
+    from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
+    from rlif.self_feedback.sample import sample_completions
 
-    questions = training_questions(config)
+    prompts = training_prompts(config)
     if config.stage == "all":
-        held_out_questions(config)  # what is wrong with them is better known now than after hours of sampling
+        held_out_prompts(config)  # what is wrong with them is better known now than after hours of sampling
     record = {name: getattr(config, name) for name in RECORDED} | {"sample": dataclasses.asdict(config.sample)}
 
     def write_record() -> None:  # with the first samples: what there is when it is interrupted can be used too
         write_json(config.output_dir / RECORD, record)
 
     language_model = load(config, start_model(config))
-    rows = sample_traces(config, language_model, questions, config.output_dir / SAMPLES, before_rows=write_record)
-    traces = [trace for row in rows for trace in row["traces"]]
-    answered = sum(trace["answer"] is not None for trace in traces)
+    rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=write_record)
+    completions = [completion for row in rows for completion in row["completions"]]
+    answered = sum(completion["answer"] is not None for completion in completions)
     console.print(
-        f"sample: {len(traces)} chains of thought of {len(rows)} questions, {answered / len(traces):.1%} with answer",
+        f"sample: {len(completions)} completions of {len(rows)} prompts, {answered / len(completions):.1%} with answer",
         highlight=False,
         soft_wrap=True,
     )
@@ -107,15 +107,16 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 2: preference pairs, in preferences.jsonl and, in numbers, in ranking.json."""
-    from rlif.files.jsonl import read_rows, settings_of
+    from rlif.files.jsonl import settings_of
     from rlif.self_feedback.rank import rank, write_preferences
+    from rlif.self_feedback.sample import RENAMED, read_samples
 
-    rows = read_rows(config.output_dir / SAMPLES, made_by="rlif self-feedback sample", growing=True)
+    rows = read_samples(config.output_dir / SAMPLES)
     if not rows:
-        raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no questions, expected `sample` to have run")
-    wanted = settings_of(config.output_dir / SAMPLES).get("num_questions", len(rows))
+        raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no prompts, expected `sample` to have run")
+    wanted = settings_of(config.output_dir / SAMPLES, RENAMED).get("num_prompts", len(rows))
     if len(rows) < wanted:
-        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} questions; these are ranked"
+        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} prompts; these are ranked"
         console.print(note, highlight=False, soft_wrap=True)
     pairs, ranking = rank(rows, config.rank)
     write_preferences(config.output_dir / PREFERENCES, pairs)
@@ -126,10 +127,10 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 3: the model, in model/."""
-    from rlif.files.jsonl import read_rows
-    from rlif.self_feedback.nft import judged_traces
-    from rlif.self_feedback.questions import load, start_model
+    from rlif.self_feedback.nft import judged_completions
+    from rlif.self_feedback.prompts import load, start_model
     from rlif.self_feedback.rank import read_preferences
+    from rlif.self_feedback.sample import read_samples
     from rlif.self_feedback.train import FOLDERS, Items, train_model
 
     name = start_model(config)
@@ -137,9 +138,7 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     if config.train.objective == "nft":
         if config.preferences:
             raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
-        items: Items = judged_traces(
-            read_rows(config.output_dir / SAMPLES, made_by="rlif self-feedback sample", growing=True), config.rank
-        )
+        items: Items = judged_completions(read_samples(config.output_dir / SAMPLES), config.rank)
     else:
         path = config.preferences or config.output_dir / PREFERENCES
         items = read_preferences(path, start, argument="preferences" if config.preferences else "output_dir")
@@ -157,15 +156,15 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
 
 
 def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
-    """Stage 4: accuracy and calibration on held-out questions before and after, in measure.json and a figure."""
+    """Stage 4: accuracy and calibration on held-out prompts before and after, in measure.json and a figure."""
     from rlif.self_feedback.measure import draw_reliability, measures
-    from rlif.self_feedback.questions import held_out_questions, load, start_model
-    from rlif.self_feedback.sample import sample_traces
+    from rlif.self_feedback.prompts import held_out_prompts, load, start_model
+    from rlif.self_feedback.sample import sample_completions
 
-    questions = held_out_questions(config)
-    if not questions:
+    prompts = held_out_prompts(config)
+    if not prompts:
         if config.stage == "measure":
-            raise UserError("eval_data: got none, expected held-out questions with gold answers to measure on")
+            raise UserError("eval_data: got none, expected held-out prompts with gold answers to measure on")
         console.print("measure: no eval_data, nothing to measure on")
         return
     tuned = config.tuned_model or str(config.output_dir / "model")
@@ -177,21 +176,21 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     for label, name in models.items():
         path = config.output_dir / f"measure-{label.split()[0]}.jsonl"
         language_model = load(config, name)
-        rows[label] = sample_traces(
-            evaluation, language_model, questions, path, argument="eval_data", title=f"Measuring the {label}"
+        rows[label] = sample_completions(
+            evaluation, language_model, prompts, path, argument="eval_data", title=f"Measuring the {label}"
         )
     numbers = {label: measures(each) for label, each in rows.items()}
     shown = config.rank.confidence
     assert shown is not None
     write_json(config.output_dir / "measure.json", {"confidence": shown, "models": without_nan(numbers)})
-    console.print(results_table(numbers, shown, len(questions) * config.measure.eval_generations))
+    console.print(results_table(numbers, shown, len(prompts) * config.measure.eval_generations))
     if shown != "self_certainty":
         draw_reliability(rows, shown, config.output_dir / FIGURE)
         console.print(f"Reliability diagrams: {config.output_dir / FIGURE}", highlight=False, soft_wrap=True)
 
 
 def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
-    """How chains of thought are sampled to be measured: independently, and otherwise as for training."""
+    """How completions are sampled to be measured: independently, and otherwise as for training."""
     return dataclasses.replace(
         config.sample,
         sampling="independent",
@@ -202,7 +201,7 @@ def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
 
 def describe(ranking: Ranking) -> str:
     """A ranking in a sentence."""
-    text = f"{ranking.pairs} pairs from {ranking.questions_with_pairs} of {ranking.questions} questions"
+    text = f"{ranking.pairs} pairs from {ranking.prompts_with_pairs} of {ranking.prompts} prompts"
     if ranking.pair_accuracy is None:
         return text
     return (
@@ -214,7 +213,7 @@ def describe(ranking: Ranking) -> str:
 def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: int) -> Table:
     """Accuracy and calibration of each model."""
     table = Table(
-        title="Held-out questions",
+        title="Held-out prompts",
         caption=f"{count} answers; confidence is {confidence.replace('_', ' ')}",
     )
     table.add_column("")

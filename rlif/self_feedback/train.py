@@ -26,7 +26,7 @@ from rlif.models.lora import add_lora, load_lora
 from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.nft import JudgedTrace
+from rlif.self_feedback.nft import JudgedCompletion
 from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
 from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
 from rlif.self_feedback.rank import Pair
@@ -43,7 +43,7 @@ STEP_FILE = "step.json"
 ORIGIN_FILE = "self_feedback.json"
 FOLDERS = {"dpo": "model", "nft": "model", "reward_model": "reward_model"}
 
-Items = Sequence[Pair] | Sequence[JudgedTrace]
+Items = Sequence[Pair] | Sequence[JudgedCompletion]
 
 
 def train_model(
@@ -57,12 +57,12 @@ def train_model(
         config: resolved.
         start: the model to start from, changed in place.
         name: by which it was loaded.
-        items: to learn from: judged chains of thought for NFT, else preference pairs.
+        items: to learn from: judged completions for NFT, else preference pairs.
         output_dir: where to.
 
     Returns:
         The rows of metrics.jsonl, per step: loss (mean over its items); accuracy (share of pairs whose chosen
-        completion has the higher reward; with NFT, of chains of thought that moved as they were judged); grad_norm;
+        completion has the higher reward; with NFT, of completions that moved as they were judged); grad_norm;
         learning_rate; and means of rewards/chosen and rewards/rejected, or of log_ratio, in nats.
 
     Raises:
@@ -198,7 +198,7 @@ def make_objective(
     if options.gradient_checkpointing:
         enable_checkpointing(policy.model)
     if options.objective == "nft":
-        return NFT(scorer_of(policy), policy, cast(Sequence[JudgedTrace], items), reference), policy.save
+        return NFT(scorer_of(policy), policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
     sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(-1, 2)
     return DPO(scorer_of(policy), policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
 
