@@ -54,7 +54,7 @@ def found(completion: str, answer: str, tokenizer: PreTrainedTokenizerFast = BYT
 
 
 @pytest.mark.parametrize(
-    ("trace", "answer", "expected"),
+    ("completion", "answer", "expected"),
     [
         ("6*7=42, so 42 it is", " 42.", "42"),  # split across tokens, a full stop in the answer
         ("I have 5 and 37. That makes 42", "42 apples", "42"),
