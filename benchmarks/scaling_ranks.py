@@ -134,7 +134,7 @@ def data_parallel(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
         update(run.learner, rollout, step, 1e-6)
     counted = exchanged(lambda: update(run.learner, rollout, 3, 1e-6))
     run.close()
-    return counted | {"parameters": sum(p.numel() for p in run.learner.scorer.parameters())}
+    return counted | {"parameters": sum(p.numel() for p in run.learner.models.scorer.parameters())}
 
 
 def sharded(config: TrainConfig, rollout: Rollout) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def train_config(options: dict[str, int], directory: Path) -> tuple[TrainConfig,
     config = TrainConfig(
         model=str(directory / "model"),
         data=str(directory / "prompts.jsonl"),
-        run_dir=directory / "run",
+        output_dir=directory / "run",
         max_steps=1,
         prompts_per_step=workload.prompts,
         num_generations=workload.num_generations,

@@ -145,7 +145,7 @@ def run_rlif(workload: Workload, directory: Path) -> list[dict[str, float]]:
         model=str(directory / "model"),
         data=str(data),
         reward=("self_certainty",),
-        run_dir=directory / "run",
+        output_dir=directory / "run",
         max_steps=workload.steps,
         prompts_per_step=workload.prompts,
         num_generations=workload.num_generations,

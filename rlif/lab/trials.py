@@ -139,7 +139,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
             data=str(data / f"train-{trial.seed}.jsonl"),
             eval_data=str(data / "eval.jsonl"),
             reward=(trial.reward,),
-            run_dir=run_dir,
+            output_dir=run_dir,
             max_steps=size.max_steps,
             prompts_per_step=PROMPTS_PER_STEP,
             num_generations=NUM_GENERATIONS,

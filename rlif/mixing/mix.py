@@ -39,7 +39,7 @@ def mix(
     base: str | Path,
     instruct: str | Path,
     ratio: float,
-    output: Path,
+    output_dir: Path,
     *,
     tokenizer_from: TokenizerFrom = "base",
     max_shard_size: int | str = "5GB",
@@ -55,7 +55,7 @@ def mix(
         base: directory or hub id of a model with safetensors files.
         instruct: another of the same architecture, with tensors of the same names and shapes.
         ratio: from 0 to 1.
-        output: directory to make; it appears when it is whole.
+        output_dir: directory to make; it appears when it is whole.
         tokenizer_from: "base" or "instruct": whose tokenizer and generation_config.json are copied.
         max_shard_size: bytes of one file of weights, or text such as "500MB".
         console: shows a progress bar; None shows nothing.
@@ -64,13 +64,13 @@ def mix(
         UserError: bad input, before anything is written; or no room to write.
     """
     check_ratio(ratio)
-    check_output(output)
+    check_output(output_dir)
     models = WeightFiles(str(base), "base"), WeightFiles(str(instruct), "instruct")
     _check_settings(*models, console)
     names = _common_names(*models)
     _check_tensors(*models, names)
     shards, total = _plan(models[0], names, max_shard_size)
-    _check_room(output, total)
+    _check_room(output_dir, total)
     columns = (TextColumn("Mixing {task.fields[ratio]}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=console is None) as progress:
         bar = progress.add_task("", total=total, ratio=f"{ratio:g}")
@@ -88,7 +88,7 @@ def mix(
             if any({*tie} <= {*names} for model in models for tie in model.tied.items()):
                 _untie(directory / "config.json")
 
-        write_directory(output, write, argument="output", interruptible=True)
+        write_directory(output_dir, write, interruptible=True)
 
 
 def _check_settings(base: WeightFiles, instruct: WeightFiles, console: Console | None) -> None:
@@ -167,13 +167,13 @@ def _plan(base: WeightFiles, names: list[str], max_shard_size: int | str) -> tup
     return split.filename_to_tensors, split.metadata["total_size"]
 
 
-def _check_room(output: Path, needed: int) -> None:
+def _check_room(output_dir: Path, needed: int) -> None:
     """Refuse to begin where the weights cannot end."""
-    parent = next(parent for parent in output.absolute().parents if parent.exists())
+    parent = next(parent for parent in output_dir.absolute().parents if parent.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"output: {parent} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the weights"
+            f"output_dir: {parent} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the weights"
         )
 
 

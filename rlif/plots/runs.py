@@ -1,15 +1,15 @@
-"""`rlif plot`: what several runs did, metric by metric, from their metrics.jsonl."""
+"""What several runs did, metric by metric, from their metrics.jsonl."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlif.errors import UserError
 from rlif.files.json_values import with_nan
 from rlif.files.jsonl import read_rows
 from rlif.plots.style import line_style, new_figure, tidy
-from rlif.plotting.options import PlotConfig
 
 # What is drawn, in this order, where any run has it; the held-out metric where there is one, else that of training.
 PANELS = {
@@ -25,17 +25,21 @@ PANELS = {
 COLUMNS = 4
 
 
-def compare_runs(config: PlotConfig) -> Path:
-    """Draw the runs, and return where.
+def compare_runs(runs: Sequence[Path], output: Path) -> Path:
+    """Draw runs side by side, and return where.
+
+    Args:
+        runs: their directories, each with a metrics.jsonl.
+        output: the picture, which is written anew.
 
     Raises:
         UserError: no run, a directory without metrics, or nothing in them to draw; or a place that cannot be written.
     """
-    if not config.runs:
+    if not runs:
         raise UserError("runs: got none, expected at least one run directory")
     rows = {
         str(run): [with_nan(row) for row in read_rows(run / "metrics.jsonl", argument="runs", growing=True)]
-        for run in config.runs
+        for run in runs
     }
     found = {metric for run in rows.values() for row in run for metric in row}
     panels = [metric for metric in PANELS if metric in found or f"eval/{metric}" in found]
@@ -55,7 +59,7 @@ def compare_runs(config: PlotConfig) -> Path:
         tidy(axes)
     figure.legend(figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2, frameon=False)
     try:
-        figure.savefig(config.output)
+        figure.savefig(output)
     except (OSError, ValueError) as error:
-        raise UserError(f"output: cannot write {config.output}: {error}") from error
-    return config.output
+        raise UserError(f"output: cannot write {output}: {error}") from error
+    return output

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
+from rlif.files.jsonl import Row, settings_of
+from rlif.models.language_model import check_model_path
+from rlif.options.fields import options_of
+from rlif.options.record import CONFIG_FILE, read_record, write_record
+from rlif.options.yaml_file import with_changes
+from rlif.self_feedback.measure import draw_reliability, measures
+from rlif.self_feedback.nft import judged_completions
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
-
-if TYPE_CHECKING:
-    from rlif.files.jsonl import Row
-    from rlif.self_feedback.rank import Ranking
+from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
+from rlif.self_feedback.rank import Ranking, rank, read_preferences, write_preferences
+from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
+from rlif.self_feedback.train import FOLDERS, Items, train_model
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
-# What was sampled, from what: a later stage alone need not be told again.
-RECORD = "sampled.json"
-RECORDED = (
-    "model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat",
-    "system_prompt", "built_in_questions", "seed", "dtype",
-)  # fmt: skip
+# What was sampled, from what, beside how: a later stage alone need not be told again.
+RECORDED = frozenset(
+    {"model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat"}
+    | {"system_prompt", "built_in_prompts", "seed", "dtype"}
+)
 
 
-def run_self_feedback(config: SelfFeedbackConfig) -> None:
+def run(config: SelfFeedbackConfig) -> None:
     """Run one stage, or all of them, and say what came of it.
 
     Raises:
@@ -38,18 +42,16 @@ def run_self_feedback(config: SelfFeedbackConfig) -> None:
     config = with_recorded(config).resolved()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("self-feedback: got several processes, expected one; the launcher is for `rlif train`")
-    from rlif.models.language_model import check_model_path
-
     for name in (config.model, config.tuned_model):
         if name is not None:
             check_model_path(name)
     console = Console()
     stages = {"sample": run_sample, "rank": run_rank, "train": run_train, "measure": run_measure}
-    for name, run in stages.items():
+    for name, run_stage in stages.items():
         if config.stage not in (name, "all"):
             continue
         try:
-            run(config, console)
+            run_stage(config, console)
         except KeyboardInterrupt as interrupt:
             place = f": {interrupt}" if interrupt.args else ""
             raise KeyboardInterrupt(
@@ -65,37 +67,34 @@ def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
     """
     if config.stage in ("all", "sample"):
         return config
-    path = config.output_dir / RECORD
-    if not path.exists():
+    saved = read_record(config.output_dir, SelfFeedbackConfig, "rlif self-feedback", old_name="sampled.json")
+    if saved is None:
         if config.model is None and config.stage != "rank":
+            path = config.output_dir / CONFIG_FILE
             raise UserError(f"model: got none, and no record of one in {path}; expected the model to start from")
         return config
-    saved = json.loads(path.read_text(encoding="utf-8"))
     default = SelfFeedbackConfig()
-    changes = {name: saved[name] for name in RECORDED if getattr(config, name) == getattr(default, name)}
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in saved["sample"].items()
-        if getattr(config.sample, name) == getattr(default.sample, name)
+    kept = {
+        name: saved[name]
+        for name, option in options_of(SelfFeedbackConfig).items()
+        if name in saved
+        and (name in RECORDED or option.group == "sample")
+        and option.value(config) == option.value(default)
     }
-    return dataclasses.replace(config, **changes, sample=dataclasses.replace(config.sample, **options))
+    return with_changes(config, kept)
 
 
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 1: completions with their confidence, in samples.jsonl."""
-    from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
-    from rlif.self_feedback.sample import sample_completions
-
     prompts = training_prompts(config)
     if config.stage == "all":
         held_out_prompts(config)  # what is wrong with them is better known now than after hours of sampling
-    record = {name: getattr(config, name) for name in RECORDED} | {"sample": dataclasses.asdict(config.sample)}
 
-    def write_record() -> None:  # with the first samples: what there is when it is interrupted can be used too
-        write_json(config.output_dir / RECORD, record)
+    def write() -> None:  # with the first samples: what there is when it is interrupted can be used too
+        write_record(config.output_dir, config)
 
     language_model = load(config, start_model(config))
-    rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=write_record)
+    rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=write)
     completions = [completion for row in rows for completion in row["completions"]]
     answered = sum(completion["answer"] is not None for completion in completions)
     console.print(
@@ -107,10 +106,6 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 2: preference pairs, in preferences.jsonl and, in numbers, in ranking.json."""
-    from rlif.files.jsonl import settings_of
-    from rlif.self_feedback.rank import rank, write_preferences
-    from rlif.self_feedback.sample import RENAMED, read_samples
-
     rows = read_samples(config.output_dir / SAMPLES)
     if not rows:
         raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no prompts, expected `sample` to have run")
@@ -127,12 +122,6 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 3: the model, in model/."""
-    from rlif.self_feedback.nft import judged_completions
-    from rlif.self_feedback.prompts import load, start_model
-    from rlif.self_feedback.rank import read_preferences
-    from rlif.self_feedback.sample import read_samples
-    from rlif.self_feedback.train import FOLDERS, Items, train_model
-
     name = start_model(config)
     start = load(config, name)
     if config.train.objective == "nft":
@@ -157,10 +146,6 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 4: accuracy and calibration on held-out prompts before and after, in measure.json and a figure."""
-    from rlif.self_feedback.measure import draw_reliability, measures
-    from rlif.self_feedback.prompts import held_out_prompts, load, start_model
-    from rlif.self_feedback.sample import sample_completions
-
     prompts = held_out_prompts(config)
     if not prompts:
         if config.stage == "measure":

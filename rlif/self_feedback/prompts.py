@@ -38,7 +38,7 @@ def training_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
         UserError: the data cannot be used.
     """
     if config.data is None:
-        return _built_in(config, "train", config.built_in_questions)
+        return _built_in(config, "train", config.built_in_prompts)
     return read_prompts(
         config.data,
         data_config=config.data_config,
@@ -55,7 +55,7 @@ def held_out_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
         UserError: the data cannot be used, or has no gold answers.
     """
     if config.eval_data is None:
-        return _built_in(config, "eval", config.built_in_questions // 2) if config.built_in else []
+        return _built_in(config, "eval", config.built_in_prompts // 2) if config.built_in else []
     prompts = read_prompts(
         config.eval_data,
         argument="eval_data",

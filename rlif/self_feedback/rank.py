@@ -81,7 +81,7 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
     with_pairs = judged = agreeing = 0
     for row in rows:
         before = len(pairs)
-        for chosen, rejected in itertools.islice(_pairs(row["completions"], options), options.max_pairs_per_question):
+        for chosen, rejected in itertools.islice(_pairs(row["completions"], options), options.max_pairs_per_prompt):
             verdicts = [is_correct(completion, row["answer"]) for completion in (chosen, rejected)]
             if None not in verdicts and verdicts[0] != verdicts[1]:
                 judged, agreeing = judged + 1, agreeing + bool(verdicts[0])

@@ -85,8 +85,8 @@ def sample_completions(
     file = StageFile(path, settings, RENAMED)
     size = options.num_generations
     with bar(title, "prompts", len(encoded), len(file.rows)) as advance:
-        for start in range(len(file.rows), len(encoded), options.questions_per_batch):
-            batch = encoded[start : start + options.questions_per_batch]
+        for start in range(len(file.rows), len(encoded), options.prompts_per_batch):
+            batch = encoded[start : start + options.prompts_per_batch]
             completions = _sample_batch(config, language_model, scorer, batch, start)
             before_rows()
             file.append(

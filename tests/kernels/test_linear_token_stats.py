@@ -7,7 +7,6 @@ from torch.utils.checkpoint import checkpoint
 from comparison import DEVICE, assert_values_match, upstream_gradients, weighted_sum
 from losses import assert_gradient_matches
 from rlif_kernels import linear_token_stats, reference, token_stats
-from rlif_kernels.head import head as linear_head
 from rlif_kernels.stats import FIELDS
 
 NUM_COLUMNS, WIDTH = 101, 16
@@ -191,22 +190,6 @@ def test_a_second_backward_works_where_the_logits_were_not_kept(backend):
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-@pytest.mark.parametrize(
-    ("total", "bytes_each", "tile_bytes", "expected"),
-    [
-        (0, 10, 100, []),
-        (5, 10, 100, [5]),
-        (5, 10, 25, [2, 2, 1]),
-        (5, 1000, 25, [1] * 5),
-        (8192, 2 * 131072, 512 << 20, [1664] * 4 + [1536]),
-        (8192, 2 * 151936, 512 << 20, [1408] * 5 + [1152]),
-        (300, 1, 299, [256, 44]),
-    ],
-)
-def test_tiles_are_equal_parts_that_fit_the_budget(total, bytes_each, tile_bytes, expected):
-    assert linear_head.tile_sizes(total, bytes_each, tile_bytes) == expected
 
 
 HIDDEN, WEIGHT, TARGETS = torch.zeros(2, 3, 4), torch.zeros(8, 4), torch.zeros(2, 3, dtype=torch.long)

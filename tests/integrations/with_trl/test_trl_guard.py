@@ -153,8 +153,8 @@ def test_the_start_model_is_the_one_that_training_began_with(beta: float, model_
     trainer = falling(model_dir, tmp_path, beta=beta, max_steps=2)
     guard = guarded(trainer, action="warn")
     trainer.train()
-    assert guard.policy.reference is not None
-    start = guard.policy.reference.scorer.get_submodule("model")
+    assert guard.models.start_model is not None
+    start = guard.models.start_model.scorer.get_submodule("model")
     assert tiny.furthest(start.state_dict(), AutoModelForCausalLM.from_pretrained(model_dir).state_dict()) == 0
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():

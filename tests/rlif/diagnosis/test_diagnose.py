@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rlif.data.prompts import Prompt
-from rlif.diagnosis.command import run_diagnose
+from rlif.diagnosis.command import run as run_diagnose
 from rlif.diagnosis.diagnose import Diagnosis, Samples, diagnose, group_difference, judge
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.verdict import Thresholds
@@ -208,7 +208,11 @@ def test_bad_input_is_one_error_that_names_it(
 def config(adder_dir: Path, tmp_path: Path) -> DiagnoseConfig:
     write_jsonl(tmp_path / "data.jsonl", TASK, "eval", 40, 0)
     return DiagnoseConfig(
-        str(adder_dir), str(tmp_path / "data.jsonl"), num_prompts=12, num_generations=4, max_completion_length=20
+        model=str(adder_dir),
+        data=str(tmp_path / "data.jsonl"),
+        num_prompts=12,
+        num_generations=4,
+        max_completion_length=20,
     )
 
 

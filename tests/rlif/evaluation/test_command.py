@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlif.errors import UserError
-from rlif.evaluation.command import run_eval
+from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.options import EvalConfig
 
 WriteJsonl = Callable[..., Path]
@@ -40,7 +40,7 @@ def test_the_command_writes_completions_results_and_figures(
     assert results["labelled"] == 6
     assert results["selection"]["pass@4"]["value"] >= results["selection"]["average@4"]["value"]
     assert {path.name for path in out.iterdir()} == {
-        "completions.jsonl", "config.json", "eval.json", "majority.jsonl", "reliability.png", "risk_coverage.png"
+        "completions.jsonl", "config.yaml", "eval.json", "majority.jsonl", "reliability.png", "risk_coverage.png"
     }  # fmt: skip
     # The file is all that the measures need.
     run_eval(EvalConfig(completions=out / "completions.jsonl", output_dir=tmp_path / "again"))
@@ -55,7 +55,7 @@ def test_ctrl_c_while_measuring_says_that_nothing_sampled_is_lost(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlif.evaluation.measure.evaluate_completions", stop)
+        patch.setattr("rlif.evaluation.command.evaluate_completions", stop)
         with pytest.raises(KeyboardInterrupt, match=r"all completions are in .* --resume measures them"):
             run_eval(make_eval())
     run_eval(make_eval(resume=True))
@@ -86,7 +86,7 @@ def test_an_evaluation_does_not_resume_with_other_options_or_prompts(
         ({"data": None}, "data: got none"),
         ({"completions": Path("x.jsonl")}, "model: got .* beside completions, expected one or the other"),
         ({"resume": True, "output_dir": None}, "output_dir: got none, expected the directory of the evaluation"),
-        ({"resume": True}, "output_dir: cannot resume .*: No such file or directory"),
+        ({"resume": True}, "output_dir: .*out does not exist, expected the directory of the evaluation to resume"),
         ({"num_generations": 0}, "num_generations: got 0, expected an integer of at least 1"),
         ({"temperature": float("nan")}, "temperature: got nan"),
         ({"top_p": 0.0}, "top_p: got 0.0"),

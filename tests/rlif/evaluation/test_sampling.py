@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlif.errors import UserError
-from rlif.evaluation.command import run_eval
+from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.sampling import EvalSampling
 from rlif.files.jsonl import Row

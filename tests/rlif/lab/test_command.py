@@ -12,7 +12,7 @@ import pytest
 
 from rlif.errors import UserError
 from rlif.lab import command
-from rlif.lab.command import run_lab
+from rlif.lab.command import run as run_lab
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import Trial, plan
 from rlif.tasks.arithmetic import ArithmeticConfig

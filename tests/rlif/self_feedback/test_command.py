@@ -14,7 +14,7 @@ import pytest
 from rlif.cli import parse
 from rlif.errors import UserError
 from rlif.self_feedback import sample as sampling
-from rlif.self_feedback.command import run_self_feedback
+from rlif.self_feedback.command import run as run_self_feedback
 from rlif.self_feedback.options import (
     MeasureOptions,
     RankOptions,
@@ -83,7 +83,7 @@ def test_ranking_again_with_another_threshold_trains_in_the_same_directory_once_
 ) -> None:
     run_self_feedback(make_config())
     samples = (tmp_path / "out" / "samples.jsonl").read_bytes()
-    other = make_config(rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, max_pairs_per_question=2))
+    other = make_config(rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, max_pairs_per_prompt=2))
     run_self_feedback(replace(other, stage="rank"))
     with pytest.raises(UserError, match=r"preferences: got .* or metrics.jsonl removed"):
         run_self_feedback(replace(other, stage="train"))
@@ -115,7 +115,7 @@ def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_hav
         return sample_batch(*arguments)
 
     monkeypatch.setattr(sampling, "_sample_batch", killed_at_the_second_batch)
-    options = replace(make_config().sample, questions_per_batch=3)
+    options = replace(make_config().sample, prompts_per_batch=3)
     with pytest.raises(MemoryError):
         run_self_feedback(make_config(stage="sample", sample=options))
     with (tmp_path / "out" / "samples.jsonl").open("a") as file:
@@ -204,7 +204,7 @@ def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() ->
         ({"stage": "train"}, "output_dir: cannot read .*preferences.jsonl"),
         ({"stage": "train", "preferences": Path("no.jsonl")}, "preferences: cannot read no.jsonl"),
         ({"stage": "measure"}, "tuned_model: got none, and .* does not exist"),
-        ({"stage": "train", "model": None, "data": None}, "model: got none, and no record of one in .*sampled.json"),
+        ({"stage": "train", "model": None, "data": None}, "model: got none, and no record of one in .*config.yaml"),
         ({"stage": "measure", "eval_data": None}, "eval_data: got none, expected held-out prompts"),
         ({"sample": SampleOptions(num_generations=1)}, "num_generations: got 1, expected an integer of at least 2"),
         (
@@ -237,7 +237,7 @@ def test_bad_input_is_named_before_anything_is_written(
     with pytest.raises(UserError, match=f"^{message}"):
         run_self_feedback(make_config(**changes))
     written = [path.name for path in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []
-    assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "sampled.json")] == []
+    assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "config.yaml")] == []
 
 
 def test_several_processes_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

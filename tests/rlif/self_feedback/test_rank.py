@@ -62,9 +62,9 @@ def test_every_pair_with_a_sure_winner_is_made_the_clearest_first_and_equal_ones
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"max_pairs_per_question": 1}, [([4], [6])]),
+        ({"max_pairs_per_prompt": 1}, [([4], [6])]),
         ({"min_gap": 0.5}, [([4], [6]), ([5], [6])]),
-        ({"threshold": 0.5, "min_gap": 0.25, "max_pairs_per_question": 9}, 5),
+        ({"threshold": 0.5, "min_gap": 0.25, "max_pairs_per_prompt": 9}, 5),
         ({"confidence": "self_certainty", "threshold": 9.4}, 4),
     ],
 )

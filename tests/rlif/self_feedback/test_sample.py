@@ -28,7 +28,7 @@ def make_config(**changes: Any) -> SelfFeedbackConfig:
 def test_an_interrupted_sampling_goes_on_at_its_prompt_and_ends_with_the_same_bytes(
     language_model: LanguageModel, tmp_path: Path
 ) -> None:
-    config = make_config(questions_per_batch=2, sampling="independent", temperature=1.0)
+    config = make_config(prompts_per_batch=2, sampling="independent", temperature=1.0)
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     sample_completions(config, language_model, PROMPTS, whole)
     lines = whole.read_bytes().splitlines(keepends=True)
@@ -45,14 +45,14 @@ def test_samples_do_not_depend_on_how_prompts_are_divided_over_batches(
 ) -> None:
     texts = []
     for size in (1, 4, 6):
-        config = make_config(questions_per_batch=size, sampling="independent", temperature=1.0)
+        config = make_config(prompts_per_batch=size, sampling="independent", temperature=1.0)
         rows = sample_completions(config, language_model, PROMPTS, tmp_path / f"{size}.jsonl")
         texts.append([completion["ids"] for row in rows for completion in row["completions"]])
     assert texts[0] == texts[1] == texts[2]
 
 
 def test_samples_of_an_earlier_release_are_read_and_gone_on_with(language_model: LanguageModel, tmp_path: Path) -> None:
-    config = make_config(questions_per_batch=2)
+    config = make_config(prompts_per_batch=2)
     path, settings = tmp_path / "samples.jsonl", tmp_path / "samples.settings.json"
     whole = sample_completions(config, language_model, PROMPTS, path)
     old_names = {today: before for before, today in RENAMED.items()}

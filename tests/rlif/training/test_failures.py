@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,8 @@ from rlif.errors import UserError
 from rlif.models.language_model import load_language_model
 from rlif.rewards.advantages import group_advantages
 from rlif.rollouts.decoding_check import check_decoding
-from rlif.training.loop import train
-from rlif.training.options import TrainConfig
+from runs import MakeConfig, train
 from tiny_models import files_of_at_most
-
-MakeConfig = Callable[..., TrainConfig]
 
 
 def with_model(model_dir: Path, directory: Path, model: torch.nn.Module) -> Path:
@@ -51,7 +47,7 @@ def test_models_that_cannot_be_sampled_as_they_are_scored_are_refused(
     config.model = str(with_model(Path(config.model), tmp_path / architecture, model))
     with pytest.raises(UserError, match=r"^model: \w+ (gives other distributions|cannot be sampled)"):
         train(config)
-    assert not config.run_dir.exists()
+    assert not config.output_dir.exists()
 
 
 def test_a_model_whose_weights_are_not_finite_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -84,8 +80,8 @@ def test_weights_that_diverge_are_one_error_and_the_metrics_stay(make_config: Ma
     config = make_config(learning_rate=1e-3, weight_decay=1e300, max_steps=3)
     with pytest.raises(UserError, match=r"logits are not finite.*lower learning_rate.*metrics are in"):
         train(config)
-    assert (config.run_dir / "metrics.jsonl").read_text().count("\n") >= 1
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    assert (config.output_dir / "metrics.jsonl").read_text().count("\n") >= 1
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
 
 
 def test_an_unforeseen_error_saves_the_model_and_says_where(
@@ -105,14 +101,18 @@ def test_an_unforeseen_error_saves_the_model_and_says_where(
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         train(config)
     assert "the model in" in "".join(caught.value.__notes__)
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
 
 
 def test_a_full_disk_is_one_error_and_leaves_no_half_model(make_config: MakeConfig) -> None:
     config = make_config(max_steps=1)
     with files_of_at_most(4096), pytest.raises(UserError, match=r"cannot save .*model.*File too large"):
         train(config)
-    assert sorted(path.name for path in config.run_dir.iterdir()) == ["config.yaml", "metrics.jsonl", "samples.jsonl"]
+    assert sorted(path.name for path in config.output_dir.iterdir()) == [
+        "config.yaml",
+        "metrics.jsonl",
+        "samples.jsonl",
+    ]
 
 
 @pytest.mark.parametrize(("written", "gold"), [("0.00001", "0.00001"), ("1e16", "10000000000000000"), ("7", "7")])

@@ -35,7 +35,7 @@ def test_the_configuration_is_written_with_the_versions_that_ran_it(tmp_path: Pa
     run = RunDir(tmp_path / "run", CONFIG)
     text = (run.path / "config.yaml").read_text()
     assert yaml.safe_load(text)["model"] == "model"
-    assert "run_dir" not in yaml.safe_load(text)  # so that the file repeats the run in a directory of its own
+    assert "output_dir" not in yaml.safe_load(text)  # so that the file repeats the run in a directory of its own
     assert all(package in text.splitlines()[0] for package in ("rlif", "Python", "torch", "transformers"))
 
 
@@ -51,5 +51,5 @@ def test_the_default_directory_is_new_and_named_after_the_reward(
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="run_dir: cannot make"):
+    with pytest.raises(UserError, match="output_dir: cannot make"):
         RunDir(tmp_path / "file" / "run", CONFIG)

@@ -1,9 +1,13 @@
-"""A vocabulary sharded over processes gives what the whole gives: gloo, two and three processes, uneven slices."""
+"""A vocabulary sharded over processes gives what the whole gives, and exchanges eleven numbers a row for it.
+
+gloo, two and three processes, uneven slices.
+"""
 
 import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,11 +49,14 @@ CASES = {
 }
 
 
-def run_rank(rank: int, world_size: int, store: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    logits, targets = whole_rows()
+def own_columns(rank: int, world_size: int) -> slice:
     start = sum(SLICES[world_size][:rank])
-    columns = slice(start, start + SLICES[world_size][rank])
+    return slice(start, start + SLICES[world_size][rank])
+
+
+def check_values(rank: int, world_size: int) -> None:
+    logits, targets = whole_rows()
+    columns = own_columns(rank, world_size)
     for backend in ("torch", "triton", *(["cpu"] if cpu_backend.library() else [])):
         for name, case in CASES.items():
             options = {"outputs": FIELDS, **case}
@@ -76,15 +83,57 @@ def run_rank(rank: int, world_size: int, store: str) -> None:
         token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
     with pytest.raises(ValueError, match="vocab_size is 102; expected 1 to 101, the columns of all slices"):
         token_stats(logits[..., columns], targets.fill_(0), group=dist.group.WORLD, vocab_size=102)
-    dist.barrier()  # a rank that leaves early takes its connections with it
-    dist.destroy_process_group()
+
+
+def check_exchanges(rank: int, world_size: int) -> None:
+    """Bytes that this rank brings to the collectives: float64 numbers, and the gradient of hidden states."""
+    brought: dict[str, list[int]] = {"all_gather": [], "all_reduce": []}
+    all_gather, all_reduce = dist.all_gather, dist.all_reduce
+
+    def counted_gather(gathered, own, **options):
+        brought["all_gather"].append(own.nbytes)
+        return all_gather(gathered, own, **options)
+
+    def counted_reduce(value, **options):
+        brought["all_reduce"].append(value.nbytes)
+        return all_reduce(value, **options)
+
+    dist.all_gather, dist.all_reduce = counted_gather, counted_reduce
+    num_rows, width, columns = 12, 16, own_columns(rank, world_size)
+    slice_size, row = 8, 11 * 8  # a rank says once how many columns it has
+    shared = {"group": dist.group.WORLD, "backend": "torch"}
+    targets = torch.arange(num_rows).view(3, 4)
+
+    def exchanged(function, *arguments, **options):
+        for sizes in brought.values():
+            sizes.clear()
+        result = function(*arguments, **options)
+        return result, sum(brought["all_gather"]), brought["all_reduce"]
+
+    for outputs in (("logprob",), FIELDS):  # however many fields are asked for
+        logits = torch.randn(3, 4, columns.stop - columns.start, requires_grad=True)
+        stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, **shared)
+        assert forward == [slice_size + row * num_rows, []]
+        assert exchanged(stats.logprob.sum().backward) == (None, 0, [])
+    hidden = torch.randn(3, 4, width, requires_grad=True)
+    weight = torch.randn(columns.stop - columns.start, width, requires_grad=True)
+
+    def backward_of_stats(tile_bytes):
+        linear_token_stats(hidden, weight, targets, tile_bytes=tile_bytes, **shared).logprob.sum().backward()
+
+    def backward_of_loss(tile_bytes):
+        linear_grpo_loss(hidden, weight, targets, torch.ones(3), tile_bytes=tile_bytes, **shared).loss.backward()
+
+    for step in (backward_of_stats, backward_of_loss):
+        for tile_bytes, several in ((1 << 29, False), (1000, True)):
+            assert exchanged(step, tile_bytes) == (None, slice_size + row * num_rows, [4 * num_rows * width])
+            assert (len(brought["all_gather"]) > 2) == several  # the sizes of slices, and the rows of each tile
 
 
 def check_head(rank: int, world_size: int, backend: str) -> None:
     """A sharded head, through both ways to use it, and the loss of sharded logits."""
     generator = torch.Generator().manual_seed(3)
-    start = sum(SLICES[world_size][:rank])
-    columns = slice(start, start + SLICES[world_size][rank])
+    columns = own_columns(rank, world_size)
     hidden = torch.randn(3, 4, 16, generator=generator)
     weight, bias = torch.randn(101, 16, generator=generator), torch.randn(101, generator=generator)
     targets = torch.randint(90, (3, 4), generator=generator)
@@ -143,14 +192,22 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
                 torch.testing.assert_close(part.grad.double(), expected, rtol=1e-4, atol=1e-5, msg=f"{name} {backend}")
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
-@pytest.mark.parametrize("world_size", SLICES)
-def test_sharded_vocabularies_equal_the_whole(world_size, tmp_path):
+CHECKS = {"values": check_values, "exchanges": check_exchanges}
+
+
+def run_rank(rank: int, world_size: int, store: str, check: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    CHECKS[check](rank, world_size)
+    dist.barrier()  # a rank that leaves early takes its connections with it
+    dist.destroy_process_group()
+
+
+def run_ranks(world_size: int, store: Path, check: str) -> None:
     # Processes of their own rather than forks: the interpreter's threads and torch's do not survive a fork.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(world_size), str(tmp_path / "store")],
+            [sys.executable, __file__, str(rank), str(world_size), str(store), check],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(world_size)
@@ -158,6 +215,20 @@ def test_sharded_vocabularies_equal_the_whole(world_size, tmp_path):
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     # When one rank fails the others only lose their connection: show them all.
     assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+
+
+needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+
+
+@needs_distributed
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_sharded_vocabularies_equal_the_whole(world_size, tmp_path):
+    run_ranks(world_size, tmp_path / "store", "values")
+
+
+@needs_distributed
+def test_a_forward_gathers_eleven_numbers_a_row_and_a_backward_nothing_but_sums_what_the_hidden_states_share(tmp_path):
+    run_ranks(2, tmp_path / "store", "exchanges")
 
 
 def test_the_merge_of_one_slice_is_that_slice(tmp_path):
@@ -178,4 +249,4 @@ if __name__ == "__main__":
     from interpreter import make_interpreted_fma_fused
 
     make_interpreted_fma_fused()
-    run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
