@@ -22,6 +22,7 @@ from rlif.data.prompts import Prompt
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.errors import UserError
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
+from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
 from rlif.models.fused_head import fused_head as find_head
 from rlif.models.language_model import LanguageModel
@@ -251,7 +252,7 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
         advantages = advantages_of(values)
         equal = equal_groups(torch.from_numpy(values).flatten(), num_generations).double().numpy()
         found = {
-            "separation": bootstrap.mean(group_auroc(values, agrees)),
+            "separation": bootstrap.mean(auroc_by_group(values, agrees)),
             "separation_std": bootstrap.mean(group_difference(advantages, agrees)),
             "frac_reward_zero_std": bootstrap.mean(equal),
             "length_correlation": bootstrap.correlation(advantages, lengths),
@@ -260,7 +261,7 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
         }
         rewards[name] = RewardDiagnosis(
             estimates(found),
-            bootstrap.mean(group_auroc(values, samples.correct)).estimate if has_gold else None,
+            bootstrap.mean(auroc_by_group(values, samples.correct)).estimate if has_gold else None,
             verdict(measures | found, name, thresholds),
         )
     return Diagnosis(
@@ -286,25 +287,11 @@ def advantages_of(values: Floats) -> Floats:
     return group_advantages(torch.from_numpy(values).flatten(), values.shape[1]).view(*values.shape).numpy()
 
 
-def group_auroc(values: Floats, positive: Floats) -> Floats:
-    """By group the chance that a positive completion has a greater value than a negative one; a tie counts half.
-
-    Args:
-        values: (P, G).
-        positive: (P, G) of 1 and 0; NaN leaves the group out.
-
-    Returns:
-        (P,), NaN for a group that lacks one of the two kinds.
-    """
-    difference = values[:, :, None] - values[:, None, :]
-    wins = (difference > 0) + 0.5 * (difference == 0)
-    pairs = (positive == 1)[:, :, None] & (positive == 0)[:, None, :]
-    with np.errstate(invalid="ignore"):
-        return (wins * pairs).sum(axis=(1, 2)) / pairs.sum(axis=(1, 2))
-
-
 def group_difference(values: Floats, positive: Floats) -> Floats:
-    """The mean value of the positive completions of each group minus that of the negative ones, likewise."""
+    """The mean value of the positive completions of each group minus that of the negative ones.
+
+    Arguments and result are those of `auroc_by_group`.
+    """
     with np.errstate(invalid="ignore"):
         means = [(values * (positive == kind)).sum(axis=1) / (positive == kind).sum(axis=1) for kind in (1, 0)]
     return means[0] - means[1]

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from rlif.mixing.mix import mix
 from rlif.mixing.options import MixConfig
 from rlif.options.record import write_record
 
@@ -18,6 +17,8 @@ def run(config: MixConfig) -> None:
         UserError: bad input, before any work starts; or an output that cannot be written.
     """
     config.validate()
+    from rlif.mixing.mix import mix
+
     console = Console(stderr=True)
     for ratio, output in zip(config.ratio, config.outputs(), strict=True):
         mix(

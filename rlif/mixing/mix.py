@@ -1,7 +1,7 @@
 """`rlif mix`: the weighted mean of two models' weights, between a base model and what was tuned from it.
 
 "No Free Lunch" (arXiv 2506.17219) mixes base and instruction-tuned models this way, to vary the entropy that training
-starts from. Needs no torch at import, so that the command line can show the options at once.
+starts from.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from rlif.errors import UserError
+from rlif.files.directories import write_directory
+from rlif.files.json_values import write_json
 from rlif.mixing.options import TokenizerFrom, check_output, check_ratio
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from rlif.mixing.weight_files import WeightFiles
+from rlif.mixing.weight_files import CONFIG_FILES, TOKENIZER_FILES, WeightFiles
 
 INDEX = "model.safetensors.index.json"
 # What shapes do not show, and without which the weights of one model mean nothing in the other.
@@ -62,11 +63,6 @@ def mix(
     Raises:
         UserError: bad input, before anything is written; or no room to write.
     """
-    from safetensors.torch import save_file
-
-    from rlif.files.directories import write_directory
-    from rlif.mixing.weight_files import CONFIG_FILES, TOKENIZER_FILES, WeightFiles
-
     check_ratio(ratio)
     check_output(output_dir)
     models = WeightFiles(str(base), "base"), WeightFiles(str(instruct), "instruct")
@@ -86,7 +82,7 @@ def mix(
             if len(shards) > 1:
                 where = {name: file for file, members in shards.items() for name in members}
                 index = {"metadata": {"total_size": total}, "weight_map": where}
-                (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+                write_json(directory / INDEX, index, indent=2)
             _copy(models[0].directory, directory, CONFIG_FILES)
             _copy(models[tokenizer_from == "instruct"].directory, directory, TOKENIZER_FILES)
             if any({*tie} <= {*names} for model in models for tie in model.tied.items()):
@@ -145,8 +141,6 @@ def _check_tensors(base: WeightFiles, instruct: WeightFiles, names: list[str]) -
     Raises:
         UserError: naming the first such tensor.
     """
-    import torch
-
     for name in names:
         shapes = [model.shape(name) for model in (base, instruct)]
         if shapes[0] != shapes[1]:
@@ -165,9 +159,6 @@ def _check_tensors(base: WeightFiles, instruct: WeightFiles, names: list[str]) -
 
 def _plan(base: WeightFiles, names: list[str], max_shard_size: int | str) -> tuple[dict[str, list[str]], int]:
     """Which tensors go into which file, and the bytes of all of them."""
-    import torch
-    from huggingface_hub import split_torch_state_dict_into_shards
-
     empty = {name: torch.empty(base.shape(name), dtype=base.dtype(name), device="meta") for name in names}
     try:
         split = split_torch_state_dict_into_shards(empty, max_shard_size=max_shard_size)
@@ -188,8 +179,6 @@ def _check_room(output_dir: Path, needed: int) -> None:
 
 def _mixed(base: WeightFiles, instruct: WeightFiles, name: str, ratio: float, advance: Callable[[int], None]) -> Tensor:
     """One tensor of the result, in the base's type; `advance` is told the bytes that are done."""
-    import torch
-
     dtype = base.dtype(name)
     result = torch.empty(base.shape(name), dtype=dtype)
     place = result.view(-1)
@@ -202,8 +191,6 @@ def _mixed(base: WeightFiles, instruct: WeightFiles, name: str, ratio: float, ad
 
 
 def _mixed_pieces(base: WeightFiles, instruct: WeightFiles, name: str, ratio: float) -> Iterator[Tensor]:
-    import torch
-
     if ratio == 0 or not base.dtype(name).is_floating_point:
         yield from base.pieces(name)
     elif ratio == 1:
@@ -226,4 +213,4 @@ def _untie(path: Path) -> None:
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
             part["tie_word_embeddings"] = False
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(path, config, indent=2)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
 from collections.abc import Sequence
 
@@ -12,17 +10,18 @@ from rich.console import Console
 from rich.table import Table
 
 from rlif.errors import UserError
-from rlif.files.jsonl import Row, read_rows, settings_of
+from rlif.files.json_values import without_nan, write_json
+from rlif.files.jsonl import Row, settings_of
 from rlif.models.language_model import check_model_path
 from rlif.options.fields import options_of
 from rlif.options.record import CONFIG_FILE, read_record, write_record
 from rlif.options.yaml_file import with_changes
 from rlif.self_feedback.measure import draw_reliability, measures
-from rlif.self_feedback.nft import judged_traces
+from rlif.self_feedback.nft import judged_completions
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
-from rlif.self_feedback.questions import held_out_questions, load, start_model, training_questions
+from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
 from rlif.self_feedback.rank import Ranking, rank, read_preferences, write_preferences
-from rlif.self_feedback.sample import sample_traces
+from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
 from rlif.self_feedback.train import FOLDERS, Items, train_model
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
@@ -105,20 +104,20 @@ def remember(config: SelfFeedbackConfig, stage: str) -> None:
 
 
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
-    """Stage 1: chains of thought with their confidence, in samples.jsonl."""
-    questions = training_questions(config)
+    """Stage 1: completions with their confidence, in samples.jsonl."""
+    prompts = training_prompts(config)
     if config.stage == "all":
-        held_out_questions(config)  # what is wrong with them is better known now than after hours of sampling
+        held_out_prompts(config)  # what is wrong with them is better known now than after hours of sampling
 
     def before_rows() -> None:  # what there is when sampling is interrupted can be used too
         remember(config, "sample")
 
     language_model = load(config, start_model(config))
-    rows = sample_traces(config, language_model, questions, config.output_dir / SAMPLES, before_rows=before_rows)
-    traces = [trace for row in rows for trace in row["traces"]]
-    answered = sum(trace["answer"] is not None for trace in traces)
+    rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=before_rows)
+    completions = [completion for row in rows for completion in row["completions"]]
+    answered = sum(completion["answer"] is not None for completion in completions)
     console.print(
-        f"sample: {len(traces)} chains of thought of {len(rows)} questions, {answered / len(traces):.1%} with answer",
+        f"sample: {len(completions)} completions of {len(rows)} prompts, {answered / len(completions):.1%} with answer",
         highlight=False,
         soft_wrap=True,
     )
@@ -126,17 +125,17 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 2: preference pairs, in preferences.jsonl and, in numbers, in ranking.json."""
-    rows = read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True)
+    rows = read_samples(config.output_dir / SAMPLES)
     if not rows:
-        raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no questions, expected `sample` to have run")
-    wanted = settings_of(config.output_dir / SAMPLES).get("num_questions", len(rows))
+        raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no prompts, expected `sample` to have run")
+    wanted = settings_of(config.output_dir / SAMPLES, RENAMED).get("num_prompts", len(rows))
     if len(rows) < wanted:
-        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} questions; these are ranked"
+        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} prompts; these are ranked"
         console.print(note, highlight=False, soft_wrap=True)
     pairs, ranking = rank(rows, config.rank)
     write_preferences(config.output_dir / PREFERENCES, pairs)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
-    (config.output_dir / "ranking.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_json(config.output_dir / "ranking.json", numbers)
     console.print(f"rank: {describe(ranking)}", highlight=False, soft_wrap=True)
 
 
@@ -147,9 +146,7 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     if config.train.objective == "nft":
         if config.preferences:
             raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
-        items: Items = judged_traces(
-            read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True), config.rank
-        )
+        items: Items = judged_completions(read_samples(config.output_dir / SAMPLES), config.rank)
     else:
         path = config.preferences or config.output_dir / PREFERENCES
         items = read_preferences(path, start, argument="preferences" if config.preferences else "output_dir")
@@ -167,11 +164,11 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
 
 
 def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
-    """Stage 4: accuracy and calibration on held-out questions before and after, in measure.json and a figure."""
-    questions = held_out_questions(config)
-    if not questions:
+    """Stage 4: accuracy and calibration on held-out prompts before and after, in measure.json and a figure."""
+    prompts = held_out_prompts(config)
+    if not prompts:
         if config.stage == "measure":
-            raise UserError("eval_data: got none, expected held-out questions with gold answers to measure on")
+            raise UserError("eval_data: got none, expected held-out prompts with gold answers to measure on")
         console.print("measure: no eval_data, nothing to measure on")
         return
     tuned = config.tuned_model or str(config.output_dir / "model")
@@ -183,23 +180,21 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     for label, name in models.items():
         path = config.output_dir / f"measure-{label.split()[0]}.jsonl"
         language_model = load(config, name)
-        rows[label] = sample_traces(
-            evaluation, language_model, questions, path, argument="eval_data", title=f"Measuring the {label}"
+        rows[label] = sample_completions(
+            evaluation, language_model, prompts, path, argument="eval_data", title=f"Measuring the {label}"
         )
     numbers = {label: measures(each) for label, each in rows.items()}
     shown = config.rank.confidence
     assert shown is not None
-    (config.output_dir / "measure.json").write_text(
-        json.dumps({"confidence": shown, "models": _finite(numbers)}, indent=1) + "\n", encoding="utf-8"
-    )
-    console.print(results_table(numbers, shown, len(questions) * config.measure.eval_generations))
+    write_json(config.output_dir / "measure.json", {"confidence": shown, "models": without_nan(numbers)})
+    console.print(results_table(numbers, shown, len(prompts) * config.measure.eval_generations))
     if shown != "self_certainty":
         draw_reliability(rows, shown, config.output_dir / FIGURE)
         console.print(f"Reliability diagrams: {config.output_dir / FIGURE}", highlight=False, soft_wrap=True)
 
 
 def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
-    """How chains of thought are sampled to be measured: independently, and otherwise as for training."""
+    """How completions are sampled to be measured: independently, and otherwise as for training."""
     return dataclasses.replace(
         config.sample,
         sampling="independent",
@@ -210,7 +205,7 @@ def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
 
 def describe(ranking: Ranking) -> str:
     """A ranking in a sentence."""
-    text = f"{ranking.pairs} pairs from {ranking.questions_with_pairs} of {ranking.questions} questions"
+    text = f"{ranking.pairs} pairs from {ranking.prompts_with_pairs} of {ranking.prompts} prompts"
     if ranking.pair_accuracy is None:
         return text
     return (
@@ -222,7 +217,7 @@ def describe(ranking: Ranking) -> str:
 def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: int) -> Table:
     """Accuracy and calibration of each model."""
     table = Table(
-        title="Held-out questions",
+        title="Held-out prompts",
         caption=f"{count} answers; confidence is {confidence.replace('_', ' ')}",
     )
     table.add_column("")
@@ -244,11 +239,3 @@ def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
-
-
-def _finite(numbers: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """JSON has no NaN."""
-    return {
-        label: {name: value if math.isfinite(value) else None for name, value in row.items()}
-        for label, row in numbers.items()
-    }

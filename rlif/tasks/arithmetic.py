@@ -21,7 +21,6 @@ seeds: a hash of the prompt alone decides on which side a problem falls.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+from rlif.files.jsonl import write_rows
 from rlif.options.checks import Between, Count, Share, check
 
 Split = Literal["train", "eval"]
@@ -145,7 +145,7 @@ def teacher_solution(problem: Problem, config: ArithmeticConfig, rng: random.Ran
     return f"{''.join(lines)}#### {result}"
 
 
-def traces(config: ArithmeticConfig, seed: int, split: Split = "train") -> Iterator[tuple[str, str]]:
+def teacher_solutions(config: ArithmeticConfig, seed: int, split: Split = "train") -> Iterator[tuple[str, str]]:
     """An endless stream of (prompt, teacher's solution) to pretrain on."""
     rng = random.Random(f"teacher/{split}/{seed}")
     for problem in problems(config, split, seed):
@@ -155,7 +155,7 @@ def traces(config: ArithmeticConfig, seed: int, split: Split = "train") -> Itera
 def write_jsonl(path: Path, config: ArithmeticConfig, split: Split, count: int, seed: int) -> None:
     """Write `count` problems, one JSON object a line with `prompt` and the right `answer`."""
     rows = ({"prompt": problem.prompt, "answer": problem.answer} for problem in problems(config, split, seed))
-    path.write_text("".join(json.dumps(row) + "\n" for row in islice(rows, count)), encoding="utf-8")
+    write_rows(path, islice(rows, count))
 
 
 def _digit(term: int, column: int) -> int:

@@ -22,6 +22,7 @@ import torch
 
 from rlif.data.prompts import shuffled_epochs
 from rlif.errors import UserError
+from rlif.models.optimization import scheduled
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.paged import sample_paged
 from rlif.rollouts.rollout import Rollout
@@ -32,7 +33,6 @@ from rlif.training.interrupts import StopRequest
 from rlif.training.learner import Learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress
-from rlif.training.schedule import scheduled
 from rlif.training.setup import Run, prepare
 from rlif.training.step import update
 from rlif.training.validation import evaluate, sample_rows

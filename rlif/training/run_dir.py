@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rlif.errors import UserError
 from rlif.files.directories import MANIFEST, damage, write_directory
+from rlif.files.json_values import with_nan, without_nan
+from rlif.files.jsonl import JsonLines, Row, read_rows
 from rlif.options.record import check_unchanged, make_directory, output_directory
 from rlif.training.checkpoint import RunState, tidy
 from rlif.training.guard import Reading
@@ -60,26 +59,25 @@ class RunDir:
         self.path = path
         make_directory(path, config)
         try:
-            self._metrics = self._open("metrics.jsonl", state.metrics_bytes if state else 0)
-            self._samples = self._open("samples.jsonl", state.samples_bytes if state else 0)
+            sizes = {
+                "metrics.jsonl": state.metrics_bytes if state else 0,
+                "samples.jsonl": state.samples_bytes if state else 0,
+            }
+            self._metrics, self._samples = (JsonLines(path / name, size=size) for name, size in sizes.items())
         except OSError as error:
             raise UserError(f"output_dir: cannot make {path}: {error.strerror}") from error
 
     def log_metrics(self, row: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl; a number that is not finite becomes null, which JSON can hold."""
-        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._append(self._metrics, json.dumps(finite))
+        self._metrics.append([without_nan(row)], synced=False)
 
-    def log_samples(self, rows: Iterable[Mapping[str, object]]) -> None:
+    def log_samples(self, rows: Iterable[Row]) -> None:
         """Append lines to samples.jsonl."""
-        for row in rows:
-            self._append(self._samples, json.dumps(row, ensure_ascii=False))
+        self._samples.append(rows, synced=False)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """The rows so far; what was not finite is NaN."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = map(json.loads, lines)
-        return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+        return [with_nan(row) for row in read_rows(self.path / "metrics.jsonl", argument="resume")]
 
     def save_model(self, write: Callable[[Path], None], name: str = "model") -> Path:
         """Save a model, with what `write` writes, in a folder that transformers loads, and return it.
@@ -119,11 +117,7 @@ class RunDir:
         Raises:
             UserError: it cannot be written; those before it are still there.
         """
-        for file in (self._metrics, self._samples):
-            os.fsync(file.fileno())
-        state.metrics_bytes, state.samples_bytes = (
-            os.fstat(file.fileno()).st_size for file in (self._metrics, self._samples)
-        )
+        state.metrics_bytes, state.samples_bytes = self._metrics.sync(), self._samples.sync()
 
         def write_all(directory: Path) -> None:
             write(directory)
@@ -132,26 +126,6 @@ class RunDir:
         folder = self.save_model(write_all, f"checkpoint-{state.step}")
         tidy(self.path, save_total_limit, state.step)
         return folder
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in (self._metrics, self._samples):
-            with suppress(OSError):  # of a line that could not be written, which has been said
-                file.close()
-
-    def _open(self, name: str, length: int) -> TextIO:
-        file = (self.path / name).open("a", encoding="utf-8", buffering=1)  # buffering=1: each line is written at once
-        size = os.fstat(file.fileno()).st_size
-        if size < length:
-            raise UserError(f"resume: {self.path / name} has {size} bytes, expected the {length} of the checkpoint")
-        file.truncate(length)
-        return file
-
-    def _append(self, file: TextIO, line: str) -> None:
-        try:
-            file.write(line + "\n")
-        except OSError as error:
-            raise UserError(f"output_dir: cannot write to {file.name}: {error.strerror}") from error
 
 
 def best_reading(run_dir: Path) -> Reading | None:

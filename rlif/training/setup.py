@@ -106,8 +106,6 @@ class Run:
     def close(self) -> None:
         """The run is over, finished or not."""
         self.progress.stop()
-        if self.directory:
-            self.directory.close()
 
 
 def prepare(config: TrainConfig, progress: Progress | None) -> Run:

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlif.models.optimization import set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
@@ -64,8 +64,7 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
         The step's metrics, per completion or per token (nats), over all processes.
     """
     config, accelerator = learner.config, learner.accelerator
-    for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(learner.optimizer, learning_rate)
     scores = start_scores(learner, rollout, step)
     one_forward = one_forward_serves(learner, rollout)
     if not one_forward:
@@ -79,10 +78,7 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
         norm = accelerator.clip_grad_norm_(learner.models.scorer.parameters(), config.max_grad_norm)
         losses.append(loss)
         grad_norms.append(float(norm))
-        if math.isfinite(losses[-1]) and math.isfinite(grad_norms[-1]):
-            learner.optimizer.step()
-        else:
-            skipped += 1
+        skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1])
 
     groups = scores.rewards.view(-1, config.num_generations)
     totals = all_reduce_sum(
@@ -142,9 +138,10 @@ def score(learner: Learner, rollout: Rollout, scores: Scores) -> None:
     outputs, rows = learner.rewards.outputs, list(range(len(rollout.texts)))
     stats = TokenStats()
     if outputs:
-        parts = microbatches(rollout, rows, config.max_tokens_per_forward)
+        turns = equal_turns(accelerator, microbatches(rollout, rows, config.max_tokens_per_forward))
+        parts = [each for each in turns if each is not None]
         stats = score_parts(scorer, rollout, parts, config.temperature, outputs)
-        for _ in equal_turns(accelerator, parts)[len(parts) :]:
+        for _ in turns[len(parts) :]:
             scorer(rollout.select([0]), config.temperature, outputs=outputs)
     reward(learner, scores, rollout, rows, stats)
 

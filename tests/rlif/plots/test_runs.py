@@ -51,7 +51,7 @@ def test_what_cannot_be_drawn_is_one_error(tmp_path: Path) -> None:
         ([], "a.png", "runs: got none"),
         ([tmp_path], "a.png", "runs: cannot read .*metrics.jsonl: No such file"),
         ([make_run(tmp_path / "new")], "a.png", "runs: .* have no metrics yet"),
-        ([make_run(tmp_path / "damaged", tail="\0\0\n")], "a.png", "runs: .*metrics.jsonl holds a line that is not"),
+        ([make_run(tmp_path / "damaged", tail="\0\0\n")], "a.png", "runs: .*metrics.jsonl, line 1: not valid JSON"),
         ([run], "missing/a.png", "output: cannot write"),
         ([run], "a.unknown", "output: cannot write"),
     ):

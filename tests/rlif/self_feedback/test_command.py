@@ -1,4 +1,4 @@
-"""`rlif self-feedback`: all stages in one, or each alone, to the same files; errors before any work."""
+"""The stages follow one another, alone or together, and bad input is named before anything is written."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ import pytest
 
 from rlif.cli import parse
 from rlif.errors import UserError
-from rlif.metrics.calibration import auroc, brier_score, expected_calibration_error
 from rlif.self_feedback import sample as sampling
 from rlif.self_feedback.command import run as run_self_feedback
 from rlif.self_feedback.command import with_recorded
-from rlif.self_feedback.measure import measures
 from rlif.self_feedback.options import (
     MeasureOptions,
     RankOptions,
@@ -28,12 +26,14 @@ from rlif.self_feedback.options import (
 )
 
 STAGES: tuple[Stage, ...] = ("sample", "rank", "train", "measure")
+
+
 MakeConfig = Callable[..., SelfFeedbackConfig]
 
 
 @pytest.fixture
 def make_config(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Path) -> MakeConfig:
-    """Small sums for a random model, which has no answers to speak of: confidence is that of the trace."""
+    """Small sums for a random model, which has no answers to speak of: confidence is that of the completion."""
     rows = [{"prompt": f"{a}+{b}=", "answer": a + b} for a in (1, 20) for b in (3, 4, 50)]
 
     def make(**changes: Any) -> SelfFeedbackConfig:
@@ -64,7 +64,7 @@ def test_stages_one_by_one_write_what_all_in_one_writes_and_a_repetition_changes
 ) -> None:
     run_self_feedback(make_config())
     printed = capsys.readouterr().out
-    for word in ("sample: 24 chains of thought of 6 questions", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
+    for word in ("sample: 24 completions of 6 prompts", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
         assert word in printed
     together = contents(tmp_path / "out")
     assert {
@@ -101,8 +101,8 @@ def test_ranking_says_that_sampling_was_interrupted_and_ranks_what_there_is(
     samples.write_bytes(b"".join(samples.read_bytes().splitlines(keepends=True)[:4]))
     run_self_feedback(make_config(stage="rank"))
     printed = capsys.readouterr().out
-    assert "rank: `sample` was interrupted after 4 of 6 questions; these are ranked" in printed
-    assert "of 4 questions" in printed
+    assert "rank: `sample` was interrupted after 4 of 6 prompts; these are ranked" in printed
+    assert "of 4 prompts" in printed
 
 
 def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_have_been_at_the_end(
@@ -120,12 +120,12 @@ def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_hav
     with pytest.raises(MemoryError):
         run_self_feedback(make_config(stage="sample", sample=options))
     with (tmp_path / "out" / "samples.jsonl").open("a") as file:
-        file.write('{"question": 3, "pro')
+        file.write('{"index": 3, "pro')
     # Nothing is said of the model, so the confidence is the paper's only if it is known not to be the built-in one.
     run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
     pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()[:3]]
-    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    scores = [completion["confidence"]["probability_disparity"] for row in rows for completion in row["completions"]]
     assert pair["confidence"] in scores
 
 
@@ -163,7 +163,7 @@ def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig,
     run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
     pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
-    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    scores = [completion["confidence"]["probability_disparity"] for row in rows for completion in row["completions"]]
     assert pair["confidence"] in scores
 
 
@@ -181,7 +181,7 @@ def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
 ) -> None:
     run_self_feedback(make_config(stage="sample"))
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
-    scores = [trace["confidence"]["inverse_perplexity"] for row in rows for trace in row["traces"]]
+    scores = [completion["confidence"]["inverse_perplexity"] for row in rows for completion in row["completions"]]
     rank = RankOptions(confidence="inverse_perplexity", threshold=float(np.median(scores)))
     train = TrainOptions(objective="nft", num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8)
     for stage in ("train", "measure"):
@@ -189,27 +189,6 @@ def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
     assert "samples told apart" in capsys.readouterr().out
     with pytest.raises(UserError, match="preferences: got a file of pairs with the objective nft"):
         run_self_feedback(make_config(stage="train", rank=rank, train=train, preferences=Path("pairs.jsonl")))
-
-
-def test_measures_are_those_of_all_answers_to_questions_that_have_a_gold_one() -> None:
-    def trace(answer: str | None, score: float) -> dict[str, Any]:
-        names = ("probability_disparity", "token_probability", "entropy_confidence", "inverse_perplexity")
-        return {"answer": answer, "ids": [1, 2], "confidence": {**dict.fromkeys(names, score), "self_certainty": score}}
-
-    rows = [
-        {"answer": "7", "traces": [trace("7", 1.0), trace("8", 0.0)]},
-        {"answer": "3", "traces": [trace("3.0", 0.8), trace(None, -0.1)]},
-        {"answer": None, "traces": [trace("5", 0.5), trace("5", 0.5)]},
-    ]
-    result = measures(rows)
-    scores, correct = np.array([1.0, 0.0, 0.8, 0.0]), np.array([True, False, True, False])
-    assert result["accuracy"] == 0.5
-    assert result["accuracy_se"] == 0.0  # both questions have one right answer of two
-    assert result["answered"] == 0.75
-    assert result["probability_disparity/ece"] == expected_calibration_error(scores, correct) == pytest.approx(0.05)
-    assert result["probability_disparity/brier"] == brier_score(scores, correct)
-    assert result["probability_disparity/auroc"] == auroc(scores, correct) == 1.0
-    assert "self_certainty/ece" not in result
 
 
 def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() -> None:
@@ -242,7 +221,7 @@ def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() ->
         ({"stage": "train", "preferences": Path("no.jsonl")}, "preferences: cannot read no.jsonl"),
         ({"stage": "measure"}, "tuned_model: got none, and .* does not exist"),
         ({"stage": "train", "model": None, "data": None}, "model: got none, and no record of one in .*config.yaml"),
-        ({"stage": "measure", "eval_data": None}, "eval_data: got none, expected held-out questions"),
+        ({"stage": "measure", "eval_data": None}, "eval_data: got none, expected held-out prompts"),
         ({"sample": SampleOptions(num_generations=1)}, "num_generations: got 1, expected an integer of at least 2"),
         (
             {"sample": SampleOptions(num_generations=99, max_completion_length=5)},

@@ -1,4 +1,4 @@
-"""The questions of a run and the model that they are put to: the user's, or the built-in ones."""
+"""The prompts of a run and the model that they are put to: the user's, or the built-in ones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def load(config: SelfFeedbackConfig, name: str) -> LanguageModel:
     )
 
 
-def training_questions(config: SelfFeedbackConfig) -> list[Prompt]:
-    """The questions to sample from.
+def training_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
+    """The prompts to sample from.
 
     Raises:
         UserError: the data cannot be used.
@@ -48,8 +48,8 @@ def training_questions(config: SelfFeedbackConfig) -> list[Prompt]:
     )
 
 
-def held_out_questions(config: SelfFeedbackConfig) -> list[Prompt]:
-    """The questions to measure on, of which some have a gold answer; none where there is no `eval_data`.
+def held_out_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
+    """The prompts to measure on, of which some have a gold answer; none where there is no `eval_data`.
 
     Raises:
         UserError: the data cannot be used, or has no gold answers.
@@ -72,10 +72,10 @@ def held_out_questions(config: SelfFeedbackConfig) -> list[Prompt]:
 def encode(
     config: SelfFeedbackConfig, language_model: LanguageModel, prompts: list[Prompt], argument: str
 ) -> list[EncodedPrompt]:
-    """Tokenize questions, leaving room for the chain of thought and for asking for its answer.
+    """Tokenize prompts, leaving room for the completion and for asking for its answer.
 
     Raises:
-        UserError: as `encode_prompts` does; or a question after the chain has no tokens, or not enough positions.
+        UserError: as `encode_prompts` does; or what is asked after the completion has no tokens or no positions left.
     """
     length = config.sample.max_completion_length
     encoded = encode_prompts(
@@ -89,13 +89,13 @@ def encode(
     for name, (text, answer_length) in asked.items():
         if text is None:
             continue
-        question = language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not question:
+        request = language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not request:
             raise UserError(f"{name}: got {text!r}, which has no tokens")
-        if positions is not None and longest + length + len(question) + answer_length > positions:
+        if positions is not None and longest + length + len(request) + answer_length > positions:
             raise UserError(
                 f"max_completion_length: {length} tokens after the longest prompt's {longest}, and the {name}'s "
-                f"{len(question)} with {answer_length} of an answer, exceed the model's {positions} positions"
+                f"{len(request)} with {answer_length} of an answer, exceed the model's {positions} positions"
             )
     return encoded
 
