@@ -75,7 +75,8 @@ def equal_turns(accelerator: Accelerator, parts: list[list[int]]) -> list[list[i
     """Fill this process's parts up with None to the number of parts that the busiest process has.
 
     A process that went forward or backward less often than the others would leave them waiting: at a None it goes
-    forward and backward like them, over something that counts nothing.
+    forward and backward like them, over something that counts nothing. The processes meet here, so this comes before
+    the first of the forwards.
     """
     return [*parts, *[None] * (int(all_reduce_max(accelerator, len(parts))) - len(parts))]
 

@@ -138,9 +138,10 @@ def score(learner: Learner, rollout: Rollout, scores: Scores) -> None:
     outputs, rows = learner.rewards.outputs, list(range(len(rollout.texts)))
     stats = TokenStats()
     if outputs:
-        parts = microbatches(rollout, rows, config.max_tokens_per_forward)
+        turns = equal_turns(accelerator, microbatches(rollout, rows, config.max_tokens_per_forward))
+        parts = [each for each in turns if each is not None]
         stats = score_parts(scorer, rollout, parts, config.temperature, outputs)
-        for _ in equal_turns(accelerator, parts)[len(parts) :]:
+        for _ in turns[len(parts) :]:
             scorer(rollout.select([0]), config.temperature, outputs=outputs)
     reward(learner, scores, rollout, rows, stats)
 
