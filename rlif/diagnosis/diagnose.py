@@ -29,7 +29,7 @@ from rlif.models.language_model import LanguageModel
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
 from rlif.rewards.controls import verifiable
-from rlif.rewards.registry import INTERNAL_REWARDS
+from rlif.rewards.registry import INTERNAL
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.microbatches import microbatches
@@ -86,7 +86,7 @@ class Samples:
     entropy: Floats
     """Summed over the tokens; nats."""
     self_certainty: Floats
-    """Likewise."""
+    """Summed over the tokens; nats."""
     finished: Floats
     parsed: Floats
     repetition: Floats
@@ -104,7 +104,7 @@ def diagnose(
     language_model: LanguageModel,
     prompts: Sequence[Prompt],
     *,
-    reward: str | Sequence[str] = INTERNAL_REWARDS,
+    reward: str | Sequence[str] = INTERNAL,
     num_generations: int = 8,
     max_completion_length: int = 256,
     temperature: float = 1.0,
@@ -130,7 +130,7 @@ def diagnose(
         chat: put prompts that are plain text into the chat template too.
         system_prompt: before every conversation.
         batch_size: prompts sampled at a time. Changes nothing but memory and rounding.
-        max_tokens_per_forward: of the scoring, padding included, likewise.
+        max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.
         resamples: of the prompts, for the intervals and the sureness of verdicts.
         thresholds: of the verdicts; None are those of `rlif.diagnosis.verdict`.

@@ -121,4 +121,4 @@ def _check_outputs(reward: Reward) -> None:
         )
 
 
-INTERNAL_REWARDS = ("self_certainty", "token_entropy", "trajectory_entropy", "majority_vote")
+INTERNAL = ("self_certainty", "token_entropy", "trajectory_entropy", "majority_vote")
