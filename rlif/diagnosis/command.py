@@ -12,7 +12,7 @@ from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.report import show, write_json
 from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
-from rlif.rewards.registry import INTERNAL_REWARDS
+from rlif.rewards.registry import INTERNAL
 
 
 def run(config: DiagnoseConfig) -> None:
@@ -22,7 +22,7 @@ def run(config: DiagnoseConfig) -> None:
         UserError: bad input, before any work starts where it shows by then.
     """
     config.validate()
-    rewards = config.reward or INTERNAL_REWARDS
+    rewards = config.reward or INTERNAL
     prompts = read_prompts(
         config.data,
         need_answers=load_rewards(rewards).needs_answers,

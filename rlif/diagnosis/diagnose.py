@@ -29,7 +29,7 @@ from rlif.models.language_model import LanguageModel
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
 from rlif.rewards.controls import verifiable
-from rlif.rewards.registry import INTERNAL_REWARDS
+from rlif.rewards.registry import INTERNAL
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.microbatches import microbatches
@@ -104,7 +104,7 @@ def diagnose(
     language_model: LanguageModel,
     prompts: Sequence[Prompt],
     *,
-    reward: str | Sequence[str] = INTERNAL_REWARDS,
+    reward: str | Sequence[str] = INTERNAL,
     num_generations: int = 8,
     max_completion_length: int = 256,
     temperature: float = 1.0,

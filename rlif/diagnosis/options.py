@@ -21,8 +21,8 @@ from rlif.options.groups import (
     SamplingOptions,
     SeedOptions,
 )
-from rlif.rewards import load_rewards
-from rlif.rewards.registry import INTERNAL_REWARDS
+from rlif.rewards import read_specs
+from rlif.rewards.registry import INTERNAL
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class DiagnoseConfig(
     reward: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,
-        tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: {', '.join(INTERNAL_REWARDS)})"),
+        tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: {', '.join(INTERNAL)})"),
     ] = ()
     """Reward to judge, as of rlif train; repeat the option for several. Each is judged by itself."""
 
@@ -74,7 +74,7 @@ class DiagnoseConfig(
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        load_rewards(self.reward or INTERNAL_REWARDS)
+        read_specs(self.reward or INTERNAL)
         check(self)
         if self.json not in (None, "-") and not Path(self.json).expanduser().absolute().parent.is_dir():
             raise UserError(f"json: cannot write {self.json}: there is no such directory")

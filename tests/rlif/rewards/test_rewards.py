@@ -12,8 +12,8 @@ from made_rollouts import TOKENIZER, VOCAB_SIZE, make_rollout, make_stats
 from rlif.errors import UserError
 from rlif.rewards import REWARDS, Rewards, load_rewards
 from rlif.rewards.advantages import group_advantages
-from rlif.rewards.confidence import answer_tokens
 from rlif.rollouts.rollout import Rollout
+from rlif.scoring.answer_tokens import answer_tokens
 
 
 def reward(spec: str, rollout: Rollout, *, step: int = 1, seed: int = 0) -> list[float]:
@@ -172,7 +172,8 @@ def test_what_is_wrong_with_a_mixture_is_said_before_any_work(specs: list[str], 
 def test_rewards_can_be_listed_without_loading_torch() -> None:
     # The command line checks the names and prints its help by them; loading torch takes seconds.
     code = (
-        "import sys, rlif.training.options; rlif.training.options.load_rewards(['self_certainty', 'format=0.1']); "
+        "import sys; from rlif.training.options import TrainConfig; "
+        "TrainConfig(model='m', data='d', reward=('self_certainty', 'format=0.1')).validate(); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

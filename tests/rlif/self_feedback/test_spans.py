@@ -6,15 +6,15 @@ import math
 
 import pytest
 import torch
+from rlif.self_feedback.confidence import OUTPUTS, confidences
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlif.answers.extract import extract_answer
 from rlif.models.language_model import LanguageModel
-from rlif.rewards.confidence import answer_tokens
+from rlif.scoring.answer_tokens import answer_tokens
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback import sample as sampling
-from rlif.self_feedback.confidence import OUTPUTS, confidences
 from rlif.self_feedback.options import SampleOptions
 from rlif.self_feedback.sample import find_answers
 from rlif.self_feedback.sequences import as_rollout
