@@ -86,7 +86,7 @@ class Samples:
     entropy: Floats
     """Summed over the tokens; nats."""
     self_certainty: Floats
-    """Likewise."""
+    """Summed over the tokens; nats."""
     finished: Floats
     parsed: Floats
     repetition: Floats
@@ -130,7 +130,7 @@ def diagnose(
         chat: put prompts that are plain text into the chat template too.
         system_prompt: before every conversation.
         batch_size: prompts sampled at a time. Changes nothing but memory and rounding.
-        max_tokens_per_forward: of the scoring, padding included, likewise.
+        max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.
         resamples: of the prompts, for the intervals and the sureness of verdicts.
         thresholds: of the verdicts; None are those of `rlif.diagnosis.verdict`.

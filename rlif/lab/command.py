@@ -15,12 +15,13 @@ from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
 from rlif.files.directories import write_directory, write_text
 from rlif.lab.options import LabConfig, Size
-from rlif.lab.plan import INTERNAL, plan, start_name
+from rlif.lab.plan import plan, start_name
 from rlif.lab.report import write_report
 from rlif.lab.trials import run_trials, write_data
 from rlif.mixing.mix import mix
 from rlif.models.language_model import load_language_model
 from rlif.options.record import check_unchanged, make_directory, output_directory
+from rlif.rewards.registry import INTERNAL
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rlif.lab.findings import Result, course, select, series
-from rlif.lab.plan import BASELINE, INTERNAL, RATIOS, start_name
+from rlif.lab.plan import BASELINE, RATIOS, start_name
 from rlif.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, in_percent, legend_above, new_figure, tidy
+from rlif.rewards.registry import INTERNAL
 
 COLORS = dict(zip((*INTERNAL, BASELINE), (VERMILLION, ORANGE, BLUE, SKY, GREEN), strict=True))
 PANELS = {

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlif.lab.plan import INTERNAL, RATIOS, start_name
+from rlif.lab.plan import RATIOS, start_name
 from rlif.metrics.ranks import rank_correlation
+from rlif.rewards.registry import INTERNAL
 
 Agreement = Literal["seen", "partly", "not seen"]
 Result = dict[str, Any]

@@ -137,7 +137,7 @@ def _expected(value: Any, kind: Any, bounds: list[Bound | Between]) -> str | Non
     if kind not in (int, float):
         return None
     is_number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and all(bound.holds(value) for bound in bounds):
+    if is_number and (kind is int or math.isfinite(value)) and all(bound.holds(value) for bound in bounds):
         return None
     bounded = any(isinstance(bound, AtMost | Below | Between) for bound in bounds)
     what = "an integer" if kind is int else "a number" if bounded else "a finite number"

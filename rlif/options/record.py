@@ -17,6 +17,8 @@ from rlif.options.fields import options_of
 from rlif.options.yaml_file import read_config, write_config
 
 CONFIG_FILE = "config.yaml"
+# Options that say nothing of what is in the directory: with the others, `--config` repeats a command in another one.
+OF_THE_DIRECTORY = ("output_dir", "resume")
 
 
 def check_resume(config: Any, what: str) -> None:
@@ -74,14 +76,14 @@ def make_directory(directory: Path, config: Any) -> None:
         raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
 
 
-def write_record(directory: Path, config: Any) -> None:
-    """Write config.yaml in one rename: a reader finds it whole.
+def write_record(directory: Path, config: Any, leave_out: Collection[str] = OF_THE_DIRECTORY) -> None:
+    """Write config.yaml, without the options to leave out, in one rename: a reader finds it whole.
 
     Raises:
         OSError: it cannot be written.
     """
     half_written = directory / f".{CONFIG_FILE}"
-    write_config(config, half_written, header=versions())
+    write_config(config, half_written, header=versions(), leave_out=leave_out)
     half_written.rename(directory / CONFIG_FILE)
 
 
@@ -127,6 +129,6 @@ def check_unchanged(
     options = options_of(config)
     for name, before in saved.items():
         value = options[name].value(config)
-        if name not in {*changeable, "output_dir", "resume"} and value != before:
+        if name not in {*changeable, *OF_THE_DIRECTORY} and value != before:
             raise UserError(f"resume: {name} is {value!r}, but the {what} had {before!r}; expected no change")
     return saved

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,8 +17,8 @@ from rlif.errors import UserError
 from rlif.options.fields import Option, options_of, plain_type
 
 
-def write_config(config: Any, path: Path, header: str, leave_out: Iterable[str] = ("output_dir", "resume")) -> None:
-    """Write every option but those of one directory, so that `--config` repeats the command in another.
+def write_config(config: Any, path: Path, header: str, leave_out: Collection[str] = ()) -> None:
+    """Write every option that is not left out.
 
     Args:
         config: dataclass of a command's options.

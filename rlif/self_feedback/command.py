@@ -25,6 +25,9 @@ from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
 from rlif.self_feedback.train import FOLDERS, Items, train_model
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
+PROG = "rlif self-feedback"
+# Of directories that the last release made.
+OLD_RECORD = "sampled.json"
 # What was sampled, from what, beside how: a later stage alone need not be told again.
 RECORDED = frozenset(
     {"model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat"}
@@ -52,6 +55,7 @@ def run(config: SelfFeedbackConfig) -> None:
             continue
         try:
             run_stage(config, console)
+            remember(config, name)
         except KeyboardInterrupt as interrupt:
             place = f": {interrupt}" if interrupt.args else ""
             raise KeyboardInterrupt(
@@ -67,7 +71,7 @@ def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
     """
     if config.stage in ("all", "sample"):
         return config
-    saved = read_record(config.output_dir, SelfFeedbackConfig, "rlif self-feedback", old_name="sampled.json")
+    saved = read_record(config.output_dir, SelfFeedbackConfig, PROG, old_name=OLD_RECORD)
     if saved is None:
         if config.model is None and config.stage != "rank":
             path = config.output_dir / CONFIG_FILE
@@ -84,17 +88,32 @@ def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
     return with_changes(config, kept)
 
 
+def remember(config: SelfFeedbackConfig, stage: str) -> None:
+    """Write what a stage was told into config.yaml, beside what earlier stages were.
+
+    Nothing where nobody knows what was sampled from what.
+    """
+    saved = read_record(config.output_dir, SelfFeedbackConfig, PROG, old_name=OLD_RECORD)
+    if stage != "sample":
+        if saved is None:
+            return
+        groups = {name: option.group for name, option in options_of(config).items()}
+        kept = {name for name in saved if groups[name] not in (None, stage) or name in RECORDED}
+        config = with_changes(config, {name: saved[name] for name in kept})
+    write_record(config.output_dir, config, leave_out=("output_dir", "stage"))
+
+
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 1: completions with their confidence, in samples.jsonl."""
     prompts = training_prompts(config)
     if config.stage == "all":
         held_out_prompts(config)  # what is wrong with them is better known now than after hours of sampling
 
-    def write() -> None:  # with the first samples: what there is when it is interrupted can be used too
-        write_record(config.output_dir, config)
+    def before_rows() -> None:  # what there is when sampling is interrupted can be used too
+        remember(config, "sample")
 
     language_model = load(config, start_model(config))
-    rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=write)
+    rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=before_rows)
     completions = [completion for row in rows for completion in row["completions"]]
     answered = sum(completion["answer"] is not None for completion in completions)
     console.print(

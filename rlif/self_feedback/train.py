@@ -9,6 +9,7 @@ import random
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,14 +22,15 @@ from rlif.files.json_values import write_json
 from rlif.files.jsonl import Row, StageFile
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
-from rlif.models.language_model import LanguageModel, load_language_model
-from rlif.models.lora import add_lora, load_lora
+from rlif.models.language_model import LanguageModel
+from rlif.models.lora import policy_to_train
 from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.nft import JudgedCompletion
 from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
 from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
+from rlif.self_feedback.prompts import load
 from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import parts_within
@@ -177,24 +179,7 @@ def make_objective(
         max_tokens_per_forward=config.max_tokens_per_forward,
         per_token=options.objective == "nft",
     )
-    policy = start
-    if options.lora_rank > 0:
-        add_lora(
-            policy.model,
-            rank=options.lora_rank,
-            alpha=options.lora_alpha,
-            target_modules=options.lora_target_modules,
-            seed=config.seed,
-        )
-        if checkpoint is not None:
-            load_lora(policy.model, checkpoint)
-    elif checkpoint is not None:
-        policy = load_language_model(
-            str(checkpoint),
-            device=config.device,
-            dtype=config.dtype,
-            attn_implementation=config.attn_implementation,
-        )
+    policy = policy_to_train(start, options, checkpoint, partial(load, config), seed=config.seed)
     if options.gradient_checkpointing:
         enable_checkpointing(policy.model)
     if options.objective == "nft":

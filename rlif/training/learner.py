@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_language_model
-from rlif.models.lora import adapter_off, add_lora, load_lora
+from rlif.models.lora import adapter_off, policy_to_train
 from rlif.rewards import RewardMixture
 from rlif.scoring.scorer import Scorer
 from rlif.scoring.start_model import StartModel
@@ -80,24 +80,13 @@ def make_learner(
     Raises:
         UserError: the model cannot be trained as the configuration says.
     """
-    policy, start_model = start, None
-    if config.lora_rank > 0:
-        add_lora(
-            policy.model,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            target_modules=config.lora_target_modules,
-            seed=config.seed,
-        )
-        if checkpoint is not None:
-            load_lora(policy.model, checkpoint)
-    elif checkpoint is not None:
-        policy = load_language_model(
-            str(checkpoint),
-            device=str(accelerator.device),
-            dtype=config.dtype,
-            attn_implementation=config.attn_implementation,
-        )
+    load = partial(
+        load_language_model,
+        device=str(accelerator.device),
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+    )
+    policy, start_model = policy_to_train(start, config, checkpoint, load, seed=config.seed), None
     if need_start_model and config.lora_rank == 0:
         frozen = start.model if policy is not start else copy.deepcopy(start.model)
         start_model = StartModel(make_scorer(frozen.requires_grad_(False), config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,20 @@ def test_ctrl_c_while_measuring_says_that_nothing_sampled_is_lost(
             run_eval(make_eval())
     run_eval(make_eval(resume=True))
     assert (tmp_path / "out" / "eval.json").is_file()
+
+
+def test_an_evaluation_that_the_last_release_began_is_resumed(make_eval: MakeEval, tmp_path: Path) -> None:
+    config = make_eval()
+    run_eval(config)
+    results = (tmp_path / "out" / "eval.json").read_bytes()
+    for name in ("config.yaml", "eval.json"):
+        (tmp_path / "out" / name).unlink()
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+    (tmp_path / "out" / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    with pytest.raises(UserError, match=r"resume: temperature is 0.5, but the evaluation in .* had 1.0"):
+        run_eval(make_eval(resume=True, temperature=0.5))
+    run_eval(make_eval(resume=True))
+    assert (tmp_path / "out" / "eval.json").read_bytes() == results
 
 
 def test_an_evaluation_does_not_resume_with_other_options_or_prompts(

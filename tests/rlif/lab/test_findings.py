@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from made_up_trials import FALLING, FLAT, RISING_AND_FALLING, made_up
 from rlif.lab.findings import findings
-from rlif.lab.plan import INTERNAL
+from rlif.rewards.registry import INTERNAL
 
 
 def test_findings_say_what_the_trials_show() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rlif.lab.options import FULL, QUICK, LabConfig
-from rlif.lab.plan import INTERNAL, RATIOS, Trial, plan
+from rlif.lab.plan import RATIOS, Trial, plan
+from rlif.rewards.registry import INTERNAL
 
 
 def test_the_full_plan_has_every_reward_at_both_ends_for_every_seed_and_every_mix() -> None:

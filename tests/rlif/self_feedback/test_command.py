@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rlif.cli import parse
 from rlif.errors import UserError
 from rlif.self_feedback import sample as sampling
 from rlif.self_feedback.command import run as run_self_feedback
+from rlif.self_feedback.command import with_recorded
 from rlif.self_feedback.options import (
     MeasureOptions,
     RankOptions,
@@ -126,6 +127,21 @@ def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_hav
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()[:3]]
     scores = [completion["confidence"]["probability_disparity"] for row in rows for completion in row["completions"]]
     assert pair["confidence"] in scores
+
+
+def test_a_later_stage_knows_what_the_last_release_sampled(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(stage="sample")
+    run_self_feedback(config)
+    (tmp_path / "out" / "config.yaml").unlink()
+    sample = asdict(config.sample)
+    sample["questions_per_batch"] = sample.pop("prompts_per_batch")
+    names = (
+        "model data eval_data data_config split eval_split prompt_column answer_column chat system_prompt seed dtype"
+    )
+    record = {name: getattr(config, name) for name in names.split()} | {"built_in_questions": 400, "sample": sample}
+    (tmp_path / "out" / "sampled.json").write_text(json.dumps(record, indent=1) + "\n")
+    recalled = with_recorded(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out"))
+    assert (recalled.model, recalled.eval_data, recalled.sample) == (config.model, config.eval_data, config.sample)
 
 
 def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig, tmp_path: Path) -> None:
