@@ -21,7 +21,7 @@ from rlif.options.groups import (
     SamplingOptions,
     SeedOptions,
 )
-from rlif.rewards import load_rewards
+from rlif.rewards import read_specs
 from rlif.rewards.registry import INTERNAL
 
 
@@ -74,7 +74,7 @@ class DiagnoseConfig(
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        load_rewards(self.reward or INTERNAL)
+        read_specs(self.reward or INTERNAL)
         check(self)
         if self.json not in (None, "-") and not Path(self.json).expanduser().absolute().parent.is_dir():
             raise UserError(f"json: cannot write {self.json}: there is no such directory")

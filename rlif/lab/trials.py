@@ -32,6 +32,7 @@ from rlif.models.language_model import load_language_model
 from rlif.rewards.controls import verifiable
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.sample import sample
+from rlif.scoring.confidence import inverse_perplexity
 from rlif.scoring.scorer import Scorer
 from rlif.tasks.arithmetic import ArithmeticConfig, completion_length, problems, write_jsonl
 from rlif.training.loop import train
@@ -205,12 +206,12 @@ def look_at(model: Path, prompts: Path, max_completion_length: int) -> dict[str,
         seeds=[(TEST_SEED, index) for index in range(len(encoded))],
     )
     with torch.no_grad():
-        logprob = Scorer(language_model.model, None)(rollout, 1.0, outputs=("logprob",)).logprob
+        stats = Scorer(language_model.model, None)(rollout, 1.0, outputs=("logprob",))
     return {
         "correct": np.array(verifiable(rollout.texts, rollout.answers), dtype=bool),
         "parsed": np.array([extract_answer(text) is not None for text in rollout.texts]),
         "doubt": np.array(["?" in text for text in rollout.texts]),
-        "probability": (logprob.sum(dim=1) / rollout.completion_mask.sum(dim=1)).exp().double().numpy(),
+        "probability": inverse_perplexity(stats, rollout.completion_mask).double().numpy(),
     }
 
 

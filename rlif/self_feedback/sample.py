@@ -18,14 +18,14 @@ from rlif.data.prompts import Prompt
 from rlif.files.jsonl import Row, StageFile, read_rows
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
-from rlif.rewards.confidence import answer_tokens
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring.answer_tokens import answer_tokens
+from rlif.scoring.confidence import OUTPUTS, span_scores
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.confidence import OUTPUTS, confidences
 from rlif.self_feedback.judge import p_true, verdict_tokens
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import encode
@@ -196,7 +196,8 @@ def _confidences(
     vocab_size = scorer.model.get_output_embeddings().weight.shape[0]
     scores: list[dict[str, float]] = [{} for _ in spans]
     for rows in microbatches(rollout, list(range(len(spans))), max_tokens):
-        stats = scorer(rollout.select(rows), 1.0, outputs=OUTPUTS)
+        part = rollout.select(rows)
+        stats = scorer(part, 1.0, outputs=OUTPUTS)
         for place, row in enumerate(rows):
-            scores[row] = confidences(stats, place, spans[row], vocab_size)
+            scores[row] = span_scores(stats, part.completion_mask, place, spans[row], vocab_size)
     return scores

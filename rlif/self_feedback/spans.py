@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from transformers import PreTrainedTokenizerBase
 
 from rlif.models.language_model import LanguageModel
-from rlif.rewards.confidence import REPLACEMENT
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.sample import sample
+from rlif.scoring.answer_tokens import REPLACEMENT
 
 # Tokens of an elicited answer, as the paper has it.
 MAX_ANSWER_LENGTH = 20

@@ -32,7 +32,7 @@ from rlif.options.groups import (
     TruncationOptions,
 )
 from rlif.options.record import check_resume
-from rlif.rewards import REWARDS, Aggregation, load_rewards, reward_names
+from rlif.rewards import REWARDS, Aggregation, read_specs, reward_names
 from rlif.training.guard import Action
 
 LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo"]
@@ -202,7 +202,7 @@ class TrainConfig(
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        load_rewards(self.reward)
+        read_specs(self.reward)
         check(self)
         if self.delta is not None and self.delta <= 1 + self.epsilon:
             raise UserError(f"delta: got {self.delta!r}, expected more than 1 + epsilon, which is {1 + self.epsilon:g}")

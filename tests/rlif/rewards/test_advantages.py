@@ -39,3 +39,8 @@ def test_advantages_may_be_scaled_by_the_batch_or_not_at_all() -> None:
     centred = torch.tensor([-0.5, 0.5, -1.5, 1.5])
     torch.testing.assert_close(group_advantages(rewards, 2, std=2.0), centred / 2.0001)
     torch.testing.assert_close(unscaled_advantages(rewards, 2), centred)
+
+
+def test_a_group_of_equal_rewards_is_not_pushed_anywhere() -> None:
+    assert (group_advantages(torch.full((8,), -4.7), 8) == 0).all()  # whose mean is not exactly -4.7
+    assert group_advantages(torch.full((8,), torch.inf), 8).isnan().all()

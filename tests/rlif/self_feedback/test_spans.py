@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -11,15 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from rlif.answers.extract import extract_answer
 from rlif.models.language_model import LanguageModel
-from rlif.rewards.confidence import answer_tokens
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.answer_tokens import answer_tokens
 from rlif.self_feedback import sample as sampling
-from rlif.self_feedback.confidence import OUTPUTS, confidences
 from rlif.self_feedback.options import SampleOptions
 from rlif.self_feedback.sample import find_answers
-from rlif.self_feedback.sequences import as_rollout
 from rlif.self_feedback.spans import MAX_ANSWER_LENGTH, elicited_answers, matching_span
-from tiny_models import EOS, make_model, make_tokenizer
+from tiny_models import EOS, make_tokenizer
 
 
 def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTokenizerFast:
@@ -144,36 +139,3 @@ def test_an_elicited_answer_is_compared_without_the_marker_that_it_repeats(
     )
     assert answers == ["7"]
     assert spans == [slice(len(completion) - 6, len(completion))]
-
-
-def test_every_score_equals_a_slow_float64_computation_from_the_full_distributions(
-    language_model: LanguageModel,
-) -> None:
-    prompts, completions, span = [[5, 6, 13], [4, 13]], [[7, 8, 9, EOS], [9, 10, 11, 12, 3, EOS]], slice(1, 4)
-    scorer = Scorer(language_model.model, None)
-    with torch.no_grad():
-        stats = scorer(as_rollout(language_model, prompts, completions), 1.0, outputs=OUTPUTS)
-        model = make_model().double().eval()
-    vocab_size = model.config.vocab_size
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        disparity, probability, log_probability, entropy, certainty = [], [], [], [], []
-        for t in range(span.start, span.stop):
-            p = [math.exp(x) for x in logits[t].tolist()]
-            p = [x / sum(p) for x in p]
-            disparity.append(p[completion[t]] - sorted(p)[-2])
-            probability.append(p[completion[t]])
-            log_probability.append(math.log(p[completion[t]]))
-            entropy.append(-sum(x * math.log(x) for x in p))
-            certainty.append(sum(math.log(1 / vocab_size / x) / vocab_size for x in p))
-        expected = {
-            "probability_disparity": sum(disparity) / 3,
-            "token_probability": sum(probability) / 3,
-            "entropy_confidence": 1 - sum(entropy) / 3 / math.log(vocab_size),
-            "inverse_perplexity": math.exp(sum(log_probability) / 3),
-            "self_certainty": sum(certainty) / 3,
-        }
-        # Float32 activations and statistics against float64 ones.
-        assert confidences(stats, row, span, vocab_size) == pytest.approx(expected, abs=2e-5)
-    assert set(confidences(stats, 0, None, vocab_size).values()) == {0.0}

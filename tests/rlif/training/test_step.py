@@ -8,25 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
-from rlif.data.prompts import Prompt, read_prompts
-from rlif.errors import UserError
-from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.fused_head import fused_head
-from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.data.prompts import read_prompts
+from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
 from rlif.rollouts.encode import encode_prompts
-from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import Scorer
 from rlif.training.distributed import make_accelerator
 from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
 from rlif.training.step import update
 from runs import MakeConfig, train
-from tiny_models import CHARACTERS, frozen_start_model
 
 
 def make(config: TrainConfig) -> Learner:
@@ -160,56 +153,6 @@ def test_top_k_restricts_what_is_sampled_and_not_what_is_scored(make_config: Mak
     assert train(nucleus).rows[0]["entropy"] == row["entropy"]
 
 
-def test_microbatches_stay_within_the_budget_and_lose_nothing(language_model: LanguageModel) -> None:
-    config = TrainConfig(model="m", data="d", num_generations=4, max_completion_length=12)
-    prompts = encode_prompts(language_model, [Prompt("1"), Prompt("10+200=30"), Prompt("7+8")], 12)
-    rollout = sample(
-        replace(language_model, eos_token_ids=(1, 5, 9)),
-        prompts,
-        num_generations=config.num_generations,
-        max_completion_length=12,
-        temperature=1.0,
-        seeds=[(0,), (1,), (2,)],
-    )
-    everything = list(range(12))
-    for budget in (1, 20, 40, 100, 1000):
-        for whole_groups in (False, True):
-            parts = microbatches(rollout, everything, budget, whole_groups=whole_groups)
-            assert sorted(row for part in parts for row in part) == everything
-            for part in parts:
-                size = rollout.select(part).prompt_ids.numel() + rollout.select(part).completion_ids.numel()
-                assert size <= budget or len(part) == (4 if whole_groups else 1)
-                if whole_groups:
-                    assert part == [row for start in part[::4] for row in range(start, start + 4)]
-    assert groups_fit(rollout, 1000)
-    assert not groups_fit(rollout, 20)
-
-
-def test_lora_trains_the_adapter_alone_and_the_start_model_is_the_model_without_it(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    config = make_config(lora_rank=4, beta=0.1, max_steps=3, num_generations=4)
-    config = replace(config, eval_data=config.data)
-    rows = train(config).rows
-    assert rows[1]["kl"] == 0.0  # of the first update: the adapter starts as nothing
-    assert rows[-1]["kl"] > 0.0
-    assert rows[0]["eval/kl"] == 0.0
-    assert rows[-1]["eval/kl"] > 0.0
-    saved = config.output_dir / "model"
-    assert sorted(path.name for path in saved.glob("*.safetensors")) == ["adapter_model.safetensors"]
-    trained = AutoModelForCausalLM.from_pretrained(saved)  # the model that was started from, and the adapter
-    start = AutoModelForCausalLM.from_pretrained(config.model)
-    ids = torch.tensor([[3, 4, 5]])
-    assert not torch.equal(trained(ids).logits, start(ids).logits)
-    trained.disable_adapters()
-    assert torch.equal(trained(ids).logits, start(ids).logits)
-
-
-def test_lora_needs_modules_that_there_are(make_config: MakeConfig) -> None:
-    with pytest.raises(UserError, match=r"^lora_target_modules: got \['query'\]"):
-        train(make_config(lora_rank=4, lora_target_modules=("query",)))
-
-
 def test_checkpointed_layers_run_twice_and_change_no_bit(make_config: MakeConfig) -> None:
     config = make_config(num_iterations=2)
     rollout = roll(make(config))
@@ -224,20 +167,3 @@ def test_checkpointed_layers_run_twice_and_change_no_bit(make_config: MakeConfig
         assert not any(module.training for module in learner.models.scorer.model.modules())
     assert calls == {False: 2, True: 4}
     assert all(torch.equal(a, b) for a, b in zip(results[False], results[True], strict=True))
-
-
-def test_dropout_stays_off_while_layers_are_checkpointed() -> None:
-    # OPT's layers apply a dropout of their own, in training mode, besides those of modules inside them.
-    sizes = dict(
-        vocab_size=3 + len(CHARACTERS), hidden_size=32, ffn_dim=48, num_hidden_layers=2, word_embed_proj_dim=32
-    )
-    torch.manual_seed(0)
-    model = OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=4, dropout=0.5, pad_token_id=0)).eval()
-    head, ids = fused_head(model), torch.zeros(2, 3, dtype=torch.long)
-    rollout = Rollout([""] * 2, [None] * 2, [""] * 2, ids, ids == 0, ids, ids == 0, torch.ones(2) > 0, 2)
-    expected = Scorer(model, head)(rollout, 1.0).logprob
-    enable_checkpointing(model)
-    logprob = Scorer(model, head)(rollout, 1.0).logprob
-    assert torch.equal(logprob, expected)
-    logprob.sum().backward()
-    assert frozen_start_model(model).logprob(rollout, 1.0).equal(expected.detach())
