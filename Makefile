@@ -14,7 +14,7 @@ TRL_STAMP := $(VENV)/.trl-installed
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-integrations lint format bench clean
+.PHONY: demo test test-integrations lint format bench bench-gate bench-compare clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -40,6 +40,16 @@ format: $(STAMP)
 # ARGS=--quick five minutes. The report is runs/benchmarks/report.md.
 bench: $(BENCH_STAMP)
 	PYTHONPATH=$(BENCH_PEERS) $(BIN)/python -m benchmarks $(ARGS)
+
+# Speed and memory of the ops beside the naive form, held to what benchmarks/gates/gate.json has. Not part of `make test`:
+# a busy machine can fail it. ARGS=--write-gate takes this machine's figures, after a change that was meant.
+bench-gate: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest benchmarks/gates/test_cpu_ops.py -k test_gate $(ARGS)
+
+# The ops of this tree and those of another commit, in turns: make bench-compare BASE=HEAD~3 ARGS="-k 64x8000"
+bench-compare: $(STAMP)
+	@test -n "$(BASE)" || { echo "BASE is not set; expected a revision, such as BASE=HEAD~3"; exit 2; }
+	$(BIN)/python -m benchmarks compare $(BASE) $(ARGS)
 
 # Everything that a command above needs. Runs again only when a file that says what to install has changed.
 $(STAMP): pyproject.toml constraints.txt
