@@ -15,7 +15,7 @@ BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-all test-integrations lint format bench docs clean
+.PHONY: demo test test-slow test-all test-integrations lint format bench bench-gate bench-compare docs clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -24,9 +24,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
-# With the tests marked slow, which try the same promises on more sizes, dtypes and options.
-test-all: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(ARGS)
+# The tests marked slow, which try the same promises on more sizes, dtypes and options.
+test-slow: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+test-all: test test-slow
 
 # The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
 test-integrations: $(TRL_STAMP) $(VERL_STAMP)
@@ -47,6 +49,16 @@ format: $(STAMP)
 # ARGS=--quick five minutes. The report is runs/benchmarks/report.md.
 bench: $(BENCH_STAMP)
 	PYTHONPATH=$(BENCH_PEERS) $(BIN)/python -m benchmarks $(ARGS)
+
+# Speed and memory of the ops beside the naive form, held to what benchmarks/gates/gate.json has. Not part of `make test`:
+# a busy machine can fail it. ARGS=--write-gate takes this machine's figures, after a change that was meant.
+bench-gate: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest benchmarks/gates/test_cpu_ops.py -k test_gate $(ARGS)
+
+# The ops of this tree and those of another commit, in turns: make bench-compare BASE=HEAD~3 ARGS="-k 64x8000"
+bench-compare: $(STAMP)
+	@test -n "$(BASE)" || { echo "BASE is not set; expected a revision, such as BASE=HEAD~3"; exit 2; }
+	$(BIN)/python -m benchmarks compare $(BASE) $(ARGS)
 
 # The pages of docs/ as a site that needs no network: site/index.html.
 docs: $(DOCS_STAMP)

@@ -3,19 +3,17 @@
     make bench-gate
     make bench-compare BASE=REVISION [ARGS="-k token_stats"]
 
-Names and shapes stay what they are, or files that `--benchmark-save` keeps can no longer be compared. How others do the
-same work: `python -m benchmarks`.
+How others do the same work: `python -m benchmarks`.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
-import rlif_kernels
 from benchmarks.gates import gate
+from benchmarks.gates.base import Base, running, timed
 from benchmarks.gates.gate import DTYPES, GATED, NAMES
 from benchmarks.ops.problems import Call
 
@@ -34,50 +32,46 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=[(op, shape, dtype) for op in GATED for shape in SHAPES for dtype in DTYPES], ids="-".join)
-def calls(request: Any, benchmark: Any) -> tuple[Call, Call]:
-    """The naive form and ours, which is right."""
-    op, shape, dtype = request.param
-    benchmark.group = f"{op}, {shape}, {dtype}"
-    benchmark.extra_info["rlif_kernels"] = rlif_kernels.__file__
-    naive, ours = gate.calls(op, *SHAPES[shape], HIDDEN_SIZE, dtype)
-    differences = ours.errors(naive.results())
-    benchmark.extra_info["differences from the naive form"] = differences
-    assert max(differences) < TOLERANCE[dtype]
-    return naive, ours
+@pytest.fixture(scope="session")
+def base(request: Any) -> Iterator[Base]:
+    kernels = request.config.getoption("--base")
+    if kernels is None:
+        pytest.skip("no --base to compare with")
+    with running(kernels) as base:
+        yield base
 
 
-def test_rlif(benchmark: Any, calls: tuple[Call, Call]) -> None:
-    run(benchmark, calls[1])
+def run(benchmark: Any, call: Call, other: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
+    """Call the other, whose seconds it gives, then ours, the other again, and so on; the seconds of both."""
+    others: list[float] = []
 
-
-def test_naive(benchmark: Any, calls: tuple[Call, Call]) -> None:
-    run(benchmark, calls[0])
-
-
-def run(benchmark: Any, call: Call, before: Callable[[], object] = lambda: None, rounds: int = 9) -> None:
     def setup() -> None:
-        before()
+        others.append(other())
         call.problem.clear_gradients()
 
     benchmark.pedantic(call.forward_backward, setup=setup, warmup_rounds=1, rounds=rounds)
+    return others[-rounds:], benchmark.stats.stats.data
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("op", GATED)
+def test_base(benchmark: Any, base: Base, op: str, shape: str, dtype: str) -> None:
+    """The base is called in its own process."""
+    benchmark.group = f"{op}, {shape}, {dtype}"
+    arguments = op, *SHAPES[shape], HIDDEN_SIZE, dtype
+    base.prepare(*arguments)
+    naive, ours = gate.calls(*arguments)
+    assert max(ours.errors(naive.results())) < TOLERANCE[dtype]
+    theirs, here = run(benchmark, ours, base.call, rounds=25)
+    benchmark.extra_info |= {"seconds base": theirs, "seconds here": here}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gate(benchmark: Any, name: str, one_thread: None, request: Any) -> None:
     """The naive form is called, and timed, before each round."""
     naive, ours = gate.calls_of(name)
-    seconds: list[float] = []
-
-    def call_naive() -> None:
-        naive.problem.clear_gradients()
-        started = time.perf_counter()
-        naive.forward_backward()
-        seconds.append(time.perf_counter() - started)
-
-    rounds = gate.ROUNDS * gate.ATTEMPTS
-    run(benchmark, ours, before=call_naive, rounds=rounds)
-    speed_ups = gate.attempts(seconds[-rounds:], benchmark.stats.stats.data)
+    speed_ups = gate.attempts(*run(benchmark, ours, lambda: timed(naive), gate.ROUNDS * gate.ATTEMPTS))
     benchmark.extra_info["speed-up over the naive form"] = speed_ups
     if request.config.getoption("--write-gate"):
         # The least of several: a speed-up that this machine had by luck would be asked of all others.
