@@ -51,7 +51,13 @@ def test_advantages_may_be_scaled_by_the_batch_or_not_at_all() -> None:
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_the_losses_of_parts_add_up_to_the_loss_of_the_whole(loss_type: LossType, num_processes: int) -> None:
     config = TrainConfig(
-        "m", "d", loss_type=loss_type, beta=0.1, entropy_coef=0.3, self_certainty_coef=-0.2, max_completion_length=7
+        model="m",
+        data="d",
+        loss_type=loss_type,
+        beta=0.1,
+        entropy_coef=0.3,
+        self_certainty_coef=-0.2,
+        max_completion_length=7,
     )
     generator = torch.Generator().manual_seed(0)
     stats = TokenStats(*(torch.randn(6, 5, generator=generator) for _ in range(3)))
