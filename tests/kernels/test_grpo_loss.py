@@ -162,6 +162,7 @@ def test_a_loss_that_nobody_differentiates_leaves_the_logits_alone(backend):
     assert torch.equal(logits, before)
 
 
+@pytest.mark.slow_interpreted
 def test_a_second_backward_and_a_second_derivative_are_refused(backend):
     logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
     arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
@@ -187,7 +188,8 @@ def test_inplace_refuses_to_corrupt_what_another_op_saved(backend):
         grpo_loss(logits, *arguments, inplace_backward=True, backend=backend)
 
 
-@pytest.mark.parametrize("inplace", mostly_interpreted(False, True, fast=(False,)))
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("inplace", [False, True])
 def test_torch_compile_traces_the_whole_graph(inplace, backend):
     def loss(logits, targets, advantages):
         result = grpo_loss(2 * logits, targets, advantages, inplace_backward=inplace, backend=backend)

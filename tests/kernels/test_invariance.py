@@ -103,6 +103,7 @@ def test_two_runs_have_the_same_bits(backend):
     assert_same_bits(bits(logits, targets, backend), bits(logits, targets, backend))
 
 
+@pytest.mark.slow_interpreted
 def test_the_fields_asked_for_change_no_bit_of_each_other(backend):
     logits = 3 * torch.randn(5, 5003, device=DEVICE)
     targets = random_targets(logits)

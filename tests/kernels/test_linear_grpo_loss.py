@@ -97,7 +97,7 @@ def products(rows, function):
     return multiplications / (rows * WIDTH * NUM_COLUMNS)
 
 
-@pytest.mark.parametrize("tile_bytes", [1 << 29, 3000])
+@pytest.mark.parametrize("tile_bytes", [pytest.param(1 << 29, marks=pytest.mark.slow), 3000])
 def test_the_loss_takes_three_products_and_skips_what_has_no_gradient(tile_bytes):
     hidden, weight, _ = head()
     targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.ones(4, device=DEVICE)
@@ -170,6 +170,7 @@ def test_the_loss_of_the_logits_is_the_same(backend):
     torch.testing.assert_close(fused.loss, plain.loss)
 
 
+@pytest.mark.slow_interpreted
 def test_torch_compile_traces_the_whole_graph(backend):
     hidden, weight, bias = head()
     targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
@@ -186,6 +187,7 @@ def test_torch_compile_traces_the_whole_graph(backend):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow_interpreted
 def test_a_second_backward_and_a_second_derivative_are_refused(backend):
     hidden, weight, _ = head()
     targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
@@ -199,7 +201,7 @@ def test_a_second_backward_and_a_second_derivative_are_refused(backend):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of resident memory from /proc")
-@pytest.mark.parametrize("function", ["linear_grpo_loss", "linear_token_stats"])
+@pytest.mark.parametrize("function", ["linear_grpo_loss", pytest.param("linear_token_stats", marks=pytest.mark.slow)])
 def test_peak_memory_stays_within_one_tile_of_inputs_and_gradients(function):
     # A fresh process: N = 2048, V = 32000, H = 64, whose logits are 262 MB; the tile may be 16 MB.
     program = f"""

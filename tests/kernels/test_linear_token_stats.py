@@ -75,6 +75,7 @@ def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile
     assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
 
 
+@pytest.mark.slow_interpreted
 def test_the_statistics_are_those_of_the_logits_to_the_bit(backend):
     hidden, weight, bias, targets = head()
     with torch.no_grad():
@@ -138,7 +139,8 @@ def test_no_rows_and_none_that_count_give_empty_results_and_zero_gradients(num_r
         assert not tensor.grad.any()
 
 
-@pytest.mark.parametrize("keep_logits", mostly_interpreted(True, False, fast=(False,)))
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("keep_logits", [True, False])
 def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
     hidden, weight, bias, targets = head()
 
@@ -157,6 +159,7 @@ def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow_interpreted
 def test_opcheck_passes(backend):
     hidden, weight, bias, targets = head()
     arguments = (targets, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, NUM_COLUMNS)
@@ -182,6 +185,7 @@ def test_autocast_casts_as_a_linear_layer_would(backend):
     assert weight.grad.dtype == torch.float32
 
 
+@pytest.mark.slow_interpreted
 def test_a_second_backward_works_where_the_logits_were_not_kept(backend):
     hidden, weight, _, targets = head()
     loss = linear_token_stats(hidden, weight, targets, keep_logits=False, backend=backend).logprob.sum()
