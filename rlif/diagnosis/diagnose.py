@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import extract_answer
@@ -26,6 +25,7 @@ from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
 from rlif.models.fused_head import fused_head as find_head
 from rlif.models.language_model import LanguageModel
+from rlif.progress_bar import bar
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
 from rlif.rewards.controls import verifiable
@@ -152,9 +152,7 @@ def diagnose(
     scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
     looks = []
-    columns = (TextColumn("Sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("prompts"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=console is None) as progress:
-        bar = progress.add_task("", total=len(encoded))
+    with bar("Sampling", "prompts", len(encoded), console=console, disable=console is None) as move:
         for start in range(0, len(encoded), batch_size):
             batch = encoded[start : start + batch_size]
             rollout = sample(
@@ -168,7 +166,7 @@ def diagnose(
             parts = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
             stats = score_parts(scorer, rollout, parts, temperature, outputs)
             looks.append(look_at(rollout, stats, rewards, language_model))
-            progress.advance(bar, len(batch))
+            move(len(batch))
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
     return judge(join(looks), Bootstrap(len(encoded), resamples=resamples, seed=seed), temperature, thresholds)
 

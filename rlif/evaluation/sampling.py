@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
@@ -18,6 +16,7 @@ from rlif.evaluation.completions import completion_row
 from rlif.evaluation.options import EvalConfig
 from rlif.files.jsonl import JsonLines, Row, read_rows
 from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.progress_bar import bar
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.sample import sample
@@ -44,26 +43,17 @@ class EvalSampling:
         done = finished_rows(path, self.prompts)
         size = self.batch_size()
         console = Console(file=sys.stderr)
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            speed_estimate_period=math.inf,  # by default, of batches longer than half a minute there is no estimate
-            console=console,
-            disable=not console.is_terminal,
-        )
         count, started = done, time.monotonic()
         told = started
         try:
             file = JsonLines(path)
-            with bar:
-                task = bar.add_task("sampling prompts", total=len(self.prompts), completed=done)
+            hidden = not console.is_terminal
+            with bar("sampling prompts", "", len(self.prompts), done, console=console, disable=hidden) as move:
                 for start in range(done, len(self.prompts), size):
                     rows = self.rows(start, self.prompts[start : start + size])
                     file.append(rows)
                     count += len(rows)
-                    bar.update(task, completed=count)
+                    move(completed=count)
                     now = time.monotonic()
                     if not console.is_terminal and now - told >= LOG_SECONDS:
                         left = (now - started) / (count - done) * (len(self.prompts) - count)

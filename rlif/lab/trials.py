@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import shutil
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeElapsedColumn
 
 from rlif.answers.extract import extract_answer
 from rlif.data.prompts import read_prompts
@@ -29,6 +28,7 @@ from rlif.files.jsonl import read_rows, write_rows
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import EVAL_GENERATIONS, LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, Trial, start_name
 from rlif.models.language_model import load_language_model
+from rlif.progress_bar import bar
 from rlif.rewards.controls import verifiable
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.sample import sample
@@ -80,14 +80,6 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
         KeyboardInterrupt: Ctrl-C; those that are done stay so.
     """
     left = [trial for trial in trials if not (directory / "runs" / trial.name / RESULT).exists()]
-    columns = (
-        TextColumn("Trials"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     steps = size.max_steps
     # Spawned, since threads of torch do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -98,8 +90,8 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
         initargs=(os.getpid(),),
     )
     try:
-        with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
-            bar = progress.add_task("", total=steps * len(trials), completed=steps * (len(trials) - len(left)))
+        total, finished = steps * len(trials), steps * (len(trials) - len(left))
+        with bar("Trials", "steps", total, finished, columns=(TimeElapsedColumn(),), console=console) as move:
             running = {pool.submit(run_trial, directory, size, trial, config.base.task): trial for trial in left}
             pending = set(running)
             while pending:
@@ -113,9 +105,7 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
                         highlight=False,
                         soft_wrap=True,
                     )
-                progress.update(
-                    bar, completed=sum(_steps_done(directory / "runs" / each.name, steps) for each in trials)
-                )
+                move(completed=sum(_steps_done(directory / "runs" / each.name, steps) for each in trials))
     except BrokenProcessPool as error:
         raise UserError(
             "workers: the process of a trial died, for want of memory perhaps; --resume runs the trials that are not "

@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +22,7 @@ from rlif.files.directories import write_directory
 from rlif.files.json_values import write_json
 from rlif.mixing.options import TokenizerFrom, check_output, check_ratio
 from rlif.mixing.weight_files import CONFIG_FILES, TOKENIZER_FILES, WeightFiles
+from rlif.progress_bar import bar
 
 INDEX = "model.safetensors.index.json"
 # What shapes do not show, and without which the weights of one model mean nothing in the other.
@@ -71,13 +70,11 @@ def mix(
     _check_tensors(*models, names)
     shards, total = _plan(models[0], names, max_shard_size)
     _check_room(output_dir, total)
-    columns = (TextColumn("Mixing {task.fields[ratio]}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=console is None) as progress:
-        bar = progress.add_task("", total=total, ratio=f"{ratio:g}")
+    with bar(f"Mixing {ratio:g}", "", total, in_bytes=True, console=console, disable=console is None) as move:
 
         def write(directory: Path) -> None:
             for file, members in shards.items():
-                tensors = {name: _mixed(*models, name, ratio, partial(progress.advance, bar)) for name in members}
+                tensors = {name: _mixed(*models, name, ratio, move) for name in members}
                 save_file(tensors, directory / file, metadata={"format": "pt"})
             if len(shards) > 1:
                 where = {name: file for file, members in shards.items() for name in members}

@@ -18,6 +18,7 @@ from rlif.data.prompts import Prompt
 from rlif.files.jsonl import Row, StageFile, read_rows
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
+from rlif.progress_bar import bar
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
@@ -31,7 +32,6 @@ from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import encode
 from rlif.self_feedback.spans import elicited_answers, matching_span
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
-from rlif.training.progress import bar
 
 # Names in samples.jsonl and beside it: those of rlif 0.1, and what is written since.
 RENAMED = {"question": "index", "traces": "completions", "num_questions": "num_prompts"}

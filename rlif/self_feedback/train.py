@@ -26,6 +26,7 @@ from rlif.models.language_model import LanguageModel
 from rlif.models.lora import policy_to_train
 from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
+from rlif.progress_bar import bar
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.nft import JudgedCompletion
 from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
@@ -36,7 +37,6 @@ from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import parts_within
 from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
 from rlif.training.interrupts import StopRequest
-from rlif.training.progress import bar
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
 CHANGEABLE = ("gradient_checkpointing", "save_steps")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -22,6 +22,7 @@ from transformers import (
 
 from rlif.models.language_model import load_language_model
 from rlif.models.optimization import set_learning_rate, warmed_cosine
+from rlif.progress_bar import bar
 from rlif.tasks.arithmetic import teacher_solutions
 from rlif.tasks.options import MAX_POSITIONS, BaseModelConfig, InstructModelConfig
 from rlif.tasks.tokenizer import build_tokenizer
@@ -93,15 +94,8 @@ def learn_solutions(
     """
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=_WEIGHT_DECAY)
     model.train()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f} nats/token"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=console is None) as progress:
-        bar = progress.add_task(title, total=steps, loss=math.nan)
+    columns = (TextColumn("loss {task.fields[loss]:.3f} nats/token"),)
+    with bar(title, "", steps, columns=columns, console=console, disable=console is None, loss=math.nan) as move:
         batches = solution_batches(pairs, tokenizer, batch_size)
         for step, (input_ids, attention_mask, labels) in enumerate(batches, start=1):
             logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
@@ -118,7 +112,7 @@ def learn_solutions(
                 optimizer, warmed_cosine(step, steps, learning_rate=learning_rate, warmup_steps=_WARMUP_STEPS)
             )
             optimizer.step()
-            progress.update(bar, advance=1, loss=loss.item())
+            move(1, loss=loss.item())
     model.eval()
 
 
