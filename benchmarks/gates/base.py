@@ -35,14 +35,19 @@ class Base:
 
     def prepare(self, *arguments: Any) -> None:
         """Take an op and its problem, as `gate.calls` does."""
-        self.connection.send(arguments)
-        self.connection.recv()
+        self._ask(arguments)
 
     def call(self) -> float:
         """Seconds of a call, forward and backward."""
-        self.connection.send(())
-        seconds: float = self.connection.recv()
+        seconds: float = self._ask(())
         return seconds
+
+    def _ask(self, arguments: tuple[Any, ...]) -> Any:
+        try:
+            self.connection.send(arguments)
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError("the process with the base's kernels ended; it has printed why") from error
 
 
 @contextmanager

@@ -105,11 +105,25 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         **dict.fromkeys(("scale", "softcap", "low", "high", "delta", "beta"), "fp32"),
         **dict.fromkeys(("entropy_coef", "self_certainty_coef"), "fp32"),
     }
+    return ahead_of_time(function, fixed, types, target, options)
+
+
+def ahead_of_time(
+    function: Any,
+    fixed: dict[str, object],
+    types: dict[str, str],
+    target: str,
+    options: dict[str, Any],
+    multiples_of_16: tuple[str, ...] = (),
+) -> Any:
+    """Compile a kernel; arguments are constants, or of the types given, or else float32 pointers and integers."""
     signature = {
         name: "constexpr" if name in fixed else types.get(name, "*fp32" if name.endswith("_ptr") else "i32")
         for name in function.arg_names
     }
-    return triton.compile(ASTSource(function, signature, fixed, {}), target=TARGETS[target], options=options)
+    aligned = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples_of_16}
+    source = ASTSource(function, signature, fixed, aligned)
+    return triton.compile(source, target=TARGETS[target], options=options)
 
 
 def elements_per_thread(kernel: Kernel) -> int:
@@ -153,18 +167,10 @@ def count_trl(target: str) -> list[Counts]:
         fixed |= {"BLOCK_SIZE": module._BLOCK_SIZE, "HAS_LOGPROB_GRAD": True, "HAS_ENTROPY_GRAD": True}
         fixed = {key: value for key, value in fixed.items() if key in function.arg_names}
         types = {"logits_ptr": "*bf16", "grad_logits_ptr": "*bf16", "index_ptr": "*i64", "row_mask_ptr": "*i1"}
-        signature = {
-            arg: "constexpr" if arg in fixed else types.get(arg, "*fp32" if arg.endswith("_ptr") else "i32")
-            for arg in function.arg_names
-        }
         # Triton's launcher marks pointers and strides that are multiples of 16, as they are at this vocabulary size.
-        aligned = {
-            (index,): [["tt.divisibility", 16]]
-            for index, arg in enumerate(function.arg_names)
-            if arg not in fixed and (arg.endswith("_ptr") or "logits" in arg)
-        }
-        source = ASTSource(function, signature, fixed, aligned)
-        compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": 4})
+        aligned = [each for each in function.arg_names if each not in fixed]
+        aligned = [each for each in aligned if each.endswith("_ptr") or "logits" in each]
+        compiled = ahead_of_time(function, fixed, types, target, {"num_warps": 4}, tuple(aligned))
         counts.append(count_compiled(f"TRL {version} {name} (bf16)", target, compiled, module._BLOCK_SIZE // 128, 2))
     return counts
 

@@ -65,16 +65,9 @@ def all_ops(results: dict[str, Any]) -> str:
             parts += [f"\\* {', '.join(names)}: {what}." for what, names in composed.items() if what]
     for entry in results["entries"]:
         if entry["kind"] == "memory":
-            rows = [
-                [
-                    name,
-                    *(
-                        share(each[f"{phase}_bytes"], entry["logits_bytes"])
-                        for phase in ("forward", "forward_backward")
-                    ),
-                ]
-                for name, each in entry["implementations"].items()
-            ]
+            logits, phases = entry["logits_bytes"], ("forward_bytes", "forward_backward_bytes")
+            shares = {name: [share(each[p], logits) for p in phases] for name, each in entry["implementations"].items()}
+            rows = [[name, *cells] for name, cells in shares.items()]
             parts.append(f"### Extra memory of `{entry['op']}`, {shape(entry)}")
             parts.append(table(["implementation", "forward", "forward + backward"], rows))
     return "\n\n".join(parts)
@@ -95,18 +88,15 @@ def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates
         floor = floor_milliseconds(entry, "forward_backward")
         median = each["forward_backward"]["median"]
         extra = memory.get(name)
-        rows.append(
-            [
-                label,
-                f"{each['forward']['median']:.3g} ms",
-                f"{median:.3g} ms",
-                f"{ratio['median']:.1f}x ({ratio['low']:.1f}-{ratio['high']:.1f})" if ratio else "",
-                f"{floor / median:.0%}" if floor else "",
-                share(extra["forward_backward_bytes"], entry["logits_bytes"]) if extra else "",
-                worst,
-                *([rate(entry, median)] if rates else []),
-            ]
-        )
+        cells = [
+            f"{each['forward']['median']:.3g} ms",
+            f"{median:.3g} ms",
+            f"{ratio['median']:.1f}x ({ratio['low']:.1f}-{ratio['high']:.1f})" if ratio else "",
+            f"{floor / median:.0%}" if floor else "",
+            share(extra["forward_backward_bytes"], entry["logits_bytes"]) if extra else "",
+            worst,
+        ]
+        rows.append([label, *cells, *([rate(entry, median)] if rates else [])])
     return rows
 
 
@@ -161,68 +151,52 @@ def static(results: dict[str, Any]) -> str:
         cells += [f"{hopper['barriers']} / {hopper['shuffles']}", access, str(hopper["registers"])]
         cells += [str(max(c["spills"] for c in counts.values()))]
         rows.append([kernel, *cells])
-    headings = [
-        "main loop",
-        *targets,
-        "barriers / shuffles",
-        "loads",
-        "registers (sm_90)",
-        "spills",
-    ]
-    return table(headings, rows)
+    return table(["main loop", *targets, "barriers / shuffles", "loads", "registers (sm_90)", "spills"], rows)
 
 
 def demo(results: dict[str, Any]) -> str:
     rows = []
-    for seed, runs in results["seeds"].items():
+    for seed, runs in results.get("seeds", {}).items():
         for reward, evaluations in runs.items():
             if reward == "seconds":
                 continue
             accuracy = {row["step"]: row["eval/accuracy"] for row in evaluations}
             best = max(accuracy, key=lambda step: accuracy[step])
             last = max(accuracy)
-            cells = [
-                seed,
-                f"{accuracy[0]:.1%}",
-                f"{accuracy[best]:.1%} at {best:.0f}",
-                f"{accuracy[last]:.1%} at {last:.0f}",
-            ]
-            rows.append([f"`{reward}`", *cells])
+            cells = [f"{accuracy[step]:.1%} at {step:.0f}" for step in (best, last)]
+            rows.append([f"`{reward}`", seed, f"{accuracy[0]:.1%}", *cells])
     return table(["trained on", "seed", "start", "best, at step", "last, at step"], rows)
 
 
-def over(rate: float, entries: dict[str, Any], name: str) -> str:
-    """A rate over TRL's; nothing where TRL did not run."""
-    return f"{rate / entries['TRL'][name]:.1f}x" if "TRL" in entries else ""
+def trainers(results: dict[str, Any], heading: str, rate: str, first: tuple[str, Callable[[Any], str]]) -> str:
+    """Each trainer: what comes first (a heading, and a cell of an entry), its rate over TRL's, phases, peak memory."""
+    entries = results.get("implementations", {})
+    title, cell = first
+    rows = []
+    for name, entry in entries.items():
+        speed_up = f"{entry[rate] / entries['TRL'][rate]:.1f}x" if "TRL" in entries else ""
+        phases = ", ".join(f"{phase} {s:.1f} s" for phase, s in entry.get("seconds", {}).items() if phase != "step")
+        rows.append([name, cell(entry), speed_up, *([phases] if phases else []), f"{entry['peak_bytes'] / 1e9:.1f} GB"])
+    phases_too = ["phases of a step"] if any("seconds" in entry for entry in entries.values()) else []
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    shown = table([heading, title, "speed-up", *phases_too, "peak memory"], rows)
+    return shown + notes(results["machine"]["versions"], missing, ["trl"])
 
 
 def training_step(results: dict[str, Any]) -> str:
     """Trainers by their tokens a second."""
-    entries = results.get("implementations", {})
-    first = {name: [f"{entry['tokens_per_second']:.0f}"] for name, entry in entries.items()}
-    return trainers(results, ["tokens a second"], first)
+    first = "tokens a second", lambda entry: f"{entry['tokens_per_second']:.0f}"
+    return trainers(results, "trainer", "tokens_per_second", first)
 
 
 def trl_step(results: dict[str, Any]) -> str:
     """Trainers by the seconds of a step."""
-    first = {}
-    for name, entry in results.get("implementations", {}).items():
+
+    def seconds(entry: dict[str, Any]) -> str:
         low, high = entry["step_quartiles"]
-        first[name] = [f"{entry['seconds']['step']:.1f} s ({low:.1f} to {high:.1f})"]
-    return trainers(results, ["step (quartiles)"], first)
+        return f"{entry['seconds']['step']:.1f} s ({low:.1f} to {high:.1f})"
 
-
-def trainers(results: dict[str, Any], headings: list[str], first: dict[str, list[str]]) -> str:
-    """What comes first of each trainer, then how it compares with TRL's in tokens a second, its phases and its peak."""
-    rows = []
-    entries = results.get("implementations", {})
-    for name, entry in entries.items():
-        speed_up = over(entry["tokens_per_second"], entries, "tokens_per_second")
-        phases = ", ".join(f"{phase} {s:.1f} s" for phase, s in entry["seconds"].items() if phase != "step")
-        rows.append([name, *first[name], speed_up, phases, f"{entry['peak_bytes'] / 1e9:.1f} GB"])
-    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
-    shown = table(["trainer", *headings, "speed-up", "phases of a step", "peak memory"], rows)
-    return shown + notes(results["machine"]["versions"], missing, ["trl"])
+    return trainers(results, "trainer", "tokens_per_second", ("step (quartiles)", seconds))
 
 
 def generation(results: dict[str, Any]) -> str:
@@ -235,6 +209,17 @@ def generation(results: dict[str, Any]) -> str:
 
 
 def self_feedback(results: dict[str, Any]) -> str:
+    """The method over its seeds, then a DPO step."""
+
+    def rate(entry: dict[str, Any]) -> str:
+        low, high = entry["quartiles"]
+        return f"{entry['pairs_per_second']:.1f} ({low:.1f} to {high:.1f})"
+
+    method = f"{self_feedback_method(results)}\n\n" if results.get("seeds") else ""
+    return method + trainers(results, "DPO", "pairs_per_second", ("pairs a second (quartiles)", rate))
+
+
+def self_feedback_method(results: dict[str, Any]) -> str:
     seeds = results["seeds"].values()
     trace, answer = "inverse_perplexity", "probability_disparity"
     measured = {
@@ -249,31 +234,22 @@ def self_feedback(results: dict[str, Any]) -> str:
     for label, (part, name, form) in measured.items():
         pairs = [[run[part]["models"][model][name] for model in ("start model", "tuned model")] for run in seeds]
         before, after = (form.format(statistics.fmean(pair[side] for pair in pairs)) for side in (0, 1))
-        low, high = interval([end - start for start, end in pairs])
         signed = form.replace(":", ":+")
-        change = f"{signed.format(low)} to {signed.format(high)}".replace("%", " points")
-        rows.append([label, before, after, change])
-    first = table(["mean over seeds", "start model", "tuned model", "change, 95% interval"], rows)
+        bounds = interval([end - start for start, end in pairs])
+        rows.append([label, before, after, " to ".join(map(signed.format, bounds)).replace("%", " points")])
+    shown = table(["mean over seeds", "start model", "tuned model", "change, 95% interval"], rows)
     agreeing, judged = (sum(run["ranking"][key] for run in seeds) for key in ("agreeing", "judged"))
-    sentence = (
-        f"{len(seeds)} seeds, {results['eval_generations']} samples of each of {results['questions'] // 2} held-out "
-        f"questions. Of {judged} pairs of a right and a wrong solution, the more confident one was the right one in "
-        f"{agreeing / judged:.1%}."
+    return (
+        f"{shown}\n\n{len(seeds)} seeds, {results['eval_generations']} samples of each of "
+        f"{results['questions'] // 2} held-out questions. Of {judged} pairs of a right and a wrong solution, the more "
+        f"confident one was the right one in {agreeing / judged:.1%}."
     )
-    rows = []
-    entries = results["implementations"]
-    for name, entry in entries.items():
-        speed_up = over(entry["pairs_per_second"], entries, "pairs_per_second")
-        low, high = entry["quartiles"]
-        rate = f"{entry['pairs_per_second']:.1f} ({low:.1f} to {high:.1f})"
-        rows.append([name, rate, speed_up, f"{entry['peak_bytes'] / 1e9:.1f} GB"])
-    second = table(["DPO", "pairs a second (quartiles)", "speed-up", "peak memory"], rows)
-    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
-    return f"{first}\n\n{sentence}\n\n{second}{notes(results['machine']['versions'], missing, ['trl'])}"
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """The 95% interval of the mean of a few normal values (Student's t)."""
+def interval(values: list[float]) -> tuple[float, ...]:
+    """The 95% interval of the mean of a few normal values (Student's t); nothing of a single one."""
+    if len(values) < 2:
+        return ()
     mean = statistics.fmean(values)
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean - half, mean + half
