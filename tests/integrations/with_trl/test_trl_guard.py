@@ -122,10 +122,10 @@ def test_a_process_samples_no_more_at_a_time_than_in_training(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = falling(model_dir, tmp_path)
-    assert guarded(trainer).config.prompts_per_step == 2
+    assert guarded(trainer).options.completions_per_batch == 2 * 4
     monkeypatch.setattr(trainer.args, "generation_batch_size", 16)
     monkeypatch.setattr(trainer.accelerator.state, "num_processes", 4)
-    assert guarded(trainer).config.prompts_per_step == 1
+    assert guarded(trainer).options.completions_per_batch == 4
 
 
 def test_without_its_adapter_the_model_is_the_start_model(model_dir: Path, tmp_path: Path) -> None:
