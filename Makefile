@@ -13,14 +13,22 @@ TRL_STAMP := $(VENV)/.trl-installed
 # Without what it needs, of which benchmarks use nothing, and so apart from what other commands import.
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
+DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-integrations lint format bench clean
+.PHONY: demo test test-slow test-all test-integrations lint format bench bench-gate bench-compare docs clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
 
+# What guards every promise once, in five minutes on two cores.
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+# The tests marked slow, which try the same promises on more sizes, dtypes and options.
+test-slow: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+test-all: test test-slow
 
 # The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
 test-integrations: $(TRL_STAMP) $(VERL_STAMP)
@@ -31,6 +39,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -40,6 +49,20 @@ format: $(STAMP)
 # ARGS=--quick five minutes. The report is runs/benchmarks/report.md.
 bench: $(BENCH_STAMP)
 	PYTHONPATH=$(BENCH_PEERS) $(BIN)/python -m benchmarks $(ARGS)
+
+# Speed and memory of the ops beside the naive form, held to what benchmarks/gates/gate.json has. Not part of `make test`:
+# a busy machine can fail it. ARGS=--write-gate takes this machine's figures, after a change that was meant.
+bench-gate: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest benchmarks/gates/test_cpu_ops.py -k test_gate $(ARGS)
+
+# The ops of this tree and those of another commit, in turns: make bench-compare BASE=HEAD~3 ARGS="-k 64x8000"
+bench-compare: $(STAMP)
+	@test -n "$(BASE)" || { echo "BASE is not set; expected a revision, such as BASE=HEAD~3"; exit 2; }
+	$(BIN)/python -m benchmarks compare $(BASE) $(ARGS)
+
+# The pages of docs/ as a site that needs no network: site/index.html.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Everything that a command above needs. Runs again only when a file that says what to install has changed.
 $(STAMP): pyproject.toml constraints.txt
@@ -57,10 +80,14 @@ $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(BENCH_PEERS) --constraint constraints-verl.txt verl
 	@touch $@
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

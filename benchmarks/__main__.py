@@ -1,48 +1,60 @@
 """Measure everything that this project claims about speed and memory, on this machine, beside its peers.
 
-    python -m benchmarks [SUITE ...] [--quick] [--output DIR] [--device cpu|cuda] [--peers PACKAGE ...]
+    python -m benchmarks [SUITE ...] [--quick] [--output DIR] [--device cpu|cuda] [--peers PACKAGE ...] [--repeats N]
     python -m benchmarks report [--check] [--results DIR]
+    python -m benchmarks compare BASE [--turns N] [options of pytest]
+    python -m benchmarks gpu --output DIR [--minutes N] [--dry-run]
 
-  static      instructions, registers and bytes of the compiled GPU kernels; needs no GPU
-  ops         token_stats, grpo_loss and their forms with the head in them: time, share of the floor, error, memory
-  loop        the whole training step
-  generation  statistics kept while sampling
+  static         instructions, registers and bytes of the compiled GPU kernels; needs no GPU
+  ops            token_stats, grpo_loss and their forms with the head in them: time, share of the floor, error, memory
+  loop           the whole training step, and TRL's
+  generation     statistics kept while sampling
+  trl-step       a step of TRL's GRPOTrainer, stock and with our parts in it
+  self-feedback  RLSF on the built-in task, and a DPO step beside TRL's
+  demo           `rlif demo` with several seeds
 
-Without a suite all four run, twenty minutes on two cores. Every measurement is saved as it comes, in
+Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
 or that fail, are named. At the end `report` draws DIR/report.md and DIR/charts/ from the files. With
-`benchmarks/results` as DIR it draws the README's tables as well.
+`benchmarks/results` as DIR it draws the tables of the README and of the documentation as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
+
+# What loads torch is imported where it is used, so that the help appears at once.
+if TYPE_CHECKING:
+    from benchmarks.runner import Options
 
 DEFAULT_OUTPUT = Path("runs/benchmarks")
-SUITE_NAMES = ("static", "ops", "loop", "generation")
+COMMANDS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
+BY_DEFAULT = ("static", "ops", "loop", "generation")
+SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["report"]:
-        from benchmarks.report import main as report
-
-        return report(arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        code: int = importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+        return code
     options = parser().parse_args(arguments)
     if unknown := [name for name in options.suites if name not in SUITE_NAMES]:
-        parser().error(f"suite is {unknown[0]!r}; expected some of {', '.join(SUITE_NAMES)}, or report alone")
-    return run(options)
+        expected = f"expected some of {', '.join(SUITE_NAMES)}, or alone {', '.join(COMMANDS)}"
+        parser().error(f"suite is {unknown[0]!r}; {expected}")
+    return run(options.suites or BY_DEFAULT, run_options(options))
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITE_NAMES)}; all if none is named")
+    found.add_argument("suites", nargs="*", metavar="SUITE", help="the first four if none is named")
     found.add_argument("--quick", action="store_true", help="a few minutes: small shapes, fewer of them")
     found.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help=f"directory; default {DEFAULT_OUTPUT}")
     found.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
@@ -52,33 +64,48 @@ def parser() -> argparse.ArgumentParser:
         metavar="PACKAGE",
         help="only these, trl or liger_kernel say; none: ours and PyTorch alone",
     )
+    found.add_argument("--repeats", type=int, help="turns of each trainer, or seeds; default 3, or 1 with --quick")
     return found
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the suites, and draw what they found."""
+def run_options(options: argparse.Namespace) -> Options:
+    """The options of every suite, or one clear line about a wrong argument."""
     import torch
 
-    from benchmarks.implementations import IMPLEMENTATIONS
-    from benchmarks.report import write_report
-    from benchmarks.runner import Options, run_suite
+    from benchmarks.ops.implementations import IMPLEMENTATIONS
+    from benchmarks.runner import Options
 
     packages = {each.package for group in IMPLEMENTATIONS.values() for each in group} - {"torch", "rlif"}
     peers = None if options.peers is None else frozenset(options.peers) - {"none"}
     if unknown := sorted((peers or frozenset()) - packages):
         parser().error(f"--peers is {unknown[0]!r}; expected some of {', '.join(sorted(packages))}, or none")
-    device: Literal["cpu", "cuda"] = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         parser().error("--device is cuda; PyTorch finds no CUDA or ROCm device here")
+    repeats = (1 if options.quick else 3) if options.repeats is None else options.repeats
+    if repeats < 1:
+        parser().error(f"--repeats is {repeats}; expected a positive number")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser().error(f"--output is {options.output}; expected a directory that can be written to ({error.strerror})")
-    size: Literal["full", "quick"] = "quick" if options.quick else "full"
+    return Options(
+        options.output,
+        options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "quick" if options.quick else "full",
+        peers,
+        repeats,
+    )
+
+
+def run(suites: tuple[str, ...], options: Options) -> int:
+    """Run the suites, and draw what they found."""
+    from benchmarks.report import write_report
+    from benchmarks.runner import run_suite
+
     missing: dict[str, str] = {}
     try:
-        for name in options.suites or SUITE_NAMES:
-            missing |= run_suite(name, Options(options.output, device, size, peers))["missing"]
+        for name in suites:
+            missing |= run_suite(name, options)["missing"]
     except KeyboardInterrupt:
         drawn = f"python -m benchmarks report --results {options.output}"
         print(f"interrupted; what was measured is in {options.output}, and `{drawn}` draws it", file=sys.stderr)

@@ -6,21 +6,32 @@ step raises is kept as the reason why it is missing, and the next one runs.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.fresh_process import describe_error
 from benchmarks.machine import describe, slug
+from benchmarks.memory import describe_error, in_fresh_process
+from benchmarks.timing import rotated
 from rlif.files.directories import write_text
 
-SUITES = ("static", "ops", "loop", "generation")
+SUITES = {
+    "static": "benchmarks.gates.static",
+    "ops": "benchmarks.ops.suite",
+    "loop": "benchmarks.steps.loop",
+    "generation": "benchmarks.steps.generation",
+    "trl-step": "benchmarks.steps.trl_step",
+    "self-feedback": "benchmarks.steps.self_feedback",
+    "demo": "benchmarks.steps.demo",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class Options:
     """`tiny` shows that everything works; its figures mean nothing."""
     peers: frozenset[str] | None = None
     """Only these packages beside ours and torch; None: all that there are."""
+    repeats: int = 3
+    """Turns of each trainer, or seeds."""
     seconds: float | None = None
     """Steps that are expected to end after so many seconds are skipped, and named; None: none are."""
 
@@ -52,12 +65,44 @@ class Step:
     """Adds to the results that it is given, as they come, and returns a line about what it found."""
 
 
-Suite = Callable[[Options], list[Step]]
+def steps_in_turn(
+    measure: Callable[[str, Any], dict[str, Any]],
+    names: Iterable[str],
+    workload: Any,
+    summary: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    repeats: int,
+    seconds: float,
+) -> list[Step]:
+    """A step for each name, then for each again, beginning with another one each turn, all in fresh processes.
 
+    Args:
+        measure: called there with a name and the workload, a dataclass that the results keep.
+        names: under which the summaries stand in the results' `implementations`.
+        summary: makes an entry of what all turns so far have measured; what it raises is why the name is missing.
+    """
+    names = list(names)
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
 
-def suite(name: str) -> Suite:
-    steps: Suite = importlib.import_module(f"benchmarks.suites.{name}").steps
-    return steps
+    def run(name: str, results: dict[str, Any]) -> str:
+        results["workload"] = dataclasses.asdict(workload)
+        entries = results.setdefault("implementations", {})
+        if name in results["missing"]:
+            return f"failed before: {results['missing'][name]}"
+        try:
+            measured[name].append(in_fresh_process(measure, name, workload))
+            entries[name] = summary(measured[name])
+        except Exception as error:  # the others go on
+            entries.pop(name, None)
+            results["missing"][name] = describe_error(error)
+            return f"failed: {results['missing'][name]}"
+        shown = ((key, value) for key, value in entries[name].items() if isinstance(value, int | float))
+        return ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in shown)
+
+    return [
+        Step(f"{name}, turn {turn + 1} of {repeats}", seconds, partial(run, name))
+        for turn in range(repeats)
+        for name in rotated(names, turn)
+    ]
 
 
 def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> dict[str, Any]:
@@ -69,7 +114,7 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    steps = suite(name)(options) if steps is None else steps
+    steps = importlib.import_module(SUITES[name]).steps(options) if steps is None else steps
     date = str(datetime.date.today())
     path = options.output / f"{slug(options.device)}-{date}-{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

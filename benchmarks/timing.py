@@ -1,24 +1,12 @@
-"""Time and memory of calls: in turn, so that all see the same machine; on a GPU by its own clock."""
+"""Times of calls, each in its turn, so that all see the same machine; on a GPU by its own clock."""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-
-
-def rise_of_peak(function: Callable[[], object]) -> int:
-    """Bytes by which the allocated device memory rises at most while `function` runs; 0 where there is no GPU."""
-    if not torch.cuda.is_available():
-        function()
-        return 0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    function()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def in_turn(
@@ -45,11 +33,17 @@ def in_turn(
     least, most = rounds
     done = 0
     while done < least or (done < most and (time.perf_counter() - started) * (done + 1) / done < seconds):
-        names = list(calls)
-        for name in names[done % len(names) :] + names[: done % len(names)]:
+        for name in rotated(calls, done):
             prepare(name)
             times.setdefault(name, []).append(_once(calls[name], flush))
         done += 1
+
+
+def rotated(names: Iterable[str], turn: int) -> list[str]:
+    """The names in their order, beginning with another one each turn."""
+    names = list(names)
+    first = turn % max(1, len(names))
+    return names[first:] + names[:first]
 
 
 def _once(call: Callable[[], object], flush: torch.Tensor | None) -> float:
@@ -71,3 +65,9 @@ def spread(values: list[float]) -> dict[str, float]:
     wanted = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     low, median, high = torch.tensor(values, dtype=torch.float64).quantile(wanted).tolist()
     return {"median": median, "low": low, "high": high, "n": len(values)}
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return low, median, high

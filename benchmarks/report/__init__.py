@@ -2,29 +2,31 @@
 
     python -m benchmarks report [--check] [--results DIR]
 
-Of any directory of results, DIR/report.md, DIR/SCALING.md and DIR/charts/. Of `benchmarks/results`, which is the
-default, also the tables of the README, each between `<!-- table NAME -->` and `<!-- end -->` and drawn from the newest
-file `benchmarks/results/*-NAME.json`, or from the lab's; and the record that `rlif diagnose` gives of its own verdicts.
-`--check` writes nothing and fails if anything says otherwise.
+Of any directory of results, DIR/report.md and DIR/charts/. Of `benchmarks/results`, which is the default, also the
+tables of the README and of the pages in `docs/`, each between `<!-- table NAME -->` and `<!-- end -->` and drawn from
+the newest `benchmarks/results/*-NAME.json`, or from the lab's file; and the record that `rlif diagnose` gives of its
+own verdicts. `--check` writes nothing and fails if anything says otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import charts, lab, scaling, scaling_figures
+from benchmarks.report import charts, lab
+from benchmarks.report.headline import headline
 from benchmarks.report.tables import SUITE_TABLES, TABLES
 from rlif.diagnosis.verdict import LAB_FINDINGS
 from rlif.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
+TABLE = re.compile(r"(<!-- table (\S+) -->\n)((?:(?!<!-- table ).)*?)(<!-- end -->)", re.DOTALL)
 
 
 def newest(name: str, directory: Path | None = None) -> Path:
@@ -48,32 +50,43 @@ def _is_full(results: dict[str, Any]) -> bool:
     return results.get("size") not in ("quick", "tiny") and results.get("finished", True)
 
 
-def render(readme: str, *, every: bool = False) -> str:
-    """The README with every table drawn anew; with `every`, one that has no place for a table is an error."""
+def pages() -> list[Path]:
+    """The README and every page of the documentation that has a place for a table."""
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [page for page in found if "<!-- table " in page.read_text()]
+
+
+def render(text: str, page: Path) -> str:
+    """The page's text with every table drawn anew."""
     tables = TABLES | lab.TABLES
-    found = re.findall(r"<!-- table (\S+) -->", readme)
-    if every and (gone := sorted(set(tables) - set(found))):
-        raise UserError(f"README.md has no place for the table {gone[0]!r}: its figures would be from nowhere")
-    if unknown := sorted(set(found) - set(tables)):
-        raise UserError(f"README.md has a place for the table {unknown[0]!r}; expected one of {', '.join(tables)}")
-    for name in found:
+
+    def draw(match: re.Match[str]) -> str:
+        start, name, _, end = match.groups()
+        if name == "headline":
+            return f"{start}{headline(newest, page)}\n{end}"
+        if name not in tables:
+            raise UserError(f"{page.name} has a place for the table {name!r}; expected one of {', '.join(tables)}")
         path = newest(name)
         results = json.loads(path.read_text())
         if not _is_full(results):
             kind = "run that was interrupted" if results.get("size", "full") == "full" else f"{results['size']} run"
-            raise UserError(f"{path} is of a {kind}; expected a full one for the README")
-        place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-        body = f"{tables[name](results)}\n\nFrom [`{path.name}`]({place.as_posix()})."
-        pattern = rf"(<!-- table {name} -->\n)(?:(?!<!-- table ).)*?(<!-- end -->)"  # not over the next table's place
-        readme, count = re.subn(
-            pattern,
-            lambda match, body=body: f"{match[1]}{body}\n{match[2]}",  # type: ignore[misc]
-            readme,
-            flags=re.DOTALL,
-        )
-        if count != 1:
-            raise UserError(f"README.md has {count} places for the table {name!r}; expected 1")
-    return readme
+            raise UserError(f"{path} is of a {kind}; expected a full one for {page.name}")
+        place = Path(os.path.relpath(path, page.parent)).as_posix()
+        return f"{start}{tables[name](results)}\n\nFrom [`{path.name}`]({place}).\n{end}"
+
+    drawn, count = TABLE.subn(draw, text)
+    if count != text.count("<!-- table "):
+        raise UserError(f"{page.name} has a place for a table that does not end; expected <!-- end --> after each")
+    return drawn
+
+
+def rendered_pages() -> dict[Path, str]:
+    """Every page as it should be. A table that no page has a place for is an error: its figures would be nowhere."""
+    texts = {page: page.read_text() for page in pages()}
+    placed = {name for text in texts.values() for _, name, _, _ in TABLE.findall(text)}
+    if gone := sorted((TABLES | lab.TABLES).keys() - placed):
+        raise UserError(f"neither README.md nor docs/ has a place for the table {gone[0]!r}")
+    return {page: render(text, page) for page, text in texts.items()}
 
 
 def sources(directory: Path) -> list[Path]:
@@ -122,11 +135,8 @@ def provenance(results: dict[str, Any]) -> str:
 def written(directory: Path) -> dict[Path, str]:
     """Every text that belongs to a directory of results, as it should be."""
     texts = {directory / "report.md": report_text(directory)} if sources(directory) else {}
-    if any(directory.glob("*-scaling.json")):
-        path = newest("scaling", directory)
-        texts[directory / "SCALING.md"] = scaling.page(json.loads(path.read_text()), path.name)
     if directory == RESULTS:
-        texts[README] = render(README.read_text(), every=True)
+        texts |= rendered_pages()
         texts[LAB_FINDINGS] = lab.record(json.loads(newest("lab-diagnosis").read_text()))
     return texts
 
@@ -135,20 +145,15 @@ def write_report(directory: Path) -> Path:
     """Draw everything anew; returns where the report is."""
     for path in sources(directory):
         charts.draw(path, directory)
-    if any(directory.glob("*-scaling.json")):
-        scaling_figures.draw(newest("scaling", directory), directory / "charts")
     for path, text in written(directory).items():
         path.write_text(text)
-    return directory / ("report.md" if sources(directory) else "SCALING.md")
+    return directory / "report.md"
 
 
 def stale(directory: Path) -> list[str]:
     """What does not say what the results say."""
     texts = [path.name for path, text in written(directory).items() if not path.exists() or path.read_text() != text]
-    drawn = [(list(charts.files(path, directory).values()), path) for path in sources(directory)]
-    if any(directory.glob("*-scaling.json")):
-        drawn.append((list(scaling_figures.files(directory / "charts")), newest("scaling", directory)))
-    return texts + [name for files, path in drawn for name in charts.stale(files, path)]
+    return texts + [name for path in sources(directory) for name in charts.stale(path, directory)]
 
 
 def main(arguments: list[str] | None = None) -> int:

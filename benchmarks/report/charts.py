@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.problems import TOLERANCE
+from benchmarks.ops.floor import floor_milliseconds
+from benchmarks.ops.problems import TOLERANCE
 from benchmarks.report.lines import LOGITS, lines
-from benchmarks.suites.floor import floor_milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,12 +64,12 @@ def draw(source: Path, directory: Path) -> list[Path]:
     return list(paths.values())
 
 
-def stale(drawn: Iterable[Path], source: Path) -> list[str]:
+def stale(source: Path, directory: Path) -> list[str]:
     """The charts of a results file that are not there, or that were drawn from something else."""
     from PIL import Image, UnidentifiedImageError
 
     found = []
-    for path in drawn:
+    for path in files(source, directory).values():
         try:
             with Image.open(path) as image:
                 drawn_from = image.info.get("Description")

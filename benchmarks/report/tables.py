@@ -1,12 +1,14 @@
-"""Which table is drawn by which function, and those of the ops and of the compiled kernels."""
+"""Tables of the suites: which is drawn from which results file, and how."""
 
+import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.report import runs
+from scipy import stats
+
+from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.report.markdown import notes, table
-from benchmarks.report.scaling import scaling_table
-from benchmarks.suites.floor import floor_milliseconds
 
 # The ops as their users know them; those without entropy are in the report alone.
 README_OPS = ("token_stats", "grpo_loss", "linear_token_stats", "linear_grpo_loss")
@@ -63,16 +65,9 @@ def all_ops(results: dict[str, Any]) -> str:
             parts += [f"\\* {', '.join(names)}: {what}." for what, names in composed.items() if what]
     for entry in results["entries"]:
         if entry["kind"] == "memory":
-            rows = [
-                [
-                    name,
-                    *(
-                        share(each[f"{phase}_bytes"], entry["logits_bytes"])
-                        for phase in ("forward", "forward_backward")
-                    ),
-                ]
-                for name, each in entry["implementations"].items()
-            ]
+            logits, phases = entry["logits_bytes"], ("forward_bytes", "forward_backward_bytes")
+            shares = {name: [share(each[p], logits) for p in phases] for name, each in entry["implementations"].items()}
+            rows = [[name, *cells] for name, cells in shares.items()]
             parts.append(f"### Extra memory of `{entry['op']}`, {shape(entry)}")
             parts.append(table(["implementation", "forward", "forward + backward"], rows))
     return "\n\n".join(parts)
@@ -93,18 +88,15 @@ def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates
         floor = floor_milliseconds(entry, "forward_backward")
         median = each["forward_backward"]["median"]
         extra = memory.get(name)
-        rows.append(
-            [
-                label,
-                f"{each['forward']['median']:.3g} ms",
-                f"{median:.3g} ms",
-                f"{ratio['median']:.1f}x ({ratio['low']:.1f}-{ratio['high']:.1f})" if ratio else "",
-                f"{floor / median:.0%}" if floor else "",
-                share(extra["forward_backward_bytes"], entry["logits_bytes"]) if extra else "",
-                worst,
-                *([rate(entry, median)] if rates else []),
-            ]
-        )
+        cells = [
+            f"{each['forward']['median']:.3g} ms",
+            f"{median:.3g} ms",
+            f"{ratio['median']:.1f}x ({ratio['low']:.1f}-{ratio['high']:.1f})" if ratio else "",
+            f"{floor / median:.0%}" if floor else "",
+            share(extra["forward_backward_bytes"], entry["logits_bytes"]) if extra else "",
+            worst,
+        ]
+        rows.append([label, *cells, *([rate(entry, median)] if rates else [])])
     return rows
 
 
@@ -159,31 +151,118 @@ def static(results: dict[str, Any]) -> str:
         cells += [f"{hopper['barriers']} / {hopper['shuffles']}", access, str(hopper["registers"])]
         cells += [str(max(c["spills"] for c in counts.values()))]
         rows.append([kernel, *cells])
-    headings = [
-        "main loop",
-        *targets,
-        "barriers / shuffles",
-        "loads",
-        "registers (sm_90)",
-        "spills",
-    ]
-    return table(headings, rows)
+    return table(["main loop", *targets, "barriers / shuffles", "loads", "registers (sm_90)", "spills"], rows)
+
+
+def demo(results: dict[str, Any]) -> str:
+    rows = []
+    for seed, runs in results.get("seeds", {}).items():
+        for reward, evaluations in runs.items():
+            if reward == "seconds":
+                continue
+            accuracy = {row["step"]: row["eval/accuracy"] for row in evaluations}
+            best = max(accuracy, key=lambda step: accuracy[step])
+            last = max(accuracy)
+            cells = [f"{accuracy[step]:.1%} at {step:.0f}" for step in (best, last)]
+            rows.append([f"`{reward}`", seed, f"{accuracy[0]:.1%}", *cells])
+    return table(["trained on", "seed", "start", "best, at step", "last, at step"], rows)
+
+
+def trainers(results: dict[str, Any], heading: str, rate: str, first: tuple[str, Callable[[Any], str]]) -> str:
+    """Each trainer: what comes first (a heading, and a cell of an entry), its rate over TRL's, phases, peak memory."""
+    entries = results.get("implementations", {})
+    title, cell = first
+    rows = []
+    for name, entry in entries.items():
+        speed_up = f"{entry[rate] / entries['TRL'][rate]:.1f}x" if "TRL" in entries else ""
+        phases = ", ".join(f"{phase} {s:.1f} s" for phase, s in entry.get("seconds", {}).items() if phase != "step")
+        rows.append([name, cell(entry), speed_up, *([phases] if phases else []), f"{entry['peak_bytes'] / 1e9:.1f} GB"])
+    phases_too = ["phases of a step"] if any("seconds" in entry for entry in entries.values()) else []
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    shown = table([heading, title, "speed-up", *phases_too, "peak memory"], rows)
+    return shown + notes(results["machine"]["versions"], missing, ["trl"])
+
+
+def training_step(results: dict[str, Any]) -> str:
+    """Trainers by their tokens a second."""
+    first = "tokens a second", lambda entry: f"{entry['tokens_per_second']:.0f}"
+    return trainers(results, "trainer", "tokens_per_second", first)
+
+
+def trl_step(results: dict[str, Any]) -> str:
+    """Trainers by the seconds of a step."""
+
+    def seconds(entry: dict[str, Any]) -> str:
+        low, high = entry["step_quartiles"]
+        return f"{entry['seconds']['step']:.1f} s ({low:.1f} to {high:.1f})"
+
+    return trainers(results, "trainer", "tokens_per_second", ("step (quartiles)", seconds))
+
+
+def generation(results: dict[str, Any]) -> str:
+    rows = []
+    for name, entry in results.get("models", {}).items():
+        plain = statistics.median(entry["seconds"]["plain"])
+        cells = [f"{entry['tokens'] / plain:.0f}", f"{entry['statistics_share']:+.1%}"]
+        rows.append([name, *cells, f"{entry['second_forward_share']:+.1%}"])
+    return table(["model", "tokens a second", "with statistics", "with a second forward"], rows)
+
+
+def self_feedback(results: dict[str, Any]) -> str:
+    """The method over its seeds, then a DPO step."""
+
+    def rate(entry: dict[str, Any]) -> str:
+        low, high = entry["quartiles"]
+        return f"{entry['pairs_per_second']:.1f} ({low:.1f} to {high:.1f})"
+
+    method = f"{self_feedback_method(results)}\n\n" if results.get("seeds") else ""
+    return method + trainers(results, "DPO", "pairs_per_second", ("pairs a second (quartiles)", rate))
+
+
+def self_feedback_method(results: dict[str, Any]) -> str:
+    seeds = results["seeds"].values()
+    trace, answer = "inverse_perplexity", "probability_disparity"
+    measured = {
+        "accuracy": ("trace", "accuracy", "{:.1%}"),
+        "ECE, confidence in the whole solution": ("trace", f"{trace}/ece", "{:.3f}"),
+        "Brier score, likewise": ("trace", f"{trace}/brier", "{:.3f}"),
+        "AUROC, likewise": ("trace", f"{trace}/auroc", "{:.3f}"),
+        "ECE, confidence in the answer's tokens alone": ("answer", f"{answer}/ece", "{:.3f}"),
+        "AUROC of the latter": ("answer", f"{answer}/auroc", "{:.3f}"),
+    }
+    rows = []
+    for label, (part, name, form) in measured.items():
+        pairs = [[run[part]["models"][model][name] for model in ("start model", "tuned model")] for run in seeds]
+        before, after = (form.format(statistics.fmean(pair[side] for pair in pairs)) for side in (0, 1))
+        signed = form.replace(":", ":+")
+        bounds = interval([end - start for start, end in pairs])
+        rows.append([label, before, after, " to ".join(map(signed.format, bounds)).replace("%", " points")])
+    shown = table(["mean over seeds", "start model", "tuned model", "change, 95% interval"], rows)
+    agreeing, judged = (sum(run["ranking"][key] for run in seeds) for key in ("agreeing", "judged"))
+    return (
+        f"{shown}\n\n{len(seeds)} seeds, {results['eval_generations']} samples of each of "
+        f"{results['questions'] // 2} held-out questions. Of {judged} pairs of a right and a wrong solution, the more "
+        f"confident one was the right one in {agreeing / judged:.1%}."
+    )
+
+
+def interval(values: list[float]) -> tuple[float, ...]:
+    """The 95% interval of the mean of a few normal values (Student's t); nothing of a single one."""
+    if len(values) < 2:
+        return ()
+    mean = statistics.fmean(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "demo": runs.demo,
-    "ops": ops,
-    "loop": runs.training_step,
-    "trl-step": runs.trl_step,
-    "generation": runs.generation,
     "static": static,
-    "scaling": scaling_table,
-    "self-feedback": runs.self_feedback,
+    "ops": ops,
+    "loop": training_step,
+    "generation": generation,
+    "trl-step": trl_step,
+    "self-feedback": self_feedback,
+    "demo": demo,
 }
 # What a report says of each suite.
-SUITE_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "static": static,
-    "ops": all_ops,
-    "loop": runs.training_step,
-    "generation": runs.generation,
-}
+SUITE_TABLES = TABLES | {"ops": all_ops}

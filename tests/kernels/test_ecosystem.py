@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from comparison import DEVICE, random_targets, upstream_gradients, weighted_sum
+from comparison import DEVICE, mostly_interpreted, random_targets, upstream_gradients, weighted_sum
 from rlif_kernels import token_stats
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
@@ -27,7 +27,7 @@ def test_opcheck_passes(backend):
         torch.library.opcheck(torch.ops.rlif.token_stats, (arguments[0], targets.clamp(max=59), *arguments[2:]))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", mostly_interpreted(False, True, fast=(True,)))
 def test_torch_compile_traces_the_whole_graph(dynamic, backend):
     def loss(logits, targets):
         stats = token_stats(2 * logits, targets, temperature=0.9, backend=backend)

@@ -1,16 +1,17 @@
 """The benchmark of a step inside TRL, on something tiny."""
 
-import json
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 
 pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'")
 
-from benchmarks import trl_step
-from benchmarks.training_step import Workload
+from benchmarks import runner
+from benchmarks.memory import FreshProcessError, in_fresh_process
+from benchmarks.runner import Options, run_suite
+from benchmarks.steps import trl_step
+from benchmarks.steps.training_step import INSIDE, PARTS, STOCK, measure
+from benchmarks.steps.workload import Workload
 
 WORKLOAD = Workload(
     vocab_size=50, hidden_size=16, num_layers=1, prompts=2, num_generations=3, prompt_length=4,
@@ -18,9 +19,9 @@ WORKLOAD = Workload(
 )  # fmt: skip
 
 
-def test_all_trainers_reward_the_same_completions_alike_and_the_phases_add_up(tmp_path: Path) -> None:
-    found = {name: trl_step.train(name, WORKLOAD, tmp_path / name) for name in trl_step.IMPLEMENTATIONS}
-    expected = found["TRL"]["first_rewards"]
+def test_all_trainers_reward_the_same_completions_alike_and_the_phases_add_up() -> None:
+    found = {name: in_fresh_process(measure, name, WORKLOAD) for name in trl_step.TRAINERS}
+    expected = found[STOCK]["first_rewards"]
     assert len(expected) == 6
     assert len(set(expected)) > 1
     for measured in found.values():
@@ -32,23 +33,23 @@ def test_all_trainers_reward_the_same_completions_alike_and_the_phases_add_up(tm
             assert min(step.values()) > 0
 
 
-def test_a_trainer_that_was_killed_is_named_and_the_others_are_still_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    rewards = {"RLIFTrainer": [1.0, 2.0], trl_step.PARTS: [1.0, 2.0]}
+@pytest.mark.parametrize(("last_reward", "named"), [(2.0, {STOCK}), (2.1, {STOCK, INSIDE})])
+def test_a_trainer_that_was_killed_or_rewards_otherwise_is_named_and_the_others_are_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, last_reward: float, named: set[str]
+) -> None:
+    rewards = {INSIDE: [1.0, last_reward], PARTS: [1.0, 2.0]}
 
-    def run(command: list[str], **_: Any) -> CompletedProcess[str]:
-        name = command[command.index("--implementation") + 1]
-        if name == "TRL":
-            return CompletedProcess(command, -9, "", "")
+    def killed_if_stock(measure: object, name: str, work: object) -> dict[str, object]:
+        if name == STOCK:
+            raise FreshProcessError("its process ended with exit code -9, perhaps for want of memory")
         step = {"sampling": 1.0, "scoring": 1.0, "update": 1.0, "step": 3.0, "tokens": 9}
-        measured = {"steps": [step] * 3, "first_rewards": rewards[name], "peak_bytes": 1}
-        return CompletedProcess(command, 0, json.dumps(measured), "")
+        return {"steps": [step] * 3, "first_rewards": rewards[name], "peak_bytes": 1}
 
-    monkeypatch.setattr(trl_step.subprocess, "run", run)
-    found = trl_step.run(quick=True, repeats=1)
-    assert found["missing"] == {"TRL": "exit status -9"}
-    assert set(found["implementations"]) == set(rewards)
-    rewards["RLIFTrainer"] = [1.0, 2.1]
-    with pytest.raises(
-        RuntimeError, match=r"RLIFTrainer: rewards differ from TRL with use_fused_token_stats.* by 1.0e-01"
-    ):
-        trl_step.run(quick=True, repeats=1)
+    monkeypatch.setattr(runner, "in_fresh_process", killed_if_stock)
+    options = Options(tmp_path, size="tiny", repeats=1)
+    found = run_suite("trl-step", options, trl_step.steps(options))
+    assert set(found["missing"]) == named
+    assert "exit code -9" in found["missing"][STOCK]
+    assert set(found["implementations"]) == set(trl_step.TRAINERS) - named
+    if INSIDE in named:
+        assert "rewards differ by 1.0e-01" in found["missing"][INSIDE]

@@ -54,10 +54,12 @@ def own_columns(rank: int, world_size: int) -> slice:
     return slice(start, start + SLICES[world_size][rank])
 
 
-def check_values(rank: int, world_size: int) -> None:
+def check_values(rank: int, world_size: int, backends: str) -> None:
     logits, targets = whole_rows()
     columns = own_columns(rank, world_size)
-    for backend in ("torch", "triton", *(["cpu"] if cpu_backend.library() else [])):
+    for backend in backends.split():
+        if backend == "cpu" and cpu_backend.library() is None:
+            continue
         for name, case in CASES.items():
             options = {"outputs": FIELDS, **case}
             ids = targets % 41 if "vocab_size" in case else targets
@@ -83,51 +85,6 @@ def check_values(rank: int, world_size: int) -> None:
         token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
     with pytest.raises(ValueError, match="vocab_size is 102; expected 1 to 101, the columns of all slices"):
         token_stats(logits[..., columns], targets.fill_(0), group=dist.group.WORLD, vocab_size=102)
-
-
-def check_exchanges(rank: int, world_size: int) -> None:
-    """Bytes that this rank brings to the collectives: float64 numbers, and the gradient of hidden states."""
-    brought: dict[str, list[int]] = {"all_gather": [], "all_reduce": []}
-    all_gather, all_reduce = dist.all_gather, dist.all_reduce
-
-    def counted_gather(gathered, own, **options):
-        brought["all_gather"].append(own.nbytes)
-        return all_gather(gathered, own, **options)
-
-    def counted_reduce(value, **options):
-        brought["all_reduce"].append(value.nbytes)
-        return all_reduce(value, **options)
-
-    dist.all_gather, dist.all_reduce = counted_gather, counted_reduce
-    num_rows, width, columns = 12, 16, own_columns(rank, world_size)
-    slice_size, row = 8, 11 * 8  # a rank says once how many columns it has
-    shared = {"group": dist.group.WORLD, "backend": "torch"}
-    targets = torch.arange(num_rows).view(3, 4)
-
-    def exchanged(function, *arguments, **options):
-        for sizes in brought.values():
-            sizes.clear()
-        result = function(*arguments, **options)
-        return result, sum(brought["all_gather"]), brought["all_reduce"]
-
-    for outputs in (("logprob",), FIELDS):  # however many fields are asked for
-        logits = torch.randn(3, 4, columns.stop - columns.start, requires_grad=True)
-        stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, **shared)
-        assert forward == [slice_size + row * num_rows, []]
-        assert exchanged(stats.logprob.sum().backward) == (None, 0, [])
-    hidden = torch.randn(3, 4, width, requires_grad=True)
-    weight = torch.randn(columns.stop - columns.start, width, requires_grad=True)
-
-    def backward_of_stats(tile_bytes):
-        linear_token_stats(hidden, weight, targets, tile_bytes=tile_bytes, **shared).logprob.sum().backward()
-
-    def backward_of_loss(tile_bytes):
-        linear_grpo_loss(hidden, weight, targets, torch.ones(3), tile_bytes=tile_bytes, **shared).loss.backward()
-
-    for step in (backward_of_stats, backward_of_loss):
-        for tile_bytes, several in ((1 << 29, False), (1000, True)):
-            assert exchanged(step, tile_bytes) == (None, slice_size + row * num_rows, [4 * num_rows * width])
-            assert (len(brought["all_gather"]) > 2) == several  # the sizes of slices, and the rows of each tile
 
 
 def check_head(rank: int, world_size: int, backend: str) -> None:
@@ -192,22 +149,19 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
                 torch.testing.assert_close(part.grad.double(), expected, rtol=1e-4, atol=1e-5, msg=f"{name} {backend}")
 
 
-CHECKS = {"values": check_values, "exchanges": check_exchanges}
-
-
-def run_rank(rank: int, world_size: int, store: str, check: str) -> None:
+def run_rank(rank: int, world_size: int, store: str, backends: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    CHECKS[check](rank, world_size)
+    check_values(rank, world_size, backends)
     dist.barrier()  # a rank that leaves early takes its connections with it
     dist.destroy_process_group()
 
 
-def run_ranks(world_size: int, store: Path, check: str) -> None:
+def run_ranks(world_size: int, store: Path, backends: str) -> None:
     # Processes of their own rather than forks: the interpreter's threads and torch's do not survive a fork.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(world_size), str(store), check],
+            [sys.executable, __file__, str(rank), str(world_size), str(store), backends],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(world_size)
@@ -222,31 +176,92 @@ needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="torch wa
 
 @needs_distributed
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_sharded_vocabularies_equal_the_whole(world_size, tmp_path):
-    run_ranks(world_size, tmp_path / "store", "values")
+@pytest.mark.parametrize("backends", ["torch cpu", pytest.param("triton", marks=pytest.mark.slow)])
+def test_sharded_vocabularies_equal_the_whole(world_size, backends, tmp_path):
+    run_ranks(world_size, tmp_path / "store", backends)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """Of this process alone: what it brings to a collective is the same in any company."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
 
 
 @needs_distributed
-def test_a_forward_gathers_eleven_numbers_a_row_and_a_backward_nothing_but_sums_what_the_hidden_states_share(tmp_path):
-    run_ranks(2, tmp_path / "store", "exchanges")
+def test_the_merge_of_one_slice_is_that_slice(group):
+    logits = 3 * torch.randn(4, 50)
+    targets = torch.randint(50, (4,))
+    alone = token_stats(logits, targets, outputs=FIELDS)
+    merged = token_stats(logits, targets, outputs=FIELDS, group=group)
+    for value, expected in zip(merged, alone, strict=True):
+        assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
 
 
-def test_the_merge_of_one_slice_is_that_slice(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        logits = 3 * torch.randn(4, 50)
-        targets = torch.randint(50, (4,))
-        alone = token_stats(logits, targets, outputs=FIELDS)
-        merged = token_stats(logits, targets, outputs=FIELDS, group=dist.group.WORLD)
-        for value, expected in zip(merged, alone, strict=True):
-            assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
-    finally:
-        dist.destroy_process_group()
+SLICE_SIZE = 8  # bytes: a rank says once how many columns it has
+ROW = 11 * 8  # eleven float64
+
+
+@pytest.fixture
+def exchanged(monkeypatch):
+    """Call a function: its result, the bytes that this process brought to all-gathers in it, and to all-reduces."""
+    brought: dict[str, list[int]] = {"all_gather": [], "all_reduce": []}
+    all_gather, all_reduce = dist.all_gather, dist.all_reduce
+
+    def counted_gather(gathered, own, **options):
+        brought["all_gather"].append(own.nbytes)
+        return all_gather(gathered, own, **options)
+
+    def counted_reduce(value, **options):
+        brought["all_reduce"].append(value.nbytes)
+        return all_reduce(value, **options)
+
+    monkeypatch.setattr(dist, "all_gather", counted_gather)
+    monkeypatch.setattr(dist, "all_reduce", counted_reduce)
+
+    def call(function, *arguments, **options):
+        for sizes in brought.values():
+            sizes.clear()
+        result = function(*arguments, **options)
+        return result, [*brought["all_gather"]], [*brought["all_reduce"]]
+
+    return call
+
+
+@needs_distributed
+@pytest.mark.parametrize("outputs", [("logprob",), FIELDS], ids=["one field", "all fields"])
+def test_a_forward_gathers_eleven_numbers_a_row_and_the_backward_nothing(outputs, group, exchanged):
+    logits, targets = torch.randn(3, 4, 50, requires_grad=True), torch.arange(12).view(3, 4)
+    stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, group=group)
+    assert forward == [[SLICE_SIZE, 12 * ROW], []]
+    assert exchanged(stats.logprob.sum().backward) == (None, [], [])
+
+
+@needs_distributed
+@pytest.mark.parametrize("function", [linear_token_stats, linear_grpo_loss])
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 1000])
+def test_a_head_gathers_no_more_and_sums_the_gradient_of_the_hidden_states_once(function, tile_bytes, group, exchanged):
+    hidden, weight = torch.randn(3, 4, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    targets = torch.arange(12).view(3, 4)
+
+    def step():
+        if function is linear_grpo_loss:
+            loss = linear_grpo_loss(hidden, weight, targets, torch.ones(3), tile_bytes=tile_bytes, group=group).loss
+        else:
+            loss = linear_token_stats(hidden, weight, targets, tile_bytes=tile_bytes, group=group).logprob.sum()
+        loss.backward()
+
+    _, gathered, reduced = exchanged(step)
+    assert sum(gathered) == SLICE_SIZE + 12 * ROW
+    assert (len(gathered) > 2) == (tile_bytes == 1000)  # one for each tile of rows
+    assert reduced == [hidden.nbytes]
 
 
 if __name__ == "__main__":
-    os.environ["TRITON_INTERPRET"] = "1"
-    from interpreter import make_interpreted_fma_fused
+    if "triton" in sys.argv[4]:
+        os.environ["TRITON_INTERPRET"] = "1"
+        from interpreter import make_interpreted_fma_fused
 
-    make_interpreted_fma_fused()
+        make_interpreted_fma_fused()
     run_rank(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

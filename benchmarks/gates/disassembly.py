@@ -1,0 +1,160 @@
+"""What a compiled kernel became: its main loop found in the disassembly and counted. Needs no GPU."""
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the kernel became: per element of the main loop (None without one), registers and spills of the whole."""
+
+    kernel: str
+    target: str
+    registers: int
+    spills: int  # instructions that store to or load from local memory, or on AMD spilled registers
+    instructions: float | None = None
+    exponentials: float | None = None
+    barriers: int | None = None
+    shuffles: int | None = None
+    load_bytes: int | None = None  # the narrowest access of the main loop
+    store_bytes: int | None = None  # None as well where the loop stores nothing
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kernel's disassembly, whichever GPU it is for."""
+
+    registers: int
+    spills: int
+    instructions: list[tuple[int, str]]
+    """Address and text of each."""
+    backward_jumps: list[tuple[int, int]]
+    """The first and the last address of each loop."""
+
+
+def count_compiled(
+    name: str, target: str, compiled: Any, per_thread: int | None, itemsize: int, stores: bool | None = None
+) -> Counts:
+    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn, or more if unrolled.
+
+    `per_thread` is for warps of 32 threads. A kernel that reads its row twice has two such loops: `stores` says which
+    of them to count, the one that writes or the one that does not.
+    """
+    amd = target.startswith("gfx")
+    program = amd_program(compiled.asm["amdgcn"]) if amd else nvidia_program(compiled.asm["cubin"])
+    if per_thread is None:
+        return Counts(name, target, program.registers, program.spills)
+    exponential, store = ("v_exp_f32", "_store_") if amd else ("MUFU", "STG")
+    loop = main_loop(program, exponential, store, stores)
+    threads = 2 if amd else 1  # a wavefront has 64
+    loads, writes = (amd_widths(loop, kind) if amd else access_widths(loop, kind) for kind in ("load", "store"))
+    elements = per_thread * unrolled(threads * sum(loads), per_thread * itemsize, loop) / threads
+
+    def count(*patterns: str) -> int:
+        return sum(opcode(text).startswith(patterns) for text in loop)
+
+    return Counts(
+        name,
+        target,
+        program.registers,
+        program.spills,
+        # Scalar instructions issue beside the vector unit's.
+        sum(not text.startswith("s_") for text in loop) / elements,
+        count(exponential) / elements,
+        count("s_barrier", "BAR"),
+        count("ds_bpermute", "ds_swizzle", "SHFL"),
+        narrowest(loads, loop),
+        narrowest(writes, loop),
+    )
+
+
+def nvidia_program(cubin: bytes) -> Program:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        sass = subprocess.run(
+            [CUOBJDUMP, "-sass", "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
+    registers = int(re.search(r"REG:(\d+)", sass)[1])  # type: ignore[index]
+    spills = sum(opcode(text) in ("STL", "LDL") for _, text in instructions)
+    jumps = [(re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text), address) for address, text in instructions]
+    loops = [(int(jump[1], 16), address) for jump, address in jumps if jump and int(jump[1], 16) < address]
+    return Program(registers, spills, instructions, loops)
+
+
+def amd_program(assembly: str) -> Program:
+    # Spilled scalar registers go to lanes of a vector register, not to memory.
+    registers, spills = (
+        int(re.search(rf"\.{key}:\s+(\d+)", assembly)[1])  # type: ignore[index]
+        for key in ("vgpr_count", "vgpr_spill_count")
+    )
+    lines = [line.split(";")[0].strip() for line in assembly.splitlines()]
+    labels = {line[:-1]: number for number, line in enumerate(lines) if re.fullmatch(r"\.LBB\w+:", line)}
+    instructions = [(number, line) for number, line in enumerate(lines) if re.match(r"(v|s|ds|global|buffer)_", line)]
+    loops = [
+        (labels[line.split()[1]], number)
+        for number, line in instructions
+        if line.startswith(("s_cbranch", "s_branch")) and labels.get(line.split()[1], number) < number
+    ]
+    return Program(registers, spills, instructions, loops)
+
+
+def opcode(text: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
+
+
+def main_loop(program: Program, exponential: str, store: str, stores: bool | None) -> list[str]:
+    """The innermost loop with the most exponentials: the others are tails, masks and rare rows.
+
+    `stores` leaves only the loops that store something, or those that do not.
+    """
+    jumps = program.backward_jumps
+    innermost = [
+        (first, last)
+        for first, last in jumps
+        if not any(first <= other and end <= last for other, end in jumps if (other, end) != (first, last))
+    ]
+    if not innermost:  # no loop at all: the program up to its first unconditional exit
+        texts = [text.strip() for _, text in program.instructions]
+        return texts[: min(texts.index(end) for end in ("EXIT", "s_endpgm") if end in texts) + 1]
+    bodies = [[text for at, text in program.instructions if first <= at <= last] for first, last in innermost]
+    bodies = [body for body in bodies if stores is None or any(store in text for text in body) == stores]
+    return max(bodies, key=lambda body: sum(exponential in text for text in body))
+
+
+def unrolled(loaded: int, expected: int, loop: list[str]) -> int:
+    """How many turns the compiler made one of: bytes that a loop loads over those of one turn. 1 without a loop."""
+    return 1 if {"EXIT", "s_endpgm"} & set(loop) else max(1, round(loaded / expected))
+
+
+def access_widths(loop: list[str], kind: str) -> list[int]:
+    """The width in bytes of each global "load" or "store" in a loop of SASS."""
+    name = {"load": "LDG", "store": "STG"}[kind]
+    widths = []
+    for text in loop:
+        if opcode(text) == name:
+            suffix = re.search(r"\.(128|64|U16|U8|S16|S8)\b", text.removeprefix("@").split(name, 1)[1].split()[0])
+            widths.append({"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}[suffix[1]] if suffix else 4)
+    return widths
+
+
+def amd_widths(loop: list[str], kind: str) -> list[int]:
+    """The same in a loop of AMD's assembly."""
+    widths = {"dwordx4": 16, "dwordx2": 8, "dword": 4}
+    accesses = (opcode(text) for text in loop if re.match(rf"(global|buffer)_{kind}_", text))
+    return [widths.get(name.rsplit("_", 1)[1], 2) for name in accesses]
+
+
+def narrowest(widths: list[int], loop: list[str]) -> int | None:
+    """Of a loop the smallest; of a program without one, which loads its row's constants singly as well, the largest."""
+    choose = max if {"EXIT", "s_endpgm"} & set(loop) else min
+    return choose(widths, default=None)

@@ -1,1 +1,0 @@
-"""The suites of `python -m benchmarks`, one a file: each has `steps(options)`."""
