@@ -20,7 +20,7 @@ class UnsupportedVersionError(ImportError):
 
 
 def require(package: str) -> Version:
-    """The installed version of a package that an adapter is for.
+    """Return the installed version of a package that an adapter is for.
 
     Args:
         package: a key of `SUPPORTED`.

@@ -39,7 +39,7 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
 
 
 def checkpointed_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers for which `enable_checkpointing` was called."""
+    """Return the layers for which `enable_checkpointing` was called."""
     return [
         module
         for module in model.modules()

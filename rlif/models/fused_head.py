@@ -32,7 +32,7 @@ class FusedHead:
     cap: float | None
 
     def temperature(self, temperature: float) -> float:
-        """What the unscaled logits are divided by to the same effect."""
+        """Return what the unscaled logits are divided by to the same effect."""
         return temperature / self.scale
 
     @property
@@ -42,7 +42,7 @@ class FusedHead:
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
-    """The part of the model whose `last_hidden_state`, (N, S, H) after the final norm, its head reads."""
+    """Return the part of the model whose `last_hidden_state`, (N, S, H) after the final norm, its head reads."""
     return model.base_model
 
 

@@ -111,7 +111,7 @@ def load_language_model(name: str, *, device: str, dtype: str, attn_implementati
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device of that name; "auto" is cuda if there is one, else cpu.
+    """Find the torch device of that name; "auto" is cuda if there is one, else cpu.
 
     Raises:
         UserError: torch does not know the device, or cannot put a tensor on it.
@@ -134,5 +134,5 @@ def _exists(path: Path) -> bool:
 
 
 def positions(mask: Tensor) -> Tensor:
-    """(N, S) position ids that count the True places of a (N, S) mask from 0; padding on the left gets 0."""
+    """Count the True places of a (N, S) mask from 0: (N, S) position ids, 0 in padding on the left."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -26,7 +26,7 @@ def policy_to_train(
     *,
     seed: int,
 ) -> LanguageModel:
-    """The model that a training changes: as it starts, or as a checkpoint has it.
+    """Return the model that a training changes: as it starts, or as a checkpoint has it.
 
     Args:
         start: the start model. With an adapter it is changed in place and returned.

@@ -8,7 +8,7 @@ import torch
 
 
 def scheduled(step: int, max_steps: int, *, learning_rate: float, warmup_ratio: float, lr_scheduler_type: str) -> float:
-    """The learning rate of a step, counted from 1: a linear rise in the first `warmup_ratio`, then the schedule.
+    """Return the learning rate of a step, counted from 1: a linear rise in the first `warmup_ratio`, then the schedule.
 
     The peak, `learning_rate`, comes right after the warm-up, and no step is spent at 0.
 
@@ -28,7 +28,7 @@ def scheduled(step: int, max_steps: int, *, learning_rate: float, warmup_ratio: 
 
 
 def warmed_cosine(step: int, max_steps: int, *, learning_rate: float, warmup_steps: int) -> float:
-    """The learning rate of a step, counted from 1, that the built-in models are pretrained with.
+    """Return the learning rate of a step, counted from 1, that the built-in models are pretrained with.
 
     It is a half cosine over the whole run times a linear rise in the first steps, where `scheduled` begins the cosine
     after the rise. The weights of models in users' caches depend on the difference.

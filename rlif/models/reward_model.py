@@ -26,7 +26,7 @@ class RewardModel:
     pad_token_id: int
 
     def rewards(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
-        """(N,) float32, differentiable: the reward of each completion.
+        """Reward each completion: (N,) float32, differentiable.
 
         Args:
             prompts: N lists of token ids.

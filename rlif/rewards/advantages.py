@@ -33,7 +33,7 @@ def unscaled_advantages(rewards: Tensor, num_generations: int) -> Tensor:
 
 
 def equal_groups(rewards: Tensor, num_generations: int) -> Tensor:
-    """Which groups have nothing to compare, all their rewards being the same finite number: (groups,) bool."""
+    """Tell which groups have nothing to compare, all their rewards being the same finite number: (groups,) bool."""
     groups = rewards.view(-1, num_generations)
     largest, smallest = groups.amax(dim=1), groups.amin(dim=1)
     return (largest == smallest) & largest.isfinite()

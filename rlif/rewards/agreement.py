@@ -21,7 +21,7 @@ def majority_vote(completions: list[str], num_generations: int) -> list[float]:
 
 @uses()
 def semantic_entropy(completions: list[str], num_generations: int) -> list[float]:
-    """The share of the completion's group that states the same answer (EMPO, arXiv 2504.05812).
+    """Return the share of the completion's group that states the same answer (EMPO, arXiv 2504.05812).
 
     0 for a completion that states none, and throughout a group in which no two agree.
     """

@@ -55,7 +55,7 @@ class Reward:
     needs_answers: bool = False
 
     def arguments(self, inputs: Mapping[str, object]) -> dict[str, object]:
-        """Those of the inputs that the function takes."""
+        """Select the inputs that the function takes."""
         parameters = inspect.signature(self.function).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return dict(inputs)
@@ -78,7 +78,7 @@ def uses(*outputs: str, answers: bool = False) -> Callable[[F], F]:
 
 
 def describe(name: str, function: RewardFunction, weight: float) -> Reward:
-    """The reward that a function is, by its signature and by what `uses` says of it.
+    """Read off a function what reward it is: by its signature, and by what `uses` says of it.
 
     Raises:
         UserError: the function requires an argument that there is not, or it cannot be called with keywords.
@@ -101,7 +101,7 @@ def describe(name: str, function: RewardFunction, weight: float) -> Reward:
 
 
 def describe_error(error: BaseException) -> str:
-    """An error of the user's code in one line, with the place that raised it."""
+    """Write an error of the user's code in one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

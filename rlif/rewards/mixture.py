@@ -136,7 +136,7 @@ def reward_inputs(
 
 
 def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], device: torch.device) -> Tensor:
-    """The values of a reward function, checked.
+    """Call a reward function, and check what it returns.
 
     Args:
         reward: to call.

@@ -16,7 +16,7 @@ from rlif.rewards.interface import RewardFunction, describe_error
 
 
 def import_function(path: str) -> RewardFunction:
-    """The function that `package.module:function` or `path/to/file.py:function` names.
+    """Import the function that `package.module:function` or `path/to/file.py:function` names.
 
     Modules are looked for in the working directory too, as `python -m` does.
 

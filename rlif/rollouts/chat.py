@@ -13,7 +13,7 @@ from rlif.errors import UserError
 def apply_chat_template(
     content: str | Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, system_prompt: str | None, where: str
 ) -> str:
-    """The text of a conversation, special tokens included, up to where the assistant's answer begins.
+    """Write a conversation as text, special tokens included, up to where the assistant's answer begins.
 
     Args:
         content: messages, or the text of a single one by the user.

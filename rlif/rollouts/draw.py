@@ -1,6 +1,6 @@
-"""Draw tokens from logits, with random numbers that belong to a prompt and not to the batch or process it is in.
+"""Draw tokens from logits, and keep the statistics of the distributions that they were drawn from.
 
-And keep the statistics of the distributions that they were drawn from.
+The random numbers belong to a prompt, and not to the batch or the process that it is in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlif_kernels import TokenStats, sample_tokens, token_stats
 def uniform_numbers(
     seeds: Sequence[Sequence[int]], num_generations: int, max_completion_length: int, device: torch.device
 ) -> Tensor:
-    """The random numbers of a rollout: uniform in (0, 1], one for each completion and token.
+    """Draw the random numbers of a rollout: uniform in (0, 1], one for each completion and token.
 
     Args:
         seeds: one for each of B prompts, of integers >= 0; it alone decides the numbers of the prompt.
@@ -36,7 +36,7 @@ def uniform_numbers(
 
 
 def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: float) -> Tensor:
-    """(N, V) logits with -inf for every token outside the `top_k` most likely, and outside the nucleus among these.
+    """Set (N, V) logits to -inf for every token outside the `top_k` most likely, and outside the nucleus among these.
 
     The nucleus (arXiv 1904.09751) is the fewest most likely tokens whose probabilities at the temperature reach
     `top_p`. The most likely token always stays.
@@ -51,7 +51,7 @@ def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: fl
 
 
 def most_likely(logits: Tensor, count: int, excluded: Tensor) -> Tensor:
-    """The ids of the `count` largest of (N, V) logits but for those in `excluded`: (N, count) int64, the largest first.
+    """Find the `count` largest of (N, V) logits but for those in `excluded`: (N, count) int64 ids, the largest first.
 
     Raises:
         UserError: there are not that many, or they are not finite.
@@ -108,7 +108,7 @@ class StatsRecorder:
         self.steps.append((stats, rows, torch.full_like(rows, step), growing))
 
     def stats(self, length: int) -> TokenStats:
-        """The requested fields of all completions, (N, length)."""
+        """Return the requested fields of all completions, (N, length)."""
         steps, *places = zip(*self.steps, strict=True)
         rows, columns, growing = (torch.cat(parts) for parts in places)
         fields = {}

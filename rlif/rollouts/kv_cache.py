@@ -43,7 +43,7 @@ class ReservedLayer(DynamicLayer):
 
 
 def reserved_cache(config: PreTrainedConfig, max_length: int) -> DynamicCache:
-    """The cache that such a model needs, its full-attention layers with room for `max_length` tokens."""
+    """Make the cache that such a model needs, its full-attention layers with room for `max_length` tokens."""
     cache = DynamicCache(config=config)
     cache.layers = [ReservedLayer(max_length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -48,7 +48,7 @@ def pack(
 
 
 def groups_fit(rollout: Rollout, max_tokens: int) -> bool:
-    """Whether every group is within the budget by itself."""
+    """Tell whether every group is within the budget by itself."""
     everything = list(range(len(rollout.texts)))
     prompts, completions = rollout.lengths()
     size = rollout.num_generations

@@ -122,7 +122,7 @@ def generate_paged(
     num_return_sequences: int = 1,
     **generation: object,
 ) -> list[GenerationOutput]:
-    """Outputs of transformers' continuous batching, those of one prompt side by side.
+    """Run transformers' continuous batching; the outputs of one prompt stand side by side.
 
     Raises:
         UserError: transformers gives up, or leaves an output out.
@@ -153,7 +153,7 @@ def generate_paged(
 
 
 def one_seed(seeds: Sequence[Sequence[int]]) -> int:
-    """A number of 32 bits that depends on every one of the seeds."""
+    """Return a number of 32 bits that depends on every one of the seeds."""
     return int(np.random.SeedSequence([number for seed in seeds for number in seed]).generate_state(1)[0])
 
 

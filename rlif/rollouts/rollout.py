@@ -18,7 +18,7 @@ class Rollout:
     prompts: list[str]
     """N prompts, each repeated for every completion of it."""
     answers: list[str | None]
-    """N gold answers, likewise."""
+    """N gold answers, each repeated for every completion of its prompt; None where there is none."""
     texts: list[str]
     """N completions as text, without special tokens."""
     prompt_ids: Tensor
@@ -38,11 +38,11 @@ class Rollout:
     from, as far as `sample` was asked for them."""
 
     def lengths(self) -> tuple[list[int], list[int]]:
-        """Tokens of each prompt and of each completion."""
+        """Count the tokens of each prompt and of each completion."""
         return self.prompt_mask.sum(dim=1).tolist(), self.completion_mask.sum(dim=1).tolist()
 
     def select(self, rows: Sequence[int]) -> Rollout:
-        """These completions, in this order, with no more padding than they need."""
+        """Select these completions, in this order, with no more padding than they need."""
         index = torch.tensor(list(rows), device=self.prompt_ids.device)
         prompt_mask, completion_mask = self.prompt_mask[index], self.completion_mask[index]
         first = prompt_mask.shape[1] - int(prompt_mask.sum(dim=1).max())

@@ -130,7 +130,7 @@ def sample(
 
 
 def decode(language_model: LanguageModel, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
-    """Each completion as text, without special tokens."""
+    """Decode each completion to text, without special tokens."""
     lengths = completion_mask.sum(dim=1).tolist()
     rows = [ids[:length] for ids, length in zip(completion_ids.tolist(), lengths, strict=True)]
     return language_model.tokenizer.batch_decode(rows, skip_special_tokens=True)

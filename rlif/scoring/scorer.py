@@ -52,7 +52,7 @@ class Scorer(nn.Module):
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def one_token(self) -> Rollout:
-        """The least that there is to score: one prompt token and one completion token."""
+        """Return the least that there is to score: one prompt token and one completion token."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
         return Rollout([""], [None], [""], ids, mask, ids, mask, mask[0], num_generations=1)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, from which it continues as if it had never stopped.
+"""A run continues from its checkpoints as if it had never stopped.
 
 A checkpoint is RUN_DIR/checkpoint-STEP: the model as transformers saves it (with LoRA the adapter), the optimizer's
 tensors, and a JSON file. The order of the prompts, the learning rate, and all random numbers of a step are functions
@@ -65,7 +65,7 @@ class RunState:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
+    """Return the checkpoints of a run, the newest first."""
     found = [path for path in run_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
     return sorted(found, key=_step, reverse=True)
 
@@ -75,7 +75,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def newest_intact(run_dir: Path) -> Path | None:
-    """The newest checkpoint that is as it was written, with a warning for each that is not; None if there is none.
+    """Find the newest checkpoint that is as it was written, and warn of newer ones that are not; None if there is none.
 
     Raises:
         UserError: there are checkpoints, and all of them are damaged.
@@ -110,7 +110,7 @@ def tidy(run_dir: Path, keep: int | None, step: int) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimizer remembers of each weight, whole and on the CPU; under FSDP every process has to ask."""
+    """Collect the optimizer's state of each weight, whole and on the CPU; under FSDP every process has to call this."""
     return {
         f"{name}.{key}": _whole(value)
         for name, weight in model.named_parameters()
@@ -137,7 +137,7 @@ def _whole(value: Tensor) -> Tensor:
 
 
 def _like(weight: Tensor, value: Tensor) -> Tensor:
-    """The value where the weight is, and divided over processes as the weight is; a count is not divided."""
+    """Put the value where the weight is, sharded over the processes as the weight is; a count is not sharded."""
     value = value.to(weight.device)
     if isinstance(weight, DTensor) and value.ndim > 0:
         return distribute_tensor(value, weight.device_mesh, weight.placements)
@@ -145,12 +145,12 @@ def _like(weight: Tensor, value: Tensor) -> Tensor:
 
 
 def data_fingerprint(prompts: Iterable[EncodedPrompt]) -> str:
-    """Changes with any token or gold answer of the prompts, and with their order."""
+    """Hash the prompts: the digest changes with any token or gold answer, and with their order."""
     return fingerprint([prompt.ids, prompt.answer] for prompt in prompts)
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """Changes with the weights' names and shapes, and with any training of them."""
+    """Hash the weights: the digest changes with their names and shapes, and with any training of them."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         numbers = weight.detach().flatten()

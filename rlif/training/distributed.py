@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def make_accelerator(device: str, report_to: tuple[str, ...], run_dir: Path) -> Accelerator:
-    """The processes that `accelerate launch` started, or this one alone, on the device that the user wants.
+    """Join the processes that `accelerate launch` started, or this one alone, on the device that the user wants.
 
     Trackers that keep files put them into the run's directory.
 

@@ -152,7 +152,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
 
 
 def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
-    """One step of training: sample, score, learn. Each process takes its share of the prompts.
+    """Train one step: sample, score, learn. Each process takes its share of the prompts.
 
     Returns:
         The metrics of the step on all processes, per completion or per token (nats), and this process's rollout.
@@ -196,7 +196,7 @@ def seed_step(seed: int, step: int, process_index: int) -> None:
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate of a step, counted from 1."""
+    """Return the learning rate of a step, counted from 1."""
     return scheduled(
         step,
         config.max_steps,
@@ -220,7 +220,7 @@ def salvaged(run: Run, step: int) -> str:
 
 
 def diagnosis(learner: Learner, row: dict[str, float]) -> str:
-    """Why a run whose updates are not finite stops, from the gradients of the last one."""
+    """Tell why a run whose updates are not finite stops, from the gradients of the last one."""
     parameters = [(name, each) for name, each in learner.models.scorer.named_parameters() if each.requires_grad]
     bad = [name for name, each in parameters if each.grad is not None and not each.grad.isfinite().all()]
     weights = all(each.isfinite().all() for _, each in parameters)

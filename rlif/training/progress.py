@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table in a terminal, plain lines elsewhere, or nothing."""
+"""Show a person how a run goes on: a live table in a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class LiveProgress:
 
 
 def metrics_table(row: Mapping[str, float]) -> Table:
-    """The metrics that a person follows, those of training beside those of the last evaluation."""
+    """Lay out the metrics that a person follows, those of training beside those of the last evaluation."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for header in ("", "train", "eval"):
         table.add_column(header, justify="left" if header == "" else "right")
@@ -148,13 +148,13 @@ def metrics_table(row: Mapping[str, float]) -> Table:
 
 
 def default_progress() -> Progress:
-    """On stderr: live in a terminal, plain lines where there is none."""
+    """Report on stderr: live in a terminal, in plain lines where there is none."""
     console = Console(file=sys.stderr)
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
 
 def describe(row: Mapping[str, float], prefix: str = "") -> str:
-    """The metrics that a person follows, those whose names have the prefix, in a few words."""
+    """Write the metrics that a person follows, of the names with the prefix, in a few words."""
     formats = {
         "reward": "reward {:.3f}",
         "accuracy": "accuracy {:.3f}",

@@ -21,19 +21,20 @@ from rlif.training.options import TrainConfig
 # The folder of the best policy so far, and in it the file with what the guard said of it.
 BEST = "best"
 READING_FILE = "guard.json"
-# What a run may change when it is resumed: what has no part in its weights, its end, and the places where model and
-# data are, whose contents are compared instead.
+# The options that a resumed run may change.
 CHANGEABLE = frozenset(
+    # These have no part in the weights. Model and data may move: their contents are compared instead.
     {"max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
-    # What changes the rounding of sums at most, and lets a run that ran out of memory go on.
+    # These change the rounding of sums at most, and let a run that ran out of memory go on.
     | {"max_tokens_per_forward", "gradient_checkpointing"}
+    # These decide what is watched and measured. `_check_guard` refuses what would change the prompts of training.
     | {"guard", "guard_patience"}
     | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
 )
 
 
 def resolve_run_dir(config: TrainConfig) -> Path:
-    """The directory that this run will make, or that it resumes: `config.output_dir`, or runs/REWARDS-DATE-TIME.
+    """Choose the directory that this run makes, or that it resumes: `config.output_dir`, or runs/REWARDS-DATE-TIME.
 
     Raises:
         UserError: it exists already, and the run does not resume: a run never writes over another. Or it resumes, and
@@ -76,7 +77,7 @@ class RunDir:
         self._samples.append(rows, synced=False)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The rows so far; what was not finite is NaN."""
+        """Read the rows so far; what was not finite is NaN."""
         return [with_nan(row) for row in read_rows(self.path / "metrics.jsonl", argument="resume")]
 
     def save_model(self, write: Callable[[Path], None], name: str = "model") -> Path:
@@ -129,7 +130,7 @@ class RunDir:
 
 
 def best_reading(run_dir: Path) -> Reading | None:
-    """What the guard said of the policy in RUN_DIR/best; None if there is none, or it is damaged."""
+    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none, or it is damaged."""
     best = run_dir / BEST
     if not best.is_dir() or damage(best) is not None:
         return None
@@ -137,7 +138,7 @@ def best_reading(run_dir: Path) -> Reading | None:
 
 
 def _check_guard(config: TrainConfig, saved: Mapping[str, Any]) -> None:
-    """Whether the guard of a resumed run sees what it saw before, and training has the prompts that it had."""
+    """Refuse a change after which the guard would see other evaluations than before, or training other prompts."""
     guard, eval_data = saved.get("guard", "off"), saved.get("eval_data")
     if (guard != "off" and eval_data is None) != (config.guard != "off" and config.eval_data is None):
         raise UserError(

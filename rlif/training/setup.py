@@ -1,4 +1,4 @@
-"""Everything that comes before the first step of a run, and that can be wrong with it."""
+"""Check, load and make everything that a run needs before its first step."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def validation_options(config: TrainConfig) -> ValidationOptions:
 
 
 def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
-    """Training prompts, and others for the guard: a random tenth of those that differ, at most `limit`.
+    """Hold prompts out of training for the guard: a random tenth of the distinct ones, at most `limit`; return both.
 
     Where a tenth would be fewer than `MIN_HELD_OUT`, nothing is held out, and the guard watches training prompts.
     """
@@ -222,7 +222,7 @@ def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[
 
 
 def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading | None) -> Guard:
-    """A guard that has seen the evaluations so far, and takes for the best what RUN_DIR/best holds."""
+    """Make a guard that has seen the evaluations so far, and takes for the best what OUTPUT_DIR/best holds."""
     guard = Guard(config.guard_patience)
     for row in rows:
         metrics = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
@@ -235,7 +235,7 @@ def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading 
 
 
 def _resumed(state: RunState, checkpoint: Path, *, guarded: bool) -> RunState:
-    """The state of a run that continues from a checkpoint, if prompts and start model are those that it began with.
+    """Load the state of a run that continues from a checkpoint, if prompts and start model are as it began with.
 
     So must the evaluation prompts be if it is guarded: the guard compares evaluations, which must be of the same.
     """

@@ -125,7 +125,7 @@ def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
 
 
 def one_forward_serves(learner: Learner, rollout: Rollout) -> bool:
-    """Whether the forward with gradient can score the completions too; the same on all processes."""
+    """Tell whether the forward with gradient can score the completions too; the same on all processes."""
     config = learner.config
     too_large = all_reduce_max(learner.accelerator, not groups_fit(rollout, config.max_tokens_per_forward)) > 0
     return bool(learner.rewards.outputs) and not too_large and config.scale_rewards != "batch"

@@ -1,4 +1,4 @@
-"""Metrics in TensorBoard, Weights & Biases, Trackio and the like, by accelerate."""
+"""Send metrics to TensorBoard, Weights & Biases, Trackio or another tracker that accelerate knows."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ class GuardCallback(TrainerCallback):
 
     @torch.no_grad()
     def _same_model(self, within: Callable[[], AbstractContextManager[None]]) -> bool:
-        """Whether the policy is the same within: whether its adapter does nothing yet."""
+        """Tell whether the policy is the same within: whether its adapter does nothing yet."""
         ids = torch.tensor([self.prompts[0].ids], device=self.trainer.accelerator.device)
         with self._evaluating():
             policy = self.trainer.model(input_ids=ids).logits

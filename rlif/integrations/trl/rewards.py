@@ -78,7 +78,7 @@ class TRLReward:
         return call(self.reward, inputs, names, torch.device("cpu"))[own].tolist()
 
     def _own_rollout(self, trainer: Any, prompts: list[Any], completion_ids: list[list[int]]) -> Rollout:
-        """The completions, with the statistics that the reward reads, from a forward of its own."""
+        """Collect the completions, and the statistics that the reward reads by a forward of its own."""
         if self.reward.outputs and not isinstance(trainer, GRPOTrainer):
             raise UserError(f"reward {self.reward.name}: got a {type(trainer).__name__}, expected a GRPOTrainer")
         if getattr(trainer, "tools", None):
@@ -109,7 +109,7 @@ class TRLReward:
         return [None] * count if gold is None else [gold_answer(value) for value in gold]
 
     def _splits_groups(self, trainer: Any, count: int) -> bool:
-        """Whether the reward compares the completions of a group, and this process holds only a part of some."""
+        """Tell whether the reward compares the completions of a group, and this process holds only a part of some."""
         named = inspect.signature(self.reward.function).parameters
         if "num_generations" not in named or count % num_generations(trainer) == 0:
             return False
@@ -122,7 +122,7 @@ class TRLReward:
 
 
 def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -> TRLReward:
-    """A reward function for TRL's `reward_funcs`, by the name of one of rlif's rewards.
+    """Make a reward function for TRL's `reward_funcs` of one of rlif's rewards.
 
     Confidence rewards are those of the policy that is being trained, by one forward without gradient through the
     fused head each time that TRL asks; `RLIFTrainer` spares that. The forward is TRL's own, which counts padding
@@ -147,7 +147,7 @@ def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -
 
 
 def calling_trainer(columns: dict[str, Any]) -> Any:
-    """The trainer that calls a reward function, by the bound method that it hands to it.
+    """Return the trainer that calls a reward function, by the bound method that it hands to it.
 
     Raises:
         UserError: nobody who calls is a trainer.
@@ -159,12 +159,12 @@ def calling_trainer(columns: dict[str, Any]) -> Any:
 
 
 def num_generations(trainer: Any) -> int:
-    """Completions of each prompt in what the trainer is just doing, training or evaluation."""
+    """Return the number of completions of each prompt in what the trainer is just doing, training or evaluation."""
     return int(trainer.num_generations if trainer.model.training else trainer.num_generations_eval)
 
 
 def gold_answer(value: object) -> str | None:
-    """A dataset's gold answer as rlif compares it: of a whole solution the final answer."""
+    """Return a dataset's gold answer as rlif compares it: of a whole solution the final answer."""
     text = "" if value is None else str(value).strip()
     return extract_answer(text) or text or None
 
@@ -191,7 +191,7 @@ def rollout_of(
 
 
 def forward_stats(trainer: Any, fused: FusedTokenStats, rollout: Rollout, outputs: tuple[str, ...]) -> TokenStats:
-    """The policy's statistics of a rollout by a forward without gradient: (N, T) fields, 0 outside the mask."""
+    """Compute the policy's statistics of a rollout by a forward without gradient: (N, T) fields, 0 outside the mask."""
     training = trainer.model.training
     args = trainer.args
     with (
@@ -216,7 +216,7 @@ def joined(parts: Sequence[TokenStats], length: int) -> TokenStats:
 
 
 def with_stats(rollout: Rollout, stats: TokenStats) -> Rollout:
-    """The rollout with its statistics."""
+    """Return the rollout with its statistics."""
     return replace(rollout, stats=stats)
 
 

@@ -54,7 +54,7 @@ class SamplingRecorder:
         self.growing = self.growing & ~torch.isin(token, self.ends)
 
     def stats(self, completion_ids: list[list[int]]) -> TokenStats | None:
-        """The requested fields of the N completions that generate returned, (N, T), 0 after their ends.
+        """Return the requested fields of the N completions that generate returned, (N, T), 0 after their ends.
 
         None if the forwards were not those of one token after the other (beam search, guidance, prompts in chunks), or
         there were more tokens than there is room for: then what was listened to is not what was drawn.

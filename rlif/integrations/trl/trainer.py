@@ -203,7 +203,7 @@ class RLIFTrainer(GRPOTrainer):
 
 
 def without_tools(rollout: Rollout, tool_mask: list[list[int]], tokenizer: Any) -> Rollout:
-    """The rollout of those tokens alone that the policy drew, side by side.
+    """Return the rollout of those tokens alone that the policy drew, side by side.
 
     Args:
         rollout: N completions, with the results of tools among the tokens.

@@ -43,7 +43,7 @@ def recorded_self_certainty() -> Iterator[list[Tensor]]:
 
 
 def recording() -> list[Tensor] | None:
-    """What `recorded_self_certainty` has collected so far, None outside of it."""
+    """Return what `recorded_self_certainty` has collected so far, None outside of it."""
     return _recorded.get()
 
 
@@ -58,14 +58,14 @@ def _record(stats: TokenStats) -> None:
 
 
 def _statistic(logits: Tensor, name: str) -> Tensor:
-    """A statistic that does not depend on the label."""
+    """Compute a statistic that does not depend on the label."""
     any_label = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     value: Tensor = getattr(token_stats(logits, any_label, outputs=(name,)), name)
     return value
 
 
 def logprobs_from_logits(logits: Tensor, labels: Tensor, inplace_backward: bool = True) -> Tensor:
-    """Log-probabilities of the labels; a label of -100 gives 0.
+    """Compute log-probabilities of the labels; a label of -100 gives 0.
 
     float32 where verl would call flash-attention's cross-entropy, else the logits' dtype, as verl has it.
     `inplace_backward` is honoured where an operation computed the logits and ignored where it would overwrite a leaf or
@@ -96,17 +96,17 @@ def _verl_uses_flash_attention() -> bool:
 
 
 def entropy_from_logits(logits: Tensor) -> Tensor:
-    """Entropy in nats, in the logits' dtype."""
+    """Compute the entropy in nats, in the logits' dtype."""
     return _statistic(logits, "entropy").to(logits.dtype)
 
 
 def entropy_from_logits_with_chunking(logits: Tensor, chunk_size: int = 2048) -> Tensor:
-    """Entropy in nats, float32. There is nothing to divide into chunks: no row leaves anything behind."""
+    """Compute the entropy in nats, float32. There is nothing to divide into chunks: no row leaves anything behind."""
     return _statistic(logits, "entropy")
 
 
 def calculate_sum_pi_squared_from_logits(logits: Tensor) -> Tensor:
-    """The collision probability, sum of p squared, in the logits' dtype."""
+    """Compute the collision probability, sum of p squared, in the logits' dtype."""
     return _statistic(logits, "sum_sq_probs").to(logits.dtype)
 
 
@@ -135,7 +135,7 @@ def linear_cross_entropy(
     reduction: str | None = "none",
     dist_process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of a head's logits, float32.
+    """Compute log-probabilities and entropies of a head's logits, float32.
 
     Args:
         hidden: (..., H), of N rows in all.

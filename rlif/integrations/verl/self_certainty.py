@@ -53,7 +53,7 @@ def with_self_certainty(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _jagged(engine: Any, values: Tensor, output_args: Any, offsets: Tensor) -> Tensor:
-    """The nested tensor of a micro-batch's sequences: from packed rows, perhaps divided over ranks, or padded ones."""
+    """Nest a micro-batch's sequences into one tensor: of packed rows, perhaps split over ranks, or of padded ones."""
     if "pad_size" in output_args:
         values = engine._gather_and_unpad_packed(values.flatten(), output_args["pad_size"])
     elif values.ndim == 2:

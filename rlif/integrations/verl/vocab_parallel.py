@@ -28,22 +28,22 @@ def _statistic(logits: Tensor, name: str, labels: Tensor | None = None) -> Tenso
 
 
 def vocab_parallel_entropy(vocab_parallel_logits: Tensor) -> Tensor:
-    """Entropy in nats, in the logits' dtype."""
+    """Compute the entropy in nats, in the logits' dtype."""
     return _statistic(vocab_parallel_logits, "entropy").to(vocab_parallel_logits.dtype)
 
 
 def vocab_parallel_entropy_with_chunking(vocab_parallel_logits: Tensor, chunk_size: int = 2048) -> Tensor:
-    """Entropy in nats, float32. There is nothing to divide into chunks: no row leaves anything behind."""
+    """Compute the entropy in nats, float32. There is nothing to divide into chunks: no row leaves anything behind."""
     return _statistic(vocab_parallel_logits, "entropy")
 
 
 def vocab_parallel_sum_pi_squared(vocab_parallel_logits: Tensor) -> Tensor:
-    """The collision probability, sum of p squared, in the logits' dtype."""
+    """Compute the collision probability, sum of p squared, in the logits' dtype."""
     return _statistic(vocab_parallel_logits, "sum_sq_probs").to(vocab_parallel_logits.dtype)
 
 
 def vocab_parallel_log_probs_from_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probabilities of the labels, float32, as Megatron's cross-entropy computes them."""
+    """Compute log-probabilities of the labels, float32, as Megatron's cross-entropy computes them."""
     return _statistic(logits, "logprob", labels)
 
 
