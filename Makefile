@@ -13,14 +13,22 @@ TRL_STAMP := $(VENV)/.trl-installed
 # Without what it needs, of which benchmarks use nothing, and so apart from what other commands import.
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
+DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-integrations lint format bench bench-gate bench-compare clean
+.PHONY: demo test test-slow test-all test-integrations lint format bench bench-gate bench-compare docs clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
 
+# What guards every promise once, in five minutes on two cores.
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+# The tests marked slow, which try the same promises on more sizes, dtypes and options.
+test-slow: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+test-all: test test-slow
 
 # The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
 test-integrations: $(TRL_STAMP) $(VERL_STAMP)
@@ -31,6 +39,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -51,6 +60,10 @@ bench-compare: $(STAMP)
 	@test -n "$(BASE)" || { echo "BASE is not set; expected a revision, such as BASE=HEAD~3"; exit 2; }
 	$(BIN)/python -m benchmarks compare $(BASE) $(ARGS)
 
+# The pages of docs/ as a site that needs no network: site/index.html.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Everything that a command above needs. Runs again only when a file that says what to install has changed.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"rlif needs Python 3.11 or newer; this is {sys.version}"'
@@ -67,10 +80,14 @@ $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(BENCH_PEERS) --constraint constraints-verl.txt verl
 	@touch $@
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -64,7 +64,7 @@ def main() -> None:
         prompt_ids = torch.randint(2, policy.config.vocab_size, (4, 6))
         prompts = {"input_ids": prompt_ids, "attention_mask": torch.ones_like(prompt_ids)}
         eos, pad = policy.config.eos_token_id, policy.config.pad_token_id
-    reference = copy.deepcopy(policy).eval().requires_grad_(False)
+    start_model = copy.deepcopy(policy).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=arguments.learning_rate)
     head = policy.get_output_embeddings().weight
 
@@ -91,9 +91,9 @@ def main() -> None:
                 hidden, head, completion_ids, mask=mask, temperature=TEMPERATURE, outputs=("self_certainty",)
             )
             reward = stats.self_certainty.sum(dim=1) / mask.sum(dim=1)
-            reference_hidden = hidden_states(reference, input_ids, attention_mask, prompt_length)
+            start_hidden = hidden_states(start_model, input_ids, attention_mask, prompt_length)
             ref_logprob = linear_token_stats(
-                reference_hidden, reference.get_output_embeddings().weight, completion_ids, mask=mask,
+                start_hidden, start_model.get_output_embeddings().weight, completion_ids, mask=mask,
                 temperature=TEMPERATURE, outputs=("logprob",),
             ).logprob  # fmt: skip
 

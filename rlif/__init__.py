@@ -1,0 +1,103 @@
+"""Reinforcement learning from internal feedback: train, diagnose and evaluate language models by their own confidence.
+
+    import rlif
+
+    rlif.train(rlif.TrainConfig(model="DIR_OR_HUB_ID", data="prompts.jsonl", max_steps=50))
+
+Each name loads what it needs when it is first used: `import rlif` alone loads neither torch nor transformers.
+
+Training and what comes before and after it:
+    TrainConfig             every option of a training run; those of `rlif train`
+    train                   train a model as a TrainConfig says
+    TrainResult             where a run is, and how it ended
+    diagnose                say before any training whether a reward is likely to help a model
+    mix                     write the weighted mean of two models' weights
+    read_completions        completions of a file that `rlif eval` wrote, or of one like it
+    evaluate_completions    accuracy, voting, best-of-N by confidence and calibration of completions
+
+Models, prompts and completions:
+    load_language_model     a causal language model with its tokenizer
+    LanguageModel           what that returns
+    read_prompts            prompts and gold answers of a file, a directory or a hub dataset
+    encode_prompts          prompts as tokens
+    sample                  completions of encoded prompts, with their statistics
+    Rollout                 what that returns
+
+Rewards:
+    REWARDS                 the built-in rewards by name
+    uses                    decorator of a reward of one's own: what it wants to see
+    load_rewards            the mixture that names and weights stand for
+
+Errors:
+    UserError               bad input: the argument, what came, what was expected
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlif.data.prompts import read_prompts
+    from rlif.diagnosis.diagnose import diagnose
+    from rlif.errors import UserError
+    from rlif.evaluation.completions import read_completions
+    from rlif.evaluation.measure import evaluate_completions
+    from rlif.mixing.mix import mix
+    from rlif.models.language_model import LanguageModel, load_language_model
+    from rlif.rewards import REWARDS, load_rewards, uses
+    from rlif.rollouts.encode import encode_prompts
+    from rlif.rollouts.rollout import Rollout
+    from rlif.rollouts.sample import sample
+    from rlif.training.loop import TrainResult, train
+    from rlif.training.options import TrainConfig
+
+__all__ = [
+    "REWARDS",
+    "LanguageModel",
+    "Rollout",
+    "TrainConfig",
+    "TrainResult",
+    "UserError",
+    "diagnose",
+    "encode_prompts",
+    "evaluate_completions",
+    "load_language_model",
+    "load_rewards",
+    "mix",
+    "read_completions",
+    "read_prompts",
+    "sample",
+    "train",
+    "uses",
+]
+
+# Where each name comes from, as above for type checkers.
+_MODULES = {
+    "rlif.data.prompts": ("read_prompts",),
+    "rlif.diagnosis.diagnose": ("diagnose",),
+    "rlif.errors": ("UserError",),
+    "rlif.evaluation.completions": ("read_completions",),
+    "rlif.evaluation.measure": ("evaluate_completions",),
+    "rlif.mixing.mix": ("mix",),
+    "rlif.models.language_model": ("LanguageModel", "load_language_model"),
+    "rlif.rewards": ("REWARDS", "load_rewards", "uses"),
+    "rlif.rollouts.encode": ("encode_prompts",),
+    "rlif.rollouts.rollout": ("Rollout",),
+    "rlif.rollouts.sample": ("sample",),
+    "rlif.training.loop": ("TrainResult", "train"),
+    "rlif.training.options": ("TrainConfig",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used (PEP 562)."""
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(module), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

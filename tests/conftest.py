@@ -20,11 +20,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m gpu` selects what runs on a device: tests that need one, and there every test of the Triton backend."""
+    """`-m gpu` selects what runs on a device: tests that need one, and there every test of the Triton backend.
+
+    Where there is none that backend is interpreted, and slow for what is marked so.
+    """
     for item in items:
+        on_triton = "triton" in getattr(getattr(item, "callspec", None), "params", {}).values()
+        if on_triton and not torch.cuda.is_available() and "slow_interpreted" in item.keywords:
+            item.add_marker(pytest.mark.slow)
         if torch.cuda.is_available():
-            parameters = getattr(getattr(item, "callspec", None), "params", {})
-            if "triton" in parameters.values():
+            if on_triton:
                 item.add_marker(pytest.mark.gpu)
         elif item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA, ROCm or XPU device, and there is none"))

@@ -1,4 +1,4 @@
-"""The examples run, print what they say, and do it right; so do the README's lines for other people's code."""
+"""The examples run, print what they say, and do it right; so do the lines for others' code in docs/kernels.md."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
+from pages import ROOT, snippet
 from rlif.tasks.built_in_models import base_model_dir
 from rlif.tasks.options import BaseModelConfig
 from rlif.tasks.tokenizer import build_tokenizer
 from rlif_kernels import reference
-
-ROOT = Path(__file__).parents[1]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -167,14 +165,13 @@ def test_the_divided_head_is_the_whole_one() -> None:
     assert max(differences) < 2e-5
 
 
-def function_of_the_readme(name: str):
-    (snippet,) = [each for each in SNIPPETS if f"def {name}(" in each]
+def function_of_the_page(name: str):
     namespace: dict = {}
-    exec(snippet, namespace)
+    exec(snippet("docs/kernels.md", f"def {name}("), namespace)
     return namespace[name]
 
 
-def test_the_readmes_loss_for_trainer_is_its_own_with_an_entropy_bonus(tmp_path: Path) -> None:
+def test_the_loss_for_trainer_is_its_own_with_an_entropy_bonus(tmp_path: Path) -> None:
     model = Qwen3ForCausalLM.from_pretrained(save_model(tmp_path / "model"))
     ids = torch.randint(3, 16, (4, 7))
     labels = ids.masked_fill(torch.rand(4, 7) < 0.3, -100)
@@ -187,17 +184,17 @@ def test_the_readmes_loss_for_trainer_is_its_own_with_an_entropy_bonus(tmp_path:
         outputs = model(ids, labels=labels)
     stats = reference.token_stats(outputs.logits[:, :-1], labels[:, 1:])
     tokens = (labels[:, 1:] != -100).sum()
-    loss = function_of_the_readme("loss_with_entropy_bonus")
+    loss = function_of_the_page("loss_with_entropy_bonus")
     trainer = Trainer(model, arguments, train_dataset=rows, compute_loss_func=loss)
     trainer.train()
     expected = outputs.loss - 0.01 * stats.entropy.sum() / tokens
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), abs=1e-4)  # it is logged rounded
 
 
-def test_the_readmes_line_for_openrlhf_has_its_signature_and_values() -> None:
+def test_the_line_for_openrlhf_has_its_signature_and_values() -> None:
     """OpenRLHF needs CUDA to install. Its function (openrlhf/models/utils.py): log-softmax of the logits divided by the
     temperature, at the labels; (..., V) logits and (...) labels to (...) log-probabilities."""
-    function = function_of_the_readme("log_probs_from_logits")
+    function = function_of_the_page("log_probs_from_logits")
     logits, labels = torch.randn(2, 5, 64), torch.randint(64, (2, 5))
     before = logits.clone()
     for arguments in ({}, {"temperature": 0.7}):

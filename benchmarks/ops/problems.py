@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlif_kernels import TokenStats, reference
+from rlif_kernels import TokenStats, policy_loss, reference
 
 EPSILON, BETA = 0.2, 0.04
 LOGITS_STD = 3.0
@@ -218,7 +218,7 @@ def exact(op: Op, problem: Problem, rows: int = 64) -> Truth:
     if op.outputs == LOSS:
         rest = (problem.advantages, problem.old_logprob, problem.ref_logprob)
         mask = torch.ones_like(problem.targets, dtype=torch.bool)
-        outputs = (reference.policy_loss(TokenStats(*values), *rest, mask=mask, epsilon_low=EPSILON, beta=BETA).loss,)
+        outputs = (policy_loss(TokenStats(*values), *rest, mask=mask, epsilon_low=EPSILON, beta=BETA).loss,)
     (upstream,) = torch.autograd.grad(problem.objective(op, outputs), values)
     upstream = upstream.flatten(1)
     detached = tuple(output.detach() for output in outputs)

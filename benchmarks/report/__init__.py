@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import charts, lab
+from benchmarks.report.headline import headline
 from benchmarks.report.tables import SUITE_TABLES, TABLES
 from rlif.diagnosis.verdict import LAB_FINDINGS
 from rlif.errors import UserError
@@ -61,6 +62,8 @@ def render(text: str, page: Path) -> str:
 
     def draw(match: re.Match[str]) -> str:
         start, name, _, end = match.groups()
+        if name == "headline":
+            return f"{start}{headline(newest, page)}\n{end}"
         if name not in tables:
             raise UserError(f"{page.name} has a place for the table {name!r}; expected one of {', '.join(tables)}")
         path = newest(name)

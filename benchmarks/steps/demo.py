@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.machine import slug
 from benchmarks.runner import Options, Step
-from rlif.demo.command import REWARDS, run_demo
+from rlif.demo.command import REWARDS
+from rlif.demo.command import run as run_demo
 from rlif.demo.options import DemoConfig
 from rlif.tasks.built_in_models import base_model_dir, pretrained_base
 

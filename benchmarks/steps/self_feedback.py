@@ -27,8 +27,9 @@ from benchmarks.memory import peak_bytes
 from benchmarks.runner import Options, Step, steps_in_turn
 from benchmarks.steps.workload import SIZES, StepTimer, Workload, random_words, save_model, time_in
 from benchmarks.timing import quartiles
+from rlif.options.record import CONFIG_FILE
 from rlif.self_feedback import train as training
-from rlif.self_feedback.command import RECORD, run_self_feedback
+from rlif.self_feedback.command import run as run_self_feedback
 from rlif.self_feedback.options import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig, TrainOptions
 from rlif.tasks.built_in_models import pretrained_base
 from rlif.tasks.options import BaseModelConfig
@@ -63,7 +64,7 @@ def run_method(seed: int, questions: int, eval_generations: int) -> dict[str, An
         directory = Path(scratch) / "run"
         measure = MeasureOptions(eval_generations=eval_generations)
         config = SelfFeedbackConfig(
-            output_dir=directory, seed=seed, built_in_questions=questions, measure=measure, device="cpu"
+            output_dir=directory, seed=seed, built_in_prompts=questions, measure=measure, device="cpu"
         )
         started = time.perf_counter()
         run_self_feedback(config)
@@ -78,7 +79,7 @@ def run_method(seed: int, questions: int, eval_generations: int) -> dict[str, An
             rank=RankOptions(confidence="probability_disparity"),
         )
         answers.output_dir.mkdir()
-        shutil.copy(directory / RECORD, answers.output_dir)  # that it was the built-in model and its additions
+        shutil.copy(directory / CONFIG_FILE, answers.output_dir)  # that it was the built-in model and its additions
         run_self_feedback(answers)
         return {
             "seconds": seconds,

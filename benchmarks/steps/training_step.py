@@ -52,7 +52,7 @@ def train_rlif(work: Workload, directory: Path) -> dict[str, Any]:
         model=str(directory / "model"),
         data=str(data),
         reward=("self_certainty",),
-        run_dir=directory / "run",
+        output_dir=directory / "run",
         max_steps=work.steps,
         prompts_per_step=work.prompts,
         num_generations=work.num_generations,

@@ -1,39 +1,48 @@
-"""Checks of the public functions' arguments, and the form in which the library ops take them.
+"""Checks of the public functions' arguments: of the rows, of the loss, and on a CPU of the tensors' values.
 
-Each error names the argument, what came and what was expected. Nothing here looks at the tensors' values.
+Each error names the argument, what came and what was expected.
 """
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import BACKENDS
-from rlif_kernels.stats import FIELDS, IGNORE_INDEX
+from rlif_kernels.policy_loss import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES, LossOptions, LossRows, token_weights
+from rlif_kernels.rows import Rows
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+BACKENDS = ("triton", "cpu", "torch")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class RowArguments(NamedTuple):
-    """What the library ops are told of the rows, checked."""
+    """What every op is told, checked."""
 
-    targets: Tensor
-    """int64, contiguous; IGNORE_INDEX in masked rows."""
-    temperature: Tensor | None
-    """Of each row, float32, contiguous; None where one number serves all."""
-    scalar_temperature: float
-    softcap: float
-    """0: none."""
-    num_columns: int
-    """Columns to read."""
-    outputs: str
-    """The requested fields, separated by commas: an op takes no list of strings."""
+    rows: Rows
+    """The targets are contiguous, with IGNORE_INDEX in masked rows; so are temperatures of their own."""
+    outputs: tuple[str, ...]
+    """The requested fields, in the order of FIELDS."""
     backend: str
+    """A name out of BACKENDS, or "auto"."""
     group: str
     """The name of the process group over which the vocabulary is sharded, or ""."""
+    largest_slice: int
+    """The largest number of columns that a process of the group holds."""
+
+
+class LossArguments(NamedTuple):
+    """What the ops are told of the loss, checked."""
+
+    loss_rows: LossRows
+    """Flat, detached; 0 in masked rows."""
+    options: LossOptions
+    sequence_length: int
+    """Tokens that share a ratio; 0 where each has its own."""
 
 
 def row_arguments(
@@ -48,15 +57,12 @@ def row_arguments(
     outputs: tuple[str, ...],
     backend: str | None,
     group: "ProcessGroup | None",
-) -> tuple[RowArguments, int]:
+) -> RowArguments:
     """Check what all functions have in common.
 
     Args:
         source: (..., anything): the logits or hidden states whose rows the other arguments describe.
         num_columns: the columns that are there; the others are the arguments of `token_stats`.
-
-    Returns:
-        the rows' arguments, and the largest number of columns that a process of the group holds.
     """
     if not isinstance(targets, Tensor):
         raise TypeError(f"targets is a {type(targets).__name__}; expected a torch.Tensor")
@@ -87,34 +93,107 @@ def row_arguments(
     targets = targets.long().contiguous()
     if mask is not None:
         targets = targets.masked_fill(~mask, IGNORE_INDEX).contiguous()
-    row_temperature, scalar_temperature = None, 1.0
-    if isinstance(temperature, Tensor):
-        row_temperature = temperature.detach().float().contiguous()
-    else:
-        scalar_temperature = float(temperature)
+    temperature = temperature.detach().float().contiguous() if isinstance(temperature, Tensor) else float(temperature)
     largest_slice = num_columns
     if group is None:
         num_columns = check_vocab_size(vocab_size, num_columns)
     else:
         from rlif_kernels.backends.sharded.parallel import own_slice  # torch.distributed may be absent
 
-        used = scalar_temperature if row_temperature is None else row_temperature
-        targets, num_columns, largest_slice = own_slice(targets, used, num_columns, vocab_size, group)
-    rows = RowArguments(
-        targets,
-        row_temperature,
-        scalar_temperature,
-        0.0 if softcap is None else float(softcap),
-        num_columns,
-        ",".join(name for name in FIELDS if name in outputs),
+        targets, num_columns, largest_slice = own_slice(targets, temperature, num_columns, vocab_size, group)
+    return RowArguments(
+        Rows(targets, temperature, 0.0 if softcap is None else float(softcap), num_columns),
+        tuple(name for name in FIELDS if name in outputs),
         backend or "auto",
         "" if group is None else group.group_name,
+        largest_slice,
     )
-    return rows, largest_slice
+
+
+def loss_arguments(
+    arguments: RowArguments,
+    advantages: Tensor,
+    old_logprob: Tensor | None,
+    ref_logprob: Tensor | None,
+    loss_type: str,
+    epsilon_low: float,
+    epsilon_high: float | None,
+    delta: float | None,
+    beta: float,
+    importance_sampling_level: str,
+    entropy_coef: float,
+    self_certainty_coef: float,
+    num_items_in_batch: int | Tensor | None,
+    max_completion_length: int | None,
+    loss_scale: float,
+) -> tuple[RowArguments, LossArguments]:
+    """Check the arguments of the loss, which are those of `grpo_loss`.
+
+    Returns:
+        the arguments of the rows, with the statistics that the loss needs added to those requested, and of the loss.
+    """
+    targets, requested = arguments.rows.targets, arguments.outputs
+    if targets.ndim == 0:
+        raise ValueError("targets has shape (); expected (..., T), T the tokens of a sequence")
+    if not set(requested) <= set(DEFAULT_OUTPUTS):
+        raise ValueError(f"outputs is {requested}; expected names out of {DEFAULT_OUTPUTS}")
+    for name, value, choices in (
+        ("loss_type", loss_type, LOSS_TYPES),
+        ("importance_sampling_level", importance_sampling_level, IMPORTANCE_SAMPLING_LEVELS),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; expected one of {choices}")
+    epsilon_high = epsilon_low if epsilon_high is None else epsilon_high
+    for name, number, at_least in (
+        ("epsilon_low", epsilon_low, 0.0),
+        ("epsilon_high", epsilon_high, 0.0),
+        ("delta", 1.0 if delta is None else delta, 0.0),
+        ("beta", beta, 0.0),
+        ("entropy_coef", entropy_coef, -math.inf),
+        ("self_certainty_coef", self_certainty_coef, -math.inf),
+        ("loss_scale", loss_scale, -math.inf),
+    ):
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            raise TypeError(f"{name} is {number!r}; expected a number")
+        if not math.isfinite(number) or number < at_least:
+            raise ValueError(f"{name} is {number}; expected a finite number" + (", 0 or more" if at_least == 0 else ""))
+    for name, count in (("max_completion_length", max_completion_length), ("num_items_in_batch", num_items_in_batch)):
+        if isinstance(count, Tensor) and name == "num_items_in_batch":
+            if count.numel() != 1:
+                raise ValueError(f"{name} has shape {tuple(count.shape)}; expected one number")
+        elif count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise ValueError(f"{name} is {count!r}; expected a positive integer or None")
+    _check_tokens("advantages", advantages, targets, (targets.shape, targets.shape[:-1]))
+    for name, logprob in (("old_logprob", old_logprob), ("ref_logprob", ref_logprob)):
+        if logprob is not None:
+            _check_tokens(name, logprob, targets, (targets.shape,))
+    if beta and ref_logprob is None:
+        raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
+
+    active = targets != IGNORE_INDEX
+    per_token = advantages.shape == targets.shape
+    if not per_token:
+        advantages = advantages[..., None].expand(targets.shape)
+    weight, mean_weight = token_weights(active, loss_type, num_items_in_batch, max_completion_length, loss_scale)
+    # What stands in masked tokens is padding: it may be anything.
+    loss_rows = LossRows(advantages, weight, mean_weight, old_logprob, ref_logprob).map(
+        lambda value: value.detach().float().where(active, 0).contiguous().view(-1)
+    )
+    options = LossOptions(
+        epsilon_low, epsilon_high, math.inf if delta is None else delta, beta, entropy_coef, self_certainty_coef
+    )
+    needed = {"logprob", *requested}
+    needed |= {name for name in DEFAULT_OUTPUTS[1:] if getattr(options, f"{name}_coef")}
+    arguments = arguments._replace(outputs=tuple(name for name in FIELDS if name in needed))
+    # On-policy the ratio of a sequence is 1 as well, and its derivative that of the tokens' ratios, unless their
+    # advantages differ.
+    shared = importance_sampling_level == "sequence" and (old_logprob is not None or per_token)
+    by_sequence = shared and targets.numel() > 0
+    return arguments, LossArguments(loss_rows, options, targets.shape[-1] if by_sequence else 0)
 
 
 def check_logits(logits: Tensor) -> None:
-    """Logits are (..., V), strided as one likes but in the last dimension."""
+    """Logits are (..., V), contiguous in the last dimension; the other strides are free."""
     _check_matrix("logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits has shape {tuple(logits.shape)}; expected (..., V) with V >= 1")
@@ -178,6 +257,35 @@ def check_inplace(logits: Tensor) -> None:
             extent += stride * (size - 1)
 
 
+def check_values(rows: Rows) -> None:
+    """`check_targets` and `check_temperatures` of the rows that are not masked. Costs a GPU a synchronisation."""
+    active = rows.targets != IGNORE_INDEX
+    check_targets(rows.targets, active, rows.num_columns)
+    check_temperatures(rows.temperature, active)
+
+
+def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
+    """Raise IndexError naming the first active target outside ``[0, num_columns)``."""
+    bad = active & ((targets < 0) | (targets >= num_columns))
+    if bad.any():
+        position = tuple(bad.nonzero()[0].tolist())
+        raise IndexError(
+            f"targets{list(position)} is {int(targets[position])}; expected an id in [0, {num_columns}), "
+            f"or {IGNORE_INDEX} for a row to skip"
+        )
+
+
+def check_temperatures(temperature: float | Tensor, active: Tensor) -> None:
+    """Raise ValueError naming the first active row whose temperature is not positive."""
+    if isinstance(temperature, Tensor):
+        bad = ~(temperature > 0) & active
+        if bad.any():
+            position = tuple(bad.nonzero()[0].tolist())
+            raise ValueError(
+                f"temperature{list(position)} is {float(temperature[position])}; expected a positive number"
+            )
+
+
 def _check_matrix(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
@@ -204,3 +312,15 @@ def _check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str) 
         )
     if tensor.device != source.device:
         raise ValueError(f"{name} is on {tensor.device}; expected {source.device}, the device of {source_name}")
+
+
+def _check_tokens(name: str, tensor: Tensor, targets: Tensor, shapes: tuple[torch.Size, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    if tensor.shape not in shapes:
+        expected = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected}, as targets are")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} has dtype {tensor.dtype}; expected a floating dtype")
+    if tensor.device != targets.device:
+        raise ValueError(f"{name} is on {tensor.device}; expected {targets.device}, the device of targets")

@@ -1,8 +1,8 @@
 """`linear_grpo_loss`: the policy loss from hidden states and the head, with three matrix products instead of four.
 
-A tile of whole rows of logits is multiplied, turned into the gradient of the loss in place, and multiplied into the
-gradients of the hidden states and of the weight before the next tile takes its memory. Autograd would need the logits
-once more, or all of them at a time.
+Each tile of whole rows of logits is computed, overwritten with its gradient, and multiplied into the gradients of the
+hidden states and of the weight before the next tile takes its memory. Autograd would compute the logits a second time,
+or keep all of them.
 """
 
 import operator
@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import backend_for
-from rlif_kernels.checks import RowArguments, check_head, check_tile_bytes, row_arguments
-from rlif_kernels.grpo_loss import (
-    average_over,
-    fake_outputs,
-    loss_of_rows,
-    op_outputs,
-    returned,
-    scale_,
-    terms_of_fields,
+from rlif_kernels.checks import check_head, check_tile_bytes, loss_arguments, row_arguments
+from rlif_kernels.grpo_loss import average_over, loss_of_rows, scale_
+from rlif_kernels.head import gradients, head
+from rlif_kernels.head.head import Head
+from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, tiles
+from rlif_kernels.op_values import (
+    absent_as_empty,
+    fake_head_gradients,
+    fake_loss_outputs,
+    grpo_loss_of,
+    loss_outputs,
+    op_arguments,
+    op_loss,
+    op_loss_arguments,
+    op_rows,
+    requested,
 )
-from rlif_kernels.head import head as linear_head
-from rlif_kernels.head.head import DEFAULT_TILE_BYTES, Head, HeadGradients, HeadRows
-from rlif_kernels.linear_token_stats import absent_as_empty, autocast, fake_gradients
-from rlif_kernels.loss_arguments import LossArguments, loss_arguments
-from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average
+from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average, token_terms
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -82,18 +84,22 @@ def linear_grpo_loss(
         RuntimeError: on a second derivative, or on a second backward.
     """
     check_head(hidden, weight, bias)
-    hidden, weight, bias = autocast(hidden, weight, bias)
+    hidden, weight, bias = head.autocast(hidden, weight, bias)
     check_tile_bytes(tile_bytes)
-    rows, largest_slice = row_arguments(
+    arguments = row_arguments(
         hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
-    rows, loss = loss_arguments(
-        rows, advantages, old_logprob, ref_logprob, loss_type, epsilon_low, epsilon_high, delta, beta,
+    arguments, loss = loss_arguments(
+        arguments, advantages, old_logprob, ref_logprob, loss_type, epsilon_low, epsilon_high, delta, beta,
         importance_sampling_level, entropy_coef, self_certainty_coef, num_items_in_batch, max_completion_length,
         loss_scale,
     )  # fmt: skip
-    values = _Function.apply(hidden, weight, bias, rows, loss, tile_bytes, largest_slice, torch.is_grad_enabled())
-    return returned(values, outputs, ref_logprob)
+    values = _Function.apply(
+        hidden, weight, bias,
+        (*op_arguments(arguments), *op_loss_arguments(loss), tile_bytes, arguments.largest_slice),
+        torch.is_grad_enabled(),
+    )  # fmt: skip
+    return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
 
 
 class _Function(torch.autograd.Function):
@@ -103,10 +109,7 @@ class _Function(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        rows: RowArguments,
-        loss: LossArguments,
-        tile_bytes: int,
-        largest_slice: int,
+        arguments: tuple[Any, ...],
         grad_enabled: bool,
     ) -> tuple[Tensor, ...]:
         needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]
@@ -114,10 +117,7 @@ class _Function(torch.autograd.Function):
             hidden.detach(),
             weight.detach(),
             None if bias is None else bias.detach(),
-            *rows,
-            *loss,
-            tile_bytes,
-            largest_slice,
+            *arguments,
             needs,
         )
         ctx.needs = needs
@@ -130,13 +130,13 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("linear_grpo_loss has no second derivative: backward was called with create_graph=True")
-        gradients: list[Tensor | None] = [None, None, None]
+        parts: list[Tensor | None] = [None, None, None]
         if grad_loss is not None:
             for index, gradient in enumerate(ctx.saved_tensors):
                 if ctx.needs[index]:
                     scale_(gradient, grad_loss)
-                    gradients[index] = gradient
-        return *gradients, None, None, None, None, None
+                    parts[index] = gradient
+        return *parts, None, None
 
 
 @torch.library.custom_op("rlif::linear_grpo_loss", mutates_args=())
@@ -159,89 +159,77 @@ def _forward_op(
     largest_slice: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    tau = scalar_temperature if temperature is None else temperature
-    linear_head.check_unsliced(targets, tau, num_columns, group)
-    head = Head(
-        hidden, weight, bias, targets, tau, softcap, num_columns, backend_for(backend, hidden, group), tile_bytes,
-        largest_slice,
-    )  # fmt: skip
-    with linear_head.no_autocast(hidden):
-        fields, terms, gradients = _loss_and_gradients(
-            head,
-            outputs.split(","),
-            LossRows(*loss_rows),  # type: ignore[arg-type]
-            LossOptions(*options),
-            sequence_length,
-            (needs[0], needs[1], needs[2]),
+    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    head.check_before_tiles(call)
+    with head.no_autocast(hidden):
+        fields, terms, parts = _loss_and_gradients(
+            call, requested(outputs), *op_loss(loss_rows, options), sequence_length, needs
         )
-    return (*op_outputs(fields, terms, targets), *absent_as_empty(gradients, hidden))
+    return (*loss_outputs(fields, terms, targets), *absent_as_empty(parts, hidden))
 
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, needs = rest
-    return (*fake_outputs(hidden, targets, outputs, loss_rows), *fake_gradients(hidden, weight, bias, needs))
+    return (*fake_loss_outputs(hidden, targets, outputs, loss_rows), *fake_head_gradients(hidden, weight, bias, needs))
 
 
 def _loss_and_gradients(
-    head: Head,
+    call: Head,
     outputs: Sequence[str],
     loss_rows: LossRows,
     options: LossOptions,
     sequence_length: int,
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[dict[str, Tensor], TokenTerms, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     """Tile by tile: logits, loss, gradient of the logits in their place, gradients of hidden states and weight."""
-    targets = head.targets.view(-1)
+    num_columns, targets = call.rows.num_columns, call.rows.targets.view(-1)
     learning = _has_gradient(targets, loss_rows, options, sequence_length) if any(needs) else targets.new_zeros(0)
-    rows, num_learning = _learning_first(head, learning)
-    per_tile = max(head.row_tile_sizes(rows), default=1)
+    taken, num_learning = _learning_first(call, learning)
+    per_tile = max(call.row_tile_sizes(taken), default=1)
     sizes = [min(per_tile, num_learning - start) for start in range(0, num_learning, per_tile)]
     if sequence_length and num_learning:
         sizes = _whole_sequences(learning.view(-1, sequence_length).sum(-1).tolist(), per_tile)
-    adds_up = not needs[1] or len(sizes) <= 1 or linear_head.sums_products_in_float32(head.hidden)
+    adds_up = not needs[1] or len(sizes) <= 1 or gradients.sums_products_in_float32(call.hidden)
     if max(sizes, default=0) > per_tile or not adds_up:
         # All statistics first, then the gradients from logits computed again.
-        fields, row_state = linear_head.forward(head, rows, outputs)
-        terms = terms_of_fields(fields, loss_rows, options, average_over(targets, sequence_length))
-        return fields, terms, linear_head.backward(head, rows, terms.grads, row_state, needs)
+        fields, row_state = head.forward(call, taken, outputs)
+        terms = token_terms(fields, loss_rows, options, average_over(targets, sequence_length))
+        return fields, terms, gradients.backward(call, taken, terms.grads, row_state, needs)
 
     num_tiles, num_rows = len(sizes), targets.numel()
-    sizes += [min(per_tile, rows.count - start) for start in range(num_learning, rows.count, per_tile)]
-    gradients = HeadGradients(head, rows, needs, num_learning)
+    sizes += [min(per_tile, taken.count - start) for start in range(num_learning, taken.count, per_tile)]
+    parts = gradients.HeadGradients(call, taken, needs, num_learning)
     # By name, of all rows; what no tile writes is a masked row's.
     results = {name: targets.new_zeros(num_rows, dtype=torch.float32) for name in (*outputs, "loss", "kl", "clipped")}
-    taken_targets, taken_loss = rows.select(targets), loss_rows.map(rows.select)
-    temperature = linear_head.temperature_of(head, rows)
-    buffer = head.weight.new_empty(max(sizes, default=0) * head.num_columns)
+    rows, taken_loss = call.rows.take(taken.index), loss_rows.map(operator.itemgetter(taken.index))
+    buffer = call.weight.new_empty(max(sizes, default=0) * num_columns)
     active = targets != IGNORE_INDEX
-    for index, tile in enumerate(linear_head.tiles(sizes)):
-        hidden = rows.take(tile)
-        logits = head.logits(hidden, slice(head.num_columns), buffer)
+    for index, tile in enumerate(tiles(sizes)):
+        hidden, numbers = taken.take(tile), taken.numbers(tile)
+        logits = call.logits(hidden, slice(num_columns), buffer)
         learns = index < num_tiles
         fields, terms = loss_of_rows(
-            head.backend,
+            call.row_backend,
             logits if learns else None,
             logits,
-            taken_targets[tile],
-            temperature(tile),
-            head.softcap,
-            head.num_columns,
+            rows.take(tile),
             outputs,
             taken_loss.map(operator.itemgetter(tile)),
             options,
             # Rows that do not learn have no advantage: whatever their ratio is, their loss is 0.
-            sequence_average(active, sequence_length, rows.numbers(tile)) if sequence_length and learns else None,
+            sequence_average(active, sequence_length, numbers) if sequence_length and learns else None,
         )
         for name, value in (*fields.items(), ("loss", terms.loss), ("kl", terms.kl), ("clipped", terms.clipped)):
             if value is not None:
-                rows.put(results[name], tile, value.to(torch.float32))
+                results[name][numbers] = value.to(torch.float32)
         if learns:
-            gradients.add_rows(tile, logits, hidden)
+            parts.add_rows(tile, logits, hidden)
     terms = TokenTerms(
         results["loss"], None if loss_rows.ref_logprob is None else results["kl"], results["clipped"].bool(), {}
     )
-    return {name: results[name] for name in outputs}, terms, gradients.finish()
+    return {name: results[name] for name in outputs}, terms, parts.finish()
 
 
 def _has_gradient(targets: Tensor, rows: LossRows, options: LossOptions, sequence_length: int) -> Tensor:
@@ -255,16 +243,16 @@ def _has_gradient(targets: Tensor, rows: LossRows, options: LossOptions, sequenc
     return moved
 
 
-def _learning_first(head: Head, learning: Tensor) -> tuple[HeadRows, int]:
+def _learning_first(call: Head, learning: Tensor) -> tuple[HiddenRows, int]:
     """The rows not masked, those with a gradient first, and how many these are; `learning` is empty if none has."""
-    targets = head.targets.view(-1)
+    targets = call.rows.targets.view(-1)
     if not len(learning):
-        return HeadRows(head.hidden, linear_head.active_rows(targets)), 0
+        return HiddenRows(call.hidden, active_rows(targets)), 0
     first = learning.nonzero()[:, 0]
     if len(first) == len(targets):
-        return HeadRows(head.hidden, None), len(first)
+        return HiddenRows(call.hidden, None), len(first)
     rest = ((targets != IGNORE_INDEX) & ~learning).nonzero()[:, 0]
-    return HeadRows(head.hidden, torch.cat([first, rest])), len(first)
+    return HiddenRows(call.hidden, torch.cat([first, rest])), len(first)
 
 
 def _whole_sequences(lengths: list[int], per_tile: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""`linear_token_stats`: `token_stats` of a head's logits, which never exist as a whole.
+"""`linear_token_stats`: `token_stats` of a head's logits, tile by tile, so that they never exist as a whole.
 
-`linear_head` has the tiles. The forward multiplies once; the backward multiplies three times, one of them to have the
-logits again, unless they were kept.
+`head` has the tiles. The forward takes one matrix product. The backward takes three, the first to compute the logits
+again, or two if the logits were kept.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import backend_for
 from rlif_kernels.checks import check_head, check_tile_bytes, row_arguments
-from rlif_kernels.head import head as linear_head
-from rlif_kernels.head.head import DEFAULT_TILE_BYTES, Head, HeadRows
-from rlif_kernels.stats import DEFAULT_OUTPUTS, STATE_ROWS, TokenStats
-from rlif_kernels.token_stats import (
-    fake_fields,
+from rlif_kernels.head import gradients, head
+from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
+from rlif_kernels.op_values import (
+    absent_as_empty,
+    fake_field_outputs,
+    fake_head_gradients,
     field_gradients,
+    field_outputs,
     mark_differentiable,
+    op_arguments,
+    op_rows,
     present_gradients,
-    requested_fields,
-    shaped_fields,
+    requested,
+    token_stats_of,
 )
+from rlif_kernels.stats import DEFAULT_OUTPUTS, TokenStats
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -55,7 +59,7 @@ def linear_token_stats(
         vocab_size: the number of real rows of the weight when the head is padded; the rest takes part in nothing.
         keep_logits: keep all logits for the backward, N·V elements of hidden's dtype, which saves it a product and
             destroys them. None keeps them if `tile_bytes` holds them all.
-        tile_bytes: bytes of logits to have at a time. `linear_head` says how a tile's shape follows from it.
+        tile_bytes: bytes of logits to have at a time. `head.tiles` says how a tile's shape follows from it.
         group: a torch.distributed group over which the rows of the weight are sharded, as `token_stats` has it for
             columns; `hidden` is the same on every rank, and its gradient is summed over the ranks.
 
@@ -68,32 +72,26 @@ def linear_token_stats(
         RuntimeError: on a second derivative; on a second backward where the logits were kept.
     """
     check_head(hidden, weight, bias)
-    hidden, weight, bias = autocast(hidden, weight, bias)
+    hidden, weight, bias = head.autocast(hidden, weight, bias)
     check_tile_bytes(tile_bytes)
     if keep_logits is not None and not isinstance(keep_logits, bool):
         raise TypeError(f"keep_logits is {keep_logits!r}; expected True, False or None")
-    rows, largest_slice = row_arguments(
+    arguments = row_arguments(
         hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
     if keep_logits is None:
-        keep_logits = rows.targets.numel() * largest_slice * hidden.element_size() <= tile_bytes
+        keep_logits = arguments.rows.num_rows * arguments.largest_slice * hidden.element_size() <= tile_bytes
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
-    values = _forward_op(hidden, weight, bias, *rows, tile_bytes, largest_slice, keep_logits and learns)
-    return requested_fields(values, rows.outputs)
-
-
-def autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cast as autocast would before a linear layer; the library ops compute in the dtype that they are given."""
-    if not torch.is_autocast_enabled(hidden.device.type):
-        return hidden, weight, bias
-    dtype = torch.get_autocast_dtype(hidden.device.type)
-    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    values = _forward_op(
+        hidden, weight, bias, *op_arguments(arguments), tile_bytes, arguments.largest_slice, keep_logits and learns
+    )
+    return token_stats_of(values, arguments.outputs)
 
 
 # ---------------------------------------------------------------- library ops
 #
 # The outputs of the forward op are the fields in the order of FIELDS, then the row state, then the logits if kept: as
-# many rows as there are targets, of which those not masked fill the front.
+# many rows as there are targets. The rows that are not masked come first.
 
 
 @torch.library.custom_op("rlif::linear_token_stats", mutates_args=())
@@ -113,26 +111,21 @@ def _forward_op(
     largest_slice: int,
     keep_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    tau = scalar_temperature if temperature is None else temperature
-    linear_head.check_unsliced(targets, tau, num_columns, group)
-    head = Head(
-        hidden, weight, bias, targets, tau, softcap, num_columns, backend_for(backend, hidden, group), tile_bytes,
-        largest_slice,
-    )  # fmt: skip
+    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    head.check_before_tiles(call)
     kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
-    with linear_head.no_autocast(hidden):
-        fields, row_state = linear_head.forward(
-            head, HeadRows(hidden, linear_head.active_rows(targets)), outputs.split(","), kept if keep_logits else None
-        )
-    return *shaped_fields(fields, targets), row_state, kept
+    with head.no_autocast(hidden):
+        taken = HiddenRows(hidden, active_rows(targets))
+        fields, row_state = head.forward(call, taken, requested(outputs), kept if keep_logits else None)
+    return *field_outputs(fields, targets), row_state, kept
 
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     _, _, _, num_columns, outputs, _, _, _, _, keep_logits = rest
-    row_state = hidden.new_empty((STATE_ROWS, targets.numel()), dtype=torch.float32)
     kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
-    return (*fake_fields(hidden, targets, outputs), row_state, kept)
+    return (*fake_field_outputs(hidden, targets, outputs), kept)
 
 
 @torch.library.custom_op("rlif::linear_token_stats_backward", mutates_args=())
@@ -152,10 +145,9 @@ def _backward_op(
     group: str,
     tile_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _backward_from(
-        grads, hidden, weight, bias, targets, temperature, row_state, None, needs, scalar_temperature, softcap,
-        num_columns, backend, group, tile_bytes,
-    )  # fmt: skip
+    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns)
+    return _gradients(call, grads, row_state, needs, kept=None)
 
 
 @torch.library.custom_op("rlif::linear_token_stats_backward_", mutates_args=("kept",))
@@ -176,75 +168,32 @@ def _backward_inplace_op(
     group: str,
     tile_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _backward_from(
-        grads, hidden, weight, bias, targets, temperature, row_state, kept, needs, scalar_temperature, softcap,
-        num_columns, backend, group, tile_bytes,
-    )  # fmt: skip
+    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns)
+    return _gradients(call, grads, row_state, needs, kept=kept)
 
 
-def _backward_from(
-    grads: Sequence[Tensor | None],
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: Tensor | None,
-    row_state: Tensor,
-    kept: Tensor | None,
-    needs: Sequence[bool],
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    backend: str,
-    group: str,
-    tile_bytes: int,
+def _gradients(
+    call: head.Head, grads: Sequence[Tensor | None], row_state: Tensor, needs: Sequence[bool], kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tau = scalar_temperature if temperature is None else temperature
-    head = Head(
-        hidden, weight, bias, targets, tau, softcap, num_columns, backend_for(backend, hidden, group), tile_bytes,
-        num_columns,
-    )  # fmt: skip
-    with linear_head.no_autocast(hidden):
-        gradients = linear_head.backward(
-            head,
-            HeadRows(hidden, linear_head.active_rows(targets)),
-            present_gradients(grads),
-            row_state,
-            (needs[0], needs[1], needs[2]),
-            kept,
-        )
-    return absent_as_empty(gradients, hidden)
-
-
-def absent_as_empty(gradients: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """An op's schema has a fixed number of outputs: a gradient that nobody needs is an empty tensor."""
-    hidden, weight, bias = (like.new_empty(0) if gradient is None else gradient for gradient in gradients)
-    return hidden, weight, bias
-
-
-def fake_gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `absent_as_empty` returns, without values."""
-    gradients = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) if x is not None and need else None
-        for x, need in zip((hidden, weight, bias), needs, strict=True)
-    )
-    return absent_as_empty(list(gradients), hidden)
+    with head.no_autocast(call.hidden):
+        taken = HiddenRows(call.hidden, active_rows(call.rows.targets))
+        parts = gradients.backward(call, taken, present_gradients(grads), row_state, needs, kept)
+    return absent_as_empty(parts, call.hidden)
 
 
 @_backward_op.register_fake
 def _(
     grads: Sequence[Tensor | None], hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, bias, needs=rest[3])
+    return fake_head_gradients(hidden, weight, bias, needs=rest[3])
 
 
 @_backward_inplace_op.register_fake
 def _(
     grads: Sequence[Tensor | None], hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, bias, needs=rest[4])
+    return fake_head_gradients(hidden, weight, bias, needs=rest[4])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -263,10 +212,10 @@ def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, 
     needs = list(ctx.needs_input_grad[:3])
     *saved, kept = ctx.saved_tensors
     if ctx.keep_logits:
-        gradients = _backward_inplace_op(field_grads, *saved, kept, needs, *ctx.options)
+        parts = _backward_inplace_op(field_grads, *saved, kept, needs, *ctx.options)
     else:
-        gradients = _backward_op(field_grads, *saved, needs, *ctx.options)
-    return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *no_grads
+        parts = _backward_op(field_grads, *saved, needs, *ctx.options)
+    return *(part if need else None for part, need in zip(parts, needs, strict=True)), *no_grads
 
 
 torch.library.register_autograd("rlif::linear_token_stats", _autograd_backward, setup_context=_setup_context)

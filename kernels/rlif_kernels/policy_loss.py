@@ -1,7 +1,7 @@
-"""The loss of GRPO and its kin, token by token: what a token adds to the loss, and the derivative, in closed form.
+"""The loss of GRPO and of its variants: `policy_loss` in plain torch, and `token_terms`, its derivative in closed form.
 
-The derivative needs nothing but the token's own statistics, which is why the fused losses can write the gradient of a
-row's logits while the row is still at hand. With A the advantage, r = exp(logprob - old_logprob) the ratio, d =
+The derivative needs nothing but the token's own statistics. So the fused losses can write the gradient of a row's
+logits while the row is still in the cache. With A the advantage, r = exp(logprob - old_logprob) the ratio, d =
 ref_logprob - logprob, and w, v the token's weights in the loss and in the means of the two terms:
 
     loss = w (-min(min(r, delta) A, clamp(r, 1 - epsilon_low, 1 + epsilon_high) A) + beta (exp(d) - d - 1))
@@ -15,11 +15,13 @@ Sources: GRPO arXiv 2402.03300; DAPO's token mean and asymmetric clip 2503.14476
 clip (delta) 2505.07291; the sequence-level ratio, GSPO, 2507.18071. Names and normalisations are TRL's GRPOConfig's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from rlif_kernels.stats import TokenStats
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
@@ -28,7 +30,7 @@ IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
 class GRPOLoss(NamedTuple):
     """The loss, which carries the gradient, and what is worth logging about each token, detached.
 
-    All but `loss` are shaped like the targets, 0 (False) in masked rows, and None where not requested.
+    The fields after `loss` are shaped like the targets, 0 (False) in masked rows, and None where not requested.
     """
 
     loss: Tensor
@@ -43,6 +45,119 @@ class GRPOLoss(NamedTuple):
     """Estimate "k3" of KL(policy ‖ reference), float32, nats; None without `ref_logprob`."""
     clipped: Tensor | None = None
     """bool: the ratio lies beyond its clip range on the side that the advantage pushes it to."""
+
+
+def k3_kl(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
+    """Estimate KL(policy ‖ reference) of each token, in nats: r - log r - 1 with r = reference / policy ("k3").
+
+    It is unbiased under the policy's own samples and never negative (http://joschu.net/blog/kl-approx.html). The
+    gradient to `logprob` is 1 - r.
+
+    Args:
+        logprob: (...) log-probabilities of the sampled tokens by the policy, nats.
+        ref_logprob: (...) those by the reference.
+    """
+    difference = ref_logprob - logprob
+    return torch.expm1(difference) - difference
+
+
+def policy_loss(
+    stats: TokenStats,
+    advantages: Tensor,
+    old_logprob: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    *,
+    mask: Tensor,
+    loss_type: str = "dapo",
+    epsilon_low: float = 0.2,
+    epsilon_high: float | None = None,
+    delta: float | None = None,
+    beta: float = 0.0,
+    importance_sampling_level: str = "token",
+    entropy_coef: float = 0.0,
+    self_certainty_coef: float = 0.0,
+    num_items_in_batch: int | Tensor | None = None,
+    max_completion_length: int | None = None,
+    loss_scale: float = 1.0,
+) -> GRPOLoss:
+    """The loss of GRPO from the statistics of the tokens: the definition of what `grpo_loss` does after `token_stats`.
+
+    It serves where the statistics decide the advantages as well: one forward gives the reward, from the detached
+    statistics, and the loss. Autograd differentiates it: per token, with w, v, A, r and d as above,
+
+    | gradient to | is |
+    | --- | --- |
+    | `logprob` | w (-A r [not clipped] + beta (1 - exp(d))) |
+    | `entropy` | -v entropy_coef |
+    | `self_certainty` | -v self_certainty_coef |
+
+    Args:
+        stats: with `logprob`, and `entropy` or `self_certainty` if its coefficient is not 0; (..., T), the last
+            dimension running over a sequence's tokens.
+        advantages: (...), one for each sequence, or (..., T).
+        old_logprob: (..., T), of the policy that sampled. None on-policy: the ratio is 1.
+        ref_logprob: (..., T), of the reference that `beta` holds on to.
+        mask: (..., T) bool, the tokens that count.
+
+    The other arguments are those of `rlif_kernels.grpo_loss`.
+
+    Returns:
+        `GRPOLoss`, in the dtype of the statistics.
+
+    Raises:
+        ValueError: the loss type or the level is not known, or a statistic or `ref_logprob` is missing.
+    """
+    for name, given, choices in (
+        ("loss_type", loss_type, LOSS_TYPES),
+        ("importance_sampling_level", importance_sampling_level, IMPORTANCE_SAMPLING_LEVELS),
+    ):
+        if given not in choices:
+            raise ValueError(f"{name} is {given!r}; expected one of {choices}")
+    for name, coefficient in (("entropy", entropy_coef), ("self_certainty", self_certainty_coef)):
+        if coefficient and getattr(stats, name) is None:
+            raise ValueError(f"stats.{name} is None and {name}_coef {coefficient}; expected the statistic, or 0")
+    if beta and ref_logprob is None:
+        raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
+    logprob = stats.logprob
+    if logprob is None:
+        raise ValueError("stats.logprob is None; expected the log-probabilities that the loss is made of")
+    if advantages.ndim < logprob.ndim:
+        advantages = advantages[..., None]
+    lengths = mask.sum(-1, keepdim=True).clamp(min=1)
+    # On-policy the ratio is 1 in value and has the gradient of the log-probability.
+    log_ratio = logprob - (logprob.detach() if old_logprob is None else old_logprob)
+    log_ratio = log_ratio.where(mask, 0)
+    if importance_sampling_level == "sequence":
+        log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logprob)
+    ratio = log_ratio.exp()
+    low, high = 1 - epsilon_low, 1 + (epsilon_low if epsilon_high is None else epsilon_high)
+    capped = ratio if delta is None else ratio.clamp(max=delta)
+    token_loss = -torch.minimum(capped * advantages, ratio.clamp(low, high) * advantages)
+    clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+    kl = None
+    if ref_logprob is not None:
+        kl = k3_kl(logprob.where(mask, 0), ref_logprob.where(mask, 0))
+        token_loss = token_loss + beta * kl
+    token_loss = token_loss.where(mask, 0)
+
+    num_tokens = mask.sum().clamp(min=1)
+    num_sequences = max(1, mask[..., 0].numel())
+    if num_items_in_batch is None:
+        num_items_in_batch = num_tokens
+    if loss_type == "grpo":
+        loss = (token_loss.sum(-1, keepdim=True) / lengths).sum() / num_sequences
+    elif loss_type == "bnpo":
+        loss = token_loss.sum() / num_tokens
+    elif loss_type == "dr_grpo":
+        loss = token_loss.sum() / (num_sequences * (max_completion_length or mask.shape[-1]))
+    else:
+        loss = token_loss.sum() / num_items_in_batch
+    for coefficient, value in ((entropy_coef, stats.entropy), (self_certainty_coef, stats.self_certainty)):
+        if coefficient:
+            assert value is not None
+            loss = loss - coefficient * value.where(mask, 0).sum() / num_items_in_batch
+    detached = (None if value is None else value.detach() for value in (*stats[:3], kl, clipped & mask))
+    return GRPOLoss(loss * loss_scale, *detached)
 
 
 class LossOptions(NamedTuple):
@@ -113,10 +228,7 @@ def token_weights(
 
 
 def token_terms(
-    logprob: Tensor,
-    entropy: Tensor | None,
-    self_certainty: Tensor | None,
-    *,
+    fields: Mapping[str, Tensor],
     rows: LossRows,
     options: LossOptions,
     average: Callable[[Tensor], Tensor] | None = None,
@@ -124,13 +236,13 @@ def token_terms(
     """The loss and its derivative from the statistics of each token, (N,).
 
     Args:
-        logprob: float32; `entropy` and `self_certainty` alike, needed where their coefficient is not 0.
+        fields: of `TokenStats`, float32: "logprob", and those whose coefficient is not 0.
         rows: what the tokens bring along.
         options: the numbers of the loss.
         average: puts the mean of a sequence in the place of its tokens' log-ratios, where the ratio is a sequence's:
             see `sequence_average`.
     """
-    advantage, weight = rows.advantage, rows.weight
+    logprob, advantage, weight = fields["logprob"], rows.advantage, rows.weight
     # On-policy the ratio is exactly 1, but NaN where the log-probability is NaN.
     log_ratio = logprob - (logprob if rows.old_logprob is None else rows.old_logprob)
     if average is not None:
@@ -143,7 +255,7 @@ def token_terms(
     loss = -torch.minimum(capped, in_range)
     g_logprob = weight * -(advantage * ratio).where(flows | ratio.isnan(), 0)
     if average is not None:
-        # Every token of the sequence moves the ratio, and thereby the loss of each, whose advantages may differ.
+        # Every token of the sequence moves the ratio, and with it the loss of every token; their advantages may differ.
         g_logprob = average(g_logprob)
     clipped = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
     kl = None
@@ -155,11 +267,10 @@ def token_terms(
             loss = loss + options.beta * kl
             g_logprob = g_logprob - weight * options.beta * growth
     loss, grads = weight * loss, {"logprob": g_logprob}
-    for name, value in (("entropy", entropy), ("self_certainty", self_certainty)):
+    for name in ("entropy", "self_certainty"):
         coefficient = getattr(options, f"{name}_coef")
         if coefficient:
-            assert value is not None
-            loss = loss - coefficient * rows.mean_weight * value
+            loss = loss - coefficient * rows.mean_weight * fields[name]
             grads[name] = -coefficient * rows.mean_weight
     return TokenTerms(loss, kl, clipped, grads)
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.policy_loss import GRPOLoss
+from rlif_kernels.checks import check_values
+from rlif_kernels.policy_loss import GRPOLoss, policy_loss
+from rlif_kernels.rows import Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
 
 
@@ -32,9 +34,9 @@ def token_stats(
     if mask is not None:
         active = active & mask
     num_columns = logits.shape[-1] if vocab_size is None else vocab_size
-    check_targets(targets, active, num_columns)
-    check_temperatures(temperature, active)
-    targets = targets.where(active, 0).long()
+    targets = targets.long().where(active, IGNORE_INDEX)
+    check_values(Rows(targets, temperature, 0.0, num_columns))
+    targets = targets.where(active, 0)
 
     logits = logits[..., :num_columns]
     if logits.dtype in (torch.bfloat16, torch.float16):
@@ -84,112 +86,11 @@ def token_stats(
     return TokenStats(**values)
 
 
-def check_values(targets: Tensor, temperature: float | Tensor, num_columns: int) -> None:
-    """`check_targets` and `check_temperatures` of the rows that are not masked."""
-    active = targets != IGNORE_INDEX
-    check_targets(targets, active, num_columns)
-    check_temperatures(temperature, active)
-
-
-def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
-    """Raise IndexError naming the first active target outside ``[0, num_columns)``."""
-    bad = active & ((targets < 0) | (targets >= num_columns))
-    if bad.any():
-        position = tuple(bad.nonzero()[0].tolist())
-        raise IndexError(
-            f"targets{list(position)} is {int(targets[position])}; expected an id in [0, {num_columns}), "
-            f"or {IGNORE_INDEX} for a row to skip"
-        )
-
-
-def check_temperatures(temperature: float | Tensor, active: Tensor) -> None:
-    """Raise ValueError naming the first active row whose temperature is not positive."""
-    if isinstance(temperature, Tensor):
-        bad = ~(temperature > 0) & active
-        if bad.any():
-            position = tuple(bad.nonzero()[0].tolist())
-            raise ValueError(
-                f"temperature{list(position)} is {float(temperature[position])}; expected a positive number"
-            )
-
-
 def linear_token_stats(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None, **options: Any
 ) -> TokenStats:
     """`token_stats` of ``hidden @ weight.T + bias``; the options are those of `token_stats`."""
     return token_stats(torch.nn.functional.linear(hidden, weight, bias), targets, **options)
-
-
-def policy_loss(
-    stats: TokenStats,
-    advantages: Tensor,
-    old_logprob: Tensor | None = None,
-    ref_logprob: Tensor | None = None,
-    *,
-    mask: Tensor,
-    loss_type: str = "dapo",
-    epsilon_low: float = 0.2,
-    epsilon_high: float | None = None,
-    delta: float | None = None,
-    beta: float = 0.0,
-    importance_sampling_level: str = "token",
-    entropy_coef: float = 0.0,
-    self_certainty_coef: float = 0.0,
-    num_items_in_batch: int | Tensor | None = None,
-    max_completion_length: int | None = None,
-    loss_scale: float = 1.0,
-) -> GRPOLoss:
-    """The loss of GRPO from the statistics of the tokens: the definition of what `grpo_loss` does after `token_stats`.
-
-    Args:
-        stats: with `logprob`, and `entropy` or `self_certainty` if its coefficient is not 0; (..., T), the last
-            dimension running over a sequence's tokens.
-        advantages: (...), one for each sequence, or (..., T).
-        mask: (..., T) bool, the tokens that count.
-
-    The other arguments are those of `rlif_kernels.grpo_loss`. Returns `GRPOLoss`, in the dtype of the statistics.
-    """
-    logprob = stats.logprob
-    assert logprob is not None
-    if advantages.ndim < logprob.ndim:
-        advantages = advantages[..., None]
-    lengths = mask.sum(-1, keepdim=True).clamp(min=1)
-    # On-policy the ratio is 1 in value and has the gradient of the log-probability.
-    log_ratio = logprob - (logprob.detach() if old_logprob is None else old_logprob)
-    log_ratio = log_ratio.where(mask, 0)
-    if importance_sampling_level == "sequence":
-        log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logprob)
-    ratio = log_ratio.exp()
-    low, high = 1 - epsilon_low, 1 + (epsilon_low if epsilon_high is None else epsilon_high)
-    capped = ratio if delta is None else ratio.clamp(max=delta)
-    token_loss = -torch.minimum(capped * advantages, ratio.clamp(low, high) * advantages)
-    clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
-    kl = None
-    if ref_logprob is not None:
-        # "k3": unbiased under the policy's own samples, never negative (http://joschu.net/blog/kl-approx.html).
-        difference = (ref_logprob - logprob).where(mask, 0)
-        kl = torch.expm1(difference) - difference
-        token_loss = token_loss + beta * kl
-    token_loss = token_loss.where(mask, 0)
-
-    num_tokens = mask.sum().clamp(min=1)
-    num_sequences = max(1, mask[..., 0].numel())
-    if num_items_in_batch is None:
-        num_items_in_batch = num_tokens
-    if loss_type == "grpo":
-        loss = (token_loss.sum(-1, keepdim=True) / lengths).sum() / num_sequences
-    elif loss_type == "bnpo":
-        loss = token_loss.sum() / num_tokens
-    elif loss_type == "dr_grpo":
-        loss = token_loss.sum() / (num_sequences * (max_completion_length or mask.shape[-1]))
-    else:
-        loss = token_loss.sum() / num_items_in_batch
-    for coefficient, value in ((entropy_coef, stats.entropy), (self_certainty_coef, stats.self_certainty)):
-        if coefficient:
-            assert value is not None
-            loss = loss - coefficient * value.where(mask, 0).sum() / num_items_in_batch
-    detached = (None if value is None else value.detach() for value in (*stats[:3], kl, clipped & mask))
-    return GRPOLoss(loss * loss_scale, *detached)
 
 
 def grpo_loss(

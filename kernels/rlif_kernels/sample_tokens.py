@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import backend_for
 from rlif_kernels.backends import c as cpu_backend
+from rlif_kernels.backends import local_backend
 from rlif_kernels.checks import check_logits, row_arguments
 from rlif_kernels.stats import FIELDS, TokenStats
 from rlif_kernels.token_stats import token_stats
@@ -22,7 +22,7 @@ CACHED_LOGITS = 1 << 19
 
 
 class SampledTokens(NamedTuple):
-    """What became of each row of logits."""
+    """The drawn token of each row of logits, and its statistics."""
 
     token_ids: Tensor
     """(...) int64: the drawn token; -1 where the row is no distribution (NaN, +inf, or nothing but -inf), or the random
@@ -52,8 +52,8 @@ def sample_tokens(
         uniform: (...) float64 (float32 will do where a device has nothing better) random numbers in (0, 1].
         temperature: the logits are divided by it: a positive float.
         outputs: fields of `TokenStats` to compute too; none by default.
-        backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" it is torch that draws, and they
-            compute the statistics. None picks as for `token_stats`.
+        backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" torch draws, and they compute
+            the statistics. None picks as for `token_stats`.
 
     Returns:
         `SampledTokens`, detached. Statistics of a row that is no distribution are not to be used.
@@ -75,17 +75,18 @@ def sample_tokens(
         raise TypeError(f"uniform has dtype {uniform.dtype}; expected torch.float64 or torch.float32")
     names = outputs or FIELDS[:1]  # what the check of the other arguments asks for at least
     like_targets = torch.empty(uniform.shape, dtype=torch.int64, device=uniform.device)
-    rows, _ = row_arguments(
+    arguments = row_arguments(
         logits, "logits", logits.shape[-1], like_targets, temperature, None, None, None, names, backend, None
     )
     if isinstance(temperature, Tensor):
         raise TypeError("temperature is a Tensor; expected a positive number")
-    if backend_for(rows.backend, logits) is cpu_backend:
+    number = float(temperature)
+    if local_backend(arguments.backend, logits) is cpu_backend:
         numbers = uniform.double().contiguous()
-        drawn, fields = cpu_backend.sample(logits.detach(), numbers.view(-1), rows.scalar_temperature, outputs)
+        drawn, fields = cpu_backend.sample(logits.detach(), numbers.view(-1), number, outputs)
         shaped = {name: values.view(uniform.shape + values.shape[1:]) for name, values in fields.items()}
         return SampledTokens(drawn.view(uniform.shape), TokenStats(**shaped))
-    drawn = _draw(logits.reshape(-1, logits.shape[-1]), rows.scalar_temperature, uniform.reshape(-1))
+    drawn = _draw(logits.reshape(-1, logits.shape[-1]), number, uniform.reshape(-1))
     drawn = drawn.view(uniform.shape)
     if not outputs:
         return SampledTokens(drawn, TokenStats())

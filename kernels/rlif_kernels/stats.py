@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 DEFAULT_OUTPUTS = ("logprob", "entropy", "self_certainty")
@@ -37,38 +36,3 @@ class TokenStats(NamedTuple):
 
 
 FIELDS = TokenStats._fields
-STATE_ROWS = 6  # rows of the float32 state that a forward leaves for its backward
-
-
-def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, temperature: float | Tensor) -> dict[str, Tensor]:
-    """The upstream gradients folded into the terms of one polynomial per row, the temperature included:
-
-    dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y],   c_p = c_rest - c_y
-
-    At the target that is p_y (c_rest + ...) - c_1 + c_y (1 - p_y), which does not cancel where p_y is nearly 1.
-    """
-    _, _, n, entropy, sum_sq_probs, _ = row_state
-    zero = torch.zeros_like(n)
-    g_y, g_h, g_u, g_lse, g_q = (
-        grads.get(name, zero) for name in ("logprob", "entropy", "self_certainty", "logsumexp", "sum_sq_probs")
-    )
-    scale = temperature.view(-1) if isinstance(temperature, Tensor) else temperature
-    rest = g_u + g_lse - g_h * entropy - 2 * g_q * sum_sq_probs
-    coefficients = {"p": (rest - g_y) / scale}
-    if "logprob" in grads:
-        coefficients |= {"y": g_y / scale, "rest": rest / scale}
-    if "entropy" in grads:
-        coefficients["plogp"] = -g_h / scale
-    if "self_certainty" in grads:
-        coefficients["1"] = g_u / n.abs() / scale
-    if "sum_sq_probs" in grads:
-        coefficients["pp"] = 2 * g_q / scale
-    return coefficients
-
-
-def row_offsets(logits: Tensor) -> Tensor:
-    """Where each row of (..., V) logits starts, in elements from the first: (N,) int64, whatever the strides."""
-    offsets = torch.zeros((), dtype=torch.int64, device=logits.device)
-    for size, stride in zip(logits.shape[:-1], logits.stride()[:-1], strict=True):
-        offsets = offsets[..., None] + torch.arange(size, device=logits.device) * stride
-    return offsets.reshape(-1)

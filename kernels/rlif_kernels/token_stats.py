@@ -1,7 +1,6 @@
 """`token_stats`: the public function, the library ops and their autograd formula.
 
-Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients; `backends` names the modules
-that compute it.
+Read `reference.token_stats` for the definition and `stats.TokenStats` for the gradients; `backends` computes it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,18 @@ from torch import Tensor
 
 from rlif_kernels.backends import backend_for
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, STATE_ROWS, TokenStats
+from rlif_kernels.op_values import (
+    fake_field_outputs,
+    field_gradients,
+    field_outputs,
+    mark_differentiable,
+    op_arguments,
+    op_rows,
+    present_gradients,
+    requested,
+    token_stats_of,
+)
+from rlif_kernels.stats import DEFAULT_OUTPUTS, TokenStats
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -65,30 +75,23 @@ def token_stats(
         TypeError: dtypes other than those above.
         IndexError: on a CPU, a target outside ``[0, vocab_size)``. On a GPU such a row gets a NaN log-probability
             and gradient instead, since raising would need a device synchronisation.
-        RuntimeError: on a second derivative, of which there is none; from autograd, if the logits changed between
-            forward and backward; so too on a second backward through `inplace_backward`, and in another op's backward
+        RuntimeError: on a second derivative, which is not implemented. Autograd raises it if the logits changed between
+            forward and backward: on a second backward through `inplace_backward`, and in the backward of another op
             that needs the logits it destroyed.
     """
     check_logits(logits)
-    rows, _ = row_arguments(
+    arguments = row_arguments(
         logits, "logits", logits.shape[-1], targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
     if inplace_backward:
         check_inplace(logits)
-    values = _forward_op(logits, *rows, inplace_backward)
-    return requested_fields(values, rows.outputs)
-
-
-def requested_fields(values: Sequence[Tensor], outputs: str) -> TokenStats:
-    """The fields among an op's outputs, which hold an empty tensor for each that was not requested."""
-    names = outputs.split(",")
-    return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in names})
+    values = _forward_op(logits, *op_arguments(arguments), inplace_backward)
+    return token_stats_of(values, arguments.outputs)
 
 
 # ---------------------------------------------------------------- library ops
 #
-# The outputs of the forward op are the fields in the order of FIELDS, then the row state. The schema of an op has a
-# fixed number of outputs, so a field that was not requested is an empty tensor; nor has it lists of strings.
+# The outputs of the forward op are the fields in the order of FIELDS, then the row state.
 
 
 @torch.library.custom_op("rlif::token_stats", mutates_args=())
@@ -104,42 +107,14 @@ def _forward_op(
     group: str,
     inplace_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    fields, row_state = backend_for(backend, logits, group).forward(
-        logits,
-        targets,
-        scalar_temperature if temperature is None else temperature,
-        softcap,
-        num_columns,
-        outputs.split(","),
-    )
-    return (*shaped_fields(fields, targets), row_state)
-
-
-def shaped_fields(fields: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All fields in order, from flat ones, in the shape of the targets; empty where not requested."""
-    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs = (
-        fields[name].view(targets.shape + fields[name].shape[1:])
-        if name in fields
-        else torch.empty(0, dtype=torch.float32, device=targets.device)
-        for name in FIELDS
-    )
-    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs
-
-
-def fake_fields(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
-    """What `shaped_fields` returns, without values."""
-    requested = outputs.split(",")
-
-    def shape(name: str) -> tuple[int, ...]:
-        return (0,) if name not in requested else (*targets.shape, 2) if name == "top_probs" else tuple(targets.shape)
-
-    return tuple(like.new_empty(shape(name), dtype=torch.float32) for name in FIELDS)
+    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    fields, row_state = backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
+    return (*field_outputs(fields, targets), row_state)
 
 
 @_forward_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    row_state = logits.new_empty((STATE_ROWS, targets.numel()), dtype=torch.float32)
-    return (*fake_fields(logits, targets, rest[4]), row_state)
+    return fake_field_outputs(logits, targets, outputs=rest[4])
 
 
 @torch.library.custom_op("rlif::token_stats_backward", mutates_args=())
@@ -155,11 +130,9 @@ def _backward_op(
     backend: str,
     group: str,
 ) -> Tensor:
+    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    _backward_into(
-        grad_logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend,
-        group,
-    )  # fmt: skip
+    backend_for(backend, logits, group).backward(grad_logits, present_gradients(grads), logits, rows, row_state)
     return grad_logits
 
 
@@ -181,41 +154,8 @@ def _backward_inplace_op(
     backend: str,
     group: str,
 ) -> None:
-    _backward_into(
-        logits, grads, logits, targets, temperature, scalar_temperature, softcap, num_columns, row_state, backend, group
-    )
-
-
-def _backward_into(
-    grad_logits: Tensor,
-    grads: Sequence[Tensor | None],
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    row_state: Tensor,
-    backend: str,
-    group: str,
-) -> None:
-    backend_for(backend, logits, group).backward(
-        grad_logits,
-        present_gradients(grads),
-        logits,
-        targets,
-        scalar_temperature if temperature is None else temperature,
-        softcap,
-        num_columns,
-        row_state,
-    )
-
-
-def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """The upstream gradients that there are, by field, flat."""
-    # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side.
-    named = zip(FIELDS[: len(grads)], grads, strict=True)
-    return {name: grad.contiguous().view(-1) for name, grad in named if grad is not None}
+    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    backend_for(backend, logits, group).backward(logits, present_gradients(grads), logits, rows, row_state)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -224,25 +164,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(logits, targets, temperature, row_state)
     mark_differentiable(ctx, outputs, fields, row_state)
     ctx.options, ctx.inplace_backward, ctx.where = options, inplace_backward, (backend, group)
-
-
-def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *others: Tensor) -> None:
-    """Tell autograd which of an op's outputs carry a gradient: the requested fields, but for `top_probs`."""
-    ctx.differentiable = [name for name in outputs.split(",") if name != "top_probs"]
-    ctx.mark_non_differentiable(
-        *others, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
-    )
-    ctx.set_materialize_grads(False)
-
-
-def field_gradients(ctx: Any, grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
-    """The upstream gradients of the fields that are differentiable, in order."""
-    if torch.is_grad_enabled():
-        # Some of a second derivative would silently be missing.
-        raise RuntimeError(f"{op} has no second derivative: backward was called with create_graph=True")
-    # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
-    named = zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
-    return [grad if name in ctx.differentiable else None for name, grad in named]
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

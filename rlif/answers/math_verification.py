@@ -24,7 +24,7 @@ def equal_mathematics(answer: str, gold: str) -> bool:
 
     Args:
         answer: with balanced braces and no \boxed{…} in it.
-        gold: likewise.
+        gold: with balanced braces and no \boxed{…} in it.
 
     Returns:
         False also where one cannot be read as mathematics, or where the comparison takes longer than `SECONDS`.

@@ -1,7 +1,7 @@
 """Rows of prompts, wherever they are: text files, Parquet, directories and the Hugging Face hub.
 
 Text files are read here, so that an error can name the line and a number keeps the form in which it was written;
-everything else is read by the `datasets` library.
+everything else is read by the `datasets` library, which is imported where it is needed: that takes a second.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
 from rlif.errors import UserError
 
@@ -188,8 +191,6 @@ def _load_directory(path: Path, argument: str, split: str | None, default: str) 
 
 def _load_from_hub(name: str, argument: str, config: str | None, split: str | None, default: str) -> Dataset:
     import datasets
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
     missing = f"{argument}: got {name!r}, which is not a file here"
     try:
@@ -223,7 +224,7 @@ def _choose_split(splits: list[str], split: str | None, default: str, argument: 
 
 
 def _quiet_datasets() -> Any:
-    """The library, imported when needed (it takes a second), saying only by exceptions what is wrong with a file."""
+    """The library, saying only by exceptions what is wrong with a file."""
     import datasets
 
     datasets.disable_progress_bars()

@@ -8,28 +8,24 @@ same in large models). The verifiable reward, which needs labels, keeps rising.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from rlif.demo.figure import plot_runs
 from rlif.demo.options import DemoConfig
-from rlif.errors import UserError
+from rlif.options.record import CONFIG_FILE, make_directory, output_directory
 from rlif.tasks.arithmetic import completion_length, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
+from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
-
-if TYPE_CHECKING:
-    from rlif.training.loop import TrainResult
 
 REWARDS = ("self_certainty", "verifiable")
 EVAL_GENERATIONS = 4
 
 
-def run_demo(config: DemoConfig) -> None:
+def run(config: DemoConfig) -> None:
     """Run the demonstration and print where everything is.
 
     Raises:
@@ -37,17 +33,13 @@ def run_demo(config: DemoConfig) -> None:
         KeyboardInterrupt: Ctrl-C; the run in progress is saved first.
     """
     config.validate()
-    output_dir = config.output_dir or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
-    if output_dir.exists():
-        raise UserError(f"output_dir: {output_dir} exists, expected a new directory")
-    try:
-        output_dir.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"output_dir: cannot make {output_dir}: {error.strerror}") from error
+    output_dir = output_directory(config, "demo")
+    make_directory(output_dir, config)
     console = Console()
     try:
         model = pretrained_base(config.base, console)
-    except BaseException:  # Ctrl-C too: an empty directory would stand in the way of the next try
+    except BaseException:  # Ctrl-C too: a directory without runs would stand in the way of the next try
+        (output_dir / CONFIG_FILE).unlink()
         output_dir.rmdir()
         raise
     console.print(f"Base model: {model}", soft_wrap=True)
@@ -57,9 +49,6 @@ def run_demo(config: DemoConfig) -> None:
     write_jsonl(train_data, task, "train", train_prompts, config.seed)
     write_jsonl(eval_data, task, "eval", config.eval_prompts, config.seed)
 
-    from rlif.demo.figure import plot_runs
-    from rlif.training.loop import train
-
     results = {}
     for reward in REWARDS:
         results[reward] = train(
@@ -68,7 +57,7 @@ def run_demo(config: DemoConfig) -> None:
                 data=str(train_data),
                 eval_data=str(eval_data),
                 reward=(reward,),
-                run_dir=output_dir / reward,
+                output_dir=output_dir / reward,
                 max_steps=config.max_steps,
                 prompts_per_step=config.prompts_per_step,
                 max_completion_length=completion_length(task),

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.axes import Axes
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from rlif.plots.style import COLORS, in_percent, new_figure, tidy
 
 Rows = Sequence[Mapping[str, float]]
 """The rows of one run's metrics.jsonl."""
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # What each reward is measured in; an axis of its own for every unit.
 _REWARD_UNITS = {"verifiable": "share correct"}
 _INTERNAL_REWARD_UNIT = "nats/token"
@@ -51,10 +45,9 @@ def plot_runs(runs: Mapping[str, Rows], path: Path) -> None:
     if not runs:
         raise ValueError("runs: got none, expected at least one")
     best = {name: best_evaluation(rows) for name, rows in runs.items()}
-    colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(runs)}
+    colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(runs)}
 
-    figure = Figure(figsize=(13, 6.4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 6.4)
     panels: dict[str, Axes] = figure.subplot_mosaic(
         [["accuracy", "reward", "entropy"], ["accuracy", "length", "nll"]], width_ratios=(1.5, 1, 1)
     )
@@ -66,7 +59,7 @@ def plot_runs(runs: Mapping[str, Rows], path: Path) -> None:
         accuracy.plot(step, value, "*", color=colors[name], markersize=17, markeredgecolor="white", zorder=5)
     accuracy.set_ylim(-0.02, 1.18)  # room for the legend above 100 %
     accuracy.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    in_percent(accuracy.yaxis)
     accuracy.set_ylabel("share of sampled answers that are right")
     accuracy.legend(title="trained on", loc="upper left", alignment="left", frameon=False)
 
@@ -92,8 +85,7 @@ def plot_runs(runs: Mapping[str, Rows], path: Path) -> None:
     for key, axes in panels.items():
         axes.set_title(titles[key], loc="left", fontweight="bold")
         axes.set_xlabel("training step")
-        axes.grid(alpha=0.25)
-        axes.spines[["top"]].set_visible(False)
+        tidy(axes, right=key == "reward")
         if key != "accuracy":
             for name, row in best.items():
                 axes.axvline(row["step"], color=colors[name], linestyle=":", linewidth=1.2)
@@ -115,7 +107,7 @@ def _draw_rewards(axes: Axes, runs: Mapping[str, Rows], colors: Mapping[str, str
             target.plot(steps, values, color=colors[name], linewidth=0.7, alpha=0.35)
             target.plot(steps, _moving_average(values), color=colors[name], linewidth=1.8)
         target.set_ylabel(f"{' and '.join(names)}, {unit}", color=colors[names[0]])
-        target.spines[["top"]].set_visible(False)
+        tidy(target, grid=False, right=True)
 
 
 def _series(rows: Rows, metric: str) -> tuple[list[float], list[float]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlif.errors import UserError
+from rlif.options.checks import Count, Positive, check
+from rlif.options.groups import OutputOptions, SeedOptions, StepOptions
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.options import MAX_POSITIONS, BaseModelConfig
 
 
-@dataclass
-class DemoConfig:
+@dataclass(kw_only=True)
+class DemoConfig(OutputOptions, SeedOptions, StepOptions):
     """Show the rise and fall of training on confidence, in a few minutes on a laptop and with no download.
 
     Pretrains a small model on arithmetic (once: it is cached), trains it with the self-certainty and with the
@@ -22,19 +23,13 @@ class DemoConfig:
     output_dir: Path | None = None
     """New directory for data, runs and the figure. None: runs/demo-DATE-TIME."""
 
-    seed: int = 0
-    """Seed of the problems, their order and of sampling."""
-
-    max_steps: int = 100
-    """Training steps of each run."""
-
-    learning_rate: float = 6e-5
+    learning_rate: Positive = 6e-5
     """Peak learning rate of both runs."""
 
-    prompts_per_step: int = 32
+    prompts_per_step: Count = 32
     """Problems in a step, each with 8 sampled solutions."""
 
-    eval_prompts: int = 640
+    eval_prompts: Count = 640
     """Held-out problems of an evaluation, each with 4 sampled solutions."""
 
     base: BaseModelConfig = field(default_factory=BaseModelConfig)
@@ -46,13 +41,7 @@ class DemoConfig:
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        for name, minimum in (("max_steps", 1), ("prompts_per_step", 1), ("eval_prompts", 1), ("seed", 0)):
-            if getattr(self, name) < minimum:
-                raise UserError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least {minimum}")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise UserError(f"learning_rate: got {self.learning_rate!r}, expected a finite number greater than 0")
-        if self.seed >= 2**63:
-            raise UserError(f"seed: got {self.seed!r}, expected an integer below 2**63")
+        check(self)
         task = self.base.task
         length = task.operands * (task.digits + 1) + completion_length(task)
         if length > MAX_POSITIONS:

@@ -6,24 +6,23 @@ import random
 
 from rich.console import Console
 
+from rlif.data.prompts import read_prompts
+from rlif.diagnosis.diagnose import diagnose
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.report import show, write_json
+from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
-from rlif.rewards.registry import INTERNAL_REWARDS
+from rlif.rewards.registry import INTERNAL
 
 
-def run_diagnose(config: DiagnoseConfig) -> None:
-    """`rlif diagnose`: measure, and print tables and sentences or JSON.
+def run(config: DiagnoseConfig) -> None:
+    """Measure, and print tables and sentences or JSON.
 
     Raises:
         UserError: bad input, before any work starts where it shows by then.
     """
     config.validate()
-    from rlif.data.prompts import read_prompts
-    from rlif.diagnosis.diagnose import diagnose
-    from rlif.models.language_model import load_language_model
-
-    rewards = config.reward or INTERNAL_REWARDS
+    rewards = config.reward or INTERNAL
     prompts = read_prompts(
         config.data,
         need_answers=load_rewards(rewards).needs_answers,
@@ -46,7 +45,7 @@ def run_diagnose(config: DiagnoseConfig) -> None:
         temperature=config.temperature,
         chat=config.chat,
         system_prompt=config.system_prompt,
-        batch_size=config.batch_size,
+        batch_size=config.prompts_per_batch,
         max_tokens_per_forward=config.max_tokens_per_forward,
         fused_head=config.fused_head,
         seed=config.seed,

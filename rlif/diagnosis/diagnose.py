@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import extract_answer
@@ -22,13 +21,15 @@ from rlif.data.prompts import Prompt
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.errors import UserError
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
+from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
 from rlif.models.fused_head import fused_head as find_head
 from rlif.models.language_model import LanguageModel
+from rlif.progress_bar import bar
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
 from rlif.rewards.controls import verifiable
-from rlif.rewards.registry import INTERNAL_REWARDS
+from rlif.rewards.registry import INTERNAL
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.microbatches import microbatches
@@ -85,7 +86,7 @@ class Samples:
     entropy: Floats
     """Summed over the tokens; nats."""
     self_certainty: Floats
-    """Likewise."""
+    """Summed over the tokens; nats."""
     finished: Floats
     parsed: Floats
     repetition: Floats
@@ -103,7 +104,7 @@ def diagnose(
     language_model: LanguageModel,
     prompts: Sequence[Prompt],
     *,
-    reward: str | Sequence[str] = INTERNAL_REWARDS,
+    reward: str | Sequence[str] = INTERNAL,
     num_generations: int = 8,
     max_completion_length: int = 256,
     temperature: float = 1.0,
@@ -129,7 +130,7 @@ def diagnose(
         chat: put prompts that are plain text into the chat template too.
         system_prompt: before every conversation.
         batch_size: prompts sampled at a time. Changes nothing but memory and rounding.
-        max_tokens_per_forward: of the scoring, padding included, likewise.
+        max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.
         resamples: of the prompts, for the intervals and the sureness of verdicts.
         thresholds: of the verdicts; None are those of `rlif.diagnosis.verdict`.
@@ -151,9 +152,7 @@ def diagnose(
     scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
     looks = []
-    columns = (TextColumn("Sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("prompts"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=console is None) as progress:
-        bar = progress.add_task("", total=len(encoded))
+    with bar("Sampling", "prompts", len(encoded), console=console, disable=console is None) as move:
         for start in range(0, len(encoded), batch_size):
             batch = encoded[start : start + batch_size]
             rollout = sample(
@@ -167,7 +166,7 @@ def diagnose(
             parts = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
             stats = score_parts(scorer, rollout, parts, temperature, outputs)
             looks.append(look_at(rollout, stats, rewards, language_model))
-            progress.advance(bar, len(batch))
+            move(len(batch))
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
     return judge(join(looks), Bootstrap(len(encoded), resamples=resamples, seed=seed), temperature, thresholds)
 
@@ -251,7 +250,7 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
         advantages = advantages_of(values)
         equal = equal_groups(torch.from_numpy(values).flatten(), num_generations).double().numpy()
         found = {
-            "separation": bootstrap.mean(group_auroc(values, agrees)),
+            "separation": bootstrap.mean(auroc_by_group(values, agrees)),
             "separation_std": bootstrap.mean(group_difference(advantages, agrees)),
             "frac_reward_zero_std": bootstrap.mean(equal),
             "length_correlation": bootstrap.correlation(advantages, lengths),
@@ -260,7 +259,7 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
         }
         rewards[name] = RewardDiagnosis(
             estimates(found),
-            bootstrap.mean(group_auroc(values, samples.correct)).estimate if has_gold else None,
+            bootstrap.mean(auroc_by_group(values, samples.correct)).estimate if has_gold else None,
             verdict(measures | found, name, thresholds),
         )
     return Diagnosis(
@@ -286,25 +285,11 @@ def advantages_of(values: Floats) -> Floats:
     return group_advantages(torch.from_numpy(values).flatten(), values.shape[1]).view(*values.shape).numpy()
 
 
-def group_auroc(values: Floats, positive: Floats) -> Floats:
-    """By group the chance that a positive completion has a greater value than a negative one; a tie counts half.
-
-    Args:
-        values: (P, G).
-        positive: (P, G) of 1 and 0; NaN leaves the group out.
-
-    Returns:
-        (P,), NaN for a group that lacks one of the two kinds.
-    """
-    difference = values[:, :, None] - values[:, None, :]
-    wins = (difference > 0) + 0.5 * (difference == 0)
-    pairs = (positive == 1)[:, :, None] & (positive == 0)[:, None, :]
-    with np.errstate(invalid="ignore"):
-        return (wins * pairs).sum(axis=(1, 2)) / pairs.sum(axis=(1, 2))
-
-
 def group_difference(values: Floats, positive: Floats) -> Floats:
-    """The mean value of the positive completions of each group minus that of the negative ones, likewise."""
+    """The mean value of the positive completions of each group minus that of the negative ones.
+
+    Arguments and result are those of `auroc_by_group`.
+    """
     with np.errstate(invalid="ignore"):
         means = [(values * (positive == kind)).sum(axis=1) / (positive == kind).sum(axis=1) for kind in (1, 0)]
     return means[0] - means[1]

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,8 @@ from rich.text import Text
 
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.errors import UserError
+from rlif.files.json_values import without_nan
+from rlif.files.versions import versions
 
 if TYPE_CHECKING:
     from rlif.diagnosis.diagnose import Diagnosis
@@ -106,13 +108,11 @@ def write_json(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    from rlif.files.versions import versions
-
     document = {
         "model": config.model,
         "data": config.data,
         "seed": config.seed,
-        **plain(dataclasses.asdict(diagnosis)),
+        **without_nan(dataclasses.asdict(diagnosis)),
         "made_with": versions(),
     }
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -123,15 +123,6 @@ def write_json(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
         Path(str(config.json)).expanduser().write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"json: cannot write {config.json}: {error.strerror}") from error
-
-
-def plain(value: Any) -> Any:
-    """Numbers that are not finite as None, wherever they are: JSON has none."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
-    return value
 
 
 def _with_interval(estimate: Estimate, form: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from rlif.answers.extract import extract_answer
 from rlif.answers.matching import answers_match
 from rlif.data.tables import read_rows, shorten
 from rlif.errors import UserError
+from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
 COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
@@ -82,14 +83,13 @@ class Completions:
         )
 
 
-def completion_line(
+def completion_row(
     prompt: str, gold: str | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
-) -> str:
-    """One line of the file, without its end: a prompt with its completions."""
+) -> Row:
+    """One row of the file: a prompt with its completions."""
     # float32 holds no more digits than these.
     rounded = {name: [float(f"{value:.8g}") for value in values] for name, values in scores.items()}
-    row = {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}
-    return json.dumps(row, ensure_ascii=False)
+    return {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}
 
 
 def read_completions(path: Path) -> Completions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.evaluation.completions import Completions
+from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
     ReliabilityBins,
     RiskCoverage,
@@ -24,7 +24,7 @@ from rlif.metrics.calibration import (
 )
 from rlif.metrics.selection import (
     BORDA_POWERS,
-    Estimate,
+    Mean,
     best_choice,
     borda_choice,
     chosen,
@@ -63,9 +63,9 @@ class Evaluation:
     num_generations: int
     labelled: int
     """Prompts that have a gold answer. Accuracies and calibration are of these; absent if there are none."""
-    label_free: dict[str, Estimate]
+    label_free: dict[str, Mean]
     """Share of completions that state an answer, share of the most common one, and the mean of each score."""
-    selection: dict[str, Estimate]
+    selection: dict[str, Mean]
     """Share of right answers: by sampling one, by votes, by each score, and at best."""
     scores: dict[str, ScoreQuality]
     majority_answers: list[tuple[str | None, float]]
@@ -77,16 +77,19 @@ class Evaluation:
             "prompts": self.prompts,
             "num_generations": self.num_generations,
             "labelled": self.labelled,
-            "label_free": _plain(self.label_free),
-            "selection": _plain(self.selection),
+            **{
+                kind: {name: without_nan(mean._asdict()) for name, mean in means.items()}
+                for kind, means in (("label_free", self.label_free), ("selection", self.selection))
+            },
             "scores": {
                 name: {
-                    "auroc": _plain(quality.auroc),
-                    "auroc_within": _plain(quality.auroc_within),
+                    "auroc": without_nan(quality.auroc),
+                    "auroc_within": without_nan(quality.auroc_within),
                     "aurc": quality.curve.area,
                     "as_is": quality.as_is and dict(zip(("ece", "brier"), quality.as_is, strict=True)),
                     "isotonic": quality.isotonic and dict(zip(("ece", "brier"), quality.isotonic, strict=True)),
-                    "bins": _plain(quality.bins),
+                    "bins": quality.bins
+                    and {name: without_nan(values.tolist()) for name, values in quality.bins._asdict().items()},
                 }
                 for name, quality in self.scores.items()
             },
@@ -140,7 +143,7 @@ def as_probability(name: str, values: NDArray[np.float64]) -> NDArray[np.float64
     return None if name in SCORES_IN_NATS or values.min() < 0 or values.max() > 1 else values
 
 
-def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[str, Estimate]:
+def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[str, Mean]:
     correct, clusters, count = completions.correct(), completions.clusters, completions.num_generations
     powers_of_two = [1 << exponent for exponent in range(1, count.bit_length()) if 1 << exponent <= count]
     ks = sorted({*powers_of_two, count} - {1})
@@ -186,13 +189,3 @@ def _quality(
         curve=risk_coverage(flat, right),
         bins=None if shown is None else reliability_bins(shown, right, num_bins),
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

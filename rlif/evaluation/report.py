@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from rich.table import Table
 from rlif.errors import UserError
 from rlif.evaluation.completions import Completions
 from rlif.evaluation.measure import Evaluation
+from rlif.files.json_values import write_json
+from rlif.files.jsonl import write_rows
 from rlif.files.versions import versions
 from rlif.metrics.calibration import ReliabilityBins
-from rlif.metrics.selection import Estimate
+from rlif.metrics.selection import Mean
 from rlif.plots.reliability import plot_reliability, plot_risk_coverage
 
 
@@ -34,9 +35,8 @@ def write_report(evaluation: Evaluation, completions: Completions, output_dir: P
     ]
     bins = {title: shown for title, shown in reliability_titles(evaluation).items() if shown is not None}
     try:
-        (output_dir / "eval.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (output_dir / "majority.jsonl").write_text(text, encoding="utf-8")
+        write_json(output_dir / "eval.json", results)
+        write_rows(output_dir / "majority.jsonl", rows)
         if bins:
             plot_reliability(bins, output_dir / "reliability.png")
         if evaluation.scores:
@@ -77,11 +77,11 @@ def label_free_table(evaluation: Evaluation) -> Table:
     table = Table("without labels", box=None, padding=(0, 2, 0, 0))
     table.add_column("mean", justify="right")
     names = {"answered": "state an answer", "majority_share": "agree with the majority"}
-    for name, estimate in evaluation.label_free.items():
+    for name, mean in evaluation.label_free.items():
         if name in names:
-            table.add_row(names[name], percent(estimate))
+            table.add_row(names[name], percent(mean))
         else:
-            table.add_row(escape(name), plus_minus(estimate.value, estimate.standard_error, ".4g", ".2g"))
+            table.add_row(escape(name), plus_minus(mean.value, mean.standard_error, ".4g", ".2g"))
     return table
 
 
@@ -89,9 +89,9 @@ def selection_table(evaluation: Evaluation) -> Table:
     """Accuracy by way of choosing."""
     table = Table("answer chosen by", box=None, padding=(0, 2, 0, 0))
     table.add_column("right, ± standard error", justify="right")
-    for name, estimate in evaluation.selection.items():
+    for name, mean in evaluation.selection.items():
         oracle = " (oracle)" if name == f"pass@{evaluation.num_generations}" else ""
-        table.add_row(escape(name.replace("/", ", ") + oracle), percent(estimate))
+        table.add_row(escape(name.replace("/", ", ") + oracle), percent(mean))
     return table
 
 
@@ -109,9 +109,9 @@ def scores_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def percent(estimate: Estimate) -> str:
+def percent(mean: Mean) -> str:
     """A share with its standard error."""
-    return plus_minus(100 * estimate.value, 100 * estimate.standard_error, ".1f", ".1f") + " %"
+    return plus_minus(100 * mean.value, 100 * mean.standard_error, ".1f", ".1f") + " %"
 
 
 def plus_minus(value: float, error: float, form: str, error_form: str) -> str:

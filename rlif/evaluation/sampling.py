@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -11,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
-from rlif.evaluation.completions import completion_line
+from rlif.evaluation.completions import completion_row
 from rlif.evaluation.options import EvalConfig
+from rlif.files.jsonl import JsonLines, Row, read_rows
 from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.progress_bar import bar
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.sample import sample
@@ -35,35 +34,26 @@ class EvalSampling:
     prompts: list[EncodedPrompt]
 
     def run(self, path: Path) -> None:
-        """Append a line to `path` for every prompt that has none there yet.
+        """Append a row to `path` for every prompt that has none there yet.
 
         Raises:
             UserError: the file has other prompts than the data, or cannot be written.
             KeyboardInterrupt: Ctrl-C.
         """
-        done = finished_lines(path, self.prompts)
+        done = finished_rows(path, self.prompts)
         size = self.batch_size()
         console = Console(file=sys.stderr)
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            speed_estimate_period=math.inf,  # by default, of batches longer than half a minute there is no estimate
-            console=console,
-            disable=not console.is_terminal,
-        )
         count, started = done, time.monotonic()
         told = started
         try:
-            with bar, path.open("a", encoding="utf-8") as file:
-                task = bar.add_task("sampling prompts", total=len(self.prompts), completed=done)
+            file = JsonLines(path)
+            hidden = not console.is_terminal
+            with bar("sampling prompts", "", len(self.prompts), done, console=console, disable=hidden) as move:
                 for start in range(done, len(self.prompts), size):
-                    lines = self.lines(start, self.prompts[start : start + size])
-                    file.write("".join(f"{line}\n" for line in lines))
-                    file.flush()
-                    count += len(lines)
-                    bar.update(task, completed=count)
+                    rows = self.rows(start, self.prompts[start : start + size])
+                    file.append(rows)
+                    count += len(rows)
+                    move(completed=count)
                     now = time.monotonic()
                     if not console.is_terminal and now - told >= LOG_SECONDS:
                         left = (now - started) / (count - done) * (len(self.prompts) - count)
@@ -82,8 +72,8 @@ class EvalSampling:
         longest = max(len(prompt.ids) for prompt in self.prompts) + self.config.max_completion_length
         return max(1, self.config.max_batch_tokens // (longest * self.config.num_generations))
 
-    def lines(self, start: int, prompts: Sequence[EncodedPrompt]) -> list[str]:
-        """The lines of some prompts, the first of which is number `start` of all."""
+    def rows(self, start: int, prompts: Sequence[EncodedPrompt]) -> list[Row]:
+        """The rows of some prompts, the first of which is number `start` of all."""
         config, count = self.config, self.config.num_generations
         rollout = sample(
             self.language_model,
@@ -100,20 +90,18 @@ class EvalSampling:
         tensors = confidence_scores(rollout, self.language_model.tokenizer, vocab_size)
         scores = {name: values.tolist() for name, values in tensors.items()}
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
-        lines = []
-        for row in range(0, len(rollout.texts), count):
-            group = slice(row, row + count)
-            lines.append(
-                completion_line(
-                    rollout.prompts[row],
-                    rollout.answers[row],
-                    rollout.texts[group],
-                    {name: values[group] for name, values in scores.items()},
-                    tokens=lengths[group],
-                    finished=finished[group],
-                )
+        groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]
+        return [
+            completion_row(
+                rollout.prompts[group.start],
+                rollout.answers[group.start],
+                rollout.texts[group],
+                {name: values[group] for name, values in scores.items()},
+                tokens=lengths[group],
+                finished=finished[group],
             )
-        return lines
+            for group in groups
+        ]
 
 
 def prepare_sampling(config: EvalConfig) -> EvalSampling:
@@ -146,32 +134,24 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
     return EvalSampling(config, language_model, encoded)
 
 
-def finished_lines(path: Path, prompts: Sequence[EncodedPrompt]) -> int:
-    """Whole lines of a file that sampling left, after cutting off what was being written when it stopped.
+def finished_rows(path: Path, prompts: Sequence[EncodedPrompt]) -> int:
+    """How many whole rows a file has that sampling left.
 
     Raises:
         UserError: they are not the first of the prompts, or have other gold answers.
     """
     if not path.exists():
         return 0
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    lines = whole.decode("utf-8", "replace").split("\n")[:-1]
-    if len(lines) > len(prompts):
-        raise UserError(f"resume: {path} has {len(lines)} prompts, but the data has {len(prompts)}; expected no change")
-    for number, (line, prompt) in enumerate(zip(lines, prompts, strict=False), start=1):
-        try:
-            row = json.loads(line)
-            found = (("prompt", row["prompt"], prompt.text), ("gold answer", row["answer"], prompt.answer))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"resume: {path}, line {number} is damaged: {error}") from error
-        for name, there, wanted in found:
-            if there != wanted:
+    rows = read_rows(path, argument="resume", growing=True)
+    if len(rows) > len(prompts):
+        raise UserError(f"resume: {path} has {len(rows)} prompts, but the data has {len(prompts)}; expected no change")
+    for number, (row, prompt) in enumerate(zip(rows, prompts, strict=False), start=1):
+        for name, key, wanted in (("prompt", "prompt", prompt.text), ("gold answer", "answer", prompt.answer)):
+            if key not in row:
+                raise UserError(f"resume: {path}, line {number} is damaged: it has no {key!r}")
+            if row[key] != wanted:
                 raise UserError(
-                    f"resume: {path}, line {number} has another {name} than the data, {there!r} for {wanted!r}; "
+                    f"resume: {path}, line {number} has another {name} than the data, {row[key]!r} for {wanted!r}; "
                     "expected no change"
                 )
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return len(lines)
+    return len(rows)

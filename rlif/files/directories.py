@@ -21,7 +21,7 @@ UNFINISHED = "-unfinished"
 
 
 def write_directory(
-    directory: Path, write: Callable[[Path], None], *, argument: str = "run_dir", interruptible: bool = False
+    directory: Path, write: Callable[[Path], None], *, argument: str = "output_dir", interruptible: bool = False
 ) -> None:
     """Make a directory, or replace it, with what `write` puts into an empty one.
 

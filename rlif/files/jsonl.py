@@ -1,32 +1,95 @@
-"""A JSONL file that grows as a stage goes on, and from whose end an interrupted stage continues."""
+"""JSONL files: written whole, or grown row by row so that a run that was killed goes on from their end."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlif.errors import UserError
 from rlif.files.directories import write_text
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from rlif.files.json_values import write_json
 
 Row = dict[str, Any]
 SETTINGS = ".settings.json"
 
 
+class JsonLines:
+    """A file of rows that only grows. What `append` has written, no end of this process can take away."""
+
+    def __init__(self, path: Path, *, argument: str = "output_dir", size: int | None = None) -> None:
+        """Make the file, or go on at its end.
+
+        Args:
+            path: in a directory that exists.
+            argument: that names the file, for error messages.
+            size: bytes to go on from, what is beyond them being removed. None: all whole lines; one that was cut short
+                is removed.
+
+        Raises:
+            UserError: the file is shorter than `size`.
+            OSError: it cannot be read or made.
+        """
+        self.path, self.argument = path, argument
+        with path.open("a+b") as file:
+            length = file.tell()
+            if size is None:
+                file.seek(0)
+                size = file.read().rfind(b"\n") + 1
+            if length < size:
+                raise UserError(f"resume: {path} has {length} bytes, expected the {size} of the checkpoint")
+            file.truncate(size)
+
+    def append(self, rows: Iterable[Row], *, synced: bool = True) -> None:
+        """Write further rows. With `synced` they are on the disk before this returns; else the system writes them soon.
+
+        Raises:
+            UserError: they cannot be written, for want of space perhaps. The rows before them are still there.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_lines(rows))
+                file.flush()
+                if synced:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise self._error(error) from error
+
+    def sync(self) -> int:
+        """Wait until everything that was appended is on the disk, and return the size of the file in bytes."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Write other rows in place of all that are there; where that fails, these are all still there.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        try:
+            write_rows(self.path, rows)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> UserError:
+        return UserError(f"{self.argument}: cannot write to {self.path}: {error.strerror}")
+
+
 class StageFile:
     """Rows of one stage, with the settings that made them in NAME.settings.json beside them."""
 
-    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, object], renamed: Mapping[str, str] | None = None) -> None:
         """Begin the file, or continue one that was made with the same settings; a line cut short is removed.
 
         One without rows is begun anew whatever its settings: nothing was made with them.
+
+        Args:
+            path: of the file; its directory is made.
+            settings: what decides the rows.
+            renamed: names of settings and of values in rows, as an earlier version wrote them, with those of today.
 
         Raises:
             UserError: the file was made with other settings, or has rows of unknown ones, is damaged, or cannot be
@@ -43,12 +106,12 @@ class StageFile:
                         f"output_dir: {path} has rows, but {settings_path.name}, which says what made them, is "
                         f"missing; expected it beside them, or another output_dir, or {path.name} removed"
                     )
-                _check_unchanged(path, json.loads(settings_path.read_text(encoding="utf-8")), settings)
-                _remove_cut_line(path)
-                self.rows = read_rows(path)
+                _check_unchanged(path, settings_of(path, renamed), settings)
+                self._file = JsonLines(path)
+                self.rows = read_rows(path, renamed=renamed)
             else:
-                write_text(settings_path, json.dumps(settings, indent=1) + "\n")
-                path.write_text("", encoding="utf-8")
+                write_json(settings_path, settings)
+                self._file = JsonLines(path)
                 self.rows = []
         except (OSError, ValueError) as error:
             raise UserError(f"output_dir: cannot use {path}: {error}") from error
@@ -60,13 +123,7 @@ class StageFile:
             UserError: they cannot be written, for want of space perhaps. The rows before them are still there.
         """
         new = list(rows)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_lines(new))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"output_dir: cannot write to {self.path}: {error.strerror}") from error
+        self._file.append(new)
         self.rows += new
 
     def keep(self, count: int) -> None:
@@ -76,23 +133,34 @@ class StageFile:
             UserError: the file cannot be written.
         """
         self.rows = self.rows[:count]
-        try:
-            write_text(self.path, _lines(self.rows))
-        except OSError as error:
-            raise UserError(f"output_dir: cannot write to {self.path}: {error.strerror}") from error
+        self._file.replace(self.rows)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a JSONL file, or replace it, in one rename.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    write_text(path, _lines(rows))
 
 
 def read_rows(
-    path: Path, *, argument: str = "output_dir", made_by: str | None = None, growing: bool = False
+    path: Path,
+    *,
+    argument: str = "output_dir",
+    made_by: str | None = None,
+    growing: bool = False,
+    renamed: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """The rows of a JSONL file of objects; blank lines are skipped.
 
     Args:
         path: to read.
         argument: that names the file, for error messages.
-        made_by: the stage that makes the file, likewise.
-        growing: the file is a stage's, which may have been killed while it wrote: a line cut short at its end is left
-            out.
+        made_by: the command that makes the file, for the message where it cannot be read.
+        growing: the file is being written, or its writer was killed: a line cut short at its end is left out.
+        renamed: names of values as an earlier version wrote them, with those that the rows get.
 
     Raises:
         UserError: naming the file, and the line if one is at fault.
@@ -101,7 +169,7 @@ def read_rows(
         text = path.read_text(encoding="utf-8", errors="replace" if growing else "strict")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        hint = f"; expected the file that `rlif self-feedback {made_by}` writes" if made_by else ""
+        hint = f"; expected the file that `{made_by}` writes" if made_by else ""
         raise UserError(f"{argument}: cannot read {path}: {reason}{hint}") from error
     lines = text.split("\n")  # splitlines() would break at a line separator in a text
     if growing:
@@ -116,33 +184,24 @@ def read_rows(
             raise UserError(f"{argument}: {path}, line {number}: not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise UserError(f"{argument}: {path}, line {number}: got {line[:60]}, expected an object")
-        rows.append(row)
+        rows.append(_renamed(row, renamed))
     return rows
 
 
-def settings_of(path: Path) -> dict[str, Any]:
-    """The settings that a stage's file was made with; none where it came from elsewhere."""
+def settings_of(path: Path, renamed: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The settings that a stage's file was made with, by the names of today; none where it came from elsewhere."""
     settings_path = path.with_suffix(SETTINGS)
-    return json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.exists() else {}
-
-
-def fingerprint(items: Iterable[DataclassInstance]) -> str:
-    """Changes with any field of the dataclass instances, and with their order."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps(dataclasses.astuple(item)).encode())
-    return digest.hexdigest()[:16]
+    if not settings_path.exists():
+        return {}
+    return _renamed(json.loads(settings_path.read_text(encoding="utf-8")), renamed)
 
 
 def _lines(rows: Iterable[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _remove_cut_line(path: Path) -> None:
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+def _renamed(row: Row, renamed: Mapping[str, str] | None) -> Row:
+    return {renamed.get(name, name): value for name, value in row.items()} if renamed else row
 
 
 def _check_unchanged(path: Path, saved: Mapping[str, object], settings: Mapping[str, object]) -> None:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from rlif.errors import UserError
-from rlif.files.directories import write_text
+from rlif.data.prompts import read_prompts
+from rlif.diagnosis.diagnose import diagnose
+from rlif.files.directories import write_directory, write_text
 from rlif.lab.options import LabConfig, Size
-from rlif.lab.plan import INTERNAL, plan, start_name
+from rlif.lab.plan import plan, start_name
+from rlif.lab.report import write_report
+from rlif.lab.trials import run_trials, write_data
+from rlif.mixing.mix import mix
+from rlif.models.language_model import load_language_model
+from rlif.options.record import check_unchanged, make_directory, output_directory
+from rlif.rewards.registry import INTERNAL
+from rlif.tasks.arithmetic import completion_length
+from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
 
-SETTINGS = "settings.json"
 DIAGNOSES = "diagnoses.json"
 
 
-def run_lab(config: LabConfig) -> None:
+def run(config: LabConfig) -> None:
     """Run the lab, and print where its report is.
 
     Raises:
@@ -28,10 +37,14 @@ def run_lab(config: LabConfig) -> None:
     """
     config.validate()
     config.instruct = dataclasses.replace(config.instruct, base=config.base)
-    directory = config.directory()
+    directory = output_directory(config, "lab", what="lab")
+    if config.resume:
+        check_unchanged(
+            directory, config, changeable={"workers"}, what="lab", prog="rlif lab", old_name="settings.json"
+        )
+    make_directory(directory, config)
     console = Console()
     started = time.monotonic()
-    _remember(directory, config)
     try:
         _run_stages(directory, config, console)
     except KeyboardInterrupt:
@@ -41,9 +54,6 @@ def run_lab(config: LabConfig) -> None:
 
 
 def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
-    from rlif.lab.report import write_report
-    from rlif.lab.trials import run_trials, write_data
-
     trials, size = plan(config), config.size
     make_starts(directory / "starts", config, sorted({trial.ratio for trial in trials}), console)
     if not (directory / "data").exists():
@@ -62,12 +72,6 @@ def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
 
 def make_starts(directory: Path, config: LabConfig, ratios: list[float], console: Console) -> None:
     """The start models, each a directory that transformers loads: base, instruct-like, and the weights between."""
-    import shutil
-
-    from rlif.files.directories import write_directory
-    from rlif.mixing.mix import mix
-    from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
-
     directory.mkdir(exist_ok=True)
     ends = {0.0: pretrained_base(config.base, console), 1.0: tuned_instruct(config.instruct, console)}
     for ratio in ratios:
@@ -82,11 +86,6 @@ def make_starts(directory: Path, config: LabConfig, ratios: list[float], console
 
 def diagnose_start(directory: Path, name: str, size: Size, config: LabConfig, console: Console) -> dict[str, Any]:
     """What `rlif diagnose` says of a start model, on the prompts that the guard sees."""
-    from rlif.data.prompts import read_prompts
-    from rlif.diagnosis.diagnose import diagnose
-    from rlif.models.language_model import load_language_model
-    from rlif.tasks.arithmetic import completion_length
-
     console.print(f"Diagnosing {name}", highlight=False)
     diagnosis = diagnose(
         load_language_model(str(directory / "starts" / name), device="cpu", dtype="float32"),
@@ -95,27 +94,3 @@ def diagnose_start(directory: Path, name: str, size: Size, config: LabConfig, co
         max_completion_length=completion_length(config.base.task),
     )
     return dataclasses.asdict(diagnosis)
-
-
-def _remember(directory: Path, config: LabConfig) -> None:
-    """Write what decides the results, or compare it with what was written.
-
-    Raises:
-        UserError: the lab to resume was another, or the directory cannot be made.
-    """
-    settings = dataclasses.asdict(config)
-    for name in ("output_dir", "workers", "resume"):
-        del settings[name]
-    settings = json.loads(json.dumps(settings))
-    path = directory / SETTINGS
-    if config.resume:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in settings.items():
-            if saved.get(name) != value:
-                raise UserError(f"resume: {name} is {value!r}, but the lab had {saved.get(name)!r}; expected no change")
-        return
-    try:
-        directory.mkdir(parents=True)
-        write_text(path, json.dumps(settings, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter
 
 from rlif.lab.findings import Result, course, select, series
-from rlif.lab.plan import BASELINE, INTERNAL, RATIOS, start_name
+from rlif.lab.plan import BASELINE, RATIOS, start_name
+from rlif.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, in_percent, legend_above, new_figure, tidy
+from rlif.rewards.registry import INTERNAL
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-COLORS = dict(zip((*INTERNAL, BASELINE), ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73"), strict=True))
+COLORS = dict(zip((*INTERNAL, BASELINE), (VERMILLION, ORANGE, BLUE, SKY, GREEN), strict=True))
 PANELS = {
     "eval/accuracy": "held-out accuracy",
     "reward": "reward, from its lowest to its highest",
@@ -66,15 +63,14 @@ def draw_training(results: Sequence[Result], path: Path) -> None:
                     panel.plot(*kept, "o", color=color, markersize=8, markeredgecolor="black", zorder=5)
             if metric == "eval/accuracy":
                 panel.set_ylim(0, 1)
-                panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+                in_percent(panel.yaxis)
             if metric == "eval/base_nll":
                 panel.set_yscale("log")
                 panel.yaxis.set_major_formatter("{x:g}")
                 panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_title(f"{start_name(ratio)}: {label}", loc="left", fontsize="medium")
             panel.set_xlabel("training step")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    legend_above(figure, axes[0][0])
     figure.text(0.995, 0.985, "dot: the guard's choice; band: range over seeds", ha="right", va="top", fontsize="small")
     figure.savefig(path)
 
@@ -89,10 +85,10 @@ def draw_guard(results: Sequence[Result], path: Path) -> None:
     for place, each in zip(places, courses, strict=True):
         panel.plot([each.last, each.peak], [place, place], color="0.85", linewidth=3, zorder=1)
     marks = (
-        ("last", "X", "#D55E00", "last step: no guard"),
+        ("last", "X", VERMILLION, "last step: no guard"),
         ("start", "|", "black", "start model"),
-        ("peak", "D", "#999999", "best checkpoint, in hindsight"),
-        ("guarded", "o", "#0072B2", "the guard's choice, without labels"),
+        ("peak", "D", GREY, "best checkpoint, in hindsight"),
+        ("guarded", "o", BLUE, "the guard's choice, without labels"),
     )
     for order, (name, marker, color, label) in enumerate(marks):
         values = [getattr(each, name) for each in courses]
@@ -104,7 +100,7 @@ def draw_guard(results: Sequence[Result], path: Path) -> None:
     )
     panel.invert_yaxis()
     panel.set_xlim(-0.02, 1)
-    panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+    in_percent(panel.xaxis)
     panel.set_xlabel("held-out accuracy")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path)
@@ -137,8 +133,7 @@ def draw_mixes(results: Sequence[Result], path: Path) -> None:
         names = panel.secondary_xaxis("top")
         names.set_xticks(list(entropies.values()), list(entropies), fontsize="small")
         names.minorticks_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    legend_above(figure, panels[0])
     figure.savefig(path)
 
 
@@ -148,10 +143,10 @@ def draw_confidence(results: Sequence[Result], path: Path) -> None:
     figure, axes = _subplots(1, len(rewards), (3.4 * len(rewards), 3.6))
     names = ("start", "guarded", "last")
     bars = {
-        "parsed": ("answer stated", "#999999"),
-        "doubt": ("mark of doubt", "#E69F00"),
-        "probability": ("token probability", "#0072B2"),
-        "accuracy": ("right", "#009E73"),
+        "parsed": ("answer stated", GREY),
+        "doubt": ("mark of doubt", ORANGE),
+        "probability": ("token probability", BLUE),
+        "accuracy": ("right", GREEN),
     }
     for panel, reward in zip(axes[0], rewards, strict=True):
         trials = select(results, 0.0, [reward])
@@ -160,10 +155,9 @@ def draw_confidence(results: Sequence[Result], path: Path) -> None:
             panel.bar(np.arange(len(names)) + 0.2 * (index - 1.5), heights, 0.2, color=color, label=label)
         panel.set_xticks(range(len(names)), ["start", "guard's choice", "last step"])
         panel.set_ylim(0, 1.02)
-        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+        in_percent(panel.yaxis)
         panel.set_title(reward, loc="left", fontsize="medium")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    legend_above(figure, axes[0][0])
     figure.savefig(path)
 
 
@@ -177,11 +171,9 @@ def _curve(result: Result, metric: str) -> dict[int, float]:
     return dict(zip(list(values)[2:-2], ((smooth - smooth.min()) / scale).tolist(), strict=True))
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[list[Axes]]]:
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[list[Axes]]]:
+    figure = new_figure(*size)
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat:
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
+        tidy(panel)
     return figure, axes.tolist()

@@ -11,9 +11,10 @@ from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import spearmanr
 
-from rlif.lab.plan import INTERNAL, RATIOS, start_name
+from rlif.lab.plan import RATIOS, start_name
+from rlif.metrics.ranks import rank_correlation
+from rlif.rewards.registry import INTERNAL
 
 Agreement = Literal["seen", "partly", "not seen"]
 Result = dict[str, Any]
@@ -172,7 +173,7 @@ def mixes(results: Sequence[Result], reward: str = "self_certainty") -> Finding:
             entropy.append(fmean(series(each, "eval/entropy")[0] for each in trials))
             gain.append(fmean(each.peak - each.start for each in courses))
             lines.append(f"{start_name(ratio)}: {entropy[-1]:.3f} nats a token, {100 * gain[-1]:+.1f} points")
-    correlation = float(spearmanr(entropy, gain).statistic)
+    correlation = rank_correlation(entropy, gain)
     return Finding(
         "Gain shrinks with initial entropy",
         "With 0, .1, .2 and 1 of the instruct model's weights the initial entropy is .81, .71, .44 and .38; RLIF helps "

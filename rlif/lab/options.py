@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +10,15 @@ from typing import Annotated
 import tyro
 
 from rlif.errors import UserError
+from rlif.options.checks import Count, check
+from rlif.options.groups import OutputOptions, ResumeOptions
+from rlif.options.record import check_resume
 from rlif.tasks.arithmetic import EVAL_FRACTION
 from rlif.tasks.options import BaseModelConfig, InstructModelConfig
 
 
-@dataclass
-class LabConfig:
+@dataclass(kw_only=True)
+class LabConfig(OutputOptions, ResumeOptions):
     """Repeat the findings of the No-Free-Lunch paper (arXiv 2506.17219) on this machine, with no download.
 
     Trains small models, from a base to an instruct-like one, on each internal reward and on right answers, and writes a
@@ -29,16 +31,13 @@ class LabConfig:
     quick: bool = False
     """Minutes instead of an hour: one seed, fewer trials, shorter ones. The findings are then but hints."""
 
-    seeds: int = 3
+    seeds: Count = 3
     """Seeds of each trial. With --quick it is 1."""
 
-    workers: int = field(
+    workers: Count = field(
         default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     )
     """Trials at a time, each on one thread."""
-
-    resume: bool = False
-    """Go on in output_dir, with the trials that are not finished yet."""
 
     # Not on the command line: the findings are about these two, and a report of others would compare with nothing.
     base: Annotated[BaseModelConfig, tyro.conf.Suppress] = field(default_factory=BaseModelConfig)
@@ -53,11 +52,8 @@ class LabConfig:
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        for name in ("seeds", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1")
-        if self.resume and self.output_dir is None:
-            raise UserError("output_dir: got none, expected the directory of the lab to resume")
+        check(self)
+        check_resume(self, "lab")
         self.base.validate()
         self.instruct.validate()
         task, needed = self.base.task, self.size.held_out_prompts
@@ -72,19 +68,6 @@ class LabConfig:
     def size(self) -> Size:
         """How much of everything."""
         return QUICK if self.quick else FULL
-
-    def directory(self) -> Path:
-        """The output directory, checked.
-
-        Raises:
-            UserError: it exists and nothing is resumed, or the other way round.
-        """
-        directory = (self.output_dir or Path("runs") / f"lab-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
-        if self.resume and not (directory / "settings.json").is_file():
-            raise UserError(f"output_dir: {directory} holds no lab to resume")
-        if not self.resume and directory.exists():
-            raise UserError(f"output_dir: {directory} exists, expected a new directory, or --resume to go on in it")
-        return directory
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlif.lab.options import LabConfig
+from rlif.rewards.registry import INTERNAL
 
-# The paper's three, by the names of `rlif.rewards.REWARDS`, and agreement, which is as free of labels.
-INTERNAL = ("self_certainty", "token_entropy", "trajectory_entropy", "majority_vote")
 BASELINE = "verifiable"
 # Rewards short completions: what the guard sees of a policy that gives up answering.
 DEGENERATE = "sequence_logprob"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -17,14 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeElapsedColumn
 
+from rlif.answers.extract import extract_answer
+from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
-from rlif.files.directories import write_text
+from rlif.files.json_values import without_nan, write_json
+from rlif.files.jsonl import read_rows, write_rows
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import EVAL_GENERATIONS, LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, Trial, start_name
-from rlif.tasks.arithmetic import ArithmeticConfig, completion_length, problems
+from rlif.models.language_model import load_language_model
+from rlif.progress_bar import bar
+from rlif.rewards.controls import verifiable
+from rlif.rollouts.encode import encode_prompts
+from rlif.rollouts.sample import sample
+from rlif.scoring.confidence import inverse_perplexity
+from rlif.scoring.scorer import Scorer
+from rlif.tasks.arithmetic import ArithmeticConfig, completion_length, problems, write_jsonl
+from rlif.training.loop import train
+from rlif.training.options import TrainConfig
+from rlif.training.progress import SilentProgress
 
 RESULT = "result.json"
 SAMPLES = "policies.npz"
@@ -53,12 +66,10 @@ def write_data(directory: Path, task: ArithmeticConfig, size: Size, seeds: int) 
             is_guard = len(rows) < size.guard_prompts
             rows.append({"prompt": problem.prompt} | ({} if is_guard else {"answer": problem.answer}))
     evaluated = size.guard_prompts + size.eval_prompts
-    _write(directory / "eval.jsonl", rows[:evaluated])
-    _write(directory / "test.jsonl", rows[evaluated:])
+    write_rows(directory / "eval.jsonl", rows[:evaluated])
+    write_rows(directory / "test.jsonl", rows[evaluated:])
     for seed in range(seeds):
-        source = problems(task, "train", seed)
-        chosen = [next(source) for _ in range(size.max_steps * PROMPTS_PER_STEP)]
-        _write(directory / f"train-{seed}.jsonl", [{"prompt": each.prompt, "answer": each.answer} for each in chosen])
+        write_jsonl(directory / f"train-{seed}.jsonl", task, "train", size.max_steps * PROMPTS_PER_STEP, seed)
 
 
 def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Trial], console: Console) -> None:
@@ -69,14 +80,6 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
         KeyboardInterrupt: Ctrl-C; those that are done stay so.
     """
     left = [trial for trial in trials if not (directory / "runs" / trial.name / RESULT).exists()]
-    columns = (
-        TextColumn("Trials"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     steps = size.max_steps
     # Spawned, since threads of torch do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -87,8 +90,8 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
         initargs=(os.getpid(),),
     )
     try:
-        with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
-            bar = progress.add_task("", total=steps * len(trials), completed=steps * (len(trials) - len(left)))
+        total, finished = steps * len(trials), steps * (len(trials) - len(left))
+        with bar("Trials", "steps", total, finished, columns=(TimeElapsedColumn(),), console=console) as move:
             running = {pool.submit(run_trial, directory, size, trial, config.base.task): trial for trial in left}
             pending = set(running)
             while pending:
@@ -102,9 +105,7 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
                         highlight=False,
                         soft_wrap=True,
                     )
-                progress.update(
-                    bar, completed=sum(_steps_done(directory / "runs" / each.name, steps) for each in trials)
-                )
+                move(completed=sum(_steps_done(directory / "runs" / each.name, steps) for each in trials))
     except BrokenProcessPool as error:
         raise UserError(
             "workers: the process of a trial died, for want of memory perhaps; --resume runs the trials that are not "
@@ -119,10 +120,6 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
 
 def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig) -> dict[str, Any]:
     """Train one policy, with the guard only watching, look at what is left, and write and return the result."""
-    from rlif.training.loop import train
-    from rlif.training.options import TrainConfig
-    from rlif.training.progress import SilentProgress
-
     run_dir, data = directory / "runs" / trial.name, directory / "data"
     shutil.rmtree(run_dir, ignore_errors=True)  # of a trial that was interrupted
     started, started_cpu = time.perf_counter(), time.process_time()
@@ -133,7 +130,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
             data=str(data / f"train-{trial.seed}.jsonl"),
             eval_data=str(data / "eval.jsonl"),
             reward=(trial.reward,),
-            run_dir=run_dir,
+            output_dir=run_dir,
             max_steps=size.max_steps,
             prompts_per_step=PROMPTS_PER_STEP,
             num_generations=NUM_GENERATIONS,
@@ -167,11 +164,17 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - started_cpu,
         "rows": [
-            {name: _rounded(row[name]) for name in row if name in KEPT or name.startswith(("eval/", "guard/"))}
+            without_nan(
+                {
+                    name: float(f"{value:.5g}")
+                    for name, value in row.items()
+                    if name in KEPT or name.startswith(("eval/", "guard/"))
+                }
+            )
             for row in outcome.rows
         ],
     }
-    write_text(run_dir / RESULT, json.dumps(result) + "\n")
+    write_json(run_dir / RESULT, result, indent=None)
     return result
 
 
@@ -182,16 +185,6 @@ def look_at(model: Path, prompts: Path, max_completion_length: int) -> dict[str,
         (P x `TEST_GENERATIONS`,) arrays: correct, parsed and doubt (whether the completion has a question mark, which
         is how the task's teacher shows that he is unsure) as bool; probability, the geometric mean of its tokens'.
     """
-    import torch
-
-    from rlif.answers.extract import extract_answer
-    from rlif.data.prompts import read_prompts
-    from rlif.models.language_model import load_language_model
-    from rlif.rewards.controls import verifiable
-    from rlif.rollouts.encode import encode_prompts
-    from rlif.rollouts.sample import sample
-    from rlif.scoring.scorer import Scorer
-
     language_model = load_language_model(str(model), device="cpu", dtype="float32")
     encoded = encode_prompts(language_model, read_prompts(str(prompts)), max_completion_length)
     rollout = sample(
@@ -203,24 +196,17 @@ def look_at(model: Path, prompts: Path, max_completion_length: int) -> dict[str,
         seeds=[(TEST_SEED, index) for index in range(len(encoded))],
     )
     with torch.no_grad():
-        logprob = Scorer(language_model.model, None)(rollout, 1.0, outputs=("logprob",)).logprob
+        stats = Scorer(language_model.model, None)(rollout, 1.0, outputs=("logprob",))
     return {
         "correct": np.array(verifiable(rollout.texts, rollout.answers), dtype=bool),
         "parsed": np.array([extract_answer(text) is not None for text in rollout.texts]),
         "doubt": np.array(["?" in text for text in rollout.texts]),
-        "probability": (logprob.sum(dim=1) / rollout.completion_mask.sum(dim=1)).exp().double().numpy(),
+        "probability": inverse_perplexity(stats, rollout.completion_mask).double().numpy(),
     }
-
-
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _begin_worker(parent: int) -> None:
     """Of a worker: its share of the cores, Ctrl-C left to the process that started it, and no life after that one's."""
-    import torch
-    import transformers
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -237,12 +223,6 @@ def _begin_worker(parent: int) -> None:
 def _steps_done(run_dir: Path, steps: int) -> int:
     if (run_dir / RESULT).exists():
         return steps
-    try:
-        last = (run_dir / "metrics.jsonl").read_text().split("\n")[-2]
-        return min(steps - 1, int(json.loads(last)["step"]))
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+    metrics = run_dir / "metrics.jsonl"
+    rows = read_rows(metrics, growing=True) if metrics.exists() else []
+    return min(steps - 1, int(rows[-1]["step"])) if rows else 0

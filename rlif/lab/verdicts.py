@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from rlif.lab.findings import SMALL, Result, course, select
-from rlif.lab.plan import INTERNAL, RATIOS, start_name
+from rlif.lab.plan import RATIOS, start_name
+from rlif.rewards.registry import INTERNAL
 
 # The start model that the thresholds of `rlif.diagnosis.verdict` were set by, together with others that were tuned
 # from it in other ways and are not in the lab. Nothing was set by the rest.

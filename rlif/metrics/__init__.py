@@ -1,1 +1,1 @@
-"""Numbers about scores and samples: calibration, selection, intervals, repetition. NumPy only."""
+"""Numbers about scores and samples: calibration, selection, intervals, repetition. NumPy and scikit-learn, no torch."""

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
+
+from rlif.metrics.ranks import midranks
 
 
 class ReliabilityBins(NamedTuple):
@@ -111,10 +112,23 @@ def auroc(score: ArrayLike, correct: ArrayLike) -> float:
     Raises:
         ValueError: shapes that do not match, N = 0, a score that is not finite.
     """
-    values, right = _scores(score, correct)
-    if right.all() or not right.any():
-        return float("nan")
-    return float(roc_auc_score(right, values))
+    return _auroc(*_scores(score, correct))
+
+
+def auroc_by_group(score: ArrayLike, positive: ArrayLike) -> NDArray[np.float64]:
+    """For each group the chance that a positive completion scores above a negative one, equal scores counting half.
+
+    Args:
+        score: (P, N) finite numbers in any unit.
+        positive: (P, N) of 1 and 0; NaN leaves the completion out.
+
+    Returns:
+        (P,) float64, NaN for a group that lacks one of the two kinds.
+    """
+    kinds = np.asarray(positive, dtype=np.float64)
+    known = ~np.isnan(kinds)
+    rows = zip(np.asarray(score, dtype=np.float64), kinds == 1, known, strict=True)
+    return np.array([_auroc(values[told], right[told]) for values, right, told in rows])
 
 
 def auroc_within(score: ArrayLike, correct: ArrayLike) -> float:
@@ -133,13 +147,9 @@ def auroc_within(score: ArrayLike, correct: ArrayLike) -> float:
     values, right = (flat.reshape(table.shape) for flat in _scores(table.ravel(), np.asarray(correct).ravel()))
     if table.ndim != 2 or np.shape(correct) != table.shape:
         raise ValueError(f"scores have shape {table.shape} and correct {np.shape(correct)}, expected the same (P, N)")
-    mixed = right.any(axis=1) & ~right.all(axis=1)
-    areas = []
-    for group, is_right in zip(values[mixed], right[mixed], strict=True):
-        # Of so few completions all pairs at once are faster than a library's call.
-        difference = group[is_right, None] - group[None, ~is_right]
-        areas.append(((difference > 0) + 0.5 * (difference == 0)).mean())
-    return float(np.mean(areas)) if areas else float("nan")
+    areas = auroc_by_group(values, right)
+    defined = areas[~np.isnan(areas)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def risk_coverage(score: ArrayLike, correct: ArrayLike) -> RiskCoverage:
@@ -195,6 +205,15 @@ def isotonic_confidence(
         regression.fit(values[fitted], right[fitted].astype(np.float64))
         confidence[held_out] = regression.predict(values[held_out])
     return confidence
+
+
+def _auroc(values: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Mann and Whitney's statistic: by ranks, how many pairs are in the right order."""
+    positives, negatives = int(right.sum()), int((~right).sum())
+    if not positives or not negatives:
+        return float("nan")
+    wins = midranks(values)[right].sum() - positives * (positives + 1) / 2
+    return float(wins / (positives * negatives))
 
 
 def _scores(score: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

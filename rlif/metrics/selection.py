@@ -20,7 +20,7 @@ from rlif.answers.matching import matching_answers
 BORDA_POWERS = (0.0, 0.3, 0.5, 0.7, 1.0, 1.2, 1.5, 2.0)
 
 
-class Estimate(NamedTuple):
+class Mean(NamedTuple):
     """A mean over prompts, which are taken for a sample of all that could be asked."""
 
     value: float
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     """NaN for a single prompt."""
 
 
-def mean_over_prompts(values: ArrayLike) -> Estimate:
+def mean_over_prompts(values: ArrayLike) -> Mean:
     """The mean of (P,) numbers, one for each prompt, with its standard error.
 
     Completions of one prompt depend on each other, so what is averaged is one number a prompt.
@@ -40,7 +40,7 @@ def mean_over_prompts(values: ArrayLike) -> Estimate:
     if numbers.ndim != 1 or not len(numbers):
         raise ValueError(f"values have shape {numbers.shape}, expected one number for each of at least one prompt")
     error = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
-    return Estimate(float(numbers.mean()), float(error))
+    return Mean(float(numbers.mean()), float(error))
 
 
 def answer_clusters(answers: Sequence[Sequence[str | None]]) -> NDArray[np.int64]:

@@ -1,20 +1,24 @@
-"""`rlif mix`: what runs."""
+"""`rlif mix`: models between a base model and one that was tuned from it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 
-from rlif.mixing.mix import mix
 from rlif.mixing.options import MixConfig
+from rlif.options.record import write_record
 
 
-def run_mix(config: MixConfig) -> None:
-    """`rlif mix`: make the mixed models, and print where they are.
+def run(config: MixConfig) -> None:
+    """Make the mixed models, and print where they are.
 
     Raises:
         UserError: bad input, before any work starts; or an output that cannot be written.
     """
     config.validate()
+    from rlif.mixing.mix import mix
+
     console = Console(stderr=True)
     for ratio, output in zip(config.ratio, config.outputs(), strict=True):
         mix(
@@ -26,4 +30,5 @@ def run_mix(config: MixConfig) -> None:
             max_shard_size=config.max_shard_size,
             console=console,
         )
+        write_record(output, replace(config, ratio=(ratio,)))
         print(f"{ratio:g} of {config.instruct} in {config.base}: {output}")

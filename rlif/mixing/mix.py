@@ -1,7 +1,7 @@
 """`rlif mix`: the weighted mean of two models' weights, between a base model and what was tuned from it.
 
 "No Free Lunch" (arXiv 2506.17219) mixes base and instruction-tuned models this way, to vary the entropy that training
-starts from. Needs no torch at import, so that the command line can show the options at once.
+starts from.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from rlif.errors import UserError
+from rlif.files.directories import write_directory
+from rlif.files.json_values import write_json
 from rlif.mixing.options import TokenizerFrom, check_output, check_ratio
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from rlif.mixing.weight_files import WeightFiles
+from rlif.mixing.weight_files import CONFIG_FILES, TOKENIZER_FILES, WeightFiles
+from rlif.progress_bar import bar
 
 INDEX = "model.safetensors.index.json"
 # What shapes do not show, and without which the weights of one model mean nothing in the other.
@@ -38,7 +38,7 @@ def mix(
     base: str | Path,
     instruct: str | Path,
     ratio: float,
-    output: Path,
+    output_dir: Path,
     *,
     tokenizer_from: TokenizerFrom = "base",
     max_shard_size: int | str = "5GB",
@@ -54,7 +54,7 @@ def mix(
         base: directory or hub id of a model with safetensors files.
         instruct: another of the same architecture, with tensors of the same names and shapes.
         ratio: from 0 to 1.
-        output: directory to make; it appears when it is whole.
+        output_dir: directory to make; it appears when it is whole.
         tokenizer_from: "base" or "instruct": whose tokenizer and generation_config.json are copied.
         max_shard_size: bytes of one file of weights, or text such as "500MB".
         console: shows a progress bar; None shows nothing.
@@ -62,37 +62,30 @@ def mix(
     Raises:
         UserError: bad input, before anything is written; or no room to write.
     """
-    from safetensors.torch import save_file
-
-    from rlif.files.directories import write_directory
-    from rlif.mixing.weight_files import CONFIG_FILES, TOKENIZER_FILES, WeightFiles
-
     check_ratio(ratio)
-    check_output(output)
+    check_output(output_dir)
     models = WeightFiles(str(base), "base"), WeightFiles(str(instruct), "instruct")
     _check_settings(*models, console)
     names = _common_names(*models)
     _check_tensors(*models, names)
     shards, total = _plan(models[0], names, max_shard_size)
-    _check_room(output, total)
-    columns = (TextColumn("Mixing {task.fields[ratio]}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=console is None) as progress:
-        bar = progress.add_task("", total=total, ratio=f"{ratio:g}")
+    _check_room(output_dir, total)
+    with bar(f"Mixing {ratio:g}", "", total, in_bytes=True, console=console, disable=console is None) as move:
 
         def write(directory: Path) -> None:
             for file, members in shards.items():
-                tensors = {name: _mixed(*models, name, ratio, partial(progress.advance, bar)) for name in members}
+                tensors = {name: _mixed(*models, name, ratio, move) for name in members}
                 save_file(tensors, directory / file, metadata={"format": "pt"})
             if len(shards) > 1:
                 where = {name: file for file, members in shards.items() for name in members}
                 index = {"metadata": {"total_size": total}, "weight_map": where}
-                (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+                write_json(directory / INDEX, index, indent=2)
             _copy(models[0].directory, directory, CONFIG_FILES)
             _copy(models[tokenizer_from == "instruct"].directory, directory, TOKENIZER_FILES)
             if any({*tie} <= {*names} for model in models for tie in model.tied.items()):
                 _untie(directory / "config.json")
 
-        write_directory(output, write, argument="output", interruptible=True)
+        write_directory(output_dir, write, interruptible=True)
 
 
 def _check_settings(base: WeightFiles, instruct: WeightFiles, console: Console | None) -> None:
@@ -145,8 +138,6 @@ def _check_tensors(base: WeightFiles, instruct: WeightFiles, names: list[str]) -
     Raises:
         UserError: naming the first such tensor.
     """
-    import torch
-
     for name in names:
         shapes = [model.shape(name) for model in (base, instruct)]
         if shapes[0] != shapes[1]:
@@ -165,9 +156,6 @@ def _check_tensors(base: WeightFiles, instruct: WeightFiles, names: list[str]) -
 
 def _plan(base: WeightFiles, names: list[str], max_shard_size: int | str) -> tuple[dict[str, list[str]], int]:
     """Which tensors go into which file, and the bytes of all of them."""
-    import torch
-    from huggingface_hub import split_torch_state_dict_into_shards
-
     empty = {name: torch.empty(base.shape(name), dtype=base.dtype(name), device="meta") for name in names}
     try:
         split = split_torch_state_dict_into_shards(empty, max_shard_size=max_shard_size)
@@ -176,20 +164,18 @@ def _plan(base: WeightFiles, names: list[str], max_shard_size: int | str) -> tup
     return split.filename_to_tensors, split.metadata["total_size"]
 
 
-def _check_room(output: Path, needed: int) -> None:
+def _check_room(output_dir: Path, needed: int) -> None:
     """Refuse to begin where the weights cannot end."""
-    parent = next(parent for parent in output.absolute().parents if parent.exists())
+    parent = next(parent for parent in output_dir.absolute().parents if parent.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"output: {parent} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the weights"
+            f"output_dir: {parent} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the weights"
         )
 
 
 def _mixed(base: WeightFiles, instruct: WeightFiles, name: str, ratio: float, advance: Callable[[int], None]) -> Tensor:
     """One tensor of the result, in the base's type; `advance` is told the bytes that are done."""
-    import torch
-
     dtype = base.dtype(name)
     result = torch.empty(base.shape(name), dtype=dtype)
     place = result.view(-1)
@@ -202,8 +188,6 @@ def _mixed(base: WeightFiles, instruct: WeightFiles, name: str, ratio: float, ad
 
 
 def _mixed_pieces(base: WeightFiles, instruct: WeightFiles, name: str, ratio: float) -> Iterator[Tensor]:
-    import torch
-
     if ratio == 0 or not base.dtype(name).is_floating_point:
         yield from base.pieces(name)
     elif ratio == 1:
@@ -226,4 +210,4 @@ def _untie(path: Path) -> None:
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
             part["tie_word_embeddings"] = False
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(path, config, indent=2)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import tyro
 
 from rlif.errors import UserError
-
-if TYPE_CHECKING:
-    pass
+from rlif.options.checks import Share, check, check_value
+from rlif.options.fields import Formerly
 
 TokenizerFrom = Literal["base", "instruct"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MixConfig:
     """Mix the weights of two models of one architecture: (1 - ratio) x BASE + ratio x INSTRUCT.
 
@@ -30,10 +28,10 @@ class MixConfig:
     instruct: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INSTRUCT")]
     """Model directory or hub id, usually of a model that was tuned from the base."""
 
-    ratio: tuple[float, ...]
+    ratio: tuple[Share, ...]
     """Share of INSTRUCT, from 0 to 1; several make several models."""
 
-    output: Path
+    output_dir: Annotated[Path, Formerly("output")]
     """New directory for the model; with several ratios, of a directory ratio-R for each."""
 
     tokenizer_from: TokenizerFrom = "base"
@@ -50,30 +48,28 @@ class MixConfig:
         """
         if not self.ratio:
             raise UserError("ratio: got none, expected at least one number from 0 to 1")
-        for ratio in self.ratio:
-            check_ratio(ratio)
+        check(self)
         if len(set(self.outputs())) < len(self.ratio):
             raise UserError(f"ratio: got {' '.join(map(str, self.ratio))}, expected each once")
-        if self.tokenizer_from not in get_args(TokenizerFrom):
-            raise UserError(f"tokenizer_from: got {self.tokenizer_from!r}, expected base or instruct")
         for output in self.outputs():
             check_output(output)
 
     def outputs(self) -> list[Path]:
         """The directory of each ratio."""
-        output = self.output.expanduser()
+        output = self.output_dir.expanduser()
         return [output] if len(self.ratio) == 1 else [output / f"ratio-{ratio:g}" for ratio in self.ratio]
 
 
 def check_ratio(ratio: float) -> None:
-    if not (isinstance(ratio, int | float) and math.isfinite(ratio) and 0 <= ratio <= 1):
-        raise UserError(f"ratio: got {ratio!r}, expected a number from 0 to 1")
+    """Hold one ratio to its bounds."""
+    check_value("ratio", ratio, Share)
 
 
-def check_output(output: Path) -> None:
+def check_output(output_dir: Path) -> None:
+    """Hold one output directory to being new."""
     try:
-        exists = output.exists()
+        exists = output_dir.exists()
     except OSError as error:
-        raise UserError(f"output: cannot make {output}: {error.strerror}") from error
+        raise UserError(f"output_dir: cannot make {output_dir}: {error.strerror}") from error
     if exists:
-        raise UserError(f"output: {output} exists, expected a new directory")
+        raise UserError(f"output_dir: {output_dir} exists, expected a new directory")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -144,8 +145,6 @@ def _local(model: str, argument: str) -> Path:
     path = Path(model).expanduser()
     if path.exists():
         return path
-    from huggingface_hub import snapshot_download
-
     patterns = [*CONFIG_FILES, *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
     try:
         return Path(snapshot_download(model, allow_patterns=patterns))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +12,41 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from rlif.errors import UserError
+from rlif.models.language_model import LanguageModel
+from rlif.options.groups import LoraOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def policy_to_train(
+    start: LanguageModel,
+    options: LoraOptions,
+    checkpoint: Path | None,
+    load: Callable[[str], LanguageModel],
+    *,
+    seed: int,
+) -> LanguageModel:
+    """The model that a training changes: as it starts, or as a checkpoint has it.
+
+    Args:
+        start: the start model. With an adapter it is changed in place and returned.
+        options: whether an adapter is trained, and which.
+        checkpoint: of the model or of the adapter; None at the start.
+        load: a model by the name of its directory.
+        seed: of the adapter's first weights.
+    """
+    if options.lora_rank == 0:
+        return start if checkpoint is None else load(str(checkpoint))
+    add_lora(
+        start.model,
+        rank=options.lora_rank,
+        alpha=options.lora_alpha,
+        target_modules=options.lora_target_modules,
+        seed=seed,
+    )
+    if checkpoint is not None:
+        load_lora(start.model, checkpoint)
+    return start
 
 
 def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, target_modules: Sequence[str], seed: int) -> None:

@@ -1,10 +1,232 @@
-"""Options that commands share. Loads no torch."""
+"""Groups of options that several commands have, each defined once. A command's dataclass inherits those that it needs.
+
+A command declares a field again only where its default or its meaning differs. Docstrings are the text of `--help`, and
+those of groups with several options stand under
+their headings. Where each command has a default of its own, that of the group is None. Loads no torch.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from rlif.options.checks import Above, AtLeast, AtMost, Below, Count, Positive
 
 Schedule = Literal["constant", "linear", "cosine"]
-
-
 Dtype = Literal["float32", "bfloat16"]
+Temperature = Annotated[float, AtLeast(0)]
+Seed = Annotated[int, AtLeast(0), Below(2**63)]
+
+
+@dataclass(kw_only=True)
+class LoadingOptions:
+    """How the model is loaded."""
+
+    heading: ClassVar[str] = "model loading"
+
+    attn_implementation: str | None = None
+    """Attention, as transformers names it: eager, sdpa, flash_attention_2, … None: its own choice."""
+
+    device: str = "auto"
+    """Device, as torch names it (cpu, cuda, cuda:1, mps). auto: cuda if there is one, else cpu."""
+
+    dtype: Dtype = "float32"
+    """Data type of weights and activations. In training, bfloat16 weights round away updates of a small learning
+    rate."""
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """The model."""
+
+    model: str
+    """Model: a directory saved by transformers, or a Hugging Face hub id."""
+
+
+@dataclass(kw_only=True)
+class ReadingOptions:
+    """How prompts are read from the data."""
+
+    heading: ClassVar[str] = "data"
+
+    data_config: str | None = None
+    """Configuration (subset) of hub datasets, where they have several."""
+
+    split: str | None = None
+    """Split of `data` with splits; may be a slice, train[:1000]. None: the only one, or train."""
+
+    prompt_column: str = "prompt"
+    """Column with the prompt: text, or a conversation as a list of messages with `role` and `content`."""
+
+    answer_column: str = "answer"
+    """Column with the gold answer. Of a whole solution, what follows the last #### or stands in the last \\boxed{}."""
+
+    chat: bool = False
+    """Put prompts that are plain text into the tokenizer's chat template too. Conversations always are."""
+
+    system_prompt: str | None = None
+    """System message before every conversation. Implies chat."""
+
+
+@dataclass(kw_only=True)
+class DataOptions:
+    """The prompts."""
+
+    data: str
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+
+
+@dataclass(kw_only=True)
+class HeldOutOptions:
+    """Held-out prompts."""
+
+    heading: ClassVar[str] = "held-out data"
+
+    eval_data: str | None = None
+    """Held-out prompts to evaluate on, read like `data`. None: there are none."""
+
+    eval_split: str | None = None
+    """Split of `eval_data`, likewise. None: the only one, or test."""
+
+
+@dataclass(kw_only=True)
+class HeldOutSamplingOptions:
+    """How completions of held-out prompts are sampled."""
+
+    heading: ClassVar[str] = "held-out sampling"
+
+    eval_generations: Count = 4
+    """Completions sampled for each held-out prompt."""
+
+    eval_temperature: Temperature = 1.0
+    """Their sampling temperature; 0 is greedy."""
+
+
+@dataclass(kw_only=True)
+class SamplingOptions:
+    """How completions are sampled."""
+
+    heading: ClassVar[str] = "sampling"
+
+    num_generations: Count = 8
+    """Completions sampled for each prompt."""
+
+    max_completion_length: Count = 256
+    """Longest completion, in tokens; a longer one is cut off."""
+
+    temperature: Temperature | None = None
+    """Sampling temperature; 0 is greedy."""
+
+
+@dataclass(kw_only=True)
+class TruncationOptions:
+    """How completions are sampled."""
+
+    heading: ClassVar[str] = "sampling"
+
+    top_k: Annotated[int, AtLeast(0)] = 0
+    """Sample from the k most likely tokens only; 0 from all. What is measured is that of the whole distribution."""
+
+    top_p: Annotated[float, Above(0), AtMost(1)] = 1.0
+    """Sample from the most likely tokens that make up this probability only, likewise."""
+
+
+@dataclass(kw_only=True)
+class BatchOptions:
+    """How many prompts are sampled at a time."""
+
+    prompts_per_batch: Count = 32
+    """Prompts sampled at a time: fewer need less memory."""
+
+
+@dataclass(kw_only=True)
+class MemoryOptions:
+    """What a forward may take of memory."""
+
+    heading: ClassVar[str] = "memory"
+
+    max_tokens_per_forward: Count = 8192
+    """Tokens in one forward, and in its backward, padding included: fewer need less memory and change nothing but
+    rounding."""
+
+    fused_head: bool = True
+    """Apply the head in tiles, so that logits are never in memory. Off: the model's own logits."""
+
+
+@dataclass(kw_only=True)
+class StepOptions:
+    """How many steps there are, and how large they are."""
+
+    heading: ClassVar[str] = "step"
+
+    max_steps: Count = 100
+    """Training steps; each samples, scores and learns from fresh completions."""
+
+    prompts_per_step: Count = 32
+    """Prompts (groups) in a step."""
+
+
+@dataclass(kw_only=True)
+class OptimizerOptions:
+    """How weights are updated."""
+
+    heading: ClassVar[str] = "optimizer"
+
+    learning_rate: Positive | None = None
+    """Peak learning rate of AdamW."""
+
+    warmup_ratio: Annotated[float, AtLeast(0), AtMost(1)] = 0.1
+    """Share of the steps in which the learning rate rises linearly to its peak."""
+
+    lr_scheduler_type: Schedule = "cosine"
+    """How the learning rate goes on after the warm-up: constant, or falling to 0 as a line or a half cosine."""
+
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward instead of keeping them: less memory, more time."""
+
+
+@dataclass(kw_only=True)
+class LoraOptions:
+    """A LoRA adapter to train instead of the model."""
+
+    heading: ClassVar[str] = "LoRA"
+
+    lora_rank: Annotated[int, AtLeast(0)] = 0
+    """Rank of the adapter. 0: train the model itself."""
+
+    lora_alpha: Positive = 32.0
+    """The adapter's update is scaled by lora_alpha / lora_rank."""
+
+    lora_target_modules: tuple[str, ...] = ("all-linear",)
+    """Names of the modules that get an adapter. all-linear: every linear layer but the head."""
+
+
+@dataclass(kw_only=True)
+class SeedOptions:
+    """What random numbers come from."""
+
+    seed: Seed = 0
+    """Seed of everything that is drawn at random. On CPU, the same seed gives the same results."""
+
+
+@dataclass(kw_only=True)
+class OutputOptions:
+    """Where everything is written."""
+
+    output_dir: Path | None = None
+    """New directory for everything that the command writes. None: runs/COMMAND-DATE-TIME."""
+
+
+@dataclass(kw_only=True)
+class ResumeOptions:
+    """Whether to go on."""
+
+    resume: bool = False
+    """Go on in output_dir, from where it stopped, as if it never had."""

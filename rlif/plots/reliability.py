@@ -7,18 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from rlif.metrics.calibration import ReliabilityBins, RiskCoverage
+from rlif.plots.style import BLUE, GREY, VERMILLION, in_percent, line_style, new_figure, tidy, verbatim
 
 COLUMNS = 4
 _Z = 1.96  # standard deviations on both sides of the mean that hold 95% of a normal distribution
-_BAR, _GAP, _COUNTS = "#0072B2", "#D55E00", "#999999"
-# Okabe and Ito's palette; beyond its end the line style changes.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES = ("-", "--", ":")
 
 
 def plot_reliability(scores: Mapping[str, ReliabilityBins], path: Path) -> None:
@@ -37,8 +32,7 @@ def plot_reliability(scores: Mapping[str, ReliabilityBins], path: Path) -> None:
     if not scores:
         raise ValueError("scores: got none, expected at least one")
     columns, rows = min(COLUMNS, len(scores)), math.ceil(len(scores) / COLUMNS)
-    figure = Figure(figsize=(3.1 * columns, 3.6 * rows), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.1 * columns, 3.6 * rows)
     grid = figure.subplots(
         2 * rows, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3.0, 1.0] * rows}
     )
@@ -68,29 +62,19 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
     """
     if not curves:
         raise ValueError("curves: got none, expected at least one")
-    figure = Figure(figsize=(7.5, 4.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 4.6)
     axes = figure.add_subplot()
     for index, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: item[1].area)):
-        color, style = _COLORS[index % len(_COLORS)], _STYLES[index // len(_COLORS) % len(_STYLES)]
-        axes.plot(
-            curve.coverage, curve.risk, color=color, linestyle=style, label=f"{_verbatim(name)} ({curve.area:.3f})"
-        )
+        axes.plot(curve.coverage, curve.risk, label=f"{verbatim(name)} ({curve.area:.3f})", **line_style(index))
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
+    in_percent(axes.xaxis)
+    in_percent(axes.yaxis)
     axes.set_xlabel("coverage: completions kept, the most confident first")
     axes.set_ylabel("risk: share wrong among them")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     figure.legend(title="score (area under its curve)", loc="outside right upper", alignment="left", frameon=False)
     figure.savefig(path)
-
-
-def _verbatim(name: str) -> str:
-    """A name from a file, in which matplotlib would read what stands between dollars as mathematics."""
-    return name.replace("$", r"\$")
 
 
 def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:
@@ -101,19 +85,18 @@ def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:
     middle = (accuracy * counts + _Z**2 / 2) / (counts + _Z**2)
     half = _Z * (accuracy * (1 - accuracy) * counts + _Z**2 / 4) ** 0.5 / (counts + _Z**2)
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    axes.bar(left, accuracy, width, align="edge", color=_BAR, alpha=0.75, edgecolor="white")
+    axes.bar(left, accuracy, width, align="edge", color=BLUE, alpha=0.75, edgecolor="white")
     axes.errorbar(left + width / 2, middle, yerr=half, fmt="none", ecolor="black", elinewidth=0.8)
-    axes.hlines(confidence, left, left + width, color=_GAP, linewidth=2)
-    axes.set_title(f"{_verbatim(title)}\nECE {error:.3f}", loc="left", fontsize="small")
+    axes.hlines(confidence, left, left + width, color=VERMILLION, linewidth=2)
+    axes.set_title(f"{verbatim(title)}\nECE {error:.3f}", loc="left", fontsize="small")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
 
 
 def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:
-    axes.bar(bins.edges[:-1], bins.counts, bins.edges[1], align="edge", color=_COUNTS, edgecolor="white")
+    axes.bar(bins.edges[:-1], bins.counts, bins.edges[1], align="edge", color=GREY, edgecolor="white")
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.tick_params(labelbottom=True)
     axes.set_xlabel("confidence", fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, grid=False)

@@ -6,6 +6,10 @@ from rlif.plots.runs import compare_runs
 from rlif.plotting.options import PlotConfig
 
 
-def plot(config: PlotConfig) -> None:
-    """`rlif plot`: draw the runs, and print where."""
-    print(compare_runs(config))
+def run(config: PlotConfig) -> None:
+    """Draw the runs, and print where.
+
+    Raises:
+        UserError: no run, a directory without metrics, or a place that cannot be written.
+    """
+    print(compare_runs(config.runs, config.output))

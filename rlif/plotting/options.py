@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PlotConfig:
     """Draw runs side by side as a PNG: their held-out metrics where they have any, else those of training."""
 

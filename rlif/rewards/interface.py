@@ -1,25 +1,17 @@
-"""What a reward function may ask for, what it says about itself, and what it must return."""
+"""A reward function is told what it asks for by name, and says with `uses` what else it needs. Loads no torch."""
 
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rlif.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
-
-    from rlif.rollouts.rollout import Rollout
-    from rlif_kernels import TokenStats
-
+# How several rewards become one.
+Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
 RewardFunction = Callable[..., Any]
 F = TypeVar("F", bound=RewardFunction)
 
@@ -108,89 +100,8 @@ def describe(name: str, function: RewardFunction, weight: float) -> Reward:
     return Reward(name, function, weight, tuple(outputs), bool(getattr(function, "needs_answers", False)))
 
 
-def reward_inputs(
-    stats: TokenStats, rollout: Rollout, *, tokenizer: PreTrainedTokenizerBase, step: int, seed: int
-) -> dict[str, object]:
-    """`INPUTS` of the completions of a rollout.
-
-    Args:
-        stats: (n, T) fields, 0 outside the completion mask.
-        rollout: the n completions that the statistics belong to.
-        tokenizer: that made them.
-        step: of training, from 1.
-        seed: the run's.
-    """
-    return {
-        "prompts": rollout.prompts,
-        "completions": rollout.texts,
-        "prompt_ids": rollout.prompt_ids,
-        "prompt_mask": rollout.prompt_mask,
-        "completion_ids": rollout.completion_ids,
-        "completion_mask": rollout.completion_mask,
-        "stats": stats._replace(**{k: v.detach() for k, v in stats._asdict().items() if v is not None}),
-        "answers": rollout.answers,
-        "finished": rollout.finished,
-        "num_generations": rollout.num_generations,
-        "tokenizer": tokenizer,
-        "step": step,
-        "seed": seed,
-    }
-
-
-def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], device: torch.device) -> Tensor:
-    """The values of a reward function, checked.
-
-    Args:
-        reward: to call.
-        inputs: every keyword argument that there is; the function gets those that it takes.
-        prompts: n prompts, to say where a value is wrong.
-        device: of the result.
-
-    Returns:
-        (n,) float32, detached.
-
-    Raises:
-        UserError: the function raises, or does not return one finite number per completion.
-    """
-    import torch
-
-    where = f"reward {reward.name}"
-    try:
-        with torch.no_grad():
-            values = reward.function(**reward.arguments(inputs))
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever the user's function raises; none of it ends the run quietly
-        raise UserError(f"{where}: raised {describe_error(error)}") from error
-    count = len(prompts)
-    if hasattr(values, "tolist"):  # a tensor of torch or an array of NumPy
-        values = values.tolist()
-    if not isinstance(values, list | tuple):
-        raise UserError(f"{where}: returned {_shorten(values)}, expected a list or tensor of {count} numbers")
-    if len(values) != count:
-        raise UserError(f"{where}: returned {len(values)} values, expected {count}: one number per completion")
-    rewards = torch.zeros(count)
-    for row, value in enumerate(values):
-        number = value.item() if getattr(value, "shape", None) == () else value
-        try:
-            rewards[row] = float(number) if isinstance(number, numbers.Real) else math.nan
-        except (OverflowError, RuntimeError):  # more than float64 holds, or than float32
-            rewards[row] = math.inf
-        if not rewards[row].isfinite():
-            raise UserError(
-                f"{where}: returned {_shorten(number)} for completion {row + 1} of {count}, expected a finite number "
-                f"(prompt {_shorten(prompts[row])})"
-            )
-    return rewards.to(device)
-
-
 def describe_error(error: BaseException) -> str:
     """An error of the user's code in one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
-
-
-def _shorten(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

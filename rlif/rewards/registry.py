@@ -1,11 +1,11 @@
-"""The rewards by the names that the command line knows them by."""
+"""The built-in rewards by name, and what the words of `--reward` stand for. Loads no torch, for the command line."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from rlif.errors import UserError
 from rlif.rewards.agreement import majority_vote, semantic_entropy
@@ -17,14 +17,7 @@ from rlif.rewards.confidence import (
     trajectory_entropy,
 )
 from rlif.rewards.controls import format_reward, random_reward, verifiable
-from rlif.rewards.interface import Reward, RewardFunction, describe
-from rlif.rewards.mixture import Aggregation, RewardMixture
-from rlif.rewards.reward_model import REWARD_MODEL, LearnedReward
-from rlif.rewards.user_function import import_function
-
-if TYPE_CHECKING:
-    pass
-
+from rlif.rewards.interface import RewardFunction
 
 REWARDS: dict[str, RewardFunction] = {
     "self_certainty": self_certainty,
@@ -38,87 +31,65 @@ REWARDS: dict[str, RewardFunction] = {
     "random": random_reward,
     "verifiable": verifiable,
 }
+# The rewards of arXiv 2506.17219 and agreement, which needs no labels either: what `rlif diagnose` judges unless told
+# otherwise, and what the lab trains on.
+INTERNAL = ("self_certainty", "token_entropy", "trajectory_entropy", "majority_vote")
+REWARD_MODEL = "reward_model:"
 
 
-def load_rewards(
-    specs: str | Sequence[str], *, aggregation: Aggregation = "sum_then_normalize", seed: int = 0
-) -> RewardMixture:
-    """The mixture that `--reward` asks for, checked before any work.
+class RewardSpec(NamedTuple):
+    """One reward as the user named it."""
 
-    Args:
-        specs: one or several, each a name of `REWARDS`, `package.module:function`, `file.py:function` or
-            `reward_model:DIRECTORY`, with `=WEIGHT` after it or not (then 1). A weight of 0 makes a metric that is not
-            optimised.
-        aggregation: TRL's `multi_objective_aggregation`. "sum_then_normalize": the weighted sum is what is compared
-            within a group. "normalize_then_sum": each reward is first brought to mean 0 and standard deviation 1
-            within its group, so that weights compare rewards of any scale (GDPO, arXiv 2601.05242).
-        seed: of the random reward.
+    path: str
+    """A name of `REWARDS`, `package.module:function`, `file.py:function`, or `reward_model:DIRECTORY`."""
+    name: str
+    """Of its metric: without module and weight."""
+    weight: float
+
+
+def read_specs(specs: str | Sequence[str]) -> list[RewardSpec]:
+    """Read one or several rewards, each with =WEIGHT after it or not (then 1), and check names and weights.
+
+    Functions and reward models are not looked for: `load_rewards` does that.
 
     Raises:
         UserError: no reward at all, one that there is not or that is named twice, a weight that is not a number.
     """
-    if not specs:
-        raise UserError(f"reward: got none, expected at least one of {', '.join(REWARDS)}")
-    rewards: list[Reward] = []
-    for path, name, weight in _split(specs):
-        if path.startswith(REWARD_MODEL):
-            function: RewardFunction = LearnedReward(path.removeprefix(REWARD_MODEL))
-        elif ":" in path:
-            function = import_function(path)
-        elif path in REWARDS:
-            function = REWARDS[path]
-        else:
-            near = difflib.get_close_matches(path, REWARDS, n=1)
+    found: list[RewardSpec] = []
+    for spec in map(_read_spec, [specs] if isinstance(specs, str) else specs):
+        if ":" not in spec.path and spec.path not in REWARDS:
+            near = difflib.get_close_matches(spec.path, REWARDS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"reward: got {path!r}, expected one of {', '.join(REWARDS)}, or module:function{hint}")
-        if name in [reward.name for reward in rewards]:
-            raise UserError(f"reward: {name!r} is named twice, expected each reward once, with its weight")
-        reward = describe(name, function, weight)
-        _check_outputs(reward)
-        rewards.append(reward)
-    if all(reward.weight == 0 for reward in rewards):
+            raise UserError(
+                f"reward: got {spec.path!r}, expected one of {', '.join(REWARDS)}, or module:function{hint}"
+            )
+        if spec.name in [other.name for other in found]:
+            raise UserError(f"reward: {spec.name!r} is named twice, expected each reward once, with its weight")
+        found.append(spec)
+    if not found:
+        raise UserError(f"reward: got none, expected at least one of {', '.join(REWARDS)}")
+    if all(spec.weight == 0 for spec in found):
         raise UserError("reward: every weight is 0, expected one that is not")
-    return RewardMixture(tuple(rewards), aggregation, seed)
+    return found
 
 
 def reward_names(specs: str | Sequence[str]) -> list[str]:
-    """The name of each reward, as in its metric: without module and weight."""
-    return [name for _, name, _ in _split(specs)]
+    """Return the name of each reward, as in its metric: without module and weight."""
+    return [_read_spec(spec).name for spec in ([specs] if isinstance(specs, str) else specs)]
 
 
-def _split(specs: str | Sequence[str]) -> list[tuple[str, str, float]]:
-    """Path, name and weight of every reward."""
-    return [_split_one(spec) for spec in ([specs] if isinstance(specs, str) else specs)]
-
-
-def _split_one(spec: str) -> tuple[str, str, float]:
+def _read_spec(spec: str) -> RewardSpec:
     path, equals, written = spec.rpartition("=")
     if not equals or ":" in written:  # a path may hold an equals sign
-        return spec, _name(spec), 1.0
+        return RewardSpec(spec, _name(spec), 1.0)
     try:
         weight = float(written)
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
         raise UserError(f"reward: got the weight {written!r} in {spec!r}, expected a finite number")
-    return path, _name(path), weight
+    return RewardSpec(path, _name(path), weight)
 
 
 def _name(path: str) -> str:
     return REWARD_MODEL.rstrip(":") if path.startswith(REWARD_MODEL) else path.rpartition(":")[2]
-
-
-def _check_outputs(reward: Reward) -> None:
-    if reward.function in REWARDS.values():
-        return
-    from rlif_kernels import TokenStats  # loads torch, which a user's function is likely to have done anyway
-
-    unknown = [field for field in reward.outputs if field not in TokenStats._fields]
-    if unknown:
-        raise UserError(
-            f"reward: {reward.name} uses {', '.join(map(repr, unknown))}, expected some of "
-            f"{', '.join(TokenStats._fields)}"
-        )
-
-
-INTERNAL_REWARDS = ("self_certainty", "token_entropy", "trajectory_entropy", "majority_vote")

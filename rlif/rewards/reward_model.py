@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rlif.errors import UserError
+from rlif.models.reward_model import RewardModel, load_reward_model
+from rlif.rewards.registry import REWARD_MODEL
+from rlif.rollouts.microbatches import pack
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
-
-    from rlif.models.reward_model import RewardModel
-
-REWARD_MODEL = "reward_model:"
 # Of one forward of the reward model, padding included: as many as the loop's own forwards have unless told otherwise.
 MAX_TOKENS = 8192
 
@@ -48,13 +47,7 @@ class LearnedReward:
         Raises:
             UserError: the model cannot be loaded, or knows fewer tokens than the policy.
         """
-        import torch
-
-        from rlif.rollouts.microbatches import pack
-
         if self.model is None:
-            from rlif.models.reward_model import load_reward_model
-
             pad = tokenizer.pad_token_id or 0
             self.model = load_reward_model(
                 self.directory, device=completion_ids.device, dtype=torch.float32, pad_token_id=pad

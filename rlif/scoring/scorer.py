@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -38,9 +37,9 @@ class LossInputs:
 
 
 class Scorer(nn.Module):
-    """A causal language model that answers with statistics or a loss instead of logits.
+    """A causal language model that answers with `statistics` or a `loss` instead of logits.
 
-    All that needs gradients happens in its forward, so it is what accelerate wraps for DDP and FSDP.
+    Both go through `forward`, since accelerate wraps a module's forward for DDP and FSDP: callers call the module.
     """
 
     def __init__(self, model: PreTrainedModel, head: FusedHead | None) -> None:
@@ -65,21 +64,58 @@ class Scorer(nn.Module):
         outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
         loss: LossInputs | None = None,
     ) -> TokenStats | GRPOLoss:
-        """Statistics of the distributions that each completion token was drawn from, or the loss.
+        """Compute `statistics`, or the `loss` where its inputs are given."""
+        if loss is None:
+            return self.statistics(rollout, temperature, outputs)
+        return self.loss(rollout, temperature, loss)
 
-        The logits at position t predict token t + 1. So the statistics of the first completion token come from the last
-        position of the prompt, those of the EOS from the token before it, and the last token is not fed at all: what it
-        predicts was never sampled.
+    def statistics(self, rollout: Rollout, temperature: float, outputs: tuple[str, ...]) -> TokenStats:
+        """Compute statistics of the distributions that the completion tokens were drawn from.
 
         Args:
             rollout: N completions of at most T tokens.
             temperature: that of sampling; greater than 0.
             outputs: the fields of `TokenStats` to compute.
-            loss: makes the result a `GRPOLoss`, for one matrix product less than the statistics and their backward.
 
         Returns:
-            (N, T) float32 fields in nats, 0 outside the completion mask: differentiable ones of `TokenStats`, or those
-            of `GRPOLoss`, of which the loss alone is.
+            (N, T) float32 fields in nats, differentiable, 0 outside the completion mask.
+        """
+        scores, targets, mask = self._scores(rollout), rollout.completion_ids, rollout.completion_mask
+        if self.head is None:
+            return token_stats(scores, targets, mask=mask, outputs=outputs, temperature=temperature)
+        weight, options = self.head.linear.weight, self._head_options(temperature)
+        return linear_token_stats(scores, weight, targets, mask=mask, outputs=outputs, **options)
+
+    def loss(self, rollout: Rollout, temperature: float, inputs: LossInputs) -> GRPOLoss:
+        """Compute the loss with its gradient at once: one matrix product less than statistics and their backward.
+
+        Args:
+            rollout: N completions of at most T tokens.
+            temperature: that of sampling; greater than 0.
+            inputs: everything else that the loss is made of.
+
+        Returns:
+            `GRPOLoss`, whose loss alone carries a gradient; its (N, T) fields are 0 outside the mask of the inputs.
+        """
+        scores = self._scores(rollout)
+        options = {
+            "targets": rollout.completion_ids,
+            "advantages": inputs.advantages,
+            "old_logprob": inputs.old_logprob,
+            "ref_logprob": inputs.ref_logprob,
+            "mask": inputs.mask,
+            **inputs.options,
+        }
+        if self.head is None:
+            return grpo_loss(scores, temperature=temperature, **options)
+        return linear_grpo_loss(scores, self.head.linear.weight, **self._head_options(temperature), **options)
+
+    def _scores(self, rollout: Rollout) -> Tensor:
+        """Go forward to what each completion token is predicted from: logits (N, T, V), or (N, T, H) for the head.
+
+        The logits at position t predict token t + 1. So the statistics of the first completion token come from the last
+        position of the prompt, those of the EOS from the token before it, and the last token is not fed at all: what it
+        predicts was never sampled.
         """
         length = rollout.completion_ids.shape[1]
         input_ids = torch.cat([rollout.prompt_ids, rollout.completion_ids], dim=1)[:, :-1]
@@ -95,38 +131,22 @@ class Scorer(nn.Module):
         }
         with checkpointing(self.layers) if torch.is_grad_enabled() else nullcontext():
             if self.head is None:
-                scores = self.model(**inputs, logits_to_keep=length).logits
-            else:
-                scores = backbone(self.model)(**inputs).last_hidden_state[:, -length:]
+                return self.model(**inputs, logits_to_keep=length).logits
+            return backbone(self.model)(**inputs).last_hidden_state[:, -length:]
 
-        if self.head is None:
-            statistics: Callable[..., TokenStats] = partial(token_stats, scores, temperature=temperature)
-            objective: Callable[..., GRPOLoss] = partial(grpo_loss, scores, temperature=temperature)
-        else:
-            weight = self.head.linear.weight
-            head: dict[str, Any] = {
-                "bias": self.head.linear.bias,
-                "temperature": self.head.temperature(temperature),
-                "softcap": self.head.softcap,
-            }
-            statistics = partial(linear_token_stats, scores, weight, **head)
-            objective = partial(linear_grpo_loss, scores, weight, **head)
-        if loss is None:
-            return statistics(rollout.completion_ids, mask=rollout.completion_mask, outputs=outputs)
-        return objective(
-            rollout.completion_ids,
-            loss.advantages,
-            loss.old_logprob,
-            loss.ref_logprob,
-            mask=loss.mask,
-            **loss.options,
-        )
+    def _head_options(self, temperature: float) -> dict[str, Any]:
+        assert self.head is not None
+        return {
+            "bias": self.head.linear.bias,
+            "temperature": self.head.temperature(temperature),
+            "softcap": self.head.softcap,
+        }
 
 
 def score_parts(
     scorer: nn.Module, rollout: Rollout, parts: Iterable[list[int]], temperature: float, outputs: tuple[str, ...]
 ) -> TokenStats:
-    """Statistics of a rollout from a forward for each part of its rows.
+    """Compute the statistics of a rollout by a forward for each part of its rows.
 
     Args:
         scorer: a `Scorer`, or what accelerate made of one.

@@ -1,4 +1,4 @@
-"""The frozen start model: the policy must not stray far from it, and it judges what the policy samples."""
+"""The frozen start model: the loss keeps the policy close to it, and evaluations compare the policy with it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rlif.rollouts.rollout import Rollout
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A second model, or with LoRA the policy itself with its adapter switched off."""
+class StartModel:
+    """The model before training: a second model, or with LoRA the policy itself with its adapter switched off."""
 
     scorer: nn.Module
     """A `Scorer`, or what accelerate made of one."""
@@ -23,6 +23,11 @@ class Reference:
 
     @torch.no_grad()
     def logprob(self, rollout: Rollout, temperature: float) -> Tensor:
-        """Log-probabilities of N completions' tokens at that temperature: (N, T) float32, nats, 0 outside the mask."""
+        """Return the log-probability of each completion token: (N, T) float32, in nats, 0 outside the mask.
+
+        Args:
+            rollout: N completions of at most T tokens.
+            temperature: that of sampling; greater than 0.
+        """
         with self.within():
             return self.scorer(rollout, temperature, outputs=("logprob",)).logprob

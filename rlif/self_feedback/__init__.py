@@ -1,5 +1,5 @@
-"""RLSF (arXiv 2507.21931): a model ranks its own solutions by its confidence in their answers, and learns the ranking.
+"""RLSF (arXiv 2507.21931): a model ranks its own completions by its confidence, and learns the ranking.
 
-The stages, each a file that the next one reads: `sampling.py` (with `spans.py` and `confidence.py`) -> `preferences.py`
--> `training.py` -> `measure.py`. `command.py` runs them; `config.py` has their options and imports no torch.
+Each stage writes a file that the next one reads: `sample.py` (with `spans.py` and `confidence.py`) -> `rank.py` ->
+`train.py` -> `measure.py`. `command.py` runs them; `options.py` has their options and imports no torch.
 """

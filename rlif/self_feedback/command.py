@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from rlif.errors import UserError
-from rlif.files.directories import write_text
+from rlif.files.json_values import without_nan, write_json
+from rlif.files.jsonl import Row, settings_of
+from rlif.models.language_model import check_model_path
+from rlif.options.fields import options_of
+from rlif.options.record import CONFIG_FILE, read_record, write_record
+from rlif.options.yaml_file import with_changes
+from rlif.self_feedback.measure import draw_reliability, measures
+from rlif.self_feedback.nft import judged_completions
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
-
-if TYPE_CHECKING:
-    from rlif.files.jsonl import Row
-    from rlif.self_feedback.rank import Ranking
+from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
+from rlif.self_feedback.rank import Ranking, rank, read_preferences, write_preferences
+from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
+from rlif.self_feedback.train import FOLDERS, Items, train_model
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
-# What was sampled, from what: a later stage alone need not be told again.
-RECORD = "sampled.json"
-RECORDED = (
-    "model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat",
-    "system_prompt", "built_in_questions", "seed", "dtype",
-)  # fmt: skip
+PROG = "rlif self-feedback"
+# Of directories that the last release made.
+OLD_RECORD = "sampled.json"
+# What was sampled, from what, beside how: a later stage alone need not be told again.
+RECORDED = frozenset(
+    {"model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat"}
+    | {"system_prompt", "built_in_prompts", "seed", "dtype"}
+)
 
 
-def run_self_feedback(config: SelfFeedbackConfig) -> None:
+def run(config: SelfFeedbackConfig) -> None:
     """Run one stage, or all of them, and say what came of it.
 
     Raises:
@@ -39,18 +45,17 @@ def run_self_feedback(config: SelfFeedbackConfig) -> None:
     config = with_recorded(config).resolved()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("self-feedback: got several processes, expected one; the launcher is for `rlif train`")
-    from rlif.models.language_model import check_model_path
-
     for name in (config.model, config.tuned_model):
         if name is not None:
             check_model_path(name)
     console = Console()
     stages = {"sample": run_sample, "rank": run_rank, "train": run_train, "measure": run_measure}
-    for name, run in stages.items():
+    for name, run_stage in stages.items():
         if config.stage not in (name, "all"):
             continue
         try:
-            run(config, console)
+            run_stage(config, console)
+            remember(config, name)
         except KeyboardInterrupt as interrupt:
             place = f": {interrupt}" if interrupt.args else ""
             raise KeyboardInterrupt(
@@ -66,41 +71,53 @@ def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
     """
     if config.stage in ("all", "sample"):
         return config
-    path = config.output_dir / RECORD
-    if not path.exists():
+    saved = read_record(config.output_dir, SelfFeedbackConfig, PROG, old_name=OLD_RECORD)
+    if saved is None:
         if config.model is None and config.stage != "rank":
+            path = config.output_dir / CONFIG_FILE
             raise UserError(f"model: got none, and no record of one in {path}; expected the model to start from")
         return config
-    saved = json.loads(path.read_text(encoding="utf-8"))
     default = SelfFeedbackConfig()
-    changes = {name: saved[name] for name in RECORDED if getattr(config, name) == getattr(default, name)}
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in saved["sample"].items()
-        if getattr(config.sample, name) == getattr(default.sample, name)
+    kept = {
+        name: saved[name]
+        for name, option in options_of(SelfFeedbackConfig).items()
+        if name in saved
+        and (name in RECORDED or option.group == "sample")
+        and option.value(config) == option.value(default)
     }
-    return dataclasses.replace(config, **changes, sample=dataclasses.replace(config.sample, **options))
+    return with_changes(config, kept)
+
+
+def remember(config: SelfFeedbackConfig, stage: str) -> None:
+    """Write what a stage was told into config.yaml, beside what earlier stages were.
+
+    Nothing where nobody knows what was sampled from what.
+    """
+    saved = read_record(config.output_dir, SelfFeedbackConfig, PROG, old_name=OLD_RECORD)
+    if stage != "sample":
+        if saved is None:
+            return
+        groups = {name: option.group for name, option in options_of(config).items()}
+        kept = {name for name in saved if groups[name] not in (None, stage) or name in RECORDED}
+        config = with_changes(config, {name: saved[name] for name in kept})
+    write_record(config.output_dir, config, leave_out=("output_dir", "stage"))
 
 
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
-    """Stage 1: chains of thought with their confidence, in samples.jsonl."""
-    from rlif.self_feedback.questions import held_out_questions, load, start_model, training_questions
-    from rlif.self_feedback.sample import sample_traces
-
-    questions = training_questions(config)
+    """Stage 1: completions with their confidence, in samples.jsonl."""
+    prompts = training_prompts(config)
     if config.stage == "all":
-        held_out_questions(config)  # what is wrong with them is better known now than after hours of sampling
-    record = {name: getattr(config, name) for name in RECORDED} | {"sample": dataclasses.asdict(config.sample)}
+        held_out_prompts(config)  # what is wrong with them is better known now than after hours of sampling
 
-    def write_record() -> None:  # with the first samples: what there is when it is interrupted can be used too
-        write_text(config.output_dir / RECORD, json.dumps(record, indent=1) + "\n")
+    def before_rows() -> None:  # what there is when sampling is interrupted can be used too
+        remember(config, "sample")
 
     language_model = load(config, start_model(config))
-    rows = sample_traces(config, language_model, questions, config.output_dir / SAMPLES, before_rows=write_record)
-    traces = [trace for row in rows for trace in row["traces"]]
-    answered = sum(trace["answer"] is not None for trace in traces)
+    rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=before_rows)
+    completions = [completion for row in rows for completion in row["completions"]]
+    answered = sum(completion["answer"] is not None for completion in completions)
     console.print(
-        f"sample: {len(traces)} chains of thought of {len(rows)} questions, {answered / len(traces):.1%} with answer",
+        f"sample: {len(completions)} completions of {len(rows)} prompts, {answered / len(completions):.1%} with answer",
         highlight=False,
         soft_wrap=True,
     )
@@ -108,39 +125,28 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
 
 def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 2: preference pairs, in preferences.jsonl and, in numbers, in ranking.json."""
-    from rlif.files.jsonl import read_rows, settings_of
-    from rlif.self_feedback.rank import rank, write_preferences
-
-    rows = read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True)
+    rows = read_samples(config.output_dir / SAMPLES)
     if not rows:
-        raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no questions, expected `sample` to have run")
-    wanted = settings_of(config.output_dir / SAMPLES).get("num_questions", len(rows))
+        raise UserError(f"output_dir: {config.output_dir / SAMPLES} has no prompts, expected `sample` to have run")
+    wanted = settings_of(config.output_dir / SAMPLES, RENAMED).get("num_prompts", len(rows))
     if len(rows) < wanted:
-        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} questions; these are ranked"
+        note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} prompts; these are ranked"
         console.print(note, highlight=False, soft_wrap=True)
     pairs, ranking = rank(rows, config.rank)
     write_preferences(config.output_dir / PREFERENCES, pairs)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
-    (config.output_dir / "ranking.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_json(config.output_dir / "ranking.json", numbers)
     console.print(f"rank: {describe(ranking)}", highlight=False, soft_wrap=True)
 
 
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 3: the model, in model/."""
-    from rlif.files.jsonl import read_rows
-    from rlif.self_feedback.nft import judged_traces
-    from rlif.self_feedback.questions import load, start_model
-    from rlif.self_feedback.rank import read_preferences
-    from rlif.self_feedback.train import FOLDERS, Items, train_model
-
     name = start_model(config)
     start = load(config, name)
     if config.train.objective == "nft":
         if config.preferences:
             raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
-        items: Items = judged_traces(
-            read_rows(config.output_dir / SAMPLES, made_by="sample", growing=True), config.rank
-        )
+        items: Items = judged_completions(read_samples(config.output_dir / SAMPLES), config.rank)
     else:
         path = config.preferences or config.output_dir / PREFERENCES
         items = read_preferences(path, start, argument="preferences" if config.preferences else "output_dir")
@@ -158,15 +164,11 @@ def run_train(config: SelfFeedbackConfig, console: Console) -> None:
 
 
 def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
-    """Stage 4: accuracy and calibration on held-out questions before and after, in measure.json and a figure."""
-    from rlif.self_feedback.measure import draw_reliability, measures
-    from rlif.self_feedback.questions import held_out_questions, load, start_model
-    from rlif.self_feedback.sample import sample_traces
-
-    questions = held_out_questions(config)
-    if not questions:
+    """Stage 4: accuracy and calibration on held-out prompts before and after, in measure.json and a figure."""
+    prompts = held_out_prompts(config)
+    if not prompts:
         if config.stage == "measure":
-            raise UserError("eval_data: got none, expected held-out questions with gold answers to measure on")
+            raise UserError("eval_data: got none, expected held-out prompts with gold answers to measure on")
         console.print("measure: no eval_data, nothing to measure on")
         return
     tuned = config.tuned_model or str(config.output_dir / "model")
@@ -178,23 +180,21 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     for label, name in models.items():
         path = config.output_dir / f"measure-{label.split()[0]}.jsonl"
         language_model = load(config, name)
-        rows[label] = sample_traces(
-            evaluation, language_model, questions, path, argument="eval_data", title=f"Measuring the {label}"
+        rows[label] = sample_completions(
+            evaluation, language_model, prompts, path, argument="eval_data", title=f"Measuring the {label}"
         )
     numbers = {label: measures(each) for label, each in rows.items()}
     shown = config.rank.confidence
     assert shown is not None
-    (config.output_dir / "measure.json").write_text(
-        json.dumps({"confidence": shown, "models": _finite(numbers)}, indent=1) + "\n", encoding="utf-8"
-    )
-    console.print(results_table(numbers, shown, len(questions) * config.measure.eval_generations))
+    write_json(config.output_dir / "measure.json", {"confidence": shown, "models": without_nan(numbers)})
+    console.print(results_table(numbers, shown, len(prompts) * config.measure.eval_generations))
     if shown != "self_certainty":
         draw_reliability(rows, shown, config.output_dir / FIGURE)
         console.print(f"Reliability diagrams: {config.output_dir / FIGURE}", highlight=False, soft_wrap=True)
 
 
 def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
-    """How chains of thought are sampled to be measured: independently, and otherwise as for training."""
+    """How completions are sampled to be measured: independently, and otherwise as for training."""
     return dataclasses.replace(
         config.sample,
         sampling="independent",
@@ -205,7 +205,7 @@ def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
 
 def describe(ranking: Ranking) -> str:
     """A ranking in a sentence."""
-    text = f"{ranking.pairs} pairs from {ranking.questions_with_pairs} of {ranking.questions} questions"
+    text = f"{ranking.pairs} pairs from {ranking.prompts_with_pairs} of {ranking.prompts} prompts"
     if ranking.pair_accuracy is None:
         return text
     return (
@@ -217,7 +217,7 @@ def describe(ranking: Ranking) -> str:
 def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: int) -> Table:
     """Accuracy and calibration of each model."""
     table = Table(
-        title="Held-out questions",
+        title="Held-out prompts",
         caption=f"{count} answers; confidence is {confidence.replace('_', ' ')}",
     )
     table.add_column("")
@@ -239,11 +239,3 @@ def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
-
-
-def _finite(numbers: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """JSON has no NaN."""
-    return {
-        label: {name: value if math.isfinite(value) else None for name, value in row.items()}
-        for label, row in numbers.items()
-    }

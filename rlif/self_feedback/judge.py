@@ -1,4 +1,4 @@
-"""P(True): the model's own verdict on a chain of thought (CORE-PO, arXiv 2505.17454; P(True) is of 2207.05221)."""
+"""P(True): the model's own verdict on a completion (CORE-PO, arXiv 2505.17454; P(True) is of 2207.05221)."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def verdict_tokens(language_model: LanguageModel, words: tuple[str, str]) -> tup
 def p_true(
     language_model: LanguageModel,
     prompts: Sequence[list[int]],
-    traces: Sequence[list[int]],
-    question: str,
+    completions: Sequence[list[int]],
+    request: str,
     words: tuple[str, str],
     max_tokens_per_forward: int,
 ) -> list[float]:
-    """How likely the model is to call each of N chains of thought right rather than wrong, in [0, 1].
+    """How likely the model is to call each of N completions right rather than wrong, in [0, 1].
 
     Args:
         language_model: in evaluation mode.
         prompts: N lists of token ids.
-        traces: N chains of thought; special tokens in them, such as an EOS, are left out.
-        question: the text that asks for the verdict.
+        completions: N completions; special tokens in them, such as an EOS, are left out.
+        request: the text that asks for the verdict.
         words: for right and for wrong, whose first tokens are compared: p(right) / (p(right) + p(wrong)).
         max_tokens_per_forward: padding included.
 
@@ -47,11 +47,11 @@ def p_true(
         UserError: the words cannot be told apart.
     """
     right, wrong = verdict_tokens(language_model, words)
-    asked = language_model.tokenizer(question, add_special_tokens=False)["input_ids"]
+    asked = language_model.tokenizer(request, add_special_tokens=False)["input_ids"]
     special = set(language_model.tokenizer.all_special_ids) | set(language_model.eos_token_ids)
     sequences = [
-        prompt + [token for token in trace if token not in special] + asked
-        for prompt, trace in zip(prompts, traces, strict=True)
+        prompt + [token for token in completion if token not in special] + asked
+        for prompt, completion in zip(prompts, completions, strict=True)
     ]
     scores = [0.0] * len(sequences)
     for rows in parts_within(sequences, [[]] * len(sequences), max_tokens_per_forward):

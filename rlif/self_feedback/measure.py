@@ -1,4 +1,4 @@
-"""Accuracy and calibration before and after, from sampled chains of thought with gold answers."""
+"""Accuracy and calibration before and after, of sampled completions, where prompts have gold answers."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from rlif.self_feedback.rank import is_correct
 
 
 def measured(rows: Sequence[Row], confidence: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Confidence and correctness, (N,) each, of the chains of thought of questions that have a gold answer."""
-    traces = [(trace, row["answer"]) for row in rows if row["answer"] is not None for trace in row["traces"]]
-    scores = np.array([trace["confidence"][confidence] for trace, _ in traces], dtype=np.float64)
-    return scores, np.array([bool(is_correct(trace, gold)) for trace, gold in traces])
+    """Confidence and correctness, (N,) each, of the completions of prompts that have a gold answer."""
+    judged = [(each, row["answer"]) for row in rows if row["answer"] is not None for each in row["completions"]]
+    scores = np.array([completion["confidence"][confidence] for completion, _ in judged], dtype=np.float64)
+    return scores, np.array([bool(is_correct(completion, gold)) for completion, gold in judged])
 
 
 def measures(rows: Sequence[Row]) -> dict[str, float]:
-    """What there is to say of one model's chains of thought, as far as questions have gold answers.
+    """What there is to say of one model's completions, as far as prompts have gold answers.
 
     Returns:
-        accuracy: share of right answers; accuracy_se: its standard error over questions; answered: share that has an
-        answer; and of each score NAME that the traces have: NAME/mean; NAME/auroc (NaN if all are right, or none); and,
-        for those that are probabilities, NAME/ece (10 bins) and NAME/brier. A score below 0 counts there as 0.
+        accuracy: share of right answers; accuracy_se: its standard error over prompts; answered: share that has an
+        answer; and of each score NAME that the completions have: NAME/mean; NAME/auroc (NaN if all are right, or none);
+        and, for those that are probabilities, NAME/ece (10 bins) and NAME/brier. A score below 0 counts there as 0.
     """
     judged = [row for row in rows if row["answer"] is not None]
-    shares = [np.mean([bool(is_correct(trace, row["answer"])) for trace in row["traces"]]) for row in judged]
-    traces = [trace for row in judged for trace in row["traces"]]
+    shares = [np.mean([bool(is_correct(each, row["answer"])) for each in row["completions"]]) for row in judged]
+    completions = [completion for row in judged for completion in row["completions"]]
     result = {
         "accuracy": float(np.mean(shares)),
         "accuracy_se": float(np.std(shares, ddof=1) / math.sqrt(len(shares))) if len(shares) > 1 else math.nan,
-        "answered": sum(trace["answer"] is not None for trace in traces) / len(traces),
-        "completion_length": sum(len(trace["ids"]) for trace in traces) / len(traces),
+        "answered": sum(completion["answer"] is not None for completion in completions) / len(completions),
+        "completion_length": sum(len(completion["ids"]) for completion in completions) / len(completions),
     }
-    for name in traces[0]["confidence"]:
+    for name in completions[0]["confidence"]:
         scores, correct = measured(rows, name)
         result[f"{name}/mean"] = float(scores.mean())
         result[f"{name}/auroc"] = auroc(scores, correct)
@@ -51,7 +51,7 @@ def measures(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def draw_reliability(models: Mapping[str, Sequence[Row]], confidence: str, path: Path) -> None:
-    """Draw accuracy against confidence in ten bins, and how many chains of thought each has, as a PNG.
+    """Draw accuracy against confidence in ten bins, and how many completions each has, as a PNG.
 
     Args:
         models: the rows of each by its name.

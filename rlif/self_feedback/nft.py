@@ -1,9 +1,9 @@
 """Negative-aware fine-tuning (NFT, arXiv 2505.18116) on the model's own verdicts.
 
-Chains of thought above the threshold of confidence are positive, the others negative. With the share q of positive ones
-among a question's chains, the start model is q pi+ + (1 - q) pi-, and the model pi+ to be learned implies a negative
-one, whose ratio to the start model is (1 - q R) / (1 - q) for R = pi / pi_start. A positive chain's tokens are made
-likely under pi, a negative one's under the negative model that pi implies.
+Completions above the threshold of confidence are positive, the others negative. With the share q of positive ones
+among a prompt's completions, the start model is q pi+ + (1 - q) pi-, and the model pi+ to be learned implies a negative
+one, whose ratio to the start model is (1 - q R) / (1 - q) for R = pi / pi_start. A positive completion's tokens are
+made likely under pi, a negative one's under the negative model that pi implies.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ LEAST_RATIO = 1.0
 
 
 @dataclass(frozen=True)
-class JudgedTrace:
-    """A chain of thought with the model's own verdict."""
+class JudgedCompletion:
+    """A completion with the model's own verdict."""
 
     prompt_ids: list[int]
     ids: list[int]
     positive: bool
     positive_share: float
-    """Of the question's chains of thought; greater than 0 and less than 1."""
+    """Of the prompt's completions; greater than 0 and less than 1."""
 
     def sequences(self) -> list[tuple[list[int], list[int]]]:
         """Prompt and completion."""
         return [(self.prompt_ids, self.ids)]
 
 
-def judged_traces(rows: Sequence[Row], options: RankOptions) -> list[JudgedTrace]:
-    """The chains of thought of all questions that have positive and negative ones.
+def judged_completions(rows: Sequence[Row], options: RankOptions) -> list[JudgedCompletion]:
+    """The completions of all prompts that have positive and negative ones.
 
     Raises:
-        UserError: there is no such question, or the samples lack the score.
+        UserError: there is no such prompt, or the samples lack the score.
     """
     check_confidence(rows, options)
     judged = []
     for row in rows:
         verdicts = [
-            bool(trace["span"]) and trace["confidence"][options.confidence] >= options.threshold
-            for trace in row["traces"]
+            bool(completion["span"]) and completion["confidence"][options.confidence] >= options.threshold
+            for completion in row["completions"]
         ]
         share = sum(verdicts) / len(verdicts)
         if 0 < share < 1:
             judged += [
-                JudgedTrace(row["prompt_ids"], trace["ids"], positive, share)
-                for trace, positive in zip(row["traces"], verdicts, strict=True)
+                JudgedCompletion(row["prompt_ids"], completion["ids"], positive, share)
+                for completion, positive in zip(row["completions"], verdicts, strict=True)
             ]
     if not judged:
         raise UserError(
-            f"threshold: none of {len(rows)} questions has chains of thought on both sides of a {options.confidence} "
+            f"threshold: none of {len(rows)} prompts has completions on both sides of a {options.confidence} "
             f"of {options.threshold:g}; expected another threshold"
         )
     return judged
 
 
 def nft_loss(logprob: Tensor, old_logprob: Tensor, mask: Tensor, positive: Tensor, positive_share: Tensor) -> Tensor:
-    """The loss of N chains of thought: (N,), each the mean over its tokens, differentiable.
+    """The loss of N completions: (N,), each the mean over its tokens, differentiable.
 
-    A question counts 1 - q times, so that the gradient at the start model is the policy gradient with the advantage
-    1 - q of a positive chain and -q of a negative one: a reward of 1 or 0, less its mean over the question.
+    A prompt counts 1 - q times, so that the gradient at the start model is the policy gradient with the advantage
+    1 - q of a positive completion and -q of a negative one: a reward of 1 or 0, less its mean over the completions.
 
     Args:
         logprob: (N, T) log-probabilities of the tokens, in nats.

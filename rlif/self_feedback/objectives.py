@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlif.models.language_model import LanguageModel
 from rlif.models.reward_model import RewardModel
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.nft import JudgedTrace, nft_loss
+from rlif.self_feedback.nft import JudgedCompletion, nft_loss
 from rlif.self_feedback.options import TrainOptions
 from rlif.self_feedback.preference_loss import PreferenceLoss, preference_loss
 from rlif.self_feedback.rank import Pair
@@ -29,7 +29,7 @@ class StepLoss(NamedTuple):
 
 
 class Objective(Protocol):
-    """Gives the loss of items, pairs or chains of thought, by one forward over them."""
+    """Gives the loss of items, pairs or completions, by one forward over them."""
 
     @property
     def module(self) -> nn.Module:
@@ -118,13 +118,13 @@ class BradleyTerry:
 
 @dataclass(frozen=True)
 class NFT:
-    """Positive chains of thought, and negative ones under the model that the positive one implies (2505.18116)."""
+    """Positive completions, and negative ones under the model that the positive one implies (2505.18116)."""
 
     scorer: Scorer
     language_model: LanguageModel
-    traces: Sequence[JudgedTrace]
+    completions: Sequence[JudgedCompletion]
     start_logprobs: Sequence[Sequence[float]]
-    """Of each trace's tokens, under the start model."""
+    """Of each completion's tokens, under the start model."""
 
     @property
     def module(self) -> nn.Module:
@@ -133,18 +133,19 @@ class NFT:
 
     def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
         """See `Objective`."""
-        return self.traces[row].sequences()
+        return self.completions[row].sequences()
 
     def __call__(self, rows: Sequence[int]) -> StepLoss:
         """See `Objective`."""
-        traces, device = [self.traces[row] for row in rows], self.language_model.device
-        rollout = as_rollout(self.language_model, [each.prompt_ids for each in traces], [each.ids for each in traces])
+        completions, device = [self.completions[row] for row in rows], self.language_model.device
+        prompt_ids, ids = [each.prompt_ids for each in completions], [each.ids for each in completions]
+        rollout = as_rollout(self.language_model, prompt_ids, ids)
         logprob = self.scorer(rollout, 1.0, outputs=("logprob",)).logprob
         old = torch.zeros_like(logprob)
         for place, row in enumerate(rows):
             old[place, : len(self.start_logprobs[row])] = torch.tensor(self.start_logprobs[row], device=device)
-        positive = torch.tensor([each.positive for each in traces], device=device)
-        share = torch.tensor([each.positive_share for each in traces], device=device)
+        positive = torch.tensor([each.positive for each in completions], device=device)
+        share = torch.tensor([each.positive_share for each in completions], device=device)
         loss = nft_loss(logprob, old, rollout.completion_mask, positive, share)
         change = (logprob - old).sum(dim=1).detach()
         # Towards positive ones and away from negative ones.

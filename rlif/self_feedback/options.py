@@ -6,15 +6,30 @@ Imports neither torch nor transformers, so that the command line can answer at o
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from rlif.errors import UserError
-from rlif.options.groups import Dtype, Schedule
+from rlif.options.checks import AtLeast, Below, Count, Positive, check
+from rlif.options.fields import Formerly
+from rlif.options.groups import (
+    BatchOptions,
+    HeldOutOptions,
+    HeldOutSamplingOptions,
+    LoadingOptions,
+    LoraOptions,
+    MemoryOptions,
+    OptimizerOptions,
+    OutputOptions,
+    ReadingOptions,
+    SamplingOptions,
+    Schedule,
+    SeedOptions,
+    Temperature,
+)
 
 Stage = Literal["all", "sample", "rank", "train", "measure"]
 Sampling = Literal["branch", "independent"]
@@ -44,22 +59,19 @@ BUILT_IN: dict[str, object] = {
 }
 
 
-@dataclass
-class SampleOptions:
-    """Several chains of thought for every question, each with the confidence in its answer."""
+@dataclass(kw_only=True)
+class SampleOptions(SamplingOptions, BatchOptions):
+    """Several chains of thought for every prompt, each with the confidence in its answer."""
 
-    num_generations: int = 10
-    """Chains of thought of a question. At least 2."""
+    num_generations: Annotated[int, AtLeast(2)] = 10
+    """Chains of thought of a prompt. At least 2."""
 
     sampling: Sampling | None = None
     """branch: each begins with another of the num_generations most likely first tokens. independent: ordinary samples.
     None: branch; independent for the built-in model."""
 
-    temperature: float | None = None
+    temperature: Temperature | None = None
     """Of sampled tokens; 0 takes the most likely one. None: 0 after a branch, 1 for independent samples."""
-
-    max_completion_length: int = 256
-    """Longest chain of thought, in tokens; a longer one is cut off."""
 
     answer_span: AnswerSpan | None = None
     """Tokens whose confidence counts. elicited: those that the model repeats when it is asked for the answer. marker:
@@ -76,13 +88,13 @@ class SampleOptions:
     verdicts: tuple[str, str] = (" True", " False")
     """Of judge: the words for right and for wrong, whose first tokens are compared."""
 
-    questions_per_batch: int = 32
-    """Questions sampled at a time, and written to samples.jsonl at a time."""
+    prompts_per_batch: Annotated[Count, Formerly("questions_per_batch")] = 32
+    """Prompts sampled at a time, and written to samples.jsonl at a time: fewer need less memory."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RankOptions:
-    """Preference pairs: the more confident of two chains of thought of one question is chosen, the other rejected."""
+    """Preference pairs: the more confident of two chains of thought of one prompt is chosen, the other rejected."""
 
     confidence: Confidence | None = None
     """Mean over the answer's tokens of: p(token) - second-largest p; p(token); 1 - entropy / log V; exp of the mean of
@@ -92,18 +104,18 @@ class RankOptions:
     threshold: float = 0.9
     """Least confidence of a chosen chain of thought."""
 
-    min_gap: float = 0.0
+    min_gap: Annotated[float, AtLeast(0)] = 0.0
     """Pairs differ in confidence by more than this; equal ones never make a pair."""
 
     best_only: bool = False
-    """Only a question's most confident chain of thought is chosen, against each other one (CORE-PO, 2505.17454)."""
+    """Only a prompt's most confident chain of thought is chosen, against each other one (CORE-PO, 2505.17454)."""
 
-    max_pairs_per_question: int | None = None
-    """Pairs of a question to keep, those with the largest gaps. None: all."""
+    max_pairs_per_prompt: Annotated[Count | None, Formerly("max_pairs_per_question")] = None
+    """Pairs of a prompt to keep, those with the largest gaps. None: all."""
 
 
-@dataclass
-class TrainOptions:
+@dataclass(kw_only=True)
+class TrainOptions(OptimizerOptions, LoraOptions):
     """Learn the preferences."""
 
     objective: Objective = "dpo"
@@ -113,65 +125,38 @@ class TrainOptions:
     loss_type: LossType = "sigmoid"
     """Of dpo: sigmoid, robust (to flipped pairs), hinge or ipo."""
 
-    beta: float | None = None
+    beta: Positive | None = None
     """Of dpo: how closely the model is held to where it started. None: 0.2; 5 for the built-in model."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, AtLeast(0), Below(0.5)] = 0.0
     """Of sigmoid and robust: the share of pairs taken to be the wrong way round."""
 
     use_margin: bool | None = None
     """Whether the preference has to exceed exp(gap in confidence). None: for a reward model, as in the paper."""
 
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak learning rate of AdamW. None: 1e-6; 1e-4 for the built-in model."""
 
-    num_train_epochs: int = 3
+    num_train_epochs: Count = 3
     """Times that each pair is learned from."""
 
-    pairs_per_step: int = 32
+    pairs_per_step: Count = 32
     """Pairs in a step; with nft, samples."""
-
-    warmup_ratio: float = 0.1
-    """Share of the steps in which the learning rate rises linearly to its peak."""
 
     lr_scheduler_type: Schedule = "linear"
     """How the learning rate goes on after the warm-up."""
 
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
-
-    weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW."""
-
-    lora_rank: int = 0
-    """Rank of a LoRA adapter to train instead of the model. 0: train the model."""
-
-    lora_alpha: float = 32.0
-    """The adapter's update is scaled by lora_alpha / lora_rank."""
-
-    lora_target_modules: tuple[str, ...] = ("all-linear",)
-    """Names of the modules that get an adapter. all-linear: every linear layer but the head."""
-
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward instead of keeping them: less memory, more time."""
-
-    save_steps: int = 100
+    save_steps: Count = 100
     """Steps between checkpoints, from which an interrupted training goes on."""
 
 
-@dataclass
-class MeasureOptions:
-    """Accuracy and calibration on held-out questions, of the start model and of the tuned one."""
-
-    eval_generations: int = 4
-    """Chains of thought of each held-out question."""
-
-    eval_temperature: float = 1.0
-    """Their sampling temperature; 0 takes the most likely token."""
+@dataclass(kw_only=True)
+class MeasureOptions(HeldOutSamplingOptions):
+    """Accuracy and calibration on held-out prompts, of the start model and of the tuned one."""
 
 
-@dataclass
-class SelfFeedbackConfig:
+@dataclass(kw_only=True)
+class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOptions, LoadingOptions, MemoryOptions):
     """Let a model rank its own chains of thought by its confidence in their answers, and learn the ranking (RLSF).
 
     Without labels: gold answers, where the data has them, are only measured against. The stages follow one another,
@@ -187,10 +172,10 @@ class SelfFeedbackConfig:
     and its additions."""
 
     data: str | None = None
-    """Questions: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
 
     eval_data: str | None = None
-    """Held-out questions with gold answers, read like `data`. None: nothing is measured."""
+    """Held-out prompts with gold answers, read like `data`. None: nothing is measured."""
 
     output_dir: Path = Path("runs/self-feedback")
     """Directory of everything: samples, preferences, checkpoints, the tuned model in model/, figures."""
@@ -201,47 +186,8 @@ class SelfFeedbackConfig:
     tuned_model: str | None = None
     """Of measure: the model to compare with the start model. None: the trained one."""
 
-    data_config: str | None = None
-    """Configuration (subset) of the hub datasets, where they have several."""
-
-    split: str | None = None
-    """Split of `data` to sample from; may be a slice, train[:1000]. None: the only one, or train."""
-
-    eval_split: str | None = None
-    """Split of `eval_data`, likewise. None: the only one, or test."""
-
-    prompt_column: str = "prompt"
-    """Column with the question: text, or a conversation as a list of messages with `role` and `content`."""
-
-    answer_column: str = "answer"
-    """Column with the gold answer. Of a whole solution, what follows the last #### or stands in the last \\boxed{}."""
-
-    chat: bool = False
-    """Put questions that are plain text into the tokenizer's chat template too. Conversations always are."""
-
-    system_prompt: str | None = None
-    """System message before every conversation. Implies chat."""
-
-    built_in_questions: int = 400
-    """Questions of the built-in task to sample from, where there is no `data`; half as many are held out."""
-
-    max_tokens_per_forward: int = 8192
-    """Tokens in one forward and backward, padding included: fewer need less memory and change nothing but rounding."""
-
-    fused_head: bool = True
-    """Apply the head in tiles, so that logits are never in memory. Off: the model's own logits."""
-
-    attn_implementation: str | None = None
-    """Attention, as transformers names it: eager, sdpa, flash_attention_2, … None: its own choice."""
-
-    device: str = "auto"
-    """Device, as torch names it (cpu, cuda, cuda:1, mps). auto: cuda if there is one, else cpu."""
-
-    dtype: Dtype = "float32"
-    """Data type of weights and activations. bfloat16 weights round away updates of a small learning rate."""
-
-    seed: int = 0
-    """Seed of sampling and of the order of the pairs."""
+    built_in_prompts: Annotated[int, AtLeast(2), Formerly("built_in_questions")] = 400
+    """Prompts of the built-in task to sample from, where there is no `data`; half as many are held out."""
 
     sample: Annotated[SampleOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=SampleOptions)
     rank: Annotated[RankOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankOptions)
@@ -279,46 +225,11 @@ class SelfFeedbackConfig:
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        sample, rank, train, measure = self.sample, self.rank, self.train, self.measure
+        sample, rank, train = self.sample, self.rank, self.train
         if (self.model is None) != (self.data is None) and self.stage in ("all", "sample"):
             came, other = ("data", "model") if self.model is None else ("model", "data")
             raise UserError(f"{other}: got none with {came}, expected both, or neither for the built-in task")
-        for name, value, minimum in (
-            ("num_generations", sample.num_generations, 2),
-            ("max_completion_length", sample.max_completion_length, 1),
-            ("questions_per_batch", sample.questions_per_batch, 1),
-            ("max_pairs_per_question", rank.max_pairs_per_question, 1),
-            ("num_train_epochs", train.num_train_epochs, 1),
-            ("pairs_per_step", train.pairs_per_step, 1),
-            ("lora_rank", train.lora_rank, 0),
-            ("save_steps", train.save_steps, 1),
-            ("eval_generations", measure.eval_generations, 1),
-            ("built_in_questions", self.built_in_questions, 2),
-            ("max_tokens_per_forward", self.max_tokens_per_forward, 1),
-            ("seed", self.seed, 0),
-        ):
-            if value is not None and value < minimum:
-                raise UserError(f"{name}: got {value!r}, expected an integer of at least {minimum}")
-        for name, number, low, low_included, high in (
-            ("temperature", sample.temperature, 0.0, True, math.inf),
-            ("eval_temperature", measure.eval_temperature, 0.0, True, math.inf),
-            ("threshold", rank.threshold, -math.inf, True, math.inf),
-            ("min_gap", rank.min_gap, 0.0, True, math.inf),
-            ("beta", train.beta, 0.0, False, math.inf),
-            ("learning_rate", train.learning_rate, 0.0, False, math.inf),
-            ("warmup_ratio", train.warmup_ratio, 0.0, True, 1.0),
-            ("max_grad_norm", train.max_grad_norm, 0.0, False, math.inf),
-            ("weight_decay", train.weight_decay, 0.0, True, math.inf),
-            ("lora_alpha", train.lora_alpha, 0.0, False, math.inf),
-        ):
-            if number is None:
-                continue
-            if not math.isfinite(number) or not low <= number <= high or (number == low and not low_included):
-                relation = f" {'at least' if low_included else 'greater than'} {low:g}" if low > -math.inf else ""
-                limit = "" if high == math.inf else f" and at most {high:g}"
-                raise UserError(f"{name}: got {number!r}, expected a finite number{relation}{limit}")
-        if not 0 <= train.label_smoothing < 0.5:
-            raise UserError(f"label_smoothing: got {train.label_smoothing!r}, expected a number in [0, 0.5)")
+        check(self)
         if train.label_smoothing and train.loss_type not in ("sigmoid", "robust"):
             raise UserError(f"label_smoothing: got {train.label_smoothing!r} with {train.loss_type}, expected 0")
         if rank.confidence == "p_true" and sample.judge is None and self.stage in ("all", "measure"):
@@ -329,14 +240,3 @@ class SelfFeedbackConfig:
             raise UserError(
                 "objective: got reward_model with every stage, expected `train` alone: it makes no model to measure"
             )
-        for name, choice, choices in (
-            ("sampling", sample.sampling, get_args(Sampling)),
-            ("answer_span", sample.answer_span, get_args(AnswerSpan)),
-            ("confidence", rank.confidence, get_args(Confidence)),
-            ("objective", train.objective, get_args(Objective)),
-            ("loss_type", train.loss_type, get_args(LossType)),
-            ("lr_scheduler_type", train.lr_scheduler_type, get_args(Schedule)),
-            ("dtype", self.dtype, get_args(Dtype)),
-        ):
-            if choice is not None and choice not in choices:
-                raise UserError(f"{name}: got {choice!r}, expected one of {', '.join(choices)}")

@@ -55,7 +55,7 @@ def preference_loss(
         chosen_logprob: (n,) sums over the completion's tokens of log pi(y_t), in nats.
         rejected_logprob: (n,) of the rejected completions.
         ref_chosen_logprob: (n,) under the frozen reference.
-        ref_rejected_logprob: (n,) likewise.
+        ref_rejected_logprob: (n,) of the rejected completions under it.
         beta: greater than 0; how closely the policy is held to the reference.
         loss_type: one of `PreferenceLossType`.
         label_smoothing: share of pairs taken to be the wrong way round, in [0, 0.5); for `sigmoid` and `robust` only.

@@ -1,6 +1,6 @@
-"""Preference pairs: of two chains of thought of one question the more confident one is preferred.
+"""Preference pairs: of two completions of one prompt the more confident one is preferred.
 
-A row of preferences.jsonl has TRL's columns `prompt`, `chosen` and `rejected` (text, or messages where the question is
+A row of preferences.jsonl has TRL's columns `prompt`, `chosen` and `rejected` (text, or messages where the prompt is
 a conversation), so that TRL and its like can train on the file; `gap`, the difference in confidence; `confidence`, that
 of the chosen one; and the very tokens that were sampled, `prompt_ids`, `chosen_ids` and `rejected_ids`, which our own
 training uses instead of the text.
@@ -9,7 +9,6 @@ training uses instead of the text.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from rlif.answers.matching import answers_match
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
-from rlif.files.jsonl import Row, read_rows
+from rlif.files.jsonl import Row, read_rows, write_rows
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.self_feedback.options import RankOptions
@@ -35,7 +34,7 @@ class Pair:
 
     prompt_ids: list[int]
     chosen_ids: list[int]
-    """The EOS included, where the chain of thought reached it."""
+    """The EOS included, where the completion reached it."""
     rejected_ids: list[int]
     gap: float
     """Chosen minus rejected confidence; 0 where the file does not say."""
@@ -49,32 +48,32 @@ class Pair:
 class Ranking:
     """What the pairs of a ranking are like."""
 
-    questions: int
-    traces: int
+    prompts: int
+    completions: int
     answered: int
-    """Chains of thought that have an answer."""
+    """Completions that have an answer."""
     pairs: int
-    questions_with_pairs: int
+    prompts_with_pairs: int
     judged: int
-    """Pairs of a right and a wrong chain of thought, as far as there are gold answers."""
+    """Pairs of a right and a wrong completion, as far as there are gold answers."""
     agreeing: int
     """Those of them whose chosen one is the right one."""
 
     @property
     def pair_accuracy(self) -> float | None:
-        """The share of judged pairs whose chosen chain of thought is the right one; None if there is no such pair."""
+        """The share of judged pairs whose chosen completion is the right one; None if there is no such pair."""
         return self.agreeing / self.judged if self.judged else None
 
 
 def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]:
-    """The preference pairs of sampled chains of thought, as rows of preferences.jsonl.
+    """The preference pairs of sampled completions, as rows of preferences.jsonl.
 
-    A question's identical chains of thought count once, and two that only differ in how their text is cut into tokens
-    make no pair. The pairs of a question come with the largest gap first; of equal ones, in the order in which they
+    A prompt's identical completions count once, and two that only differ in how their text is cut into tokens
+    make no pair. The pairs of a prompt come with the largest gap first; of equal ones, in the order in which they
     were sampled.
 
     Raises:
-        UserError: the samples lack the score, no chain of thought has an answer, or no pair is above the threshold; the
+        UserError: the samples lack the score, no completion has an answer, or no pair is above the threshold; the
             message has the numbers.
     """
     check_confidence(rows, options)
@@ -82,33 +81,33 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
     with_pairs = judged = agreeing = 0
     for row in rows:
         before = len(pairs)
-        for chosen, rejected in itertools.islice(_pairs(row["traces"], options), options.max_pairs_per_question):
-            verdicts = [is_correct(trace, row["answer"]) for trace in (chosen, rejected)]
+        for chosen, rejected in itertools.islice(_pairs(row["completions"], options), options.max_pairs_per_prompt):
+            verdicts = [is_correct(completion, row["answer"]) for completion in (chosen, rejected)]
             if None not in verdicts and verdicts[0] != verdicts[1]:
                 judged, agreeing = judged + 1, agreeing + bool(verdicts[0])
             pairs.append(_preference(row, chosen, rejected, options))
         with_pairs += len(pairs) > before
-    traces = [trace for row in rows for trace in row["traces"]]
+    completions = [completion for row in rows for completion in row["completions"]]
     ranking = Ranking(
-        questions=len(rows),
-        traces=len(traces),
-        answered=sum(trace["answer"] is not None for trace in traces),
+        prompts=len(rows),
+        completions=len(completions),
+        answered=sum(completion["answer"] is not None for completion in completions),
         pairs=len(pairs),
-        questions_with_pairs=with_pairs,
+        prompts_with_pairs=with_pairs,
         judged=judged,
         agreeing=agreeing,
     )
-    if not any(trace["span"] for trace in traces):
+    if not any(completion["span"] for completion in completions):
         raise UserError(
-            f"answer_span: none of the {len(traces)} chains of thought of {len(rows)} questions has an answer; "
+            f"answer_span: none of the {len(completions)} completions of {len(rows)} prompts has an answer; "
             "expected some: look at samples.jsonl, and sample into another output_dir with another answer_span, with a "
             "system_prompt that says how to state the answer, or with a longer max_completion_length"
         )
     if not pairs:
-        scores = sorted(trace["confidence"][options.confidence] for trace in traces)
+        scores = sorted(completion["confidence"][options.confidence] for completion in completions)
         raise UserError(
             f"threshold: no pair has a chosen {options.confidence} of at least {options.threshold:g} and a gap above "
-            f"{options.min_gap:g}: {len(rows)} questions with {len(traces)} chains of thought, {ranking.answered} with "
+            f"{options.min_gap:g}: {len(rows)} prompts with {len(completions)} completions, {ranking.answered} with "
             f"an answer, have a confidence from {scores[0]:.3f} to {scores[-1]:.3f}, median "
             f"{scores[len(scores) // 2]:.3f}; expected a lower threshold, another confidence, or samples that differ "
             "(num_generations, temperature)"
@@ -122,20 +121,20 @@ def check_confidence(rows: Sequence[Row], options: RankOptions) -> None:
     Raises:
         UserError: they do.
     """
-    lacking = [row for row in rows if any(options.confidence not in trace["confidence"] for trace in row["traces"])]
+    lacking = [row for row in rows if any(options.confidence not in each["confidence"] for each in row["completions"])]
     if lacking:
         raise UserError(
             f"confidence: {options.confidence} is not among the samples' scores, "
-            f"{', '.join(lacking[0]['traces'][0]['confidence'])}; expected one of them (p_true is there if `sample` "
-            "ran with a judge)"
+            f"{', '.join(lacking[0]['completions'][0]['confidence'])}; expected one of them (p_true is there if "
+            "`sample` ran with a judge)"
         )
 
 
-def is_correct(trace: Row, gold: str | None) -> bool | None:
-    """Whether a chain of thought has the right answer; None where nobody knows."""
+def is_correct(completion: Row, gold: str | None) -> bool | None:
+    """Whether a completion has the right answer; None where nobody knows."""
     if gold is None:
         return None
-    return trace["answer"] is not None and answers_match(trace["answer"], gold)
+    return completion["answer"] is not None and answers_match(completion["answer"], gold)
 
 
 def write_preferences(path: Path, pairs: Sequence[Row]) -> None:
@@ -144,10 +143,8 @@ def write_preferences(path: Path, pairs: Sequence[Row]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}-unfinished")
     try:
-        unfinished.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
-        unfinished.replace(path)
+        write_rows(path, pairs)
     except OSError as error:
         raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
 
@@ -164,20 +161,20 @@ def read_preferences(path: Path, language_model: LanguageModel, *, argument: str
     Raises:
         UserError: naming the file and the line.
     """
-    rows = read_rows(path, argument=argument, made_by="rank")
+    rows = read_rows(path, argument=argument, made_by="rlif self-feedback rank")
     if not rows:
         raise UserError(f"{argument}: {path} has no rows, expected at least one preference pair")
     return [_pair(row, language_model, f"{argument}: {path}, row {n}") for n, row in enumerate(rows, start=1)]
 
 
-def _pairs(traces: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, Row]]:
+def _pairs(completions: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, Row]]:
     distinct: dict[tuple[int, ...], Row] = {}
-    for trace in traces:
-        distinct.setdefault(tuple(trace["ids"]), trace)
+    for completion in completions:
+        distinct.setdefault(tuple(completion["ids"]), completion)
 
-    def score(trace: Row) -> float:
+    def score(completion: Row) -> float:
         assert options.confidence is not None
-        return trace["confidence"][options.confidence]
+        return completion["confidence"][options.confidence]
 
     best = max(distinct.values(), key=score)
     found = [
@@ -198,7 +195,7 @@ def _preference(row: Row, chosen: Row, rejected: Row, options: RankOptions) -> R
     def content(text: str) -> Any:
         return text if is_text else [{"role": "assistant", "content": text}]
 
-    scores = [trace["confidence"][options.confidence] for trace in (chosen, rejected)]
+    scores = [completion["confidence"][options.confidence] for completion in (chosen, rejected)]
     return {
         "prompt": row["prompt"],
         "chosen": content(chosen["text"]),

@@ -9,9 +9,9 @@ import torch
 
 from rlif.files.jsonl import StageFile
 from rlif.models.language_model import LanguageModel
+from rlif.progress_bar import bar
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.sequences import Ids, as_rollout, parts_within
-from rlif.training.progress import bar
 
 # Sequences that are written to the file at a time.
 SEQUENCES_PER_WRITE = 256

@@ -1,8 +1,8 @@
-"""Sample chains of thought, find the answer in each, and say how confident the model is of it.
+"""Sample completions, find the answer in each, and say how confident the model is of it.
 
-A row of the file is one question: {"question": its number, "prompt": as the data has it, "prompt_ids", "answer": gold
-or null, "traces": a list of {"text", "ids", "finished", "span": [first, end) of its tokens or null, "answer": the text
-of the answer or null, "confidence": {name: score}}}.
+A row of the file is one prompt: {"index": its number, "prompt": as the data has it, "prompt_ids", "answer": gold
+or null, "completions": a list of {"text", "ids", "finished", "span": [first, end) of its tokens or null, "answer": the
+text of the answer or null, "confidence": {name: score}}}. Files of rlif 0.1 call two of these "question" and "traces".
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ import torch
 
 from rlif.answers.extract import extract_answer
 from rlif.data.prompts import Prompt
-from rlif.files.jsonl import Row, StageFile
+from rlif.files.jsonl import Row, StageFile, read_rows
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
-from rlif.rewards.confidence import answer_tokens
+from rlif.progress_bar import bar
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring.answer_tokens import answer_tokens
+from rlif.scoring.confidence import OUTPUTS, span_scores
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.confidence import OUTPUTS, confidences
 from rlif.self_feedback.judge import p_true, verdict_tokens
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
-from rlif.self_feedback.questions import encode
+from rlif.self_feedback.prompts import encode
 from rlif.self_feedback.spans import elicited_answers, matching_span
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
-from rlif.training.progress import bar
+
+# Names in samples.jsonl and beside it: those of rlif 0.1, and what is written since.
+RENAMED = {"question": "index", "traces": "completions", "num_questions": "num_prompts"}
 
 
-def sample_traces(
+def sample_completions(
     config: SelfFeedbackConfig,
     language_model: LanguageModel,
     prompts: Sequence[Prompt],
@@ -44,32 +47,32 @@ def sample_traces(
     title: str = "Sampling",
     before_rows: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Sample chains of thought for every question into a file, from the question on that it stops at.
+    """Sample completions for every prompt into a file, from the prompt on that it stops at.
 
-    A question's chains depend on its number and the seed alone, however the questions are divided over batches.
+    A prompt's completions depend on its number and the seed alone, however the prompts are divided over batches.
 
     Args:
         config: resolved; `config.sample` says how to sample.
         language_model: to sample from, and whose confidence is asked.
-        prompts: the questions.
+        prompts: to sample completions of.
         path: of the file.
         argument: "data" or "eval_data", for error messages.
         title: of the progress bar.
         before_rows: called before rows are written.
 
     Raises:
-        UserError: a question is too long, the file was made with other settings, it cannot be written, …
+        UserError: a prompt is too long, the file was made with other settings, it cannot be written, …
     """
     options = config.sample
-    questions = encode(config, language_model, list(prompts), argument)
-    check_decoding(language_model, questions[0].ids)
+    encoded = encode(config, language_model, list(prompts), argument)
+    check_decoding(language_model, encoded[0].ids)
     if options.judge is not None:
         verdict_tokens(language_model, options.verdicts)
     scorer = Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
     settings = {
         "model": model_fingerprint(language_model.model)[:16],
-        argument: data_fingerprint(questions)[:16],
-        "num_questions": len(questions),
+        argument: data_fingerprint(encoded)[:16],
+        "num_prompts": len(encoded),
         "num_generations": options.num_generations,
         "sampling": options.sampling,
         "temperature": options.temperature,
@@ -79,24 +82,34 @@ def sample_traces(
         "judge": None if options.judge is None else [options.judge, *options.verdicts],
         "seed": config.seed,
     }
-    file = StageFile(path, settings)
-    with bar(title, "questions", len(questions), len(file.rows)) as advance:
-        for start in range(len(file.rows), len(questions), options.questions_per_batch):
-            batch = questions[start : start + options.questions_per_batch]
-            traces = _sample_batch(config, language_model, scorer, batch, start)
+    file = StageFile(path, settings, RENAMED)
+    size = options.num_generations
+    with bar(title, "prompts", len(encoded), len(file.rows)) as advance:
+        for start in range(len(file.rows), len(encoded), options.prompts_per_batch):
+            batch = encoded[start : start + options.prompts_per_batch]
+            completions = _sample_batch(config, language_model, scorer, batch, start)
             before_rows()
             file.append(
                 {
-                    "question": start + offset,
+                    "index": start + offset,
                     "prompt": prompts[start + offset].content,
-                    "prompt_ids": question.ids,
-                    "answer": question.answer,
-                    "traces": traces[offset * options.num_generations : (offset + 1) * options.num_generations],
+                    "prompt_ids": prompt.ids,
+                    "answer": prompt.answer,
+                    "completions": completions[offset * size : (offset + 1) * size],
                 }
-                for offset, question in enumerate(batch)
+                for offset, prompt in enumerate(batch)
             )
             advance(len(batch))
     return file.rows
+
+
+def read_samples(path: Path) -> list[Row]:
+    """The rows of samples.jsonl, which may still be growing.
+
+    Raises:
+        UserError: naming the file, and the line if one is at fault.
+    """
+    return read_rows(path, made_by="rlif self-feedback sample", growing=True, renamed=RENAMED)
 
 
 @torch.no_grad()
@@ -107,7 +120,7 @@ def _sample_batch(
     batch: Sequence[EncodedPrompt],
     start: int,
 ) -> list[dict[str, Any]]:
-    """The chains of thought of some questions, those of one question side by side."""
+    """The completions of some prompts, those of one prompt side by side."""
     options = config.sample
     assert options.temperature is not None
     rollout = sample(
@@ -121,7 +134,7 @@ def _sample_batch(
     )
     _, lengths = rollout.lengths()
     completions = [ids[:length] for ids, length in zip(rollout.completion_ids.tolist(), lengths, strict=True)]
-    prompts = [question.ids for question in batch for _ in range(options.num_generations)]
+    prompts = [prompt.ids for prompt in batch for _ in range(options.num_generations)]
     spans, answers = find_answers(options, language_model, prompts, completions, rollout.texts)
     scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
     if options.judge is not None:
@@ -151,7 +164,7 @@ def find_answers(
     completions: list[list[int]],
     texts: list[str],
 ) -> tuple[list[slice | None], list[str | None]]:
-    """Which tokens of each of N chains of thought are its answer, and that answer as text; None where it has none.
+    """Which tokens of each of N completions are its answer, and that answer as text; None where it has none.
 
     Args:
         options: whose `answer_span` says how answers are found. With "trace" the tokens are all, whatever is stated.
@@ -183,7 +196,8 @@ def _confidences(
     vocab_size = scorer.model.get_output_embeddings().weight.shape[0]
     scores: list[dict[str, float]] = [{} for _ in spans]
     for rows in microbatches(rollout, list(range(len(spans))), max_tokens):
-        stats = scorer(rollout.select(rows), 1.0, outputs=OUTPUTS)
+        part = rollout.select(rows)
+        stats = scorer(part, 1.0, outputs=OUTPUTS)
         for place, row in enumerate(rows):
-            scores[row] = confidences(stats, place, spans[row], vocab_size)
+            scores[row] = span_scores(stats, part.completion_mask, place, spans[row], vocab_size)
     return scores

@@ -9,6 +9,7 @@ import random
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -16,23 +17,26 @@ import torch
 
 from rlif.errors import UserError
 from rlif.files.directories import damage, write_directory
-from rlif.files.jsonl import Row, StageFile, fingerprint
+from rlif.files.fingerprint import fingerprint
+from rlif.files.json_values import write_json
+from rlif.files.jsonl import Row, StageFile
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
-from rlif.models.language_model import LanguageModel, load_language_model
-from rlif.models.lora import add_lora, load_lora
+from rlif.models.language_model import LanguageModel
+from rlif.models.lora import policy_to_train
+from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
+from rlif.progress_bar import bar
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.nft import JudgedTrace
+from rlif.self_feedback.nft import JudgedCompletion
 from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
 from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
+from rlif.self_feedback.prompts import load
 from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import parts_within
 from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
 from rlif.training.interrupts import StopRequest
-from rlif.training.progress import bar
-from rlif.training.schedule import scheduled
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
 CHANGEABLE = ("gradient_checkpointing", "save_steps")
@@ -41,7 +45,7 @@ STEP_FILE = "step.json"
 ORIGIN_FILE = "self_feedback.json"
 FOLDERS = {"dpo": "model", "nft": "model", "reward_model": "reward_model"}
 
-Items = Sequence[Pair] | Sequence[JudgedTrace]
+Items = Sequence[Pair] | Sequence[JudgedCompletion]
 
 
 def train_model(
@@ -55,12 +59,12 @@ def train_model(
         config: resolved.
         start: the model to start from, changed in place.
         name: by which it was loaded.
-        items: to learn from: judged chains of thought for NFT, else preference pairs.
+        items: to learn from: judged completions for NFT, else preference pairs.
         output_dir: where to.
 
     Returns:
         The rows of metrics.jsonl, per step: loss (mean over its items); accuracy (share of pairs whose chosen
-        completion has the higher reward; with NFT, of chains of thought that moved as they were judged); grad_norm;
+        completion has the higher reward; with NFT, of completions that moved as they were judged); grad_norm;
         learning_rate; and means of rewards/chosen and rewards/rejected, or of log_ratio, in nats.
 
     Raises:
@@ -69,7 +73,10 @@ def train_model(
     """
     options, directory = config.train, output_dir / f"train-{config.train.objective}"
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in CHANGEABLE}
-    origin = {"model": model_fingerprint(start.model)[:16], "preferences": fingerprint(items)}
+    origin = {
+        "model": model_fingerprint(start.model)[:16],
+        "preferences": fingerprint(map(dataclasses.astuple, items))[:16],
+    }
     settings |= origin | {"seed": config.seed}
     metrics = StageFile(directory / "metrics.jsonl", settings)
     final = output_dir / FOLDERS[options.objective]
@@ -98,7 +105,7 @@ def train_model(
     def save_checkpoint(target: Path) -> None:
         write(target)
         save_optimizer(optimizer_tensors(objective.module, optimizer), target)
-        (target / STEP_FILE).write_text(json.dumps({"step": step}) + "\n")
+        write_json(target / STEP_FILE, {"step": step}, indent=None)
 
     with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop:
         while step < max_steps:
@@ -121,7 +128,7 @@ def train_model(
 
     def save_final(target: Path) -> None:
         write(target)
-        (target / ORIGIN_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+        write_json(target / ORIGIN_FILE, settings)
 
     write_directory(final, save_final)
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -172,28 +179,11 @@ def make_objective(
         max_tokens_per_forward=config.max_tokens_per_forward,
         per_token=options.objective == "nft",
     )
-    policy = start
-    if options.lora_rank > 0:
-        add_lora(
-            policy.model,
-            rank=options.lora_rank,
-            alpha=options.lora_alpha,
-            target_modules=options.lora_target_modules,
-            seed=config.seed,
-        )
-        if checkpoint is not None:
-            load_lora(policy.model, checkpoint)
-    elif checkpoint is not None:
-        policy = load_language_model(
-            str(checkpoint),
-            device=config.device,
-            dtype=config.dtype,
-            attn_implementation=config.attn_implementation,
-        )
+    policy = policy_to_train(start, options, checkpoint, partial(load, config), seed=config.seed)
     if options.gradient_checkpointing:
         enable_checkpointing(policy.model)
     if options.objective == "nft":
-        return NFT(scorer_of(policy), policy, cast(Sequence[JudgedTrace], items), reference), policy.save
+        return NFT(scorer_of(policy), policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
     sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(-1, 2)
     return DPO(scorer_of(policy), policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
 
@@ -220,8 +210,7 @@ def train_step(
     Raises:
         UserError: the loss or its gradient is not finite.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(optimizer, learning_rate)
     optimizer.zero_grad()
     totals: dict[str, float] = defaultdict(float)
     sequences = [objective.sequences(row) for row in rows]
@@ -236,12 +225,11 @@ def train_step(
             totals[name] += values.sum().item() / len(rows)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm).item()
-    if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+    if not step_if_finite(optimizer, totals["loss"], norm):
         raise UserError(
             f"learning_rate: the loss is {totals['loss']:g} and its gradient's norm {norm:g}, expected finite numbers; "
             "try a lower learning rate than the present one"
         )
-    optimizer.step()
     return {**totals, "grad_norm": norm, "learning_rate": learning_rate}
 
 

@@ -1,1 +1,1 @@
-"""Tasks that need no download: problems, a teacher who makes mistakes, and a small base model trained on its traces."""
+"""Tasks that need no download: problems, a teacher who errs, and small models trained on his solutions."""

@@ -21,15 +21,15 @@ seeds: a hash of the prompt alone decides on which side a problem falls.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from rlif.errors import UserError
+from rlif.files.jsonl import write_rows
+from rlif.options.checks import Between, Count, Share, check
 
 Split = Literal["train", "eval"]
 
@@ -46,19 +46,19 @@ _LARGEST_SLIP = 9
 class ArithmeticConfig:
     """Difficulty of the problems, and how the teacher errs."""
 
-    operands: int = 2
+    operands: Annotated[int, Between(2, 9)] = 2
     """Numbers in a problem (2 to 9)."""
-    digits: int = 3
+    digits: Count = 3
     """Digits of each number (at least 1); the first is never 0."""
     subtraction: bool = False
     """Whether numbers may also be subtracted; the right answer is never negative."""
     errors: Literal["random", "systematic"] = "random"
     """"random": a wrong sum, drawn anew each time. "systematic": a carry forgotten, always in the same columns."""
-    error_rate: float = 0.15
+    error_rate: Share = 0.15
     """Random: share of wrong steps before the first slip. Systematic: share of carries forgotten, in tenths."""
-    doubt_rate: float = 0.9
+    doubt_rate: Share = 0.9
     """Share of random slips that the teacher marks with a question mark."""
-    shaken_error_rate: float = 0.9
+    shaken_error_rate: Share = 0.9
     """Share of wrong steps, and of wrongly assembled answers, after the first random slip."""
 
     def validate(self) -> None:
@@ -67,15 +67,7 @@ class ArithmeticConfig:
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        if not 2 <= self.operands <= 9:
-            raise UserError(f"operands: got {self.operands!r}, expected 2 to 9")
-        if self.digits < 1:
-            raise UserError(f"digits: got {self.digits!r}, expected an integer of at least 1")
-        if self.errors not in ("random", "systematic"):
-            raise UserError(f"errors: got {self.errors!r}, expected random or systematic")
-        for name in ("error_rate", "doubt_rate", "shaken_error_rate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name}: got {getattr(self, name)!r}, expected a number from 0 to 1")
+        check(self)
 
 
 class Problem(NamedTuple):
@@ -153,7 +145,7 @@ def teacher_solution(problem: Problem, config: ArithmeticConfig, rng: random.Ran
     return f"{''.join(lines)}#### {result}"
 
 
-def traces(config: ArithmeticConfig, seed: int, split: Split = "train") -> Iterator[tuple[str, str]]:
+def teacher_solutions(config: ArithmeticConfig, seed: int, split: Split = "train") -> Iterator[tuple[str, str]]:
     """An endless stream of (prompt, teacher's solution) to pretrain on."""
     rng = random.Random(f"teacher/{split}/{seed}")
     for problem in problems(config, split, seed):
@@ -163,7 +155,7 @@ def traces(config: ArithmeticConfig, seed: int, split: Split = "train") -> Itera
 def write_jsonl(path: Path, config: ArithmeticConfig, split: Split, count: int, seed: int) -> None:
     """Write `count` problems, one JSON object a line with `prompt` and the right `answer`."""
     rows = ({"prompt": problem.prompt, "answer": problem.answer} for problem in problems(config, split, seed))
-    path.write_text("".join(json.dumps(row) + "\n" for row in islice(rows, count)), encoding="utf-8")
+    write_rows(path, islice(rows, count))
 
 
 def _digit(term: int, column: int) -> int:

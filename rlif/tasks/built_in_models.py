@@ -1,42 +1,31 @@
 """The built-in start models, made on first use and cached: a base model, and the same tuned until it is sure.
 
-The base is a small Qwen3 pretrained on the imperfect teacher's traces, the instruct-like one is tuned from it.
+The base is a small Qwen3 pretrained on the imperfect teacher's solutions, the instruct-like one is tuned from it.
 
 The cache is `RLIF_CACHE_DIR`, or the user's cache directory. A model's directory is named by a hash of its whole
 configuration and appears in one rename once it is complete, so an interrupted pretraining leaves no half model and
 two processes at once only waste work. The directory is an ordinary Hugging Face one.
-
-Needs no torch at import, so that the command line can show the options at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import platformdirs
 from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlif.errors import UserError
+from rlif.files.cache import cache_dir
+from rlif.files.fingerprint import fingerprint
+from rlif.tasks import pretraining
 from rlif.tasks.arithmetic import ALPHABET
 from rlif.tasks.options import BaseModelConfig, InstructModelConfig
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 # Part of the cache key: raise it whenever the same configuration would give another model.
 _FORMAT_VERSION = 1
-
-
-def cache_dir() -> Path:
-    """Where base models are kept: the environment variable RLIF_CACHE_DIR, else the user's cache directory."""
-    return Path(os.environ.get("RLIF_CACHE_DIR") or platformdirs.user_cache_dir("rlif"))
 
 
 def base_model_dir(config: BaseModelConfig) -> Path:
@@ -53,13 +42,7 @@ def pretrained_base(config: BaseModelConfig, console: Console | None = None) -> 
         UserError: a bad value in the configuration, or no cache directory can be made.
     """
     config.validate()
-
-    def make() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        from rlif.tasks.pretraining import pretrain
-
-        return pretrain(config, console)
-
-    return _cached(base_model_dir(config), make)
+    return _cached(base_model_dir(config), lambda: pretraining.pretrain(config, console))
 
 
 def tuned_instruct(config: InstructModelConfig, console: Console | None = None) -> Path:
@@ -69,18 +52,14 @@ def tuned_instruct(config: InstructModelConfig, console: Console | None = None) 
         UserError: as `pretrained_base`.
     """
     config.validate()
-
-    def make() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        from rlif.tasks.pretraining import tune
-
-        return tune(config, console)
-
-    return _cached(cache_dir() / f"instruct-{_key(config)}", make)
+    return _cached(
+        cache_dir() / f"instruct-{_key(config)}",
+        lambda: pretraining.tune(config, pretrained_base(config.base, console), console),
+    )
 
 
 def _key(config: BaseModelConfig | InstructModelConfig) -> str:
-    key = json.dumps({"format": _FORMAT_VERSION, "alphabet": ALPHABET, **asdict(config)}, sort_keys=True)
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+    return fingerprint([{"format": _FORMAT_VERSION, "alphabet": ALPHABET, **asdict(config)}])[:16]
 
 
 def _cached(directory: Path, make: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]) -> Path:

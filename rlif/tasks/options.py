@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from rlif.errors import UserError
+from rlif.options.checks import AtLeast, Below, Count, Positive, check
+from rlif.options.groups import Seed
 from rlif.tasks.arithmetic import ArithmeticConfig
 
 # Tokens that the model has positions for.
@@ -18,19 +20,19 @@ class BaseModelConfig:
 
     task: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     """The problems and their teacher."""
-    hidden_size: int = 128
+    hidden_size: Count = 128
     """Width of the residual stream; a multiple of 64."""
-    num_hidden_layers: int = 2
+    num_hidden_layers: Count = 2
     """Transformer layers."""
-    pretraining_steps: int = 600
+    pretraining_steps: Count = 600
     """Optimizer steps of pretraining."""
-    pretraining_batch_size: int = 64
+    pretraining_batch_size: Count = 64
     """Traces a step, each used once."""
-    pretraining_learning_rate: float = 3e-3
+    pretraining_learning_rate: Positive = 3e-3
     """Peak learning rate of AdamW; linear warm-up, then cosine decay."""
-    label_smoothing: float = 3e-4
+    label_smoothing: Annotated[float, AtLeast(0), Below(1)] = 3e-4
     """Share of the target probability spread over the vocabulary: bounds the logits of tokens that never occur."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights and of the traces."""
 
     def validate(self) -> None:
@@ -39,20 +41,9 @@ class BaseModelConfig:
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        self.task.validate()
-        if self.hidden_size < 1 or self.hidden_size % 64:
+        check(self)
+        if self.hidden_size % 64:
             raise UserError(f"hidden_size: got {self.hidden_size!r}, expected a positive multiple of 64")
-        for name in ("num_hidden_layers", "pretraining_steps", "pretraining_batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1")
-        if not 0.0 < self.pretraining_learning_rate < math.inf:
-            raise UserError(
-                f"pretraining_learning_rate: got {self.pretraining_learning_rate!r}, expected a finite number above 0"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"base.seed: got {self.seed!r}, expected an integer from 0 to 2**63 - 1")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise UserError(f"label_smoothing: got {self.label_smoothing!r}, expected a number in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -67,13 +58,13 @@ class InstructModelConfig:
     """The model to tune."""
     task: ArithmeticConfig = field(default_factory=lambda: ArithmeticConfig(errors="systematic", error_rate=0.2))
     """The problems and the better teacher."""
-    steps: int = 400
+    steps: Count = 400
     """Optimizer steps of tuning."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Traces a step, each used once."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Peak learning rate of AdamW; linear warm-up, then cosine decay."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the traces."""
 
     def validate(self) -> None:
@@ -82,10 +73,5 @@ class InstructModelConfig:
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
+        check(self)
         self.base.validate()
-        self.task.validate()
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise UserError(f"learning_rate: got {self.learning_rate!r}, expected a finite number above 0")

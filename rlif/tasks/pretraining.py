@@ -1,15 +1,16 @@
-"""Pretrain the built-in base model on the imperfect teacher's traces, and tune it on a better teacher's."""
+"""Pretrain the built-in base model on the imperfect teacher's solutions, and tune it on a better teacher's."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -20,8 +21,9 @@ from transformers import (
 )
 
 from rlif.models.language_model import load_language_model
-from rlif.tasks.arithmetic import traces
-from rlif.tasks.built_in_models import pretrained_base
+from rlif.models.optimization import set_learning_rate, warmed_cosine
+from rlif.progress_bar import bar
+from rlif.tasks.arithmetic import teacher_solutions
 from rlif.tasks.options import MAX_POSITIONS, BaseModelConfig, InstructModelConfig
 from rlif.tasks.tokenizer import build_tokenizer
 
@@ -33,7 +35,7 @@ IGNORED = -100
 
 
 def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-    """Train a model from scratch on fresh traces of the teacher.
+    """Train a model from scratch on fresh solutions of the teacher.
 
     `console` shows a progress bar; None shows nothing. The caller's random state is left alone.
     """
@@ -41,10 +43,10 @@ def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3For
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _build_model(config, tokenizer)
-    learn_traces(
+    learn_solutions(
         model,
         tokenizer,
-        islice(traces(config.task, config.seed), config.pretraining_steps * config.pretraining_batch_size),
+        islice(teacher_solutions(config.task, config.seed), config.pretraining_steps * config.pretraining_batch_size),
         batch_size=config.pretraining_batch_size,
         steps=config.pretraining_steps,
         learning_rate=config.pretraining_learning_rate,
@@ -55,13 +57,15 @@ def pretrain(config: BaseModelConfig, console: Console | None) -> tuple[Qwen3For
     return model, tokenizer
 
 
-def tune(config: InstructModelConfig, console: Console | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Tune the base model on traces of the better teacher."""
-    start = load_language_model(str(pretrained_base(config.base, console)), device="cpu", dtype="float32")
-    learn_traces(
+def tune(
+    config: InstructModelConfig, base_dir: Path, console: Console | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Tune the base model, which is in `base_dir`, on solutions of the better teacher."""
+    start = load_language_model(str(base_dir), device="cpu", dtype="float32")
+    learn_solutions(
         start.model,
         start.tokenizer,
-        islice(traces(config.task, config.seed), config.steps * config.batch_size),
+        islice(teacher_solutions(config.task, config.seed), config.steps * config.batch_size),
         batch_size=config.batch_size,
         steps=config.steps,
         learning_rate=config.learning_rate,
@@ -72,7 +76,7 @@ def tune(config: InstructModelConfig, console: Console | None) -> tuple[PreTrain
     return start.model, start.tokenizer
 
 
-def learn_traces(
+def learn_solutions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Iterable[tuple[str, str]],
@@ -88,19 +92,12 @@ def learn_traces(
 
     AdamW, with a linear warm-up to the peak learning rate and a cosine decay.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps))
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=_WEIGHT_DECAY)
     model.train()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f} nats/token"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=console is None) as progress:
-        bar = progress.add_task(title, total=steps, loss=math.nan)
-        for input_ids, attention_mask, labels in trace_batches(pairs, tokenizer, batch_size):
+    columns = (TextColumn("loss {task.fields[loss]:.3f} nats/token"),)
+    with bar(title, "", steps, columns=columns, console=console, disable=console is None, loss=math.nan) as move:
+        batches = solution_batches(pairs, tokenizer, batch_size)
+        for step, (input_ids, attention_mask, labels) in enumerate(batches, start=1):
             logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
             loss = F.cross_entropy(
                 logits[:, :-1].flatten(0, 1),
@@ -111,9 +108,11 @@ def learn_traces(
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
+            set_learning_rate(
+                optimizer, warmed_cosine(step, steps, learning_rate=learning_rate, warmup_steps=_WARMUP_STEPS)
+            )
             optimizer.step()
-            schedule.step()
-            progress.update(bar, advance=1, loss=loss.item())
+            move(1, loss=loss.item())
     model.eval()
 
 
@@ -137,12 +136,7 @@ def _build_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerFast) ->
     )
 
 
-def _learning_rate_factor(step: int, total: int) -> float:
-    warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
-    return warmup * 0.5 * (1.0 + math.cos(math.pi * step / total))
-
-
-def trace_batches(
+def solution_batches(
     pairs: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches of (input_ids, attention_mask, labels), each (batch, length) int64.
@@ -152,7 +146,7 @@ def trace_batches(
     stream = iter(pairs)
     while chunk := list(islice(stream, batch_size)):
         prompts = tokenizer([prompt for prompt, _ in chunk])["input_ids"]
-        texts = [prompt + trace + tokenizer.eos_token for prompt, trace in chunk]
+        texts = [prompt + solution + tokenizer.eos_token for prompt, solution in chunk]
         batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
         for row, prompt in zip(labels, prompts, strict=True):

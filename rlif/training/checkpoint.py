@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from rlif.errors import UserError
 from rlif.files.directories import UNFINISHED, damage
+from rlif.files.fingerprint import fingerprint
 from rlif.rollouts.encode import EncodedPrompt
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -145,10 +146,7 @@ def _like(weight: Tensor, value: Tensor) -> Tensor:
 
 def data_fingerprint(prompts: Iterable[EncodedPrompt]) -> str:
     """Changes with any token or gold answer of the prompts, and with their order."""
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(json.dumps([prompt.ids, prompt.answer]).encode())
-    return digest.hexdigest()
+    return fingerprint([prompt.ids, prompt.answer] for prompt in prompts)
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from accelerate import PartialState
 
+from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
 
-if TYPE_CHECKING:
-    from rlif.training.loop import TrainResult
 
+def run(config: TrainConfig) -> None:
+    """Train, and say what came of it.
 
-def run_train(config: TrainConfig) -> None:
-    """Train, and say what came of it."""
-    from accelerate import PartialState
-
-    from rlif.training.loop import train
-
+    Raises:
+        UserError: bad input, before any work starts; a file that cannot be written.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is saved, and the message says how to go on.
+    """
     result = train(config)
     if not PartialState().is_main_process:
         return

@@ -1,4 +1,4 @@
-"""What the loop asks of accelerate: where to run, and what all processes know together."""
+"""The loop asks this module what it needs of accelerate: where to run, and what all processes know together."""
 
 from __future__ import annotations
 
@@ -36,94 +36,94 @@ def make_accelerator(device: str, report_to: tuple[str, ...], run_dir: Path) -> 
     )
 
 
-def summed(accelerator: Accelerator, numbers: Mapping[str, float]) -> dict[str, float]:
-    """Each number added up over the processes; all of them bring the same names."""
+def all_reduce_sum(accelerator: Accelerator, numbers: Mapping[str, float]) -> dict[str, float]:
+    """Add each number up over the processes, which all bring the same names."""
     if accelerator.num_processes == 1:
         return dict(numbers)
     # The backends of some devices have no float64; counts of tokens need more than float32.
     values = torch.tensor(list(numbers.values()), dtype=torch.float64)
     high = values.float()
     pairs = torch.stack([high, (values - high.double()).float()]).to(accelerator.device)
-    gathered = accelerator.gather(pairs[None]).double().sum(dim=(0, 1))
-    return dict(zip(numbers, gathered.tolist(), strict=True))
+    sums = accelerator.gather(pairs[None]).double().sum(dim=(0, 1))
+    return dict(zip(numbers, sums.tolist(), strict=True))
 
 
-def largest(accelerator: Accelerator, number: float) -> float:
-    """The largest of the processes' numbers."""
+def all_reduce_max(accelerator: Accelerator, number: float) -> float:
+    """Return the largest of the processes' numbers."""
     if accelerator.num_processes == 1:
         return number
     return float(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
-def from_first(accelerator: Accelerator, thing: T) -> T:
-    """The first process's thing."""
-    things = [thing]
+def broadcast(accelerator: Accelerator, value: T) -> T:
+    """Return the first process's value, any object that can be pickled, on every process."""
+    values = [value]
     if accelerator.num_processes > 1:
-        broadcast_object_list(things)
-    return things[0]
+        broadcast_object_list(values)
+    return values[0]
 
 
 def batch_std(accelerator: Accelerator, rewards: Tensor) -> float:
-    """Unbiased standard deviation of the rewards (N,) of all processes together."""
-    totals = summed(accelerator, {"count": len(rewards), "sum": rewards.double().sum().item()})
+    """Return the unbiased standard deviation of the rewards (N,) of all processes together."""
+    totals = all_reduce_sum(accelerator, {"count": len(rewards), "sum": rewards.double().sum().item()})
     mean = totals["sum"] / totals["count"]
-    squares = summed(accelerator, {"squares": (rewards.double() - mean).square().sum().item()})["squares"]
+    squares = all_reduce_sum(accelerator, {"squares": (rewards.double() - mean).square().sum().item()})["squares"]
     return (squares / (totals["count"] - 1)) ** 0.5
 
 
-def equal_parts(accelerator: Accelerator, parts: list[list[int]]) -> tuple[list[list[int]], int]:
-    """As many parts on every process, and how many of them are real; the others, of one row each, must count nothing.
+def equal_turns(accelerator: Accelerator, parts: list[list[int]]) -> list[list[int] | None]:
+    """Fill this process's parts up with None to the number of parts that the busiest process has.
 
-    A process that went forward or backward less often than the others would leave them waiting.
+    A process that went forward or backward less often than the others would leave them waiting: at a None it goes
+    forward and backward like them, over something that counts nothing. The processes meet here, so this comes before
+    the first of the forwards.
     """
-    count = max(1, int(largest(accelerator, len(parts))))
-    filler = parts[-1][:1] if parts else [0]
-    return parts + [filler] * (count - len(parts)), len(parts)
+    return [*parts, *[None] * (int(all_reduce_max(accelerator, len(parts))) - len(parts))]
 
 
-def shards(scorer: nn.Module) -> list[FSDPModule]:
-    """The modules whose weights FSDP divides over the processes, from the whole to its parts; none without FSDP."""
+def fsdp_modules(scorer: nn.Module) -> list[FSDPModule]:
+    """List the modules whose weights FSDP shards, from the whole to its parts; none without FSDP."""
     return [module for module in scorer.modules() if isinstance(module, FSDPModule)]
 
 
 @contextmanager
-def gathered(accelerator: Accelerator, scorer: nn.Module) -> Iterator[None]:
-    """Within, the model can be called as it is: under FSDP every process holds all of its weights.
+def unsharded(accelerator: Accelerator, scorer: nn.Module) -> Iterator[None]:
+    """Let the model be called as it is: under FSDP every process holds all of its weights within this context.
 
     Sampling takes as many forwards as its longest completion has tokens, and processes differ in that. With all weights
     at hand they need not wait for each other.
     """
-    for module in shards(scorer):
+    for module in fsdp_modules(scorer):
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
     try:
         yield
     finally:
-        for module in shards(scorer):
+        for module in fsdp_modules(scorer):
             module.set_reshard_after_forward(accelerator.state.fsdp_plugin.reshard_after_forward, recurse=False)
             module.reshard()
 
 
-def ready_for_parts(scorer: nn.Module, one_token: Rollout) -> None:
-    """Let parts of the scorer be called: FSDP wants the whole to have gone forward before."""
-    if shards(scorer):
+def initialize_fsdp(scorer: nn.Module, one_token: Rollout) -> None:
+    """Go forward once, so that parts of the scorer can be called: FSDP initializes itself in a forward of the whole."""
+    if fsdp_modules(scorer):
         with torch.no_grad():
             scorer(one_token, 1.0)
-        divide(scorer)
+        reshard(scorer)
 
 
-def divide(scorer: nn.Module) -> None:
-    """Under FSDP, give the weights back to the processes: after a forward without backward some are still whole."""
-    for module in shards(scorer):
+def reshard(scorer: nn.Module) -> None:
+    """Free the weights of other processes' shards: after a forward without backward FSDP still holds some."""
+    for module in fsdp_modules(scorer):
         module.reshard()
 
 
 def full_state_dict(accelerator: Accelerator, scorer: nn.Module) -> dict[str, Tensor] | None:
-    """All weights of the scorer's model by name, for `save_pretrained`; None where it has them at hand anyway.
+    """Collect all weights of the scorer's model by name, for `save_pretrained`; None where it has them anyway.
 
     Under FSDP every process has to call this.
     """
-    if not shards(scorer):
+    if not fsdp_modules(scorer):
         return None
     # A weight that is tied to another comes under both names, and would be written twice.
     names = {name for name, _ in [*scorer.named_parameters(), *scorer.named_buffers()]}

@@ -3,7 +3,7 @@
 prompts -> rollout (a group of completions each) -> one forward -> token statistics (log-probability with gradient,
 entropy, self-certainty) -> reward, detached -> group advantages -> policy loss -> backward -> AdamW step
 
-`prepare.py` comes before it, `update.py` is the part from the rollout on.
+`setup.py` comes before it, `step.py` is the part from the rollout on.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import torch
 
 from rlif.data.prompts import shuffled_epochs
 from rlif.errors import UserError
+from rlif.models.optimization import scheduled
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.paged import sample_paged
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.training.checkpoint import checkpoints
-from rlif.training.distributed import gathered, largest
+from rlif.training.distributed import all_reduce_max, unsharded
 from rlif.training.interrupts import StopRequest
 from rlif.training.learner import Learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress
-from rlif.training.schedule import scheduled
 from rlif.training.setup import Run, prepare
 from rlif.training.step import update
 from rlif.training.validation import evaluate, sample_rows
@@ -93,7 +93,9 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                 alarm = None
                 if step % config.eval_steps == 0 or step == config.max_steps:
                     if run.eval_set:
-                        evaluation = evaluate(learner, run.eval_set, run.consensus)
+                        evaluation = evaluate(
+                            learner.models, learner.accelerator, run.validation, run.eval_set, run.consensus
+                        )
                         row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
                         samples = evaluation.samples[:NUM_SAMPLES]
                         guarded, alarm = run.watch(step, evaluation.metrics)
@@ -107,7 +109,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     run.progress.warn(alarm)
                 if bad_steps == MAX_BAD_STEPS:
                     raise UserError(diagnosis(learner, row))
-                stopped = largest(learner.accelerator, stop.received is not None) > 0
+                stopped = all_reduce_max(learner.accelerator, stop.received is not None) > 0
                 if step > 0 and (stopped or (config.save_steps is not None and step % config.save_steps == 0)):
                     run.save_checkpoint()
                 if stopped:
@@ -160,9 +162,9 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     seed_step(config.seed, step, accelerator.process_index)
     roll_out = sample_paged if config.use_transformers_continuous_batching else sample
     share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
-    with gathered(accelerator, learner.scorer):
+    with unsharded(accelerator, learner.models.scorer):
         rollout = roll_out(
-            learner.policy,
+            learner.models.language_model,
             [prompts[position] for position in share],
             num_generations=config.num_generations,
             max_completion_length=config.max_completion_length,
@@ -219,7 +221,7 @@ def salvaged(run: Run, step: int) -> str:
 
 def diagnosis(learner: Learner, row: dict[str, float]) -> str:
     """Why a run whose updates are not finite stops, from the gradients of the last one."""
-    parameters = [(name, each) for name, each in learner.scorer.named_parameters() if each.requires_grad]
+    parameters = [(name, each) for name, each in learner.models.scorer.named_parameters() if each.requires_grad]
     bad = [name for name, each in parameters if each.grad is not None and not each.grad.isfinite().all()]
     weights = all(each.isfinite().all() for _, each in parameters)
     where = f"the gradients of {len(bad)} of {len(parameters)} weights, {bad[0]} first" if bad else "no gradient"

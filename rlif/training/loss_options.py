@@ -1,29 +1,17 @@
-"""Group-relative policy optimisation (GRPO, arXiv 2402.03300): advantages within a group, and shares of a step's loss.
+"""The options of the loss for each part of a step, so that the losses of the parts add up to that of the step.
 
-The loss itself is `rlif_kernels.grpo_loss`, whose definition is `rlif_kernels.reference.policy_loss`.
+The loss itself is `rlif_kernels.grpo_loss`, or `rlif_kernels.policy_loss` of statistics that are there already.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from rlif.training.options import TrainConfig
 
 
-def kl_to_reference(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
-    """Per-token estimate of KL(policy ‖ reference) in nats: r - log r - 1 with r = reference / policy ("k3").
-
-    Unbiased under the policy's own samples and never negative (http://joschu.net/blog/kl-approx.html). Shapes (N, T).
-    """
-    log_ratio = reference_logprob - logprob
-    return torch.expm1(log_ratio) - log_ratio
-
-
 class StepSize(NamedTuple):
-    """What the loss of a whole step is a mean over, on all processes together."""
+    """The numbers that the loss of a whole step is a mean over, on all processes together."""
 
     sequences: int
     """Completions, whether they count or not."""
@@ -34,10 +22,18 @@ class StepSize(NamedTuple):
 def loss_options(
     config: TrainConfig, size: StepSize, sequences: int, tokens: int, num_processes: int = 1
 ) -> dict[str, Any]:
-    """Options of `rlif_kernels.grpo_loss` that make the losses of a step's parts add up to the loss of the whole.
+    """Return the options of `rlif_kernels.grpo_loss` that make the losses of a step's parts add up to the step's loss.
 
-    A part of that many sequences, and tokens that count, weighs as much as it contributes to the mean that
-    `config.loss_type` stands for. Gradients are averaged over processes, so a loss is multiplied by their number.
+    A part is weighted by its share of the mean that `config.loss_type` stands for: tokens / size.tokens for bnpo,
+    sequences / size.sequences for grpo and dr_grpo; dapo divides by size.tokens itself. Gradients are averaged over
+    processes, so the loss is multiplied by their number.
+
+    Args:
+        config: of the run.
+        size: of the step.
+        sequences: completions of the part.
+        tokens: those of the part that count.
+        num_processes: of the run.
     """
     share = {
         "dapo": 1.0,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
+
+from rlif.progress_bar import make_bar
 
 # Characters of a completion that stay on the screen.
 MAX_SHOWN = 400
@@ -90,13 +88,7 @@ class LiveProgress:
     """A bar, the latest metrics and a completion; every evaluation stays on the screen as a line above."""
 
     def __init__(self, console: Console) -> None:
-        self.bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            speed_estimate_period=math.inf,  # by default, of steps longer than half a minute there is no estimate
-        )
+        self.bar = make_bar()
         self.live = Live(self.bar, console=console, refresh_per_second=4)
         self.latest: dict[str, float] = {}
         self.completion = ""
@@ -178,18 +170,3 @@ def describe(row: Mapping[str, float], prefix: str = "") -> str:
     if not prefix and row.get("skipped_updates"):
         formats["skipped_updates"] = "SKIPPED {:.0f} updates (not finite)"
     return " ".join(form.format(row[prefix + name]) for name, form in formats.items() if prefix + name in row)
-
-
-@contextmanager
-def bar(title: str, unit: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show on stderr how far a stage is; the function given moves the bar. Without a terminal: one line at the end."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=Console(file=sys.stderr), speed_estimate_period=math.inf) as progress:
-        task = progress.add_task(title, total=total, completed=done)
-        yield lambda count: progress.update(task, advance=count)

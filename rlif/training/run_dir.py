@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rlif.errors import UserError
 from rlif.files.directories import MANIFEST, damage, write_directory
-from rlif.files.versions import versions
-from rlif.options.yaml_file import read_config, write_config
+from rlif.files.json_values import with_nan, without_nan
+from rlif.files.jsonl import JsonLines, Row, read_rows
+from rlif.options.record import check_unchanged, make_directory, output_directory
 from rlif.training.checkpoint import RunState, tidy
 from rlif.training.guard import Reading
 from rlif.training.options import TrainConfig
 
-CONFIG_FILE = "config.yaml"
 # The folder of the best policy so far, and in it the file with what the guard said of it.
 BEST = "best"
 READING_FILE = "guard.json"
 # What a run may change when it is resumed: what has no part in its weights, its end, and the places where model and
 # data are, whose contents are compared instead.
 CHANGEABLE = frozenset(
-    {"run_dir", "resume", "max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
+    {"max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
     # What changes the rounding of sums at most, and lets a run that ran out of memory go on.
     | {"max_tokens_per_forward", "gradient_checkpointing"}
     | {"guard", "guard_patience"}
@@ -37,24 +33,17 @@ CHANGEABLE = frozenset(
 
 
 def resolve_run_dir(config: TrainConfig) -> Path:
-    """The directory that this run will make, or that it resumes: `config.run_dir`, or runs/REWARDS-DATE-TIME.
+    """The directory that this run will make, or that it resumes: `config.output_dir`, or runs/REWARDS-DATE-TIME.
 
     Raises:
         UserError: it exists already, and the run does not resume: a run never writes over another. Or it resumes, and
             the directory does not exist or belongs to a run with another configuration.
     """
-    run_dir = config.run_dir or Path("runs") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = run_dir.expanduser()
-    try:
-        exists = run_dir.exists()
-    except OSError as error:
-        raise UserError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
-    if config.resume and not exists:
-        raise UserError(f"run_dir: {run_dir} does not exist, expected the directory of the run to resume")
+    run_dir = output_directory(config, config.title, what="run")
     if config.resume:
-        _check_unchanged(config, run_dir / CONFIG_FILE)
-    elif exists:
-        raise UserError(f"run_dir: {run_dir} exists, expected a new directory, or --resume to continue its run")
+        saved = check_unchanged(run_dir, config, changeable=CHANGEABLE, what="run", prog="rlif train")
+        if saved:
+            _check_guard(config, saved)
     return run_dir
 
 
@@ -68,32 +57,27 @@ class RunDir:
             UserError: it exists though nothing is resumed, or cannot be made.
         """
         self.path = path
+        make_directory(path, config)
         try:
-            path.mkdir(parents=True, exist_ok=config.resume)
-            if not (path / CONFIG_FILE).exists():
-                half_written = path / f".{CONFIG_FILE}"
-                write_config(dataclasses.replace(config, resume=False), half_written, header=versions())
-                half_written.rename(path / CONFIG_FILE)
-            self._metrics = self._open("metrics.jsonl", state.metrics_bytes if state else 0)
-            self._samples = self._open("samples.jsonl", state.samples_bytes if state else 0)
+            sizes = {
+                "metrics.jsonl": state.metrics_bytes if state else 0,
+                "samples.jsonl": state.samples_bytes if state else 0,
+            }
+            self._metrics, self._samples = (JsonLines(path / name, size=size) for name, size in sizes.items())
         except OSError as error:
-            raise UserError(f"run_dir: cannot make {path}: {error.strerror}") from error
+            raise UserError(f"output_dir: cannot make {path}: {error.strerror}") from error
 
     def log_metrics(self, row: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl; a number that is not finite becomes null, which JSON can hold."""
-        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._append(self._metrics, json.dumps(finite))
+        self._metrics.append([without_nan(row)], synced=False)
 
-    def log_samples(self, rows: Iterable[Mapping[str, object]]) -> None:
+    def log_samples(self, rows: Iterable[Row]) -> None:
         """Append lines to samples.jsonl."""
-        for row in rows:
-            self._append(self._samples, json.dumps(row, ensure_ascii=False))
+        self._samples.append(rows, synced=False)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """The rows so far; what was not finite is NaN."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = map(json.loads, lines)
-        return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+        return [with_nan(row) for row in read_rows(self.path / "metrics.jsonl", argument="resume")]
 
     def save_model(self, write: Callable[[Path], None], name: str = "model") -> Path:
         """Save a model, with what `write` writes, in a folder that transformers loads, and return it.
@@ -133,11 +117,7 @@ class RunDir:
         Raises:
             UserError: it cannot be written; those before it are still there.
         """
-        for file in (self._metrics, self._samples):
-            os.fsync(file.fileno())
-        state.metrics_bytes, state.samples_bytes = (
-            os.fstat(file.fileno()).st_size for file in (self._metrics, self._samples)
-        )
+        state.metrics_bytes, state.samples_bytes = self._metrics.sync(), self._samples.sync()
 
         def write_all(directory: Path) -> None:
             write(directory)
@@ -147,26 +127,6 @@ class RunDir:
         tidy(self.path, save_total_limit, state.step)
         return folder
 
-    def close(self) -> None:
-        """Close the files."""
-        for file in (self._metrics, self._samples):
-            with suppress(OSError):  # of a line that could not be written, which has been said
-                file.close()
-
-    def _open(self, name: str, length: int) -> TextIO:
-        file = (self.path / name).open("a", encoding="utf-8", buffering=1)  # buffering=1: each line is written at once
-        size = os.fstat(file.fileno()).st_size
-        if size < length:
-            raise UserError(f"resume: {self.path / name} has {size} bytes, expected the {length} of the checkpoint")
-        file.truncate(length)
-        return file
-
-    def _append(self, file: TextIO, line: str) -> None:
-        try:
-            file.write(line + "\n")
-        except OSError as error:
-            raise UserError(f"run_dir: cannot write to {file.name}: {error.strerror}") from error
-
 
 def best_reading(run_dir: Path) -> Reading | None:
     """What the guard said of the policy in RUN_DIR/best; None if there is none, or it is damaged."""
@@ -174,17 +134,6 @@ def best_reading(run_dir: Path) -> Reading | None:
     if not best.is_dir() or damage(best) is not None:
         return None
     return Reading(**json.loads((best / READING_FILE).read_text(encoding="utf-8")))
-
-
-def _check_unchanged(config: TrainConfig, path: Path) -> None:
-    if not path.exists():  # the run was stopped before it had written anything
-        return
-    before = read_config(path)
-    for name, saved in before.items():
-        value = getattr(config, name)
-        if name not in CHANGEABLE and saved != value:
-            raise UserError(f"resume: {name} is {value!r}, but the run had {saved!r}; expected no change")
-    _check_guard(config, before)
 
 
 def _check_guard(config: TrainConfig, saved: Mapping[str, Any]) -> None:

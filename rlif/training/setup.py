@@ -15,14 +15,14 @@ from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.paged import check_paged
 from rlif.training.checkpoint import RunState, data_fingerprint, model_fingerprint, newest_intact
-from rlif.training.distributed import from_first, make_accelerator
+from rlif.training.distributed import broadcast, make_accelerator
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard, Reading
 from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress, SilentProgress, default_progress
 from rlif.training.run_dir import RunDir, best_reading, resolve_run_dir
 from rlif.training.trackers import check_trackers, start_trackers
-from rlif.training.validation import majority_answers
+from rlif.training.validation import ValidationOptions, majority_answers
 
 # Fewer prompts than these say too little to be worth taking them from the training set.
 MIN_HELD_OUT = 8
@@ -35,6 +35,7 @@ class Run:
     learner: Learner
     train_set: list[EncodedPrompt]
     eval_set: list[EncodedPrompt]
+    validation: ValidationOptions
     path: Path
     directory: RunDir | None
     """Where to write; None on all processes but the first."""
@@ -64,7 +65,7 @@ class Run:
         if self.guard is None:
             return {}, None
         # Decisions that all processes take must rest on the same numbers, to the last bit.
-        warning = self.guard.observe(step, from_first(self.learner.accelerator, metrics))
+        warning = self.guard.observe(step, broadcast(self.learner.accelerator, metrics))
         best = self.guard.best
         if best is self.guard.readings[-1]:
             write = self.learner.writer(with_optimizer=False)
@@ -105,8 +106,6 @@ class Run:
     def close(self) -> None:
         """The run is over, finished or not."""
         self.progress.stop()
-        if self.directory:
-            self.directory.close()
 
 
 def prepare(config: TrainConfig, progress: Progress | None) -> Run:
@@ -130,7 +129,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     # Found before the processes meet: once they have, the first of them may make the directory.
     path = resolve_run_dir(config)
     accelerator = make_accelerator(config.device, config.report_to, path)
-    path = from_first(accelerator, path)  # names with the time in them may differ
+    path = broadcast(accelerator, path)  # names with the time in them may differ
     if config.prompts_per_step < accelerator.num_processes:
         raise UserError(
             f"prompts_per_step: got {config.prompts_per_step}, expected at least one for each of the "
@@ -170,25 +169,40 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     # Of the start model, whatever the run resumes from: before an adapter is added to it, and before it learns.
     guarded = config.guard != "off"
     asked = eval_set[: config.guard_prompts]
-    consensus = majority_answers(start, asked, config, CONSENSUS_GENERATIONS) if guarded else None
-    need_reference = config.beta > 0 or bool(eval_set)
-    learner = make_learner(config, accelerator, start, rewards, need_reference=need_reference, checkpoint=checkpoint)
+    validation = validation_options(config)
+    consensus = majority_answers(start, asked, validation, CONSENSUS_GENERATIONS) if guarded else None
+    need_start_model = config.beta > 0 or bool(eval_set)
+    learner = make_learner(
+        config, accelerator, start, rewards, need_start_model=need_start_model, checkpoint=checkpoint
+    )
 
     is_main = accelerator.is_main_process
     directory = RunDir(path, config, state) if is_main else None
     start_trackers(accelerator, config)
-    rows = from_first(accelerator, directory.read_metrics() if directory else [])
+    rows = broadcast(accelerator, directory.read_metrics() if directory else [])
     return Run(
         learner=learner,
         train_set=train_set,
         eval_set=eval_set,
+        validation=validation,
         path=path,
         directory=directory,
         progress=(progress or default_progress()) if is_main else SilentProgress(),
         state=state,
         rows=rows,
-        guard=_guard_of(config, rows, from_first(accelerator, best_reading(path))) if guarded else None,
+        guard=_guard_of(config, rows, broadcast(accelerator, best_reading(path))) if guarded else None,
         consensus=consensus,
+    )
+
+
+def validation_options(config: TrainConfig) -> ValidationOptions:
+    """Read off a run's configuration how held-out prompts are sampled: as many completions at a time as in a step."""
+    return ValidationOptions(
+        num_generations=config.eval_generations,
+        max_completion_length=config.max_completion_length,
+        temperature=config.eval_temperature,
+        completions_per_batch=config.prompts_per_step * config.num_generations,
+        max_tokens_per_forward=config.max_tokens_per_forward,
     )
 
 

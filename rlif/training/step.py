@@ -1,39 +1,42 @@
 """Learn from one rollout: token statistics -> rewards -> group advantages -> loss -> backward -> AdamW step.
 
-Where the policy that sampled is still the one that learns, a single forward both scores the completions and carries the
-gradient. It takes whole groups, since an advantage needs all rewards of its group. Three cases know the advantages
-before that forward, and then the loss is computed with its gradient at once: rewards that need no statistics; updates
-after the first from a rollout; and groups too large for one forward, or rewards scaled by the whole batch, whose
-completions are scored by a forward without gradient first.
+`update` takes one of two ways through a rollout:
+
+- `score_and_learn`: the policy that sampled is still the one that learns, so that one forward both scores the
+  completions and carries the gradient. It takes whole groups, since an advantage needs all rewards of its group.
+- `learn`: the advantages are known before the forward, which then computes the loss with its gradient at once. They
+  are known where rewards need no statistics; in updates after the first from a rollout; and where a forward without
+  gradient has scored the completions first, because a group is too large for one forward with gradient, or because
+  rewards are scaled by the whole batch.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlif.models.optimization import set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.scoring.scorer import DEFAULT_OUTPUTS, LossInputs, score_parts
-from rlif.training.distributed import batch_std, equal_parts, largest, summed
+from rlif.training.distributed import all_reduce_max, all_reduce_sum, batch_std, equal_turns
 from rlif.training.learner import Learner
 from rlif.training.loss_options import StepSize, loss_options
 from rlif.training.options import TrainConfig
 from rlif.training.validation import mean_metrics, rollout_totals
-from rlif_kernels import GRPOLoss, TokenStats
-from rlif_kernels.reference import policy_loss
+from rlif_kernels import GRPOLoss, TokenStats, policy_loss
 
 
 @dataclass
 class Scores:
-    """What is said of a rollout's N completions of at most T tokens; nothing here carries a gradient."""
+    """What is known of a rollout's N completions of at most T tokens; nothing here carries a gradient."""
 
     step: int
     counted: Tensor
@@ -43,12 +46,10 @@ class Scores:
     """(N,) float32."""
     advantages: Tensor
     """(N,) float32."""
-    known: bool
-    """Whether rewards and advantages are."""
     old_logprob: Tensor
     """(N, T) float32, of the policy that sampled; filled by the first update."""
-    ref_logprob: Tensor | None
-    """(N, T) float32, of the start model, filled likewise; None where beta is 0."""
+    start_logprob: Tensor | None
+    """(N, T) float32, of the start model; filled by the first update, and None where beta is 0."""
     totals: Counter[str] = field(default_factory=Counter)
     """Sums for the metrics."""
 
@@ -63,23 +64,24 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
         The step's metrics, per completion or per token (nats), over all processes.
     """
     config, accelerator = learner.config, learner.accelerator
-    for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(learner.optimizer, learning_rate)
     scores = start_scores(learner, rollout, step)
+    one_forward = one_forward_serves(learner, rollout)
+    if not one_forward:
+        score(learner, rollout, scores)
     losses, grad_norms, skipped = [], [], 0
     for iteration in range(config.num_iterations):
-        loss = accumulate_gradients(learner, rollout, scores, first=iteration == 0)
-        norm = accelerator.clip_grad_norm_(learner.scorer.parameters(), config.max_grad_norm)
+        if iteration == 0 and one_forward:
+            loss = score_and_learn(learner, rollout, scores)
+        else:
+            loss = learn(learner, rollout, scores, on_policy=iteration == 0)
+        norm = accelerator.clip_grad_norm_(learner.models.scorer.parameters(), config.max_grad_norm)
         losses.append(loss)
         grad_norms.append(float(norm))
-        if math.isfinite(losses[-1]) and math.isfinite(grad_norms[-1]):
-            learner.optimizer.step()
-        else:
-            skipped += 1
-        scores.known = True
+        skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1])
 
     groups = scores.rewards.view(-1, config.num_generations)
-    totals = summed(
+    totals = all_reduce_sum(
         accelerator,
         {
             **scores.totals,
@@ -104,45 +106,50 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
 
 
 def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
-    """Count the step, and judge its completions if that is done before the first update."""
-    config, accelerator = learner.config, learner.accelerator
+    """Count what the loss of the step is a mean over; nothing else is known yet."""
+    config = learner.config
     counted = rollout.completion_mask
     if config.mask_truncated_completions:
         counted = counted & rollout.finished[:, None]
-    size = summed(accelerator, {"sequences": len(counted), "tokens": counted.sum().item()})
-    scores = Scores(
+    size = all_reduce_sum(learner.accelerator, {"sequences": len(counted), "tokens": counted.sum().item()})
+    return Scores(
         step=step,
         counted=counted,
         size=StepSize(int(size["sequences"]), int(size["tokens"])),
         rewards=counted.new_zeros(len(counted), dtype=torch.float32),
         advantages=counted.new_zeros(len(counted), dtype=torch.float32),
-        known=False,
         old_logprob=torch.zeros_like(counted, dtype=torch.float32),
-        ref_logprob=torch.zeros_like(counted, dtype=torch.float32) if config.beta > 0 else None,
+        start_logprob=torch.zeros_like(counted, dtype=torch.float32) if config.beta > 0 else None,
         totals=Counter(clipped=0),
     )
-    outputs = learner.rewards.outputs
-    too_large = largest(accelerator, not groups_fit(rollout, config.max_tokens_per_forward)) > 0
-    if not outputs or too_large or config.scale_rewards == "batch":
-        stats = score(learner, rollout) if outputs else TokenStats()
-        judge(learner, scores, rollout, list(range(len(counted))), stats)
-        scores.known = True
-    return scores
+
+
+def one_forward_serves(learner: Learner, rollout: Rollout) -> bool:
+    """Whether the forward with gradient can score the completions too; the same on all processes."""
+    config = learner.config
+    too_large = all_reduce_max(learner.accelerator, not groups_fit(rollout, config.max_tokens_per_forward)) > 0
+    return bool(learner.rewards.outputs) and not too_large and config.scale_rewards != "batch"
 
 
 @torch.no_grad()
-def score(learner: Learner, rollout: Rollout) -> TokenStats:
-    """The statistics, (N, T, …) each, that the rewards need, by a forward of its own."""
-    config = learner.config
-    everything = list(range(len(rollout.texts)))
-    parts, _ = equal_parts(learner.accelerator, microbatches(rollout, everything, config.max_tokens_per_forward))
-    return score_parts(learner.scorer, rollout, parts, config.temperature, learner.rewards.outputs)
+def score(learner: Learner, rollout: Rollout, scores: Scores) -> None:
+    """Reward all completions, after a forward without gradient if the rewards need statistics."""
+    config, accelerator, scorer = learner.config, learner.accelerator, learner.models.scorer
+    outputs, rows = learner.rewards.outputs, list(range(len(rollout.texts)))
+    stats = TokenStats()
+    if outputs:
+        turns = equal_turns(accelerator, microbatches(rollout, rows, config.max_tokens_per_forward))
+        parts = [each for each in turns if each is not None]
+        stats = score_parts(scorer, rollout, parts, config.temperature, outputs)
+        for _ in turns[len(parts) :]:
+            scorer(rollout.select([0]), config.temperature, outputs=outputs)
+    reward(learner, scores, rollout, rows, stats)
 
 
-def judge(learner: Learner, scores: Scores, part: Rollout, rows: list[int], stats: TokenStats) -> None:
+def reward(learner: Learner, scores: Scores, part: Rollout, rows: list[int], stats: TokenStats) -> None:
     """Reward the completions of whole groups, and compare them within these."""
     config = learner.config
-    total, by_name = learner.rewards(stats, part, tokenizer=learner.policy.tokenizer, step=scores.step)
+    total, by_name = learner.rewards(stats, part, tokenizer=learner.models.language_model.tokenizer, step=scores.step)
     if config.scale_rewards == "none":
         advantages = unscaled_advantages(total, config.num_generations)
     else:
@@ -152,103 +159,160 @@ def judge(learner: Learner, scores: Scores, part: Rollout, rows: list[int], stat
     scores.totals.update({f"reward/{name}": values.sum().item() for name, values in by_name.items()})
 
 
-def accumulate_gradients(learner: Learner, rollout: Rollout, scores: Scores, *, first: bool) -> float:
-    """Gradients of the loss over the rollout, part by part; returns the loss over all processes.
+# ---------------------------------------------------------------- the two ways, each of which returns the step's loss
 
-    The first of the updates from a rollout is on-policy, and leaves in `scores` what it finds out on the way.
-    """
-    config, accelerator, scorer = learner.config, learner.accelerator, learner.scorer
-    rows = list(range(len(rollout.texts)))
-    if scores.known:
-        pushed = pushed_rows(scores, config)
-        if first:
-            look_at(learner, rollout, scores, [row for row in rows if not pushed[row]])
-        rows = [row for row in rows if pushed[row]]
-    parts, num_real = equal_parts(
-        accelerator, microbatches(rollout, rows, config.max_tokens_per_forward, whole_groups=not scores.known)
-    )
+
+def score_and_learn(learner: Learner, rollout: Rollout, scores: Scores) -> float:
+    """Accumulate the gradients of the first update, part by part: one forward gives rewards and loss of a part."""
+    config, accelerator, scorer = learner.config, learner.accelerator, learner.models.scorer
+    outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + learner.rewards.outputs))
+    everything = list(range(len(rollout.texts)))
+    parts = microbatches(rollout, everything, config.max_tokens_per_forward, whole_groups=True)
+    turns = equal_turns(accelerator, parts)
     learner.optimizer.zero_grad()
     loss = torch.zeros((), device=rollout.completion_ids.device)
-    for index, rows in enumerate(parts):
-        is_last, is_real = index + 1 == len(parts), index < num_real
-        with nullcontext() if is_last else accelerator.no_sync(scorer):
-            result = part_loss(learner, rollout, scores, rows, first=first, is_real=is_real)
+    for index, rows in enumerate(turns):
+        is_last = index + 1 == len(turns)
+        with gradient_sync(learner, is_last):
+            if rows is None:
+                keep_in_step(learner, rollout, on_policy=True)
+                continue
+            part = rollout.select(rows)
+            start_logprob = ask_start_model(learner, part)
+            stats = scorer(part, config.temperature, outputs=outputs)
+            reward(learner, scores, part, rows, stats)
+            counted = scores.counted[rows, : part.completion_ids.shape[1]]
+            result = policy_loss(
+                stats,
+                scores.advantages[rows],
+                ref_logprob=start_logprob,
+                mask=counted,
+                **part_options(learner, scores, counted),
+            )
+            record(scores, part, rows, stats, start_logprob)
+            count_clipped(scores, result)
             # Only one process alone may leave a backward out. The last one runs anyway, so that there are gradients.
-            if is_last or accelerator.num_processes > 1 or any(pushed_rows(scores, config)[row] for row in rows):
+            if is_last or accelerator.num_processes > 1 or any(moved(scores, config)[row] for row in rows):
                 accelerator.backward(result.loss)
-        loss += result.loss.detach()
-    return summed(accelerator, {"loss": loss.item()})["loss"] / accelerator.num_processes
+            loss += result.loss.detach()
+    return mean_loss(learner, loss)
 
 
-def part_loss(
-    learner: Learner, rollout: Rollout, scores: Scores, rows: list[int], *, first: bool, is_real: bool
-) -> GRPOLoss:
-    """One forward of the policy: the loss of some rows, and on the first update what the scores still lack of them."""
-    config, part = learner.config, rollout.select(rows)
-    length = part.completion_ids.shape[1]
-    counted = scores.counted[rows, :length] & is_real
-    options = loss_options(
-        config, scores.size, len(rows), int(counted.sum()), num_processes=learner.accelerator.num_processes
-    )
-    ref_logprob = reference_logprob(learner, part, scores, rows, first=first)
-    old_logprob = None if first else scores.old_logprob[rows, :length]
-    if scores.known or not is_real:
-        inputs = LossInputs(scores.advantages[rows], old_logprob, ref_logprob, counted, options)
-        result = learner.scorer(part, config.temperature, loss=inputs)
-        stats = TokenStats(result.logprob, result.entropy, result.self_certainty)
-    else:
-        outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + learner.rewards.outputs))
-        stats = learner.scorer(part, config.temperature, outputs=outputs)
-        judge(learner, scores, part, rows, stats)
-        result = policy_loss(stats, scores.advantages[rows], old_logprob, ref_logprob, mask=counted, **options)
-    if is_real:
-        scores.totals["clipped"] += int(result.clipped.sum())
-        if first:
-            note(scores, part, rows, stats, ref_logprob)
-    return result
+def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool) -> float:
+    """Accumulate the gradients of an update whose advantages are known, part by part.
+
+    On-policy, which the first update from a rollout is, it also records what the policy and the start model say.
+    """
+    config, accelerator, scorer = learner.config, learner.accelerator, learner.models.scorer
+    is_moved = moved(scores, config)
+    if on_policy:
+        look_at(learner, rollout, scores, [row for row, each in enumerate(is_moved) if not each])
+    rows_to_move = [row for row, each in enumerate(is_moved) if each]
+    turns = equal_turns(accelerator, microbatches(rollout, rows_to_move, config.max_tokens_per_forward)) or [None]
+    learner.optimizer.zero_grad()
+    loss = torch.zeros((), device=rollout.completion_ids.device)
+    for index, rows in enumerate(turns):
+        with gradient_sync(learner, is_last=index + 1 == len(turns)):
+            if rows is None:
+                keep_in_step(learner, rollout, on_policy=on_policy)
+                continue
+            part = rollout.select(rows)
+            length = part.completion_ids.shape[1]
+            if on_policy:
+                old_logprob, start_logprob = None, ask_start_model(learner, part)
+            else:
+                old_logprob = scores.old_logprob[rows, :length]
+                start_logprob = None if scores.start_logprob is None else scores.start_logprob[rows, :length]
+            counted = scores.counted[rows, :length]
+            options = part_options(learner, scores, counted)
+            inputs = LossInputs(scores.advantages[rows], old_logprob, start_logprob, counted, options)
+            result = scorer(part, config.temperature, loss=inputs)
+            if on_policy:
+                stats = TokenStats(result.logprob, result.entropy, result.self_certainty)
+                record(scores, part, rows, stats, start_logprob)
+            count_clipped(scores, result)
+            accelerator.backward(result.loss)
+            loss += result.loss.detach()
+    return mean_loss(learner, loss)
 
 
-def pushed_rows(scores: Scores, config: TrainConfig) -> list[bool]:
-    """Which completions the loss moves: not those of a group of equal rewards if advantages are all that there is."""
+# ---------------------------------------------------------------- what both share
+
+
+def moved(scores: Scores, config: TrainConfig) -> list[bool]:
+    """Tell which completions the loss moves: not those of groups of equal rewards, if only advantages move any."""
     counts = scores.counted.any(dim=1)
     if config.beta > 0 or config.entropy_coef != 0 or config.self_certainty_coef != 0:
         return counts.tolist()
     return (counts & (scores.advantages != 0)).tolist()
 
 
-@torch.no_grad()
-def look_at(learner: Learner, rollout: Rollout, scores: Scores, rows: list[int]) -> None:
-    """Forward only, for rows that the loss does not move: the metrics and later updates want to know them too."""
-    parts, num_real = equal_parts(
-        learner.accelerator, microbatches(rollout, rows, learner.config.max_tokens_per_forward)
+def part_options(learner: Learner, scores: Scores, counted: Tensor) -> dict[str, Any]:
+    """Return `loss_options` of a part of the step, whose tokens (n, T) count where `counted` is True."""
+    return loss_options(
+        learner.config, scores.size, len(counted), int(counted.sum()), num_processes=learner.accelerator.num_processes
     )
-    for index, rows in enumerate(parts):
-        if learner.accelerator.num_processes == 1 and index >= num_real:
-            return
-        part = rollout.select(rows)
-        stats = learner.scorer(part, learner.config.temperature)
-        ref_logprob = reference_logprob(learner, part, scores, rows, first=True)
-        if index < num_real:
-            note(scores, part, rows, stats, ref_logprob)
 
 
-def reference_logprob(
-    learner: Learner, part: Rollout, scores: Scores, rows: list[int], *, first: bool
-) -> Tensor | None:
-    """What the start model says of a part, (n, T) float32: asked once for all updates from a rollout."""
-    if scores.ref_logprob is None:
+def ask_start_model(learner: Learner, part: Rollout) -> Tensor | None:
+    """Ask the start model for the log-probabilities of a part, (n, T) float32; None where beta is 0."""
+    if learner.config.beta == 0:
         return None
-    assert learner.reference is not None
-    if first:
-        return learner.reference.logprob(part, learner.config.temperature)
-    return scores.ref_logprob[rows, : part.completion_ids.shape[1]]
+    assert learner.models.start_model is not None
+    return learner.models.start_model.logprob(part, learner.config.temperature)
 
 
-def note(scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, ref_logprob: Tensor | None) -> None:
+def record(scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, start_logprob: Tensor | None) -> None:
     """Keep what the policy that sampled, and the start model, say of some rows."""
     assert stats.logprob is not None
     length = part.completion_ids.shape[1]
     scores.old_logprob[rows, :length] = stats.logprob.detach()
-    if scores.ref_logprob is not None and ref_logprob is not None:
-        scores.ref_logprob[rows, :length] = ref_logprob
-    scores.totals.update(rollout_totals(part, stats, ref_logprob))
+    if scores.start_logprob is not None and start_logprob is not None:
+        scores.start_logprob[rows, :length] = start_logprob
+    scores.totals.update(rollout_totals(part, stats, start_logprob))
+
+
+def count_clipped(scores: Scores, result: GRPOLoss) -> None:
+    """Add the tokens whose ratio an update clipped to the sums of the step."""
+    assert result.clipped is not None
+    scores.totals["clipped"] += int(result.clipped.sum())
+
+
+@torch.no_grad()
+def look_at(learner: Learner, rollout: Rollout, scores: Scores, rows: list[int]) -> None:
+    """Go forward only, over rows that the loss does not move: metrics and later updates want to know them too."""
+    config, scorer = learner.config, learner.models.scorer
+    for part_rows in equal_turns(learner.accelerator, microbatches(rollout, rows, config.max_tokens_per_forward)):
+        part = rollout.select(part_rows or [0])
+        start_logprob = ask_start_model(learner, part)
+        stats = scorer(part, config.temperature)
+        if part_rows is not None:
+            record(scores, part, part_rows, stats, start_logprob)
+
+
+def keep_in_step(learner: Learner, rollout: Rollout, *, on_policy: bool) -> None:
+    """Go forward and backward over one row that counts nothing, since another process has one more part than this.
+
+    The start model is asked where the other process asks it: with LoRA it is the policy, whose weights FSDP shards.
+    """
+    row = rollout.select([0])
+    if on_policy:
+        ask_start_model(learner, row)
+    nothing = LossInputs(
+        advantages=torch.zeros(1, device=row.completion_ids.device),
+        old_logprob=None,
+        ref_logprob=None,
+        mask=torch.zeros_like(row.completion_mask),
+        options={},
+    )
+    learner.accelerator.backward(learner.models.scorer(row, learner.config.temperature, loss=nothing).loss)
+
+
+def gradient_sync(learner: Learner, is_last: bool) -> AbstractContextManager[None]:
+    """Average the gradients over the processes in the backward of the last part; those before only add to them."""
+    return nullcontext() if is_last else learner.accelerator.no_sync(learner.models.scorer)
+
+
+def mean_loss(learner: Learner, loss: Tensor) -> float:
+    """Return the mean over the processes of what each added up: the step's loss, as `loss_options` scales it."""
+    return all_reduce_sum(learner.accelerator, {"loss": loss.item()})["loss"] / learner.accelerator.num_processes

@@ -1,6 +1,6 @@
-"""The evaluation on the way of a training run: sample completions of held-out prompts and measure them.
+"""Measure the policy while it is trained: sample completions of held-out prompts, always with the same random numbers.
 
-Always with the same random numbers. `rlif eval`, which measures much more of one model, is `rlif/eval/`.
+`rlif eval`, which measures much more of one model, is `rlif/evaluation/`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from rlif.answers.agreement import majorities
@@ -21,18 +22,30 @@ from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.training.distributed import gathered
-from rlif.training.learner import Policy
-from rlif.training.loss_options import kl_to_reference
-from rlif.training.options import TrainConfig
-from rlif_kernels import TokenStats
+from rlif.training.distributed import unsharded
+from rlif.training.learner import Models
+from rlif_kernels import TokenStats, k3_kl
 
 # One seed for all runs and all steps: evaluations differ by the policy alone.
 EVAL_SEED = 20250526
-
-
-# Likewise for the samples of the start model that its majority answers are taken from.
+# The seed of the start model's samples, of which its majority answers are taken.
 CONSENSUS_SEED = 20220321
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """How completions of held-out prompts are sampled and measured."""
+
+    num_generations: int
+    """Completions of each prompt."""
+    max_completion_length: int
+    """In tokens."""
+    temperature: float
+    """Of sampling; 0 is greedy, and then the statistics are those at temperature 1."""
+    completions_per_batch: int
+    """Completions sampled at a time, though at least those of one prompt."""
+    max_tokens_per_forward: int = 8192
+    """Tokens of one forward that measures, padding included."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +58,20 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    learner: Policy, prompts: Sequence[EncodedPrompt], consensus: Sequence[str | None] | None = None
+    models: Models,
+    accelerator: Accelerator,
+    options: ValidationOptions,
+    prompts: Sequence[EncodedPrompt],
+    consensus: Sequence[str | None] | None = None,
 ) -> Evaluation:
-    """Sample `eval_generations` completions of every prompt at `eval_temperature` and measure them.
+    """Sample completions of every prompt and measure them.
 
     Every process evaluates all prompts, and so finds the same as one process alone.
 
     Args:
-        learner: with a reference. Its configuration says how many completions are sampled, at what temperature, and how
-            many at a time.
+        models: the policy, and the start model to compare it with.
+        accelerator: that prepared them.
+        options: how many completions are sampled, at what temperature, and how many at a time.
         prompts: at least one.
         consensus: `majority_answers` of the start model to the first of these prompts, to be compared with.
 
@@ -63,35 +81,34 @@ def evaluate(
         tokens; repetition (`rlif.metrics`); agreement: share of a prompt's completions that state its commonest
         answer; consensus: share whose answer is the start model's majority answer, over num_compared completions of
         the prompts that have one, which are a share consensus_prompts of those it was asked about; and per token, in
-        nats: entropy, self_certainty, kl to the reference, and base_nll, the reference's negative log-likelihood of
-        what the policy says, with base_nll_error, the standard error of base_nll + kl. At temperature 0 the statistics
-        are those at temperature 1.
+        nats: entropy, self_certainty, kl to the start model, and base_nll, the start model's negative log-likelihood
+        of what the policy says, with base_nll_error, the standard error of base_nll + kl.
     """
-    config, reference = learner.config, learner.reference
-    assert reference is not None
-    temperature = config.eval_temperature or 1.0
-    batch_size = max(1, config.prompts_per_step * config.num_generations // config.eval_generations)
+    assert models.start_model is not None
+    temperature = options.temperature or 1.0
+    batch_size = max(1, options.completions_per_batch // options.num_generations)
     totals: Counter[str] = Counter()
     samples = []
     drift: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        with gathered(learner.accelerator, learner.scorer):
+        with unsharded(accelerator, models.scorer):
             rollout = sample(
-                learner.policy,
+                models.language_model,
                 batch,
-                num_generations=config.eval_generations,
-                max_completion_length=config.max_completion_length,
-                temperature=config.eval_temperature,
+                num_generations=options.num_generations,
+                max_completion_length=options.max_completion_length,
+                temperature=options.temperature,
                 seeds=[(EVAL_SEED, start + offset) for offset in range(len(batch))],
             )
         samples += sample_rows(rollout)
         totals.update(text_totals(rollout, consensus[start : start + len(batch)] if consensus else []))
-        for rows in microbatches(rollout, list(range(len(rollout.texts))), config.max_tokens_per_forward):
+        for rows in microbatches(rollout, list(range(len(rollout.texts))), options.max_tokens_per_forward):
             part = rollout.select(rows)
-            stats, base_logprob = learner.scorer(part, temperature), reference.logprob(part, temperature)
-            totals.update(rollout_totals(part, stats, base_logprob))
-            drift.append(completion_drift(part, stats, base_logprob))
+            stats = models.scorer(part, temperature)
+            start_logprob = models.start_model.logprob(part, temperature)
+            totals.update(rollout_totals(part, stats, start_logprob))
+            drift.append(completion_drift(part, stats, start_logprob))
     metrics = mean_metrics(totals) | {
         "repetition": totals["repetition"] / totals["completions"],
         "agreement": totals["agreeing"] / totals["completions"],
@@ -107,19 +124,26 @@ def evaluate(
 
 @torch.no_grad()
 def majority_answers(
-    language_model: LanguageModel, prompts: Sequence[EncodedPrompt], config: TrainConfig, num_generations: int
+    language_model: LanguageModel, prompts: Sequence[EncodedPrompt], options: ValidationOptions, num_generations: int
 ) -> list[str | None]:
-    """The model's most common answer to each prompt, of that many samples; None where no two samples agree."""
+    """Take the model's most common answer to each prompt; None where no two samples agree.
+
+    Args:
+        language_model: the start model.
+        prompts: to ask.
+        options: how to sample; at temperature 1 where they say 0, since greedy samples always agree.
+        num_generations: samples of each prompt, in the place of those of the options.
+    """
     answers: list[str | None] = []
-    batch_size = max(1, config.prompts_per_step * config.num_generations // num_generations)
+    batch_size = max(1, options.completions_per_batch // num_generations)
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
         rollout = sample(
             language_model,
             batch,
             num_generations=num_generations,
-            max_completion_length=config.max_completion_length,
-            temperature=config.eval_temperature or 1.0,
+            max_completion_length=options.max_completion_length,
+            temperature=options.temperature or 1.0,
             seeds=[(CONSENSUS_SEED, start + offset) for offset in range(len(batch))],
         )
         for rows in majorities(rollout.texts, num_generations):
@@ -128,7 +152,7 @@ def majority_answers(
 
 
 def text_totals(rollout: Rollout, consensus: Sequence[str | None]) -> dict[str, float]:
-    """Sums over the completions of a rollout, of whole groups, that need no model; see `evaluate`.
+    """Sum up over the completions of a rollout, of whole groups, what needs no model; see `evaluate`.
 
     `consensus` has the start model's answers to the first prompts of the rollout.
     """
@@ -144,22 +168,22 @@ def text_totals(rollout: Rollout, consensus: Sequence[str | None]) -> dict[str, 
     return totals
 
 
-def completion_drift(rollout: Rollout, stats: TokenStats, base_logprob: Tensor) -> Tensor:
-    """(N, 2) float64: each completion's sum of the reference's NLL and of the KL to it, in nats, and its tokens."""
+def completion_drift(rollout: Rollout, stats: TokenStats, start_logprob: Tensor) -> Tensor:
+    """Sum the start model's NLL and the KL to it over each completion: (N, 2) float64, that in nats, and its tokens."""
     assert stats.logprob is not None
-    nats = (kl_to_reference(stats.logprob, base_logprob) - base_logprob).double().sum(dim=1)
+    nats = (k3_kl(stats.logprob, start_logprob) - start_logprob).double().sum(dim=1)
     return torch.stack([nats, rollout.completion_mask.sum(dim=1).double()], dim=1)
 
 
 def ratio_error(pairs: Tensor) -> float:
-    """The standard error of (sum of the first column / sum of the second), over N independent rows (N, 2)."""
+    """Return the standard error of (sum of the first column) / (sum of the second), of N independent rows (N, 2)."""
     value, size = pairs.unbind(dim=1)
     residual = value - value.sum() / size.sum() * size
     return (residual.square().sum().sqrt() / size.sum()).item()
 
 
-def rollout_totals(rollout: Rollout, stats: TokenStats, base_logprob: Tensor | None) -> dict[str, float]:
-    """Sums over the completions and over the tokens of a rollout, which add up over rollouts; see `mean_metrics`."""
+def rollout_totals(rollout: Rollout, stats: TokenStats, start_logprob: Tensor | None) -> dict[str, float]:
+    """Sum up over the completions and the tokens of a rollout; the sums add up over rollouts, see `mean_metrics`."""
     assert stats.logprob is not None
     assert stats.entropy is not None
     assert stats.self_certainty is not None
@@ -173,14 +197,14 @@ def rollout_totals(rollout: Rollout, stats: TokenStats, base_logprob: Tensor | N
         "entropy": stats.entropy.sum().item(),
         "self_certainty": stats.self_certainty.sum().item(),
     }
-    if base_logprob is not None:
-        totals["base_nll"] = -base_logprob.sum().item()
-        totals["kl"] = kl_to_reference(stats.logprob.detach(), base_logprob).sum().item()
+    if start_logprob is not None:
+        totals["base_nll"] = -start_logprob.sum().item()
+        totals["kl"] = k3_kl(stats.logprob.detach(), start_logprob).sum().item()
     return totals
 
 
 def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
-    """Metrics per completion and per token, from `rollout_totals` that were added up."""
+    """Divide `rollout_totals` that were added up into metrics per completion and per token."""
     completions, tokens = totals["completions"], totals["tokens"]
     metrics = {
         "completion_length": tokens / completions,
@@ -196,7 +220,7 @@ def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
 
 
 def sample_rows(rollout: Rollout) -> list[dict[str, object]]:
-    """The first completion of each prompt, as rows for samples.jsonl."""
+    """Return the first completion of each prompt, as rows for samples.jsonl."""
     return [
         {
             "prompt": rollout.prompts[row],

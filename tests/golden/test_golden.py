@@ -37,7 +37,7 @@ def agrees(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return compare
 
 
-@pytest.mark.parametrize("command", ["", "train", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_reads_as_recorded(command, agrees, monkeypatch, capsys):
     for name, value in (("COLUMNS", "100"), ("NO_COLOR", "1"), ("TERM", "dumb")):
         monkeypatch.setenv(name, value)
@@ -54,7 +54,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path
     data = directory / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"{a}+{a}=", "answer": 2 * a}) + "\n" for a in range(8)))
     config = TrainConfig(
-        model=str(model_dir), data=str(data), run_dir=directory / "run", max_steps=3, prompts_per_step=2,
+        model=str(model_dir), data=str(data), output_dir=directory / "run", max_steps=3, prompts_per_step=2,
         num_generations=4, max_completion_length=6, learning_rate=1e-3, device="cpu", guard="off",
     )  # fmt: skip
     threads = torch.get_num_threads()

@@ -1,5 +1,8 @@
 """The comparison with the float64 reference that the kernel tests share."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,6 +18,12 @@ GRADIENT_TOLERANCE = 2e-6  # times the largest upstream gradient
 # Storing a gradient in a narrower type rounds it: by half a unit in the last place on hardware, up to a whole one in
 # Triton's interpreter, which truncates bfloat16.
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+
+
+def mostly_interpreted(*values: Any, fast: tuple[Any, ...]) -> list[Any]:
+    """The values as parameters; those not named as fast ones are slow where Triton's interpreter computes."""
+    slow = pytest.mark.slow_interpreted
+    return [value if value in fast else pytest.param(value, marks=slow) for value in values]
 
 
 def random_targets(logits: Tensor, num_columns: int | None = None) -> Tensor:

@@ -33,6 +33,10 @@ LOSSES = {
 }  # fmt: skip
 
 
+# Between them they take every branch of the kernels.
+FAST_LOSSES = ("on-policy", "two-sided clip", "entropy and self-certainty", "sequence, all terms")
+
+
 def loss_inputs(case: dict, num_columns: int, targets_shape: tuple[int, ...] = (4, 6)) -> tuple[tuple, dict]:
     """(targets, advantages, old_logprob, ref_logprob) and the other options of a case of `LOSSES`.
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from rlif.scoring.scorer import Scorer
-from rlif.scoring.start_model import Reference
+from rlif.scoring.start_model import StartModel
 
 CHARACTERS = "0123456789+=# \n"
 PAD, EOS, UNKNOWN = 0, 1, 2
@@ -78,6 +78,6 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def frozen_reference(model: PreTrainedModel) -> Reference:
-    """The model as it is now, as a reference."""
-    return Reference(Scorer(frozen_copy(model), None))
+def frozen_start_model(model: PreTrainedModel) -> StartModel:
+    """The model as it is now, as a start model."""
+    return StartModel(Scorer(frozen_copy(model), None))

@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from comparison import DEVICE
-from losses import LOSSES, assert_gradient_matches, assert_losses_match, exact, loss_inputs, near
+from comparison import DEVICE, mostly_interpreted
+from losses import (
+    FAST_LOSSES,
+    LOSSES,
+    assert_gradient_matches,
+    assert_losses_match,
+    exact,
+    loss_inputs,
+    near,
+)
 from rlif_kernels import grpo_loss, reference, token_stats
 
 
@@ -27,7 +35,7 @@ def check(logits, case, backend, inplace=False, **more):
     return ours, leaf.grad
 
 
-@pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.parametrize("case", mostly_interpreted(*LOSSES, fast=FAST_LOSSES))
 @pytest.mark.parametrize("inplace", [False, True])
 def test_every_loss_matches_the_reference(case, inplace, backend):
     check(3 * torch.randn(4, 6, 300, device=DEVICE), case, backend, inplace)
@@ -41,7 +49,7 @@ def test_half_precision_matches_the_reference_of_its_rounded_logits(dtype, backe
     check((3 * torch.randn(4, 6, 300, device=DEVICE)).to(dtype), "reference", backend, loss_scale=1024.0)
 
 
-@pytest.mark.parametrize("num_columns", [1, 2049, 4097, 16385, 50257])
+@pytest.mark.parametrize("num_columns", mostly_interpreted(1, 2049, 4097, 16385, 50257, fast=(1, 2049)))
 def test_any_vocabulary_size_matches_the_reference(num_columns, backend, monkeypatch):
     if backend == "triton":
         from rlif_kernels.backends import triton as triton_backend
@@ -74,6 +82,7 @@ def test_temperature_softcap_padding_and_strides_hold_here_too(backend):
     assert not gradient[..., 300:].any()
 
 
+@pytest.mark.slow_interpreted
 def test_the_statistics_have_the_bits_of_token_stats_whatever_the_batch(backend):
     logits = 3 * torch.randn(8, 5, 3000, device=DEVICE)
     targets = torch.randint(3000, (8, 5), device=DEVICE)
@@ -86,6 +95,7 @@ def test_the_statistics_have_the_bits_of_token_stats_whatever_the_batch(backend)
             assert torch.equal(value, target[batch])
 
 
+@pytest.mark.slow_interpreted
 def test_the_gradient_is_deterministic(backend):
     logits = (3 * torch.randn(4, 6, 3000, device=DEVICE)).requires_grad_()
     targets, advantages = torch.randint(3000, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
@@ -95,7 +105,7 @@ def test_the_gradient_is_deterministic(backend):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("remainder", [1e-3, 1e-6, 1e-9, 1e-13])
+@pytest.mark.parametrize("remainder", mostly_interpreted(1e-3, 1e-6, 1e-9, 1e-13, fast=(1e-9,)))
 def test_near_certain_tokens_keep_sign_and_magnitude(remainder, backend):
     logits = torch.randn(1, 1, 5000, device=DEVICE)
     others = logits.clone()
@@ -152,6 +162,7 @@ def test_a_loss_that_nobody_differentiates_leaves_the_logits_alone(backend):
     assert torch.equal(logits, before)
 
 
+@pytest.mark.slow_interpreted
 def test_a_second_backward_and_a_second_derivative_are_refused(backend):
     logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
     arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
@@ -177,6 +188,7 @@ def test_inplace_refuses_to_corrupt_what_another_op_saved(backend):
         grpo_loss(logits, *arguments, inplace_backward=True, backend=backend)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("inplace", [False, True])
 def test_torch_compile_traces_the_whole_graph(inplace, backend):
     def loss(logits, targets, advantages):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from comparison import DEVICE, random_targets
+from comparison import DEVICE, mostly_interpreted, random_targets
 from rlif_kernels import token_stats
 from rlif_kernels.stats import FIELDS
 
 # Below, across and far beyond one chunk (16384 columns of float32, 32768 of bfloat16).
-SIZES = [37, 5003, 40009]
+SIZES = mostly_interpreted(37, 5003, 40009, fast=(37, 5003))
 
 
 def bits(logits, targets, backend, **options):
@@ -64,8 +64,8 @@ def test_masked_neighbours_change_no_bit(backend):
 
 
 @pytest.mark.parametrize("num_columns", [70001])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("special", [None, -torch.inf, torch.nan])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("special", [None, *(pytest.param(x, marks=pytest.mark.slow) for x in (-torch.inf, torch.nan))])
 def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, special, monkeypatch):
     from rlif_kernels.backends import triton as triton_backend
 
@@ -80,6 +80,7 @@ def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, specia
     assert_same_bits(*results)
 
 
+@pytest.mark.slow_interpreted
 def test_special_neighbours_and_threads_change_no_bit_of_a_long_special_row(backend):
     logits = 3 * torch.randn(4, 140001, device=DEVICE)
     logits[:, 5] = -torch.inf
@@ -95,12 +96,14 @@ def test_special_neighbours_and_threads_change_no_bit_of_a_long_special_row(back
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow_interpreted
 def test_two_runs_have_the_same_bits(backend):
     logits = 3 * torch.randn(3, 40009, device=DEVICE)
     targets = random_targets(logits)
     assert_same_bits(bits(logits, targets, backend), bits(logits, targets, backend))
 
 
+@pytest.mark.slow_interpreted
 def test_the_fields_asked_for_change_no_bit_of_each_other(backend):
     logits = 3 * torch.randn(5, 5003, device=DEVICE)
     targets = random_targets(logits)

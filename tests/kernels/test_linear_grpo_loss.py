@@ -6,8 +6,16 @@ import sys
 import pytest
 import torch
 
-from comparison import DEVICE
-from losses import LOSSES, assert_gradient_matches, assert_losses_match, exact, loss_inputs, near
+from comparison import DEVICE, mostly_interpreted
+from losses import (
+    FAST_LOSSES,
+    LOSSES,
+    assert_gradient_matches,
+    assert_losses_match,
+    exact,
+    loss_inputs,
+    near,
+)
 from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference
 
 NUM_COLUMNS, WIDTH = 101, 16
@@ -25,8 +33,8 @@ def doubled(*tensors):
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
 
-@pytest.mark.parametrize("case", LOSSES)
-@pytest.mark.parametrize("tile_bytes", TILE_BYTES)
+@pytest.mark.parametrize("case", mostly_interpreted(*LOSSES, fast=FAST_LOSSES))
+@pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=(3000,)))
 def test_every_loss_matches_the_reference(case, tile_bytes, backend):
     shape = (3, 4)  # more rows than the middle one of TILE_BYTES holds
     hidden, weight, bias = head(shape=shape)
@@ -46,6 +54,7 @@ def test_every_loss_matches_the_reference(case, tile_bytes, backend):
         assert_gradient_matches(tensor.grad, leaf.grad)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("tile_bytes", [1 << 29, 6000])
 def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile_bytes, backend):
     errors = {"ours": torch.zeros(3), "theirs": torch.zeros(3)}
@@ -88,7 +97,7 @@ def products(rows, function):
     return multiplications / (rows * WIDTH * NUM_COLUMNS)
 
 
-@pytest.mark.parametrize("tile_bytes", [1 << 29, 3000])
+@pytest.mark.parametrize("tile_bytes", [pytest.param(1 << 29, marks=pytest.mark.slow), 3000])
 def test_the_loss_takes_three_products_and_skips_what_has_no_gradient(tile_bytes):
     hidden, weight, _ = head()
     targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.ones(4, device=DEVICE)
@@ -136,7 +145,7 @@ def test_tokens_without_advantage_are_still_reported(backend):
     assert not hidden.grad.any()
 
 
-@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+@pytest.mark.parametrize("frozen", mostly_interpreted("hidden", "weight", "bias", fast=("weight",)))
 def test_a_gradient_that_nobody_needs_is_not_computed(frozen, backend):
     tensors = dict(zip(("hidden", "weight", "bias"), head(), strict=True))
     tensors[frozen].requires_grad_(False)
@@ -148,6 +157,7 @@ def test_a_gradient_that_nobody_needs_is_not_computed(frozen, backend):
         assert (tensor.grad is None) == (name == frozen)
 
 
+@pytest.mark.slow_interpreted
 def test_the_loss_of_the_logits_is_the_same(backend):
     hidden, weight, bias = head()
     targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
@@ -160,6 +170,7 @@ def test_the_loss_of_the_logits_is_the_same(backend):
     torch.testing.assert_close(fused.loss, plain.loss)
 
 
+@pytest.mark.slow_interpreted
 def test_torch_compile_traces_the_whole_graph(backend):
     hidden, weight, bias = head()
     targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
@@ -176,6 +187,7 @@ def test_torch_compile_traces_the_whole_graph(backend):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow_interpreted
 def test_a_second_backward_and_a_second_derivative_are_refused(backend):
     hidden, weight, _ = head()
     targets, advantages = torch.randint(NUM_COLUMNS, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
@@ -189,7 +201,7 @@ def test_a_second_backward_and_a_second_derivative_are_refused(backend):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of resident memory from /proc")
-@pytest.mark.parametrize("function", ["linear_grpo_loss", "linear_token_stats"])
+@pytest.mark.parametrize("function", ["linear_grpo_loss", pytest.param("linear_token_stats", marks=pytest.mark.slow)])
 def test_peak_memory_stays_within_one_tile_of_inputs_and_gradients(function):
     # A fresh process: N = 2048, V = 32000, H = 64, whose logits are 262 MB; the tile may be 16 MB.
     program = f"""

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from comparison import DEVICE, assert_values_match, upstream_gradients, weighted_sum
+from comparison import DEVICE, assert_values_match, mostly_interpreted, upstream_gradients, weighted_sum
 from losses import assert_gradient_matches
 from rlif_kernels import linear_token_stats, reference, token_stats
-from rlif_kernels.head import head as linear_head
 from rlif_kernels.stats import FIELDS
 
 NUM_COLUMNS, WIDTH = 101, 16
@@ -26,8 +25,8 @@ def doubled(*tensors):
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
 
-@pytest.mark.parametrize("tile_bytes", TILE_BYTES)
-@pytest.mark.parametrize("keep_logits", [None, True, False])
+@pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=(3000,)))
+@pytest.mark.parametrize("keep_logits", mostly_interpreted(None, True, False, fast=(True, False)))
 def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, backend):
     shape = (2, 5)  # more rows than the middle one of TILE_BYTES holds
     hidden, weight, bias, targets = head(shape=shape)
@@ -51,6 +50,7 @@ def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, b
     assert not hidden.grad[~options["mask"]].any()
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("tile_bytes", [1 << 29, 6000])
 def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile_bytes, backend):
     errors = {"ours": torch.zeros(3), "theirs": torch.zeros(3)}
@@ -75,6 +75,7 @@ def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile
     assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
 
 
+@pytest.mark.slow_interpreted
 def test_the_statistics_are_those_of_the_logits_to_the_bit(backend):
     hidden, weight, bias, targets = head()
     with torch.no_grad():
@@ -85,6 +86,7 @@ def test_the_statistics_are_those_of_the_logits_to_the_bit(backend):
         assert torch.equal(value, target)
 
 
+@pytest.mark.slow_interpreted
 def test_hidden_states_of_any_strides_are_taken_as_they_are(backend):
     hidden, weight, _, targets = head(shape=(7, 3))
     wide = torch.randn(3, 9, 2 * WIDTH, device=DEVICE)
@@ -115,7 +117,7 @@ def test_masked_rows_take_part_in_nothing(backend):
     assert weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+@pytest.mark.parametrize("frozen", mostly_interpreted("hidden", "weight", "bias", fast=("weight",)))
 def test_a_gradient_that_nobody_needs_is_not_computed(frozen, backend):
     tensors = dict(zip(("hidden", "weight", "bias", "targets"), head(), strict=True))
     tensors[frozen].requires_grad_(False)
@@ -137,6 +139,7 @@ def test_no_rows_and_none_that_count_give_empty_results_and_zero_gradients(num_r
         assert not tensor.grad.any()
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("keep_logits", [True, False])
 def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
     hidden, weight, bias, targets = head()
@@ -156,6 +159,7 @@ def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow_interpreted
 def test_opcheck_passes(backend):
     hidden, weight, bias, targets = head()
     arguments = (targets, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, NUM_COLUMNS)
@@ -167,6 +171,7 @@ def test_opcheck_passes(backend):
     )  # fmt: skip
 
 
+@pytest.mark.slow_interpreted
 def test_autocast_casts_as_a_linear_layer_would(backend):
     hidden, weight, bias, targets = head()
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
@@ -180,6 +185,7 @@ def test_autocast_casts_as_a_linear_layer_would(backend):
     assert weight.grad.dtype == torch.float32
 
 
+@pytest.mark.slow_interpreted
 def test_a_second_backward_works_where_the_logits_were_not_kept(backend):
     hidden, weight, _, targets = head()
     loss = linear_token_stats(hidden, weight, targets, keep_logits=False, backend=backend).logprob.sum()
@@ -191,22 +197,6 @@ def test_a_second_backward_works_where_the_logits_were_not_kept(backend):
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-@pytest.mark.parametrize(
-    ("total", "bytes_each", "tile_bytes", "expected"),
-    [
-        (0, 10, 100, []),
-        (5, 10, 100, [5]),
-        (5, 10, 25, [2, 2, 1]),
-        (5, 1000, 25, [1] * 5),
-        (8192, 2 * 131072, 512 << 20, [1664] * 4 + [1536]),
-        (8192, 2 * 151936, 512 << 20, [1408] * 5 + [1152]),
-        (300, 1, 299, [256, 44]),
-    ],
-)
-def test_tiles_are_equal_parts_that_fit_the_budget(total, bytes_each, tile_bytes, expected):
-    assert linear_head.tile_sizes(total, bytes_each, tile_bytes) == expected
 
 
 HIDDEN, WEIGHT, TARGETS = torch.zeros(2, 3, 4), torch.zeros(8, 4), torch.zeros(2, 3, dtype=torch.long)

@@ -36,6 +36,7 @@ def test_the_token_is_where_the_cumulative_probability_reaches_the_number(num_co
     assert (token_ids == expected).float().mean() > 0.9
 
 
+@pytest.mark.slow_interpreted
 def test_the_statistics_are_those_of_token_stats_to_the_bit(backend):
     logits = 3 * torch.randn(4, 5, 3001, device=DEVICE)
     logits[0, :, ::3] = -torch.inf

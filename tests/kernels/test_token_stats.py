@@ -5,7 +5,14 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from comparison import DEVICE, check_against_reference, random_targets, upstream_gradients, weighted_sum
+from comparison import (
+    DEVICE,
+    check_against_reference,
+    mostly_interpreted,
+    random_targets,
+    upstream_gradients,
+    weighted_sum,
+)
 from rlif_kernels import token_stats
 from rlif_kernels.stats import FIELDS
 
@@ -14,13 +21,14 @@ from rlif_kernels.stats import FIELDS
 EDGE_SIZES = [1, 2, 3, 7, 8, 9, 31, 2047, 2048, 2049, 4095, 4096, 4097, 16384, 16385, 32768, 32771, 50257]
 
 
-@pytest.mark.parametrize("num_columns", EDGE_SIZES)
+@pytest.mark.parametrize("num_columns", mostly_interpreted(*EDGE_SIZES, fast=(1, 9, 2049, 16385)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_vocabulary_size_matches_the_reference(num_columns, dtype, backend):
     logits = (3 * torch.randn(3, num_columns, device=DEVICE)).to(dtype)
     check_against_reference(logits, random_targets(logits), backend)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("num_columns", [151936, 262144])
 def test_the_largest_vocabularies_match_the_reference(num_columns, backend):
     logits = 3 * torch.randn(2, num_columns, device=DEVICE)
@@ -35,14 +43,14 @@ def test_every_dtype_matches_the_reference_of_its_rounded_logits(dtype, backend)
     check_against_reference(logits, random_targets(logits), backend)
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.1, 1.0, 10.0, 50.0])
+@pytest.mark.parametrize("scale", mostly_interpreted(0.01, 0.1, 1.0, 10.0, 50.0, fast=(0.01, 50.0)))
 def test_any_logit_scale_matches_the_reference(scale, backend):
     logits = scale * torch.randn(4, 5003, device=DEVICE)
     check_against_reference(logits, random_targets(logits), backend)
 
 
-@pytest.mark.parametrize("shift", [-1e4, 1e4])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("shift", mostly_interpreted(-1e4, 1e4, fast=(1e4,)))
+@pytest.mark.parametrize("temperature", mostly_interpreted(1.0, 0.7, fast=(0.7,)))
 @pytest.mark.parametrize("outside", [False, True], ids=["", "with columns of -inf"])
 def test_shifted_logits_match_the_reference_of_the_shifted_logits(shift, temperature, outside, backend):
     logits = 3 * torch.randn(4, 5003, device=DEVICE) + shift
@@ -51,7 +59,7 @@ def test_shifted_logits_match_the_reference_of_the_shifted_logits(shift, tempera
     check_against_reference(logits, random_targets(logits), backend, temperature=temperature)
 
 
-@pytest.mark.parametrize("shift", [2.0**13, -(2.0**13)])
+@pytest.mark.parametrize("shift", mostly_interpreted(2.0**13, -(2.0**13), fast=(2.0**13,)))
 def test_a_shift_that_rounds_no_logit_changes_the_entropy_by_nothing_but_the_contract_allows(shift, backend):
     # Multiples of 2^-8 stay exact beside 2^13 in float32, so that the two inputs describe one distribution.
     logits = (3 * torch.randn(4, 1000, device=DEVICE) * 256).round() / 256
@@ -76,8 +84,8 @@ def test_one_hot_rows_have_no_entropy_and_the_gradient_of_a_certain_token(backen
     assert stats.entropy.abs().max() <= 4e-6
 
 
-@pytest.mark.parametrize("lead", [8.0, 11.0, 14.25])
-@pytest.mark.parametrize("num_columns", [2049, 70001])
+@pytest.mark.parametrize("lead", mostly_interpreted(8.0, 11.0, 14.25, fast=(14.25,)))
+@pytest.mark.parametrize("num_columns", mostly_interpreted(2049, 70001, fast=(2049,)))
 def test_one_large_term_before_many_small_ones_does_not_swallow_them(lead, num_columns, backend):
     # Sums that start near 1 round each of the small terms, all in the same direction.
     logits = 1e-3 * torch.randn(2, num_columns, device=DEVICE)
@@ -85,7 +93,7 @@ def test_one_large_term_before_many_small_ones_does_not_swallow_them(lead, num_c
     check_against_reference(logits, random_targets(logits), backend)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("temperature", mostly_interpreted(0.7, 1.0, fast=(0.7,)))
 @pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -1e38, -1e37])
 def test_gradients_beside_a_huge_negative_logit_stay_finite(low, temperature, backend):
     logits = 2 * torch.randn(3, 37, device=DEVICE)
@@ -123,7 +131,7 @@ def test_the_gradient_of_a_field_alone_matches_the_formula_in_the_docstring(fiel
     torch.testing.assert_close(logits.grad.double(), formulas[field], atol=2e-6, rtol=0)  # the contract's bound
 
 
-@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.7])
+@pytest.mark.parametrize("temperature", mostly_interpreted(0.3, 0.7, 1.7, fast=(0.3,)))
 def test_a_temperature_divides_the_logits(temperature, backend):
     logits = 2 * torch.randn(4, 300, device=DEVICE)
     check_against_reference(logits, random_targets(logits), backend, temperature=temperature)
@@ -135,8 +143,8 @@ def test_each_row_may_have_its_own_temperature(backend):
     check_against_reference(logits, random_targets(logits), backend, temperature=temperature)
 
 
-@pytest.mark.parametrize("softcap", [5.0, 30.0])
-@pytest.mark.parametrize("temperature", [1.0, 0.8])
+@pytest.mark.parametrize("softcap", mostly_interpreted(5.0, 30.0, fast=(5.0,)))
+@pytest.mark.parametrize("temperature", mostly_interpreted(1.0, 0.8, fast=(0.8,)))
 def test_a_softcap_comes_before_the_temperature(softcap, temperature, backend):
     logits = 10 * torch.randn(4, 300, device=DEVICE)
     logits[0] *= 1e-3  # near 0, where the exponential form of tanh cancels
@@ -170,7 +178,9 @@ def test_a_target_of_minus_100_is_a_masked_row(backend):
     assert (gradient[::2] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", mostly_interpreted(torch.int64, torch.int32, torch.int16, torch.uint8, fast=(torch.int32,))
+)
 def test_targets_may_have_any_integer_dtype(dtype, backend):
     logits = torch.randn(4, 100, device=DEVICE)
     targets = random_targets(logits)
@@ -191,7 +201,10 @@ STRIDED = {
 }
 
 
-@pytest.mark.parametrize("view", STRIDED, ids=str)
+FAST_VIEWS = ("one row", "transposed leading dimensions", "a view that starts one element in", "no rows")
+
+
+@pytest.mark.parametrize("view", mostly_interpreted(*STRIDED, fast=FAST_VIEWS), ids=str)
 def test_strided_logits_are_read_where_they_lie(view, backend):
     logits = STRIDED[view](3 * torch.randn(3, 6, 640, device=DEVICE))
     check_against_reference(logits, random_targets(logits), backend)
@@ -229,6 +242,7 @@ def test_no_rows_give_empty_outputs_and_a_backward_that_works(backend):
     assert logits.grad.shape == (0, 50)
 
 
+@pytest.mark.slow_interpreted
 @settings(
     max_examples=20,
     deadline=None,  # the first example of a kind compiles or imports

@@ -58,7 +58,7 @@ def make_config(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Pat
         settings: dict[str, object] = {
             "model": str(model_dir),
             "data": write_jsonl(*rows),
-            "run_dir": tmp_path / "run",
+            "output_dir": tmp_path / "run",
             "max_steps": 2,
             "prompts_per_step": 3,
             "num_generations": 4,

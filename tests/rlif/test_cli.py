@@ -1,6 +1,7 @@
 """The command line: help at once, one line for an error, exit codes as documented."""
 
 import dataclasses
+import inspect
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,9 +82,33 @@ def test_a_reader_that_stops_reading_ends_the_program_without_a_traceback(words:
     assert process.wait(timeout=60) == cli.NOBODY_READS
 
 
-def test_the_command_line_loads_no_torch_until_a_command_runs() -> None:
-    code = "import sys, rlif.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["train", "--max-stps"]])
+def test_help_and_mistyped_options_are_answered_without_loading_torch(words: list[str]) -> None:
+    code = f"""
+import sys
+from rlif import cli
+try:
+    cli.parse({words!r})
+except SystemExit as end:
+    loaded = [name for name in ("torch", "transformers", "matplotlib") if name in sys.modules]
+    sys.exit(f"loaded {{loaded}}" if loaded else end.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if "--help" in words else 2), done.stderr
+
+
+def test_a_command_imports_only_its_own_options() -> None:
+    code = "import sys; from rlif import cli; cli.parse(['mix', 'a', 'b', '--ratio', '1', '--output-dir', 'c'])"
+    code += "; print(*sorted(name for name in sys.modules if name.startswith('rlif.') and 'options' in name))"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert [name for name in done.stdout.split() if not name.startswith("rlif.options")] == ["rlif.mixing.options"]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_its_two_doors(name: str) -> None:
+    package, _ = cli.COMMANDS[name]
+    (config,) = inspect.signature(import_module(f"{package}.command").run).parameters.values()
+    assert config.annotation == cli.options_class(name).__name__
 
 
 @pytest.mark.parametrize("words", [[], ["train"], ["tran"], ["train", "--max-steps", "many"]])
@@ -102,7 +128,7 @@ def test_words_that_are_no_command_exit_with_2(
         ({"reward": "my.module:f"}, "reward: could not import 'my.module': ModuleNotFoundError: No module named 'my'"),
         ({"num_generations": 1}, "num_generations: got 1, expected an integer of at least 2"),
         ({"model": "/nowhere/model"}, "model: got '/nowhere/model', which does not exist"),
-        ({"run_dir": Path(__file__).parent}, "run_dir: "),
+        ({"output_dir": Path(__file__).parent}, "output_dir: "),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
@@ -130,8 +156,8 @@ def test_a_bad_line_in_the_data_ends_the_program_with_no_traceback(make_config: 
         f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}; the columns are question '
         "(prompt_column picks one)"
     ]
-    assert config.run_dir is not None
-    assert not config.run_dir.exists()
+    assert config.output_dir is not None
+    assert not config.output_dir.exists()
 
 
 def test_train_runs_on_a_handwritten_file_and_a_saved_model(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -140,17 +166,17 @@ def test_train_runs_on_a_handwritten_file_and_a_saved_model(make_config: MakeCon
     config = make_config(data=data, eval_data=data, reward="verifiable")
     done = subprocess.run([*RLIF, *arguments(config)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert config.run_dir is not None
-    assert str(config.run_dir) in done.stdout
+    assert config.output_dir is not None
+    assert str(config.output_dir) in done.stdout
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"verifiable step {n}/2" for n in (0, 1, 2)]
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
-    AutoTokenizer.from_pretrained(config.run_dir / "model")
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+    AutoTokenizer.from_pretrained(config.output_dir / "model")
 
 
 def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: MakeConfig) -> None:
     config = make_config(max_steps=100_000, eval_steps=100_000)
-    assert config.run_dir is not None
-    metrics = config.run_dir / "metrics.jsonl"
+    assert config.output_dir is not None
+    metrics = config.output_dir / "metrics.jsonl"
     process = subprocess.Popen([*RLIF, *arguments(config)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
@@ -165,11 +191,11 @@ def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: Ma
     assert process.returncode == 130
     last = errors.splitlines()[-1]
     assert last.startswith("rlif: stopped after step ")
-    assert str(config.run_dir) in last
+    assert str(config.output_dir) in last
     assert "Traceback" not in errors
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    checkpoint = config.run_dir / f"checkpoint-{len(rows)}"
+    checkpoint = config.output_dir / f"checkpoint-{len(rows)}"
     AutoModelForCausalLM.from_pretrained(checkpoint)
     AutoTokenizer.from_pretrained(checkpoint)
 

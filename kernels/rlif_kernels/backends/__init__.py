@@ -1,45 +1,81 @@
-"""Which code computes: C or torch on a CPU, Triton on GPUs, any of them for a slice of a sharded vocabulary.
+"""Which code computes: C or torch on a CPU, Triton on GPUs, any of them for a slice of a sharded vocabulary."""
 
-A backend has
-
-- ``forward(logits, targets, temperature, softcap, num_columns, outputs) -> (fields, row_state)``
-- ``backward(grad_logits, grads, logits, targets, temperature, softcap, num_columns, row_state) -> None``
-- ``grpo(grad_logits, logits, targets, temperature, softcap, num_columns, outputs, rows, options) -> (fields, terms)``,
-  both at once for a loss whose derivative is known row by row (`policy_loss`)
-- ``row_maximum(row_state, temperature) -> Tensor``, for rows that are sharded
-
-where `row_state` (STATE_ROWS, N) float32 holds what lets the backward skip every reduction; its rows are the backend's
-own affair.
-"""
-
-from types import ModuleType
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.backends import torch as torch_backend
+from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
+from rlif_kernels.rows import Rows
 
 if TYPE_CHECKING:
     from rlif_kernels.backends.sharded.parallel import VocabParallel
 
-BACKENDS = ("triton", "cpu", "torch")
+
+class FusedLoss(Protocol):
+    """Statistics, loss and gradient of each row at once, for a loss whose derivative is known row by row."""
+
+    def __call__(
+        self,
+        grad_logits: Tensor,
+        logits: Tensor,
+        rows: Rows,
+        outputs: Sequence[str],
+        loss_rows: LossRows,
+        options: LossOptions,
+    ) -> tuple[dict[str, Tensor], TokenTerms]:
+        """Write the gradient of the logits, and return the requested fields and the terms of `policy_loss`."""
+        ...
 
 
-def backend_for(name: str, logits: Tensor, group: str = "") -> "ModuleType | VocabParallel":
-    """The backend named, or for "auto" Triton on GPUs, elsewhere C if it can be had, or torch.
+class Backend(Protocol):
+    """What computes the statistics of rows of logits and their gradient."""
 
-    The choice does not depend on the shape, so that a row has the same bits in any batch. Called inside the library
-    ops, where a tracer does not look.
+    def forward(self, logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the requested fields, flat (N, …) float32, and the row state that `RowState` describes."""
+        ...
+
+    def backward(
+        self, grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor
+    ) -> None:
+        """Write the gradient of the logits, from the upstream gradients (N,) by field.
+
+        `grad_logits` may be the logits themselves; the other tensors are those of the forward.
+        """
+        ...
+
+    @property
+    def grpo(self) -> FusedLoss | None:
+        """None where the loss takes a forward and a backward."""
+        ...
+
+
+class LocalBackend(Backend, Protocol):
+    """A backend within one process, which can serve a slice of the vocabulary."""
+
+    def row_maximum(self, row_state: Tensor, rows: Rows) -> Tensor:
+        """The largest z of each row, (N,) float64."""
+        ...
+
+
+def backend_for(name: str, logits: Tensor, group: str = "") -> Backend:
+    """The backend named, for whole rows or for rows that are sharded over the process group of that name.
 
     Args:
-        name: one of `BACKENDS`, or "auto".
-        logits: what it is for; of `hidden` and `weight` only dtype and device matter, and are the same.
+        name: "triton", "cpu", "torch", or "auto".
+        logits: what it is for; only dtype and device matter, so that hidden states will do.
         group: the name of the process group over which the vocabulary is sharded, or "".
     """
-    backend = _for_one_process(name, logits)
+    backend = local_backend(name, logits)
+    return vocab_parallel(backend, group) or backend
+
+
+def vocab_parallel(backend: LocalBackend, group: str) -> "VocabParallel | None":
+    """The backend for rows that are sharded over the group; None where there is no group."""
     if not group:
-        return backend
+        return None
     # Here because torch.distributed may be absent. Ops take no process groups: they are known by their names.
     from torch._C._distributed_c10d import _resolve_process_group
 
@@ -48,7 +84,12 @@ def backend_for(name: str, logits: Tensor, group: str = "") -> "ModuleType | Voc
     return VocabParallel(backend, _resolve_process_group(group))  # type: ignore[arg-type]
 
 
-def _for_one_process(name: str, logits: Tensor) -> ModuleType:
+def local_backend(name: str, logits: Tensor) -> LocalBackend:
+    """The backend named, or for "auto" Triton on GPUs, elsewhere C if it can be had, or torch.
+
+    The choice does not depend on the shape, so that a row has the same bits in any batch. Called inside the library
+    ops, where a tracer does not look.
+    """
     if name == "auto":
         on_gpu = logits.device.type in ("cuda", "xpu")
         name = "triton" if on_gpu else "cpu" if cpu_backend.serves(logits) else "torch"

@@ -14,45 +14,33 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from rlif_kernels.reference import check_targets, check_temperatures
-from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS, row_coefficients
+from rlif_kernels.checks import check_values
+from rlif_kernels.rows import Rows, RowState, row_coefficients, zero_results
+from rlif_kernels.stats import IGNORE_INDEX
 
 # Elements of one scratch buffer (1 MiB of float32). Two are alive at a time, and the threads share them: they fit the
 # L2 caches of two cores. A larger block falls out of cache; a smaller one pays more for dispatching each torch call.
 BLOCK_ELEMENTS = 1 << 18
 
-Rows = slice | Tensor  # which rows of a matrix: a range, or indices where masked rows lie in between
+Index = slice | Tensor  # which rows of a matrix: a range, or numbers where masked rows lie in between
+
+# No fused loss: `grpo_loss` takes a forward and a backward.
+grpo = None
 
 
-def forward(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    outputs: Sequence[str],
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p², 1 - p_y.
-
-    n is negative where the support is smaller than the row, to tell the backward.
-    """
-    ids, active, bad = _check_values(targets, temperature, num_columns)
-    state = logits.new_zeros((STATE_ROWS, targets.numel()), dtype=torch.float32)
-    fields = {
-        name: state.new_zeros((targets.numel(), 2) if name == "top_probs" else targets.numel()) for name in outputs
-    }
-    block = _Block(logits, num_columns, temperature, softcap)
-    for matrix, local, rows, _ in _row_blocks(logits, active, num_columns, logits):
-        values = _forward_block(block.load(matrix, local, rows), ids[rows, None], outputs)
-        state[:, rows] = torch.stack([values[name] for name in _STATE])
+def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """`backends.Backend.forward`: statistics and row state, block by block."""
+    ids, active, bad = _readable_targets(rows)
+    fields, state = zero_results(logits, rows.num_rows, outputs)
+    block = _Block(logits, rows)
+    for matrix, local, index, _ in _row_blocks(logits, active, rows.num_columns, logits):
+        values = _forward_block(block.load(matrix, local, index), ids[index, None], outputs)
+        state[:, index] = torch.stack([values[name] for name in RowState._fields])
         for name in outputs:
-            fields[name][rows] = values[name]
+            fields[name][index] = values[name]
     if bad is not None and "logprob" in fields:
         fields["logprob"].masked_fill_(bad, torch.nan)
     return fields, state
-
-
-_STATE = ("m", "log_s", "n", "entropy", "sum_sq_probs", "complement")
 
 
 def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
@@ -110,46 +98,38 @@ def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict
     return {name: value[: block.num_rows] for name, value in values.items()}
 
 
-def backward(
-    grad_logits: Tensor,
-    grads: dict[str, Tensor],
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    row_state: Tensor,
-) -> None:
-    """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
-    ids, active, bad = _check_values(targets, temperature, num_columns)
-    coefficients = row_coefficients(grads, row_state, temperature)
+def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor) -> None:
+    """`backends.Backend.backward`: the gradient of the logits, block by block."""
+    ids, active, bad = _readable_targets(rows)
+    coefficients = row_coefficients(grads, row_state, rows)
     if bad is not None:
         coefficients["p"] = coefficients["p"].masked_fill(bad, torch.nan)
-    block = _Block(logits, num_columns, temperature, softcap)
-    for matrix, local, rows, grad_matrix in _row_blocks(logits, active, num_columns, grad_logits):
-        block.load(matrix, local, rows)
+    block = _Block(logits, rows)
+    for matrix, local, index, grad_matrix in _row_blocks(logits, active, rows.num_columns, grad_logits):
         gradient = _backward_block(
-            block, ids[rows, None], row_state[:, rows, None], {k: v[rows, None] for k, v in coefficients.items()}
+            block.load(matrix, local, index),
+            ids[index, None],
+            RowState(*row_state[:, index, None]),
+            {name: value[index, None] for name, value in coefficients.items()},
         )
-        grad_matrix[local, :num_columns] = gradient.to(grad_logits.dtype)
-    grad_logits[..., num_columns:] = 0
+        grad_matrix[local, : rows.num_columns] = gradient.to(grad_logits.dtype)
+    grad_logits[..., rows.num_columns :] = 0
     if not active.all():
-        grad_logits[~active.view(targets.shape)] = 0
+        grad_logits[~active.view(rows.targets.shape)] = 0
 
 
-def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
+def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     """The largest z of each row, (N,) float64."""
-    return row_state[0].double() / (temperature.view(-1) if isinstance(temperature, Tensor) else temperature)
+    return RowState(*row_state).m.double() / rows.flat_temperature
 
 
-def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: dict[str, Tensor]) -> Tensor:
+def _backward_block(block: "_Block", ids: Tensor, state: RowState, coefficients: dict[str, Tensor]) -> Tensor:
     x = block.x[: block.num_rows]
-    m, log_s, n, _, _, complement = state
-    d = torch.sub(x, m, out=block.scratch(0)[: block.num_rows])
+    d = torch.sub(x, state.m, out=block.scratch(0)[: block.num_rows])
     block.divide_by_temperature(d)
     if "plogp" in coefficients:
-        d.clamp_(min=-1e30)  # its product with a coefficient must not overflow, lest p = 0 make it NaN
-    logp = d.sub_(log_s)
+        d.clamp_(min=-1e30)  # times a coefficient it must not overflow: infinity times p = 0 is NaN
+    logp = d.sub_(state.log_s)
     p = torch.exp(logp, out=block.scratch(1)[: block.num_rows])
     p_y, logp_y = p.gather(-1, ids), logp.gather(-1, ids)
     if "plogp" in coefficients:
@@ -163,13 +143,13 @@ def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: d
         gradient.sub_(coefficients["1"])
     if "y" in coefficients:
         own = coefficients["rest"] + coefficients.get("plogp", 0) * logp_y + coefficients.get("pp", 0) * p_y
-        own = p_y * own - coefficients.get("1", 0) + coefficients["y"] * complement
+        own = p_y * own - coefficients.get("1", 0) + coefficients["y"] * state.complement
         own = own + 0 * coefficients["p"]  # NaN where the target is out of range
         gradient.scatter_(-1, ids, own.where(x.gather(-1, ids) != -torch.inf, gradient.gather(-1, ids)))
     if block.softcap:
         # Here x is cap tanh(logit / cap), whose derivative is 1 - (x / cap)².
         gradient.mul_(1 - (x / block.softcap).square_())
-    if block.softcap or (n < 0).any():
+    if block.softcap or (state.n < 0).any():
         gradient.masked_fill_(x == -torch.inf, 0)
     return gradient
 
@@ -177,17 +157,17 @@ def _backward_block(block: "_Block", ids: Tensor, state: Tensor, coefficients: d
 class _Block:
     """One block of rows in float32, after the softcap, and scratch of its size; the next block reuses both."""
 
-    def __init__(self, logits: Tensor, num_columns: int, temperature: float | Tensor, softcap: float) -> None:
-        self.num_columns, self.temperature, self.softcap = num_columns, temperature, softcap
-        num_rows = max(2, min(BLOCK_ELEMENTS // num_columns, logits.numel() // logits.shape[-1]))
-        self.buffers = logits.new_empty((3, num_rows, num_columns), dtype=torch.float32)
+    def __init__(self, logits: Tensor, rows: Rows) -> None:
+        self.num_columns, self.temperature, self.softcap = rows.num_columns, rows.flat_temperature, rows.softcap
+        num_rows = max(2, min(BLOCK_ELEMENTS // self.num_columns, logits.numel() // logits.shape[-1]))
+        self.buffers = logits.new_empty((3, num_rows, self.num_columns), dtype=torch.float32)
 
-    def load(self, matrix: Tensor, local: Rows, rows: Rows) -> "_Block":
+    def load(self, matrix: Tensor, local: Index, index: Index) -> "_Block":
         x = matrix[local, : self.num_columns]
         self.num_rows = len(x)
         self.tau = self.temperature
         if isinstance(self.temperature, Tensor):
-            self.tau = self.temperature.view(-1)[rows, None]
+            self.tau = self.temperature[index, None]
         if self.num_rows == 1:
             # torch sums a lone row with several threads, in another order than the same row in a batch.
             x = x.expand(2, -1)
@@ -211,7 +191,7 @@ class _Block:
 
 def _row_blocks(
     logits: Tensor, active: Tensor, num_columns: int, companion: Tensor
-) -> Iterator[tuple[Tensor, Rows, Rows, Tensor]]:
+) -> Iterator[tuple[Tensor, Index, Index, Tensor]]:
     """Yield blocks of active rows: a matrix of logits, which of its rows, which rows of all, the companion's matrix.
 
     The matrices are views: leading dimensions whose strides do not collapse into one are walked instead.
@@ -246,15 +226,10 @@ def _uncollapsible_dims(logits: Tensor) -> int:
     raise AssertionError("a matrix needs no collapsing")
 
 
-def _check_values(
-    targets: Tensor, temperature: float | Tensor, num_columns: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Flat ids that are safe to gather, which rows are active, and on a GPU which of those have a bad target."""
-    active = targets != IGNORE_INDEX
-    valid = (targets >= 0) & (targets < num_columns)
-    ids = targets.where(valid, 0).reshape(-1)
-    if targets.device.type != "cpu":
-        return ids, active.reshape(-1), (active & ~valid).reshape(-1)
-    check_targets(targets, active, num_columns)
-    check_temperatures(temperature, active)
-    return ids, active.reshape(-1), None
+def _readable_targets(rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Ids that are safe to gather, which rows are active, and on a GPU which of those have a bad target; (N,) each."""
+    if rows.targets.device.type == "cpu":
+        check_values(rows)
+    targets = rows.targets.reshape(-1)
+    active, valid = targets != IGNORE_INDEX, (targets >= 0) & (targets < rows.num_columns)
+    return targets.where(valid, 0), active, None if targets.device.type == "cpu" else active & ~valid

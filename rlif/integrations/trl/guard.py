@@ -1,6 +1,6 @@
 """rlif's guard as a callback of TRL's trainers: finds without labels when training on confidence stops helping.
 
-`rlif/guard.py` says what it looks at. Here it samples, evaluates and judges as `rlif train` does.
+`rlif/training/guard.py` says what it looks at. Here it samples, evaluates and judges as `rlif train` does.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from rlif.integrations.trl.rewards import gold_answer
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.scoring.scorer import Scorer
-from rlif.scoring.start_model import Reference
-from rlif.training.distributed import from_first
+from rlif.scoring.start_model import StartModel
+from rlif.training.distributed import broadcast
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard
-from rlif.training.learner import Policy
-from rlif.training.options import TrainConfig
+from rlif.training.learner import Models
 from rlif.training.run_dir import BEST, READING_FILE, best_reading
-from rlif.training.validation import evaluate, majority_answers
+from rlif.training.validation import ValidationOptions, evaluate, majority_answers
 
 logger = logging.getLogger(__name__)
 
@@ -104,37 +103,32 @@ class GuardCallback(TrainerCallback):
         self.directory = Path(trainer.args.output_dir) / BEST
         self.prompts = self._encoded(list(prompts), answer_column)
         self.consensus: list[str | None] = []
-        self.config = TrainConfig(
-            model="",
-            data="",
-            # As many completions at a time as one process samples in training: each evaluates all prompts.
-            prompts_per_step=max(
-                1, trainer.args.generation_batch_size // trainer.accelerator.num_processes // num_generations
-            ),
+        # As many completions at a time as one process samples in training, in whole groups: each evaluates all prompts.
+        groups = trainer.args.generation_batch_size // trainer.accelerator.num_processes // num_generations
+        self.options = ValidationOptions(
             num_generations=num_generations,
-            eval_generations=num_generations,
-            eval_temperature=trainer.args.temperature,
             max_completion_length=trainer.args.max_completion_length,
+            temperature=trainer.args.temperature,
+            completions_per_batch=max(1, groups) * num_generations,
         )
         policy = self._language_model(trainer.model)
-        reference = self._reference(policy.model)
-        self.policy = Policy(self.config, trainer.accelerator, policy, _scorer(policy.model), reference)
+        self.models = Models(policy, _scorer(policy.model), self._start_model(policy.model))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask the start model, or recall what an interrupted run has seen."""
-        reference = self.policy.reference
-        assert reference is not None
+        start_model = self.models.start_model
+        assert start_model is not None
         self.guard, self.warning = Guard(self.guard.patience), None  # what it has seen of this run is in its log
-        with self._evaluating(), reference.within():
-            start = self._language_model(reference.scorer.get_submodule("model"))
-            self.consensus = majority_answers(start, self.prompts, self.config, CONSENSUS_GENERATIONS)
+        with self._evaluating(), start_model.within():
+            start = self._language_model(start_model.scorer.get_submodule("model"))
+            self.consensus = majority_answers(start, self.prompts, self.options, CONSENSUS_GENERATIONS)
         for row in state.log_history:
             metrics = {name.removeprefix(PREFIX): value for name, value in row.items() if name.startswith(PREFIX)}
             if metrics:
                 self.guard.observe(row["step"], metrics)
         if self.guard.readings:
             best = self.guard.best
-            self.guard.best = from_first(self.trainer.accelerator, best_reading(self.directory.parent))
+            self.guard.best = broadcast(self.trainer.accelerator, best_reading(self.directory.parent))
             if self.guard.best is None and best is not None:
                 self._say(
                     f"the guard found no whole policy in {self.directory}, where that of step {best.step} was: the "
@@ -162,9 +156,11 @@ class GuardCallback(TrainerCallback):
 
     def _watch(self, state: Any) -> None:
         with self._evaluating():
-            metrics = evaluate(self.policy, self.prompts, self.consensus).metrics
+            metrics = evaluate(
+                self.models, self.trainer.accelerator, self.options, self.prompts, self.consensus
+            ).metrics
         # Decisions that all processes take must rest on the same numbers, to the last bit.
-        metrics = from_first(self.trainer.accelerator, metrics)
+        metrics = broadcast(self.trainer.accelerator, metrics)
         alarm = self.guard.observe(state.global_step, metrics)
         if self.guard.best is self.guard.readings[-1]:
             self._save_best()
@@ -219,7 +215,7 @@ class GuardCallback(TrainerCallback):
         base = model.get_base_model() if is_peft_model(model) else model
         return LanguageModel(base, trainer._tokenizer, tuple(trainer.eos_token_ids), trainer._tokenizer.pad_token_id)
 
-    def _reference(self, policy: PreTrainedModel) -> Reference:
+    def _start_model(self, policy: PreTrainedModel) -> StartModel:
         trainer = self.trainer
         if is_peft_model(trainer.model):
             adapter = "ref" if "ref" in trainer.model.peft_config else None
@@ -229,12 +225,12 @@ class GuardCallback(TrainerCallback):
                     "trainer: got a model whose adapter was trained before, and nothing that remembers it; expected "
                     "beta > 0, with which TRL keeps a copy of the adapter"
                 )
-            return Reference(_scorer(policy), within)
+            return StartModel(_scorer(policy), within)
         if trainer.ref_model is not None and not trainer.args.sync_ref_model:
-            return Reference(_scorer(self._language_model(trainer.ref_model).model))
+            return StartModel(_scorer(self._language_model(trainer.ref_model).model))
         frozen = copy.deepcopy(policy).requires_grad_(False).eval()
         vars(frozen).pop("forward", None)  # what TRL and rlif put there leads to the policy
-        return Reference(_scorer(frozen))
+        return StartModel(_scorer(frozen))
 
     @torch.no_grad()
     def _same_model(self, within: Callable[[], AbstractContextManager[None]]) -> bool:

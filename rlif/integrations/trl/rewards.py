@@ -19,7 +19,8 @@ from rlif.answers.extract import extract_answer
 from rlif.errors import UserError
 from rlif.integrations.trl.fused import FusedTokenStats
 from rlif.rewards import REWARDS, RewardFunction
-from rlif.rewards.interface import INPUTS, Reward, call, describe, reward_inputs
+from rlif.rewards.interface import INPUTS, Reward, describe
+from rlif.rewards.mixture import call, reward_inputs
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import TokenStats
 

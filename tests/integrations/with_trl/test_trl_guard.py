@@ -122,10 +122,10 @@ def test_a_process_samples_no_more_at_a_time_than_in_training(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = falling(model_dir, tmp_path)
-    assert guarded(trainer).config.prompts_per_step == 2
+    assert guarded(trainer).options.completions_per_batch == 2 * 4
     monkeypatch.setattr(trainer.args, "generation_batch_size", 16)
     monkeypatch.setattr(trainer.accelerator.state, "num_processes", 4)
-    assert guarded(trainer).config.prompts_per_step == 1
+    assert guarded(trainer).options.completions_per_batch == 4
 
 
 def test_without_its_adapter_the_model_is_the_start_model(model_dir: Path, tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_the_start_model_is_the_one_that_training_began_with(beta: float, model_
     trainer = falling(model_dir, tmp_path, beta=beta, max_steps=2)
     guard = guarded(trainer, action="warn")
     trainer.train()
-    assert guard.policy.reference is not None
-    start = guard.policy.reference.scorer.get_submodule("model")
+    assert guard.models.start_model is not None
+    start = guard.models.start_model.scorer.get_submodule("model")
     assert tiny.furthest(start.state_dict(), AutoModelForCausalLM.from_pretrained(model_dir).state_dict()) == 0
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():

@@ -1,8 +1,7 @@
-"""The README's snippets for TRL do what they say, as they stand there."""
+"""The snippets for TRL, in README.md and docs/trl.md, do what they say, as they stand there."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,24 @@ pytest.importorskip("trl", reason="trl is not installed: pip install 'rlif[trl]'
 from trl import GRPOConfig
 
 import tiny_trl as tiny
+from pages import snippet
 
-README = Path(__file__).parents[3] / "README.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+# TRL's own precision, too: it trains under autocast.
+SHORT = {name: value for name, value in tiny.SETTINGS.items() if name != "bf16"}
 
 
-def snippet(part: str) -> str:
-    (found,) = [each for each in SNIPPETS if part in each]
-    return found
+def test_the_readmes_lines(model_dir: Path, tmp_path: Path) -> None:
+    code = snippet("README.md", "import RLIFTrainer as GRPOTrainer")
+    assert code.count("# was: ") == 2
+    assert code.count("GRPOConfig(beta=0.005)") == 1
+    names: dict[str, Any] = {
+        "model": str(model_dir),
+        "dataset": tiny.dataset(),
+        "short": SHORT | {"output_dir": tmp_path},
+    }
+    exec(code.replace("GRPOConfig(beta=0.005)", "GRPOConfig(beta=0.005, **short)"), names)  # fewer and smaller steps
+    assert all("rewards/self_certainty/mean" in row for row in tiny.rows(names["trainer"]))
+    assert names["trainer"].args.beta == 0.005
 
 
 def test_trls_quickstart_with_two_lines_changed(
@@ -29,11 +38,11 @@ def test_trls_quickstart_with_two_lines_changed(
 ) -> None:
     # Only what is downloaded and how long it runs is another.
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: tiny.dataset())
-    code = snippet("import RLIFTrainer as GRPOTrainer").replace("Qwen/Qwen2.5-0.5B-Instruct", str(model_dir))
+    code = snippet("docs/trl.md", "import RLIFTrainer as GRPOTrainer").replace(
+        "Qwen/Qwen2.5-0.5B-Instruct", str(model_dir)
+    )
     assert code.count("# was: ") == 2
-    # TRL's own precision, too: it trains under autocast.
-    short = {name: value for name, value in tiny.SETTINGS.items() if name != "bf16"} | {"output_dir": str(tmp_path)}
-    names: dict[str, Any] = {"args": GRPOConfig(**short)}
+    names: dict[str, Any] = {"args": GRPOConfig(**(SHORT | {"output_dir": str(tmp_path)}))}
     exec(code.replace("train_dataset=dataset,", "args=args, train_dataset=dataset,"), names)
     assert all("rewards/self_certainty/mean" in row for row in tiny.rows(names["trainer"]))
     assert names["trainer"].args.bf16
@@ -47,7 +56,7 @@ def test_each_part_alone(model_dir: Path, tmp_path: Path) -> None:
         "dataset": tiny.dataset(),
         "held_out": tiny.dataset(),
     }
-    exec(snippet("import GuardCallback, trl_reward"), names)
+    exec(snippet("docs/trl.md", "import GuardCallback, trl_reward"), names)
     trainer = names["trainer"]
     assert all("rewards/self_certainty/mean" in row for row in tiny.rows(trainer))
     assert any("guard/base_nll" in row for row in trainer.state.log_history)

@@ -1,8 +1,7 @@
-"""The configuration that ships composes with verl's own, and verl accepts it."""
+"""The configuration that ships composes with verl's own, and verl accepts it, as docs/verl.md shows it."""
 
 import re
 import warnings
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +13,8 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+from pages import ROOT, snippet
 
 
 def composed(*overrides: str):
@@ -44,9 +45,8 @@ def test_the_configuration_is_verls_with_intuitor_in_it() -> None:
     assert OmegaConf.to_container(config.actor_rollout_ref.model)["external_lib"] == "rlif.integrations.verl.autopatch"
 
 
-def test_verl_accepts_the_readmes_command_as_it_stands() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    (command,) = re.findall(r"python -m verl\.trainer\.main_ppo (.*?)```", readme, re.DOTALL)
+def test_verl_accepts_the_pages_command_as_it_stands() -> None:
+    command = snippet("docs/verl.md", "python -m verl.trainer.main_ppo ")
     with initialize_config_module("rlif.integrations.verl", version_base=None):
         config = compose("intuitor", re.findall(r"[\w.]+=[^\s\\]+", command))
     with warnings.catch_warnings():
@@ -68,8 +68,7 @@ def test_the_reward_function_rewards_nothing() -> None:
     assert function(data_source="any", solution_str="4", ground_truth="", extra_info={"num_turns": 1}) == 0.0
 
 
-def test_the_block_in_the_readme_is_the_file_that_ships() -> None:
-    root = Path(__file__).parents[3]
-    (block,) = re.findall(r"```yaml\n(algorithm:.*?)```", (root / "README.md").read_text(), re.DOTALL)
-    shipped = yaml.safe_load((root / "rlif/integrations/verl/intuitor.yaml").read_text())
+def test_the_block_on_the_page_is_the_file_that_ships() -> None:
+    block = snippet("docs/verl.md", "algorithm:\n")
+    shipped = yaml.safe_load((ROOT / "rlif/integrations/verl/intuitor.yaml").read_text())
     assert yaml.safe_load(block) == {name: shipped[name] for name in shipped.keys() - {"defaults", "hydra"}}

@@ -115,3 +115,31 @@ def test_epochs_and_seeds_differ_in_their_order() -> None:
     order = list(islice(shuffled_epochs(items, 0), 100))
     assert order[:50] != order[50:]
     assert order[:50] != list(islice(shuffled_epochs(items, 1), 50))
+
+
+@pytest.mark.parametrize(("written", "gold"), [("0.00001", "0.00001"), ("1e16", "10000000000000000"), ("7", "7")])
+def test_a_number_as_gold_answer_is_read_as_it_stands(written: str, gold: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f'{{"prompt": "x", "answer": {written}}}\n')
+    assert read_prompts(path)[0].answer == gold
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"prompt": "a\\ud800b"}', "half a surrogate pair"),
+        ('{"prompt": "x", "answer": "a\\ud800b"}', "half a surrogate pair"),
+        ('{"prompt": "x", "answer": NaN}', "NaN is not JSON"),
+        ('{"prompt": "x", "answer": "  "}', "no `answer`"),
+        ('{"prompt": "x", "answer": "#### "}', "no `answer`"),
+        (json.dumps({"prompt": "x"})[:-1] + ', "answer": ' + "9" * 5000 + "}", None),
+    ],
+)
+def test_odd_lines_are_one_error_that_names_the_line(row: str, message: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(row + "\n")
+    if message is None:
+        assert len(read_prompts(path, need_answers=True)[0].answer) == 5000
+    else:
+        with pytest.raises(UserError, match=f"line 1.*{message}"):
+            read_prompts(path, need_answers=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlif.demo.command import REWARDS, run_demo
+from rlif.demo.command import REWARDS
+from rlif.demo.command import run as run_demo
 from rlif.demo.options import DemoConfig
 from rlif.errors import UserError
 from rlif.tasks.arithmetic import ArithmeticConfig

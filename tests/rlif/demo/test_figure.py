@@ -25,8 +25,8 @@ RUNS = {"self_certainty": rows([0.4, 0.6, 0.1]), "verifiable": rows([0.4, 0.7, 0
 
 
 @pytest.fixture
-def figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
-    """What plot_runs draws, still as an object."""
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """What is drawn, still as objects."""
     drawn: list[Figure] = []
     save = Figure.savefig
 
@@ -35,6 +35,12 @@ def figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
         save(self, *arguments, **keywords)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
+    return drawn
+
+
+@pytest.fixture
+def figure(tmp_path: Path, drawn: list[Figure]) -> Figure:
+    """What plot_runs draws of both runs."""
     plot_runs(RUNS, tmp_path / "figure.png")
     return drawn[0]
 
@@ -82,8 +88,13 @@ def test_the_best_evaluation_is_the_first_of_equals() -> None:
     assert best_evaluation(rows([0.1, 0.5, 0.5]))["step"] == 2
 
 
-def test_rewards_of_the_same_unit_share_an_axis(tmp_path: Path) -> None:
+def test_rewards_of_the_same_unit_share_an_axis(tmp_path: Path, drawn: list[Figure]) -> None:
     plot_runs({"self_certainty": rows([0.1, 0.2]), "token_entropy": rows([0.1, 0.2])}, tmp_path / "figure.png")
+    (figure,) = drawn
+    assert len(figure.axes) == 5  # a panel each, and no second axis
+    (reward,) = (axes for axes in figure.axes if axes.get_title(loc="left") == "Reward in training")
+    assert reward.get_ylabel() == "self_certainty and token_entropy, nats/token"
+    assert [list(line.get_ydata()) for line in reward.lines].count([1.0, 2.0]) == 2
 
 
 def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from rlif.data.prompts import Prompt
-from rlif.diagnosis.command import run_diagnose
-from rlif.diagnosis.diagnose import Diagnosis, Samples, diagnose, group_auroc, group_difference, judge
+from rlif.diagnosis.command import run as run_diagnose
+from rlif.diagnosis.diagnose import Diagnosis, Samples, diagnose, group_difference, judge
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.verdict import Thresholds
 from rlif.errors import UserError
 from rlif.metrics.bootstrap import Bootstrap
+from rlif.metrics.calibration import auroc_by_group
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.sample import sample
@@ -172,7 +173,7 @@ def test_group_statistics_are_their_definitions_and_nan_where_a_kind_is_missing(
     values = generator.integers(0, 4, size=(20, 6)).astype(np.float64)
     positive = generator.integers(0, 2, size=(20, 6)).astype(np.float64)
     positive[0], positive[1], positive[2] = 1, 0, np.nan
-    auroc, difference = group_auroc(values, positive), group_difference(values, positive)
+    auroc, difference = auroc_by_group(values, positive), group_difference(values, positive)
     assert np.isnan(auroc[:3]).all()
     assert np.isnan(difference[:3]).all()
     for group in range(3, 20):
@@ -207,7 +208,11 @@ def test_bad_input_is_one_error_that_names_it(
 def config(adder_dir: Path, tmp_path: Path) -> DiagnoseConfig:
     write_jsonl(tmp_path / "data.jsonl", TASK, "eval", 40, 0)
     return DiagnoseConfig(
-        str(adder_dir), str(tmp_path / "data.jsonl"), num_prompts=12, num_generations=4, max_completion_length=20
+        model=str(adder_dir),
+        data=str(tmp_path / "data.jsonl"),
+        num_prompts=12,
+        num_generations=4,
+        max_completion_length=20,
     )
 
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlif.errors import UserError
-from rlif.evaluation.completions import completion_line, read_completions
+from rlif.evaluation.completions import completion_row, read_completions
+from rlif.files.jsonl import write_rows
 
 WriteJsonl = Callable[..., Path]
 
@@ -19,11 +20,11 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "completions.jsonl"
     texts = [["so #### 4", "none", "\\boxed{5}"], ["#### x\u2028", "#### 4.0", "#### 4"]]
     scores = [{"sureness": [0.1, 1e-7, 123456.79]}, {"sureness": [1.0, 2.0, -3.0]}]
-    lines = [
-        completion_line("p\n1", "4", texts[0], scores[0], tokens=[3, 1, 2]),
-        completion_line("p2", None, texts[1], scores[1], tokens=[3, 1, 2]),
+    rows = [
+        completion_row("p\n1", "4", texts[0], scores[0], tokens=[3, 1, 2]),
+        completion_row("p2", None, texts[1], scores[1], tokens=[3, 1, 2]),
     ]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_rows(path, rows)
     completions = read_completions(path)
     assert completions.prompts == ["p\n1", "p2"]
     assert completions.golds == ["4", None]

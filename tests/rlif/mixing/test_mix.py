@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Q
 
 from rlif.errors import UserError
 from rlif.mixing import weight_files
-from rlif.mixing.command import run_mix
+from rlif.mixing.command import run as run_mix
 from rlif.mixing.mix import mix
 from rlif.mixing.options import MixConfig
 from tiny_models import files_of_at_most, make_model, make_tokenizer
@@ -209,7 +209,7 @@ def test_weights_that_are_not_safetensors_are_refused(pair: MakePair, tmp_path: 
 
 def test_several_ratios_make_a_directory_each(pair: MakePair, tmp_path: Path) -> None:
     base, instruct = map(str, pair())
-    run_mix(MixConfig(base, instruct, ratio=(0, 0.25, 1), output=tmp_path / "mixed"))
+    run_mix(MixConfig(base=base, instruct=instruct, ratio=(0, 0.25, 1), output_dir=tmp_path / "mixed"))
     assert sorted(path.name for path in (tmp_path / "mixed").iterdir()) == ["ratio-0", "ratio-0.25", "ratio-1"]
     one, other = logits(tmp_path / "mixed/ratio-0"), logits(tmp_path / "mixed/ratio-1")
     assert torch.equal(one, logits(Path(base)))
@@ -223,7 +223,7 @@ def test_several_ratios_make_a_directory_each(pair: MakePair, tmp_path: Path) ->
         ({"ratio": (float("nan"),)}, "ratio: got nan, expected"),
         ({"ratio": ()}, "ratio: got none"),
         ({"ratio": (0.1, 0.1)}, "ratio: got 0.1 0.1, expected each once"),
-        ({"output": Path(__file__).parent}, "output: .* exists, expected a new directory"),
+        ({"output_dir": Path(__file__).parent}, "output_dir: .* exists, expected a new directory"),
         ({"base": "/nowhere/model"}, "base: got '/nowhere/model', which does not exist"),
         ({"instruct": "/nowhere/model"}, "instruct: got '/nowhere/model', which does not exist"),
         ({"max_shard_size": "much"}, "max_shard_size: got 'much', expected a size such as 5GB"),
@@ -233,7 +233,7 @@ def test_bad_input_is_one_error_that_names_it(
     changes: dict[str, object], message: str, pair: MakePair, tmp_path: Path
 ) -> None:
     base, instruct = map(str, pair())
-    settings = {"base": base, "instruct": instruct, "ratio": (0.5,), "output": tmp_path / "mixed"} | changes
+    settings = {"base": base, "instruct": instruct, "ratio": (0.5,), "output_dir": tmp_path / "mixed"} | changes
     with pytest.raises(UserError, match=message):
         run_mix(MixConfig(**settings))  # type: ignore[arg-type]
     assert not (tmp_path / "mixed").exists()
@@ -245,7 +245,7 @@ def test_what_cannot_be_finished_leaves_nothing_behind(
 ) -> None:
     base, instruct = pair()
     if end is OSError:
-        with files_of_at_most(3000), pytest.raises(UserError, match=r"output: cannot save .*mixed"):
+        with files_of_at_most(3000), pytest.raises(UserError, match=r"output_dir: cannot save .*mixed"):
             mix(base, instruct, 0.5, tmp_path / "mixed")
     else:
 

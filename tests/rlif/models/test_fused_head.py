@@ -36,7 +36,7 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.scorer import LossInputs, Scorer
-from rlif.training.options import TrainConfig
+from runs import MakeConfig, train
 from tiny_models import make_tokenizer
 
 VOCABULARY = len(make_tokenizer())
@@ -141,16 +141,10 @@ def test_a_fused_head_never_calls_the_models_own(model: PreTrainedModel) -> None
 
 @pytest.mark.parametrize("num_iterations", [1, 2])
 def test_a_run_learns_the_same_with_and_without_a_fused_head(
-    num_iterations: int, make_config: Callable[..., TrainConfig], tmp_path: Path
+    num_iterations: int, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    from rlif.training.loop import train
-    from rlif.training.progress import SilentProgress
-
     rows = [
-        train(
-            make_config(run_dir=tmp_path / str(fused), fused_head=fused, num_iterations=num_iterations),
-            progress=SilentProgress(),
-        ).rows
+        train(make_config(output_dir=tmp_path / str(fused), fused_head=fused, num_iterations=num_iterations)).rows
         for fused in (True, False)
     ]
     for fused, plain in zip(*rows, strict=True):

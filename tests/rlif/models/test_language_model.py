@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel, load_language_model
@@ -110,3 +111,20 @@ def test_a_broken_configuration_is_one_error(copied: Path, content: str) -> None
 def test_a_device_that_torch_cannot_use_is_an_error(model_dir: Path, device: str) -> None:
     with pytest.raises(UserError, match=f"device: got '{device}', expected a device that torch can use"):
         load(model_dir, device=device)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "partial"
+    shutil.copytree(model_dir, copied)
+    weights = load_file(copied / "model.safetensors")
+    lost = sorted(weights)[1]
+    del weights[lost]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"lacks weights of .*: {lost}"):
+        load_language_model(str(copied), device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense"])
+def test_a_device_that_holds_no_values_is_an_error(device: str, model_dir: Path) -> None:
+    with pytest.raises(UserError, match=f"device: got '{device}'"):
+        load_language_model(str(model_dir), device=device, dtype="float32")

@@ -40,8 +40,10 @@ def write_yaml(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_what_is_written_is_read_back_but_for_the_run_directory(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(dataclasses.replace(COMPLETE, run_dir=Path("old")), path, header="rlif 1")
-    assert TrainConfig(**read_config(path)) == COMPLETE
+    write_config(
+        dataclasses.replace(COMPLETE, output_dir=Path("old")), path, header="rlif 1", leave_out=("output_dir",)
+    )
+    assert TrainConfig(**read_config(path, TrainConfig, "rlif train")) == COMPLETE
     assert path.read_text(encoding="utf-8").startswith("# rlif 1\n")
 
 
@@ -65,11 +67,84 @@ def test_without_a_file_rewards_are_those_of_the_command_line_or_the_default() -
 
 
 def test_values_may_be_written_as_a_person_would(write_yaml: Callable[[str], Path]) -> None:
-    path = write_yaml("learning_rate: 1e-5\nbeta: 0\nrun_dir: runs/x\nreward: format\nmax_steps: 3\nsave_steps: null\n")
-    values = read_config(path)
-    expected = {"learning_rate": 1e-5, "beta": 0.0, "run_dir": Path("runs/x"), "reward": ("format",), "max_steps": 3}
+    path = write_yaml(
+        "learning_rate: 1e-5\nbeta: 0\noutput_dir: runs/x\nreward: format\nmax_steps: 3\nsave_steps: null\n"
+    )
+    values = read_config(path, TrainConfig, "rlif train")
+    expected = {"learning_rate": 1e-5, "beta": 0.0, "output_dir": Path("runs/x"), "reward": ("format",), "max_steps": 3}
     assert values == expected | {"save_steps": None}
     assert isinstance(values["beta"], float)
+
+
+def test_an_old_name_in_a_file_sets_the_option_that_has_another_now(write_yaml: Callable[[str], Path]) -> None:
+    path = write_yaml("run_dir: runs/x\nmodel: m\ndata: d\n")
+    assert parse(["train", "--config", str(path)]) == TrainConfig(model="m", data="d", output_dir=Path("runs/x"))
+
+
+COMMAND_LINES = {
+    "eval": ["--model", "m", "--data", "d", "--num-generations", "3", "--top-p", "0.5"],
+    "diagnose": ["--model", "m", "--data", "d", "--reward", "format", "--reward", "random", "--json", "-"],
+    "mix": ["b", "i", "--ratio", "0", "0.5", "--tokenizer-from", "instruct"],
+    "demo": ["--max-steps", "3", "--base.seed", "4", "--base.task.digits", "2"],
+    "lab": ["--quick", "--workers", "1"],
+    "self-feedback": [
+        "rank",
+        "--num-generations",
+        "4",
+        "--verdicts",
+        "Y",
+        "N",
+        "--threshold",
+        "0.5",
+        "--lora-rank",
+        "2",
+    ],
+    "plot": ["one", "two", "--output", "a.png"],
+}
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_the_file_of_any_command_repeats_it(name: str, tmp_path: Path) -> None:
+    path, place = tmp_path / "config.yaml", ["--output-dir", "out"] if name == "mix" else []
+    config = parse([name, *COMMAND_LINES[name], *place])
+    write_config(config, path, header="rlif 1")
+    assert parse([name, "--config", str(path), *place]) == config
+    assert parse([name, f"--config={path}", *COMMAND_LINES[name], *place]) == config
+
+
+def test_a_group_of_options_may_be_written_as_a_mapping_or_without(write_yaml: Callable[[str], Path]) -> None:
+    inside = write_yaml("sample: {num_generations: 4, questions_per_batch: 8}\nseed: 3\n")
+    nested = parse(["self-feedback", "--config", str(inside)])
+    flat = parse(["self-feedback", "--config", str(write_yaml("num_generations: 4\nprompts_per_batch: 8\nseed: 3\n"))])
+    assert nested == flat
+    assert (flat.sample.num_generations, flat.sample.prompts_per_batch, flat.seed) == (4, 8, 3)
+    path = write_yaml("base: {task: {digits: 2}}")
+    base = parse(["demo", "--config", str(path), "--base.task.operands", "3"]).base
+    assert (base.task.digits, base.task.operands) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("eval", "max_steps: 3", "got 'max_steps', which is no option of rlif eval"),
+        ("demo", "base: 3", "base: got 3, expected options of its own"),
+        ("demo", "base: {sed: 3}", "base: got 'sed', which is no option of base; did you mean seed"),
+        ("demo", "base: {task: {digits: two}}", "base: task: digits: got 'two', expected a value of type int"),
+        ("self-feedback", "sample: {num_generations: x}", "num_generations: got 'x', expected a value of type int"),
+        ("self-feedback", "stage: first", "stage: got 'first', expected one of all, sample, rank, train, measure"),
+    ],
+)
+def test_what_is_wrong_with_the_file_of_any_command_is_named(
+    name: str, text: str, message: str, write_yaml: Callable[[str], Path]
+) -> None:
+    with pytest.raises(UserError, match=message):
+        parse([name, "--config", str(write_yaml(text))])
+
+
+def test_values_of_a_file_are_held_to_the_same_bounds_as_others(write_yaml: Callable[[str], Path]) -> None:
+    path = write_yaml("model: m\ndata: d\nnum_generations: 1\n")
+    with pytest.raises(UserError, match=r"^num_generations: got 1, expected an integer of at least 2"):
+        parse(["train", "--config", str(path)]).validate()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +161,7 @@ def test_values_may_be_written_as_a_person_would(write_yaml: Callable[[str], Pat
         ("beta: true", r"beta: got True, expected a value of type float"),
         ("beta: null", r"beta: got None, expected a value of type float"),
         ("model: 3", r"model: got 3, expected text"),
-        ("run_dir: 3", r"run_dir: got 3, expected a path"),
+        ("output_dir: 3", r"output_dir: got 3, expected a path"),
         ("reward: {format: 1}", r"reward: got \{'format': 1\}, expected text"),
         ("chat: 1", r"chat: got 1, expected a value of type bool"),
         ("dtype: float64", r"dtype: got 'float64', expected one of float32, bfloat16"),
@@ -115,7 +190,7 @@ def test_the_config_file_of_a_run_repeats_it_in_another_directory(
     make_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     first = train(make_config(reward=("self_certainty", "format=0.5")), progress=SilentProgress())
-    words = ["train", "--config", str(first.run_dir / "config.yaml"), "--run-dir", str(tmp_path / "again")]
+    words = ["train", "--config", str(first.run_dir / "config.yaml"), "--output-dir", str(tmp_path / "again")]
     config = parse(words)
     assert isinstance(config, TrainConfig)
     again = train(config, progress=SilentProgress())

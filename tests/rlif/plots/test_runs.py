@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from rlif import cli
 from rlif.errors import UserError
 from rlif.plots.runs import compare_runs
-from rlif.plotting.options import PlotConfig
 
 
 def make_run(path: Path, *rows: dict[str, float | None], tail: str = "") -> Path:
@@ -48,16 +47,13 @@ def test_held_out_metrics_come_before_those_of_training_and_a_half_written_line_
 
 def test_what_cannot_be_drawn_is_one_error(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {"step": 1, "reward": 1.0})
-    for config, message in (
-        (PlotConfig(()), "runs: got none"),
-        (PlotConfig((tmp_path,)), "runs: cannot read .*metrics.jsonl: No such file"),
-        (PlotConfig((make_run(tmp_path / "new"),)), "runs: .* have no metrics yet"),
-        (
-            PlotConfig((make_run(tmp_path / "damaged", tail="\0\0\n"),)),
-            "runs: .*metrics.jsonl holds a line that is not",
-        ),
-        (PlotConfig((run,), tmp_path / "missing" / "a.png"), "output: cannot write"),
-        (PlotConfig((run,), tmp_path / "a.unknown"), "output: cannot write"),
+    for runs, output, message in (
+        ([], "a.png", "runs: got none"),
+        ([tmp_path], "a.png", "runs: cannot read .*metrics.jsonl: No such file"),
+        ([make_run(tmp_path / "new")], "a.png", "runs: .* have no metrics yet"),
+        ([make_run(tmp_path / "damaged", tail="\0\0\n")], "a.png", "runs: .*metrics.jsonl, line 1: not valid JSON"),
+        ([run], "missing/a.png", "output: cannot write"),
+        ([run], "a.unknown", "output: cannot write"),
     ):
         with pytest.raises(UserError, match=message):
-            compare_runs(config)
+            compare_runs(runs, tmp_path / output)

@@ -1,18 +1,12 @@
-"""The built-in rewards are those of the papers, and a mixture is their weighted sum."""
+"""The built-in rewards are those of the papers."""
 
 import dataclasses
 import math
-import subprocess
-import sys
 
 import pytest
-import torch
 
 from made_rollouts import TOKENIZER, VOCAB_SIZE, make_rollout, make_stats
-from rlif.errors import UserError
-from rlif.rewards import REWARDS, Rewards, load_rewards
-from rlif.rewards.advantages import group_advantages
-from rlif.rewards.confidence import answer_tokens
+from rlif.rewards import load_rewards
 from rlif.rollouts.rollout import Rollout
 
 
@@ -52,30 +46,6 @@ def test_probability_disparity_is_the_lead_of_the_answers_tokens_over_the_runner
     assert rewards == pytest.approx([(chosen - second)[answer].mean().item(), 0.0, 0.0], abs=1e-6)
 
 
-class TokenPieces:
-    """A tokenizer whose pieces are longer than a character, one of them special and one a part of a character."""
-
-    pieces = ("<s>", "the ", "answer", ": \\boxed{", "1", "2", "3}", ".")
-
-    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        return "".join(self.pieces[index] for index in ids if not (skip_special_tokens and index == 0))
-
-
-@pytest.mark.parametrize(
-    ("ids", "tokens"),
-    [
-        ([1, 2, 3, 4, 5, 6, 7], [4, 5, 6]),
-        ([0, 1, 3, 4, 0, 6, 0], [4, 0, 6]),
-        ([3, 6], [6]),
-        ([1, 2], None),
-    ],
-)
-def test_the_answers_tokens_are_those_that_a_part_of_it_was_decoded_from(ids: list[int], tokens: list[int]) -> None:
-    tokenizer = TokenPieces()
-    found = answer_tokens(tokenizer.decode(ids, skip_special_tokens=True), ids, tokenizer)  # type: ignore[arg-type]
-    assert (None if found is None else ids[found]) == tokens
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -109,80 +79,3 @@ def test_the_random_reward_is_a_fair_coin_that_repeats_however_the_step_is_divid
     assert reward("random", part) == rewards[1000:2000]
     assert reward("random", rollout, step=2) != rewards
     assert reward("random", rollout, seed=1) != rewards
-
-
-def mixed(*specs: str, aggregation: str = "sum_then_normalize") -> Rewards:
-    rollout = make_rollout(["#### 2", "#### 3", "20", "1+1", "5", "#### 2#", "##", "3+3"], num_generations=4)
-    mixture = load_rewards(specs, aggregation=aggregation)  # type: ignore[arg-type]
-    return mixture(make_stats(rollout)[1], rollout, tokenizer=TOKENIZER, step=1)
-
-
-@pytest.mark.parametrize("name", REWARDS)
-def test_a_reward_alone_is_a_mixture_of_one(name: str) -> None:
-    total, parts = mixed(name)
-    assert total.shape == (8,)
-    assert total.dtype == torch.float32
-    assert not total.requires_grad
-    assert torch.equal(total, parts[name])
-    assert list(parts) == [name]
-
-
-def test_a_mixture_is_the_weighted_sum_and_keeps_each_part_as_it_is() -> None:
-    total, parts = mixed("self_certainty=2", "format=-0.1", "verifiable=0")
-    torch.testing.assert_close(total, 2 * parts["self_certainty"] - 0.1 * parts["format"])
-    assert parts["format"].tolist() == [1, 1, 0, 0, 0, 1, 0, 0]
-    assert parts["verifiable"].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
-
-
-def test_rewards_normalised_first_weigh_the_same_whatever_their_scale() -> None:
-    _, parts = mixed("sequence_logprob", "format")
-    expected = 3 * group_advantages(parts["sequence_logprob"], 4) + group_advantages(parts["format"], 4)
-    total, raw = mixed("sequence_logprob=3", "format", aggregation="normalize_then_sum")
-    torch.testing.assert_close(total, expected)
-    assert torch.equal(raw["sequence_logprob"], parts["sequence_logprob"])
-
-
-def test_the_forward_computes_what_the_mixture_reads_and_no_more() -> None:
-    assert load_rewards(["majority_vote", "format"]).outputs == ()
-    assert load_rewards(["self_certainty", "probability_disparity", "trajectory_entropy"]).outputs == (
-        "self_certainty",
-        "logprob",
-        "top_probs",
-    )
-    assert [name for name in REWARDS if load_rewards(name).needs_answers] == ["verifiable"]
-
-
-@pytest.mark.parametrize(
-    ("specs", "message"),
-    [
-        ([], "reward: got none, expected at least one of self_certainty,"),
-        (["self-certainty"], "got 'self-certainty', expected one of .*; did you mean self_certainty?"),
-        (["format=much"], "got the weight 'much' in 'format=much', expected a finite number"),
-        (["format="], "got the weight '' in 'format=', expected a finite number"),
-        (["format=nan"], "expected a finite number"),
-        (["format", "random", "format=2"], "'format' is named twice"),
-        (["format=0", "random=0"], "every weight is 0"),
-    ],
-)
-def test_what_is_wrong_with_a_mixture_is_said_before_any_work(specs: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_rewards(specs)
-
-
-def test_rewards_can_be_listed_without_loading_torch() -> None:
-    # The command line checks the names and prints its help by them; loading torch takes seconds.
-    code = (
-        "import sys, rlif.training.options; rlif.training.options.load_rewards(['self_certainty', 'format=0.1']); "
-        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_reward_of_ours_that_is_not_finite_is_an_error_too() -> None:
-    rollout = make_rollout(["7", "1+1=2"])
-    _, stats = make_stats(rollout)
-    assert stats.entropy is not None
-    entropy = stats.entropy.detach().clone()
-    entropy[1, 0] = torch.nan
-    with pytest.raises(UserError, match=r"^reward token_entropy: returned nan for completion 2 of 2, .*'1\+1='"):
-        load_rewards("token_entropy")(stats._replace(entropy=entropy), rollout, tokenizer=TOKENIZER, step=1)

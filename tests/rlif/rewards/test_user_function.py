@@ -11,10 +11,9 @@ from rlif.errors import UserError
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.interface import INPUTS
 from rlif.rollouts.rollout import Rollout
-from rlif.training import loop as trainer
 from rlif.training.options import TrainConfig
-from rlif.training.progress import SilentProgress
 from rlif_kernels import TokenStats
+from runs import train
 
 ROLLOUT = make_rollout(["1+1", "#### 2", "3"], num_generations=3)
 
@@ -190,7 +189,7 @@ def test_training_on_a_mixture_logs_each_part(
 ) -> None:
     path = write_module("def short(completion_mask):\n    return -completion_mask.sum(dim=1).float()\n")
     config = make_config(reward=("probability_disparity=0.5", f"{path}:short=0.1", "random=0"))
-    result = trainer.train(config, progress=SilentProgress())
+    result = train(config)
     for row in result.rows:
         assert row["reward/short"] == pytest.approx(-row["completion_length"])
         assert row["reward"] == pytest.approx(0.5 * row["reward/probability_disparity"] + 0.1 * row["reward/short"])
@@ -203,7 +202,7 @@ def test_a_reward_that_fails_in_training_loses_nothing(
     path = write_module("def fails(completions, step):\n    return [1 / (2 - step)] * len(completions)\n")
     config = make_config(reward=(f"{path}:fails",), max_steps=3)
     with pytest.raises(UserError, match=r"^reward fails: raised ZeroDivisionError.* \(stopped in step 2; metrics"):
-        trainer.train(config, progress=SilentProgress())
-    assert config.run_dir is not None
-    assert (config.run_dir / "metrics.jsonl").read_text().count("\n") == 1
-    assert (config.run_dir / "model" / "model.safetensors").is_file()
+        train(config)
+    assert config.output_dir is not None
+    assert (config.output_dir / "metrics.jsonl").read_text().count("\n") == 1
+    assert (config.output_dir / "model" / "model.safetensors").is_file()

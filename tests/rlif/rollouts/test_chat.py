@@ -10,9 +10,8 @@ from rlif.data.prompts import Prompt, read_prompts
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import encode_prompts
-from rlif.training import loop as trainer
 from rlif.training.options import TrainConfig
-from rlif.training.progress import SilentProgress
+from runs import train
 
 # Brackets of the alphabet that the tests' tokenizer knows: "#" before a message, "\n" after it, "=" to begin an answer.
 TEMPLATE = (
@@ -107,7 +106,7 @@ def test_training_on_conversations(
     chat_model.save(tmp_path / "chat")
     data = write_jsonl({"prompt": [QUESTION], "answer": 2}, {"prompt": "2+2", "answer": 4}, name="chat.jsonl")
     config = make_config(model=str(tmp_path / "chat"), data=str(data), system_prompt="8", prompts_per_step=2)
-    result = trainer.train(replace(config, eval_data=str(data)), progress=SilentProgress())
+    result = train(replace(config, eval_data=str(data)))
     samples = (result.run_dir / "samples.jsonl").read_text()
     assert '"prompt": "0#8\\n1#1+1\\n="' in samples
     assert '"prompt": "0#8\\n1#2+2\\n="' in samples

@@ -20,10 +20,10 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.paged import check_paged, sample_paged
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from rlif.training.setup import prepare
+from runs import train
 from tiny_models import EOS, PAD, make_tokenizer
 
 PROMPTS = [Prompt("1+2=", "3"), Prompt("10+200=", "210"), Prompt("7", None)]
@@ -131,7 +131,7 @@ def test_a_run_with_continuous_batching_trains_and_repeats_itself(
     rows = []
     for name in ("first", "second"):
         run_dir = tmp_path / name
-        train(replace(config, run_dir=run_dir), progress=SilentProgress())
+        train(replace(config, output_dir=run_dir))
         lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         rows.append([(row["loss"], row["entropy"], row["num_tokens"]) for row in lines])
     assert len(rows[0]) == 2
@@ -177,4 +177,4 @@ def test_the_model_is_tried_before_the_run_begins(make_config: Callable[..., Tra
     config = replace(config, model=str(tmp_path / "bloom"))
     with pytest.raises(UserError, match="use_transformers_continuous_batching: BloomForCausalLM"):
         prepare(config, SilentProgress())
-    assert not config.run_dir.exists()  # type: ignore[union-attr]
+    assert not config.output_dir.exists()  # type: ignore[union-attr]

@@ -1,19 +1,15 @@
 """Sampling draws from the model's distribution, stops at the end token, and pads without a trace."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from rlif.data.prompts import Prompt
-from rlif.errors import UserError
-from rlif.models.language_model import LanguageModel, positions
-from rlif.rollouts.encode import encode_prompts, pad_left
+from rlif.models.language_model import LanguageModel
+from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.scorer import Scorer
@@ -193,45 +189,8 @@ def test_statistics_change_no_completion_and_are_selected_with_theirs(language_m
                 assert torch.equal(values[index, :length], everything[row, :length])
 
 
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_left_padding_keeps_every_sequence_and_its_positions_count_from_zero(lengths: list[int]) -> None:
-    sequences = [[row + 1] * length for row, length in enumerate(lengths)]
-    ids, mask = pad_left(sequences, 0, torch.device("cpu"))
-    assert ids.shape == (len(lengths), max(lengths))
-    assert [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)] == sequences
-    assert [row[keep].tolist() for row, keep in zip(positions(mask), mask, strict=True)] == [
-        list(range(length)) for length in lengths
-    ]
-    assert mask[:, -1].all()
-
-
 def test_sampling_among_the_most_likely_token_alone_is_greedy(language_model: LanguageModel) -> None:
     greedy = roll(language_model, temperature=0.0).completion_ids
     assert torch.equal(roll(language_model, top_k=1).completion_ids, greedy)
     assert torch.equal(roll(language_model, top_p=1e-6).completion_ids, greedy)
     assert not torch.equal(roll(language_model).completion_ids, greedy)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reason"),
-    [("", "no tokens"), ("1" * 53, "53 tokens, which with max_completion_length 12 is more than the model's 64")],
-)
-def test_a_prompt_that_the_model_cannot_take_is_an_error(
-    language_model: LanguageModel, prompt: str, reason: str
-) -> None:
-    with pytest.raises(UserError, match=reason):
-        encode_prompts(language_model, [Prompt(prompt)], 12)
-    assert encode_prompts(language_model, [Prompt("1" * 52)], 12)
-
-
-def test_the_context_of_a_model_that_reads_images_too_is_that_of_its_text(language_model: LanguageModel) -> None:
-    text = SimpleNamespace(max_position_embeddings=8)
-    language_model.model.config = SimpleNamespace(get_text_config=lambda: text)
-    with pytest.raises(UserError, match="more than the model's 8 positions"):
-        encode_prompts(language_model, [Prompt("1+1=")], 5)
-
-
-def test_a_tokenizer_larger_than_the_model_is_an_error(language_model: LanguageModel) -> None:
-    language_model.tokenizer.add_tokens(["<new>"])
-    with pytest.raises(UserError, match="token id 18, but the model has 18 embeddings"):
-        encode_prompts(language_model, [Prompt("1<new>")], 12)

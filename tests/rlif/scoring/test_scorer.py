@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlif.data.prompts import Prompt
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
-from rlif.rollouts import rollout as rollout_module
+from rlif.rollouts import sample as sample_module
 from rlif.rollouts.encode import encode_prompts, pad_left
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
@@ -96,13 +96,13 @@ def test_scores_equal_the_probabilities_that_sampling_used(
     language_model: LanguageModel, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
-    draw = rollout_module.draw
+    draw = sample_module.draw
 
     def record(logits: Tensor, temperature: float, *rest: Any) -> tuple[Tensor, TokenStats]:
         seen.append((logits / temperature).log_softmax(dim=-1))
         return draw(logits, temperature, *rest)
 
-    monkeypatch.setattr(rollout_module, "draw", record)
+    monkeypatch.setattr(sample_module, "draw", record)
     language_model = replace(language_model, eos_token_ids=())
     prompts = encode_prompts(language_model, [Prompt("1+2="), Prompt("10+200="), Prompt("7")], 12)
     rollout = sample(

@@ -1,10 +1,10 @@
-"""`rlif self-feedback`: all stages in one, or each alone, to the same files; errors before any work."""
+"""The stages follow one another, alone or together, and bad input is named before anything is written."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import pytest
 
 from rlif.cli import parse
 from rlif.errors import UserError
-from rlif.metrics.calibration import auroc, brier_score, expected_calibration_error
 from rlif.self_feedback import sample as sampling
-from rlif.self_feedback.command import run_self_feedback
-from rlif.self_feedback.measure import measures
+from rlif.self_feedback.command import run as run_self_feedback
+from rlif.self_feedback.command import with_recorded
 from rlif.self_feedback.options import (
     MeasureOptions,
     RankOptions,
@@ -27,12 +26,14 @@ from rlif.self_feedback.options import (
 )
 
 STAGES: tuple[Stage, ...] = ("sample", "rank", "train", "measure")
+
+
 MakeConfig = Callable[..., SelfFeedbackConfig]
 
 
 @pytest.fixture
 def make_config(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Path) -> MakeConfig:
-    """Small sums for a random model, which has no answers to speak of: confidence is that of the trace."""
+    """Small sums for a random model, which has no answers to speak of: confidence is that of the completion."""
     rows = [{"prompt": f"{a}+{b}=", "answer": a + b} for a in (1, 20) for b in (3, 4, 50)]
 
     def make(**changes: Any) -> SelfFeedbackConfig:
@@ -63,7 +64,7 @@ def test_stages_one_by_one_write_what_all_in_one_writes_and_a_repetition_changes
 ) -> None:
     run_self_feedback(make_config())
     printed = capsys.readouterr().out
-    for word in ("sample: 24 chains of thought of 6 questions", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
+    for word in ("sample: 24 completions of 6 prompts", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
         assert word in printed
     together = contents(tmp_path / "out")
     assert {
@@ -83,7 +84,7 @@ def test_ranking_again_with_another_threshold_trains_in_the_same_directory_once_
 ) -> None:
     run_self_feedback(make_config())
     samples = (tmp_path / "out" / "samples.jsonl").read_bytes()
-    other = make_config(rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, max_pairs_per_question=2))
+    other = make_config(rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, max_pairs_per_prompt=2))
     run_self_feedback(replace(other, stage="rank"))
     with pytest.raises(UserError, match=r"preferences: got .* or metrics.jsonl removed"):
         run_self_feedback(replace(other, stage="train"))
@@ -100,8 +101,8 @@ def test_ranking_says_that_sampling_was_interrupted_and_ranks_what_there_is(
     samples.write_bytes(b"".join(samples.read_bytes().splitlines(keepends=True)[:4]))
     run_self_feedback(make_config(stage="rank"))
     printed = capsys.readouterr().out
-    assert "rank: `sample` was interrupted after 4 of 6 questions; these are ranked" in printed
-    assert "of 4 questions" in printed
+    assert "rank: `sample` was interrupted after 4 of 6 prompts; these are ranked" in printed
+    assert "of 4 prompts" in printed
 
 
 def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_have_been_at_the_end(
@@ -115,17 +116,32 @@ def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_hav
         return sample_batch(*arguments)
 
     monkeypatch.setattr(sampling, "_sample_batch", killed_at_the_second_batch)
-    options = replace(make_config().sample, questions_per_batch=3)
+    options = replace(make_config().sample, prompts_per_batch=3)
     with pytest.raises(MemoryError):
         run_self_feedback(make_config(stage="sample", sample=options))
     with (tmp_path / "out" / "samples.jsonl").open("a") as file:
-        file.write('{"question": 3, "pro')
+        file.write('{"index": 3, "pro')
     # Nothing is said of the model, so the confidence is the paper's only if it is known not to be the built-in one.
     run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
     pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()[:3]]
-    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    scores = [completion["confidence"]["probability_disparity"] for row in rows for completion in row["completions"]]
     assert pair["confidence"] in scores
+
+
+def test_a_later_stage_knows_what_the_last_release_sampled(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(stage="sample")
+    run_self_feedback(config)
+    (tmp_path / "out" / "config.yaml").unlink()
+    sample = asdict(config.sample)
+    sample["questions_per_batch"] = sample.pop("prompts_per_batch")
+    names = (
+        "model data eval_data data_config split eval_split prompt_column answer_column chat system_prompt seed dtype"
+    )
+    record = {name: getattr(config, name) for name in names.split()} | {"built_in_questions": 400, "sample": sample}
+    (tmp_path / "out" / "sampled.json").write_text(json.dumps(record, indent=1) + "\n")
+    recalled = with_recorded(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out"))
+    assert (recalled.model, recalled.eval_data, recalled.sample) == (config.model, config.eval_data, config.sample)
 
 
 def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -147,7 +163,7 @@ def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig,
     run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
     pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
-    scores = [trace["confidence"]["probability_disparity"] for row in rows for trace in row["traces"]]
+    scores = [completion["confidence"]["probability_disparity"] for row in rows for completion in row["completions"]]
     assert pair["confidence"] in scores
 
 
@@ -165,7 +181,7 @@ def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
 ) -> None:
     run_self_feedback(make_config(stage="sample"))
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
-    scores = [trace["confidence"]["inverse_perplexity"] for row in rows for trace in row["traces"]]
+    scores = [completion["confidence"]["inverse_perplexity"] for row in rows for completion in row["completions"]]
     rank = RankOptions(confidence="inverse_perplexity", threshold=float(np.median(scores)))
     train = TrainOptions(objective="nft", num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8)
     for stage in ("train", "measure"):
@@ -173,27 +189,6 @@ def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
     assert "samples told apart" in capsys.readouterr().out
     with pytest.raises(UserError, match="preferences: got a file of pairs with the objective nft"):
         run_self_feedback(make_config(stage="train", rank=rank, train=train, preferences=Path("pairs.jsonl")))
-
-
-def test_measures_are_those_of_all_answers_to_questions_that_have_a_gold_one() -> None:
-    def trace(answer: str | None, score: float) -> dict[str, Any]:
-        names = ("probability_disparity", "token_probability", "entropy_confidence", "inverse_perplexity")
-        return {"answer": answer, "ids": [1, 2], "confidence": {**dict.fromkeys(names, score), "self_certainty": score}}
-
-    rows = [
-        {"answer": "7", "traces": [trace("7", 1.0), trace("8", 0.0)]},
-        {"answer": "3", "traces": [trace("3.0", 0.8), trace(None, -0.1)]},
-        {"answer": None, "traces": [trace("5", 0.5), trace("5", 0.5)]},
-    ]
-    result = measures(rows)
-    scores, correct = np.array([1.0, 0.0, 0.8, 0.0]), np.array([True, False, True, False])
-    assert result["accuracy"] == 0.5
-    assert result["accuracy_se"] == 0.0  # both questions have one right answer of two
-    assert result["answered"] == 0.75
-    assert result["probability_disparity/ece"] == expected_calibration_error(scores, correct) == pytest.approx(0.05)
-    assert result["probability_disparity/brier"] == brier_score(scores, correct)
-    assert result["probability_disparity/auroc"] == auroc(scores, correct) == 1.0
-    assert "self_certainty/ece" not in result
 
 
 def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() -> None:
@@ -225,8 +220,8 @@ def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() ->
         ({"stage": "train"}, "output_dir: cannot read .*preferences.jsonl"),
         ({"stage": "train", "preferences": Path("no.jsonl")}, "preferences: cannot read no.jsonl"),
         ({"stage": "measure"}, "tuned_model: got none, and .* does not exist"),
-        ({"stage": "train", "model": None, "data": None}, "model: got none, and no record of one in .*sampled.json"),
-        ({"stage": "measure", "eval_data": None}, "eval_data: got none, expected held-out questions"),
+        ({"stage": "train", "model": None, "data": None}, "model: got none, and no record of one in .*config.yaml"),
+        ({"stage": "measure", "eval_data": None}, "eval_data: got none, expected held-out prompts"),
         ({"sample": SampleOptions(num_generations=1)}, "num_generations: got 1, expected an integer of at least 2"),
         (
             {"sample": SampleOptions(num_generations=99, max_completion_length=5)},
@@ -258,7 +253,7 @@ def test_bad_input_is_named_before_anything_is_written(
     with pytest.raises(UserError, match=f"^{message}"):
         run_self_feedback(make_config(**changes))
     written = [path.name for path in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []
-    assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "sampled.json")] == []
+    assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "config.yaml")] == []
 
 
 def test_several_processes_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.models.language_model import load_language_model
-from rlif.self_feedback.nft import JudgedTrace, judged_traces, nft_loss
+from rlif.self_feedback.nft import JudgedCompletion, judged_completions, nft_loss
 from rlif.self_feedback.options import RankOptions, SelfFeedbackConfig, TrainOptions
 from rlif.self_feedback.train import train_model
 from tiny_models import EOS
@@ -62,33 +62,33 @@ def test_at_the_start_model_it_is_the_policy_gradient_of_verdict_less_its_mean()
     torch.testing.assert_close(logprob.grad, expected)
 
 
-def trace(ids: list[int], confidence: float, span: list[int] | None) -> Row:
+def completion(ids: list[int], confidence: float, span: list[int] | None) -> Row:
     return {"ids": ids, "span": span, "confidence": {"probability_disparity": confidence}}
 
 
-def test_questions_with_verdicts_of_both_kinds_are_judged_and_no_others() -> None:
+def test_prompts_with_verdicts_of_both_kinds_are_judged_and_no_others() -> None:
     options = RankOptions(confidence="probability_disparity", threshold=0.9)
-    sure, unsure, silent = trace([3], 0.95, [0, 1]), trace([4], 0.3, [0, 1]), trace([5], 1.0, None)
+    sure, unsure, silent = completion([3], 0.95, [0, 1]), completion([4], 0.3, [0, 1]), completion([5], 1.0, None)
     rows = [
-        {"prompt_ids": [7], "traces": [sure, sure, unsure, silent]},
-        {"prompt_ids": [8], "traces": [sure, sure]},
-        {"prompt_ids": [9], "traces": [unsure, silent]},
+        {"prompt_ids": [7], "completions": [sure, sure, unsure, silent]},
+        {"prompt_ids": [8], "completions": [sure, sure]},
+        {"prompt_ids": [9], "completions": [unsure, silent]},
     ]
-    assert judged_traces(rows, options) == [
-        JudgedTrace([7], [3], True, 0.5),
-        JudgedTrace([7], [3], True, 0.5),
-        JudgedTrace([7], [4], False, 0.5),
-        JudgedTrace([7], [5], False, 0.5),
+    assert judged_completions(rows, options) == [
+        JudgedCompletion([7], [3], True, 0.5),
+        JudgedCompletion([7], [3], True, 0.5),
+        JudgedCompletion([7], [4], False, 0.5),
+        JudgedCompletion([7], [5], False, 0.5),
     ]
-    with pytest.raises(UserError, match="threshold: none of 2 questions has chains of thought on both sides"):
-        judged_traces(rows[1:], options)
+    with pytest.raises(UserError, match="threshold: none of 2 prompts has completions on both sides"):
+        judged_completions(rows[1:], options)
     with pytest.raises(UserError, match="confidence: p_true is not among the samples' scores"):
-        judged_traces(rows, replace(options, confidence="p_true"))
+        judged_completions(rows, replace(options, confidence="p_true"))
 
 
-def test_training_raises_positive_traces_over_negative_ones(model_dir: Path, tmp_path: Path) -> None:
-    traces = [
-        JudgedTrace([3 + a, 13, 14], [3 + b, 5 if positive else 6, EOS], positive, 0.5)
+def test_training_raises_positive_completions_over_negative_ones(model_dir: Path, tmp_path: Path) -> None:
+    completions = [
+        JudgedCompletion([3 + a, 13, 14], [3 + b, 5 if positive else 6, EOS], positive, 0.5)
         for a in range(6)
         for b in range(2)
         for positive in (True, False)
@@ -96,12 +96,14 @@ def test_training_raises_positive_traces_over_negative_ones(model_dir: Path, tmp
     options = TrainOptions(objective="nft", learning_rate=1e-3, num_train_epochs=3, pairs_per_step=8)
     config = SelfFeedbackConfig(stage="train", model="m", data="d", device="cpu", train=options).resolved()
     start = load_language_model(str(model_dir), device="cpu", dtype="float32")
-    rows = train_model(config, start, str(model_dir), traces, tmp_path)
+    rows = train_model(config, start, str(model_dir), completions, tmp_path)
     assert len(rows) == 9
     assert abs(rows[0]["loss"]) < 1e-5  # every ratio is 1
     assert rows[-1]["accuracy"] > 0.8
     assert rows[-1]["loss"] < rows[0]["loss"]
     # In parts, the same first step: the gradient does not depend on the division.
     again = load_language_model(str(model_dir), device="cpu", dtype="float32")
-    parts = train_model(replace(config, max_tokens_per_forward=12), again, str(model_dir), traces, tmp_path / "parts")
+    parts = train_model(
+        replace(config, max_tokens_per_forward=12), again, str(model_dir), completions, tmp_path / "parts"
+    )
     assert parts[0]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-4)  # float32 sums in another order

@@ -1,8 +1,6 @@
-"""The answer's tokens are found wherever a trace may have them, and confidence is that of those tokens alone."""
+"""The answer's tokens are found wherever a completion may have them, and confidence is that of those tokens alone."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -11,15 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from rlif.answers.extract import extract_answer
 from rlif.models.language_model import LanguageModel
-from rlif.rewards.confidence import answer_tokens
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.answer_tokens import answer_tokens
 from rlif.self_feedback import sample as sampling
-from rlif.self_feedback.confidence import OUTPUTS, confidences
 from rlif.self_feedback.options import SampleOptions
 from rlif.self_feedback.sample import find_answers
-from rlif.self_feedback.sequences import as_rollout
 from rlif.self_feedback.spans import MAX_ANSWER_LENGTH, elicited_answers, matching_span
-from tiny_models import EOS, make_model, make_tokenizer
+from tiny_models import EOS, make_tokenizer
 
 
 def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTokenizerFast:
@@ -46,15 +41,15 @@ BYTES = byte_tokenizer()
 WORDS = byte_tokenizer([("7", "2"), ("Ġ", "72")])
 
 
-def found(trace: str, answer: str, tokenizer: PreTrainedTokenizerFast = BYTES) -> str | None:
+def found(completion: str, answer: str, tokenizer: PreTrainedTokenizerFast = BYTES) -> str | None:
     """The text of the span that is found, and a check that it is where the text says."""
-    ids = tokenizer(trace)["input_ids"]
+    ids = tokenizer(completion)["input_ids"]
     span = matching_span(ids, tokenizer(answer)["input_ids"], tokenizer)
     return None if span is None else tokenizer.decode(ids[span])
 
 
 @pytest.mark.parametrize(
-    ("trace", "answer", "expected"),
+    ("completion", "answer", "expected"),
     [
         ("6*7=42, so 42 it is", " 42.", "42"),  # split across tokens, a full stop in the answer
         ("I have 5 and 37. That makes 42", "42 apples", "42"),
@@ -68,21 +63,21 @@ def found(trace: str, answer: str, tokenizer: PreTrainedTokenizerFast = BYTES) -
         ("1 2 3", "", None),
     ],
 )
-def test_the_span_is_what_trace_and_answer_share(trace: str, answer: str, expected: str | None) -> None:
-    assert found(trace, answer) == expected
+def test_the_span_is_what_completion_and_answer_share(completion: str, answer: str, expected: str | None) -> None:
+    assert found(completion, answer) == expected
 
 
 def test_of_equal_matches_the_last_is_the_answer() -> None:
-    trace = "42 is 6 * 7; so #### 42"
-    ids = BYTES(trace)["input_ids"]
+    completion = "42 is 6 * 7; so #### 42"
+    ids = BYTES(completion)["input_ids"]
     assert matching_span(ids, BYTES(" 42.")["input_ids"], BYTES) == slice(len(ids) - 2, len(ids))
 
 
 def test_a_word_with_and_without_its_space_is_the_same_answer() -> None:
-    trace = WORDS("so it is #### 72")["input_ids"]
+    completion = WORDS("so it is #### 72")["input_ids"]
     answer = WORDS("72")["input_ids"]
-    assert answer[0] not in trace
-    assert matching_span(trace, answer, WORDS) == slice(len(trace) - 1, len(trace))
+    assert answer[0] not in completion
+    assert matching_span(completion, answer, WORDS) == slice(len(completion) - 1, len(completion))
 
 
 def test_parts_of_different_characters_are_different_though_both_decode_to_the_replacement() -> None:
@@ -94,17 +89,17 @@ def test_parts_of_different_characters_are_different_though_both_decode_to_the_r
 
 
 def test_the_end_token_is_part_of_no_answer() -> None:
-    trace = [*BYTES("42")["input_ids"], BYTES.eos_token_id]
-    assert matching_span(trace, [*BYTES("42")["input_ids"], BYTES.eos_token_id], BYTES) == slice(0, 2)
+    completion = [*BYTES("42")["input_ids"], BYTES.eos_token_id]
+    assert matching_span(completion, [*BYTES("42")["input_ids"], BYTES.eos_token_id], BYTES) == slice(0, 2)
     assert matching_span([BYTES.eos_token_id], [BYTES.eos_token_id], BYTES) is None
 
 
 def test_the_elicited_answer_is_what_the_model_goes_on_with_greedily(language_model: LanguageModel) -> None:
-    prompts, traces = [[5, 6, 13], [4]], [[7, 8, EOS], [9, 10, 11]]
-    question = language_model.tokenizer("=", add_special_tokens=False)["input_ids"]
-    answers = elicited_answers(language_model, prompts, traces, "=")
-    for prompt, trace, answer in zip(prompts, traces, answers, strict=True):
-        asked = torch.tensor([prompt + [token for token in trace if token != EOS] + question])
+    prompts, completions = [[5, 6, 13], [4]], [[7, 8, EOS], [9, 10, 11]]
+    request = language_model.tokenizer("=", add_special_tokens=False)["input_ids"]
+    answers = elicited_answers(language_model, prompts, completions, "=")
+    for prompt, completion, answer in zip(prompts, completions, answers, strict=True):
+        asked = torch.tensor([prompt + [token for token in completion if token != EOS] + request])
         generated = language_model.model.generate(
             asked, max_new_tokens=MAX_ANSWER_LENGTH, do_sample=False, pad_token_id=0
         )[0, asked.shape[1] :].tolist()
@@ -112,7 +107,7 @@ def test_the_elicited_answer_is_what_the_model_goes_on_with_greedily(language_mo
         assert answer == [token for token in expected if token > 2]  # 0 to 2 are special
 
 
-def test_a_marker_gives_the_answers_tokens_and_a_trace_all_of_them(language_model: LanguageModel) -> None:
+def test_a_marker_gives_the_answers_tokens_and_a_completion_all_of_them(language_model: LanguageModel) -> None:
     texts = ["3+4\n#### 7", "3+4="]
     ids = [[*make_tokenizer()(text)["input_ids"], EOS] for text in texts]
     arguments = (language_model, [[3], [3]], ids, texts)
@@ -137,43 +132,10 @@ def test_a_marked_answer_has_all_bytes_of_its_characters_and_no_others(
 def test_an_elicited_answer_is_compared_without_the_marker_that_it_repeats(
     language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace = language_model.tokenizer("3+4\n#### 7")["input_ids"]
-    monkeypatch.setattr(sampling, "elicited_answers", lambda *arguments: [trace[-6:]])
+    completion = language_model.tokenizer("3+4\n#### 7")["input_ids"]
+    monkeypatch.setattr(sampling, "elicited_answers", lambda *arguments: [completion[-6:]])
     spans, answers = find_answers(
-        SampleOptions(answer_span="elicited"), language_model, [[3]], [trace], ["3+4\n#### 7"]
+        SampleOptions(answer_span="elicited"), language_model, [[3]], [completion], ["3+4\n#### 7"]
     )
     assert answers == ["7"]
-    assert spans == [slice(len(trace) - 6, len(trace))]
-
-
-def test_every_score_equals_a_slow_float64_computation_from_the_full_distributions(
-    language_model: LanguageModel,
-) -> None:
-    prompts, traces, span = [[5, 6, 13], [4, 13]], [[7, 8, 9, EOS], [9, 10, 11, 12, 3, EOS]], slice(1, 4)
-    scorer = Scorer(language_model.model, None)
-    with torch.no_grad():
-        stats = scorer(as_rollout(language_model, prompts, traces), 1.0, outputs=OUTPUTS)
-        model = make_model().double().eval()
-    vocab_size = model.config.vocab_size
-    for row, (prompt, trace) in enumerate(zip(prompts, traces, strict=True)):
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + trace])).logits[0, len(prompt) - 1 : -1]
-        disparity, probability, log_probability, entropy, certainty = [], [], [], [], []
-        for t in range(span.start, span.stop):
-            p = [math.exp(x) for x in logits[t].tolist()]
-            p = [x / sum(p) for x in p]
-            disparity.append(p[trace[t]] - sorted(p)[-2])
-            probability.append(p[trace[t]])
-            log_probability.append(math.log(p[trace[t]]))
-            entropy.append(-sum(x * math.log(x) for x in p))
-            certainty.append(sum(math.log(1 / vocab_size / x) / vocab_size for x in p))
-        expected = {
-            "probability_disparity": sum(disparity) / 3,
-            "token_probability": sum(probability) / 3,
-            "entropy_confidence": 1 - sum(entropy) / 3 / math.log(vocab_size),
-            "inverse_perplexity": math.exp(sum(log_probability) / 3),
-            "self_certainty": sum(certainty) / 3,
-        }
-        # Float32 activations and statistics against float64 ones.
-        assert confidences(stats, row, span, vocab_size) == pytest.approx(expected, abs=2e-5)
-    assert set(confidences(stats, 0, None, vocab_size).values()) == {0.0}
+    assert spans == [slice(len(completion) - 6, len(completion))]

@@ -24,7 +24,7 @@ from rlif.tasks.arithmetic import (
     solution,
     split_of,
     teacher_solution,
-    traces,
+    teacher_solutions,
     write_jsonl,
 )
 
@@ -74,7 +74,7 @@ def test_every_step_and_the_answer_of_a_solution_are_right(
 def test_everything_is_written_in_the_alphabet() -> None:
     symbols = "|".join(re.escape(symbol) for symbol in ALPHABET)
     config = ArithmeticConfig(operands=3, subtraction=True, error_rate=0.5)
-    for prompt, text in islice(traces(config, seed=0), 200):
+    for prompt, text in islice(teacher_solutions(config, seed=0), 200):
         assert re.fullmatch(f"({symbols})*", prompt + text)
 
 
@@ -85,9 +85,9 @@ def test_a_teacher_without_errors_writes_the_right_solution(errors: str) -> None
         assert teacher_solution(problem, config, random.Random(0)) == solution(problem)
 
 
-def test_the_seed_alone_decides_the_traces() -> None:
+def test_the_seed_alone_decides_the_solutions() -> None:
     config = ArithmeticConfig()
-    first, again, other = (list(islice(traces(config, seed), 50)) for seed in (3, 3, 4))
+    first, again, other = (list(islice(teacher_solutions(config, seed), 50)) for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
@@ -100,14 +100,14 @@ def test_training_and_evaluation_problems_are_disjoint_whatever_the_seeds() -> N
     assert len(train | evaluation) == 81
     assert len(evaluation) >= 5
     assert {split_of(prompt) for prompt in train} == {"train"}
-    assert {prompt for prompt, _ in islice(traces(config, 0), 1000)} <= train
+    assert {prompt for prompt, _ in islice(teacher_solutions(config, 0), 1000)} <= train
 
 
 def test_random_slips_come_as_often_as_stated_before_and_after_the_first() -> None:
     config = ArithmeticConfig(error_rate=0.2, doubt_rate=0.7, shaken_error_rate=0.6)
     calm = calm_wrong = shaken = shaken_wrong = wrong_total = marked_total = 0
     wrong_answers = slipped_solutions = 0
-    for _, text in islice(traces(config, 0), 4000):
+    for _, text in islice(teacher_solutions(config, 0), 4000):
         slipped = False
         for right, written, marked in column_sums(text):
             wrong = right != written
@@ -145,7 +145,7 @@ def carries(text: str, operands: int = 2) -> list[int]:
 def test_a_wrong_step_is_carried_on_to_the_answer(subtraction: bool) -> None:
     config = ArithmeticConfig(error_rate=0.5, shaken_error_rate=0.0, subtraction=subtraction)
     wrong = 0
-    for prompt, text in islice(traces(config, 0), 500):
+    for prompt, text in islice(teacher_solutions(config, 0), 500):
         sums = [written for _, written, _ in column_sums(text)]
         assert carries(text) == [0, *(written // 10 for written in sums[:-1])]
         assert extract_answer(text) == str(assembled(text))

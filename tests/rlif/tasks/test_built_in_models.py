@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Q
 
 from rlif.errors import UserError
 from rlif.tasks import pretraining
-from rlif.tasks.arithmetic import ArithmeticConfig, traces
+from rlif.tasks.arithmetic import ArithmeticConfig, teacher_solutions
 from rlif.tasks.built_in_models import base_model_dir, pretrained_base
 from rlif.tasks.options import BaseModelConfig
-from rlif.tasks.pretraining import IGNORED, trace_batches
+from rlif.tasks.pretraining import IGNORED, solution_batches
 from rlif.tasks.tokenizer import build_tokenizer
 
 TINY = BaseModelConfig(
@@ -124,8 +124,8 @@ def test_the_configuration_decides_the_weights_and_the_random_state_is_left_alon
 
 def test_the_loss_is_on_the_solution_and_its_end_only() -> None:
     tokenizer = build_tokenizer()
-    pairs = list(islice(traces(ArithmeticConfig(subtraction=True), seed=0), 8))
-    input_ids, attention_mask, labels = next(trace_batches(pairs, tokenizer, batch_size=8))
+    pairs = list(islice(teacher_solutions(ArithmeticConfig(subtraction=True), seed=0), 8))
+    input_ids, attention_mask, labels = next(solution_batches(pairs, tokenizer, batch_size=8))
     assert input_ids.shape == attention_mask.shape == labels.shape
     for row, (prompt, text) in enumerate(pairs):
         real = input_ids[row][attention_mask[row].bool()]
@@ -135,8 +135,8 @@ def test_the_loss_is_on_the_solution_and_its_end_only() -> None:
 
 
 def test_pretraining_teaches() -> None:
-    pairs = list(islice(traces(TINY.task, seed=1), 64))
-    input_ids, attention_mask, labels = next(trace_batches(pairs, build_tokenizer(), batch_size=64))
+    pairs = list(islice(teacher_solutions(TINY.task, seed=1), 64))
+    input_ids, attention_mask, labels = next(solution_batches(pairs, build_tokenizer(), batch_size=64))
 
     def loss(config: BaseModelConfig) -> float:
         model = load(pretrained_base(config))

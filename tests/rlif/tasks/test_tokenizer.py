@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlif.tasks.arithmetic import ALPHABET, ArithmeticConfig, traces
+from rlif.tasks.arithmetic import ALPHABET, ArithmeticConfig, teacher_solutions
 from rlif.tasks.tokenizer import EOS, PAD, UNK, build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -30,8 +30,8 @@ def test_decoding_gives_back_any_text_over_the_alphabet(text: str) -> None:
     assert TOKENIZER.unk_token_id not in ids
 
 
-def test_decoding_gives_back_traces_after_saving_and_loading(reloaded: PreTrainedTokenizerFast) -> None:
-    for prompt, text in islice(traces(ArithmeticConfig(subtraction=True, operands=3), seed=0), 50):
+def test_decoding_gives_back_solutions_after_saving_and_loading(reloaded: PreTrainedTokenizerFast) -> None:
+    for prompt, text in islice(teacher_solutions(ArithmeticConfig(subtraction=True, operands=3), seed=0), 50):
         ids = reloaded.encode(prompt + text)
         assert ids == TOKENIZER.encode(prompt + text)
         assert reloaded.decode(ids) == prompt + text

@@ -29,14 +29,12 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.training import loop as trainer
-from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from rlif.training.setup import prepare
 from rlif.training.step import update
+from runs import MakeConfig, train
 from tiny_models import TIMES
-
-MakeConfig = Callable[..., TrainConfig]
 
 
 def free_port() -> int:
@@ -103,7 +101,7 @@ def learn(config: TrainConfig, rollout: Rollout, results: Path) -> None:
         optimizer = load_file(run.path / "checkpoint-0" / "optimizer.safetensors")
         save_file(optimizer, results / "optimizer.safetensors")
         (results / "metrics.json").write_text(json.dumps(metrics))
-        (results / "scorer").write_text(type(run.learner.scorer).__name__)
+        (results / "scorer").write_text(type(run.learner.models.scorer).__name__)
     accelerator.end_training()
 
 
@@ -141,7 +139,9 @@ def test_two_processes_learn_what_one_learns(case: str, wrapper: str, make_confi
     config = make_config(**CASES[case])
     rollout = shared_rollout(config)
     for name, world_size in (("one", 1), ("two", 2)):
-        launch(learn, world_size, wrapper, replace(config, run_dir=tmp_path / f"run-{name}"), rollout, tmp_path / name)
+        launch(
+            learn, world_size, wrapper, replace(config, output_dir=tmp_path / f"run-{name}"), rollout, tmp_path / name
+        )
     expected = {"ddp": "DistributedDataParallel", "fsdp2": "FSDPScorer"}[wrapper]
     assert (tmp_path / "two" / "scorer").read_text() == expected
     for file in ("weights.safetensors", "optimizer.safetensors"):
@@ -159,10 +159,6 @@ def test_two_processes_learn_what_one_learns(case: str, wrapper: str, make_confi
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
 
 
-def train_quietly(config: TrainConfig) -> None:
-    train(config, progress=SilentProgress())
-
-
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("paged", [False, True])
 def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
@@ -170,11 +166,11 @@ def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
 ) -> None:
     config = make_config(max_steps=4, save_steps=2, eval_steps=2, use_transformers_continuous_batching=paged)
     config = replace(config, eval_data=config.data)
-    launch(train_quietly, 2, wrapper, config)
-    rows = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    launch(train, 2, wrapper, config)
+    rows = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert all(math.isfinite(row["eval/accuracy"]) for row in rows[::2])
-    assert sorted(path.name for path in config.run_dir.iterdir()) == [
+    assert sorted(path.name for path in config.output_dir.iterdir()) == [
         "checkpoint-2",
         "checkpoint-4",
         "config.yaml",
@@ -182,19 +178,20 @@ def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
         "model",
         "samples.jsonl",
     ]
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
 
-    finished = load_file(config.run_dir / "model" / "model.safetensors")
-    shutil.rmtree(config.run_dir / "checkpoint-4")
-    launch(train_quietly, 2, wrapper, replace(config, resume=True))
-    resumed = load_file(config.run_dir / "model" / "model.safetensors")
+    finished = load_file(config.output_dir / "model" / "model.safetensors")
+    shutil.rmtree(config.output_dir / "checkpoint-4")
+    launch(train, 2, wrapper, replace(config, resume=True))
+    resumed = load_file(config.output_dir / "model" / "model.safetensors")
     assert all(torch.equal(finished[name], resumed[name]) for name in finished)
 
 
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_the_launchers_of_accelerate_and_torch_train_with_two_processes(launcher: str, make_config: MakeConfig) -> None:
     config = make_config()
-    words = ["--model", config.model, "--data", str(config.data), "--run-dir", str(config.run_dir), "--device", "cpu"]
+    words = ["--model", config.model, "--data", str(config.data), "--output-dir", str(config.output_dir)]
+    words += ["--device", "cpu"]
     words += ["--max-steps", "2", "--prompts-per-step", "3", "--num-generations", "4", "--max-completion-length", "6"]
     command = {
         # On a machine without GPUs, --multi_gpu is how accelerate is told to start processes.
@@ -208,7 +205,7 @@ def test_the_launchers_of_accelerate_and_torch_train_with_two_processes(launcher
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("steps done") == 1
     # The evaluation before the first step, which the guard asks for, and two steps.
-    assert len((config.run_dir / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len((config.output_dir / "metrics.jsonl").read_text().splitlines()) == 3
     assert done.stderr.count("step 2/2") == 1
 
 
@@ -223,7 +220,7 @@ def train_noting_completions(config: TrainConfig, notes: Path) -> None:
         return rollout
 
     trainer.sample = noted
-    train_quietly(config)
+    train(config)
     notes.mkdir(exist_ok=True)
     (notes / os.environ.get("RANK", "0")).write_text(json.dumps(steps))
 
@@ -233,7 +230,7 @@ def test_two_processes_sample_and_learn_what_one_does(wrapper: str, make_config:
     config = make_config(max_completion_length=12, max_steps=2)
     config = replace(config, eval_data=config.data)
     for name, world_size in (("one", 1), ("two", 2)):
-        run = replace(config, run_dir=tmp_path / f"run-{name}")
+        run = replace(config, output_dir=tmp_path / f"run-{name}")
         launch(train_noting_completions, world_size, wrapper, run, tmp_path / name)
     alone = json.loads((tmp_path / "one" / "0").read_text())
     first, second = (json.loads((tmp_path / "two" / rank).read_text()) for rank in ("0", "1"))

@@ -18,23 +18,16 @@ from torch import Tensor
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
-from rlif.rewards import load_rewards
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
-from rlif.scoring.scorer import Scorer
-from rlif.training import loop as trainer
 from rlif.training.checkpoint import checkpoints
 from rlif.training.command import guard_summary
-from rlif.training.distributed import make_accelerator
 from rlif.training.guard import Guard, Reading
-from rlif.training.learner import Learner
 from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
-from rlif.training.progress import SilentProgress
-from rlif.training.setup import held_out
-from rlif.training.validation import evaluate, majority_answers
-from tiny_models import frozen_reference
-
-MakeConfig = Callable[..., TrainConfig]
+from rlif.training.setup import held_out, validation_options
+from rlif.training.validation import majority_answers
+from runs import MakeConfig, evaluated, train
+from tiny_models import frozen_start_model
 
 # A policy that is well: its samples are likely, end, state answers, and half of them are the start model's.
 WELL = {
@@ -50,10 +43,6 @@ WELL = {
     "completion_length": 30.0,
 }
 FREE_FORM = WELL | {"consensus_prompts": 0.1}  # answers that cannot be compared
-
-
-def train(config: TrainConfig) -> TrainResult:
-    return trainer.train(config, progress=SilentProgress())
 
 
 def observe(guard: Guard, *changes: dict[str, float], start: dict[str, float] = WELL) -> list[str | None]:
@@ -145,16 +134,8 @@ def test_a_policy_of_loops_is_likelier_under_the_start_model_and_still_found_out
     config = make_config(max_completion_length=40)
 
     def metrics(policy: LanguageModel) -> dict[str, float]:
-        learner = Learner(
-            config=config,
-            accelerator=make_accelerator("cpu", (), Path("unused")),
-            policy=policy,
-            scorer=Scorer(policy.model, None),
-            reference=frozen_reference(language_model.model),
-            rewards=load_rewards(config.reward),
-            optimizer=torch.optim.SGD(policy.model.parameters()),
-        )
-        return evaluate(learner, prompts, [None] * len(prompts)).metrics
+        start_model = frozen_start_model(language_model.model)
+        return evaluated(policy, start_model, prompts, config, [None] * len(prompts)).metrics
 
     # The start model at a temperature near 0: it takes its likeliest token each time, which ends in loops.
     looping = copy.deepcopy(language_model.model)
@@ -172,9 +153,9 @@ def test_a_policy_of_loops_is_likelier_under_the_start_model_and_still_found_out
 def test_majority_answers_are_those_that_two_samples_share_whatever_the_batch(
     language_model: LanguageModel, prompts: list[EncodedPrompt], make_config: MakeConfig
 ) -> None:
-    config = make_config(max_completion_length=40, temperature=0.7)
-    found = majority_answers(language_model, prompts, config, 8)
-    assert found == majority_answers(language_model, prompts, replace(config, prompts_per_step=50), 8)
+    options = validation_options(make_config(max_completion_length=40, temperature=0.7))
+    found = majority_answers(language_model, prompts, options, 8)
+    assert found == majority_answers(language_model, prompts, replace(options, completions_per_batch=200), 8)
     assert len(found) == len(prompts)
 
 
@@ -207,7 +188,7 @@ def test_stop_ends_the_run_with_the_best_policy_and_keeps_the_last(falling: Trai
     assert f"step {result.guard_step} was the best" in guard_summary(result) or result.guard_step == 0
 
     # A guard that only watches sees the same run: what it would have kept is what stopping kept.
-    watched = train(replace(falling, guard="warn", run_dir=tmp_path / "watched"))
+    watched = train(replace(falling, guard="warn", output_dir=tmp_path / "watched"))
     assert watched.last_step == falling.max_steps
     assert watched.guard_step == result.guard_step
     kept = weights(watched.run_dir / "best")
@@ -237,9 +218,9 @@ def test_off_evaluates_nothing_and_keeps_nothing(make_config: MakeConfig) -> Non
 
 def test_a_resumed_run_is_guarded_as_if_it_had_never_stopped(falling: TrainConfig, tmp_path: Path) -> None:
     config = replace(falling, guard="warn", max_steps=6)
-    whole = train(replace(config, run_dir=tmp_path / "whole"))
+    whole = train(replace(config, output_dir=tmp_path / "whole"))
     train(replace(config, max_steps=3, save_steps=3))
-    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-3"]
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-3"]
     resumed = train(replace(config, resume=True))
     assert resumed.guard_step == whole.guard_step
 

@@ -26,31 +26,23 @@ from rlif.training import learner
 from rlif.training import loop as trainer
 from rlif.training import step as update
 from rlif.training.distributed import make_accelerator
-from rlif.training.learner import Learner
-from rlif.training.loop import TrainResult, learning_rate_at, train_step
+from rlif.training.learner import Learner, Models
+from rlif.training.loop import learning_rate_at, train_step
 from rlif.training.options import TrainConfig
-from rlif.training.progress import SilentProgress
-from tiny_models import TIMES, frozen_copy, frozen_reference
-
-MakeConfig = Callable[..., TrainConfig]
-
-
-def train(config: TrainConfig) -> TrainResult:
-    return trainer.train(config, progress=SilentProgress())
+from runs import MakeConfig, train
+from tiny_models import TIMES, frozen_copy, frozen_start_model
 
 
 def one_step(
-    language_model: LanguageModel, config: TrainConfig, reference: PreTrainedModel | None = None
+    language_model: LanguageModel, config: TrainConfig, start: PreTrainedModel | None = None
 ) -> tuple[dict[str, float], Rollout]:
-    """One step of training, which leaves the clipped gradients in place. By default the model is its own reference."""
+    """Train one step, which leaves the clipped gradients in place. By default the model is its own start model."""
     prompts = encode_prompts(language_model, read_prompts(config.data), config.max_completion_length)
     model = language_model.model
     learner = Learner(
         config=config,
         accelerator=make_accelerator("cpu", (), Path("unused")),
-        policy=language_model,
-        scorer=Scorer(model, fused_head(model)),
-        reference=frozen_reference(reference or model),
+        models=Models(language_model, Scorer(model, fused_head(model)), frozen_start_model(start or model)),
         rewards=load_rewards(config.reward),
         optimizer=torch.optim.SGD(model.parameters()),
     )
@@ -68,7 +60,7 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
     temperature = 0.8
     config = make_config(reward=reward, beta=0.1, temperature=temperature, max_grad_norm=1e9)
     start = frozen_copy(language_model.model)
-    with torch.no_grad():  # the policy has moved away from the reference, so that the KL has a gradient
+    with torch.no_grad():  # the policy has moved away from the start model, so that the KL has a gradient
         for parameter in language_model.model.parameters():
             parameter.mul_(1.1)
     model = frozen_copy(language_model.model).requires_grad_()
@@ -85,8 +77,8 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
         log_p = (model(ids).logits[0, predictions] / temperature).log_softmax(dim=-1)
         logprob = log_p.gather(1, completion[:, None])[:, 0]
         with torch.no_grad():
-            reference = (start(ids).logits[0, predictions] / temperature).log_softmax(dim=-1)
-            ratio = reference.gather(1, completion[:, None])[:, 0] - logprob
+            start_logp = (start(ids).logits[0, predictions] / temperature).log_softmax(dim=-1)
+            ratio = start_logp.gather(1, completion[:, None])[:, 0] - logprob
             rewards.append(
                 {
                     "self_certainty": -log_p.mean(dim=-1).mean() - math.log(log_p.shape[-1]),
@@ -101,7 +93,7 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
         members = torch.tensor(rewards[group : group + config.num_generations])
         advantages = (members - members.mean()) / (members.std() + 1e-4)
         for (logprob, ratio), advantage in zip(terms[group : group + config.num_generations], advantages, strict=True):
-            # d/dx of k3 with r = exp(reference - x): 1 - r
+            # d/dx of k3 with r = exp(start - x): 1 - r
             loss = loss + (-advantage * logprob + config.beta * (1 - ratio.exp()) * logprob).sum()
     (loss / rollout.completion_mask.sum()).backward()
 
@@ -168,7 +160,7 @@ def test_a_step_forgets_the_gradients_before_it(model_dir: Path, make_config: Ma
     assert all(torch.equal(a, b) for a, b in zip(gradients(fresh), gradients(used), strict=True))
 
 
-def test_on_the_first_step_policy_and_reference_agree_exactly(
+def test_on_the_first_step_policy_and_start_model_agree_exactly(
     language_model: LanguageModel, make_config: MakeConfig
 ) -> None:
     metrics, rollout = one_step(language_model, make_config())
@@ -179,7 +171,7 @@ def test_on_the_first_step_policy_and_reference_agree_exactly(
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(make_config: MakeConfig, tmp_path: Path) -> None:
     def rows(name: str, seed: int) -> list[dict[str, float]]:
-        config = make_config(run_dir=tmp_path / name, seed=seed)
+        config = make_config(output_dir=tmp_path / name, seed=seed)
         result = train(replace(config, eval_data=config.data))
         return [{key: value for key, value in row.items() if key not in TIMES} for row in result.rows]
 
@@ -203,7 +195,7 @@ def test_a_run_leaves_metrics_samples_config_checkpoints_and_a_model_that_transf
     config = replace(config, eval_data=config.data)
     result = train(config)
     run_dir = result.run_dir
-    assert run_dir == config.run_dir
+    assert run_dir == config.output_dir
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert rows == result.rows
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
@@ -288,9 +280,9 @@ def test_a_run_without_a_finite_update_stops_after_a_few_steps_with_a_diagnosis(
     message = r"3 steps in a row had no finite update: the loss is nan, .*gradients of \d+ of \d+ weights, .* first"
     with pytest.raises(UserError, match=message):
         train(config)
-    rows = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["skipped_updates"] for row in rows] == [1, 2, 3]
-    saved = AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    saved = AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
     assert all(parameter.isfinite().all() for parameter in saved.parameters())
 
 
@@ -312,13 +304,13 @@ def test_bad_input_is_found_before_anything_is_written(
     config = make_config(**changes)
     with pytest.raises(UserError, match=reason):
         train(config)
-    assert config.run_dir is not None
-    assert not config.run_dir.exists()
+    assert config.output_dir is not None
+    assert not config.output_dir.exists()
 
 
 def test_an_existing_run_directory_is_refused_and_left_as_it_is(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with pytest.raises(UserError, match=r"run_dir: .* exists, expected a new directory"):
+    with pytest.raises(UserError, match=r"output_dir: .* exists, expected a new directory"):
         train(make_config())
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -348,9 +340,9 @@ def test_ctrl_c_saves_metrics_and_model_so_far_and_says_where(
     config = make_config(max_steps=5)
     with pytest.raises(KeyboardInterrupt, match=r"stopped in step 3; metrics are in .*run, the model in .*model"):
         train(config)
-    assert config.run_dir is not None
-    assert len((config.run_dir / "metrics.jsonl").read_text().splitlines()) == 2
-    AutoModelForCausalLM.from_pretrained(config.run_dir / "model")
+    assert config.output_dir is not None
+    assert len((config.output_dir / "metrics.jsonl").read_text().splitlines()) == 2
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
 
 
 def test_the_prompts_of_a_run_go_through_the_file_in_shuffled_epochs(
@@ -381,13 +373,15 @@ def test_the_prompts_of_a_run_go_through_the_file_in_shuffled_epochs(
 def test_the_learning_rate_rises_to_its_peak_and_never_wastes_a_step_at_zero(
     schedule: str, expected: list[float]
 ) -> None:
-    config = TrainConfig("m", Path("d"), max_steps=10, warmup_ratio=0.2, learning_rate=2.0, lr_scheduler_type=schedule)  # type: ignore[arg-type]
+    config = TrainConfig(
+        model="m", data=Path("d"), max_steps=10, warmup_ratio=0.2, learning_rate=2.0, lr_scheduler_type=schedule
+    )  # type: ignore[arg-type]
     assert [learning_rate_at(step, config) / 2 for step in range(1, 11)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("warmup_ratio", [0.0, 1.0])
 def test_the_schedule_holds_with_no_warm_up_and_with_nothing_else(warmup_ratio: float) -> None:
-    config = TrainConfig("m", Path("d"), max_steps=4, warmup_ratio=warmup_ratio, learning_rate=1.0)
+    config = TrainConfig(model="m", data=Path("d"), max_steps=4, warmup_ratio=warmup_ratio, learning_rate=1.0)
     rates = [learning_rate_at(step, config) for step in range(1, 5)]
     assert all(0 < rate <= 1 for rate in rates)
     assert rates == sorted(rates, reverse=warmup_ratio == 0)

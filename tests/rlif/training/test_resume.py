@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +21,12 @@ from rlif.files.directories import damage
 from rlif.training import loop as trainer
 from rlif.training import setup as prepare
 from rlif.training.checkpoint import checkpoints
-from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
+from runs import MakeConfig, train
 from tiny_models import TIMES, files_of_at_most, make_model
 
-MakeConfig = Callable[..., TrainConfig]
 KILLS = 20
-
-
-def train(config: TrainConfig) -> TrainResult:
-    return trainer.train(config, progress=SilentProgress())
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -79,16 +73,16 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     evaluates = changes.pop("evaluates", False)
     config = make_config(max_steps=5, eval_steps=2, **changes)
     config = replace(config, eval_data=config.data if evaluates else None)
-    whole = replace(config, run_dir=tmp_path / "whole")
+    whole = replace(config, output_dir=tmp_path / "whole")
     train(whole)
     with monkeypatch.context() as patch:
         stop_after(3, patch)
         with pytest.raises(KeyboardInterrupt, match="stopped after step 3; --resume continues"):
             train(config)
-    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-3"]
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-3"]
     result = train(replace(config, resume=True))
     assert [row["step"] for row in result.rows] == ([0] if evaluates else []) + [1, 2, 3, 4, 5]
-    assert_same(whole.run_dir, config.run_dir)
+    assert_same(whole.output_dir, config.output_dir)
 
 
 def run_quietly(config: TrainConfig) -> None:
@@ -105,7 +99,7 @@ def test_a_run_killed_at_twenty_random_moments_goes_on_to_the_same_bits(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config(max_steps=100, eval_steps=40, save_steps=1, save_total_limit=2)
-    whole = replace(config, run_dir=tmp_path / "whole")
+    whole = replace(config, output_dir=tmp_path / "whole")
     # The server imports everything once; each run is a fork of it.
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["rlif.training.loop", "rlif.training.checkpoint"])
@@ -117,23 +111,23 @@ def test_a_run_killed_at_twenty_random_moments_goes_on_to_the_same_bits(
     chance = random.Random(0)
     reached = []
     for _ in range(KILLS):
-        resume = config.run_dir is not None and config.run_dir.exists()
+        resume = config.output_dir is not None and config.output_dir.exists()
         process = processes.Process(target=run_quietly, args=(replace(config, resume=resume),))
         process.start()
         # Some at once or while loading, most between the first and the fourth checkpoint, at any point of a step.
-        wanted = newest_step(config.run_dir) + chance.randint(0, 3)
-        while newest_step(config.run_dir) < wanted and process.is_alive():
+        wanted = newest_step(config.output_dir) + chance.randint(0, 3)
+        while newest_step(config.output_dir) < wanted and process.is_alive():
             time.sleep(0.001)
         time.sleep(chance.uniform(0.0, 0.06))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        reached.append(newest_step(config.run_dir))
+        reached.append(newest_step(config.output_dir))
     assert reached == sorted(reached)
     assert 20 < reached[-1] < config.max_steps
     train(replace(config, resume=True))
-    assert_same(whole.run_dir, config.run_dir)
-    assert sorted(path.name for path in config.run_dir.iterdir()) == [
+    assert_same(whole.output_dir, config.output_dir)
+    assert sorted(path.name for path in config.output_dir.iterdir()) == [
         "checkpoint-100",
         "checkpoint-99",
         "config.yaml",
@@ -154,7 +148,7 @@ def stopped(make_config: MakeConfig) -> TrainConfig:
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(name: str, kind: str, stopped: TrainConfig) -> None:
-    newest = stopped.run_dir / "checkpoint-4"
+    newest = stopped.output_dir / "checkpoint-4"
     content = bytearray((newest / name).read_bytes())
     if kind == "gone":
         (newest / name).unlink()
@@ -166,11 +160,11 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(name: str, kind: str
     with pytest.warns(UserWarning, match=f"passed over a damaged checkpoint.*checkpoint-4: {named}"):
         result = train(stopped)
     assert [row["step"] for row in result.rows] == [1, 2, 3, 4, 5, 6]
-    assert (stopped.run_dir / "checkpoint-4" / name).exists()  # written again
+    assert (stopped.output_dir / "checkpoint-4" / name).exists()  # written again
 
 
 def test_when_every_checkpoint_is_damaged_the_error_names_each(stopped: TrainConfig) -> None:
-    for path in checkpoints(stopped.run_dir):
+    for path in checkpoints(stopped.output_dir):
         (path / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"resume: every checkpoint is damaged: .*checkpoint-4: .*checkpoint-1: "):
         train(stopped)
@@ -179,8 +173,8 @@ def test_when_every_checkpoint_is_damaged_the_error_names_each(stopped: TrainCon
 def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint_to_resume_from(
     stopped: TrainConfig, tmp_path: Path
 ) -> None:
-    whole = replace(stopped, run_dir=tmp_path / "whole", resume=False)
-    shutil.copytree(stopped.run_dir, whole.run_dir)
+    whole = replace(stopped, output_dir=tmp_path / "whole", resume=False)
+    shutil.copytree(stopped.output_dir, whole.output_dir)
     train(replace(whole, resume=True))
     with (
         files_of_at_most(8192),
@@ -188,40 +182,40 @@ def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint_to_resume_from(
     ):
         train(stopped)
     assert str(error.value).endswith("the newest checkpoint is checkpoint-4)")
-    assert checkpoints(stopped.run_dir)[0].name == "checkpoint-4"
+    assert checkpoints(stopped.output_dir)[0].name == "checkpoint-4"
     train(stopped)
-    assert_same(whole.run_dir, stopped.run_dir)
+    assert_same(whole.output_dir, stopped.output_dir)
 
 
 def test_only_the_newest_checkpoints_are_kept(make_config: MakeConfig) -> None:
     config = make_config(max_steps=5, save_steps=1, save_total_limit=2)
     train(config)
-    assert [path.name for path in checkpoints(config.run_dir)] == ["checkpoint-5", "checkpoint-4"]
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-5", "checkpoint-4"]
 
 
 def test_damaged_checkpoints_do_not_take_the_place_of_those_that_the_resumed_run_saves(stopped: TrainConfig) -> None:
     for step in (3, 4):
-        (stopped.run_dir / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
+        (stopped.output_dir / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
     with pytest.warns(UserWarning, match="passed over a damaged checkpoint"):
         run = prepare.prepare(replace(stopped, save_total_limit=1), SilentProgress())
     run.state.step = 3
     run.save_checkpoint()
     run.close()
-    assert [path.name for path in checkpoints(stopped.run_dir)] == ["checkpoint-3"]
-    assert damage(stopped.run_dir / "checkpoint-3") is None
+    assert [path.name for path in checkpoints(stopped.output_dir)] == ["checkpoint-3"]
+    assert damage(stopped.output_dir / "checkpoint-3") is None
 
 
 def test_a_run_without_a_checkpoint_is_not_begun_again_over_its_model(make_config: MakeConfig) -> None:
     config = make_config()
     train(config)
-    metrics = (config.run_dir / "metrics.jsonl").read_text()
+    metrics = (config.output_dir / "metrics.jsonl").read_text()
     with pytest.raises(UserError, match=r"resume: .* has no checkpoint to continue from .*overwrite its model"):
         train(replace(config, resume=True, max_steps=4))
-    assert (config.run_dir / "metrics.jsonl").read_text() == metrics
+    assert (config.output_dir / "metrics.jsonl").read_text() == metrics
 
 
 def test_metrics_that_are_gone_are_one_error(stopped: TrainConfig) -> None:
-    (stopped.run_dir / "metrics.jsonl").unlink()
+    (stopped.output_dir / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"resume: .*metrics.jsonl has 0 bytes, expected the \d+ of the checkpoint"):
         train(stopped)
 
@@ -230,13 +224,13 @@ def test_a_run_directory_in_the_home_directory_is_found_again(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    config = make_config(run_dir=Path("~/run"), save_steps=1)
+    config = make_config(output_dir=Path("~/run"), save_steps=1)
     train(config)
     assert train(replace(config, resume=True, max_steps=3)).run_dir == tmp_path / "home" / "run"
 
 
 def test_a_checkpoint_holds_no_pickle(stopped: TrainConfig) -> None:
-    suffixes = {path.suffix for path in (stopped.run_dir / "checkpoint-4").rglob("*")}
+    suffixes = {path.suffix for path in (stopped.output_dir / "checkpoint-4").rglob("*")}
     assert suffixes <= {".safetensors", ".json", ".jinja", ".txt"}
 
 
@@ -265,10 +259,10 @@ def test_a_resume_with_another_configuration_is_refused(field: str, value: objec
 
 
 def test_there_must_be_a_run_to_resume(make_config: MakeConfig) -> None:
-    with pytest.raises(UserError, match=r"run_dir: .* does not exist, expected the directory of the run to resume"):
+    with pytest.raises(UserError, match=r"output_dir: .* does not exist, expected the directory of the run to resume"):
         train(make_config(resume=True))
-    with pytest.raises(UserError, match="run_dir: got none, expected the directory of the run to resume"):
-        train(make_config(resume=True, run_dir=None))
+    with pytest.raises(UserError, match="output_dir: got none, expected the directory of the run to resume"):
+        train(make_config(resume=True, output_dir=None))
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(make_config: MakeConfig) -> None:

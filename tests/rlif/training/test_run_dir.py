@@ -23,22 +23,19 @@ def test_every_line_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
         assert [json.loads(line)["step"] for line in lines] == list(range(step + 1))
         samples = (run.path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
         assert json.loads(samples[-1]) == {"step": step, "completion": "größer\n"}
-    run.close()
 
 
 def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", CONFIG)
     run.log_metrics({"step": 1, "loss": math.nan, "reward": math.inf})
-    run.close()
     assert json.loads((run.path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "reward": None}
 
 
 def test_the_configuration_is_written_with_the_versions_that_ran_it(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", CONFIG)
-    run.close()
     text = (run.path / "config.yaml").read_text()
     assert yaml.safe_load(text)["model"] == "model"
-    assert "run_dir" not in yaml.safe_load(text)  # so that the file repeats the run in a directory of its own
+    assert "output_dir" not in yaml.safe_load(text)  # so that the file repeats the run in a directory of its own
     assert all(package in text.splitlines()[0] for package in ("rlif", "Python", "torch", "transformers"))
 
 
@@ -54,5 +51,5 @@ def test_the_default_directory_is_new_and_named_after_the_reward(
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="run_dir: cannot make"):
+    with pytest.raises(UserError, match="output_dir: cannot make"):
         RunDir(tmp_path / "file" / "run", CONFIG)

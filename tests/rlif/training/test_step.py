@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
-from rlif.data.prompts import Prompt, read_prompts
-from rlif.errors import UserError
-from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.fused_head import fused_head
-from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.data.prompts import read_prompts
+from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
 from rlif.rollouts.encode import encode_prompts
-from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import Scorer
 from rlif.training.distributed import make_accelerator
 from rlif.training.learner import Learner, make_learner
-from rlif.training.loop import train
 from rlif.training.options import TrainConfig
-from rlif.training.progress import SilentProgress
 from rlif.training.step import update
-from tiny_models import CHARACTERS, frozen_reference
-
-MakeConfig = Callable[..., TrainConfig]
+from runs import MakeConfig, train
 
 
 def make(config: TrainConfig) -> Learner:
@@ -38,15 +27,15 @@ def make(config: TrainConfig) -> Learner:
     start = load_language_model(config.model, device="cpu", dtype="float32")
     rewards = load_rewards(config.reward, seed=config.seed)
     accelerator = make_accelerator("cpu", (), Path("unused"))
-    learner = make_learner(config, accelerator, start, rewards, need_reference=config.beta > 0)
-    return replace(learner, optimizer=torch.optim.SGD(learner.scorer.parameters(), lr=0.0))
+    learner = make_learner(config, accelerator, start, rewards, need_start_model=config.beta > 0)
+    return replace(learner, optimizer=torch.optim.SGD(learner.models.scorer.parameters(), lr=0.0))
 
 
 def roll(learner: Learner) -> Rollout:
     config = learner.config
     return sample(
-        learner.policy,
-        encode_prompts(learner.policy, read_prompts(config.data), config.max_completion_length)[:3],
+        learner.models.language_model,
+        encode_prompts(learner.models.language_model, read_prompts(config.data), config.max_completion_length)[:3],
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
@@ -57,13 +46,13 @@ def roll(learner: Learner) -> Rollout:
 def gradients(learner: Learner, rollout: Rollout) -> list[Tensor]:
     """Of one update without a learning rate."""
     update(learner, rollout, 1, 0.0)
-    return [each.grad.clone() for each in learner.scorer.parameters() if each.grad is not None]
+    return [each.grad.clone() for each in learner.models.scorer.parameters() if each.grad is not None]
 
 
 def forwards(learner: Learner) -> list[tuple[bool, int]]:
     """Whether each forward of the policy wanted gradients, and of how many completions."""
     calls: list[tuple[bool, int]] = []
-    learner.scorer.register_forward_pre_hook(
+    learner.models.scorer.register_forward_pre_hook(
         lambda module, inputs: calls.append((torch.is_grad_enabled(), len(inputs[0].texts)))
     )
     return calls
@@ -104,12 +93,12 @@ def test_truncated_completions_are_left_out_of_the_loss_but_not_of_their_group(m
 
     # The same by hand: the tokens of these two are not counted, everything else is as it was.
     counted = rollout.completion_mask & rollout.finished[:, None]
-    stats = plain.scorer(rollout, 1.0)
+    stats = plain.models.scorer(rollout, 1.0)
     lengths = rollout.completion_mask.sum(dim=1)
     groups = (stats.self_certainty.detach().sum(dim=1) / lengths).view(3, 4)
     advantages = ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).view(12, 1)
     (-(advantages * stats.logprob * counted).sum() / counted.sum()).backward()
-    expected = [each.grad for each in plain.scorer.parameters()]
+    expected = [each.grad for each in plain.models.scorer.parameters()]
     norm = torch.stack([each.norm() for each in expected]).norm()
     for a, b in zip(ours, expected, strict=True):
         # Clipped to norm 1; float32, with advantages that magnify rounding some 100 times.
@@ -145,73 +134,23 @@ def test_entropy_as_an_objective_moves_it_either_way(make_config: MakeConfig, tm
     entropy = {}
     for coefficient in (-1.0, 1.0):
         config = make_config(
-            run_dir=tmp_path / str(coefficient),
+            output_dir=tmp_path / str(coefficient),
             reward=("random",),
             entropy_coef=coefficient,
             beta=0.0,
             max_steps=15,
             learning_rate=3e-3,
         )
-        entropy[coefficient] = train(config, progress=SilentProgress()).rows[-1]["entropy"]
+        entropy[coefficient] = train(config).rows[-1]["entropy"]
     assert entropy[1.0] > entropy[-1.0] + 0.5  # nats; both start near 1.8
 
 
 def test_top_k_restricts_what_is_sampled_and_not_what_is_scored(make_config: MakeConfig, tmp_path: Path) -> None:
-    row = train(make_config(top_k=1, max_steps=1), progress=SilentProgress()).rows[0]
+    row = train(make_config(top_k=1, max_steps=1)).rows[0]
     assert row["frac_reward_zero_std"] == 1.0  # every completion of a prompt is the most likely one
     assert row["entropy"] > 0.1  # nats, of the whole distribution
-    nucleus = make_config(top_p=1e-6, max_steps=1, run_dir=tmp_path / "nucleus")
-    assert train(nucleus, progress=SilentProgress()).rows[0]["entropy"] == row["entropy"]
-
-
-def test_microbatches_stay_within_the_budget_and_lose_nothing(language_model: LanguageModel) -> None:
-    config = TrainConfig("m", "d", num_generations=4, max_completion_length=12)
-    prompts = encode_prompts(language_model, [Prompt("1"), Prompt("10+200=30"), Prompt("7+8")], 12)
-    rollout = sample(
-        replace(language_model, eos_token_ids=(1, 5, 9)),
-        prompts,
-        num_generations=config.num_generations,
-        max_completion_length=12,
-        temperature=1.0,
-        seeds=[(0,), (1,), (2,)],
-    )
-    everything = list(range(12))
-    for budget in (1, 20, 40, 100, 1000):
-        for whole_groups in (False, True):
-            parts = microbatches(rollout, everything, budget, whole_groups=whole_groups)
-            assert sorted(row for part in parts for row in part) == everything
-            for part in parts:
-                size = rollout.select(part).prompt_ids.numel() + rollout.select(part).completion_ids.numel()
-                assert size <= budget or len(part) == (4 if whole_groups else 1)
-                if whole_groups:
-                    assert part == [row for start in part[::4] for row in range(start, start + 4)]
-    assert groups_fit(rollout, 1000)
-    assert not groups_fit(rollout, 20)
-
-
-def test_lora_trains_the_adapter_alone_and_the_reference_is_the_model_without_it(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    config = make_config(lora_rank=4, beta=0.1, max_steps=3, num_generations=4)
-    config = replace(config, eval_data=config.data)
-    rows = train(config, progress=SilentProgress()).rows
-    assert rows[1]["kl"] == 0.0  # of the first update: the adapter starts as nothing
-    assert rows[-1]["kl"] > 0.0
-    assert rows[0]["eval/kl"] == 0.0
-    assert rows[-1]["eval/kl"] > 0.0
-    saved = config.run_dir / "model"
-    assert sorted(path.name for path in saved.glob("*.safetensors")) == ["adapter_model.safetensors"]
-    trained = AutoModelForCausalLM.from_pretrained(saved)  # the model that was started from, and the adapter
-    start = AutoModelForCausalLM.from_pretrained(config.model)
-    ids = torch.tensor([[3, 4, 5]])
-    assert not torch.equal(trained(ids).logits, start(ids).logits)
-    trained.disable_adapters()
-    assert torch.equal(trained(ids).logits, start(ids).logits)
-
-
-def test_lora_needs_modules_that_there_are(make_config: MakeConfig) -> None:
-    with pytest.raises(UserError, match=r"^lora_target_modules: got \['query'\]"):
-        train(make_config(lora_rank=4, lora_target_modules=("query",)), progress=SilentProgress())
+    nucleus = make_config(top_p=1e-6, max_steps=1, output_dir=tmp_path / "nucleus")
+    assert train(nucleus).rows[0]["entropy"] == row["entropy"]
 
 
 def test_checkpointed_layers_run_twice_and_change_no_bit(make_config: MakeConfig) -> None:
@@ -221,27 +160,10 @@ def test_checkpointed_layers_run_twice_and_change_no_bit(make_config: MakeConfig
     for checkpointing in (False, True):
         learner = make(replace(config, gradient_checkpointing=checkpointing))
         runs: list[None] = []
-        mlp = learner.policy.model.model.layers[0].mlp
+        mlp = learner.models.language_model.model.model.layers[0].mlp
         mlp.register_forward_pre_hook(lambda *_, runs=runs: runs.append(None))
         results[checkpointing] = gradients(learner, rollout)
         calls[checkpointing] = len(runs)
-        assert not any(module.training for module in learner.scorer.model.modules())
+        assert not any(module.training for module in learner.models.scorer.model.modules())
     assert calls == {False: 2, True: 4}
     assert all(torch.equal(a, b) for a, b in zip(results[False], results[True], strict=True))
-
-
-def test_dropout_stays_off_while_layers_are_checkpointed() -> None:
-    # OPT's layers apply a dropout of their own, in training mode, besides those of modules inside them.
-    sizes = dict(
-        vocab_size=3 + len(CHARACTERS), hidden_size=32, ffn_dim=48, num_hidden_layers=2, word_embed_proj_dim=32
-    )
-    torch.manual_seed(0)
-    model = OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=4, dropout=0.5, pad_token_id=0)).eval()
-    head, ids = fused_head(model), torch.zeros(2, 3, dtype=torch.long)
-    rollout = Rollout([""] * 2, [None] * 2, [""] * 2, ids, ids == 0, ids, ids == 0, torch.ones(2) > 0, 2)
-    expected = Scorer(model, head)(rollout, 1.0).logprob
-    enable_checkpointing(model)
-    logprob = Scorer(model, head)(rollout, 1.0).logprob
-    assert torch.equal(logprob, expected)
-    logprob.sum().backward()
-    assert frozen_reference(model).logprob(rollout, 1.0).equal(expected.detach())

@@ -1,22 +1,16 @@
 """Metrics reach the trackers that were asked for; one that is not there is found before any work."""
 
-from collections.abc import Callable
-
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlif.errors import UserError
-from rlif.training.loop import train
-from rlif.training.options import TrainConfig
-from rlif.training.progress import SilentProgress
-
-MakeConfig = Callable[..., TrainConfig]
+from runs import MakeConfig, train
 
 
 def test_tensorboard_gets_every_metric_of_every_step(make_config: MakeConfig) -> None:
     config = make_config(report_to=("tensorboard",))
-    rows = train(config, progress=SilentProgress()).rows
-    events = EventAccumulator(str(config.run_dir / "rlif")).Reload()
+    rows = train(config).rows
+    events = EventAccumulator(str(config.output_dir / "rlif")).Reload()
     for name in ("reward", "entropy", "loss"):
         logged = [(event.step, event.value) for event in events.Scalars(name)]
         assert logged == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows]  # float32 in the file
@@ -32,5 +26,5 @@ def test_tensorboard_gets_every_metric_of_every_step(make_config: MakeConfig) ->
 def test_a_tracker_that_is_not_there_is_refused(name: str, message: str, make_config: MakeConfig) -> None:
     config = make_config(report_to=(name,))
     with pytest.raises(UserError, match=message):
-        train(config, progress=SilentProgress())
-    assert not config.run_dir.exists()
+        train(config)
+    assert not config.output_dir.exists()

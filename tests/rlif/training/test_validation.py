@@ -1,48 +1,20 @@
 """Evaluation measures what its metrics are named after, over all prompts, and repeats exactly."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from rlif.data.prompts import Prompt
 from rlif.models.language_model import LanguageModel
-from rlif.rewards import load_rewards
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.scoring.scorer import Scorer
-from rlif.scoring.start_model import Reference
-from rlif.training import validation as evaluate_module
-from rlif.training.distributed import make_accelerator
-from rlif.training.learner import Learner
-from rlif.training.options import TrainConfig
-from rlif.training.validation import Evaluation
-from tiny_models import EOS, frozen_copy, frozen_reference
-
-MakeConfig = Callable[..., TrainConfig]
-
-
-def evaluate(
-    language_model: LanguageModel,
-    reference: Reference,
-    prompts: list[EncodedPrompt],
-    config: TrainConfig,
-    consensus: list[str | None] | None = None,
-) -> Evaluation:
-    model = language_model.model
-    learner = Learner(
-        config=config,
-        accelerator=make_accelerator("cpu", (), Path("unused")),
-        policy=language_model,
-        scorer=Scorer(model, None),
-        reference=reference,
-        rewards=load_rewards(config.reward),
-        optimizer=torch.optim.SGD(model.parameters()),
-    )
-    return evaluate_module.evaluate(learner, prompts, consensus)
+from rlif.scoring.start_model import StartModel
+from rlif.training import validation
+from runs import MakeConfig, evaluated
+from tiny_models import EOS, frozen_copy, frozen_start_model
 
 
 @pytest.fixture
@@ -59,7 +31,7 @@ def test_metrics_are_what_their_names_say(
 ) -> None:
     language_model = replace(language_model, eos_token_ids=(EOS, 5, 9))
     rollouts: list[Rollout] = []
-    sample = evaluate_module.sample
+    sample = validation.sample
     texts = ["#### 4", "#### 5", "no answer", "####"]  # right for the first prompt, wrong, unparsed, unparsed
 
     def record(*args: object, **settings: object) -> Rollout:
@@ -67,15 +39,15 @@ def test_metrics_are_what_their_names_say(
         rollouts.append(replace(rollout, texts=texts * 6, answers=["4"] * 4 + ["9"] * 8 + [None] * 12))
         return rollouts[-1]
 
-    monkeypatch.setattr(evaluate_module, "sample", record)
-    reference = frozen_copy(language_model.model)
+    monkeypatch.setattr(validation, "sample", record)
+    start = frozen_copy(language_model.model)
     with torch.no_grad():
-        for parameter in reference.parameters():
+        for parameter in start.parameters():
             parameter.mul_(0.9)
     # The start model was asked about the first four prompts, of which two have a majority answer.
     consensus = ["5", None, "4", None]
-    metrics = evaluate(
-        language_model, Reference(Scorer(reference, None)), prompts, make_config(prompts_per_step=6), consensus
+    metrics = evaluated(
+        language_model, StartModel(Scorer(start, None)), prompts, make_config(prompts_per_step=6), consensus
     ).metrics
     (rollout,) = rollouts
     tokens = int(rollout.completion_mask.sum())
@@ -93,7 +65,7 @@ def test_metrics_are_what_their_names_say(
         ids = torch.cat([prompt, completion])[None]
         with torch.no_grad():
             log_p = language_model.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
-            base = reference(ids).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
+            base = start(ids).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
         entropy -= (log_p.exp() * log_p).sum().item()
         base_logprob, logprob = (each.gather(1, completion[:, None]).double() for each in (base, log_p))
         base_nll -= base_logprob.sum().item()
@@ -112,9 +84,9 @@ def test_metrics_are_what_their_names_say(
 def test_an_evaluation_repeats_exactly_and_leaves_the_policy_alone(
     language_model: LanguageModel, prompts: list[EncodedPrompt], make_config: MakeConfig
 ) -> None:
-    reference = frozen_reference(language_model.model)
-    first = evaluate(language_model, reference, prompts, make_config())
-    assert evaluate(language_model, reference, prompts, make_config()) == first
+    start_model = frozen_start_model(language_model.model)
+    first = evaluated(language_model, start_model, prompts, make_config())
+    assert evaluated(language_model, start_model, prompts, make_config()) == first
     assert all(parameter.grad is None for parameter in language_model.model.parameters())
 
 
@@ -125,16 +97,16 @@ def test_greedy_evaluation_gives_every_completion_of_a_prompt_the_same_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts: list[str] = []
-    sample = evaluate_module.sample
+    sample = validation.sample
 
     def record(*args: object, **settings: object) -> Rollout:
         rollout = sample(*args, **settings)  # type: ignore[arg-type]
         texts.extend(rollout.texts)
         return rollout
 
-    monkeypatch.setattr(evaluate_module, "sample", record)
+    monkeypatch.setattr(validation, "sample", record)
     config = make_config(eval_temperature=0.0, eval_generations=2)
-    evaluate(language_model, frozen_reference(language_model.model), prompts, config)
+    evaluated(language_model, frozen_start_model(language_model.model), prompts, config)
     assert len(texts) == 12
     assert texts[::2] == texts[1::2]
 
@@ -146,23 +118,23 @@ def test_every_prompt_is_evaluated_once_however_small_the_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes: list[int] = []
-    sample = evaluate_module.sample
+    sample = validation.sample
 
     def record(model: LanguageModel, batch: list[EncodedPrompt], **settings: object) -> Rollout:
         sizes.append(len(batch))
         return sample(model, batch, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluate_module, "sample", record)
+    monkeypatch.setattr(validation, "sample", record)
     config = make_config(
         prompts_per_step=2, num_generations=4, eval_generations=2
     )  # 8 completions: 4 prompts at a time
-    evaluation = evaluate(language_model, frozen_reference(language_model.model), prompts, config)
+    evaluation = evaluated(language_model, frozen_start_model(language_model.model), prompts, config)
     assert sizes == [4, 2]
     assert [sample["prompt"] for sample in evaluation.samples] == [prompt.text for prompt in prompts]
 
 
 def test_without_gold_answers_there_is_no_accuracy(language_model: LanguageModel, make_config: MakeConfig) -> None:
     prompts = encode_prompts(language_model, [Prompt("1+2="), Prompt("3+4=")], 6)
-    metrics = evaluate(language_model, frozen_reference(language_model.model), prompts, make_config()).metrics
+    metrics = evaluated(language_model, frozen_start_model(language_model.model), prompts, make_config()).metrics
     assert "accuracy" not in metrics
     assert "parse_rate" in metrics

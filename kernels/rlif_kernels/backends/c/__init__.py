@@ -1,4 +1,4 @@
-"""The C backend, on the CPU: `cpu_backend.c`, called from one Python thread per torch thread.
+"""The C backend, on the CPU: `kernels.c`, called from one Python thread per torch thread.
 
 ctypes releases the interpreter's lock during a call, and each row belongs to one thread.
 """
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from rlif_kernels.backends.c.build import library
 from rlif_kernels.backends.torch import row_maximum as row_maximum  # the two leave the same row state
+from rlif_kernels.checks import check_values
 from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
-from rlif_kernels.reference import check_values
-from rlif_kernels.stats import STATE_ROWS, row_coefficients, row_offsets
+from rlif_kernels.rows import Rows, row_coefficients, row_offsets, zero_results
 
 # Below this many elements a second thread costs more than it saves: about 20 microseconds of work.
 MIN_ELEMENTS_PER_THREAD = 1 << 15
@@ -27,7 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 class _Call(ctypes.Structure):
-    """`Call` of cpu_backend.c, field by field."""
+    """`Call` of kernels.c, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("logits", "offsets", "targets", "temperatures")),
@@ -51,20 +51,11 @@ def serves(logits: Tensor) -> bool:
     return logits.device.type == "cpu" and logits.dtype in DTYPES and library() is not None
 
 
-def forward(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    outputs: Sequence[str],
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p², 1 - p_y."""
-    check_values(targets, temperature, num_columns)
-    num_rows = targets.numel()
-    state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
-    fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
-    _run("rlif_forward", logits, targets, temperature, softcap, num_columns, fields | {"state": state})
+def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """`backends.Backend.forward`."""
+    check_values(rows)
+    fields, state = zero_results(logits, rows.num_rows, outputs)
+    _run("rlif_forward", logits, rows, fields | {"state": state})
     return fields, state
 
 
@@ -72,56 +63,40 @@ def sample(
     logits: Tensor, uniform: Tensor, temperature: float, outputs: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Draw a token of each row: (N,) int64, -1 where a row is no distribution, and the requested fields."""
-    num_rows, num_columns = uniform.numel(), logits.shape[-1]
-    drawn = torch.zeros(num_rows, dtype=torch.int64)
-    state = torch.zeros((STATE_ROWS, num_rows), dtype=torch.float32)
-    fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
+    drawn = torch.zeros(uniform.numel(), dtype=torch.int64)
+    fields, state = zero_results(logits, uniform.numel(), outputs)
     tensors = fields | {"state": state, "uniform": uniform, "drawn": drawn}
-    _run("rlif_sample", logits, drawn, temperature, 0.0, num_columns, tensors)
+    _run("rlif_sample", logits, Rows(drawn, temperature, 0.0, logits.shape[-1]), tensors)
     return drawn, fields
 
 
-def backward(
-    grad_logits: Tensor,
-    grads: dict[str, Tensor],
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    row_state: Tensor,
-) -> None:
-    """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
-    _expect_gradient(grad_logits, logits, num_columns)
-    coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, temperature).items()}
+def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor) -> None:
+    """`backends.Backend.backward`."""
+    _expect_gradient(grad_logits, logits, rows.num_columns)
+    coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, rows).items()}
     tensors = coefficients | {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": row_state}
-    _run("rlif_backward", logits, targets, temperature, softcap, num_columns, tensors)
+    _run("rlif_backward", logits, rows, tensors)
 
 
 def grpo(
     grad_logits: Tensor,
     logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
+    rows: Rows,
     outputs: Sequence[str],
-    rows: LossRows,
+    loss_rows: LossRows,
     options: LossOptions,
 ) -> tuple[dict[str, Tensor], TokenTerms]:
-    """The statistics and the loss of each row, and its gradient; `grad_logits` may be the logits themselves."""
-    check_values(targets, temperature, num_columns)
-    _expect_gradient(grad_logits, logits, num_columns)
-    num_rows = targets.numel()
-    state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
-    results = {name: state.new_zeros(num_rows) for name in (*outputs, "loss", "kl")}
-    results["clipped"] = state.new_zeros(num_rows, dtype=torch.bool)
-    given = {name: value for name, value in rows._asdict().items() if value is not None}
+    """`backends.FusedLoss`."""
+    check_values(rows)
+    _expect_gradient(grad_logits, logits, rows.num_columns)
+    results, state = zero_results(logits, rows.num_rows, (*outputs, "loss", "kl"))
+    results["clipped"] = state.new_zeros(rows.num_rows, dtype=torch.bool)
+    given = {name: value for name, value in loss_rows._asdict().items() if value is not None}
     tensors = {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": state, **results, **given}
     numbers = {"low": 1 - options.epsilon_low, "high": 1 + options.epsilon_high}
     numbers |= {name: getattr(options, name) for name in ("delta", "beta", "entropy_coef", "self_certainty_coef")}
-    _run("rlif_grpo", logits, targets, temperature, softcap, num_columns, tensors, numbers)
-    kl = None if rows.ref_logprob is None else results["kl"]
+    _run("rlif_grpo", logits, rows, tensors, numbers)
+    kl = None if loss_rows.ref_logprob is None else results["kl"]
     return {name: results[name] for name in outputs}, TokenTerms(results["loss"], kl, results["clipped"], {})
 
 
@@ -134,30 +109,28 @@ def _expect_gradient(grad_logits: Tensor, logits: Tensor, num_columns: int) -> N
 
 
 def _run(
-    function: str,
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    tensors: dict[str, Tensor],
-    numbers: dict[str, float] | None = None,
+    function: str, logits: Tensor, rows: Rows, tensors: dict[str, Tensor], numbers: dict[str, float] | None = None
 ) -> None:
-    tensors = tensors | {"logits": logits, "offsets": row_offsets(logits), "targets": targets}
-    call = _Call(columns=num_columns, rows=targets.numel(), bfloat16=logits.dtype == torch.bfloat16, softcap=softcap)
-    if isinstance(temperature, Tensor):
-        tensors["temperatures"] = temperature
-    else:
-        call.temperature = temperature
-    for name, number in (numbers or {}).items():
-        setattr(call, name, number)
+    num_rows, num_columns = rows.num_rows, rows.num_columns
+    temperatures, temperature = rows.split_temperature
+    call = _Call(
+        columns=num_columns,
+        rows=num_rows,
+        bfloat16=logits.dtype == torch.bfloat16,
+        softcap=rows.softcap,
+        temperature=temperature,
+        **(numbers or {}),
+    )
+    tensors = tensors | {"logits": logits, "offsets": row_offsets(logits), "targets": rows.targets}
+    if temperatures is not None:
+        tensors["temperatures"] = temperatures
     for name, tensor in tensors.items():
         setattr(call, name, tensor.data_ptr())
     kernel = getattr(library(), function)
-    threads = min(torch.get_num_threads(), max(1, targets.numel() * num_columns // MIN_ELEMENTS_PER_THREAD))
+    threads = min(torch.get_num_threads(), max(1, num_rows * num_columns // MIN_ELEMENTS_PER_THREAD))
     # More shares than threads: masked rows are free, and a thread that meets them takes the next share.
-    shares = 1 if threads == 1 else min(4 * threads, targets.numel())
-    bounds = [targets.numel() * share // shares for share in range(shares + 1)]
+    shares = 1 if threads == 1 else min(4 * threads, num_rows)
+    bounds = [num_rows * share // shares for share in range(shares + 1)]
     arguments = [(ctypes.byref(call), ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in itertools.pairwise(bounds)]
     if any(_run_shares(lambda share: kernel(*share), arguments, threads)):
         raise MemoryError(f"no memory to work on a row of {num_columns} logits")

@@ -1,5 +1,5 @@
-/* token_stats, sample_tokens and grpo_loss on the CPU: a row is read from memory once and stays in the cache for what else must be seen
-   of it.
+/* token_stats, sample_tokens and grpo_loss on the CPU: a row is read from memory once, and is in the cache for every
+   further look at it.
 
    Forward, per row: the largest logit m first, then one exponential per column,
 
@@ -29,6 +29,9 @@
 #define STRETCH (8 * CHUNK) /* columns that a draw looks through */
 #define IGNORE_INDEX (-100)
 
+/* Where the parts of the row state stand, which the forward leaves for the backward: RowState of rows.py. */
+enum { STATE_M, STATE_LOG_S, STATE_N, STATE_ENTROPY, STATE_SUM_SQ_PROBS, STATE_COMPLEMENT };
+
 typedef float f32 __attribute__((vector_size(4 * LANES)));
 typedef double f64 __attribute__((vector_size(8 * LANES)));
 typedef int32_t i32 __attribute__((vector_size(4 * LANES)));
@@ -47,7 +50,7 @@ typedef struct {
     int64_t columns;
     int64_t rows;
     int32_t bfloat16;            /* else float32 */
-    /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (6, rows) */
+    /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (STATE_COMPLEMENT + 1, rows) */
     float *logprob, *entropy, *self_certainty, *logsumexp, *sum_sq_probs, *top_probs;
     float *state;
     /* backward */
@@ -63,6 +66,8 @@ typedef struct {
     const double *uniform;
     int64_t *drawn;
 } Call;
+
+INLINE float *part(const Call *call, int which, int64_t row) { return call->state + which * call->rows + row; }
 
 INLINE f32 splat(float x) { return (f32){} + x; }
 INLINE f32 pick(i32 mask, f32 yes, f32 no) { return (f32)(((i32)yes & mask) | ((i32)no & ~mask)); }
@@ -291,14 +296,13 @@ INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat
         call->top_probs[2 * i + 1] =
             second == -INFINITY ? (float)(0.0 * sums.s) : (float)(exp(((double)second - m) / temperature) / sums.s);
     }
-    float *state = call->state;
-    state[i] = m;
-    state[call->rows + i] = (float)log_s;
-    state[2 * call->rows + i] = (float)state_n;
-    state[3 * call->rows + i] = (float)entropy;
-    state[4 * call->rows + i] = (float)(sums.q / (sums.s * sums.s));
+    *part(call, STATE_M, i) = m;
+    *part(call, STATE_LOG_S, i) = (float)log_s;
+    *part(call, STATE_N, i) = (float)state_n;
+    *part(call, STATE_ENTROPY, i) = (float)entropy;
+    *part(call, STATE_SUM_SQ_PROBS, i) = (float)(sums.q / (sums.s * sums.s));
     /* 1 - p_y; of the largest, whose exponential is exactly 1, as the sum of the others. */
-    state[5 * call->rows + i] = (float)(x_y == m ? (sums.s - 1) / sums.s : -expm1(logprob));
+    *part(call, STATE_COMPLEMENT, i) = (float)(x_y == m ? (sums.s - 1) / sums.s : -expm1(logprob));
 }
 
 /* Room for a row of capped logits; NULL where there is no softcap. Returns 0, or -1 if there is no memory. */
@@ -369,13 +373,13 @@ INLINE void backward_row(const void *row, void *grad, int64_t columns, RowTerms 
 }
 
 /* The gradient of row i: r holds the coefficients over the temperature. At the target, where c_p is c_rest - c_y, stands
-   p_y (c_rest + ...) - c_1 + c_y (1 - p_y), lest it cancel. */
+   p_y (c_rest + ...) - c_1 + c_y (1 - p_y), which does not cancel. */
 INLINE void backward_one(const Call *call, int64_t i, RowTerms r, float c_rest, float c_y, int bfloat16) {
     size_t size = bfloat16 ? 2 : 4;
     const char *row = (const char *)call->logits + size * (size_t)call->offsets[i];
     char *grad = (char *)call->grad + size * (size_t)call->grad_offsets[i];
     int64_t columns = call->columns, target = call->targets[i];
-    int capped = call->softcap > 0, guard = call->state[2 * call->rows + i] < 0;
+    int capped = call->softcap > 0, guard = *part(call, STATE_N, i) < 0;
     f32 x_y = load_tail(row, target, target + 1, bfloat16); /* in place, the loop overwrites it */
     if (capped) backward_row(row, grad, columns, r, bfloat16, 1, 1);
     else if (guard) backward_row(row, grad, columns, r, bfloat16, 0, 1);
@@ -383,7 +387,7 @@ INLINE void backward_one(const Call *call, int64_t i, RowTerms r, float c_rest, 
     if (c_y != 0 && x_y[0] != -INFINITY) {
         r.c_p = c_rest + 0 * r.c_p; /* NaN stays */
         f32 g = gradient(x_y, r, capped, 1);
-        c_y *= call->state[5 * call->rows + i];
+        c_y *= *part(call, STATE_COMPLEMENT, i);
         if (capped) {
             float ratio = cap(x_y, r.softcap)[0] / r.softcap;
             c_y *= 1 - ratio * ratio;
@@ -398,8 +402,8 @@ INLINE float temperature_of(const Call *call, int64_t i) {
 
 INLINE RowTerms row_terms(const Call *call, int64_t i, float c_p, float c_plogp, float c_pp, float c_1) {
     return (RowTerms){
-        call->state[i], call->state[call->rows + i], 1.0f / temperature_of(call, i), c_p, c_plogp, c_pp, c_1,
-        (float)call->softcap,
+        *part(call, STATE_M, i), *part(call, STATE_LOG_S, i), 1.0f / temperature_of(call, i), c_p, c_plogp, c_pp,
+        c_1, (float)call->softcap,
     };
 }
 
@@ -448,13 +452,13 @@ INLINE void token_loss(const Call *call, int64_t i, RowTerms *r, float *c_rest, 
     }
     double mean_weight = call->mean_weight[i], temperature = temperature_of(call, i);
     double g_y = weight * slope, g_entropy = -call->entropy_coef * mean_weight;
-    double g_self_certainty = -call->self_certainty_coef * mean_weight, entropy = call->state[3 * call->rows + i];
+    double g_self_certainty = -call->self_certainty_coef * mean_weight, entropy = *part(call, STATE_ENTROPY, i);
     loss *= weight;
     if (call->entropy_coef != 0) loss += g_entropy * entropy;
     if (call->self_certainty_coef != 0) loss += g_self_certainty * call->self_certainty[i];
     call->loss[i] = (float)loss;
     double rest = g_self_certainty - (call->entropy_coef != 0 ? g_entropy * entropy : 0);
-    double n = fabs((double)call->state[2 * call->rows + i]);
+    double n = fabs((double)*part(call, STATE_N, i));
     *r = row_terms(
         call, i, (float)((rest - g_y) / temperature), (float)(-g_entropy / temperature), 0,
         (float)(g_self_certainty / n / temperature)

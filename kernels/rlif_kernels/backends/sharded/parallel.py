@@ -13,15 +13,17 @@ numbers per row are combined in float64, where lse_r of shifted logits loses not
 """
 
 from collections.abc import Sequence
-from types import ModuleType
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlif_kernels.backends.sharded.slices import INVALID, backward_slice, readable_targets, slice_targets
-from rlif_kernels.reference import check_targets, check_temperatures
-from rlif_kernels.stats import IGNORE_INDEX, STATE_ROWS
+from rlif_kernels.backends import LocalBackend
+from rlif_kernels.backends.sharded.slices import INVALID, backward_slice, readable, slice_targets
+from rlif_kernels.checks import check_targets, check_temperatures
+from rlif_kernels.rows import STATE_ROWS, Rows, RowState
+from rlif_kernels.stats import IGNORE_INDEX
 
 
 def own_slice(
@@ -34,11 +36,11 @@ def own_slice(
     """What of the whole rows falls to this rank, which holds `num_columns` of their columns.
 
     Returns:
-        targets as `vocab_slices.slice_targets` gives them, the number of this rank's columns within `vocab_size`, and
+        targets as `slices.slice_targets` gives them, the number of this rank's columns within `vocab_size`, and
         the number of columns that the largest slice has.
     """
     if targets.device.type == "cpu":
-        check_temperatures(temperature, targets != IGNORE_INDEX)  # here on every rank alike, so that none waits
+        check_temperatures(temperature, targets != IGNORE_INDEX)  # on every rank, so that none waits for another
     sizes = _all_gather(torch.tensor([num_columns], device=targets.device), group)[:, 0].tolist()
     total, offset = sum(sizes), sum(sizes[: dist.get_rank(group)])
     if vocab_size is not None:
@@ -52,41 +54,34 @@ def own_slice(
 
 
 class VocabParallel:
-    """A backend for rows of which each rank holds a slice: another backend for the slice, and one exchange per forward.
+    """A backend for sharded rows: another backend computes this rank's slice, and a forward takes one exchange.
 
     Targets are those of `own_slice`. The row state is that of the whole rows, relative to the slice's own maximum, so
     that the other backend's backward continues from it.
     """
 
-    def __init__(self, backend: ModuleType, group: dist.ProcessGroup) -> None:
+    grpo = None
+    """None: a row's loss is known only after the exchange."""
+
+    def __init__(self, backend: LocalBackend, group: dist.ProcessGroup) -> None:
         self.backend, self.group = backend, group
 
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        temperature: float | Tensor,
-        softcap: float,
-        num_columns: int,
-        outputs: Sequence[str],
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        flat = targets.view(-1)
-        active, owner = flat != IGNORE_INDEX, flat >= 0
-        readable = readable_targets(targets)
-        own, row_state = _slice_numbers(
-            self.backend, logits, readable, temperature, softcap, num_columns, outputs, owner
-        )
+    def forward(self, logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """`backends.Backend.forward`, of the whole rows."""
+        flat = rows.targets.view(-1)
+        active = flat != IGNORE_INDEX
+        own, row_state = _slice_numbers(self.backend, logits, rows, outputs)
         combined = _combine(_all_gather(own, self.group), outputs)
         if "logprob" in combined:
             combined["logprob"] = combined["logprob"].masked_fill(flat == INVALID, torch.nan)
 
-        own_max = own[_ROWS.index("m")]
-        row_state[1] = (combined["logsumexp"] - own_max).float()
-        guarded = (row_state[2] < 0) | (own_max == -torch.inf)
-        row_state[2] = torch.where(guarded, -combined["n"].clamp(min=1), combined["n"]).float()
-        for row, name in ((3, "entropy"), (4, "sum_sq_probs"), (5, "complement")):
+        own_max, state = SliceNumbers(*own).m, RowState(*row_state)
+        state.log_s.copy_(combined["logsumexp"] - own_max)
+        guarded = (state.n < 0) | (own_max == -torch.inf)
+        state.n.copy_(torch.where(guarded, -combined["n"].clamp(min=1), combined["n"]))
+        for name in ("entropy", "sum_sq_probs", "complement"):
             if name in combined:
-                row_state[row] = combined[name].float()
+                getattr(state, name).copy_(combined[name])
         fields = {}
         for name in outputs:
             value = combined[name].float()
@@ -94,77 +89,68 @@ class VocabParallel:
         return fields, row_state
 
     def backward(
-        self,
-        grad_logits: Tensor,
-        grads: dict[str, Tensor],
-        logits: Tensor,
-        targets: Tensor,
-        temperature: float | Tensor,
-        softcap: float,
-        num_columns: int,
-        row_state: Tensor,
+        self, grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor
     ) -> None:
-        backward_slice(self.backend, grad_logits, grads, logits, targets, temperature, softcap, num_columns, row_state)
+        """`backends.Backend.backward`, of this rank's slice."""
+        backward_slice(self.backend, grad_logits, grads, logits, rows, row_state)
 
-    def sum_over_slices(self, value: Tensor) -> Tensor:
+    def sum_over_slices(self, value: Tensor) -> None:
         """Add up, in place, what each rank's columns contribute: the gradient of hidden states that all ranks share."""
         dist.all_reduce(value, group=self.group)
-        return value
 
 
-# What a rank shares about each row of its slice.
-_ROWS = (
-    "m",
-    "log_s",
-    "n",
-    "logprob",
-    "owner",
-    "entropy",
-    "self_certainty",
-    "sum_sq_probs",
-    "complement",
-    "top_1",
-    "top_2",
-)
+class SliceNumbers(NamedTuple):
+    """What a rank shares about each row of its slice, float64: names for the rows of a tensor (11, N)."""
+
+    m: Tensor
+    """The largest z; -inf of no columns."""
+    log_s: Tensor
+    n: Tensor
+    logprob: Tensor
+    owner: Tensor
+    """1 where the target lies in this slice."""
+    entropy: Tensor
+    self_certainty: Tensor
+    sum_sq_probs: Tensor
+    complement: Tensor
+    top_1: Tensor
+    top_2: Tensor
 
 
-def _slice_numbers(
-    backend: ModuleType,
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    outputs: Sequence[str],
-    owner: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """This rank's rows of `_ROWS`, float64, and the row state of its backend."""
-    own = torch.zeros(len(_ROWS), targets.numel(), dtype=torch.float64, device=logits.device)
-    own[0] = -torch.inf  # the maximum of no columns
-    if num_columns == 0:
-        return own, torch.zeros(STATE_ROWS, targets.numel(), dtype=torch.float32, device=logits.device)
-    fields, row_state = backend.forward(logits, targets, temperature, softcap, num_columns, outputs)
-    own[0], own[1], own[2] = backend.row_maximum(row_state, temperature), row_state[1], row_state[2].abs()
-    own[4] = owner
-    own[_ROWS.index("complement")] = row_state[5]
+def _slice_numbers(backend: LocalBackend, logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """This rank's `SliceNumbers` as one tensor, and the row state of its backend."""
+    shared = torch.zeros(len(SliceNumbers._fields), rows.num_rows, dtype=torch.float64, device=logits.device)
+    own = SliceNumbers(*shared)
+    if rows.num_columns == 0:
+        own.m.fill_(-torch.inf)
+        return shared, torch.zeros(STATE_ROWS, rows.num_rows, dtype=torch.float32, device=logits.device)
+    slice_rows = readable(rows)
+    fields, row_state = backend.forward(logits, slice_rows, outputs)
+    state = RowState(*row_state)
+    own.m.copy_(backend.row_maximum(row_state, slice_rows))
+    own.log_s.copy_(state.log_s)
+    own.n.copy_(state.n.abs())
+    own.owner.copy_(rows.targets.view(-1) >= 0)
+    own.complement.copy_(state.complement)
     for name in set(outputs) - {"logsumexp", "top_probs"}:
-        own[_ROWS.index(name)] = fields[name]
+        getattr(own, name).copy_(fields[name])
     if "top_probs" in outputs:
-        own[-2:] = fields["top_probs"].T
-    return own, row_state
+        own.top_1.copy_(fields["top_probs"][:, 0])
+        own.top_2.copy_(fields["top_probs"][:, 1])
+    return shared, row_state
 
 
 def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-    """The fields of the whole rows from the parts (ranks, rows of `_ROWS`, N), in float64.
+    """The fields of the whole rows from the parts of all ranks (ranks, 11, N), in float64.
 
     `n` and `logsumexp` are always there: the backward needs them.
     """
-    m, log_s, n, logprob, owner, entropy, self_certainty, sum_sq_probs, complement, *top = parts.unbind(1)
-    empty = m == -torch.inf  # a slice without support, whose own statistics are NaN
-    n = n.masked_fill(empty, 0)
+    every = SliceNumbers(*parts.unbind(1))  # (ranks, N) each
+    empty = every.m == -torch.inf  # a slice without support, whose own statistics are NaN
+    n, owner = every.n.masked_fill(empty, 0), every.owner.bool()
     total = n.sum(0)
-    largest = m.amax(0)
-    log_mass = (m - largest + log_s).masked_fill(empty, -torch.inf)
+    largest = every.m.amax(0)
+    log_mass = (every.m - largest + every.log_s).masked_fill(empty, -torch.inf)
     log_total = log_mass.logsumexp(0)
     log_total = log_total + 0 * log_total  # NaN where no slice has support
     log_pi = log_mass - log_total
@@ -172,19 +158,19 @@ def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
 
     combined = {"n": total, "logsumexp": largest + log_total}
     if "logprob" in outputs:
-        on_owner = (logprob + log_pi).masked_fill(empty & ~log_total.isnan(), -torch.inf)
-        combined["logprob"] = on_owner.where(owner.bool(), 0).sum(0) + 0 * log_total
+        on_owner = (every.logprob + log_pi).masked_fill(empty & ~log_total.isnan(), -torch.inf)
+        combined["logprob"] = on_owner.where(owner, 0).sum(0) + 0 * log_total
         # 1 - p_y: what fell into other slices, and in the owner's to other columns.
-        combined["complement"] = pi.where(~owner.bool(), pi * complement).masked_fill(empty, 0).sum(0)
+        combined["complement"] = pi.where(~owner, pi * every.complement).masked_fill(empty, 0).sum(0)
     if "entropy" in outputs:
-        combined["entropy"] = (pi * (entropy - log_pi)).masked_fill(empty, 0).sum(0) + 0 * log_total
+        combined["entropy"] = (pi * (every.entropy - log_pi)).masked_fill(empty, 0).sum(0) + 0 * log_total
     if "self_certainty" in outputs:
-        surplus = (n / total * (self_certainty + n.log() - log_pi)).masked_fill(empty, 0)
+        surplus = (n / total * (every.self_certainty + n.log() - log_pi)).masked_fill(empty, 0)
         combined["self_certainty"] = surplus.sum(0) - total.log() + 0 * log_total
     if "sum_sq_probs" in outputs:
-        combined["sum_sq_probs"] = (pi.square() * sum_sq_probs).masked_fill(empty, 0).sum(0) + 0 * log_total
+        combined["sum_sq_probs"] = (pi.square() * every.sum_sq_probs).masked_fill(empty, 0).sum(0) + 0 * log_total
     if "top_probs" in outputs:
-        candidates = torch.cat([(pi * probs).masked_fill(empty, 0) for probs in top])
+        candidates = torch.cat([(pi * probs).masked_fill(empty, 0) for probs in (every.top_1, every.top_2)])
         combined["top_probs"] = candidates.topk(2, dim=0).values.T + (0 * log_total)[:, None]
     return combined
 

@@ -1,18 +1,18 @@
 """The gradient of a slice of the vocabulary, given what its whole rows came to.
 
 A row's statistics depend on all of its columns; once they are known, the gradient of any slice of the columns follows
-from them and from the slice's own logits alone. So the gradient can be computed tile by tile (`linear_head`) and rank
-by rank (`vocab_parallel`), with the ordinary backends: of logprob = z_y - lse, only the slice that holds y gets the
+from them and from the slice's own logits alone. So the gradient can be computed tile by tile (`head`) and rank
+by rank (`parallel`), with the ordinary backends: of logprob = z_y - lse, only the slice that holds y gets the
 gradient of z_y, every slice gets that of -lse.
 
 Within a slice, a target is the column in it, or IGNORE_INDEX for a row to skip, or one of the two codes below.
 """
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
+from rlif_kernels.backends import Backend
+from rlif_kernels.rows import Rows
 from rlif_kernels.stats import IGNORE_INDEX
 
 NOT_OWNED = -101  # the target's column lies in another slice
@@ -33,27 +33,28 @@ def slice_targets(targets: Tensor, first: int, size: int, total: int | None = No
     return torch.where(coded, targets, own)
 
 
-def readable_targets(targets: Tensor) -> Tensor:
-    """Targets of a slice as an ordinary backend takes them: a column that exists stands for the codes."""
-    return targets.masked_fill((targets == NOT_OWNED) | (targets == INVALID), 0)
+def readable(rows: Rows) -> Rows:
+    """The rows of a slice as an ordinary backend takes them: a column that exists stands for the codes."""
+    coded = (rows.targets == NOT_OWNED) | (rows.targets == INVALID)
+    return rows._replace(targets=rows.targets.masked_fill(coded, 0))
 
 
 def backward_slice(
-    backend: ModuleType,
+    backend: Backend,
     grad_logits: Tensor,
     grads: dict[str, Tensor],
     logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
+    rows: Rows,
     row_state: Tensor,
 ) -> None:
-    """`backend.backward` of a slice: `targets` are those of `slice_targets`, the rest belongs to the whole rows."""
-    if num_columns == 0:
+    """`backend.backward` of a slice.
+
+    The targets are those of `slice_targets`, and the columns the slice's; the rest belongs to the whole rows.
+    """
+    if rows.num_columns == 0:
         grad_logits.zero_()
         return
-    flat = targets.view(-1)
+    flat = rows.targets.view(-1)
     owned = flat >= 0
     if "logprob" in grads:
         g_y = grads["logprob"].masked_fill(flat == INVALID, torch.nan)
@@ -62,6 +63,4 @@ def backward_slice(
             "logprob": g_y.masked_fill(~owned, 0),
             "logsumexp": grads["logsumexp"] - g_lse if "logsumexp" in grads else -g_lse,
         }
-    backend.backward(
-        grad_logits, grads, logits, readable_targets(targets), temperature, softcap, num_columns, row_state
-    )
+    backend.backward(grad_logits, grads, logits, readable(rows), row_state)

@@ -1,6 +1,6 @@
 """The Triton backend: how its kernels are launched.
 
-`triton_forward`, `triton_backward` and `triton_grpo` hold the kernels, `triton_blocks` what they share.
+`forward`, `backward` and `grpo` hold the kernels, `blocks` what they share.
 """
 
 import itertools
@@ -16,7 +16,8 @@ from rlif_kernels.backends.triton.blocks import LOG2E
 from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel
 from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms, token_terms
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, STATE_ROWS, row_offsets
+from rlif_kernels.rows import Rows, RowState, row_offsets, zero_results
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
 # LANES and warps: 512 lanes on 128 threads give each thread four independent 16-byte loads, enough in flight at the
 #   occupancy that their registers leave; LANES also fixes the bits of a result, so it does not vary with the shape.
@@ -106,33 +107,25 @@ def grpo_constants(
     }
 
 
-def forward(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    outputs: Sequence[str],
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the requested fields, flat (N, …) float32, and the row state: m, log s, ±n, entropy, sum p², 1 - p_y."""
-    num_rows = targets.numel()
-    state = logits.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
-    fields = {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}
+def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """`backends.Backend.forward`: a program for each row, or for each chunk of few long rows and then each row."""
+    num_rows, num_columns = rows.num_rows, rows.num_columns
+    fields, state = zero_results(logits, num_rows, outputs)
     if num_rows == 0:
         return fields, state
-    _check_size(num_rows, num_columns)
+    _check_size(rows)
     base, stride, offsets, wide = _row_addresses(logits)
-    constants = forward_constants(logits.dtype, outputs, wide, softcap > 0)
+    constants = forward_constants(logits.dtype, outputs, wide, rows.softcap > 0)
     num_chunks = triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES)
     split = num_chunks > 1 and num_rows < SPLIT_BELOW_ROWS
     partials = state.new_empty((num_rows, num_chunks, 8, LANES)) if split else None
-    per_row, scale = _temperature_arguments(temperature)
+    temperatures, temperature = rows.split_temperature
 
     def launch(stage: str, programs: int) -> None:
         forward_kernel[(programs,)](
-            base, offsets, targets.view(-1), per_row,
+            base, offsets, rows.targets, temperatures,
             *(fields.get(name) for name in FIELDS),
-            state, partials, stride, num_rows, num_columns, scale, softcap, num_chunks,
+            state, partials, stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap, num_chunks,
             STAGE=stage, **constants,
         )  # fmt: skip
 
@@ -145,71 +138,58 @@ def forward(
     return fields, state
 
 
-def backward(
-    grad_logits: Tensor,
-    grads: dict[str, Tensor],
-    logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
-    row_state: Tensor,
-) -> None:
-    """Write the gradient of the logits; `grad_logits` may be the logits themselves."""
+def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor) -> None:
+    """`backends.Backend.backward`: a program for each chunk of each row."""
+    num_rows, num_columns = rows.num_rows, rows.num_columns
     if num_columns < logits.shape[-1]:
         grad_logits[..., num_columns:] = 0
-    if targets.numel() == 0:
+    if num_rows == 0:
         return
     base, stride, offsets, wide = _row_addresses(logits)
     grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
-    constants = backward_constants(logits.dtype, wide and grad_wide, softcap > 0)
+    constants = backward_constants(logits.dtype, wide and grad_wide, rows.softcap > 0)
     num_chunks = triton.cdiv(num_columns, constants["BLOCK"] * BACKWARD_TILES)
-    per_row, scale = _temperature_arguments(temperature)
+    temperatures, temperature = rows.split_temperature
     with _device_of(logits):
-        backward_kernel[(targets.numel() * num_chunks,)](
-            grad_base, base, offsets, targets.view(-1), per_row,
+        backward_kernel[(num_rows * num_chunks,)](
+            grad_base, base, offsets, rows.targets, temperatures,
             *(grads.get(name) for name in FIELDS if name != "top_probs"),
-            row_state, grad_offsets, stride, grad_stride, targets.numel(), num_columns, scale, softcap, num_chunks,
-            **constants,
+            row_state, grad_offsets, stride, grad_stride, num_rows, num_columns, LOG2E.value / temperature,
+            rows.softcap, num_chunks, **constants,
         )  # fmt: skip
 
 
 def grpo(
     grad_logits: Tensor,
     logits: Tensor,
-    targets: Tensor,
-    temperature: float | Tensor,
-    softcap: float,
-    num_columns: int,
+    rows: Rows,
     outputs: Sequence[str],
-    rows: LossRows,
+    loss_rows: LossRows,
     options: LossOptions,
 ) -> tuple[dict[str, Tensor], TokenTerms]:
-    """The statistics and the loss of each row, and its gradient; `grad_logits` may be the logits themselves."""
-    num_rows = targets.numel()
+    """`backends.FusedLoss`: a program reads a row, and writes its gradient while the row is in the L2 cache."""
+    num_rows, num_columns = rows.num_rows, rows.num_columns
     if num_rows < SPLIT_BELOW_ROWS and num_columns > LANES * 16 // logits.element_size() * FORWARD_TILES:
         # Rows too few to fill the device, and long: better split, as forward and backward do.
-        fields, row_state = forward(logits, targets, temperature, softcap, num_columns, outputs)
-        terms = token_terms(
-            fields["logprob"], fields.get("entropy"), fields.get("self_certainty"), rows=rows, options=options
-        )
-        backward(grad_logits, terms.grads, logits, targets, temperature, softcap, num_columns, row_state)
+        fields, row_state = forward(logits, rows, outputs)
+        terms = token_terms(fields, loss_rows, options)
+        backward(grad_logits, terms.grads, logits, rows, row_state)
         return fields, terms
-    _check_size(num_rows, num_columns)
+    _check_size(rows)
     if num_columns < logits.shape[-1]:
         grad_logits[..., num_columns:] = 0
     base, stride, offsets, wide = _row_addresses(logits)
     grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
-    constants = grpo_constants(logits.dtype, num_columns, outputs, options, wide, grad_wide, softcap > 0)
-    per_row, scale = _temperature_arguments(temperature)
-    names = [*outputs, "loss"] + (["kl"] if rows.ref_logprob is not None else [])
+    constants = grpo_constants(logits.dtype, num_columns, outputs, options, wide, grad_wide, rows.softcap > 0)
+    temperatures, temperature = rows.split_temperature
+    names = [*outputs, "loss"] + (["kl"] if loss_rows.ref_logprob is not None else [])
     results = {name: logits.new_zeros(num_rows, dtype=torch.float32) for name in names}
     clipped = logits.new_zeros(num_rows, dtype=torch.int8)
     with _device_of(logits):
         grpo_kernel[(_programs_in_cache(logits, num_columns),)](
-            grad_base, base, offsets, grad_offsets, targets.view(-1), per_row,
-            *rows, *(results.get(name) for name in ("loss", *DEFAULT_OUTPUTS, "kl")), clipped,
-            stride, grad_stride, num_rows, num_columns, scale, softcap,
+            grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
+            *loss_rows, *(results.get(name) for name in ("loss", *DEFAULT_OUTPUTS, "kl")), clipped,
+            stride, grad_stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
             triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES),
             1 - options.epsilon_low, 1 + options.epsilon_high, options.delta, options.beta, options.entropy_coef,
             options.self_certainty_coef, **constants,
@@ -229,25 +209,26 @@ def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:
             )
 
 
-def row_maximum(row_state: Tensor, temperature: float | Tensor) -> Tensor:
+def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     """The largest z of each row, (N,) float64.
 
     The state has it in units of log 2, but for the rows that needed guards (n < 0): there it is the largest logit.
     """
-    m = row_state[0].double()
-    tau = temperature.view(-1) if isinstance(temperature, Tensor) else temperature
-    return torch.where(row_state[2] < 0, m / tau, m / LOG2E.value)
+    state = RowState(*row_state)
+    m = state.m.double()
+    return torch.where(state.n < 0, m / rows.flat_temperature, m / LOG2E.value)
 
 
-def _check_size(num_rows: int, num_columns: int) -> None:
-    if num_columns > MAX_COLUMNS or num_rows > MAX_ROWS:
+def _check_size(rows: Rows) -> None:
+    if rows.num_columns > MAX_COLUMNS or rows.num_rows > MAX_ROWS:
         raise ValueError(
-            f"logits has {num_rows} rows of {num_columns} columns to read; expected at most {MAX_ROWS} of {MAX_COLUMNS}"
+            f"logits has {rows.num_rows} rows of {rows.num_columns} columns to read; expected at most {MAX_ROWS} of "
+            f"{MAX_COLUMNS}"
         )
 
 
 def _programs_in_cache(logits: Tensor, num_columns: int) -> int:
-    """How many programs of the fused loss to launch, each with one row under way, lest the rows leave the L2 cache."""
+    """How many programs of the fused loss to launch, each with one row under way: as many as the L2 cache holds."""
     num_rows = logits.numel() // logits.shape[-1]
     if logits.device.type != "cuda":
         return min(num_rows, 2)  # the interpreter runs them one by one
@@ -264,12 +245,6 @@ def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
     if all(outer == size * inner for (_, outer), (size, inner) in itertools.pairwise(dims)):
         return tensor, dims[-1][1] if dims else 0, None, wide
     return tensor, 0, row_offsets(tensor), wide
-
-
-def _temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:
-    if isinstance(temperature, Tensor):
-        return temperature.view(-1), 0.0
-    return None, LOG2E.value / temperature
 
 
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:

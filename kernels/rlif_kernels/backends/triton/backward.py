@@ -14,7 +14,21 @@ each divided by the temperature, and times 1 - tanh² where there is a softcap.
 import triton
 import triton.language as tl
 
-from rlif_kernels.backends.triton.blocks import INFINITY, LN2, LOG2E, SKIPPED, cap, row_pointer, row_scale
+from rlif_kernels.backends.triton.blocks import (
+    INFINITY,
+    LN2,
+    LOG2E,
+    SKIPPED,
+    STATE_COMPLEMENT,
+    STATE_ENTROPY,
+    STATE_LOG_S,
+    STATE_M,
+    STATE_N,
+    STATE_SUM_SQ_PROBS,
+    cap,
+    row_pointer,
+    row_scale,
+)
 
 
 @triton.jit
@@ -152,20 +166,20 @@ def backward_kernel(
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
         inv_temperature = scale * LN2
-        m = tl.load(state_ptr + i_row)
-        log_s = tl.load(state_ptr + N + i_row)
-        n = tl.load(state_ptr + 2 * N + i_row)
+        m = tl.load(state_ptr + STATE_M * N + i_row)
+        log_s = tl.load(state_ptr + STATE_LOG_S * N + i_row)
+        n = tl.load(state_ptr + STATE_N * N + i_row)
         # The upstream gradients folded into the coefficients of one polynomial in p and log p, temperature included.
         valid = (target >= 0) & (target < V)
         c_y, c_plogp, c_pp, c_1, x_y = 0.0, 0.0, 0.0, 0.0, 0.0
-        complement = tl.load(state_ptr + 5 * N + i_row)
+        complement = tl.load(state_ptr + STATE_COMPLEMENT * N + i_row)
         c_rest = tl.where(valid, 0.0, float("nan"))
         if g_logprob_ptr is not None:
             c_y = tl.load(g_logprob_ptr + i_row) * inv_temperature
             x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
         if g_entropy_ptr is not None:
             g_entropy = tl.load(g_entropy_ptr + i_row)
-            c_rest -= g_entropy * tl.load(state_ptr + 3 * N + i_row)
+            c_rest -= g_entropy * tl.load(state_ptr + STATE_ENTROPY * N + i_row)
             c_plogp = -g_entropy * LN2 * inv_temperature
         if g_self_certainty_ptr is not None:
             g_self_certainty = tl.load(g_self_certainty_ptr + i_row)
@@ -175,7 +189,7 @@ def backward_kernel(
             c_rest += tl.load(g_logsumexp_ptr + i_row)
         if g_sum_sq_probs_ptr is not None:
             g_sum_sq_probs = 2.0 * tl.load(g_sum_sq_probs_ptr + i_row)
-            c_rest -= g_sum_sq_probs * tl.load(state_ptr + 4 * N + i_row)
+            c_rest -= g_sum_sq_probs * tl.load(state_ptr + STATE_SUM_SQ_PROBS * N + i_row)
             c_pp = g_sum_sq_probs * inv_temperature
         c_rest *= inv_temperature
         Y: tl.constexpr = g_logprob_ptr is not None

@@ -6,12 +6,20 @@ Names: i_ program index, o_ offsets, p_ pointer, m_ mask, b_ block in registers,
 import triton
 import triton.language as tl
 
+from rlif_kernels.rows import RowState
 from rlif_kernels.stats import IGNORE_INDEX
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 INFINITY = tl.constexpr(float("inf"))
 SKIPPED = tl.constexpr(IGNORE_INDEX)
+# Where the parts of the row state, which the forward leaves for the backward, stand in its tensor.
+STATE_M = tl.constexpr(RowState._fields.index("m"))
+STATE_LOG_S = tl.constexpr(RowState._fields.index("log_s"))
+STATE_N = tl.constexpr(RowState._fields.index("n"))
+STATE_ENTROPY = tl.constexpr(RowState._fields.index("entropy"))
+STATE_SUM_SQ_PROBS = tl.constexpr(RowState._fields.index("sum_sq_probs"))
+STATE_COMPLEMENT = tl.constexpr(RowState._fields.index("complement"))
 
 
 @triton.jit

@@ -29,6 +29,12 @@ from rlif_kernels.backends.triton.blocks import (
     LN2,
     LOG2E,
     SKIPPED,
+    STATE_COMPLEMENT,
+    STATE_ENTROPY,
+    STATE_LOG_S,
+    STATE_M,
+    STATE_N,
+    STATE_SUM_SQ_PROBS,
     cap,
     load_pairs,
     pairs_inside,
@@ -373,9 +379,9 @@ def forward_kernel(
             if TOP:
                 tl.store(top_probs_ptr + i_row * 2, first)
                 tl.store(top_probs_ptr + i_row * 2 + 1, second)
-            tl.store(state_ptr + i_row, m)
-            tl.store(state_ptr + N + i_row, log_s)
-            tl.store(state_ptr + 2 * N + i_row, n)
-            tl.store(state_ptr + 3 * N + i_row, entropy)
-            tl.store(state_ptr + 4 * N + i_row, sum_sq_probs)
-            tl.store(state_ptr + 5 * N + i_row, complement)
+            tl.store(state_ptr + STATE_M * N + i_row, m)
+            tl.store(state_ptr + STATE_LOG_S * N + i_row, log_s)
+            tl.store(state_ptr + STATE_N * N + i_row, n)
+            tl.store(state_ptr + STATE_ENTROPY * N + i_row, entropy)
+            tl.store(state_ptr + STATE_SUM_SQ_PROBS * N + i_row, sum_sq_probs)
+            tl.store(state_ptr + STATE_COMPLEMENT * N + i_row, complement)

@@ -1,0 +1,175 @@
+"""The gradients of hidden states, weight and bias from tiles of the gradient of the logits.
+
+A backward that knows the statistics of the rows walks over tiles of columns, all rows of them. Then the gradient of the
+weight needs no sum over tiles: each of its rows is one product, rounded once. Only the gradient of the hidden states is
+summed, which is much smaller. A loss that computes its gradient in the forward walks over tiles of whole rows instead.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.backends.sharded.slices import backward_slice, slice_targets
+from rlif_kernels.head.head import Head
+from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
+
+# Before 2.12 torch has products of half-precision matrices in float32, but does not add them to a float32 matrix: there
+# a block of rows of the product comes first, 128 MiB at H = 4096.
+ADDS_TO_FLOAT32 = torch.torch_version.TorchVersion(torch.__version__) >= "2.12"
+ADD_BLOCK = 8192
+# Columns to cast at a time: 8192 rows of them take 32 MiB.
+CAST_BLOCK = 1024
+
+
+def backward(
+    head: Head,
+    taken: HiddenRows,
+    grads: dict[str, Tensor],
+    row_state: Tensor,
+    needs: Sequence[bool],
+    kept: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of hidden states, weight and bias; None for those that `needs` leaves out.
+
+    Args:
+        grads, row_state: of all rows.
+        kept: the logits of the rows taken, which the gradient overwrites; None to compute them again.
+    """
+    gradients = HeadGradients(head, taken, needs, taken.count)
+    num_columns, rows = head.rows.num_columns, head.rows.take(taken.index)
+    if head.ranks is None:  # else `own_slice` did it
+        rows = rows._replace(targets=slice_targets(rows.targets, 0, num_columns, num_columns))
+    state, grads = row_state[:, taken.index], {name: grad[taken.index] for name, grad in grads.items()}
+    if kept is not None or not taken.count:
+        sizes = [num_columns] if taken.count else []
+    else:
+        # At most half of the budget: a tile of a few columns would be slow.
+        beside = min(gradients.bytes_beside_a_tile(), head.tile_bytes // 2)
+        sizes = tile_sizes(num_columns, taken.count * head.weight.element_size(), head.tile_bytes - beside)
+    buffer = head.weight.new_empty(taken.count * max(sizes, default=0)) if kept is None else kept.view(-1)
+    hidden = taken.take(slice(0, taken.count))
+    for columns in tiles(sizes):
+        size = columns.stop - columns.start
+        if kept is None:
+            logits = head.logits(hidden, columns, buffer)
+        else:
+            logits = buffer[: taken.count * num_columns].view(taken.count, num_columns)
+        own = rows._replace(targets=slice_targets(rows.targets, columns.start, size), num_columns=size)
+        # A tile is a slice of the vocabulary, a rank's tile too: neither needs an exchange.
+        backward_slice(head.backend, logits, grads, logits, own, state)
+        gradients.add_columns(columns, logits, hidden, last=columns.stop == num_columns)
+    return gradients.finish()
+
+
+class HeadGradients:
+    """The gradients of hidden states, weight and bias, gathered from tiles of the gradient of the logits.
+
+    Half-precision gradients that several tiles add to are summed in float32 and rounded once.
+    """
+
+    def __init__(self, head: Head, taken: HiddenRows, needs: Sequence[bool], num_learning: int) -> None:
+        """The first `num_learning` of the rows taken have a gradient."""
+        self.head, self.taken, self.num_learning = head, taken, num_learning
+        weight, bias, num_columns = head.weight, head.bias, head.rows.num_columns
+        needs_hidden, needs_weight, needs_bias = needs
+        self.hidden = torch.zeros_like(taken.hidden, memory_format=torch.contiguous_format) if needs_hidden else None
+        self.weight_sum: Tensor | None = None
+        self.hidden_sum: Tensor | None = None
+        self.bias_sum: Tensor | None = None
+        self.d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
+        if self.d_weight is not None and (num_columns < len(weight) or num_learning == 0):
+            self.d_weight[0 if num_learning == 0 else num_columns :] = 0
+        if needs_bias and bias is not None:
+            self.bias_sum = weight.new_zeros(len(weight), dtype=torch.float32)
+
+    def bytes_beside_a_tile(self) -> int:
+        """Bytes that `add_columns` needs with a tile: hidden states of gathered rows, and the sum of their gradient."""
+        elements = self.taken.count * self.taken.hidden.shape[-1]
+        gathered = elements * self.head.weight.element_size() if self.taken.gathered else 0
+        return gathered + (elements * 4 if self.hidden is not None and not self._sums_in_place else 0)
+
+    @property
+    def _sums_in_place(self) -> bool:
+        return not self.taken.gathered and self.head.weight.dtype == torch.float32
+
+    def add_columns(self, columns: slice, d_logits: Tensor, hidden: Tensor, last: bool) -> None:
+        """Take the gradient of some columns' logits, of all rows (`hidden`)."""
+        if self.d_weight is not None:
+            torch.mm(d_logits.T, hidden, out=self.d_weight[columns])
+        if self.bias_sum is not None:
+            self.bias_sum[columns] = d_logits.sum(0, dtype=torch.float32)
+        if self.hidden is not None:
+            weight = self.head.weight[columns]
+            if self._sums_in_place:  # it starts as zeros
+                self.hidden.view(-1, weight.shape[1]).addmm_(d_logits, weight)
+            elif self.hidden_sum is None and last:  # the only tile
+                self._put_hidden(slice(0, len(hidden)), d_logits @ weight)
+            elif self.hidden_sum is None:
+                self.hidden_sum = _product_in_float32(None, d_logits, weight)
+            else:
+                _product_in_float32(self.hidden_sum, d_logits, weight)
+                if last:
+                    self._put_hidden(slice(0, len(hidden)), self.hidden_sum)
+
+    def add_rows(self, tile: slice, d_logits: Tensor, hidden: Tensor) -> None:
+        """Take the gradient of some rows' logits, all columns."""
+        if self.hidden is not None:
+            weight = self.head.weight[: self.head.rows.num_columns]
+            if self.taken.gathered:
+                self._put_hidden(tile, d_logits @ weight)
+            else:
+                torch.mm(d_logits, weight, out=self.hidden.view(-1, weight.shape[1])[tile])
+        if self.bias_sum is not None:
+            self.bias_sum[: self.head.rows.num_columns] += d_logits.sum(0, dtype=torch.float32)
+        if self.d_weight is not None:
+            only = tile.start == 0 and tile.stop == self.num_learning
+            own = self.d_weight[: self.head.rows.num_columns]
+            if only or (self.d_weight.dtype == torch.float32 and tile.start == 0):
+                torch.mm(d_logits.T, hidden, out=own)
+            elif self.d_weight.dtype == torch.float32:
+                own.addmm_(d_logits.T, hidden)
+            else:
+                self.weight_sum = _product_in_float32(self.weight_sum, d_logits.T, hidden)
+                if tile.stop == self.num_learning:
+                    own.copy_(self.weight_sum)
+                    self.weight_sum = None
+
+    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients, complete once every tile was added; None where nobody needs one."""
+        if self.hidden is not None and self.head.ranks is not None:
+            self.head.ranks.sum_over_slices(self.hidden)
+        bias = None if self.bias_sum is None else self.bias_sum.to(self.head.weight.dtype)
+        return self.hidden, self.d_weight, bias
+
+    def _put_hidden(self, tile: slice, value: Tensor) -> None:
+        assert self.hidden is not None
+        matrix = self.hidden.view(-1, self.hidden.shape[-1])
+        matrix[self.taken.numbers(tile)] = value.to(matrix.dtype)
+
+
+def sums_products_in_float32(like: Tensor) -> bool:
+    """Whether products of such matrices can be added up in float32 at their own speed."""
+    return like.dtype == torch.float32 or (like.device.type == "cuda" and torch.version.hip is None)
+
+
+def _product_in_float32(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """``total + left @ right`` in float32, in place; None starts at 0."""
+    if left.dtype == torch.float32:
+        return left @ right if total is None else total.addmm_(left, right)
+    if sums_products_in_float32(left):
+        if total is None:
+            return torch.mm(left, right, out_dtype=torch.float32)
+        if ADDS_TO_FLOAT32:
+            return torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+        for start in range(0, len(left), ADD_BLOCK):
+            block = slice(start, start + ADD_BLOCK)
+            total[block] += torch.mm(left[block], right, out_dtype=torch.float32)
+        return total
+    # Elsewhere a product comes rounded to the dtype of its factors, too early: cast these, block by block.
+    if total is None:
+        total = left.new_zeros((len(left), right.shape[1]), dtype=torch.float32)
+    for start in range(0, len(right), CAST_BLOCK):
+        block = slice(start, start + CAST_BLOCK)
+        total.addmm_(left[:, block].float(), right[block].float())
+    return total

@@ -1,0 +1,171 @@
+"""The boundary of the library ops, whose schemas know tensors, numbers and strings, and a fixed number of outputs.
+
+Arguments: the rows' temperature is a tensor or None and a number, the requested fields are one string, and a loss comes
+as lists. Results: what was not requested, or what nobody needs, is an empty tensor. Each form has its conversion here,
+both ways, and its fake, which has the shapes without the values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlif_kernels.checks import LossArguments, RowArguments
+from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms
+from rlif_kernels.rows import STATE_ROWS, Rows
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, TokenStats
+
+# ---------------------------------------------------------------- arguments
+
+
+def op_arguments(arguments: RowArguments) -> tuple[Tensor, Tensor | None, float, float, int, str, str, str]:
+    """What every forward op takes: targets, temperature, scalar_temperature, softcap, num_columns, outputs, backend,
+    group."""
+    rows = arguments.rows
+    outputs = ",".join(arguments.outputs)
+    return (
+        rows.targets, *rows.split_temperature, rows.softcap, rows.num_columns, outputs, arguments.backend,
+        arguments.group,
+    )  # fmt: skip
+
+
+def op_rows(
+    targets: Tensor, temperature: Tensor | None, scalar_temperature: float, softcap: float, num_columns: int
+) -> Rows:
+    """The rows again, within an op."""
+    return Rows(targets, scalar_temperature if temperature is None else temperature, softcap, num_columns)
+
+
+def requested(outputs: str) -> list[str]:
+    """The fields that an op was asked for."""
+    return outputs.split(",")
+
+
+def op_loss_arguments(loss: LossArguments) -> tuple[list[Tensor | None], list[float], int]:
+    """What the ops of the losses take beside: loss_rows, options, sequence_length."""
+    return list(loss.loss_rows), [float(number) for number in loss.options], loss.sequence_length
+
+
+def op_loss(loss_rows: Sequence[Tensor | None], options: Sequence[float]) -> tuple[LossRows, LossOptions]:
+    """The loss's arguments again, within an op."""
+    return LossRows(*loss_rows), LossOptions(*options)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- the statistics, and their gradients
+
+
+def field_outputs(fields: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """All fields in order, from flat ones, in the shape of the targets."""
+    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs = (
+        fields[name].view(targets.shape + fields[name].shape[1:])
+        if name in fields
+        else torch.empty(0, dtype=torch.float32, device=targets.device)
+        for name in FIELDS
+    )
+    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs
+
+
+def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
+    """`field_outputs`, and the row state after it."""
+    names = requested(outputs)
+
+    def shape(name: str) -> tuple[int, ...]:
+        return (0,) if name not in names else (*targets.shape, 2) if name == "top_probs" else tuple(targets.shape)
+
+    shapes = (*(shape(name) for name in FIELDS), (STATE_ROWS, targets.numel()))
+    return tuple(like.new_empty(shape, dtype=torch.float32) for shape in shapes)
+
+
+def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenStats:
+    """The public result from an op's outputs, which begin with the fields."""
+    return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
+
+
+def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *others: Tensor) -> None:
+    """Tell autograd which of an op's outputs carry a gradient: the requested fields, but for `top_probs`."""
+    ctx.differentiable = [name for name in requested(outputs) if name != "top_probs"]
+    ctx.mark_non_differentiable(
+        *others, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
+    )
+    ctx.set_materialize_grads(False)
+
+
+def field_gradients(ctx: Any, grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
+    """The upstream gradients of the fields that are differentiable, in order."""
+    if torch.is_grad_enabled():
+        # Some of a second derivative would silently be missing.
+        raise RuntimeError(f"{op} has no second derivative: backward was called with create_graph=True")
+    # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
+    named = zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
+    return [grad if name in ctx.differentiable else None for name, grad in named]
+
+
+def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """The upstream gradients that there are, by field, flat."""
+    # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side.
+    named = zip(FIELDS[: len(grads)], grads, strict=True)
+    return {name: grad.contiguous().view(-1) for name, grad in named if grad is not None}
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def loss_outputs(
+    fields: dict[str, Tensor], terms: TokenTerms, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss, three statistics, k3 and the clip flags, these in the shape of the targets."""
+    active = targets != IGNORE_INDEX
+
+    def shaped(value: Tensor | None) -> Tensor:
+        if value is None:
+            return torch.empty(0, dtype=torch.float32, device=targets.device)
+        return value.view(targets.shape)
+
+    logprob, entropy, self_certainty = (shaped(fields.get(name)) for name in DEFAULT_OUTPUTS)
+    kl = None if terms.kl is None else terms.kl.view(targets.shape).where(active, 0)
+    clipped = terms.clipped.view(targets.shape) & active
+    return terms.loss.sum(), logprob, entropy, self_certainty, shaped(kl), clipped
+
+
+def fake_loss_outputs(
+    like: Tensor, targets: Tensor, outputs: str, loss_rows: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """`loss_outputs`."""
+    names = requested(outputs)
+
+    def number(present: bool) -> Tensor:
+        return like.new_empty(targets.shape if present else (0,), dtype=torch.float32)
+
+    return (
+        like.new_empty((), dtype=torch.float32),
+        *(number(name in names) for name in DEFAULT_OUTPUTS),
+        number(LossRows(*loss_rows).ref_logprob is not None),  # type: ignore[arg-type]
+        like.new_empty(targets.shape, dtype=torch.bool),
+    )
+
+
+def grpo_loss_of(values: Sequence[Tensor], outputs: Sequence[str], has_reference: bool) -> GRPOLoss:
+    """The public result from `loss_outputs`; k3 is there if the loss had a reference."""
+    loss, *stats, kl, clipped = values
+    fields = {name: value for name, value in zip(DEFAULT_OUTPUTS, stats, strict=True) if name in outputs}
+    return GRPOLoss(loss, kl=kl if has_reference else None, clipped=clipped, **fields)
+
+
+# ---------------------------------------------------------------- the gradients of hidden states, weight and bias
+
+
+def absent_as_empty(gradients: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, weight, bias = (like.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    return hidden, weight, bias
+
+
+def fake_head_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`absent_as_empty`."""
+    gradients = [
+        torch.empty_like(x, memory_format=torch.contiguous_format) if x is not None and need else None
+        for x, need in zip((hidden, weight, bias), needs, strict=True)
+    ]
+    return absent_as_empty(gradients, hidden)

@@ -1,0 +1,13 @@
+"""Where what is made once and used again is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """The directory that the environment variable RLIF_CACHE_DIR names, else the user's cache directory."""
+    return Path(os.environ.get("RLIF_CACHE_DIR") or platformdirs.user_cache_dir("rlif"))

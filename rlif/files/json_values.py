@@ -1,0 +1,34 @@
+"""JSON files, and the numbers that JSON has no word for: NaN and the infinities are null in a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlif.files.directories import write_text
+
+
+def without_nan(value: Any) -> Any:
+    """The same dicts and lists with None for every number that is not finite, as JSON can hold them."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of numbers as it was before `without_nan`, with NaN for every None."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
+    """Write a JSON file, or replace it, in one rename.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    write_text(path, json.dumps(value, indent=indent) + "\n")

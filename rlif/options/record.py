@@ -1,0 +1,134 @@
+"""The directory that a command writes to: a new one, or one to go on in, with a record of what made it.
+
+The record is config.yaml: every option but the directory's own, under a line with the versions of what is installed.
+Loads no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import UserError
+from rlif.files.versions import versions
+from rlif.options.fields import options_of
+from rlif.options.yaml_file import read_config, write_config
+
+CONFIG_FILE = "config.yaml"
+# Options that say nothing of what is in the directory: with the others, `--config` repeats a command in another one.
+OF_THE_DIRECTORY = ("output_dir", "resume")
+
+
+def check_resume(config: Any, what: str) -> None:
+    """Hold a command that resumes to naming the directory.
+
+    Args:
+        config: with `resume` and `output_dir`.
+        what: is resumed, for messages: "run".
+
+    Raises:
+        UserError: it does not.
+    """
+    if config.resume and config.output_dir is None:
+        raise UserError(f"output_dir: got none, expected the directory of the {what} to resume")
+
+
+def output_directory(config: Any, name: str, *, what: str | None = None) -> Path:
+    """The directory that a command will make, or that it resumes: `config.output_dir`, or runs/NAME-DATE-TIME.
+
+    Args:
+        config: with `output_dir`, and where something can be resumed with `resume`.
+        name: of a directory that the user has not named.
+        what: can be resumed; None: nothing.
+
+    Raises:
+        UserError: it exists and nothing is resumed: no command writes over what another wrote. Or it does not exist,
+            and should be resumed.
+    """
+    directory = config.output_dir or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory = directory.expanduser()
+    try:
+        exists = directory.exists()
+    except OSError as error:
+        raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
+    resumes = what is not None and config.resume
+    if resumes and not exists:
+        raise UserError(f"output_dir: {directory} does not exist, expected the directory of the {what} to resume")
+    if exists and not resumes:
+        hint = ", or --resume to go on in it" if what is not None else ""
+        raise UserError(f"output_dir: {directory} exists, expected a new directory{hint}")
+    return directory
+
+
+def make_directory(directory: Path, config: Any) -> None:
+    """Make the directory with the record in it; of one that is resumed, only what it lacks.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=getattr(config, "resume", False))
+        if not (directory / CONFIG_FILE).exists():
+            write_record(directory, config)
+    except OSError as error:
+        raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
+
+
+def write_record(directory: Path, config: Any, leave_out: Collection[str] = OF_THE_DIRECTORY) -> None:
+    """Write config.yaml, without the options to leave out, in one rename: a reader finds it whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    half_written = directory / f".{CONFIG_FILE}"
+    write_config(config, half_written, header=versions(), leave_out=leave_out)
+    half_written.rename(directory / CONFIG_FILE)
+
+
+def read_record(directory: Path, command: type, prog: str, *, old_name: str = CONFIG_FILE) -> dict[str, Any] | None:
+    """The options that made a directory, by name; None if it has no record.
+
+    Args:
+        directory: to look in.
+        command: dataclass of the command's options.
+        prog: how the command is called, for messages.
+        old_name: of the record in directories that the last release made.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    paths = [path for path in (directory / CONFIG_FILE, directory / old_name) if path.exists()]
+    return read_config(paths[0], command, prog, argument="output_dir") if paths else None
+
+
+def check_unchanged(
+    directory: Path, config: Any, *, changeable: Collection[str], what: str, prog: str, old_name: str = CONFIG_FILE
+) -> dict[str, Any]:
+    """The options that made a directory, which those that resume it agree with but for the changeable ones.
+
+    Empty where a command was stopped before it had written anything.
+
+    Args:
+        directory: that exists.
+        config: dataclass of the options that resume it.
+        changeable: names of options that may differ.
+        what: is resumed, for messages: "run".
+        prog: how the command is called, likewise.
+        old_name: of the record in directories that the last release made.
+
+    Raises:
+        UserError: another option differs; or the directory holds files, but no record.
+    """
+    saved = read_record(directory, type(config), prog, old_name=old_name)
+    if saved is None:
+        if any(not path.name.startswith(".") for path in directory.iterdir()):
+            raise UserError(f"output_dir: {directory} has no {CONFIG_FILE}, so that it holds no {what} to resume")
+        return {}
+    options = options_of(config)
+    for name, before in saved.items():
+        value = options[name].value(config)
+        if name not in {*changeable, *OF_THE_DIRECTORY} and value != before:
+            raise UserError(f"resume: {name} is {value!r}, but the {what} had {before!r}; expected no change")
+    return saved

@@ -1,0 +1,55 @@
+"""How all figures look: one palette, one size of dot, few lines around the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK = (
+    "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+)  # fmt: skip
+GREY = "#999999"
+COLORS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
+_LINE_STYLES = ("-", "--", ":")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, which is drawn without a screen."""
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and line style of the line with that number, from 0; beyond the end of the palette the style changes."""
+    repeats, color = divmod(index, len(COLORS))
+    return {"color": COLORS[color], "linestyle": _LINE_STYLES[repeats % len(_LINE_STYLES)]}
+
+
+def tidy(axes: Axes, *, grid: bool = True, right: bool = False) -> None:
+    """Give a panel a faint grid, and a frame only where there is an axis; with `right` there is one on the right."""
+    if grid:
+        axes.grid(alpha=0.25)
+    axes.spines[["top"] if right else ["top", "right"]].set_visible(False)
+
+
+def in_percent(axis: Axis) -> None:
+    """Label the x or y axis of a panel, on which shares go from 0 to 1, in percent."""
+    axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def verbatim(name: str) -> str:
+    """A name from a file, in which matplotlib would read what stands between dollars as mathematics."""
+    return name.replace("$", r"\$")
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """Name the lines of a panel, which stand for the same in all panels, in one row above them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)

@@ -1,3 +1,0 @@
-"""The bar of a stage."""
-
-from __future__ import annotations

@@ -1,0 +1,40 @@
+"""Training runs for tests: silent, and on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlif.models.language_model import LanguageModel
+from rlif.rollouts.encode import EncodedPrompt
+from rlif.scoring.scorer import Scorer
+from rlif.scoring.start_model import StartModel
+from rlif.training import loop
+from rlif.training.distributed import make_accelerator
+from rlif.training.learner import Models
+from rlif.training.loop import TrainResult
+from rlif.training.options import TrainConfig
+from rlif.training.progress import SilentProgress
+from rlif.training.setup import validation_options
+from rlif.training.validation import Evaluation, evaluate
+
+# The type of the fixture `make_config`, whose keyword arguments change fields of a small run.
+MakeConfig = Callable[..., TrainConfig]
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train without a word on the screen."""
+    return loop.train(config, progress=SilentProgress())
+
+
+def evaluated(
+    language_model: LanguageModel,
+    start_model: StartModel,
+    prompts: Sequence[EncodedPrompt],
+    config: TrainConfig,
+    consensus: Sequence[str | None] | None = None,
+) -> Evaluation:
+    """Evaluate a policy as a run of that configuration does."""
+    models = Models(language_model, Scorer(language_model.model, None), start_model)
+    accelerator = make_accelerator("cpu", (), Path("unused"))
+    return evaluate(models, accelerator, validation_options(config), prompts, consensus)

@@ -1,0 +1,20 @@
+"""Completions whose measures can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlif.evaluation.completions import Completions
+
+
+def toy(golds: list[str | None] | None = None) -> Completions:
+    """Two prompts: in the first the sure one is right, in the second the many are."""
+    return Completions(
+        prompts=["a", "b"],
+        golds=["1", "2"] if golds is None else golds,
+        answers=[["1", "3", "3", None], ["2", "2.0", "5", "2"]],
+        scores={
+            "self_certainty": np.array([[9.0, 1.0, 2.0, 3.0], [1.0, 2.0, 9.0, 3.0]]),
+            "inverse_perplexity": np.array([[0.9, 0.1, 0.2, 0.3], [0.1, 0.2, 0.9, 0.3]]),
+        },
+    )

@@ -1,0 +1,267 @@
+"""A vocabulary sharded over processes gives what the whole gives, and exchanges eleven numbers a row for it.
+
+gloo, two and three processes, uneven slices.
+"""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from comparison import assert_gradients_match, assert_values_match, upstream_gradients, weighted_sum
+from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, token_stats
+from rlif_kernels.backends import c as cpu_backend
+from rlif_kernels.stats import FIELDS
+
+SLICES = {2: (53, 48), 3: (40, 1, 60)}
+
+
+def whole_rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """12 rows of 101 columns that meet every edge, the same in every process."""
+    generator = torch.Generator().manual_seed(7)
+    logits = 3 * torch.randn(3, 4, 101, generator=generator)
+    targets = torch.randint(101, (3, 4), generator=generator)
+    targets[0, 1] = -100
+    logits[0, 2, 10] = -torch.inf
+    logits[0, 3, :40] = -torch.inf  # no support in the first slice of three
+    targets[0, 3] = 7  # nor probability for this target
+    logits[1, 0, 50] = torch.nan
+    logits[1, 1] = -torch.inf
+    logits[1, 2] += 1e4
+    logits[1, 3, 60:] = torch.finfo(torch.float32).min
+    logits[2, 0, 99] = torch.inf
+    return logits, targets
+
+
+CASES = {
+    "all fields": {},
+    "temperature": {"temperature": 1.3},
+    "softcap": {"softcap": 20.0},
+    "padded, the last slice holds padding alone": {"vocab_size": 41},
+    "in place": {"inplace_backward": True},
+    "one field": {"outputs": ("logprob",)},
+    "two fields": {"outputs": ("logsumexp", "top_probs")},
+}
+
+
+def own_columns(rank: int, world_size: int) -> slice:
+    start = sum(SLICES[world_size][:rank])
+    return slice(start, start + SLICES[world_size][rank])
+
+
+def check_values(rank: int, world_size: int, backends: str) -> None:
+    logits, targets = whole_rows()
+    columns = own_columns(rank, world_size)
+    for backend in backends.split():
+        if backend == "cpu" and cpu_backend.library() is None:
+            continue
+        for name, case in CASES.items():
+            options = {"outputs": FIELDS, **case}
+            ids = targets % 41 if "vocab_size" in case else targets
+            ids = ids.where(targets != -100, -100)
+            leaf = logits[..., columns].clone().requires_grad_()
+            stats = token_stats(leaf * 1, ids, group=dist.group.WORLD, backend=backend, **options)
+            exact = logits.double().requires_grad_()
+            reference_options = {key: value for key, value in options.items() if key != "inplace_backward"}
+            expected = reference.token_stats(exact, ids, **reference_options)
+            try:
+                assert_values_match(stats, expected)
+                torch.manual_seed(1)
+                weights = {n: w for n, w in upstream_gradients(ids.shape, "cpu").items() if n in options["outputs"]}
+                weighted_sum(stats, weights).backward()
+                weighted_sum(expected, weights).backward()
+                assert_gradients_match(leaf.grad, exact.grad[..., columns], weights, options.get("temperature", 1.0))
+            except AssertionError as error:
+                raise AssertionError(f"{backend}, {name}, rank {rank}: {error}") from error
+
+        check_head(rank, world_size, backend)
+
+    with pytest.raises(IndexError, match=r"targets\[0, 0\] is 101; expected an id in \[0, 101\)"):
+        token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
+    with pytest.raises(ValueError, match="vocab_size is 102; expected 1 to 101, the columns of all slices"):
+        token_stats(logits[..., columns], targets.fill_(0), group=dist.group.WORLD, vocab_size=102)
+
+
+def check_head(rank: int, world_size: int, backend: str) -> None:
+    """A sharded head, through both ways to use it, and the loss of sharded logits."""
+    generator = torch.Generator().manual_seed(3)
+    columns = own_columns(rank, world_size)
+    hidden = torch.randn(3, 4, 16, generator=generator)
+    weight, bias = torch.randn(101, 16, generator=generator), torch.randn(101, generator=generator)
+    targets = torch.randint(90, (3, 4), generator=generator)
+    masked = targets.clone()
+    masked[0, 1] = -100
+    advantages = torch.tensor([1.0, -0.5, 0.0])
+    old = -6 * torch.rand(3, 4, generator=generator)
+    options = {"temperature": 0.8, "softcap": 20.0, "vocab_size": 95}
+    shared = {"group": dist.group.WORLD, "backend": backend}
+    losses = {
+        "token_stats": (
+            lambda h, w, b, **o: linear_token_stats(h, w, ids, bias=b, outputs=FIELDS[:-1], **o),
+            lambda h, w, b, **o: reference.linear_token_stats(h, w, ids, bias=b, outputs=FIELDS[:-1], **o),
+        ),
+        "linear_grpo_loss": (
+            lambda h, w, b, **o: linear_grpo_loss(h, w, ids, advantages, old, bias=b, entropy_coef=0.1, **o),
+            lambda h, w, b, **o: reference.linear_grpo_loss(
+                h, w, ids, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
+            ),
+        ),
+        "grpo_loss": (
+            lambda h, w, b, **o: grpo_loss(
+                torch.nn.functional.linear(h, w, b), ids, advantages, old, entropy_coef=0.1, **o
+            ),
+            lambda h, w, b, **o: reference.linear_grpo_loss(
+                h, w, ids, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
+            ),
+        ),
+    }
+    for name, (ours, theirs) in losses.items():
+        for tile in ({},) if name == "grpo_loss" else ({}, {"tile_bytes": 1000}):
+            ids = targets if tile else masked
+            # A masked row has every rank gather the others. Without one strides decide, which are a rank's own: here
+            # the first one's rows have to be gathered, the others' do not, and their tiles must be alike all the same.
+            gathered = rank == 0 and name != "grpo_loss"
+            strided = hidden.transpose(0, 1).contiguous().transpose(0, 1) if gathered else hidden.clone()
+            parts = [strided, weight[columns].clone(), bias[columns].clone()]
+            whole = [hidden.double(), weight.double(), bias.double()]
+            results = []
+            for tensors, function, more in ((parts, ours, shared | tile), (whole, theirs, {})):
+                for tensor in tensors:
+                    tensor.requires_grad_()
+                result = function(*tensors, **options, **more)
+                results.append(result)
+                loss = (
+                    sum(value.sum() for value in result if value is not None) if name == "token_stats" else result.loss
+                )
+                loss.backward()
+            for value, expected in zip(*results, strict=True):
+                if value is not None:
+                    torch.testing.assert_close(value.double(), expected.double(), rtol=1e-5, atol=1e-5)
+            gradients = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
+            if name == "grpo_loss":  # the head is not ours: what it passes on is this rank's share
+                dist.all_reduce(parts[0].grad)
+            for part, expected in zip(parts, gradients, strict=True):
+                torch.testing.assert_close(part.grad.double(), expected, rtol=1e-4, atol=1e-5, msg=f"{name} {backend}")
+
+
+def run_rank(rank: int, world_size: int, store: str, backends: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    check_values(rank, world_size, backends)
+    dist.barrier()  # a rank that leaves early takes its connections with it
+    dist.destroy_process_group()
+
+
+def run_ranks(world_size: int, store: Path, backends: str) -> None:
+    # Processes of their own rather than forks: the interpreter's threads and torch's do not survive a fork.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(world_size), str(store), backends],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(world_size)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    # When one rank fails the others only lose their connection: show them all.
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+
+
+needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+
+
+@needs_distributed
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backends", ["torch cpu", pytest.param("triton", marks=pytest.mark.slow)])
+def test_sharded_vocabularies_equal_the_whole(world_size, backends, tmp_path):
+    run_ranks(world_size, tmp_path / "store", backends)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """Of this process alone: what it brings to a collective is the same in any company."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@needs_distributed
+def test_the_merge_of_one_slice_is_that_slice(group):
+    logits = 3 * torch.randn(4, 50)
+    targets = torch.randint(50, (4,))
+    alone = token_stats(logits, targets, outputs=FIELDS)
+    merged = token_stats(logits, targets, outputs=FIELDS, group=group)
+    for value, expected in zip(merged, alone, strict=True):
+        assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
+
+
+SLICE_SIZE = 8  # bytes: a rank says once how many columns it has
+ROW = 11 * 8  # eleven float64
+
+
+@pytest.fixture
+def exchanged(monkeypatch):
+    """Call a function: its result, the bytes that this process brought to all-gathers in it, and to all-reduces."""
+    brought: dict[str, list[int]] = {"all_gather": [], "all_reduce": []}
+    all_gather, all_reduce = dist.all_gather, dist.all_reduce
+
+    def counted_gather(gathered, own, **options):
+        brought["all_gather"].append(own.nbytes)
+        return all_gather(gathered, own, **options)
+
+    def counted_reduce(value, **options):
+        brought["all_reduce"].append(value.nbytes)
+        return all_reduce(value, **options)
+
+    monkeypatch.setattr(dist, "all_gather", counted_gather)
+    monkeypatch.setattr(dist, "all_reduce", counted_reduce)
+
+    def call(function, *arguments, **options):
+        for sizes in brought.values():
+            sizes.clear()
+        result = function(*arguments, **options)
+        return result, [*brought["all_gather"]], [*brought["all_reduce"]]
+
+    return call
+
+
+@needs_distributed
+@pytest.mark.parametrize("outputs", [("logprob",), FIELDS], ids=["one field", "all fields"])
+def test_a_forward_gathers_eleven_numbers_a_row_and_the_backward_nothing(outputs, group, exchanged):
+    logits, targets = torch.randn(3, 4, 50, requires_grad=True), torch.arange(12).view(3, 4)
+    stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, group=group)
+    assert forward == [[SLICE_SIZE, 12 * ROW], []]
+    assert exchanged(stats.logprob.sum().backward) == (None, [], [])
+
+
+@needs_distributed
+@pytest.mark.parametrize("function", [linear_token_stats, linear_grpo_loss])
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 1000])
+def test_a_head_gathers_no_more_and_sums_the_gradient_of_the_hidden_states_once(function, tile_bytes, group, exchanged):
+    hidden, weight = torch.randn(3, 4, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    targets = torch.arange(12).view(3, 4)
+
+    def step():
+        if function is linear_grpo_loss:
+            loss = linear_grpo_loss(hidden, weight, targets, torch.ones(3), tile_bytes=tile_bytes, group=group).loss
+        else:
+            loss = linear_token_stats(hidden, weight, targets, tile_bytes=tile_bytes, group=group).logprob.sum()
+        loss.backward()
+
+    _, gathered, reduced = exchanged(step)
+    assert sum(gathered) == SLICE_SIZE + 12 * ROW
+    assert (len(gathered) > 2) == (tile_bytes == 1000)  # one for each tile of rows
+    assert reduced == [hidden.nbytes]
+
+
+if __name__ == "__main__":
+    if "triton" in sys.argv[4]:
+        os.environ["TRITON_INTERPRET"] = "1"
+        from interpreter import make_interpreted_fma_fused
+
+        make_interpreted_fma_fused()
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,31 @@
+"""The definition: differentiated correctly, and the same as torch's own distributions."""
+
+import torch
+
+from comparison import random_targets
+from rlif_kernels import reference
+from rlif_kernels.stats import FIELDS
+
+
+def test_the_reference_is_differentiated_correctly():
+    logits = (2 * torch.randn(3, 11, dtype=torch.float64)).requires_grad_()
+    targets = torch.tensor([2, -100, 7])
+    temperature = torch.rand(3, dtype=torch.float64) + 0.5
+
+    def differentiable(x):
+        return reference.token_stats(x, targets, temperature=temperature, softcap=3.0, outputs=FIELDS[:-1])[:-1]
+
+    assert torch.autograd.gradcheck(differentiable, (logits,))
+
+
+def test_the_reference_agrees_with_torch_distributions():
+    logits = 2 * torch.randn(5, 23, dtype=torch.float64)
+    targets = random_targets(logits)
+    stats = reference.token_stats(logits, targets, outputs=FIELDS)
+    model = torch.distributions.Categorical(logits=logits)
+    uniform = torch.distributions.Categorical(logits=torch.zeros_like(logits))
+    torch.testing.assert_close(stats.logprob, model.log_prob(targets))
+    torch.testing.assert_close(stats.entropy, model.entropy())
+    torch.testing.assert_close(stats.self_certainty, torch.distributions.kl_divergence(uniform, model))
+    torch.testing.assert_close(stats.sum_sq_probs, model.probs.square().sum(-1))
+    torch.testing.assert_close(stats.top_probs, model.probs.sort(descending=True).values[:, :2])

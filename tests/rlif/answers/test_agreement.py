@@ -1,0 +1,12 @@
+"""A group agrees on its most common answer, by value."""
+
+from rlif.answers.agreement import majorities
+
+
+def test_a_majority_is_the_rows_of_the_commonest_answer_by_value() -> None:
+    texts = ["#### 4", "#### 5", "#### 4.0", "no answer", "nothing", "", "none", "here"]
+    assert majorities(texts, 4) == [[0, 2], []]
+
+
+def test_of_equally_common_answers_the_first_wins() -> None:
+    assert majorities(["#### 5", "#### 4", "#### 4", "#### 5"], 4) == [[0, 3]]

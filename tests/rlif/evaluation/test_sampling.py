@@ -1,0 +1,57 @@
+"""Completions belong to their prompts alone, and sampling that was stopped goes on to the same file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlif.errors import UserError
+from rlif.evaluation.command import run as run_eval
+from rlif.evaluation.options import EvalConfig
+from rlif.evaluation.sampling import EvalSampling
+from rlif.files.jsonl import Row
+from rlif.rollouts.encode import EncodedPrompt
+
+WriteJsonl = Callable[..., Path]
+
+
+MakeEval = Callable[..., EvalConfig]
+
+
+def test_completions_do_not_depend_on_how_many_are_sampled_at_a_time(make_eval: MakeEval, tmp_path: Path) -> None:
+    run_eval(make_eval())
+    run_eval(make_eval(output_dir=tmp_path / "one", max_batch_tokens=1))
+    texts = [
+        [json.loads(line)["completions"] for line in (tmp_path / name / "completions.jsonl").open(encoding="utf-8")]
+        for name in ("out", "one")
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
+    make_eval: MakeEval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"max_batch_tokens": 100}  # two prompts at a time
+    run_eval(make_eval(output_dir=tmp_path / "whole", **settings))
+    rows = EvalSampling.rows
+
+    def stop_at_the_third_batch(self: EvalSampling, start: int, prompts: list[EncodedPrompt]) -> list[Row]:
+        if start == 4:
+            raise KeyboardInterrupt
+        return rows(self, start, prompts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvalSampling, "rows", stop_at_the_third_batch)
+        with pytest.raises(KeyboardInterrupt, match=r"interrupted: 4 of 6 prompts are in .* --resume goes on"):
+            run_eval(make_eval(**settings))
+    path = tmp_path / "out" / "completions.jsonl"
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 4
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"prompt": "20+')  # the machine went down in the middle of a line
+    run_eval(make_eval(resume=True, **settings))
+    assert path.read_bytes() == (tmp_path / "whole" / "completions.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"output_dir: .*exists, expected a new directory, or --resume"):
+        run_eval(make_eval(**settings))

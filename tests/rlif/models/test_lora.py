@@ -1,0 +1,38 @@
+"""LoRA trains the adapter alone, and without it the model is the start model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlif.errors import UserError
+from runs import MakeConfig, train
+
+
+def test_lora_trains_the_adapter_alone_and_the_start_model_is_the_model_without_it(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(lora_rank=4, beta=0.1, max_steps=3, num_generations=4)
+    config = replace(config, eval_data=config.data)
+    rows = train(config).rows
+    assert rows[1]["kl"] == 0.0  # of the first update: the adapter starts as nothing
+    assert rows[-1]["kl"] > 0.0
+    assert rows[0]["eval/kl"] == 0.0
+    assert rows[-1]["eval/kl"] > 0.0
+    saved = config.output_dir / "model"
+    assert sorted(path.name for path in saved.glob("*.safetensors")) == ["adapter_model.safetensors"]
+    trained = AutoModelForCausalLM.from_pretrained(saved)  # the model that was started from, and the adapter
+    start = AutoModelForCausalLM.from_pretrained(config.model)
+    ids = torch.tensor([[3, 4, 5]])
+    assert not torch.equal(trained(ids).logits, start(ids).logits)
+    trained.disable_adapters()
+    assert torch.equal(trained(ids).logits, start(ids).logits)
+
+
+def test_lora_needs_modules_that_there_are(make_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match=r"^lora_target_modules: got \['query'\]"):
+        train(make_config(lora_rank=4, lora_target_modules=("query",)))

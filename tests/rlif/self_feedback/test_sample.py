@@ -1,0 +1,95 @@
+"""Sampling keeps what it has computed, goes on where it stopped, and finds an answer in the completion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlif.data.prompts import Prompt
+from rlif.errors import UserError
+from rlif.files.jsonl import write_rows
+from rlif.models.language_model import LanguageModel
+from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
+from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
+
+PROMPTS = [Prompt(f"{a}+{b}=", str(a + b)) for a in (1, 20) for b in (3, 4, 50)]
+
+
+OPTIONS = SampleOptions(num_generations=3, sampling="branch", max_completion_length=6, answer_span="trace")
+
+
+def make_config(**changes: Any) -> SelfFeedbackConfig:
+    return SelfFeedbackConfig(model="m", data="d", device="cpu", sample=replace(OPTIONS, **changes)).resolved()
+
+
+def test_an_interrupted_sampling_goes_on_at_its_prompt_and_ends_with_the_same_bytes(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    config = make_config(prompts_per_batch=2, sampling="independent", temperature=1.0)
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    sample_completions(config, language_model, PROMPTS, whole)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 6
+    # Killed while the fourth line was being written.
+    part.write_bytes(b"".join(lines[:3]) + lines[3][:50])
+    part.with_suffix(".settings.json").write_text(whole.with_suffix(".settings.json").read_text())
+    sample_completions(config, language_model, PROMPTS, part)
+    assert part.read_bytes() == whole.read_bytes()
+
+
+def test_samples_do_not_depend_on_how_prompts_are_divided_over_batches(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    texts = []
+    for size in (1, 4, 6):
+        config = make_config(prompts_per_batch=size, sampling="independent", temperature=1.0)
+        rows = sample_completions(config, language_model, PROMPTS, tmp_path / f"{size}.jsonl")
+        texts.append([completion["ids"] for row in rows for completion in row["completions"]])
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_samples_of_an_earlier_release_are_read_and_gone_on_with(language_model: LanguageModel, tmp_path: Path) -> None:
+    config = make_config(prompts_per_batch=2)
+    path, settings = tmp_path / "samples.jsonl", tmp_path / "samples.settings.json"
+    whole = sample_completions(config, language_model, PROMPTS, path)
+    old_names = {today: before for before, today in RENAMED.items()}
+    old = [{old_names.get(name, name): value for name, value in row.items()} for row in whole[:3]]
+    write_rows(path, old)
+    settings.write_text(settings.read_text().replace("num_prompts", "num_questions"))
+    assert read_samples(path) == whole[:3]
+    assert sample_completions(config, language_model, PROMPTS, path) == read_samples(path) == whole
+
+
+def test_samples_made_with_other_settings_are_refused_and_stay_as_they_are(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    sample_completions(make_config(), language_model, PROMPTS, path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"max_completion_length: got 5, but .* was made with 6; expected the same"):
+        sample_completions(make_config(max_completion_length=5), language_model, PROMPTS, path)
+    with pytest.raises(UserError, match=r"data: got '.*', but .* was made with"):
+        sample_completions(make_config(), language_model, PROMPTS[:-1] + PROMPTS[:1], path)
+    assert path.read_bytes() == before
+
+
+def test_after_an_error_before_the_first_sample_the_mended_command_runs(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    with pytest.raises(UserError, match="num_generations: got 99 branches"):
+        sample_completions(make_config(num_generations=99), language_model, PROMPTS, path)
+    assert len(sample_completions(make_config(), language_model, PROMPTS, path)) == len(PROMPTS)
+
+
+def test_an_elicited_answer_is_text_of_the_completion(language_model: LanguageModel, tmp_path: Path) -> None:
+    config = make_config(answer_span="elicited", elicitation="=")
+    rows = sample_completions(config, language_model, PROMPTS, tmp_path / "samples.jsonl")
+    found = [each for row in rows for each in row["completions"] if each["span"]]
+    assert found
+    for each in found:
+        ids = each["ids"][slice(*each["span"])]
+        assert each["answer"] == language_model.tokenizer.decode(ids, skip_special_tokens=True).strip() != ""
