@@ -31,7 +31,7 @@ _CPU_HEADS = (head(1024, 32000, 512), head(1024, 32000, 512, "bfloat16"))
 _GPU_HEADS = (head(8192, 131072, 4096, "bfloat16"), head(8192, 151936, 896, "bfloat16"))
 _GPU_LOGITS = logits(8192, 151936, "bfloat16")
 PLANS = {
-    "cpu": Plan(
+    ("cpu", "full"): Plan(
         timed={
             "token_stats": (
                 logits(1024, 32000), logits(1024, 32000, "bfloat16"),
@@ -56,7 +56,17 @@ PLANS = {
         },
         seconds=6,
     ),
-    "cuda": Plan(
+    ("cpu", "quick"): Plan(
+        timed={
+            "token_stats": (logits(128, 32000), logits(128, 8000)),
+            "grpo_loss": (logits(128, 32000),),
+            "linear_token_stats": (head(128, 32000, 128),),
+            "linear_grpo_loss": (head(128, 32000, 128),),
+        },
+        memory={"linear_grpo_loss": (head(256, 32000, 128),)},
+        seconds=2,
+    ),
+    ("cuda", "full"): Plan(
         timed={
             "token_stats": (
                 _GPU_LOGITS, logits(8192, 151936),
@@ -85,18 +95,14 @@ TINY = Plan(timed=_TINY, memory={"token_stats": _TINY["token_stats"]}, seconds=0
 
 
 def plan(device: str, size: str) -> Plan:
-    """The tiny plan is the same everywhere; a quick one has the first shape of each op, on a CPU an eighth of it."""
+    """The tiny plan is the same everywhere; a GPU's quick one takes the first shape of each op."""
     if size == "tiny":
         return TINY
-    full = PLANS[device]
-    if size == "full":
-        return full
-
-    def first(shapes: dict[str, tuple[Shape, ...]]) -> dict[str, tuple[Shape, ...]]:
-        parts = 8 if device == "cpu" else 1
-        return {op: (dataclasses.replace(each[0], length=each[0].length // parts),) for op, each in shapes.items()}
-
-    return Plan(first(full.timed), first(full.memory), seconds=full.seconds / 3)
+    if (device, size) in PLANS:
+        return PLANS[device, size]
+    full = PLANS[device, "full"]
+    first = {op: shapes[:1] for op, shapes in full.timed.items()}
+    return Plan(first, {op: shapes[:1] for op, shapes in full.memory.items()}, seconds=1)
 
 
 # Float32 copies of the logits that are in memory at once: log-probabilities, probabilities, their product and the

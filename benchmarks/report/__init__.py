@@ -110,7 +110,7 @@ def report_text(directory: Path) -> str:
     for path in sources(directory):
         results = json.loads(path.read_text())
         parts += [f"## {results['suite']}: {path.name}", provenance(results)]
-        parts += [f"![{name}](charts/{file.name})" for name, file in charts.files(path, directory).items()]
+        parts += [f"![{chart.stem}](charts/{chart.name})" for chart in charts.figures(path, directory)]
         parts.append(SUITE_TABLES[results["suite"]](results))
         gone = {f"{name}: {reason}" for name, reason in (results["missing"] | results["skipped"]).items()}
         if gone:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.markdown import table
-from benchmarks.report.tables import memory_of
+from benchmarks.report.tables import memory_of, shape
 
 SUITES = ("ops", "loop", "trl-step", "self-feedback")
 
@@ -23,31 +23,18 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
     """
     files = {suite: newest(suite) for suite in SUITES}
     results = {suite: json.loads(path.read_text()) for suite, path in files.items()}
+    loop, steps, pairs = (results[suite]["implementations"] for suite in SUITES[1:])
+    inside, stock = (
+        steps[name]["seconds"]["step"] for name in ("TRL with use_fused_token_stats and trl_reward", "TRL")
+    )
     rows = [
         *_op(results["ops"], "token_stats", "rlif"),
         *_op(results["ops"], "linear_grpo_loss", "rlif, 64 MiB tiles"),
+        _rate("GRPO on self-certainty, tokens a second", loop, "tokens_per_second", "{:.0f}"),
+        _row("its peak memory", loop["rlif"]["peak_bytes"] / 1e9, "TRL", loop["TRL"]["peak_bytes"] / 1e9, "{:.1f} GB"),
+        _row("a step of TRL's trainer, with our parts in it", inside, "stock", stock, "{:.1f} s"),
+        _rate("DPO, pairs a second", pairs, "pairs_per_second", "{:.1f}"),
     ]
-    loop = results["loop"]["implementations"]
-    ours, theirs = (loop[name]["tokens_per_second"] for name in ("rlif", "TRL"))
-    rows.append(
-        ["GRPO on self-certainty, tokens a second", f"{ours:.0f}", f"TRL: {theirs:.0f}", f"{ours / theirs:.1f}x"]
-    )
-    ours, theirs = (loop[name]["peak_bytes"] for name in ("rlif", "TRL"))
-    rows.append(["its peak memory", _gigabytes(ours), f"TRL: {_gigabytes(theirs)}", f"{ours / theirs:.2f}x"])
-    steps = results["trl-step"]["implementations"]
-    inside = "TRL with use_fused_token_stats and trl_reward"
-    ours, theirs = (steps[name]["seconds"]["step"] for name in (inside, "TRL"))
-    rows.append(
-        [
-            "a step of TRL's trainer, with our parts in it",
-            f"{ours:.1f} s",
-            f"stock: {theirs:.1f} s",
-            f"{theirs / ours:.1f}x",
-        ]
-    )
-    pairs = results["self-feedback"]["implementations"]
-    ours, theirs = (pairs[name]["pairs_per_second"] for name in ("rlif", "TRL"))
-    rows.append(["DPO, pairs a second", f"{ours:.1f}", f"TRL: {theirs:.1f}", f"{ours / theirs:.1f}x"])
     shown = table(["measured", "rlif", "best of the others", "ratio"], rows)
     machine = results["ops"]["machine"]
     versions = machine["versions"]
@@ -59,40 +46,31 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
     return f"{shown}\n\n{where} From {', '.join(links[:-1])} and {links[-1]}."
 
 
+def _row(label: str, ours: float, name: str, theirs: float, form: str) -> list[str]:
+    """Ours and another's; of times the ratio says how many times as fast ours is, of sizes how much of theirs it is."""
+    size = form.endswith("B")
+    ratio = f"{ours / theirs:.2f}x" if size else f"{theirs / ours:.1f}x"
+    return [label, form.format(ours), f"{name}: {form.format(theirs)}", ratio]
+
+
+def _rate(label: str, entries: dict[str, Any], key: str, form: str) -> list[str]:
+    ours, theirs = entries["rlif"][key], entries["TRL"][key]
+    return [label, form.format(ours), f"TRL: {form.format(theirs)}", f"{ours / theirs:.1f}x"]
+
+
 def _op(results: dict[str, Any], op: str, ours: str) -> list[list[str]]:
-    """Time and memory of forward and backward of an op, at the first shape that was timed."""
+    """Time and memory of forward and backward of an op, at the first shape that was timed, and the best of others."""
     entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
-    hidden = f", H = {entry['hidden_size']}" if entry["hidden_size"] else ""
-    title = f"`{op}`, {entry['rows']} x {entry['columns']}{hidden}, forward + backward"
-    times = {
-        name: each["forward_backward"]["median"]
-        for name, each in entry["implementations"].items()
-        if "forward_backward" in each and (name == ours or each["package"] != "rlif")
-    }
-    sizes = {
-        name: each["forward_backward_bytes"]
-        for name, each in memory_of(entry, results).items()
-        if "forward_backward_bytes" in each and (name == ours or each["package"] != "rlif")
-    }
+    timed = {name: each for name, each in entry["implementations"].items() if "forward_backward" in each}
+    times = {name: each["forward_backward"]["median"] for name, each in timed.items()}
+    sizes = {name: each["forward_backward_bytes"] / 1e6 for name, each in memory_of(entry, results).items()}
+    title = f"`{op}`, {shape(entry).removesuffix(', float32')}, forward + backward"
     rows = []
     for label, values, form in (
-        (title, times, _milliseconds),
-        ("its memory above inputs and gradients", sizes, _megabytes),
+        (title, times, "{:.3g} ms"),
+        ("its memory above inputs and gradients", sizes, "{:.0f} MB"),
     ):
-        mine = values.pop(ours)
-        other = min(values, key=lambda name, values=values: values[name])
-        ratio = f"{values[other] / mine:.1f}x" if form is _milliseconds else f"{mine / values[other]:.2f}x"
-        rows.append([label, form(mine), f"{other}: {form(values[other])}", ratio])
+        others = {name: value for name, value in values.items() if entry["implementations"][name]["package"] != "rlif"}
+        best = min(others, key=others.__getitem__)
+        rows.append(_row(label, values[ours], best, others[best], form))
     return rows
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g} ms"
-
-
-def _megabytes(value: float) -> str:
-    return f"{value / 1e6:.0f} MB"
-
-
-def _gigabytes(value: float) -> str:
-    return f"{value / 1e9:.1f} GB"

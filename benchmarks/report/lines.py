@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 LOGITS = "the logits themselves"
 
@@ -14,8 +12,6 @@ def lines(
     axes: Axes, points: dict[str, list[tuple[float, float, float, float]]], colours: dict[str, str], unit: str
 ) -> None:
     """A line for each name through (x, median, low, high), on logarithmic scales, its name at its right end."""
-    from matplotlib.ticker import LogLocator
-
     axes.set_xscale("log")
     axes.set_yscale("log")
     ends = {}
