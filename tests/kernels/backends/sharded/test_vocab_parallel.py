@@ -166,7 +166,7 @@ def run_ranks(world_size: int, store: Path, backends: str) -> None:
         )
         for rank in range(world_size)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=280)[0] for process in processes]
     # When one rank fails the others only lose their connection: show them all.
     assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
 
