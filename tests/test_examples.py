@@ -153,6 +153,7 @@ def test_the_grpo_step_samples_from_the_policy_whatever_its_generation_config_sa
     assert run("grpo_step", capsys, monkeypatch, *arguments) == plain
 
 
+@pytest.mark.slow
 def test_the_divided_head_is_the_whole_one() -> None:
     """In processes of its own, as a user starts it."""
     done = subprocess.run(

@@ -59,6 +59,7 @@ def test_a_worker_that_does_not_start_is_an_error_rather_than_a_wrong_answer(mon
         equal_mathematics("x", "y")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a system whose processes can be paused")
 def test_equal_expressions_are_equal_however_busy_the_machine_is() -> None:
     assert equal_mathematics("1", "1")  # starts the process

@@ -116,6 +116,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_model(
         assert ((frequency - probabilities).abs() <= 5 * deviation + 1 / len(tokens)).all()
 
 
+@pytest.mark.slow
 def test_the_seeds_decide_every_draw(language_model: LanguageModel) -> None:
     first, again, other = (
         roll(language_model, seeds=[(seed, 0), (seed, 1), (seed, 2)]).completion_ids for seed in (0, 0, 1)
@@ -124,6 +125,7 @@ def test_the_seeds_decide_every_draw(language_model: LanguageModel) -> None:
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_a_run_with_continuous_batching_trains_and_repeats_itself(
     make_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:

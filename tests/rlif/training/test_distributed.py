@@ -133,6 +133,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
 def test_two_processes_learn_what_one_learns(case: str, wrapper: str, make_config: MakeConfig, tmp_path: Path) -> None:
@@ -159,6 +160,7 @@ def test_two_processes_learn_what_one_learns(case: str, wrapper: str, make_confi
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("paged", [False, True])
 def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
@@ -187,6 +189,7 @@ def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
     assert all(torch.equal(finished[name], resumed[name]) for name in finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_the_launchers_of_accelerate_and_torch_train_with_two_processes(launcher: str, make_config: MakeConfig) -> None:
     config = make_config()
@@ -225,7 +228,7 @@ def train_noting_completions(config: TrainConfig, notes: Path) -> None:
     (notes / os.environ.get("RANK", "0")).write_text(json.dumps(steps))
 
 
-@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("wrapper", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes_sample_and_learn_what_one_does(wrapper: str, make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(max_completion_length=12, max_steps=2)
     config = replace(config, eval_data=config.data)

@@ -259,6 +259,7 @@ def test_a_resumed_run_does_not_write_over_a_better_policy_of_a_later_step(
     assert (best / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_after_it_was_stopped_keeps_no_last_policy_of_before(falling: TrainConfig) -> None:
     config = replace(falling, save_steps=1)
     assert (train(config).run_dir / "last").is_dir()

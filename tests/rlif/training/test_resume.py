@@ -95,6 +95,7 @@ def newest_step(run_dir: Path) -> int:
     return max((int(path.name.removeprefix("checkpoint-")) for path in checkpoints(run_dir)), default=0)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_goes_on_to_the_same_bits(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
