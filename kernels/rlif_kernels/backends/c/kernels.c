@@ -1,41 +1,38 @@
-/* token_stats, sample_tokens and grpo_loss on the CPU: a row is read from memory once and stays in the cache for what else must be seen
-   of it.
+/* token_stats, sample_tokens and grpo_loss on the CPU.
 
-   Forward, per row: the largest logit m first, then one exponential per column,
+   A row is cut into chunks of CHUNK columns. Each is measured relative to its own largest logit m, while it lies in the
+   first cache: one exponential per column,
 
-       d = (x - m) / temperature,  e = exp d,  s = sum e,  w = sum e d,  t = sum d,  q = sum e^2,  n = columns
+       d = (x - m) / temperature,  e = exp d,  s = sum e,  w = sum e d,  t = sum (x - m),  q = sum e^2,  n = columns
 
-   Sampling, per row: the forward notes how far s has come after every stretch of columns; the stretch in which it
-   reaches u s, for a random number u, is looked through once more.
+   and the chunks are put together in their order, in float64. So a row's bits depend on neither its company, nor the
+   number of threads, nor which of them measured which chunk: where rows are few, threads share the chunks of each.
+
+   Sampling: the token lies in the chunk where the sum reaches u s, for a random number u; that chunk is looked through
+   once more.
 
    Backward, per row: dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j = y], with p_j = exp(d_j - log s).
 
-   Written in the vector extensions that GCC and Clang share; the compiler picks the instructions of the machine it runs
-   on. A row belongs to one thread and its columns are added in an order fixed by their numbers, so its bits depend on
-   neither its company nor the number of threads. Sums go to float64 every eight vectors: a float32 sum that starts with
-   one large term rounds the many small ones after it all in one direction, beyond what the contract allows. */
+   A chunk's own sums go to float64 every GROUP columns: a float32 sum that starts with one large term rounds the many
+   small ones after it all in one direction, beyond what the contract allows. */
 
 #ifdef __linux__
 #define _GNU_SOURCE
 #include <sys/mman.h>
 #endif
-#include <math.h>
-#include <stdint.h>
+#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LANES 16
-#define CHUNK (8 * LANES)
-#define STRETCH (8 * CHUNK) /* columns that a draw looks through */
+#include "vectors.h"
+
+#define NOINLINE static __attribute__((noinline))
+
+#define GROUP (16 * LANES)
+#define CHUNK 4096 /* columns; in float32 half of a first cache of 32 KB. GROUP divides it. */
 #define IGNORE_INDEX (-100)
+#define MAX_THREADS 1024
 
-typedef float f32 __attribute__((vector_size(4 * LANES)));
-typedef double f64 __attribute__((vector_size(8 * LANES)));
-typedef int32_t i32 __attribute__((vector_size(4 * LANES)));
-typedef uint32_t u32 __attribute__((vector_size(4 * LANES)));
-typedef uint16_t u16 __attribute__((vector_size(2 * LANES)));
-
-#define INLINE static inline __attribute__((always_inline))
+typedef void Parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags); /* OpenMP's GOMP_parallel */
 
 typedef struct {
     const void *logits;
@@ -46,7 +43,9 @@ typedef struct {
     double softcap;              /* 0: none */
     int64_t columns;
     int64_t rows;
-    int32_t bfloat16;            /* else float32 */
+    int32_t dtype;
+    int32_t threads;
+    Parallel *parallel;          /* or NULL: threads of our own */
     /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (6, rows) */
     float *logprob, *entropy, *self_certainty, *logsumexp, *sum_sq_probs, *top_probs;
     float *state;
@@ -64,374 +63,396 @@ typedef struct {
     int64_t *drawn;
 } Call;
 
-INLINE f32 splat(float x) { return (f32){} + x; }
-INLINE f32 pick(i32 mask, f32 yes, f32 no) { return (f32)(((i32)yes & mask) | ((i32)no & ~mask)); }
-/* NaN in b is kept, NaN in a is not: what the processor's own maximum and minimum do. */
-INLINE f32 larger(f32 a, f32 b) { return pick(a > b, a, b); }
-INLINE f32 smaller(f32 a, f32 b) { return pick(a < b, a, b); }
-
-/* exp(d) for d <= 0 that has been through `clamp`, to 1 ulp or so. Cody-Waite reduction and the Taylor polynomial of
-   degree 6 on |r| <= log(2)/2, whose remainder is 1.2e-7 relative at the very end of that range. */
-INLINE f32 exp_clamped(f32 d) {
-    f32 shifted = d * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer in the low bits */
-    f32 n = shifted - splat(12582912.0f);
-    f32 r = d - n * splat(0.693145751953125f);
-    r = r - n * splat(1.42860677e-6f);
-    f32 p = splat(1.0f / 720.0f);
-    p = p * r + splat(1.0f / 120.0f);
-    p = p * r + splat(1.0f / 24.0f);
-    p = p * r + splat(1.0f / 6.0f);
-    p = p * r + splat(0.5f);
-    p = p * r + splat(1.0f);
-    p = p * r + splat(1.0f);
-    return (f32)((i32)p + ((i32)shifted << 23));
+INLINE const char *row_of(const Call *call, int64_t i) {
+    return (const char *)call->logits + (int64_t)size_of(call->dtype) * call->offsets[i];
 }
 
-/* Below -87 an exponential is next to nothing, and 1.6e-38 here: a product with the clamped d is nothing too. NaN stays. */
-INLINE f32 clamp(f32 d) { return larger(splat(-87.0f), d); }
-
-/* tanh: the exponential form cancels near 0, where a fitted odd polynomial takes its place. */
-INLINE f32 tanh_(f32 x) {
-    f32 a = pick(x < splat(0.0f), -x, x), x2 = x * x;
-    f32 near = splat(-0.005652355030179024f);
-    near = near * x2 + splat(0.020583488047122955f);
-    near = near * x2 + splat(-0.053718484938144684f);
-    near = near * x2 + splat(0.13331091403961182f);
-    near = near * x2 + splat(-0.3333325982093811f);
-    near = (near * x2 + splat(1.0f)) * x;
-    f32 e = exp_clamped(clamp(a * splat(-2.0f)));
-    f32 far = (splat(1.0f) - e) / (splat(1.0f) + e);
-    return pick(a < splat(0.625f), near, pick(x < splat(0.0f), -far, far));
+INLINE char *grad_row_of(const Call *call, int64_t i) {
+    return (char *)call->grad + (int64_t)size_of(call->dtype) * call->grad_offsets[i];
 }
 
-INLINE f32 load(const void *row, int64_t column, int bfloat16) {
-    if (bfloat16) {
-        u16 half;
-        memcpy(&half, (const uint16_t *)row + column, sizeof half);
-        return (f32)(__builtin_convertvector(half, u32) << 16);
+INLINE double temperature_of(const Call *call, int64_t i) {
+    return call->temperatures ? call->temperatures[i] : (float)call->temperature;
+}
+
+INLINE int64_t smallest(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---------------------------------------------------------------- logits as float32 */
+
+INLINE void convert(const char *from, int64_t count, float *to, int dtype, float softcap) {
+    int64_t size = (int64_t)size_of(dtype), j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        f32 x = load(from + size * j, dtype);
+        store(to + j, softcap > 0 ? cap(x, softcap) : x, FLOAT32);
     }
-    f32 x;
-    memcpy(&x, (const float *)row + column, sizeof x);
-    return x;
-}
-
-/* The last columns of a row, fewer than LANES; the lanes beyond hold -inf. */
-INLINE f32 load_tail(const void *row, int64_t column, int64_t columns, int bfloat16) {
-    float x[LANES];
-    for (int i = 0; i < LANES; i++) {
-        x[i] = -INFINITY;
-        if (column + i < columns) {
-            if (bfloat16) {
-                uint32_t bits = (uint32_t)((const uint16_t *)row)[column + i] << 16;
-                memcpy(&x[i], &bits, sizeof bits);
-            } else {
-                x[i] = ((const float *)row)[column + i];
-            }
-        }
+    if (j < count) {
+        f32 x = load_some(from + size * j, count - j, dtype);
+        store(to + j, softcap > 0 ? cap(x, softcap) : x, FLOAT32);
     }
-    f32 v;
-    memcpy(&v, x, sizeof v);
-    return v;
 }
 
-INLINE f32 cap(f32 x, float softcap) {
-    f32 capped = splat(softcap) * tanh_(x * splat(1.0f / softcap));
-    i32 special = (x == splat(INFINITY)) | (x == splat(-INFINITY)) | (x != x); /* the row must know of them */
-    return pick(special, x, capped);
-}
-
-INLINE float read_one(const Call *call, const void *row, int64_t column) {
-    f32 x = load_tail(row, column, column + 1, call->bfloat16);
-    if (call->softcap > 0) x = cap(x, (float)call->softcap);
-    return x[0];
-}
-
-INLINE f64 widen(f32 v) { return __builtin_convertvector(v, f64); }
-
-INLINE double total(f64 v) {
-    double sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
-}
-
-/* ---------------------------------------------------------------- forward */
-
-typedef struct { double s, w, t, q, n; } Sums;
-
-/* The sums of one row. GUARD leaves columns of -inf out and keeps the lowest float32 from overflowing: t is then the
-   mean's numerator over V, before the temperature. REACHED, if given, gets s after every STRETCH of columns. */
-INLINE Sums sum_row(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16, int guard, int square,
-                    double *reached) {
-    f64 all_s = {}, all_w = {}, all_t = {}, all_q = {}, all_n = {};
-    f32 shift = splat(m), scale = splat(inv_temperature), inv_columns = splat(1.0f / (float)columns);
-    f32 outside = splat(-INFINITY);
-    for (int64_t start = 0; start < columns; start += CHUNK) {
-        int64_t end = start + CHUNK < columns ? start + CHUNK : columns;
-        f32 s = {}, w = {}, t = {}, q = {}, n = {};
-        for (int64_t j = start; j < end; j += LANES) {
-            int tail = j + LANES > columns;
-            f32 x = tail ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
-            f32 difference = x - shift, d = difference * scale;
-            if (guard || tail) {
-                i32 inside = x != outside;
-                difference = pick(inside, difference, splat(0.0f));
-                f32 clamped = pick(inside, clamp(d), splat(0.0f));
-                f32 e = pick(inside, exp_clamped(clamped), splat(0.0f));
-                s += e + (clamped - clamped); /* NaN where d is: the exponential's integers may lose it */
-                w += e * clamped;
-                t += guard ? difference * inv_columns : difference * scale;
-                if (square) q += e * e;
-                n += pick(inside, splat(1.0f), splat(0.0f));
-            } else {
-                f32 clamped = clamp(d), e = exp_clamped(clamped);
-                s += e;
-                w += e * clamped;
-                t += d;
-                if (square) q += e * e;
-            }
-        }
-        all_s += widen(s);
-        all_w += widen(w);
-        all_t += widen(t);
-        if (square) all_q += widen(q);
-        if (guard || end == columns) all_n += widen(n);
-        if (reached && (end % STRETCH == 0 || end == columns)) reached[(end - 1) / STRETCH] = total(all_s);
+/* The capped logits of `count` columns: where they lie, or in the room, which is LANES longer. */
+NOINLINE const float *values_of(const Call *call, int64_t i, int64_t start, int64_t count, float *room) {
+    const char *from = row_of(call, i) + (int64_t)size_of(call->dtype) * start;
+    float softcap = (float)call->softcap;
+    if (softcap > 0) {
+        if (call->dtype == FLOAT32) convert(from, count, room, FLOAT32, softcap);
+        else if (call->dtype == BFLOAT16) convert(from, count, room, BFLOAT16, softcap);
+        else convert(from, count, room, FLOAT16, softcap);
+    } else if (call->dtype == FLOAT32) {
+        return (const float *)from;
+    } else if (call->dtype == BFLOAT16) {
+        convert(from, count, room, BFLOAT16, 0);
+    } else {
+        convert(from, count, room, FLOAT16, 0);
     }
-    return (Sums){total(all_s), total(all_w), total(all_t), total(all_q), total(all_n)};
+    return room;
 }
 
-INLINE float largest(const void *row, int64_t columns, int bfloat16, int top, float *second) {
-    f32 first = splat(-INFINITY), next = splat(-INFINITY);
-    for (int64_t j = 0; j < columns; j += LANES) {
-        f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
-        if (top) next = larger(smaller(x, first), next);
-        first = larger(x, first);
-    }
-    float m = -INFINITY, m2 = -INFINITY;
-    for (int i = 0; i < LANES; i++) {
-        float high = first[i], low = next[i];
-        if (high > m) { m2 = m > low ? m : low; m = high; }
-        else if (high > m2) m2 = high;
-    }
-    *second = m2;
+/* ---------------------------------------------------------------- forward, a chunk */
+
+typedef struct {
+    double s, w, t, q; /* w in units of log 2 */
+    float m, second;   /* the largest logit, and the next one where top_probs asks for it */
+    int32_t n, guarded;
+} Part;
+
+NOINLINE float largest(const float *x, int64_t count) {
+    f32 high[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
+    int64_t j = 0;
+    for (; j + 4 * LANES <= count; j += 4 * LANES)
+        for (int k = 0; k < 4; k++) high[k] = larger(load(x + j + k * LANES, FLOAT32), high[k]);
+    for (; j + LANES <= count; j += LANES) high[0] = larger(load(x + j, FLOAT32), high[0]);
+    f32 all = larger(larger(high[0], high[1]), larger(high[2], high[3]));
+    float m = -INFINITY;
+    for (int i = 0; i < LANES; i++) m = all[i] > m ? all[i] : m;
+    for (; j < count; j++) m = x[j] > m ? x[j] : m;
     return m;
 }
 
-/* The first column at which the sum of exponentials reaches the goal, in (0, s]; one of probability 0 is never that, also
-   where `clamp` left it 1.6e-38: the goal may lie in the rounding between this sum and that of the chunks. */
-INLINE int64_t find_column(const void *row, int64_t columns, float m, float inv_temperature, int bfloat16,
-                           const double *reached, double goal) {
-    int64_t stretch = 0, last = (columns - 1) / STRETCH, column = -1;
-    while (stretch < last && reached[stretch] < goal) stretch++;
-    for (double sum = stretch ? reached[stretch - 1] : 0; column < 0 && stretch <= last; stretch++) {
-        int64_t end = stretch < last ? (stretch + 1) * STRETCH : columns;
-        for (int64_t j = stretch * STRETCH; j < end; j += LANES) {
-            f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
-            f32 d = (x - splat(m)) * splat(inv_temperature);
-            i32 possible = d > splat(-87.0f);
-            f32 e = pick(possible, exp_clamped(clamp(d)), splat(0.0f));
-            for (int lane = 0; lane < LANES; lane++) {
-                if (!possible[lane]) continue;
-                sum += e[lane];
-                column = j + lane; /* the last one stands where rounding keeps the sum below what the chunks made of it */
-                if (sum >= goal) return column;
-            }
+INLINE void place(float x, float *first, float *second) {
+    if (x > *first) *second = *first, *first = x;
+    else if (x > *second) *second = x;
+}
+
+/* Without the largest, or that again where it is there twice. */
+NOINLINE float second_largest(const float *x, int64_t count) {
+    f32 high = splat(-INFINITY), next = high;
+    int64_t j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        f32 v = load(x + j, FLOAT32);
+        next = larger(smaller(v, high), next);
+        high = larger(v, high);
+    }
+    float first = -INFINITY, second = -INFINITY;
+    for (int i = 0; i < LANES; i++) place(high[i], &first, &second), place(next[i], &first, &second);
+    for (; j < count; j++) place(x[j], &first, &second);
+    return second;
+}
+
+typedef struct { f32 s, w, t, q; } Terms;
+
+/* One vector's terms. Of the square, what is below 2^-124 is that, lest it be subnormal. */
+INLINE void add_terms(const float *x, f32 m, f32 scale, int square, Terms *to) {
+    f32 difference = load(x, FLOAT32) - m, d = clamp(difference * scale), e = exp2_clamped(d);
+    to->s += e;
+    to->w += e * d;
+    to->t += difference;
+    if (square) {
+        e = larger(splat(0x1p-62f), e);
+        to->q += e * e;
+    }
+}
+
+/* The columns where something is -inf, NaN, or so low that its distance overflows; and a row's last few. A column of -inf
+   is outside the support: it adds nothing. */
+NOINLINE void sum_guarded(const float *x, int64_t count, float m, float scale, Part *to) {
+    f64 sums[5][2] = {{{0}}};
+    float shift = m == -INFINITY ? 0 : m;
+    f64 wide_shift = (f64){0} + (double)shift;
+    for (int64_t j = 0; j < count; j += LANES) {
+        int64_t some = smallest(count - j, LANES);
+        f32 v = some < LANES ? load_some(x + j, some, FLOAT32) : load(x + j, FLOAT32);
+        i32 inside = v != splat(-INFINITY);
+        v = pick(inside, v, splat(shift));
+        f32 d = clamp((v - splat(shift)) * splat(scale)), e = pick(inside, exp2_clamped(d), splat(0.0f));
+        f32 larger_e = pick(inside, larger(splat(0x1p-62f), e), splat(0.0f));
+        f64 t[2] = {-wide_shift, -wide_shift};
+        add_widened(v, &t[0], &t[1]);
+        sums[2][0] += t[0], sums[2][1] += t[1];
+        f32 one = pick(inside, splat(1.0f), splat(0.0f));
+        f32 terms[] = {e + (d - d) /* NaN where d is */, e * d, splat(0.0f), larger_e * larger_e, one};
+        for (int k = 0; k < 5; k++)
+            if (k != 2) add_widened(terms[k], &sums[k][0], &sums[k][1]);
+    }
+    to->s += total(sums[0][0], sums[0][1]);
+    to->w += total(sums[1][0], sums[1][1]);
+    to->t += total(sums[2][0], sums[2][1]);
+    to->q += total(sums[3][0], sums[3][1]);
+    to->n += (int32_t)total(sums[4][0], sums[4][1]);
+}
+
+INLINE void sum_freely(const float *x, int64_t count, float m, float scale, int square, Part *to) {
+    f64 sums[4][2] = {{{0}}};
+    f32 shift = splat(m), factor = splat(scale);
+    int64_t j = 0, whole = count / LANES * LANES;
+    while (j < whole) {
+        int64_t end = smallest(j + GROUP, whole);
+        Terms a = {.s = splat(0.0f)}, b = a;
+        for (; j + 2 * LANES <= end; j += 2 * LANES) {
+            add_terms(x + j, shift, factor, square, &a);
+            add_terms(x + j + LANES, shift, factor, square, &b);
         }
+        if (j < end) add_terms(x + j, shift, factor, square, &a), j += LANES;
+        add_widened(a.s + b.s, &sums[0][0], &sums[0][1]);
+        add_widened(a.w + b.w, &sums[1][0], &sums[1][1]);
+        add_widened(a.t + b.t, &sums[2][0], &sums[2][1]);
+        if (square) add_widened(a.q + b.q, &sums[3][0], &sums[3][1]);
+    }
+    to->s += total(sums[0][0], sums[0][1]);
+    to->w += total(sums[1][0], sums[1][1]);
+    to->t += total(sums[2][0], sums[2][1]);
+    if (square) to->q += total(sums[3][0], sums[3][1]);
+    to->n += (int32_t)whole;
+    if (whole < count) sum_guarded(x + whole, count - whole, m, scale, to);
+}
+
+NOINLINE void sum_three(const float *x, int64_t count, float m, float scale, Part *to) {
+    sum_freely(x, count, m, scale, 0, to);
+}
+
+NOINLINE void sum_four(const float *x, int64_t count, float m, float scale, Part *to) {
+    sum_freely(x, count, m, scale, 1, to);
+}
+
+INLINE void sum_as(const Call *call, const float *x, int64_t count, float scale, Part *to) {
+    if (to->guarded) sum_guarded(x, count, to->m, scale, to);
+    else if (call->sum_sq_probs) sum_four(x, count, to->m, scale, to);
+    else sum_three(x, count, to->m, scale, to);
+}
+
+INLINE float scale_of(const Call *call, int64_t i) { return (float)(LOG2_E / temperature_of(call, i)); }
+
+NOINLINE void measure(const Call *call, int64_t i, int64_t chunk, Part *part) {
+    float room[CHUNK + LANES];
+    int64_t start = chunk * CHUNK, count = smallest(call->columns - start, CHUNK);
+    const float *x = values_of(call, i, start, count, room);
+    *part = (Part){.m = largest(x, count), .second = call->top_probs ? second_largest(x, count) : -INFINITY};
+    sum_as(call, x, count, scale_of(call, i), part);
+    if (!isfinite(part->t) || !isfinite(part->w)) {
+        *part = (Part){.m = part->m, .second = part->second, .guarded = 1};
+        sum_as(call, x, count, scale_of(call, i), part);
+    }
+}
+
+/* ---------------------------------------------------------------- forward, a row */
+
+/* What the chunks make together, relative to the largest logit of all. */
+INLINE Part fold(const Part *parts, int64_t chunks, double temperature, double *n) {
+    Part row = {.m = -INFINITY, .second = -INFINITY};
+    for (int64_t k = 0; k < chunks; k++) place(parts[k].m, &row.m, &row.second), place(parts[k].second, &row.m, &row.second);
+    *n = 0;
+    for (int64_t k = 0; k < chunks; k++) {
+        const Part *part = &parts[k];
+        if (part->n == 0) continue;
+        double shift = part->m == row.m ? 0 : (double)part->m - row.m, d = shift / temperature, f = exp(d);
+        row.s += f * part->s;
+        row.w += f > 0 ? f * (part->w * LN_2 + d * part->s) : 0;
+        row.t += part->t + shift * part->n;
+        row.q += f * f * part->q;
+        *n += part->n;
+        if (part->s != part->s) row.s = NAN;
+    }
+    return row;
+}
+
+/* The first column at which the sum of exponentials reaches the goal, in (0, s]; one of probability 0 is never that, also
+   where `clamp` left it 2^-100: the goal may lie in the rounding between this sum and that of the chunks. */
+NOINLINE int64_t find_column(const Call *call, int64_t i, const Part *parts, int64_t chunks, float m, double goal) {
+    float room[CHUNK + LANES], scale = scale_of(call, i);
+    double reached = 0, before = 0, f = 1;
+    int64_t chunk = -1, column = -1;
+    for (int64_t k = 0; k < chunks && (chunk < 0 || reached < goal); k++) {
+        double factor = parts[k].m == m ? 1 : exp(((double)parts[k].m - m) / temperature_of(call, i));
+        if (parts[k].n == 0 || factor < 0x1p-100) continue;
+        chunk = k, f = factor, before = reached; /* the last one stands where rounding keeps the sum below the goal */
+        reached += f * parts[k].s;
+    }
+    int64_t start = chunk * CHUNK, count = smallest(call->columns - start, CHUNK);
+    const float *x = values_of(call, i, start, count, room);
+    for (int64_t j = 0; j < count; j += LANES) {
+        f32 v = j + LANES > count ? load_some(x + j, count - j, FLOAT32) : load(x + j, FLOAT32);
+        f32 d = (v - splat(parts[chunk].m)) * splat(scale);
+        i32 possible = d > splat(LOWEST);
+        f32 e = pick(possible, exp2_clamped(clamp(d)), splat(0.0f));
+        f64 low = {0}, high = {0};
+        add_widened(e, &low, &high);
+        double all = f * total(low, high);
+        int here = before + all >= goal;
+        for (int lane = 0; all > 0 && lane < LANES; lane++) {
+            if (!possible[lane]) continue;
+            column = start + j + lane; /* so does the last column */
+            if (here && (before += f * e[lane]) >= goal) return column;
+        }
+        if (!here) before += all;
     }
     return column;
 }
 
-INLINE void forward_row(const Call *call, int64_t i, const void *row, int bfloat16, float *scratch, double *reached) {
+/* x_y, and the sum of all exponentials of its chunk but its own: of the largest, whose own is 1, which would drown the
+   others if there are but few. Its group is summed again with and without it, to the very bits of `measure`. */
+NOINLINE double sum_of_others(const Call *call, int64_t i, int64_t target, const Part *part, float *x_y) {
+    float room[GROUP + LANES], without[GROUP + LANES];
+    int64_t start = target / GROUP * GROUP, count = smallest(call->columns - start, GROUP);
+    const float *x = values_of(call, i, start, count, room);
+    *x_y = x[target - start];
+    if (*x_y != part->m || !(part->s < 2)) return part->s - 1;
+    Part all = {.m = part->m, .guarded = part->guarded}, others = all;
+    memcpy(without, x, sizeof(float) * (size_t)count);
+    without[target - start] = -INFINITY; /* in `sum_three` that spoils t alone, and adds 2^-100 to s */
+    sum_as(call, x, count, scale_of(call, i), &all);
+    sum_as(call, without, count, scale_of(call, i), &others);
+    return part->s - all.s + others.s;
+}
+
+/* Row i from its chunks. */
+NOINLINE void finish(const Call *call, int64_t i, const Part *parts, int64_t chunks) {
     int64_t columns = call->columns, target = call->targets[i];
-    float temperature = call->temperatures ? call->temperatures[i] : (float)call->temperature;
-    const void *values = row;
-    if (call->softcap > 0) {
-        for (int64_t j = 0; j < columns; j += LANES) {
-            f32 x = j + LANES > columns ? load_tail(row, j, columns, bfloat16) : load(row, j, bfloat16);
-            x = cap(x, (float)call->softcap);
-            memcpy(scratch + j, &x, sizeof x); /* scratch is LANES longer than the row */
-        }
-        values = scratch;
-        bfloat16 = 0;
-    }
-    float second, m = largest(values, columns, bfloat16, call->top_probs != NULL, &second);
-    int square = call->sum_sq_probs != NULL;
-    float inverse = 1.0f / temperature;
-    Sums sums = reached  ? sum_row(values, columns, m, inverse, bfloat16, 0, 1, reached)
-                : square ? sum_row(values, columns, m, inverse, bfloat16, 0, 1, NULL)
-                         : sum_row(values, columns, m, inverse, bfloat16, 0, 0, NULL);
-    double n = (double)columns, mean = sums.t / n, state_n = n;
-    if (!isfinite(sums.t) || !isfinite(sums.w) || sums.n != (double)(columns % LANES)) {
-        sums = sum_row(values, columns, m, inverse, bfloat16, 1, 1, reached);
-        n = sums.n;
-        mean = sums.t * ((double)columns / n) / temperature;
-        state_n = n < (double)columns ? -(n < 1 ? 1 : n) : n; /* negative: the backward must look for -inf */
-        if (!(sums.s > 0)) sums.s = NAN;                     /* no support */
-    }
-    if (isnan(sums.s) && m != -INFINITY) m = NAN;
-    if (reached) {
-        if (!isfinite(sums.s) || isnan(call->uniform[i])) {
+    double temperature = temperature_of(call, i), n;
+    Part row = fold(parts, chunks, temperature, &n);
+    if (!(row.s > 0)) row.s = NAN; /* no support, or no distribution */
+    float m = isnan(row.s) && row.m != -INFINITY ? NAN : row.m;
+    if (call->uniform) {
+        if (!isfinite(row.s) || isnan(call->uniform[i])) {
             call->drawn[i] = -1; /* there is no distribution to draw from, or nothing to draw with */
             return;
         }
-        target = find_column(values, columns, m, inverse, bfloat16, reached, call->uniform[i] * sums.s);
+        double goal = call->uniform[i] * row.s;
+        target = find_column(call, i, parts, chunks, m, goal < row.s ? goal : row.s);
         call->drawn[i] = target;
     }
-    double log_s = log(sums.s), entropy = log_s - sums.w / sums.s;
-    double m_scaled = (double)m / temperature;
-    float x_y = bfloat16 ? read_one(call, row, target) : ((const float *)values)[target];
+    float x_y;
+    const Part *own = &parts[target / CHUNK];
+    double others = sum_of_others(call, i, target, own, &x_y);
+    double log_s = log(row.s), entropy = log_s - row.w / row.s, squares = row.q / (row.s * row.s);
     double logprob = ((double)x_y - m) / temperature - log_s;
     if (call->logprob) call->logprob[i] = (float)logprob;
     if (call->entropy) call->entropy[i] = (float)entropy;
-    if (call->self_certainty) call->self_certainty[i] = (float)(log_s - log(n) - mean);
-    if (call->logsumexp) call->logsumexp[i] = (float)(m_scaled + log_s);
-    if (call->sum_sq_probs) call->sum_sq_probs[i] = (float)(sums.q / (sums.s * sums.s));
+    if (call->self_certainty) call->self_certainty[i] = (float)(log_s - log(n) - row.t / temperature / n);
+    if (call->logsumexp) call->logsumexp[i] = (float)((double)m / temperature + log_s);
+    if (call->sum_sq_probs) call->sum_sq_probs[i] = (float)squares;
     if (call->top_probs) {
-        call->top_probs[2 * i] = (float)(1.0 / sums.s);
-        call->top_probs[2 * i + 1] =
-            second == -INFINITY ? (float)(0.0 * sums.s) : (float)(exp(((double)second - m) / temperature) / sums.s);
+        call->top_probs[2 * i] = (float)(1 / row.s);
+        double second = row.second == -INFINITY ? 0 * row.s : exp(((double)row.second - m) / temperature) / row.s;
+        call->top_probs[2 * i + 1] = (float)second;
     }
     float *state = call->state;
+    int64_t rows = call->rows;
     state[i] = m;
-    state[call->rows + i] = (float)log_s;
-    state[2 * call->rows + i] = (float)state_n;
-    state[3 * call->rows + i] = (float)entropy;
-    state[4 * call->rows + i] = (float)(sums.q / (sums.s * sums.s));
-    /* 1 - p_y; of the largest, whose exponential is exactly 1, as the sum of the others. */
-    state[5 * call->rows + i] = (float)(x_y == m ? (sums.s - 1) / sums.s : -expm1(logprob));
-}
-
-/* Room for a row of capped logits; NULL where there is no softcap. Returns 0, or -1 if there is no memory. */
-INLINE int capped_row(const Call *call, float **scratch) {
-    *scratch = NULL;
-    return call->softcap > 0 && !(*scratch = malloc(sizeof(float) * (size_t)(call->columns + LANES))) ? -1 : 0;
-}
-
-INLINE void forward_one(const Call *call, int64_t i, float *scratch, double *reached) {
-    if (call->bfloat16) forward_row(call, i, (const uint16_t *)call->logits + call->offsets[i], 1, scratch, reached);
-    else forward_row(call, i, (const float *)call->logits + call->offsets[i], 0, scratch, reached);
-}
-
-/* Rows [begin, end): one thread's share. Returns 0, or -1 if there is no memory for a capped row. */
-int rlif_forward(const Call *call, int64_t begin, int64_t end) {
-    float *scratch;
-    if (capped_row(call, &scratch)) return -1;
-    for (int64_t i = begin; i < end; i++)
-        if (call->targets[i] != IGNORE_INDEX) forward_one(call, i, scratch, NULL); /* else the outputs hold 0 */
-    free(scratch);
-    return 0;
-}
-
-/* The same, but the targets are drawn. */
-int rlif_sample(const Call *call, int64_t begin, int64_t end) {
-    double *reached = malloc(sizeof(double) * (size_t)(call->columns / STRETCH + 1));
-    if (!reached) return -1;
-    for (int64_t i = begin; i < end; i++) forward_one(call, i, NULL, reached);
-    free(reached);
-    return 0;
+    state[rows + i] = (float)log_s;
+    state[2 * rows + i] = (float)(n == (double)columns ? n : n < 1 ? -1 : -n); /* negative: the backward must look for -inf */
+    state[3 * rows + i] = (float)entropy;
+    state[4 * rows + i] = (float)squares;
+    /* 1 - p_y; of the largest, as the sum of the others. */
+    state[5 * rows + i] = (float)(x_y == m ? (row.s - own->s + others) / row.s : -expm1(logprob));
 }
 
 /* ---------------------------------------------------------------- backward */
 
-typedef struct { float m, log_s, inv_temperature, c_p, c_plogp, c_pp, c_1, softcap; } RowTerms;
+typedef struct { float m, log2_s, scale, c_p, c_plogp, c_pp, c_1, c_rest, c_y; } RowTerms;
 
-INLINE f32 gradient(f32 x, RowTerms r, int capped, int guard) {
-    if (capped) x = cap(x, r.softcap);
-    f32 d = (x - splat(r.m)) * splat(r.inv_temperature);
-    f32 logp = clamp(d - splat(r.log_s)), p = exp_clamped(logp); /* rounding may leave logp a hair above 0 */
-    f32 g = p * (splat(r.c_p) + splat(r.c_plogp) * logp + splat(r.c_pp) * p) - splat(r.c_1);
-    if (capped) {
-        f32 ratio = x * splat(1.0f / r.softcap);
-        g = g * (splat(1.0f) - ratio * ratio);
-    }
-    return guard ? pick(x == splat(-INFINITY), splat(0.0f), g) : g;
-}
+/* The coefficients, over the temperature. NaN is made new: `store` counts on it. */
+INLINE float own_nan(float c) { return c == c ? c : NAN; }
 
-INLINE void store(void *row, int64_t column, int64_t count, f32 g, int bfloat16) {
-    if (bfloat16) {
-        u32 bits = (u32)g;
-        u32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
-        i32 number = g == g;
-        rounded = (rounded & (u32)number) | (0x7fc0 & ~(u32)number);
-        u16 half = __builtin_convertvector(rounded, u16);
-        memcpy((uint16_t *)row + column, &half, sizeof(uint16_t) * (size_t)count);
-    } else {
-        memcpy((float *)row + column, &g, sizeof(float) * (size_t)count);
-    }
-}
-
-INLINE void backward_row(const void *row, void *grad, int64_t columns, RowTerms r, int bfloat16, int capped, int guard) {
-    int64_t whole = columns / LANES * LANES;
-    for (int64_t j = 0; j < whole; j += LANES)
-        store(grad, j, LANES, gradient(load(row, j, bfloat16), r, capped, guard), bfloat16);
-    if (whole < columns)
-        store(grad, whole, columns - whole, gradient(load_tail(row, whole, columns, bfloat16), r, capped, guard), bfloat16);
-}
-
-/* The gradient of row i: r holds the coefficients over the temperature. At the target, where c_p is c_rest - c_y, stands
-   p_y (c_rest + ...) - c_1 + c_y (1 - p_y), lest it cancel. */
-INLINE void backward_one(const Call *call, int64_t i, RowTerms r, float c_rest, float c_y, int bfloat16) {
-    size_t size = bfloat16 ? 2 : 4;
-    const char *row = (const char *)call->logits + size * (size_t)call->offsets[i];
-    char *grad = (char *)call->grad + size * (size_t)call->grad_offsets[i];
-    int64_t columns = call->columns, target = call->targets[i];
-    int capped = call->softcap > 0, guard = call->state[2 * call->rows + i] < 0;
-    f32 x_y = load_tail(row, target, target + 1, bfloat16); /* in place, the loop overwrites it */
-    if (capped) backward_row(row, grad, columns, r, bfloat16, 1, 1);
-    else if (guard) backward_row(row, grad, columns, r, bfloat16, 0, 1);
-    else backward_row(row, grad, columns, r, bfloat16, 0, 0);
-    if (c_y != 0 && x_y[0] != -INFINITY) {
-        r.c_p = c_rest + 0 * r.c_p; /* NaN stays */
-        f32 g = gradient(x_y, r, capped, 1);
-        c_y *= call->state[5 * call->rows + i];
-        if (capped) {
-            float ratio = cap(x_y, r.softcap)[0] / r.softcap;
-            c_y *= 1 - ratio * ratio;
-        }
-        store(grad, target, 1, g + splat(c_y), bfloat16);
-    }
-}
-
-INLINE float temperature_of(const Call *call, int64_t i) {
-    return call->temperatures ? call->temperatures[i] : (float)call->temperature;
-}
-
-INLINE RowTerms row_terms(const Call *call, int64_t i, float c_p, float c_plogp, float c_pp, float c_1) {
+INLINE RowTerms row_terms(
+    const Call *call, int64_t i, float c_p, float c_plogp, float c_pp, float c_1, float c_rest, float c_y
+) {
+    float m = call->state[i], log_s = call->state[call->rows + i];
     return (RowTerms){
-        call->state[i], call->state[call->rows + i], 1.0f / temperature_of(call, i), c_p, c_plogp, c_pp, c_1,
-        (float)call->softcap,
+        own_nan(m), own_nan((float)(log_s * LOG2_E)), scale_of(call, i),
+        own_nan(c_p), own_nan(c_plogp), own_nan(c_pp), own_nan(c_1), own_nan(c_rest), own_nan(c_y),
     };
 }
 
-/* A masked row's gradient is 0. Returns whether the row is one. */
-INLINE int clear_masked(const Call *call, int64_t i) {
-    if (call->targets[i] != IGNORE_INDEX) return 0;
-    size_t size = call->bfloat16 ? 2 : 4;
-    memset((char *)call->grad + size * (size_t)call->grad_offsets[i], 0, size * (size_t)call->columns);
-    return 1;
+INLINE RowTerms given_terms(const Call *call, int64_t i) {
+    return row_terms(
+        call, i, call->c_p[i], call->c_plogp ? call->c_plogp[i] : 0, call->c_pp ? call->c_pp[i] : 0,
+        call->c_1 ? call->c_1[i] : 0, call->c_rest ? call->c_rest[i] : 0, call->c_y ? call->c_y[i] : 0
+    );
 }
 
-/* Rows [begin, end): one thread's share. */
-int rlif_backward(const Call *call, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-        if (clear_masked(call, i)) continue;
-        RowTerms r = row_terms(
-            call, i, call->c_p[i], call->c_plogp ? call->c_plogp[i] : 0, call->c_pp ? call->c_pp[i] : 0,
-            call->c_1 ? call->c_1[i] : 0
-        );
-        float c_y = call->c_y ? call->c_y[i] : 0;
-        float c_rest = call->c_rest ? call->c_rest[i] : 0;
-        if (call->bfloat16) backward_one(call, i, r, c_rest, c_y, 1);
-        else backward_one(call, i, r, c_rest, c_y, 0);
+/* ALL: with a softcap, columns of -inf and c_pp. */
+INLINE f32 gradient(f32 x, const RowTerms *r, f32 plogp, int all, float softcap) {
+    if (all && softcap > 0) x = cap(x, softcap);
+    f32 logp = clamp((x - splat(r->m)) * splat(r->scale) - splat(r->log2_s)), p = exp2_clamped(logp);
+    f32 factor = splat(r->c_p) + plogp * logp;
+    if (all) factor += splat(r->c_pp) * p;
+    f32 g = p * factor - splat(r->c_1);
+    if (all && softcap > 0) {
+        f32 ratio = x * splat(1.0f / softcap);
+        g = g * (splat(1.0f) - ratio * ratio);
     }
-    return 0;
+    return all ? pick(x == splat(-INFINITY), splat(0.0f), g) : g;
 }
 
-/* ---------------------------------------------------------------- grpo_loss: forward, loss and backward of each row */
+INLINE void backward_columns(const char *row, char *grad, int64_t count, RowTerms r, int dtype, int all, float softcap) {
+    int64_t size = (int64_t)size_of(dtype), j = 0;
+    f32 plogp = splat((float)(r.c_plogp * LN_2));
+    for (; j + LANES <= count; j += LANES)
+        store(grad + size * j, gradient(load(row + size * j, dtype), &r, plogp, all, softcap), dtype);
+    if (j < count) {
+        f32 g = gradient(load_some(row + size * j, count - j, dtype), &r, plogp, all, softcap);
+        store_some(grad + size * j, g, count - j, dtype);
+    }
+}
+
+#define BACKWARD(name, dtype)                                                                                                \
+    NOINLINE void name(const char *row, char *grad, int64_t count, RowTerms r) {                                             \
+        backward_columns(row, grad, count, r, dtype, 0, 0);                                                                  \
+    }                                                                                                                        \
+    NOINLINE void name##_all(const char *row, char *grad, int64_t count, RowTerms r, float softcap) {                        \
+        backward_columns(row, grad, count, r, dtype, 1, softcap);                                                            \
+    }
+
+BACKWARD(backward_float32, FLOAT32)
+BACKWARD(backward_bfloat16, BFLOAT16)
+BACKWARD(backward_float16, FLOAT16)
+
+/* The gradient at the target, where c_p is c_rest - c_y: p_y (c_rest + ...) - c_1 + c_y (1 - p_y), lest it cancel. */
+INLINE float gradient_at_target(const Call *call, int64_t i, float x_y, RowTerms r) {
+    double softcap = call->softcap, x = softcap > 0 ? softcap * tanh(x_y / softcap) : x_y;
+    double logp = (x - r.m) / temperature_of(call, i) - call->state[call->rows + i], p = exp(logp);
+    double product = p > 0 ? p * logp : 0, ratio = softcap > 0 ? x / softcap : 0;
+    double g = p * (r.c_rest + 0 * (double)r.c_p + r.c_pp * p) + r.c_plogp * product - r.c_1; /* NaN in c_p stays */
+    return own_nan((float)((g + r.c_y * (double)call->state[5 * call->rows + i]) * (1 - ratio * ratio)));
+}
+
+/* Columns [start, end) of row i; a masked row's gradient is 0. */
+NOINLINE void backward(const Call *call, int64_t i, int64_t start, int64_t end, RowTerms r) {
+    int dtype = call->dtype;
+    int64_t size = (int64_t)size_of(dtype), target = call->targets[i];
+    const char *row = row_of(call, i) + size * start;
+    char *grad = grad_row_of(call, i) + size * start;
+    int at_target = r.c_y != 0 && target >= start && target < end;
+    float x_y = at_target ? load_some(row + size * (target - start), 1, dtype)[0] : 0; /* in place, it is written over */
+    if (call->softcap > 0 || call->c_pp || call->state[2 * call->rows + i] < 0) {
+        if (dtype == FLOAT32) backward_float32_all(row, grad, end - start, r, (float)call->softcap);
+        else if (dtype == BFLOAT16) backward_bfloat16_all(row, grad, end - start, r, (float)call->softcap);
+        else backward_float16_all(row, grad, end - start, r, (float)call->softcap);
+    } else {
+        if (dtype == FLOAT32) backward_float32(row, grad, end - start, r);
+        else if (dtype == BFLOAT16) backward_bfloat16(row, grad, end - start, r);
+        else backward_float16(row, grad, end - start, r);
+    }
+    if (at_target && x_y != -INFINITY)
+        store_some(grad + size * (target - start), splat(gradient_at_target(call, i, x_y, r)), 1, dtype);
+}
+
+/* ---------------------------------------------------------------- grpo_loss */
 
 /* The loss of row i from its statistics, and the terms of its gradient: policy_loss.py has the formulas. In float64: a
    row has but one of each. */
-INLINE void token_loss(const Call *call, int64_t i, RowTerms *r, float *c_rest, float *c_y) {
+NOINLINE RowTerms token_loss(const Call *call, int64_t i) {
     double logprob = call->logprob[i], advantage = call->advantage[i], weight = call->weight[i];
     double ratio = exp(logprob - (call->old_logprob ? (double)call->old_logprob[i] : logprob));
     double least = ratio < call->low ? call->low : ratio, capped = (ratio < call->delta ? ratio : call->delta) * advantage;
@@ -455,30 +476,139 @@ INLINE void token_loss(const Call *call, int64_t i, RowTerms *r, float *c_rest, 
     call->loss[i] = (float)loss;
     double rest = g_self_certainty - (call->entropy_coef != 0 ? g_entropy * entropy : 0);
     double n = fabs((double)call->state[2 * call->rows + i]);
-    *r = row_terms(
+    return row_terms(
         call, i, (float)((rest - g_y) / temperature), (float)(-g_entropy / temperature), 0,
-        (float)(g_self_certainty / n / temperature)
+        (float)(g_self_certainty / n / temperature), (float)(rest / temperature), (float)(g_y / temperature)
     );
-    *c_rest = (float)(rest / temperature);
-    *c_y = (float)(g_y / temperature);
 }
 
-/* Rows [begin, end): one thread's share. Returns 0, or -1 if there is no memory for a capped row. */
-int rlif_grpo(const Call *call, int64_t begin, int64_t end) {
-    float *scratch;
-    if (capped_row(call, &scratch)) return -1;
-    for (int64_t i = begin; i < end; i++) {
-        if (clear_masked(call, i)) continue;
-        forward_one(call, i, scratch, NULL);
-        RowTerms r;
-        float c_rest, c_y;
-        token_loss(call, i, &r, &c_rest, &c_y);
-        if (call->bfloat16) backward_one(call, i, r, c_rest, c_y, 1);
-        else backward_one(call, i, r, c_rest, c_y, 0);
+/* ---------------------------------------------------------------- threads */
+
+enum { FORWARD = 1, BACKWARD_PASS = 2 };
+
+typedef struct {
+    const Call *call;
+    int passes;
+    int64_t chunks;
+    int64_t items, take; /* threads take so many items at a time: rows, or chunks of rows if there are `parts` */
+    int64_t next;
+    Part *parts;         /* (rows, chunks), where threads share rows */
+    int64_t *left;       /* (rows,): chunks that nobody has measured yet */
+    RowTerms *terms;     /* (rows,): of the backward after a loss */
+    int failed;
+} Job;
+
+INLINE int masked(const Call *call, int64_t i) { return !call->uniform && call->targets[i] == IGNORE_INDEX; }
+
+/* Row i, whole. */
+INLINE void work_on_row(Job *job, int64_t i, Part *parts) {
+    const Call *call = job->call;
+    if (masked(call, i)) {
+        if (job->passes & BACKWARD_PASS) memset(grad_row_of(call, i), 0, size_of(call->dtype) * (size_t)call->columns);
+        return; /* the other outputs hold 0 */
     }
-    free(scratch);
-    return 0;
+    if (job->passes & FORWARD) {
+        for (int64_t k = 0; k < job->chunks; k++) measure(call, i, k, &parts[k]);
+        finish(call, i, parts, job->chunks);
+    }
+    if (job->passes & BACKWARD_PASS)
+        backward(call, i, 0, call->columns, job->passes & FORWARD ? token_loss(call, i) : given_terms(call, i));
 }
+
+/* One chunk of a row; whoever measured the last one of a row finishes it. */
+INLINE void work_on_chunk(Job *job, int64_t i, int64_t k) {
+    const Call *call = job->call;
+    int64_t start = k * CHUNK, end = smallest(start + CHUNK, call->columns);
+    if (masked(call, i)) {
+        int64_t size = (int64_t)size_of(call->dtype);
+        if (job->passes == BACKWARD_PASS) memset(grad_row_of(call, i) + size * start, 0, (size_t)(size * (end - start)));
+    } else if (job->passes == BACKWARD_PASS) {
+        backward(call, i, start, end, job->terms ? job->terms[i] : given_terms(call, i));
+    } else {
+        Part *parts = job->parts + i * job->chunks;
+        measure(call, i, k, &parts[k]);
+        if (__atomic_sub_fetch(&job->left[i], 1, __ATOMIC_ACQ_REL)) return;
+        finish(call, i, parts, job->chunks);
+        if (job->terms) job->terms[i] = token_loss(call, i);
+    }
+}
+
+static void work(void *data) {
+    Job *job = data;
+    Part *parts = NULL;
+    if (!job->left && job->passes & FORWARD && !(parts = malloc(sizeof(Part) * (size_t)job->chunks))) {
+        __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    for (;;) {
+        int64_t first = __atomic_fetch_add(&job->next, job->take, __ATOMIC_RELAXED), end = smallest(first + job->take, job->items);
+        if (first >= job->items) break;
+        for (int64_t item = first; item < end; item++) {
+            if (job->left) work_on_chunk(job, item / job->chunks, item % job->chunks);
+            else work_on_row(job, item, parts);
+        }
+    }
+    free(parts);
+}
+
+static void *work_on_thread(void *job) {
+    work(job);
+    return NULL;
+}
+
+/* Returns when all is done. Threads of torch's own OpenMP, where there is one: awake since torch's last op, and busy with
+   waiting for the next, they would be in the way of others. */
+static void run(Job *job) {
+    job->next = 0;
+    int threads = job->call->threads < MAX_THREADS ? job->call->threads : MAX_THREADS;
+    if (threads > 1 && job->call->parallel) {
+        job->call->parallel(work, job, (unsigned)threads, 0);
+        return;
+    }
+    pthread_t others[MAX_THREADS];
+    int started = 0;
+    while (started < threads - 1 && !pthread_create(&others[started], NULL, work_on_thread, job)) started++;
+    work(job);
+    while (started) pthread_join(others[--started], NULL);
+}
+
+/* Returns 0, or -1 if there is no memory. */
+static int run_passes(const Call *call, int passes) {
+    int64_t chunks = (call->columns + CHUNK - 1) / CHUNK, threads = call->threads;
+    Job job = {.call = call, .passes = passes, .chunks = chunks, .items = call->rows, .take = 1 + call->rows / (32 * threads)};
+    if (threads == 1 || chunks == 1 || call->rows >= 8 * threads) {
+        run(&job);
+        return job.failed ? -1 : 0;
+    }
+    /* Few rows: threads share them. */
+    job.items = call->rows * chunks;
+    job.take = 1;
+    job.left = malloc(sizeof(int64_t) * (size_t)call->rows);
+    job.parts = malloc(sizeof(Part) * (size_t)job.items);
+    if (passes == (FORWARD | BACKWARD_PASS)) job.terms = malloc(sizeof(RowTerms) * (size_t)call->rows);
+    job.failed = !job.left || !job.parts || (passes == (FORWARD | BACKWARD_PASS) && !job.terms);
+    if (!job.failed) {
+        for (int64_t i = 0; i < call->rows; i++) job.left[i] = chunks;
+        for (int pass = FORWARD; pass <= BACKWARD_PASS; pass++) {
+            job.passes = passes & pass;
+            if (job.passes) run(&job);
+        }
+    }
+    free(job.left), free(job.parts), free(job.terms);
+    return job.failed ? -1 : 0;
+}
+
+const char *rlif_instructions(void) { return INSTRUCTIONS; }
+
+int rlif_forward(const Call *call) { return run_passes(call, FORWARD); }
+
+/* The same, but the targets are drawn. */
+int rlif_sample(const Call *call) { return run_passes(call, FORWARD); }
+
+int rlif_backward(const Call *call) { return run_passes(call, BACKWARD_PASS); }
+
+/* Forward, loss and backward of each row. */
+int rlif_grpo(const Call *call) { return run_passes(call, FORWARD | BACKWARD_PASS); }
 
 /* Memory that nobody has touched yet is handed out and cleared page by page as the gradient is written, which takes as
    long as the gradient itself. Larger pages take a third of that off; where there are none, nothing happens. */
