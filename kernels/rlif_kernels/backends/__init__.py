@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.backends import torch as torch_backend
+from rlif_kernels.backends.c.build import found
 
 if TYPE_CHECKING:
     from rlif_kernels.backends.sharded.parallel import VocabParallel
@@ -57,8 +58,8 @@ def _for_one_process(name: str, logits: Tensor) -> ModuleType:
     if name == "cpu":
         if not cpu_backend.serves(logits):
             raise ValueError(
-                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected float32 or bfloat16 on a '
-                "CPU, and a C compiler to be there"
+                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected a CPU, and C kernels there '
+                f"(which say: {found().reason})"
             )
         return cpu_backend
     try:
