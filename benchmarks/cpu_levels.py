@@ -4,8 +4,8 @@
     RLIF_CPU_LEVEL=x86-64-v3 ATEN_CPU_CAPABILITY=avx2 python -m benchmarks.cpu_levels
 
 The second compares as a machine without AVX-512 would: the first variable is of `rlif_kernels.backends.c.build`, the
-other tells torch, and the code that torch.compile writes, to do with AVX2. `token_stats` is timed on all threads at four
-large shapes and at two of few rows; both ops on one thread in the shape of `benchmarks.gate`. A ratio is the median over
+other tells torch, and the code that torch.compile writes, to use AVX2. `token_stats` is timed on all threads at four
+shapes and one of few columns; both ops on one thread in the shape of `benchmarks.gate`. A ratio is the median over
 rounds of eager's time over each one's in the same round.
 """
 
@@ -78,13 +78,13 @@ def main() -> None:
     threads, entries = torch.get_num_threads(), []
     for op, shape, chosen in CASES:
         torch.set_num_threads(chosen or threads)
-        problem, times = make_problem(shape), {}
-        timing.in_turn(calls(op, problem), options.seconds, "cpu", times)
-        entry = {"op": op, "shape": str(shape), "threads": torch.get_num_threads(), "speed_up": ratios(times)}
-        entry["milliseconds"] = {name: timing.spread(each) for name, each in times.items()}
-        entries.append(entry)
-        shown = (f"{name} {entry['milliseconds'][name]['median']:.2f} ms {entry['speed_up'][name]:.2f}x" for name in times)
-        print(f"{op}, {shape}, {entry['threads']} threads: {', '.join(shown)}", flush=True)
+        times: dict[str, list[float]] = {}
+        timing.in_turn(calls(op, make_problem(shape)), options.seconds, "cpu", times)
+        speed_up, milliseconds = ratios(times), {name: timing.spread(each) for name, each in times.items()}
+        shown = (f"{name} {milliseconds[name]['median']:.2f} ms {speed_up[name]:.2f}x" for name in times)
+        print(f"{op}, {shape}, {torch.get_num_threads()} threads: {', '.join(shown)}", flush=True)
+        case = {"op": op, "shape": str(shape), "threads": torch.get_num_threads()}
+        entries.append({**case, "speed_up": speed_up, "milliseconds": milliseconds})
     if options.output:
         results = {"machine": describe(), "levels": levels, "library": found().reason.split(", ")[0], "cases": entries}
         options.output.write_text(json.dumps(results, indent=1) + "\n")

@@ -7,7 +7,7 @@ import pytest
 
 from rlif_kernels.backends import c as cpu_backend
 
-# Each op is interrupted at random moments of the time that it takes. Its tensors are freed as the interrupt unwinds, and
+# Each op is interrupted at random moments of the time that it takes. Its tensors are freed as the interrupt unwinds:
 # threads that went on would write into what the next op is given, or into nothing.
 PROGRAM = """
 import random, signal, sys, time

@@ -58,8 +58,8 @@ def _for_one_process(name: str, logits: Tensor) -> ModuleType:
     if name == "cpu":
         if not cpu_backend.serves(logits):
             raise ValueError(
-                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected a CPU, and C kernels there '
-                f"(which say: {found().reason})"
+                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected a CPU, and C kernels for '
+                f"it ({found().reason})"
             )
         return cpu_backend
     try:

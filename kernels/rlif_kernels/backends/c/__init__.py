@@ -1,8 +1,8 @@
 """The C backend, on the CPU: `kernels.c`, on as many threads as torch has.
 
 A call comes back when all of its threads are done, and an interrupt (Ctrl-C) is raised after that: nothing writes to
-tensors that the unwinding has freed. A call takes milliseconds, seconds for gigabytes. ctypes releases the interpreter's
-lock during a call.
+tensors that the unwinding has freed. A call takes milliseconds, seconds for gigabytes; ctypes releases the
+interpreter's lock for that time.
 """
 
 import ctypes
@@ -164,9 +164,9 @@ _PROCESS = os.getpid()
 
 @functools.cache
 def _openmp(process: int) -> int | None:
-    """The address of GOMP_parallel in the OpenMP that torch runs on, or None: the kernels then start threads themselves.
+    """The address of GOMP_parallel in torch's OpenMP; None where the kernels have to start threads themselves.
 
-    None also in a forked process, where OpenMP waits for the parent's threads, which do not live on.
+    That is also in a forked process, where OpenMP waits for the parent's threads, which do not live on.
     """
     try:
         function = ctypes.CDLL(torch._C.__file__).GOMP_parallel

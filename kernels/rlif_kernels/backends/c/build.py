@@ -1,17 +1,17 @@
 """Compile the C kernels for the machine they run on, once, and load them.
 
-The library is kept in a directory of the user's own, `kernels-UID` in RLIF_CACHE_DIR or the user's cache directory. It is
-named by a hash of everything that it was made from: source, compiler, flags, C library, and what the compiler takes the
-processor to be able to do (its predefined macros), so that unlike machines may share a home directory. One process of a
-machine compiles, for about a second; others wait for it. A checksum beside the library tells a whole one from one that was
-cut off, which would end the process that uses it.
+The library is kept in a directory of the user's own, `kernels-UID` in RLIF_CACHE_DIR or the user's cache directory. Its
+name is a hash of everything that it was made from: source, compiler, flags, C library, and what the compiler takes the
+processor to be able to do (its predefined macros), so that unlike machines may share a home directory. One process of
+a machine compiles, for about a second; others wait for it. A checksum beside the library tells a whole one from one
+that was cut off, which would end the process that uses it.
 
-Where the kernels cannot be had (no C compiler included) the torch backend serves, several times slower, and one warning a
-process says why. Two cases stay silent: RLIF_CPU_KERNELS=0, which switches the kernels off, and Windows, which they do not
-know. `python -m rlif_kernels` builds them and says what serves.
+Where the kernels cannot be had (no C compiler included) the torch backend serves, several times slower, and one
+warning a process says why. Two cases stay silent: RLIF_CPU_KERNELS=0, which switches the kernels off, and Windows,
+which they do not know. `python -m rlif_kernels` builds them and says what serves.
 
 RLIF_CPU_LEVEL names another instruction set than this processor's own (a value of the compiler's -march, such as
-x86-64-v3): for tests, benchmarks, and binaries that several machines are to agree on to the bit.
+x86-64-v3): for tests, benchmarks, and unlike machines that are to agree to the bit.
 """
 
 import contextlib
@@ -35,7 +35,9 @@ from typing import NamedTuple
 if sys.platform != "win32":
     import fcntl
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "vectors.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("kernels.c", "vectors.h", "call.h", "forward.h", "backward.h")
+)
 # No -ffast-math: the edge values are infinities and NaN. One word on contraction, or GCC and Clang differ in it.
 FLAGS = ("-O2", "-std=gnu11", "-Wno-psabi", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
 # Tried in turn: Clang on Arm knows the machine's processor by the second name only.
@@ -95,7 +97,12 @@ def find(again: bool = False) -> Found:
         command, macros = _compiler()
         path = _directory() / f"{_key(command, macros)}.so"
         loaded = _load(path) or _compile_alone(command, path, again)
-    except (BuildError, OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
+    except (
+        BuildError,
+        OSError,
+        RuntimeError,
+        subprocess.SubprocessError,
+    ) as error:  # RuntimeError: a user without a home
         return Found(None, str(error))
     loaded.rlif_instructions.restype = ctypes.c_char_p
     return Found(loaded, f"{loaded.rlif_instructions().decode()}, {shlex.join(command)}, {path}")

@@ -6,6 +6,8 @@
    float64, 16-bit floats) is an intrinsic of each instruction set: AVX-512, AVX2 with FMA and F16C (x86-64-v3), SSE2 and
    NEON; elsewhere plain C. Which of them the compiler says by its macros. */
 
+#pragma once
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
