@@ -49,12 +49,12 @@ INLINE void backward_columns(const char *row, char *grad, int64_t count, RowTerm
     }
 }
 
-#define BACKWARD(name, dtype)                                                                                                \
-    NOINLINE void name(const char *row, char *grad, int64_t count, RowTerms r) {                                             \
-        backward_columns(row, grad, count, r, dtype, 0, 0);                                                                  \
-    }                                                                                                                        \
-    NOINLINE void name##_all(const char *row, char *grad, int64_t count, RowTerms r, float softcap) {                        \
-        backward_columns(row, grad, count, r, dtype, 1, softcap);                                                            \
+#define BACKWARD(name, dtype)                                                                        \
+    NOINLINE void name(const char *row, char *grad, int64_t count, RowTerms r) {                     \
+        backward_columns(row, grad, count, r, dtype, 0, 0);                                          \
+    }                                                                                                \
+    NOINLINE void name##_all(const char *row, char *grad, int64_t count, RowTerms r, float cap_at) { \
+        backward_columns(row, grad, count, r, dtype, 1, cap_at);                                     \
     }
 
 BACKWARD(backward_float32, FLOAT32)
@@ -98,7 +98,8 @@ NOINLINE void backward(const Call *call, int64_t i, int64_t start, int64_t end, 
 NOINLINE RowTerms token_loss(const Call *call, int64_t i) {
     double logprob = call->logprob[i], advantage = call->advantage[i], weight = call->weight[i];
     double ratio = exp(logprob - (call->old_logprob ? (double)call->old_logprob[i] : logprob));
-    double least = ratio < call->low ? call->low : ratio, capped = (ratio < call->delta ? ratio : call->delta) * advantage;
+    double least = ratio < call->low ? call->low : ratio;
+    double capped = (ratio < call->delta ? ratio : call->delta) * advantage;
     double in_range = (least < call->high ? least : call->high) * advantage;
     int flows = capped <= in_range ? ratio <= call->delta : ratio >= call->low && ratio <= call->high;
     double loss = -(capped <= in_range ? capped : in_range), slope = flows ? -advantage * ratio : 0;

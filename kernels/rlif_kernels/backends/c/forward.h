@@ -143,7 +143,10 @@ NOINLINE void measure(const Call *call, int64_t i, int64_t chunk, Part *part) {
 /* What the chunks make together, relative to the largest logit of all. */
 INLINE Part fold(const Part *parts, int64_t chunks, double temperature, double *n) {
     Part row = {.m = -INFINITY, .second = -INFINITY};
-    for (int64_t k = 0; k < chunks; k++) place(parts[k].m, &row.m, &row.second), place(parts[k].second, &row.m, &row.second);
+    for (int64_t k = 0; k < chunks; k++) {
+        place(parts[k].m, &row.m, &row.second);
+        place(parts[k].second, &row.m, &row.second);
+    }
     *n = 0;
     for (int64_t k = 0; k < chunks; k++) {
         const Part *part = &parts[k];
@@ -243,7 +246,8 @@ NOINLINE void finish(const Call *call, int64_t i, const Part *parts, int64_t chu
     int64_t rows = call->rows;
     state[i] = m;
     state[rows + i] = (float)log_s;
-    state[2 * rows + i] = (float)(n == (double)columns ? n : n < 1 ? -1 : -n); /* negative: the backward must look for -inf */
+    /* Negative: the backward must look for -inf. */
+    state[2 * rows + i] = (float)(n == (double)columns ? n : n < 1 ? -1 : -n);
     state[3 * rows + i] = (float)entropy;
     state[4 * rows + i] = (float)squares;
     /* 1 - p_y; of the largest, as the sum of the others. */

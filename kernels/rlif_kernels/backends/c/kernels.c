@@ -85,7 +85,8 @@ static void work(void *data) {
         return;
     }
     for (;;) {
-        int64_t first = __atomic_fetch_add(&job->next, job->take, __ATOMIC_RELAXED), end = smallest(first + job->take, job->items);
+        int64_t first = __atomic_fetch_add(&job->next, job->take, __ATOMIC_RELAXED);
+        int64_t end = smallest(first + job->take, job->items);
         if (first >= job->items) break;
         for (int64_t item = first; item < end; item++) {
             if (job->left) work_on_chunk(job, item / job->chunks, item % job->chunks);
@@ -119,7 +120,8 @@ static void run(Job *job) {
 /* Returns 0, or -1 if there is no memory. */
 static int run_passes(const Call *call, int passes) {
     int64_t chunks = (call->columns + CHUNK - 1) / CHUNK, threads = call->threads;
-    Job job = {.call = call, .passes = passes, .chunks = chunks, .items = call->rows, .take = 1 + call->rows / (32 * threads)};
+    Job job = {.call = call, .passes = passes, .chunks = chunks, .items = call->rows};
+    job.take = 1 + call->rows / (32 * threads);
     if (threads == 1 || chunks == 1 || call->rows >= 8 * threads) {
         run(&job);
         return job.failed ? -1 : 0;

@@ -2,9 +2,9 @@
 
    The arithmetic is written in the vector extensions that GCC and Clang share. Vectors wider than the processor's are
    left out on purpose: a compiler takes them apart, badly (GCC 12 needs a minute of processor time for 64-byte vectors
-   on AVX2, and what comes out is three times as slow). What the extensions have no word for (maxima, a widening to
-   float64, 16-bit floats) is an intrinsic of each instruction set: AVX-512, AVX2 with FMA and F16C (x86-64-v3), SSE2 and
-   NEON; elsewhere plain C. Which of them the compiler says by its macros. */
+   on AVX2, and what comes out takes two to eight times as long). What the extensions have no word for (maxima, a
+   widening to float64, 16-bit floats) is an intrinsic of each instruction set: AVX-512, AVX2, SSE2 and NEON; elsewhere
+   plain C. Which of them the compiler says by its macros. */
 
 #pragma once
 
@@ -168,8 +168,8 @@ INLINE void store(void *to, f32 x, int dtype) {
     if (dtype == FLOAT32) {
         memcpy(to, &x, sizeof x);
     } else if (dtype == BFLOAT16) {
-        /* To nearest, ties to even. NaN comes through, because none here has a fraction whose bits are all ones: those of
-           bfloat16 logits end in 16 zeros, and those of coefficients are made new (`row_terms`). */
+        /* To nearest, ties to even. NaN comes through, because none here has a fraction whose bits are all ones: those
+           of bfloat16 logits end in 16 zeros, and those of coefficients are made new (`row_terms`). */
         u32 bits = (u32)x;
         store_16(to, (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
     } else {
@@ -184,7 +184,8 @@ INLINE void store(void *to, f32 x, int dtype) {
         /* Below 2^-14 steps are 2^-24: a sum with 0.5, whose steps they are, rounds to them. */
         u32 subnormal = (u32)((f32)magnitude + splat(0.5f)) - 0x3f000000;
         u32 normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13;
-        u32 small = (u32)(magnitude < 113 << 23), huge = (u32)(magnitude >= 0x477ff000), nan = (u32)(magnitude > 0x7f800000);
+        u32 small = (u32)(magnitude < 113 << 23), huge = (u32)(magnitude >= 0x477ff000);
+        u32 nan = (u32)(magnitude > 0x7f800000);
         u32 result = (subnormal & small) | (normal & ~small);
         result = (result & ~huge) | (huge & 0x7c00) | (nan & 0x0200);
         store_16(to, result | sign);
@@ -192,7 +193,7 @@ INLINE void store(void *to, f32 x, int dtype) {
     }
 }
 
-/* The last numbers of a row, fewer than LANES; the lanes beyond hold -inf or, of 16-bit dtypes, anything finite. */
+/* The last numbers of a row, fewer than LANES; the lanes beyond hold -inf, of 16-bit dtypes anything. */
 INLINE f32 load_some(const void *from, int64_t count, int dtype) {
     float room[LANES];
     f32 outside = splat(-INFINITY);
@@ -209,13 +210,14 @@ INLINE void store_some(void *to, f32 x, int64_t count, int dtype) {
 
 /* ---------------------------------------------------------------- functions */
 
-/* Below 2^-100 an exponential is next to nothing, and 2^-100 here: a product with the clamped exponent is nothing too, and
-   with a small coefficient still no subnormal number, on which processors stumble. NaN stays. */
+/* Below 2^-100 an exponential is next to nothing, and 2^-100 here: a product with the clamped exponent is nothing too,
+   and with a small coefficient still no subnormal number, on which processors stumble. NaN stays. */
 #define LOWEST (-100.0f)
 INLINE f32 clamp(f32 d) { return larger(splat(LOWEST), d); }
 
-/* 2^d for d in [LOWEST, 127), to 1.7e-7 of it, and exactly 1 for d = 0: a minimax polynomial through that point, whose own
-   error is 9e-8, on the half around the nearest integer, which goes into the exponent. NaN in d may come out as any number. */
+/* 2^d for d in [LOWEST, 127), to 1.7e-7 of it, and exactly 1 for d = 0: a minimax polynomial through that point, whose
+   own error is 9e-8, on the half around the nearest integer, which goes into the exponent. NaN may come out as any
+   number. */
 INLINE f32 exp2_clamped(f32 d) {
     f32 shifted = d + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer in the low bits */
     f32 r = d - (shifted - splat(12582912.0f));
