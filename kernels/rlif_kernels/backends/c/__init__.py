@@ -6,8 +6,6 @@ interpreter's lock for that time.
 """
 
 import ctypes
-import functools
-import os
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +31,6 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("temperature", "softcap")),
         *((name, ctypes.c_int64) for name in ("columns", "rows")),
         *((name, ctypes.c_int32) for name in ("dtype", "threads")),
-        ("parallel", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in ("logprob", "entropy", "self_certainty", "logsumexp")),
         *((name, ctypes.c_void_p) for name in ("sum_sq_probs", "top_probs", "state")),
         *(
@@ -154,22 +151,5 @@ def _run(
     for name, tensor in tensors.items():
         setattr(call, name, tensor.data_ptr())
     call.threads = torch.get_num_threads() if targets.numel() * num_columns >= MIN_ELEMENTS_FOR_THREADS else 1
-    call.parallel = _openmp(os.getpid())
     if getattr(library(), function)(ctypes.byref(call)):
         raise MemoryError(f"no memory to work on a row of {num_columns} logits")
-
-
-_PROCESS = os.getpid()
-
-
-@functools.cache
-def _openmp(process: int) -> int | None:
-    """The address of GOMP_parallel in torch's OpenMP; None where the kernels have to start threads themselves.
-
-    That is also in a forked process, where OpenMP waits for the parent's threads, which do not live on.
-    """
-    try:
-        function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
-    except (OSError, AttributeError):
-        return None
-    return ctypes.cast(function, ctypes.c_void_p).value if process == _PROCESS else None

@@ -10,8 +10,6 @@
 #define CHUNK 4096 /* columns; in float32 half of a first cache of 32 KB. GROUP divides it. */
 #define IGNORE_INDEX (-100)
 
-typedef void Parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags); /* OpenMP's GOMP_parallel */
-
 typedef struct {
     const void *logits;
     const int64_t *offsets;      /* (rows,) of each row's first element */
@@ -23,7 +21,6 @@ typedef struct {
     int64_t rows;
     int32_t dtype;
     int32_t threads;
-    Parallel *parallel;          /* or NULL: threads of our own */
     /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (6, rows) */
     float *logprob, *entropy, *self_certainty, *logsumexp, *sum_sq_probs, *top_probs;
     float *state;

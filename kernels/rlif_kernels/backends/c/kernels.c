@@ -21,12 +21,11 @@
 #include <sys/mman.h>
 #endif
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include "forward.h"
 #include "backward.h"
-
-#define MAX_THREADS 1024
 
 enum { FORWARD = 1, BACKWARD_PASS = 2 };
 
@@ -77,8 +76,7 @@ INLINE void work_on_chunk(Job *job, int64_t i, int64_t k) {
     }
 }
 
-static void work(void *data) {
-    Job *job = data;
+static void work(Job *job) {
     Part *parts = NULL;
     if (!job->left && job->passes & FORWARD && !(parts = malloc(sizeof(Part) * (size_t)job->chunks))) {
         __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
@@ -96,25 +94,72 @@ static void work(void *data) {
     free(parts);
 }
 
-static void *work_on_thread(void *job) {
-    work(job);
-    return NULL;
+/* Threads that sleep between calls. The caller works too, and waits for what others have in hand, but never for a thread
+   that has not come yet: on a busy machine that may take longer than the work. */
+static struct {
+    pthread_mutex_t calling; /* held by the one call that has the helpers; calls beside it do without */
+    pthread_mutex_t lock;    /* of what follows */
+    pthread_cond_t wake, idle;
+    Job *job;                /* or NULL */
+    int seats;               /* how many more helpers may join it */
+    int active, started;
+} pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER,
+          NULL, 0, 0, 0};
+
+static void *help(void *unused) {
+    pthread_mutex_lock(&pool.lock);
+    for (;;) {
+        while (!pool.job || !pool.seats) pthread_cond_wait(&pool.wake, &pool.lock);
+        Job *job = pool.job;
+        pool.seats--, pool.active++;
+        pthread_mutex_unlock(&pool.lock);
+        work(job);
+        pthread_mutex_lock(&pool.lock);
+        if (!--pool.active) pthread_cond_signal(&pool.idle);
+    }
+    return unused;
 }
 
-/* Returns when all is done. Threads of torch's own OpenMP, where there is one: awake since torch's last op, and busy with
-   waiting for the next, they would be in the way of others. */
+/* Signals are for the interpreter's threads. */
+static int start_helper(void) {
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&thread, NULL, help, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return failed ? -1 : pthread_detach(thread);
+}
+
+/* A forked process has none of its parent's helpers, and locks in whatever state they were. */
+static void forget_helpers(void) {
+    pthread_mutex_init(&pool.calling, NULL), pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.wake, NULL), pthread_cond_init(&pool.idle, NULL);
+    pool.job = NULL;
+    pool.seats = pool.active = pool.started = 0;
+}
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_helpers); }
+
+/* Returns when all is done, and nobody works on it any more. */
 static void run(Job *job) {
+    int helpers = job->call->threads - 1;
     job->next = 0;
-    int threads = job->call->threads < MAX_THREADS ? job->call->threads : MAX_THREADS;
-    if (threads > 1 && job->call->parallel) {
-        job->call->parallel(work, job, (unsigned)threads, 0);
+    if (helpers < 1 || pthread_mutex_trylock(&pool.calling)) {
+        work(job);
         return;
     }
-    pthread_t others[MAX_THREADS];
-    int started = 0;
-    while (started < threads - 1 && !pthread_create(&others[started], NULL, work_on_thread, job)) started++;
+    pthread_mutex_lock(&pool.lock);
+    while (pool.started < helpers && !start_helper()) pool.started++;
+    pool.job = job, pool.seats = helpers;
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
     work(job);
-    while (started) pthread_join(others[--started], NULL);
+    pthread_mutex_lock(&pool.lock);
+    pool.job = NULL;
+    while (pool.active) pthread_cond_wait(&pool.idle, &pool.lock);
+    pthread_mutex_unlock(&pool.lock);
+    pthread_mutex_unlock(&pool.calling);
 }
 
 /* Returns 0, or -1 if there is no memory. */
