@@ -92,9 +92,7 @@ def test_asked_for_by_name_they_are_an_error_that_says_why(monkeypatch):
     logits, targets = torch.zeros(1, 8), torch.tensor([3])
     monkeypatch.setattr(backends, "found", lambda: build.Found(None, "there is no C compiler"))
     monkeypatch.setattr(cpu_backend, "library", lambda: None)
-    with pytest.raises(
-        ValueError, match=r'backend is "cpu" and logits is torch.float32 on cpu; .* there is no C compiler'
-    ):
+    with pytest.raises(ValueError, match=r"torch.float32 on cpu; expected a CPU, and .* \(there is no C compiler\)"):
         token_stats(logits, targets, backend="cpu")
 
 
