@@ -46,9 +46,6 @@ BAD = {
     "outputs as a string": (LOGITS, TARGETS, {"outputs": "logprob"}, ValueError, "outputs is 'logprob'; expected"),
     "no outputs": (LOGITS, TARGETS, {"outputs": ()}, ValueError, r"outputs is \(\); expected a non-empty tuple"),
     "an unknown backend": (LOGITS, TARGETS, {"backend": "cuda"}, ValueError, "backend is 'cuda'; expected \"triton\""),
-    "a dtype that the C backend has not": (
-        LOGITS.half(), TARGETS, {"backend": "cpu"}, ValueError, 'backend is "cpu" and logits is torch.float16 on cpu',
-    ),
     "targets on another device": (
         LOGITS, TARGETS.to("meta"), {}, ValueError, "targets is on meta; expected cpu, the device of logits",
     ),

@@ -43,8 +43,6 @@ def test_every_loss_matches_the_reference(case, inplace, backend):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_matches_the_reference_of_its_rounded_logits(dtype, backend):
-    if backend == "cpu" and dtype == torch.float16:
-        pytest.skip("float16 on a CPU is left to the torch backend")
     # At a scale of 1 / tokens, the small terms of a float16 gradient would vanish: the scale that a trainer sets.
     check((3 * torch.randn(4, 6, 300, device=DEVICE)).to(dtype), "reference", backend, loss_scale=1024.0)
 

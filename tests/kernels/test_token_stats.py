@@ -37,8 +37,6 @@ def test_the_largest_vocabularies_match_the_reference(num_columns, backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_dtype_matches_the_reference_of_its_rounded_logits(dtype, backend):
-    if backend == "cpu" and dtype == torch.float16:
-        pytest.skip("float16 on a CPU is left to the torch backend")
     logits = (4 * torch.randn(4, 1000, device=DEVICE)).to(dtype)
     check_against_reference(logits, random_targets(logits), backend)
 
@@ -255,7 +253,7 @@ def test_drawn_cases_match_the_reference(data, backend):
     dimensions = 2 if backend == "triton" and DEVICE == "cpu" else 3
     shape = data.draw(st.lists(st.integers(1, 3), min_size=0, max_size=dimensions), label="leading shape")
     num_columns = data.draw(st.integers(1, 700), label="V")
-    dtypes = [torch.float32, torch.bfloat16] + ([torch.float16] if backend != "cpu" else [])
+    dtypes = [torch.float32, torch.bfloat16, torch.float16]
     dtype = data.draw(st.sampled_from(dtypes), label="dtype")
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31), label="seed"))
     logits = torch.randn(*shape, num_columns, generator=generator) * data.draw(st.floats(0.01, 20), label="scale")

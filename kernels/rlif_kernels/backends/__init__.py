@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.backends import torch as torch_backend
+from rlif_kernels.backends.c.build import found
 from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
 from rlif_kernels.rows import Rows
 
@@ -98,8 +99,8 @@ def local_backend(name: str, logits: Tensor) -> LocalBackend:
     if name == "cpu":
         if not cpu_backend.serves(logits):
             raise ValueError(
-                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected float32 or bfloat16 on a '
-                "CPU, and a C compiler to be there"
+                f'backend is "cpu" and logits is {logits.dtype} on {logits.device}; expected a CPU, and C kernels for '
+                f"it ({found().reason})"
             )
         return cpu_backend
     try:

@@ -1,15 +1,12 @@
-"""The C backend, on the CPU: `kernels.c`, called from one Python thread per torch thread.
+"""The C backend, on the CPU: `kernels.c`, on as many threads as torch has.
 
-ctypes releases the interpreter's lock during a call, and each row belongs to one thread.
+A call comes back when all of its threads are done, and an interrupt (Ctrl-C) is raised after that: nothing writes to
+tensors that the unwinding has freed. A call takes milliseconds, seconds for gigabytes; ctypes releases the
+interpreter's lock for that time.
 """
 
 import ctypes
-import functools
-import itertools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,10 +17,10 @@ from rlif_kernels.checks import check_values
 from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, row_coefficients, row_offsets, zero_results
 
-# Below this many elements a second thread costs more than it saves: about 20 microseconds of work.
-MIN_ELEMENTS_PER_THREAD = 1 << 15
+# Below this many elements more threads cost more than they save: about 40 microseconds of work.
+MIN_ELEMENTS_FOR_THREADS = 1 << 16
 
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # by their numbers in vectors.h
 
 
 class _Call(ctypes.Structure):
@@ -33,7 +30,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("logits", "offsets", "targets", "temperatures")),
         *((name, ctypes.c_double) for name in ("temperature", "softcap")),
         *((name, ctypes.c_int64) for name in ("columns", "rows")),
-        ("bfloat16", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("dtype", "threads")),
         *((name, ctypes.c_void_p) for name in ("logprob", "entropy", "self_certainty", "logsumexp")),
         *((name, ctypes.c_void_p) for name in ("sum_sq_probs", "top_probs", "state")),
         *(
@@ -116,7 +113,8 @@ def _run(
     call = _Call(
         columns=num_columns,
         rows=num_rows,
-        bfloat16=logits.dtype == torch.bfloat16,
+        dtype=DTYPES.index(logits.dtype),
+        threads=torch.get_num_threads() if num_rows * num_columns >= MIN_ELEMENTS_FOR_THREADS else 1,
         softcap=rows.softcap,
         temperature=temperature,
         **(numbers or {}),
@@ -126,27 +124,5 @@ def _run(
         tensors["temperatures"] = temperatures
     for name, tensor in tensors.items():
         setattr(call, name, tensor.data_ptr())
-    kernel = getattr(library(), function)
-    threads = min(torch.get_num_threads(), max(1, num_rows * num_columns // MIN_ELEMENTS_PER_THREAD))
-    # More shares than threads: masked rows are free, and a thread that meets them takes the next share.
-    shares = 1 if threads == 1 else min(4 * threads, num_rows)
-    bounds = [num_rows * share // shares for share in range(shares + 1)]
-    arguments = [(ctypes.byref(call), ctypes.c_int64(a), ctypes.c_int64(b)) for a, b in itertools.pairwise(bounds)]
-    if any(_run_shares(lambda share: kernel(*share), arguments, threads)):
+    if getattr(library(), function)(ctypes.byref(call)):
         raise MemoryError(f"no memory to work on a row of {num_columns} logits")
-
-
-def _run_shares(kernel: Callable[[Any], int], shares: list[Any], threads: int) -> list[int]:
-    if threads > 1:
-        try:
-            futures = [_threads(threads, os.getpid()).submit(kernel, share) for share in shares]
-            return [future.result() for future in futures]
-        except RuntimeError:  # the interpreter is shutting down and starts no more work on threads
-            pass
-    return [kernel(share) for share in shares]
-
-
-@functools.cache
-def _threads(count: int, process: int) -> ThreadPoolExecutor:
-    """Kept from call to call; a forked process, where the parent's threads do not live on, gets its own."""
-    return ThreadPoolExecutor(count, thread_name_prefix="rlif-kernels")

@@ -1,0 +1,253 @@
+/* Statistics of a chunk, and of a row from its chunks; the formulas are in kernels.c. */
+
+#include "call.h"
+
+/* ---------------------------------------------------------------- a chunk */
+
+typedef struct {
+    double s, w, t, q; /* w in units of log 2 */
+    float m, second;   /* the largest logit, and the next one where top_probs asks for it */
+    int32_t n, guarded;
+} Part;
+
+NOINLINE float largest(const float *x, int64_t count) {
+    f32 high[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
+    int64_t j = 0;
+    for (; j + 4 * LANES <= count; j += 4 * LANES)
+        for (int k = 0; k < 4; k++) high[k] = larger(load(x + j + k * LANES, FLOAT32), high[k]);
+    for (; j + LANES <= count; j += LANES) high[0] = larger(load(x + j, FLOAT32), high[0]);
+    f32 all = larger(larger(high[0], high[1]), larger(high[2], high[3]));
+    float m = -INFINITY;
+    for (int i = 0; i < LANES; i++) m = all[i] > m ? all[i] : m;
+    for (; j < count; j++) m = x[j] > m ? x[j] : m;
+    return m;
+}
+
+INLINE void place(float x, float *first, float *second) {
+    if (x > *first) *second = *first, *first = x;
+    else if (x > *second) *second = x;
+}
+
+/* Without the largest, or that again where it is there twice. */
+NOINLINE float second_largest(const float *x, int64_t count) {
+    f32 high = splat(-INFINITY), next = high;
+    int64_t j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        f32 v = load(x + j, FLOAT32);
+        next = larger(smaller(v, high), next);
+        high = larger(v, high);
+    }
+    float first = -INFINITY, second = -INFINITY;
+    for (int i = 0; i < LANES; i++) place(high[i], &first, &second), place(next[i], &first, &second);
+    for (; j < count; j++) place(x[j], &first, &second);
+    return second;
+}
+
+typedef struct { f32 s, w, t, q; } Terms;
+
+/* One vector's terms. Of the square, what is below 2^-124 is that, lest it be subnormal. */
+INLINE void add_terms(const float *x, f32 m, f32 scale, int square, Terms *to) {
+    f32 difference = load(x, FLOAT32) - m, d = clamp(difference * scale), e = exp2_clamped(d);
+    to->s += e;
+    to->w += e * d;
+    to->t += difference;
+    if (square) {
+        e = larger(splat(0x1p-62f), e);
+        to->q += e * e;
+    }
+}
+
+/* The columns where something is -inf, NaN, or so low that its distance overflows; and a row's last few. A column of -inf
+   is outside the support: it adds nothing. */
+NOINLINE void sum_guarded(const float *x, int64_t count, float m, float scale, Part *to) {
+    f64 sums[5][2] = {{{0}}};
+    float shift = m == -INFINITY ? 0 : m;
+    f64 wide_shift = (f64){0} + (double)shift;
+    for (int64_t j = 0; j < count; j += LANES) {
+        int64_t some = smallest(count - j, LANES);
+        f32 v = some < LANES ? load_some(x + j, some, FLOAT32) : load(x + j, FLOAT32);
+        i32 inside = v != splat(-INFINITY);
+        v = pick(inside, v, splat(shift));
+        f32 d = clamp((v - splat(shift)) * splat(scale)), e = pick(inside, exp2_clamped(d), splat(0.0f));
+        f32 larger_e = pick(inside, larger(splat(0x1p-62f), e), splat(0.0f));
+        f64 t[2] = {-wide_shift, -wide_shift};
+        add_widened(v, &t[0], &t[1]);
+        sums[2][0] += t[0], sums[2][1] += t[1];
+        f32 one = pick(inside, splat(1.0f), splat(0.0f));
+        f32 terms[] = {e + (d - d) /* NaN where d is */, e * d, splat(0.0f), larger_e * larger_e, one};
+        for (int k = 0; k < 5; k++)
+            if (k != 2) add_widened(terms[k], &sums[k][0], &sums[k][1]);
+    }
+    to->s += total(sums[0][0], sums[0][1]);
+    to->w += total(sums[1][0], sums[1][1]);
+    to->t += total(sums[2][0], sums[2][1]);
+    to->q += total(sums[3][0], sums[3][1]);
+    to->n += (int32_t)total(sums[4][0], sums[4][1]);
+}
+
+INLINE void sum_freely(const float *x, int64_t count, float m, float scale, int square, Part *to) {
+    f64 sums[4][2] = {{{0}}};
+    f32 shift = splat(m), factor = splat(scale);
+    int64_t j = 0, whole = count / LANES * LANES;
+    while (j < whole) {
+        int64_t end = smallest(j + GROUP, whole);
+        Terms a = {.s = splat(0.0f)}, b = a;
+        for (; j + 2 * LANES <= end; j += 2 * LANES) {
+            add_terms(x + j, shift, factor, square, &a);
+            add_terms(x + j + LANES, shift, factor, square, &b);
+        }
+        if (j < end) add_terms(x + j, shift, factor, square, &a), j += LANES;
+        add_widened(a.s + b.s, &sums[0][0], &sums[0][1]);
+        add_widened(a.w + b.w, &sums[1][0], &sums[1][1]);
+        add_widened(a.t + b.t, &sums[2][0], &sums[2][1]);
+        if (square) add_widened(a.q + b.q, &sums[3][0], &sums[3][1]);
+    }
+    to->s += total(sums[0][0], sums[0][1]);
+    to->w += total(sums[1][0], sums[1][1]);
+    to->t += total(sums[2][0], sums[2][1]);
+    if (square) to->q += total(sums[3][0], sums[3][1]);
+    to->n += (int32_t)whole;
+    if (whole < count) sum_guarded(x + whole, count - whole, m, scale, to);
+}
+
+NOINLINE void sum_three(const float *x, int64_t count, float m, float scale, Part *to) {
+    sum_freely(x, count, m, scale, 0, to);
+}
+
+NOINLINE void sum_four(const float *x, int64_t count, float m, float scale, Part *to) {
+    sum_freely(x, count, m, scale, 1, to);
+}
+
+INLINE void sum_as(const Call *call, const float *x, int64_t count, float scale, Part *to) {
+    if (to->guarded) sum_guarded(x, count, to->m, scale, to);
+    else if (call->sum_sq_probs) sum_four(x, count, to->m, scale, to);
+    else sum_three(x, count, to->m, scale, to);
+}
+
+INLINE float scale_of(const Call *call, int64_t i) { return (float)(LOG2_E / temperature_of(call, i)); }
+
+NOINLINE void measure(const Call *call, int64_t i, int64_t chunk, Part *part) {
+    float room[CHUNK + LANES];
+    int64_t start = chunk * CHUNK, count = smallest(call->columns - start, CHUNK);
+    const float *x = values_of(call, i, start, count, room);
+    *part = (Part){.m = largest(x, count), .second = call->top_probs ? second_largest(x, count) : -INFINITY};
+    sum_as(call, x, count, scale_of(call, i), part);
+    if (!isfinite(part->t) || !isfinite(part->w)) {
+        *part = (Part){.m = part->m, .second = part->second, .guarded = 1};
+        sum_as(call, x, count, scale_of(call, i), part);
+    }
+}
+
+/* ---------------------------------------------------------------- a row */
+
+/* What the chunks make together, relative to the largest logit of all. */
+INLINE Part fold(const Part *parts, int64_t chunks, double temperature, double *n) {
+    Part row = {.m = -INFINITY, .second = -INFINITY};
+    for (int64_t k = 0; k < chunks; k++) {
+        place(parts[k].m, &row.m, &row.second);
+        place(parts[k].second, &row.m, &row.second);
+    }
+    *n = 0;
+    for (int64_t k = 0; k < chunks; k++) {
+        const Part *part = &parts[k];
+        if (part->n == 0) continue;
+        double shift = part->m == row.m ? 0 : (double)part->m - row.m, d = shift / temperature, f = exp(d);
+        row.s += f * part->s;
+        row.w += f > 0 ? f * (part->w * LN_2 + d * part->s) : 0;
+        row.t += part->t + shift * part->n;
+        row.q += f * f * part->q;
+        *n += part->n;
+        if (part->s != part->s) row.s = NAN;
+    }
+    return row;
+}
+
+/* The first column at which the sum of exponentials reaches the goal, in (0, s]; one of probability 0 is never that, also
+   where `clamp` left it 2^-100: the goal may lie in the rounding between this sum and that of the chunks. */
+NOINLINE int64_t find_column(const Call *call, int64_t i, const Part *parts, int64_t chunks, float m, double goal) {
+    float room[CHUNK + LANES], scale = scale_of(call, i);
+    double reached = 0, before = 0, f = 1;
+    int64_t chunk = -1, column = -1;
+    for (int64_t k = 0; k < chunks && (chunk < 0 || reached < goal); k++) {
+        double factor = parts[k].m == m ? 1 : exp(((double)parts[k].m - m) / temperature_of(call, i));
+        if (parts[k].n == 0 || factor < 0x1p-100) continue;
+        chunk = k, f = factor, before = reached; /* the last one stands where rounding keeps the sum below the goal */
+        reached += f * parts[k].s;
+    }
+    int64_t start = chunk * CHUNK, count = smallest(call->columns - start, CHUNK);
+    const float *x = values_of(call, i, start, count, room);
+    for (int64_t j = 0; j < count; j += LANES) {
+        f32 v = j + LANES > count ? load_some(x + j, count - j, FLOAT32) : load(x + j, FLOAT32);
+        f32 d = (v - splat(parts[chunk].m)) * splat(scale);
+        i32 possible = d > splat(LOWEST);
+        f32 e = pick(possible, exp2_clamped(clamp(d)), splat(0.0f));
+        f64 low = {0}, high = {0};
+        add_widened(e, &low, &high);
+        double all = f * total(low, high);
+        int here = before + all >= goal;
+        for (int lane = 0; all > 0 && lane < LANES; lane++) {
+            if (!possible[lane]) continue;
+            column = start + j + lane; /* so does the last column */
+            if (here && (before += f * e[lane]) >= goal) return column;
+        }
+        if (!here) before += all;
+    }
+    return column;
+}
+
+/* x_y, and the sum of all exponentials of its chunk but its own: of the largest, whose own is 1, which would drown the
+   others if there are but few. Its group is summed again with and without it, to the very bits of `measure`. */
+NOINLINE double sum_of_others(const Call *call, int64_t i, int64_t target, const Part *part, float *x_y) {
+    float room[GROUP + LANES], without[GROUP + LANES];
+    int64_t start = target / GROUP * GROUP, count = smallest(call->columns - start, GROUP);
+    const float *x = values_of(call, i, start, count, room);
+    *x_y = x[target - start];
+    if (*x_y != part->m || !(part->s < 2)) return part->s - 1;
+    Part all = {.m = part->m, .guarded = part->guarded}, others = all;
+    memcpy(without, x, sizeof(float) * (size_t)count);
+    without[target - start] = -INFINITY; /* in `sum_three` that spoils t alone, and adds 2^-100 to s */
+    sum_as(call, x, count, scale_of(call, i), &all);
+    sum_as(call, without, count, scale_of(call, i), &others);
+    return part->s - all.s + others.s;
+}
+
+/* Row i from its chunks. */
+NOINLINE void finish(const Call *call, int64_t i, const Part *parts, int64_t chunks) {
+    int64_t columns = call->columns, target = call->targets[i];
+    double temperature = temperature_of(call, i), n;
+    Part row = fold(parts, chunks, temperature, &n);
+    if (!(row.s > 0)) row.s = NAN; /* no support, or no distribution */
+    float m = isnan(row.s) && row.m != -INFINITY ? NAN : row.m;
+    if (call->uniform) {
+        if (!isfinite(row.s) || isnan(call->uniform[i])) {
+            call->drawn[i] = -1; /* there is no distribution to draw from, or nothing to draw with */
+            return;
+        }
+        double goal = call->uniform[i] * row.s;
+        target = find_column(call, i, parts, chunks, m, goal < row.s ? goal : row.s);
+        call->drawn[i] = target;
+    }
+    float x_y;
+    const Part *own = &parts[target / CHUNK];
+    double others = sum_of_others(call, i, target, own, &x_y);
+    double log_s = log(row.s), entropy = log_s - row.w / row.s, squares = row.q / (row.s * row.s);
+    double logprob = ((double)x_y - m) / temperature - log_s;
+    if (call->logprob) call->logprob[i] = (float)logprob;
+    if (call->entropy) call->entropy[i] = (float)entropy;
+    if (call->self_certainty) call->self_certainty[i] = (float)(log_s - log(n) - row.t / temperature / n);
+    if (call->logsumexp) call->logsumexp[i] = (float)((double)m / temperature + log_s);
+    if (call->sum_sq_probs) call->sum_sq_probs[i] = (float)squares;
+    if (call->top_probs) {
+        call->top_probs[2 * i] = (float)(1 / row.s);
+        double second = row.second == -INFINITY ? 0 * row.s : exp(((double)row.second - m) / temperature) / row.s;
+        call->top_probs[2 * i + 1] = (float)second;
+    }
+    *part(call, STATE_M, i) = m;
+    *part(call, STATE_LOG_S, i) = (float)log_s;
+    /* Negative: the backward must look for -inf. */
+    *part(call, STATE_N, i) = (float)(n == (double)columns ? n : n < 1 ? -1 : -n);
+    *part(call, STATE_ENTROPY, i) = (float)entropy;
+    *part(call, STATE_SUM_SQ_PROBS, i) = (float)squares;
+    /* 1 - p_y; of the largest, as the sum of the others. */
+    *part(call, STATE_COMPLEMENT, i) = (float)(x_y == m ? (row.s - own->s + others) / row.s : -expm1(logprob));
+}
