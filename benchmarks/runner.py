@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.machine import describe, slug
+from benchmarks.machine import describe_machine, slug
 from benchmarks.memory import describe_error, in_fresh_process
 from benchmarks.timing import rotated
 from rlif.files.directories import write_text
@@ -122,7 +122,7 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
         "suite": name,
         "date": date,
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "machine": describe(),
+        "machine": describe_machine(),
         "device": options.device,
         "size": options.size,
         "finished": False,

@@ -20,10 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from benchmarks.report import ROOT
 from benchmarks.report.markdown import table
 from benchmarks.timing import quartiles
-
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def ops(results: dict[str, Any]) -> str:
     rows = []
     for op in README_OPS:
         entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
-        lines = op_rows(entry, memory_of(entry, results))
+        lines = implementation_rows(entry, memory_of(entry, results))
         rows += [[f"`{op}`, {shape(entry)}" if number == 0 else "", *line] for number, line in enumerate(lines)]
     shown = table(["op and shape", *HEADINGS], rows)
     return f"{shown}\n\n{all_shapes(results)}" + notes(results["machine"]["versions"], missing(results))
@@ -56,7 +56,7 @@ def all_ops(results: dict[str, Any]) -> str:
     parts = []
     for entry in results["entries"]:
         if entry["kind"] == "time":
-            rows = op_rows(entry, memory_of(entry, results), rates=True)
+            rows = implementation_rows(entry, memory_of(entry, results), rates=True)
             parts.append(f"### `{entry['op']}`, {shape(entry)}\n\n{entry['title'][0].upper()}{entry['title'][1:]}.")
             parts.append(table([*HEADINGS, RATE], rows))
             composed: dict[str, list[str]] = {}
@@ -73,7 +73,9 @@ def all_ops(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates: bool = False) -> list[list[str]]:
+def implementation_rows(
+    entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates: bool = False
+) -> list[list[str]]:
     """A row for each implementation of an entry; \\* marks what had to be composed."""
     rows = []
     for name, each in entry["implementations"].items():
@@ -225,8 +227,8 @@ def self_feedback_method(results: dict[str, Any]) -> str:
     measured = {
         "accuracy": ("trace", "accuracy", "{:.1%}"),
         "ECE, confidence in the whole solution": ("trace", f"{trace}/ece", "{:.3f}"),
-        "Brier score, likewise": ("trace", f"{trace}/brier", "{:.3f}"),
-        "AUROC, likewise": ("trace", f"{trace}/auroc", "{:.3f}"),
+        "Brier score, confidence in the whole solution": ("trace", f"{trace}/brier", "{:.3f}"),
+        "AUROC, confidence in the whole solution": ("trace", f"{trace}/auroc", "{:.3f}"),
         "ECE, confidence in the answer's tokens alone": ("answer", f"{answer}/ece", "{:.3f}"),
         "AUROC of the latter": ("answer", f"{answer}/auroc", "{:.3f}"),
     }

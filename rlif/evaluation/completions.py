@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from rlif.answers.extract import extract_answer
 from rlif.answers.matching import answers_match
-from rlif.data.tables import read_rows, shorten
+from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
-COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
+COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
 # What is measured of every file, under these names.
 TAKEN_NAMES = ("answered", "majority_share", "agreement")
 
@@ -103,8 +103,8 @@ def read_completions(path: Path) -> Completions:
     golds: list[str | None] = []
     answers: list[list[str | None]] = []
     scores: dict[str, list[list[float]]] = {}
-    rows = read_rows(
-        path, argument="completions", columns=COLUMNS, config=None, split=None, default="train"
+    rows = read_table(
+        path, argument="completions", columns=COMPLETIONS_COLUMNS, config=None, split=None, default="train"
     )  # a Parquet file, too
     first = ""
     for where, values in rows:

@@ -20,7 +20,7 @@ from rlif.metrics.selection import Mean
 from rlif.plots.reliability import plot_reliability, plot_risk_coverage
 
 
-def write_report(evaluation: Evaluation, completions: Completions, output_dir: Path) -> None:
+def write_evaluation(evaluation: Evaluation, completions: Completions, output_dir: Path) -> None:
     """Write eval.json, majority.jsonl, and the figures if there are gold answers to draw them with.
 
     majority.jsonl has the form of training data: each prompt with its most common answer, where any was stated.

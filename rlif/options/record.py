@@ -115,7 +115,7 @@ def check_unchanged(
         config: dataclass of the options that resume it.
         changeable: names of options that may differ.
         what: is resumed, for messages: "run".
-        prog: how the command is called, likewise.
+        prog: how the command is called, for messages: "rlif train".
         old_name: of the record in directories that the last release made.
 
     Raises:

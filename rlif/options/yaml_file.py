@@ -38,7 +38,7 @@ def read_config(path: Path, command: type, prog: str, argument: str = "config") 
         path: of the file.
         command: dataclass of the command's options.
         prog: how the command is called, for messages: "rlif train".
-        argument: that names the file, likewise.
+        argument: the name of the option that names the file, for messages.
 
     Raises:
         UserError: the file cannot be read, is not a mapping, or holds an unknown name or a value of another type.

@@ -68,7 +68,7 @@ def most_likely(logits: Tensor, count: int, excluded: Tensor) -> Tensor:
     return ids
 
 
-def draw(
+def draw_tokens(
     logits: Tensor, temperature: float, uniform: Tensor, outputs: tuple[str, ...] = ()
 ) -> tuple[Tensor, TokenStats]:
     """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.

@@ -9,7 +9,7 @@ import torch
 
 from rlif.models.language_model import LanguageModel
 from rlif.rewards import REWARDS
-from rlif.rewards.interface import describe
+from rlif.rewards.interface import describe_reward
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.sample import sample
 from rlif.scoring.confidence import OUTPUTS, confidence_scores, span_scores
@@ -53,7 +53,7 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
         "tokenizer": language_model.tokenizer,
     }
     for name in scores.keys() & REWARDS.keys():
-        reward = describe(name, REWARDS[name], 1.0)
+        reward = describe_reward(name, REWARDS[name], 1.0)
         expected = reward.function(**reward.arguments(inputs))
         # Sums of a dozen float32 statistics of logits that were computed in two ways: token by token and all at once.
         torch.testing.assert_close(scores[name], expected, rtol=1e-4, atol=1e-3)
