@@ -18,6 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from benchmarks.machine import describe_machine, slug
 from benchmarks.memory import describe_error, in_fresh_process
 from benchmarks.timing import rotated
@@ -111,9 +114,6 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
     The file is rewritten after each step and says by `finished` whether it is whole; KeyboardInterrupt leaves in it
     what was measured until then.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     steps = importlib.import_module(SUITES[name]).steps(options) if steps is None else steps
     date = str(datetime.date.today())
     path = options.output / f"{slug(options.device)}-{date}-{name}.json"

@@ -125,8 +125,8 @@ def draw_mixes(results: Sequence[TrialResult], path: Path) -> None:
                     found.append((entropies[start_name(ratio)], float(np.mean(changes)), min(changes), max(changes)))
             if found:
                 x, y, low, high = np.array(found).T
-                line = {"fmt": "o-", "color": REWARD_COLORS[reward], "label": reward}
-                panel.errorbar(x, y, (y - low, high - y), capsize=3, **line)
+                color = REWARD_COLORS[reward]
+                panel.errorbar(x, y, (y - low, high - y), fmt="o-", color=color, capsize=3, label=reward)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.set_xscale("log")
         panel.set_xlabel("entropy of the start model, nats a token (log scale)")

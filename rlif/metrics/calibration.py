@@ -72,15 +72,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bi
     """Mean gap between confidence and accuracy over equal bins, each weighted by its completions (arXiv 1706.04599).
 
     Sum over bins of count / N x |accuracy - mean confidence|, in [0, 1]. Both ends are in a bin: the (lo, hi] of other
-    implementations drop a confidence of 0 silently.
-
-    Args:
-        confidence: (N,) probabilities of being right.
-        correct: (N,) bool.
-        num_bins: of equal width.
-
-    Raises:
-        ValueError: shapes that do not match, N = 0, a confidence outside [0, 1], fewer than one bin.
+    implementations drop a confidence of 0 silently. The arguments, and what raises, are those of `reliability_bins`.
     """
     bins = reliability_bins(confidence, correct, num_bins)
     filled = bins.counts > 0
