@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_options(options: argparse.Namespace) -> Options:
-    """The options of every suite, or one clear line about a wrong argument."""
+    """Return the options of every suite, or one clear line about a wrong argument."""
     import torch
 
     from benchmarks.ops.implementations import IMPLEMENTATIONS

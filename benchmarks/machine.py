@@ -34,7 +34,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def slug(device: str) -> str:
-    """The kind of machine, as it begins the names of results files: `2-core-cpu`, `nvidia-h200`."""
+    """Return the kind of machine, as it begins the names of results files: `2-core-cpu`, `nvidia-h200`."""
     if device == "cpu":
         return f"{os.cpu_count()}-core-cpu"
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")

@@ -76,7 +76,7 @@ def steps_in_turn(
     repeats: int,
     seconds: float,
 ) -> list[Step]:
-    """A step for each name, then for each again, beginning with another one each turn, all in fresh processes.
+    """Return a step for each name, then for each again, beginning with another one each turn, all in fresh processes.
 
     Args:
         measure: called there with a name and the workload, a dataclass that the results keep.

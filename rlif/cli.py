@@ -83,7 +83,7 @@ def parse(words: Sequence[str]) -> Any:
 
 
 def options_class(name: str) -> type:
-    """The dataclass of a command's options; to import it loads no torch."""
+    """Return the dataclass of a command's options; to import it loads no torch."""
     package, options = COMMANDS[name]
     return getattr(import_module(f"{package}.options"), options)
 

@@ -56,7 +56,7 @@ def calls(
 
 
 def calls_of(name: str) -> tuple[Call, Call]:
-    """The calls of one of `NAMES`."""
+    """Return the calls of one of `NAMES`."""
     op, dtype = name.split(", ")
     return calls(op, **SHAPE, dtype=dtype)
 

@@ -74,7 +74,7 @@ def profile_counters(seconds: float, rows: int = ROWS, columns: int = COLUMNS) -
 
 
 def parse_launches(text: str) -> list[dict[str, Any]]:
-    """The launches in what `ncu --csv` wrote, in their order: kernel, and the counters of `COUNTERS` that are there.
+    """Return the launches in what `ncu --csv` wrote, in order: kernel, and those of `COUNTERS` that are there.
 
     ncu writes a row for each counter of each launch, under a header that differs between releases; before and after it
     lines that begin with "==". Numbers may have commas between their thousands.

@@ -15,7 +15,7 @@ from rlif_kernels.backends.c.build import library
 
 
 def floor_milliseconds(entry: dict[str, Any], phase: str) -> float | None:
-    """The least time of an entry's phase, from its own floors; None if they were not measured.
+    """Return the least time of an entry's phase, from its own floors; None if they were not measured.
 
     Of logits a read, and for the gradient a write: `token_stats` cannot know its gradient before all of the forward is
     done, and so has to read them again; the loss can. Of a head one product, and two for the gradients.

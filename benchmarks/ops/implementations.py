@@ -84,7 +84,7 @@ def intuitor(op: Op) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def plain(op: Op, formulas: Callable[[Op], Callable[..., tuple[Tensor, ...]]], *, compiled: bool = False) -> Function:
-    """The formulas, of the problem."""
+    """Apply the formulas to the problem."""
     function = formulas(op)
     if compiled:
         torch.compiler.reset()  # a second shape would be given code for any shape, which is slower
@@ -105,7 +105,7 @@ def ours(op: Op, **options: Any) -> Function:
 
 
 def our_statistics_loss(kernel: str) -> Function:
-    """The loss in plain torch on our log-probabilities: what a trainer gets that swaps these alone."""
+    """Return the loss in plain torch on our log-probabilities: what a trainer gets that swaps these alone."""
     statistics = ours(Op(kernel, "log-probability", ("logprob",)))
     return lambda problem: loss_of(problem, statistics(problem)[0])
 

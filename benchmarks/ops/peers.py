@@ -30,7 +30,7 @@ def rows_of(problem: OpProblem) -> tuple[Tensor, ...]:
 
 
 def loss_of(problem: OpProblem, logprob: Tensor) -> tuple[Tensor]:
-    """The loss in plain torch, of log-probabilities of any shape."""
+    """Return the loss in plain torch, of log-probabilities of any shape."""
     logprob = logprob.view_as(problem.targets)
     return (dapo_loss(logprob, problem.advantages, problem.old_logprob, problem.ref_logprob),)
 
@@ -85,7 +85,7 @@ def certainty_of_logits(logits: Tensor, targets: Tensor, logprob: Tensor) -> Ten
 
 
 def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: Tensor) -> Tensor:
-    """The same without logits: their mean is the product with the mean row of the weight."""
+    """Return the same without logits: their mean is the product with the mean row of the weight."""
     above: Tensor = TargetAboveMeanOfHead.apply(hidden, weight, targets)
     return above - logprob - math.log(len(weight))
 
@@ -134,7 +134,7 @@ def quack_cross_entropy(problem: OpProblem) -> tuple[Tensor, ...]:
 
 
 def trl_loss(problem: OpProblem) -> tuple[Tensor, ...]:
-    """The loss of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
+    """Return the loss of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
     function = import_module("trl.trainer.utils").selective_log_softmax
     return loss_of(problem, function(problem.leaves[0], problem.targets).float())
 
@@ -198,7 +198,7 @@ def cut_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[
 
 
 def with_certainty(head: Callable[..., tuple[Tensor, ...]]) -> Function:
-    """A head's statistics, and self-certainty composed of them."""
+    """Return a head's statistics, and self-certainty composed of them."""
 
     def statistics(problem: OpProblem) -> tuple[Tensor, ...]:
         hidden, weight, targets = rows_of(problem)
@@ -209,7 +209,7 @@ def with_certainty(head: Callable[..., tuple[Tensor, ...]]) -> Function:
 
 
 def with_loss(head: Callable[..., tuple[Tensor, ...]]) -> Function:
-    """The loss, in plain torch, of a head's log-probabilities."""
+    """Return the loss, in plain torch, of a head's log-probabilities."""
     return lambda problem: loss_of(problem, head(*rows_of(problem))[0].float())
 
 
@@ -231,7 +231,7 @@ def liger_head_loss(problem: OpProblem) -> tuple[Tensor, ...]:
 
 @functools.cache
 def alone(package: str, file: str) -> ModuleType:
-    """One file of a package, without the package's own imports. Raises ImportError if it is not installed."""
+    """Load one file of a package, without the package's own imports. Raises ImportError if it is not installed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)

@@ -110,7 +110,7 @@ class OpProblem:
         return (*self.leaves, self.targets, *rest)
 
     def padded(self) -> OpProblem:
-        """The same with logits (B, T + 1, V), the last position of each completion being nobody's business."""
+        """Return the same with logits (B, T + 1, V), the last position of each completion being nobody's business."""
         (logits,) = self.leaves
         return dataclasses.replace(self, leaves=(F.pad(logits.detach(), (0, 0, 0, 1)).requires_grad_(),))
 
@@ -119,7 +119,7 @@ class OpProblem:
             leaf.grad = None
 
     def objective(self, op: Op, outputs: tuple[Tensor, ...]) -> Tensor:
-        """The scalar to differentiate: the loss itself, or a weighted sum of the statistics."""
+        """Return the scalar to differentiate: the loss itself, or a weighted sum of the statistics."""
         if op.outputs == LOSS:
             return outputs[0]
         weighted = [
@@ -166,7 +166,7 @@ def make_problem(shape: Shape, device: str = "cpu") -> OpProblem:
 
 
 def dapo_loss(logprob: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """The loss of (B, T) log-probabilities in plain torch: arXiv 2503.14476, clipped, with a KL penalty."""
+    """Return the loss of (B, T) log-probabilities in plain torch: arXiv 2503.14476, clipped, with a KL penalty."""
     ratio = (logprob - old_logprob).exp()
     surrogate = torch.minimum(ratio * advantages[:, None], ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantages[:, None])
     log_ratio = ref_logprob - logprob

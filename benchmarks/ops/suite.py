@@ -60,7 +60,7 @@ def candidates(op: str, options: Options) -> list[Implementation]:
 
 
 def new_entry(kind: str, op: str, shape: Shape, results: dict[str, Any]) -> dict[str, Any]:
-    """A place in the results, there from the beginning, so that an interruption loses nothing."""
+    """Make a place in the results, there from the beginning, so that an interruption loses nothing."""
     entry: dict[str, Any] = {
         "kind": kind,
         "op": op,
@@ -161,7 +161,7 @@ def record_times(entry: dict[str, Any], phase: str, times: dict[str, list[float]
 
 
 def summarise_entry(entry: dict[str, Any]) -> str:
-    """One line for the terminal: the median of each, forward and backward."""
+    """Return one line for the terminal: the median of each, forward and backward."""
     parts = [
         f"{name} {described['forward_backward']['median']:.3g} ms"
         if "forward_backward" in described

@@ -30,7 +30,7 @@ TABLE = re.compile(r"(<!-- table (\S+) -->\n)((?:(?!<!-- table ).)*?)(<!-- end -
 
 
 def newest(name: str, directory: Path | None = None) -> Path:
-    """The newest results file of a table or suite; one of full size before any other."""
+    """Return the newest results file of a table or suite; one of full size before any other."""
     directory = RESULTS if directory is None else directory
     if name in lab.LAB_TABLES:
         return directory / "lab" / "lab.json"
@@ -57,7 +57,7 @@ def pages() -> list[Path]:
 
 
 def render(text: str, page: Path) -> str:
-    """The page's text with every table drawn anew."""
+    """Return the page's text with every table drawn anew."""
     tables = TABLES | lab.LAB_TABLES
 
     def draw(match: re.Match[str]) -> str:
@@ -90,7 +90,7 @@ def rendered_pages() -> dict[Path, str]:
 
 
 def sources(directory: Path) -> list[Path]:
-    """The newest results file of each suite and kind of machine in a directory."""
+    """Return the newest results file of each suite and kind of machine in a directory."""
     latest: dict[tuple[str, str], tuple[bool, str, Path]] = {}
     for suite in SUITE_TABLES:
         for path in sorted(directory.glob(f"*-{suite}.json")):
@@ -102,7 +102,7 @@ def sources(directory: Path) -> list[Path]:
 
 
 def report_text(directory: Path) -> str:
-    """The whole report on a directory's results: for each file the machine, the tables, the charts, what is missing."""
+    """Write the report on a directory's results: for each file the machine, tables, charts and what is missing."""
     parts = [
         "# What was measured",
         "Drawn by `python -m benchmarks report`; every figure is in the file named above it.",

@@ -122,7 +122,7 @@ def _right(entry: Entry) -> dict[str, Entry]:
 
 
 def sweep(entries: list[dict[str, Any]], along: str) -> list[dict[str, Any]]:
-    """The most entries that differ in `along` ("rows" or "columns") alone, ascending."""
+    """Return the most entries that differ in `along` ("rows" or "columns") alone, ascending."""
     other = "rows" if along == "columns" else "columns"
     groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for entry in entries:

@@ -15,7 +15,7 @@ README_OPS = ("token_stats", "grpo_loss", "linear_token_stats", "linear_grpo_los
 
 
 def ops(results: dict[str, Any]) -> str:
-    """One shape of each op: the first that was timed."""
+    """Return one shape of each op: the first that was timed."""
     rows = []
     for op in README_OPS:
         entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
@@ -52,7 +52,7 @@ RATE = "bytes or FLOP a second"
 
 
 def all_ops(results: dict[str, Any]) -> str:
-    """Every shape of every op, a table each."""
+    """Return every shape of every op, a table each."""
     parts = []
     for entry in results["entries"]:
         if entry["kind"] == "time":
@@ -171,7 +171,7 @@ def demo(results: dict[str, Any]) -> str:
 
 
 def trainers(results: dict[str, Any], heading: str, rate: str, first: tuple[str, Callable[[Any], str]]) -> str:
-    """Each trainer: what comes first (a heading, and a cell of an entry), its rate over TRL's, phases, peak memory."""
+    """Draw a row for each trainer: a first cell under its heading, its rate over TRL's, phases, peak memory."""
     entries = results.get("implementations", {})
     title, cell = first
     rows = []
@@ -211,7 +211,7 @@ def generation(results: dict[str, Any]) -> str:
 
 
 def self_feedback(results: dict[str, Any]) -> str:
-    """The method over its seeds, then a DPO step."""
+    """Return the method over its seeds, then a DPO step."""
 
     def rate(entry: dict[str, Any]) -> str:
         low, high = entry["quartiles"]
@@ -249,7 +249,7 @@ def self_feedback_method(results: dict[str, Any]) -> str:
 
 
 def interval(values: list[float]) -> tuple[float, ...]:
-    """The 95% interval of the mean of a few normal values (Student's t); nothing of a single one."""
+    """Return the 95% interval of the mean of a few normal values (Student's t); nothing of a single one."""
     if len(values) < 2:
         return ()
     mean = statistics.fmean(values)

@@ -54,7 +54,7 @@ WORKLOADS = {
 
 
 def steps(options: Options) -> list[Step]:
-    """One model each. Sampling is a CPU's affair here: on a GPU its models are too small to say anything."""
+    """Return a step for each model. They are for a CPU: on a GPU such small models say nothing."""
     repeats = 5 if options.size == "full" else 3
     return [Step(name, 40, partial(add_model, name, work, repeats)) for name, work in WORKLOADS[options.size].items()]
 

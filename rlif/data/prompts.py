@@ -88,7 +88,7 @@ def read_prompts(
 
 
 def shuffled_epochs(items: Sequence[Item], seed: int) -> Iterator[Item]:
-    """Every item once in a random order, then all of them again in another, without end. The seed fixes the order."""
+    """Yield every item once in a random order, then all again in another, without end. The seed fixes the order."""
     order = list(items)
     generator = random.Random(seed)
     while True:

@@ -38,7 +38,7 @@ class TableRow(NamedTuple):
 def read_table(
     data: str | Path, *, argument: str, columns: tuple[str, ...], config: str | None, split: str | None, default: str
 ) -> Iterator[TableRow]:
-    """The rows of a table.
+    """Yield the rows of a table.
 
     Args:
         data: a JSONL, JSON, CSV, TSV or Parquet file (other names are taken for JSONL), a directory of such files or

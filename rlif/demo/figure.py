@@ -18,7 +18,7 @@ _INTERNAL_REWARD_UNIT = "nats/token"
 
 
 def best_evaluation(rows: MetricRows) -> Mapping[str, float]:
-    """The first row with the highest `eval/accuracy`.
+    """Return the first row with the highest `eval/accuracy`.
 
     Raises:
         ValueError: no row has one.

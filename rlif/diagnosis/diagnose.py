@@ -173,7 +173,7 @@ def diagnose(
 
 
 def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:
-    """One batch of completions in numbers."""
+    """Put one batch of completions in numbers."""
     assert stats.entropy is not None
     assert stats.self_certainty is not None
     size = rollout.num_generations
@@ -287,7 +287,7 @@ def advantages_of(values: Floats) -> Floats:
 
 
 def group_difference(values: Floats, positive: Floats) -> Floats:
-    """The mean value of the positive completions of each group minus that of the negative ones.
+    """Return the mean value of the positive completions of each group minus that of the negative ones.
 
     Arguments and result are those of `auroc_by_group`.
     """

@@ -86,7 +86,7 @@ class Completions:
 def completion_row(
     prompt: str, gold: str | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
 ) -> Row:
-    """One row of the file: a prompt with its completions."""
+    """Return one row of the file: a prompt with its completions."""
     # float32 holds no more digits than these.
     rounded = {name: [float(f"{value:.8g}") for value in values] for name, values in scores.items()}
     return {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}

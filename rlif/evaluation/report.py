@@ -47,7 +47,7 @@ def write_evaluation(evaluation: Evaluation, completions: Completions, output_di
 
 
 def reliability_titles(evaluation: Evaluation) -> dict[str, ReliabilityBins | None]:
-    """The bins of every score, by what they show."""
+    """Return the bins of every score, by what they show."""
     return {
         f"{name}, {'as it is' if quality.as_is else 'isotonic'}": quality.bins
         for name, quality in evaluation.scores.items()
@@ -110,7 +110,7 @@ def scores_table(evaluation: Evaluation) -> Table:
 
 
 def percent(mean: Mean) -> str:
-    """A share with its standard error."""
+    """Return a share with its standard error."""
     return plus_minus(100 * mean.value, 100 * mean.standard_error, ".1f", ".1f") + " %"
 
 

@@ -59,7 +59,7 @@ class Course:
 
 
 def course(result: TrialResult) -> Course:
-    """The accuracy of a trial at the steps that matter."""
+    """Return the accuracy of a trial at the steps that matter."""
     accuracy = series(result, "eval/accuracy")
     peak_step = max(accuracy, key=lambda step: accuracy[step])
     steps = list(accuracy)
@@ -76,7 +76,7 @@ def series(result: TrialResult, metric: str) -> dict[int, float]:
 def select(
     results: Sequence[TrialResult], ratio: float | None = None, rewards: Sequence[str] = INTERNAL
 ) -> list[TrialResult]:
-    """The trials of a start model (None: of all) on some rewards."""
+    """Return the trials of a start model (None: of all) on some rewards."""
     return [each for each in results if ratio in (None, each["ratio"]) and each["reward"] in rewards]
 
 
@@ -186,7 +186,7 @@ def mixes(results: Sequence[TrialResult], reward: str = "self_certainty") -> Fin
 
 
 def confidence(results: Sequence[TrialResult], reward: str = "self_certainty") -> Finding:
-    """What the early gain consists of."""
+    """Find what the early gain consists of."""
     trials = select(results, 0.0, [reward])
     mean = {
         key: {name: fmean(each[key][name] for each in trials) for name in ("start", "guarded", "last")}
@@ -216,12 +216,12 @@ def early_step(values: dict[int, float]) -> int:
 
 
 def points(courses: Sequence[Course], name: str) -> str:
-    """The mean over seeds, as a percentage."""
+    """Return the mean over seeds, as a percentage."""
     return f"{100 * fmean(getattr(each, name) for each in courses):.1f}%"
 
 
 def steps(courses: Sequence[Course]) -> str:
-    """The peaks' steps, as a range."""
+    """Return the peaks' steps, as a range."""
     found = sorted({each.peak_step for each in courses})
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 

@@ -12,12 +12,12 @@ from rlif.training.options import TrainConfig
 
 
 def lowest(values: dict[int, float]) -> int:
-    """The first step with the smallest value."""
+    """Return the first step with the smallest value."""
     return min(values, key=lambda step: values[step])
 
 
 def drift(result: TrialResult) -> dict[int, float]:
-    """The start model's NLL of the policy's samples plus the KL to it, nats a token."""
+    """Return the start model's NLL of the policy's samples plus the KL to it, nats a token."""
     nll, kl = series(result, "eval/base_nll"), series(result, "eval/kl")
     return {step: nll[step] + kl[step] for step in nll}
 

@@ -38,12 +38,12 @@ class Trial:
 
 
 def start_name(ratio: float) -> str:
-    """The start model with that share of the instruct-like one."""
+    """Return the start model with that share of the instruct-like one."""
     return {0.0: "base", 1.0: "instruct"}.get(ratio, f"mix-{ratio:g}")
 
 
 def plan_trials(config: LabConfig) -> list[Trial]:
-    """The trials, the most telling ones first: of each seed all of its own before the next seed's."""
+    """Return the trials, the most telling ones first: of each seed all of its own before the next seed's."""
     if config.quick:
         pairs = [(0.0, reward) for reward in (*INTERNAL, BASELINE_REWARD)]
         pairs += [(1.0, "self_certainty"), (1.0, "trajectory_entropy"), (1.0, BASELINE_REWARD)]

@@ -118,7 +118,7 @@ def guard_section(
     internal: Sequence[TrialResult],
     results: Sequence[TrialResult],
 ) -> list[str]:
-    """How the guard did."""
+    """Report how the guard did."""
     worst = min(each["guarded"] - each["start"] for each in guarded)
     mean = {name: 100 * float(np.mean([each[name] for each in guarded])) for name in ("start", "guarded", "last")}
     lines = [

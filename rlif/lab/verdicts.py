@@ -16,7 +16,7 @@ FITTED = ("base",)
 
 
 def outcome(trials: Sequence[TrialResult]) -> str:
-    """What training did, stopped by the guard and not stopped, in the words of `rlif.diagnosis.verdict.Outlook`.
+    """Say what training did, stopped by the guard and not stopped, in the words of `rlif.diagnosis.verdict.Outlook`.
 
     It helped if the guarded policy is better by more than chance would make it; else it was a risk if the last policy
     is worse by as much, and there was little to gain if not.

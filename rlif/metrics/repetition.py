@@ -13,7 +13,7 @@ PIECE_TOKENS = 4
 
 
 def repetition(ids: Sequence[int]) -> float:
-    """The share of a completion's 4-token pieces that occurred in it before (seq-rep-4, arXiv 1908.04319).
+    """Return the share of a completion's 4-token pieces that occurred in it before (seq-rep-4, arXiv 1908.04319).
 
     0 for a completion of fewer than 4 tokens; near 1 for a loop.
     """

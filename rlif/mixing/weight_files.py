@@ -94,7 +94,7 @@ class WeightFiles:
         return TORCH_DTYPES[self._slice(name).get_dtype()]
 
     def pieces(self, name: str) -> Iterator[Tensor]:
-        """The tensor of that name in pieces along its first dimension, of about `PIECE_ELEMENTS` elements."""
+        """Yield the tensor of that name in pieces along its first dimension, of about `PIECE_ELEMENTS` elements."""
         yield from _pieces(self._slice(name))
 
     def _slice(self, name: str) -> Any:

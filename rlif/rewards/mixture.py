@@ -109,7 +109,7 @@ def load_rewards(
 def reward_inputs(
     stats: TokenStats, rollout: Rollout, *, tokenizer: PreTrainedTokenizerBase, step: int, seed: int
 ) -> dict[str, object]:
-    """`INPUTS` of the completions of a rollout.
+    """Collect the `INPUTS` of the completions of a rollout.
 
     Args:
         stats: (n, T) fields, 0 outside the completion mask.

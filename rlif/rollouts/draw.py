@@ -97,7 +97,7 @@ class StatsRecorder:
         self.steps: list[tuple[TokenStats, Tensor, Tensor, Tensor]] = []
 
     def add(self, stats: TokenStats, rows: Tensor, step: int, growing: Tensor) -> None:
-        """One step of R completions.
+        """Add one step of R completions.
 
         Args:
             stats: (R,) of the tokens that were drawn.

@@ -204,7 +204,7 @@ def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
 
 
 def describe_ranking(ranking: Ranking) -> str:
-    """A ranking in a sentence."""
+    """Return a ranking in a sentence."""
     text = f"{ranking.pairs} pairs from {ranking.prompts_with_pairs} of {ranking.prompts} prompts"
     if ranking.pair_accuracy is None:
         return text

@@ -189,7 +189,7 @@ def make_objective(
 
 
 def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> list[int]:
-    """The items of a step, counted from 1: each epoch has all of them once, in an order of its own."""
+    """Return the items of a step, counted from 1: each epoch has all of them once, in an order of its own."""
     steps_per_epoch = math.ceil(num_items / options.pairs_per_step)
     epoch, place = divmod(step - 1, steps_per_epoch)
     order = list(range(num_items))
@@ -205,7 +205,7 @@ def train_batch(
     options: TrainOptions,
     max_tokens_per_forward: int,
 ) -> Row:
-    """One update from the mean loss of some items, in parts that the budget of tokens allows; its metrics.
+    """Update once from the mean loss of some items, in parts that the budget of tokens allows; return its metrics.
 
     Raises:
         UserError: the loss or its gradient is not finite.

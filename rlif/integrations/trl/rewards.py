@@ -210,7 +210,7 @@ def forward_stats(trainer: Any, fused: FusedTokenStats, rollout: Rollout, output
 
 
 def joined(parts: Sequence[TokenStats], length: int) -> TokenStats:
-    """One after the other, (B, S - 1) statistics of whole sequences as (N, length) ones of the completions."""
+    """Join (B, S - 1) statistics of whole sequences, one after the other, as (N, length) ones of the completions."""
     fields = zip(*parts, strict=True)
     return TokenStats(*(None if field[0] is None else torch.cat(field)[:, -length:] for field in fields))
 

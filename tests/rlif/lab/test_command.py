@@ -37,7 +37,7 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     config = replace(TINY, output_dir=tmp_path / "lab")
     run_lab(config)
     first = json.loads((tmp_path / "lab" / "lab.json").read_text())
-    assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in command.plan(config)]
+    assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in command.plan_trials(config)]
     page = (tmp_path / "lab" / "report.md").read_text()
     for figure in ("training.png", "guard.png", "mixes.png", "confidence.png", "reliability.png"):
         assert f"({figure})" in page
