@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from benchmarks.runner import Options
 
 DEFAULT_OUTPUT = Path("runs/benchmarks")
-COMMANDS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
+TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo")
 
@@ -40,12 +40,12 @@ SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo")
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in COMMANDS:
-        code: int = importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+    if arguments and arguments[0] in TOOLS:
+        code: int = importlib.import_module(TOOLS[arguments[0]]).main(arguments[1:])
         return code
     options = parser().parse_args(arguments)
     if unknown := [name for name in options.suites if name not in SUITE_NAMES]:
-        expected = f"expected some of {', '.join(SUITE_NAMES)}, or alone {', '.join(COMMANDS)}"
+        expected = f"expected some of {', '.join(SUITE_NAMES)}, or alone {', '.join(TOOLS)}"
         parser().error(f"suite is {unknown[0]!r}; {expected}")
     return run(options.suites or BY_DEFAULT, run_options(options))
 
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_options(options: argparse.Namespace) -> Options:
-    """The options of every suite, or one clear line about a wrong argument."""
+    """Return the options of every suite, or one clear line about a wrong argument."""
     import torch
 
     from benchmarks.ops.implementations import IMPLEMENTATIONS

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 PACKAGES = ("rlif", "torch", "triton", "transformers", "numpy")
-PEERS = (
+PEER_PACKAGES = (
     "trl",
     "liger_kernel",
     "verl",
@@ -19,7 +19,7 @@ PEERS = (
 )
 
 
-def describe() -> dict[str, object]:
+def describe_machine() -> dict[str, object]:
     """Processor, accelerator, operating system and versions."""
     return {
         "processor": _processor(),
@@ -28,12 +28,13 @@ def describe() -> dict[str, object]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES} | {name: v for name in PEERS if (v := _version(name))},
+        "versions": {name: _version(name) for name in PACKAGES}
+        | {name: v for name in PEER_PACKAGES if (v := _version(name))},
     }
 
 
 def slug(device: str) -> str:
-    """The kind of machine, as it begins the names of results files: `2-core-cpu`, `nvidia-h200`."""
+    """Return the kind of machine, as it begins the names of results files: `2-core-cpu`, `nvidia-h200`."""
     if device == "cpu":
         return f"{os.cpu_count()}-core-cpu"
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")

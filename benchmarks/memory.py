@@ -31,7 +31,7 @@ def resident_bytes(field: str) -> int:
 
 
 def peak_bytes() -> int:
-    """The process's peak, libraries included; on a GPU that of torch's allocator."""
+    """Return the process's peak, libraries included; on a GPU that of torch's allocator."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else resident_bytes("VmHWM")
 
 
@@ -134,7 +134,7 @@ def _run(sender: Connection, threads: int, function: Callable[..., Any], argumen
 
 
 def describe_error(error: BaseException) -> str:
-    """One line: what kind of error, and the first line of what it says."""
+    """Return one line: what kind of error, and the first line of what it says."""
     if isinstance(error, FreshProcessError):
         return str(error)
     said = str(error).strip().splitlines()

@@ -18,7 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.machine import describe, slug
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.machine import describe_machine, slug
 from benchmarks.memory import describe_error, in_fresh_process
 from benchmarks.timing import rotated
 from rlif.files.directories import write_text
@@ -73,7 +76,7 @@ def steps_in_turn(
     repeats: int,
     seconds: float,
 ) -> list[Step]:
-    """A step for each name, then for each again, beginning with another one each turn, all in fresh processes.
+    """Return a step for each name, then for each again, beginning with another one each turn, all in fresh processes.
 
     Args:
         measure: called there with a name and the workload, a dataclass that the results keep.
@@ -111,9 +114,6 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
     The file is rewritten after each step and says by `finished` whether it is whole; KeyboardInterrupt leaves in it
     what was measured until then.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     steps = importlib.import_module(SUITES[name]).steps(options) if steps is None else steps
     date = str(datetime.date.today())
     path = options.output / f"{slug(options.device)}-{date}-{name}.json"
@@ -122,7 +122,7 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
         "suite": name,
         "date": date,
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "machine": describe(),
+        "machine": describe_machine(),
         "device": options.device,
         "size": options.size,
         "finished": False,

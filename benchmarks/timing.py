@@ -40,7 +40,7 @@ def in_turn(
 
 
 def rotated(names: Iterable[str], turn: int) -> list[str]:
-    """The names in their order, beginning with another one each turn."""
+    """Return the names in their order, beginning with another one each turn."""
     names = list(names)
     first = turn % max(1, len(names))
     return names[first:] + names[:first]
@@ -68,6 +68,6 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper quartile."""
+    """Return the lower quartile, the median and the upper quartile."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return low, median, high

@@ -20,7 +20,7 @@ from rlif.options.command_line import described, parse_options
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-NOBODY_READS = 141  # 128 + SIGPIPE, likewise
+NOBODY_READS = 141  # 128 + SIGPIPE
 
 # Of each command the package, whose options.py has the dataclass of that name, and whose command.py runs with it.
 COMMANDS = {
@@ -83,7 +83,7 @@ def parse(words: Sequence[str]) -> Any:
 
 
 def options_class(name: str) -> type:
-    """The dataclass of a command's options; to import it loads no torch."""
+    """Return the dataclass of a command's options; to import it loads no torch."""
     package, options = COMMANDS[name]
     return getattr(import_module(f"{package}.options"), options)
 

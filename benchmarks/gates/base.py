@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.ops.problems import Call
 
 
-def timed(call: Call) -> float:
+def seconds_of_call(call: Call) -> float:
     """Seconds of one call, forward and backward, with fresh gradients."""
     call.problem.clear_gradients()
     started = time.perf_counter()
@@ -77,4 +77,4 @@ def _serve(connection: Connection, kernels: Path) -> None:
             _, call = gate.calls(*arguments)
             connection.send(None)
         else:
-            connection.send(timed(call))
+            connection.send(seconds_of_call(call))

@@ -20,15 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from benchmarks.report import ROOT
 from benchmarks.report.markdown import table
 from benchmarks.timing import quartiles
-
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
 def checked_out(revision: str) -> Iterator[Path]:
-    """A temporary worktree of a revision of this repository."""
+    """Yield a temporary worktree of a revision of this repository."""
     git = ["git", "-C", str(ROOT)]
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "base"
@@ -43,7 +42,7 @@ def checked_out(revision: str) -> Iterator[Path]:
 
 
 def compare(kernels: Path, options: list[str]) -> str:
-    """A table of the medians of each op, with the kernels in a folder and with ours, and of their ratio."""
+    """Return a table of the medians of each op, with the kernels in a folder and with ours, and of their ratio."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "benchmarks.json"
         where = ["benchmarks/gates/test_cpu_ops.py::test_base", f"--base={kernels}", f"--benchmark-json={path}"]

@@ -72,7 +72,7 @@ GRPO_LOOPS = ("grpo statistics", "grpo gradient")
 GRPO_OPTIONS = LossOptions(0.2, 0.28, 4.0, 0.04, 0.01, 0.01)
 
 
-def grpo_constants(kernel: Kernel) -> dict[str, int]:
+def kernel_constants(kernel: Kernel) -> dict[str, int]:
     return launcher.grpo_constants(
         kernel.dtype, kernel.num_columns, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, kernel.softcap
     )
@@ -87,7 +87,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         absent["grad_offsets_ptr"] = None
         absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
     elif kernel.name in GRPO_LOOPS:
-        function, constants = grpo_kernel, grpo_constants(kernel)
+        function, constants = grpo_kernel, kernel_constants(kernel)
         absent["grad_offsets_ptr"] = None
     else:
         function = forward_kernel
@@ -131,7 +131,7 @@ def elements_per_thread(kernel: Kernel) -> int:
     if kernel.name == "backward":
         return launcher.BACKWARD_BLOCK_BYTES // kernel.dtype.itemsize // (32 * launcher.BACKWARD_WARPS)
     if kernel.name in GRPO_LOOPS:
-        constants = grpo_constants(kernel)
+        constants = kernel_constants(kernel)
         if kernel.name == "grpo gradient":
             return constants["BLOCK"] // (32 * constants["num_warps"])
     else:
@@ -139,7 +139,7 @@ def elements_per_thread(kernel: Kernel) -> int:
     return constants["LANES"] * constants["K"] // (32 * constants["num_warps"])
 
 
-def count(kernel: Kernel, target: str) -> Counts:
+def count_kernel(kernel: Kernel, target: str) -> Counts:
     """Compile and count one of our kernels."""
     # The loop of "fold" runs over chunks, not over elements: nothing to count per element.
     per_thread = None if kernel.name == "fold" else elements_per_thread(kernel)
@@ -177,7 +177,7 @@ def count_trl(target: str) -> list[Counts]:
 
 def count_target(target: str) -> dict[str, Any]:
     """Versions, and counts of our kernels and of TRL's."""
-    ours = [count(kernel, target) for kernel in kernels()]
+    ours = [count_kernel(kernel, target) for kernel in kernels()]
     return {
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
         "counts": [asdict(counts) for counts in (*ours, *count_trl(target))],

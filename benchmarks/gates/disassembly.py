@@ -113,7 +113,7 @@ def opcode(text: str) -> str:
 
 
 def main_loop(program: Program, exponential: str, store: str, stores: bool | None) -> list[str]:
-    """The innermost loop with the most exponentials: the others are tails, masks and rare rows.
+    """Return the innermost loop with the most exponentials: the others are tails, masks and rare rows.
 
     `stores` leaves only the loops that store something, or those that do not.
     """
@@ -137,7 +137,7 @@ def unrolled(loaded: int, expected: int, loop: list[str]) -> int:
 
 
 def access_widths(loop: list[str], kind: str) -> list[int]:
-    """The width in bytes of each global "load" or "store" in a loop of SASS."""
+    """Return the width in bytes of each global "load" or "store" in a loop of SASS."""
     name = {"load": "LDG", "store": "STG"}[kind]
     widths = []
     for text in loop:
@@ -148,7 +148,7 @@ def access_widths(loop: list[str], kind: str) -> list[int]:
 
 
 def amd_widths(loop: list[str], kind: str) -> list[int]:
-    """The same in a loop of AMD's assembly."""
+    """Return the same in a loop of AMD's assembly."""
     widths = {"dwordx4": 16, "dwordx2": 8, "dword": 4}
     accesses = (opcode(text) for text in loop if re.match(rf"(global|buffer)_{kind}_", text))
     return [widths.get(name.rsplit("_", 1)[1], 2) for name in accesses]

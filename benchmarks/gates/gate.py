@@ -23,15 +23,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe_machine
 from benchmarks.memory import peak_allocated
 from benchmarks.ops.implementations import naive, ours, plain
 from benchmarks.ops.problems import OPS, Call, Shape, make_problem
 
-BASELINE = Path(__file__).parent / "gate.json"
+GATE_FILE = Path(__file__).parent / "gate.json"
 GATED = ("token_stats", "linear_token_stats", "grpo_loss", "linear_grpo_loss")
-DTYPES = ("float32", "bfloat16")
-NAMES = tuple(f"{op}, {dtype}" for op in GATED for dtype in DTYPES)
+GATED_DTYPES = ("float32", "bfloat16")
+NAMES = tuple(f"{op}, {dtype}" for op in GATED for dtype in GATED_DTYPES)
 # Large enough for rows to leave the cache in the naive form, small enough for a few milliseconds.
 SHAPE: dict[str, int] = {"tokens": 256, "vocab_size": 32000, "hidden_size": 64, "tile_bytes": 8 << 20}
 
@@ -56,7 +56,7 @@ def calls(
 
 
 def calls_of(name: str) -> tuple[Call, Call]:
-    """The calls of one of `NAMES`."""
+    """Return the calls of one of `NAMES`."""
     op, dtype = name.split(", ")
     return calls(op, **SHAPE, dtype=dtype)
 
@@ -94,7 +94,7 @@ def slower(name: str, speed_ups: list[float], baseline: Measured) -> str | None:
         return None
     return (
         f"{name}: {max(speed_ups):.2f} times as fast as the naive form in the best of {len(speed_ups)} attempts; "
-        f"expected at least {bound:.2f}, {SHARE_OF_SPEED_UP} of what {BASELINE.name} has"
+        f"expected at least {bound:.2f}, {SHARE_OF_SPEED_UP} of what {GATE_FILE.name} has"
     )
 
 
@@ -104,8 +104,8 @@ def hungrier(name: str, call: Call, baseline: Measured) -> str | None:
     if measured <= baseline.extra_bytes * (1 + MEMORY_TOLERANCE) + PAGE:
         return None
     return (
-        f"{name}: {measured} bytes beyond inputs and gradients; {baseline.extra_bytes} in {BASELINE.name}. If that was "
-        f"meant: make bench-gate ARGS=--write-gate"
+        f"{name}: {measured} bytes beyond inputs and gradients; {baseline.extra_bytes} in {GATE_FILE.name}. If that "
+        f"was meant: make bench-gate ARGS=--write-gate"
     )
 
 
@@ -133,10 +133,10 @@ def larger(counts: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
 
 def read_baseline() -> dict[str, Measured]:
     """By name, what `gate.json` has."""
-    return {name: Measured(**entry) for name, entry in json.loads(BASELINE.read_text())["ops"].items()}
+    return {name: Measured(**entry) for name, entry in json.loads(GATE_FILE.read_text())["ops"].items()}
 
 
 def write_baseline(name: str, measured: Measured) -> None:
     """Put one op's figures into `gate.json`, and what machine it is."""
-    ops = json.loads(BASELINE.read_text())["ops"] | {name: asdict(measured)}
-    BASELINE.write_text(json.dumps({"machine": describe(), "shape": SHAPE, "ops": ops}, indent=1) + "\n")
+    ops = json.loads(GATE_FILE.read_text())["ops"] | {name: asdict(measured)}
+    GATE_FILE.write_text(json.dumps({"machine": describe_machine(), "shape": SHAPE, "ops": ops}, indent=1) + "\n")

@@ -14,24 +14,24 @@ from typing import Any
 from benchmarks.memory import in_fresh_process
 from benchmarks.runner import Options, Step
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+COUNTED_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
 def steps(options: Options) -> list[Step]:
     """One target each; sm_90 alone when it has to be quick."""
-    targets = TARGETS if options.size == "full" else ("sm_90",)
-    return [Step(f"kernels for {target}", 35, partial(add, target)) for target in targets]
+    targets = COUNTED_TARGETS if options.size == "full" else ("sm_90",)
+    return [Step(f"kernels for {target}", 35, partial(add_target, target)) for target in targets]
 
 
-def add(target: str, results: dict[str, Any]) -> str:
-    counted = in_fresh_process(count, target)
+def add_target(target: str, results: dict[str, Any]) -> str:
+    counted = in_fresh_process(count_all, target)
     results["versions"] = counted["versions"]
     results.setdefault("counts", []).extend(counted["counts"])
     found = {each["kernel"]: each["instructions"] for each in counted["counts"]}
     return ", ".join(f"{name} {found[name]:.1f}" for name in ("forward (bf16)", "backward (bf16)")) + " an element"
 
 
-def count(target: str) -> dict[str, Any]:
+def count_all(target: str) -> dict[str, Any]:
     """Versions and counts, in a process of its own: in this one kernels may be interpreted, which cannot be undone."""
     os.environ.pop("TRITON_INTERPRET", None)
     counted: dict[str, Any] = importlib.import_module("benchmarks.gates.compiled").count_target(target)

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from benchmarks.gates import gate
-from benchmarks.gates.base import Base, running, timed
-from benchmarks.gates.gate import DTYPES, GATED, NAMES
+from benchmarks.gates.base import Base, running, seconds_of_call
+from benchmarks.gates.gate import GATED, GATED_DTYPES, NAMES
 from benchmarks.ops.problems import Call
 
 SHAPES = {"64x8000": (64, 8000), "1024x32000": (1024, 32000), "256x151936": (256, 151936)}
 # Of the ops that have the head in them: narrow, so that the product does not drown what is compared.
 HIDDEN_SIZE = 128
 # float32: sums over V in two orders. bfloat16: gradients of 8 bits, rounded once or twice.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+GATE_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def run(benchmark: Any, call: Call, other: Callable[[], float], rounds: int) -> 
     return others[-rounds:], benchmark.stats.stats.data
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", GATED_DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("op", GATED)
 def test_base(benchmark: Any, base: Base, op: str, shape: str, dtype: str) -> None:
@@ -62,7 +62,7 @@ def test_base(benchmark: Any, base: Base, op: str, shape: str, dtype: str) -> No
     arguments = op, *SHAPES[shape], HIDDEN_SIZE, dtype
     base.prepare(*arguments)
     naive, ours = gate.calls(*arguments)
-    assert max(ours.errors(naive.results())) < TOLERANCE[dtype]
+    assert max(ours.errors(naive.results())) < GATE_TOLERANCE[dtype]
     theirs, here = run(benchmark, ours, base.call, rounds=25)
     benchmark.extra_info |= {"seconds base": theirs, "seconds here": here}
 
@@ -71,7 +71,7 @@ def test_base(benchmark: Any, base: Base, op: str, shape: str, dtype: str) -> No
 def test_gate(benchmark: Any, name: str, one_thread: None, request: Any) -> None:
     """The naive form is called, and timed, before each round."""
     naive, ours = gate.calls_of(name)
-    speed_ups = gate.attempts(*run(benchmark, ours, lambda: timed(naive), gate.ROUNDS * gate.ATTEMPTS))
+    speed_ups = gate.attempts(*run(benchmark, ours, lambda: seconds_of_call(naive), gate.ROUNDS * gate.ATTEMPTS))
     benchmark.extra_info["speed-up over the naive form"] = speed_ups
     if request.config.getoption("--write-gate"):
         # The least of several: a speed-up that this machine had by luck would be asked of all others.

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.gpu.budget import Part, finish, run_parts
 from benchmarks.gpu.ncu import profile_counters
-from benchmarks.machine import describe
+from benchmarks.machine import describe_machine
 
 # Left for what lies between the parts.
 RESERVE_SECONDS = 10
@@ -81,7 +81,7 @@ def run_tests(seconds: float, where: str, workers: int) -> dict[str, Any]:
     return finish(command, seconds)
 
 
-def run_suite(name: str, device: str, size: str, output: Path, seconds: float) -> dict[str, Any]:
+def run_suite_within(name: str, device: str, size: str, output: Path, seconds: float) -> dict[str, Any]:
     """A suite of `python -m benchmarks`; the figures are in the file that it writes."""
     arguments = [name, str(output), device, size, str(seconds - 15)]
     return finish([sys.executable, "-c", SUITE, *arguments], seconds, tail=1500)
@@ -110,9 +110,9 @@ def parts(output: Path, device: str, dry_run: bool) -> list[Part]:
     counted = {"rows": 8, "columns": 100} if dry_run else {}
     return [
         Part("tests", 30, 110, partial(run_tests, where=where, workers=workers)),
-        Part("ops", 40, 250, partial(run_suite, "ops", device, size, output)),
+        Part("ops", 40, 250, partial(run_suite_within, "ops", device, size, output)),
         Part("counters", 25, 50, partial(profile_counters, **counted)),
-        Part("loop", 40, 80, partial(run_suite, "loop", device, size, output)),
+        Part("loop", 40, 80, partial(run_suite_within, "loop", device, size, output)),
         Part("sanitizer", 30, 90, run_sanitizer),
     ]
 
@@ -133,7 +133,7 @@ def main(command_line: list[str] | None = None) -> int:
     path = arguments.output / "gpu.json"
     results: dict[str, Any] = {
         "date": str(datetime.date.today()),
-        "machine": describe(),
+        "machine": describe_machine(),
         "dry_run": arguments.dry_run,
         "parts": {},
     }

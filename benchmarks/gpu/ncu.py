@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.gpu.budget import finish
 
 # Each counter by the name that it has in the results. ncu gives base units: nanoseconds, bytes, percent.
-METRICS = {
+COUNTERS = {
     "nanoseconds": "gpu__time_duration.sum",
     "bytes_read": "dram__bytes_read.sum",
     "bytes_written": "dram__bytes_write.sum",
@@ -57,13 +57,13 @@ def profile_counters(seconds: float, rows: int = ROWS, columns: int = COLUMNS) -
         log = Path(scratch) / "ncu.csv"
         command = [
             *(tool, "--csv", "--log-file", str(log), "--print-units", "base"),
-            *("--profile-from-start", "off", "--kernel-name", OUR_KERNELS, "--metrics", ",".join(METRICS.values())),
+            *("--profile-from-start", "off", "--kernel-name", OUR_KERNELS, "--metrics", ",".join(COUNTERS.values())),
             # The clocks are the machine's affair.
             *("--clock-control", "none", sys.executable, "-c", CASE, str(rows), str(columns)),
         ]
         finished = finish(command, seconds)
         text = log.read_text() if log.exists() else ""
-    launches = parse(text)
+    launches = parse_launches(text)
     if not launches:
         said = [line for line in text.splitlines() if line.startswith("==ERROR==")]
         reason = " ".join(said) or finished["tail"].strip() or "it wrote nothing"
@@ -73,14 +73,14 @@ def profile_counters(seconds: float, rows: int = ROWS, columns: int = COLUMNS) -
     )
 
 
-def parse(text: str) -> list[dict[str, Any]]:
-    """The launches in what `ncu --csv` wrote, in their order: kernel, and the counters of `METRICS` that are there.
+def parse_launches(text: str) -> list[dict[str, Any]]:
+    """Return the launches in what `ncu --csv` wrote, in order: kernel, and those of `COUNTERS` that are there.
 
     ncu writes a row for each counter of each launch, under a header that differs between releases; before and after it
     lines that begin with "==". Numbers may have commas between their thousands.
     """
     lines = [line for line in text.splitlines() if line.startswith('"')]
-    names = {metric: name for name, metric in METRICS.items()}
+    names = {metric: name for name, metric in COUNTERS.items()}
     launches: dict[str, dict[str, Any]] = {}
     for row in csv.DictReader(lines):
         launch = launches.setdefault(row["ID"], {"kernel": row["Kernel Name"].split("(")[0]})

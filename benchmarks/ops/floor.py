@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ops.problems import Op, Problem
+from benchmarks.ops.problems import Op, OpProblem
 from rlif_kernels.backends.c.build import library
 
 
 def floor_milliseconds(entry: dict[str, Any], phase: str) -> float | None:
-    """The least time of an entry's phase, from its own floors; None if they were not measured.
+    """Return the least time of an entry's phase, from its own floors; None if they were not measured.
 
     Of logits a read, and for the gradient a write: `token_stats` cannot know its gradient before all of the forward is
     done, and so has to read them again; the loss can. Of a head one product, and two for the gradients.
@@ -32,7 +32,7 @@ def floor_milliseconds(entry: dict[str, Any], phase: str) -> float | None:
     return times["copy"] + (0.0 if entry["op"] == "grpo_loss" else times["read"])
 
 
-def floors(op: Op, problem: Problem) -> dict[str, Callable[[], object]]:
+def floors(op: Op, problem: OpProblem) -> dict[str, Callable[[], object]]:
     """What nobody can do without: to read and write the logits, or the products of the head."""
     if not op.head:
         given = problem.leaves[0].detach()

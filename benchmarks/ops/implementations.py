@@ -1,7 +1,7 @@
 """Who does the work of each op of `benchmarks.ops.problems`: ours, plain PyTorch, and every peer as its users call it.
 
-An implementation takes a `Problem` and returns the op's outputs, differentiable. Where a peer computes less than the op
-asks for, `composed` says how the rest is made.
+An implementation takes an `OpProblem` and returns the op's outputs, differentiable. Where a peer computes less than the
+op asks for, `composed` says how the rest is made.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 import rlif_kernels
 from benchmarks.ops import peers
 from benchmarks.ops.peers import loss_of
-from benchmarks.ops.problems import BETA, EPSILON, LOSS, OPS, Call, Function, Op, Problem, dapo_loss
+from benchmarks.ops.problems import BETA, EPSILON, LOSS, OPS, Call, Function, Op, OpProblem, dapo_loss
 
 GPUS = ("cuda",)
 
@@ -43,7 +43,7 @@ class Implementation:
     padded_logits: bool = False
     """It takes logits of one position more in each completion, as models return them, and ignores the last."""
 
-    def call(self, op: Op, problem: Problem) -> Call:
+    def call(self, op: Op, problem: OpProblem) -> Call:
         """Build it for a problem."""
         problem = problem.padded() if self.padded_logits else problem
         if not self.overwrites_logits:
@@ -71,7 +71,7 @@ def naive(op: Op) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def intuitor(op: Op) -> Callable[..., tuple[Tensor, ...]]:
-    """logsumexp - mean of float32 logits, as in Intuitor's trainer (arXiv 2505.19590), and the entropy likewise."""
+    """Self-certainty is logsumexp - mean of float32 logits, as in Intuitor's trainer (arXiv 2505.19590)."""
 
     def function(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         logits = logits.float()
@@ -84,7 +84,7 @@ def intuitor(op: Op) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def plain(op: Op, formulas: Callable[[Op], Callable[..., tuple[Tensor, ...]]], *, compiled: bool = False) -> Function:
-    """The formulas, of the problem."""
+    """Apply the formulas to the problem."""
     function = formulas(op)
     if compiled:
         torch.compiler.reset()  # a second shape would be given code for any shape, which is slower
@@ -105,7 +105,7 @@ def ours(op: Op, **options: Any) -> Function:
 
 
 def our_statistics_loss(kernel: str) -> Function:
-    """The loss in plain torch on our log-probabilities: what a trainer gets that swaps these alone."""
+    """Return the loss in plain torch on our log-probabilities: what a trainer gets that swaps these alone."""
     statistics = ours(Op(kernel, "log-probability", ("logprob",)))
     return lambda problem: loss_of(problem, statistics(problem)[0])
 

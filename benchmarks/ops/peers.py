@@ -1,4 +1,4 @@
-"""The peers: each package's functions as its users call them, made to fit a `Problem`.
+"""The peers: each package's functions as its users call them, made to fit a `OpProblem`.
 
 Every one returns an op's outputs, differentiable; what a package does not compute is composed here in the cheapest
 known way. What its first call raises is the reason why it takes no part. Written from the sources of TRL 1.16,
@@ -19,18 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ops.problems import BETA, EPSILON, Function, Problem, dapo_loss
+from benchmarks.ops.problems import BETA, EPSILON, Function, OpProblem, dapo_loss
 
 # --- arguments, flattened to rows
 
 
-def rows_of(problem: Problem) -> tuple[Tensor, ...]:
+def rows_of(problem: OpProblem) -> tuple[Tensor, ...]:
     """Logits (N, V), or hidden states (N, H) and weight (V, H); and targets (N,)."""
     return (problem.leaves[0].flatten(0, 1), *problem.leaves[1:], problem.targets.flatten())
 
 
-def loss_of(problem: Problem, logprob: Tensor) -> tuple[Tensor]:
-    """The loss in plain torch, of log-probabilities of any shape."""
+def loss_of(problem: OpProblem, logprob: Tensor) -> tuple[Tensor]:
+    """Return the loss in plain torch, of log-probabilities of any shape."""
     logprob = logprob.view_as(problem.targets)
     return (dapo_loss(logprob, problem.advantages, problem.old_logprob, problem.ref_logprob),)
 
@@ -85,7 +85,7 @@ def certainty_of_logits(logits: Tensor, targets: Tensor, logprob: Tensor) -> Ten
 
 
 def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: Tensor) -> Tensor:
-    """The same without logits: their mean is the product with the mean row of the weight."""
+    """Return the same without logits: their mean is the product with the mean row of the weight."""
     above: Tensor = TargetAboveMeanOfHead.apply(hidden, weight, targets)
     return above - logprob - math.log(len(weight))
 
@@ -93,7 +93,7 @@ def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: 
 # --- peers on logits
 
 
-def trl_statistics(problem: Problem) -> tuple[Tensor, ...]:
+def trl_statistics(problem: OpProblem) -> tuple[Tensor, ...]:
     """What GRPOTrainer calls on logits: a Triton kernel on GPUs, torch elsewhere."""
     function = import_module("trl.trainer.utils").selective_log_softmax_and_entropy
     # (B, T, V), as its trainers pass them: without Triton it loops over the first dimension in Python.
@@ -102,14 +102,14 @@ def trl_statistics(problem: Problem) -> tuple[Tensor, ...]:
     return logprob, entropy, certainty_of_logits(logits, targets, logprob.float())
 
 
-def verl_statistics(problem: Problem) -> tuple[Tensor, ...]:
+def verl_statistics(problem: OpProblem) -> tuple[Tensor, ...]:
     module = import_module("verl.utils.torch_functional")
     logits, targets = rows_of(problem)
     logprob = module.logprobs_from_logits(logits, targets, inplace_backward=False)
     return logprob, module.entropy_from_logits(logits), certainty_of_logits(logits, targets, logprob.float())
 
 
-def liger_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
+def liger_cross_entropy(problem: OpProblem) -> tuple[Tensor, ...]:
     function = import_module("liger_kernel.ops").LigerCrossEntropyFunction
     logits, targets = rows_of(problem)
     # What needs the logits comes first: the gradient takes their place.
@@ -119,7 +119,7 @@ def liger_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
     return logprob, chosen - logprob - mean - math.log(logits.shape[-1])
 
 
-def fla_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
+def fla_cross_entropy(problem: OpProblem) -> tuple[Tensor, ...]:
     """Cross-entropy, and self-certainty + log V as cross-entropy with nothing but smoothing."""
     function = import_module("fla.modules.fused_cross_entropy").cross_entropy_loss
     logits, targets = rows_of(problem)
@@ -127,19 +127,19 @@ def fla_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
     return -function(logits, targets)[0], certainty
 
 
-def quack_cross_entropy(problem: Problem) -> tuple[Tensor, ...]:
+def quack_cross_entropy(problem: OpProblem) -> tuple[Tensor, ...]:
     logits, targets = rows_of(problem)
     logprob = -import_module("quack.cross_entropy").cross_entropy(logits, targets, reduction="none").float()
     return logprob, certainty_of_logits(logits, targets, logprob)
 
 
-def trl_loss(problem: Problem) -> tuple[Tensor, ...]:
-    """The loss of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
+def trl_loss(problem: OpProblem) -> tuple[Tensor, ...]:
+    """Return the loss of TRL's log-probabilities alone: the entropy that its trainer logs is not part of this op."""
     function = import_module("trl.trainer.utils").selective_log_softmax
     return loss_of(problem, function(problem.leaves[0], problem.targets).float())
 
 
-def liger_loss(problem: Problem) -> tuple[Tensor, ...]:
+def liger_loss(problem: OpProblem) -> tuple[Tensor, ...]:
     """Liger's GRPO loss on logits, (B, T + 1, V), with the gradient in their place."""
     loss, _ = import_module("liger_kernel.transformers.grpo_loss").triton_grpo_loss(
         problem.leaves[0],
@@ -198,9 +198,9 @@ def cut_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[
 
 
 def with_certainty(head: Callable[..., tuple[Tensor, ...]]) -> Function:
-    """A head's statistics, and self-certainty composed of them."""
+    """Return a head's statistics, and self-certainty composed of them."""
 
-    def statistics(problem: Problem) -> tuple[Tensor, ...]:
+    def statistics(problem: OpProblem) -> tuple[Tensor, ...]:
         hidden, weight, targets = rows_of(problem)
         logprob, *entropy = head(hidden, weight, targets)
         return logprob, *entropy, certainty_of_head(hidden, weight, targets, logprob.float())
@@ -209,11 +209,11 @@ def with_certainty(head: Callable[..., tuple[Tensor, ...]]) -> Function:
 
 
 def with_loss(head: Callable[..., tuple[Tensor, ...]]) -> Function:
-    """The loss, in plain torch, of a head's log-probabilities."""
+    """Return the loss, in plain torch, of a head's log-probabilities."""
     return lambda problem: loss_of(problem, head(*rows_of(problem))[0].float())
 
 
-def liger_head_loss(problem: Problem) -> tuple[Tensor, ...]:
+def liger_head_loss(problem: OpProblem) -> tuple[Tensor, ...]:
     """Liger's chunked GRPO loss with its defaults: one completion at a time, the arithmetic of the loss compiled."""
     criterion = import_module("liger_kernel.chunked_loss").LigerFusedLinearGRPOLoss(
         beta=BETA, epsilon_low=EPSILON, epsilon_high=EPSILON, loss_type="dapo", use_ref_model=True
@@ -231,7 +231,7 @@ def liger_head_loss(problem: Problem) -> tuple[Tensor, ...]:
 
 @functools.cache
 def alone(package: str, file: str) -> ModuleType:
-    """One file of a package, without the package's own imports. Raises ImportError if it is not installed."""
+    """Load one file of a package, without the package's own imports. Raises ImportError if it is not installed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)

@@ -1,6 +1,6 @@
 """What the ops are timed on: random inputs, and the results in float64 that everybody is compared with.
 
-A `Problem` is either logits or a head (hidden states and weight), and holds whatever any of the ops takes besides.
+A `OpProblem` is either logits or a head (hidden states and weight), and holds whatever any of the ops takes besides.
 Every implementation of an op computes the same outputs of the same tensors, and the same scalar is made of them for
 the backward pass, so that gradients can be compared as well.
 """
@@ -84,7 +84,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Problem:
+class OpProblem:
     """The tensors of one shape."""
 
     leaves: tuple[Tensor, ...]
@@ -109,8 +109,8 @@ class Problem:
         rest = (self.advantages, self.old_logprob, self.ref_logprob) if op.outputs == LOSS else ()
         return (*self.leaves, self.targets, *rest)
 
-    def padded(self) -> Problem:
-        """The same with logits (B, T + 1, V), the last position of each completion being nobody's business."""
+    def padded(self) -> OpProblem:
+        """Return the same with logits (B, T + 1, V), the last position of each completion being nobody's business."""
         (logits,) = self.leaves
         return dataclasses.replace(self, leaves=(F.pad(logits.detach(), (0, 0, 0, 1)).requires_grad_(),))
 
@@ -119,7 +119,7 @@ class Problem:
             leaf.grad = None
 
     def objective(self, op: Op, outputs: tuple[Tensor, ...]) -> Tensor:
-        """The scalar to differentiate: the loss itself, or a weighted sum of the statistics."""
+        """Return the scalar to differentiate: the loss itself, or a weighted sum of the statistics."""
         if op.outputs == LOSS:
             return outputs[0]
         weighted = [
@@ -129,7 +129,7 @@ class Problem:
         return torch.stack(weighted).sum()
 
 
-def make_problem(shape: Shape, device: str = "cpu") -> Problem:
+def make_problem(shape: Shape, device: str = "cpu") -> OpProblem:
     """Random tensors, the same for the same shape; the logits' standard deviation is `LOGITS_STD`.
 
     No temporary is larger than a few rows of logits: it would raise the peak that memory is measured from.
@@ -154,7 +154,7 @@ def make_problem(shape: Shape, device: str = "cpu") -> Problem:
     ):
         logits = rows @ leaves[1].T if shape.hidden_size else rows
         out.copy_(logits.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0])
-    return Problem(
+    return OpProblem(
         leaves=tuple(leaf.requires_grad_() for leaf in leaves),
         targets=targets,
         advantages=normal(shape.batch),
@@ -166,14 +166,14 @@ def make_problem(shape: Shape, device: str = "cpu") -> Problem:
 
 
 def dapo_loss(logprob: Tensor, advantages: Tensor, old_logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """The loss of (B, T) log-probabilities in plain torch: arXiv 2503.14476, clipped, with a KL penalty."""
+    """Return the loss of (B, T) log-probabilities in plain torch: arXiv 2503.14476, clipped, with a KL penalty."""
     ratio = (logprob - old_logprob).exp()
     surrogate = torch.minimum(ratio * advantages[:, None], ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantages[:, None])
     log_ratio = ref_logprob - logprob
     return (BETA * (log_ratio.exp() - log_ratio - 1) - surrogate).mean()
 
 
-Function = Callable[[Problem], tuple[Tensor, ...]]
+Function = Callable[[OpProblem], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,8 @@ class Truth:
     """The rows of logits whose gradient it is, each of which depends on its own row alone; of a head, all."""
 
 
+# The implementation that the others are compared with.
+BASELINE = "eager"
 # Largest difference that a right implementation may show, of outputs to max(1, |value|) and of gradients to their norm.
 # float32: sums over V of some 1e5 terms in any order. bfloat16 has 8 bits, and some add up in it.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
@@ -198,7 +200,7 @@ def _statistics(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([value for value in stats if value is not None])
 
 
-def exact(op: Op, problem: Problem, rows: int = 64) -> Truth:
+def exact(op: Op, problem: OpProblem, rows: int = 64) -> Truth:
     """Outputs and gradients in float64, in blocks of that many rows; of logits, gradients of the first rows."""
     leaves = tuple(leaf.detach() for leaf in problem.leaves)
     if op.head:
@@ -240,7 +242,7 @@ class Call:
     """An op of a problem, done by somebody."""
 
     op: Op
-    problem: Problem
+    problem: OpProblem
     function: Function
     restore: Callable[[], object] = lambda: None
     """Puts back the logits that the last call has overwritten."""
@@ -281,7 +283,7 @@ def output_error(outputs: tuple[Tensor, ...], truth: Truth) -> float:
     return largest
 
 
-def gradient_error(problem: Problem, truth: Truth) -> float:
+def gradient_error(problem: OpProblem, truth: Truth) -> float:
     """The largest difference of a gradient in `.grad` from float64, as norms; infinite where there is none."""
     largest = 0.0
     for leaf, expected in zip(problem.leaves, truth.gradients, strict=True):

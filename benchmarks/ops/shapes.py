@@ -111,7 +111,7 @@ STATISTICS_COPIES, LOSS_COPIES = 9, 5
 
 
 def fitted(op: str, shape: Shape, free: int | None) -> Shape:
-    """The shape, or one with fewer tokens, so that the eager form fits two thirds of the free memory."""
+    """Return the shape, or one with fewer tokens, so that the eager form fits two thirds of the free memory."""
     copies = LOSS_COPIES if OPS[op].outputs == LOSS else STATISTICS_COPIES
     while free is not None and shape.rows * shape.vocab_size * 4 * copies > free * 2 / 3 and shape.length > 1:
         shape = dataclasses.replace(shape, length=shape.length // 2)

@@ -19,11 +19,9 @@ from benchmarks.machine import free_bytes
 from benchmarks.memory import RESETS_PEAK, describe_error, in_fresh_process, map_every_block, rise_of_peak
 from benchmarks.ops.floor import floors
 from benchmarks.ops.implementations import IMPLEMENTATIONS, Implementation
-from benchmarks.ops.problems import OPS, TOLERANCE, Call, Shape, exact, make_problem
+from benchmarks.ops.problems import BASELINE, OPS, TOLERANCE, Call, Shape, exact, make_problem
 from benchmarks.ops.shapes import fitted, plan
 from benchmarks.runner import Options, Step
-
-BASELINE = "eager"
 
 
 def steps(options: Options) -> list[Step]:
@@ -62,7 +60,7 @@ def candidates(op: str, options: Options) -> list[Implementation]:
 
 
 def new_entry(kind: str, op: str, shape: Shape, results: dict[str, Any]) -> dict[str, Any]:
-    """A place in the results, there from the beginning, so that an interruption loses nothing."""
+    """Make a place in the results, there from the beginning, so that an interruption loses nothing."""
     entry: dict[str, Any] = {
         "kind": kind,
         "op": op,
@@ -115,7 +113,7 @@ def _time(options: Options, op_name: str, shape: Shape, seconds: float, results:
         if not entry["implementations"][name]["wrong"]:
             right[name] = call
     time_all(right, floors(op, problem), options.device, seconds, entry)
-    return summary(entry)
+    return summarise_entry(entry)
 
 
 def time_all(
@@ -162,8 +160,8 @@ def record_times(entry: dict[str, Any], phase: str, times: dict[str, list[float]
             described[f"{phase}_speedup"] = timing.spread(ratios)
 
 
-def summary(entry: dict[str, Any]) -> str:
-    """One line for the terminal: the median of each, forward and backward."""
+def summarise_entry(entry: dict[str, Any]) -> str:
+    """Return one line for the terminal: the median of each, forward and backward."""
     parts = [
         f"{name} {described['forward_backward']['median']:.3g} ms"
         if "forward_backward" in described

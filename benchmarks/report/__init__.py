@@ -30,9 +30,9 @@ TABLE = re.compile(r"(<!-- table (\S+) -->\n)((?:(?!<!-- table ).)*?)(<!-- end -
 
 
 def newest(name: str, directory: Path | None = None) -> Path:
-    """The newest results file of a table or suite; one of full size before any other."""
+    """Return the newest results file of a table or suite; one of full size before any other."""
     directory = RESULTS if directory is None else directory
-    if name in lab.TABLES:
+    if name in lab.LAB_TABLES:
         return directory / "lab" / "lab.json"
     files = sorted(directory.glob(f"*-{name}.json"), key=lambda path: (*_age(path), path.name))
     if not files:
@@ -57,8 +57,8 @@ def pages() -> list[Path]:
 
 
 def render(text: str, page: Path) -> str:
-    """The page's text with every table drawn anew."""
-    tables = TABLES | lab.TABLES
+    """Return the page's text with every table drawn anew."""
+    tables = TABLES | lab.LAB_TABLES
 
     def draw(match: re.Match[str]) -> str:
         start, name, _, end = match.groups()
@@ -84,13 +84,13 @@ def rendered_pages() -> dict[Path, str]:
     """Every page as it should be. A table that no page has a place for is an error: its figures would be nowhere."""
     texts = {page: page.read_text() for page in pages()}
     placed = {name for text in texts.values() for _, name, _, _ in TABLE.findall(text)}
-    if gone := sorted((TABLES | lab.TABLES).keys() - placed):
+    if gone := sorted((TABLES | lab.LAB_TABLES).keys() - placed):
         raise UserError(f"neither README.md nor docs/ has a place for the table {gone[0]!r}")
     return {page: render(text, page) for page, text in texts.items()}
 
 
 def sources(directory: Path) -> list[Path]:
-    """The newest results file of each suite and kind of machine in a directory."""
+    """Return the newest results file of each suite and kind of machine in a directory."""
     latest: dict[tuple[str, str], tuple[bool, str, Path]] = {}
     for suite in SUITE_TABLES:
         for path in sorted(directory.glob(f"*-{suite}.json")):
@@ -102,7 +102,7 @@ def sources(directory: Path) -> list[Path]:
 
 
 def report_text(directory: Path) -> str:
-    """The whole report on a directory's results: for each file the machine, the tables, the charts, what is missing."""
+    """Write the report on a directory's results: for each file the machine, tables, charts and what is missing."""
     parts = [
         "# What was measured",
         "Drawn by `python -m benchmarks report`; every figure is in the file named above it.",
@@ -137,14 +137,14 @@ def written(directory: Path) -> dict[Path, str]:
     texts = {directory / "report.md": report_text(directory)} if sources(directory) else {}
     if directory == RESULTS:
         texts |= rendered_pages()
-        texts[LAB_FINDINGS] = lab.record(json.loads(newest("lab-diagnosis").read_text()))
+        texts[LAB_FINDINGS] = lab.record_table(json.loads(newest("lab-diagnosis").read_text()))
     return texts
 
 
 def write_report(directory: Path) -> Path:
     """Draw everything anew; returns where the report is."""
     for path in sources(directory):
-        charts.draw(path, directory)
+        charts.draw_charts(path, directory)
     for path, text in written(directory).items():
         path.write_text(text)
     return directory / "report.md"
@@ -153,7 +153,7 @@ def write_report(directory: Path) -> Path:
 def stale(directory: Path) -> list[str]:
     """What does not say what the results say."""
     texts = [path.name for path, text in written(directory).items() if not path.exists() or path.read_text() != text]
-    return texts + [name for path in sources(directory) for name in charts.stale(path, directory)]
+    return texts + [name for path in sources(directory) for name in charts.stale_charts(path, directory)]
 
 
 def main(arguments: list[str] | None = None) -> int:

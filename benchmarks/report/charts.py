@@ -17,13 +17,12 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
 from benchmarks.ops.floor import floor_milliseconds
-from benchmarks.ops.problems import TOLERANCE
+from benchmarks.ops.problems import BASELINE, TOLERANCE
 from benchmarks.report.lines import LOGITS, lines
 from benchmarks.report.tables import shape
-from rlif.plots.style import BLACK, BLUE, GREY, ORANGE, VERMILLION, new_figure, tidy
+from rlif.plots.style import BLACK, BLUE, GREY, ORANGE, VERMILLION, new_figure, tidy_axes
 
 Entry = dict[str, Any]
-BASELINE = "eager"
 # What the figures of a chart are: part of its caption.
 SHOWN = {
     "time": "medians, shade: 20th to 80th percentile",
@@ -59,14 +58,14 @@ def checksum(source: Path) -> str:
     return f"{source.name} {hashlib.sha256(source.read_bytes()).hexdigest()}"
 
 
-def draw(source: Path, directory: Path) -> None:
+def draw_charts(source: Path, directory: Path) -> None:
     """Draw the charts of a results file anew."""
     for path, figure in figures(source, directory).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110, metadata={"Description": checksum(source)})
 
 
-def stale(source: Path, directory: Path) -> list[str]:
+def stale_charts(source: Path, directory: Path) -> list[str]:
     """The charts of a results file that are not there, or that were drawn from something else."""
     found = []
     for path in figures(source, directory):
@@ -95,7 +94,7 @@ def panels(count: int, columns: int, title: str, height: float) -> tuple[Figure,
     figure.suptitle(title, fontsize=13, x=0.01, ha="left", fontweight="bold")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for each in axes:
-        tidy(each, grid=False)
+        tidy_axes(each, grid=False)
         each.tick_params(labelsize=8)
     for each in axes[count:]:
         each.set_visible(False)
@@ -112,7 +111,7 @@ def colours(entries: list[Entry]) -> dict[str, str]:
     return {name: colour(each, name) for entry in entries for name, each in entry["implementations"].items()}
 
 
-def measured(results: dict[str, Any], op: str, kind: str = "time") -> list[Entry]:
+def measured_entries(results: dict[str, Any], op: str, kind: str = "time") -> list[Entry]:
     """The op's entries that have a figure, in the order of measuring."""
     entries = (each for each in results["entries"] if each["kind"] == kind and each["op"] == op)
     return [entry for entry in entries if (_right(entry) if kind == "time" else entry["implementations"])]
@@ -123,7 +122,7 @@ def _right(entry: Entry) -> dict[str, Entry]:
 
 
 def sweep(entries: list[dict[str, Any]], along: str) -> list[dict[str, Any]]:
-    """The most entries that differ in `along` ("rows" or "columns") alone, ascending."""
+    """Return the most entries that differ in `along` ("rows" or "columns") alone, ascending."""
     other = "rows" if along == "columns" else "columns"
     groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for entry in entries:
@@ -175,7 +174,7 @@ def time_chart(op: str) -> Callable[[dict[str, Any]], Figure | None]:
     """Time against V and against N."""
 
     def figure(results: dict[str, Any]) -> Figure | None:
-        entries = measured(results, op)
+        entries = measured_entries(results, op)
         shown = {along: found for along in ("columns", "rows") if len(found := sweep(entries, along)) > 1}
         if not shown:
             return None
@@ -191,7 +190,7 @@ def time_chart(op: str) -> Callable[[dict[str, Any]], Figure | None]:
 
 def floor_chart(results: dict[str, Any]) -> Figure | None:
     """Bars: the floor, measured beside it, over the time of each, for one shape of each op."""
-    entries = [timed[0] for op in OP_NAMES if (timed := measured(results, op))]
+    entries = [timed[0] for op in OP_NAMES if (timed := measured_entries(results, op))]
     if not entries:
         return None
     shares: dict[str, dict[str, float]] = {}
@@ -220,7 +219,7 @@ def floor_chart(results: dict[str, Any]) -> Figure | None:
 
 def memory_chart(results: dict[str, Any]) -> Figure | None:
     """Extra memory against the size of all logits."""
-    found = {op: measured(results, op, "memory") for op in ("token_stats", "linear_grpo_loss")}
+    found = {op: measured_entries(results, op, "memory") for op in ("token_stats", "linear_grpo_loss")}
     found = {op: sorted(each, key=lambda entry: entry["logits_bytes"]) for op, each in found.items() if each}
     if max(map(len, found.values()), default=0) < 2:
         return None
@@ -250,7 +249,7 @@ def memory_chart(results: dict[str, Any]) -> Figure | None:
 
 def error_chart(results: dict[str, Any]) -> Figure | None:
     """Dots: the largest error of outputs and of gradients, for float32 and bfloat16."""
-    chosen = {entry["dtype"]: entry for entry in reversed(measured(results, "token_stats"))}
+    chosen = {entry["dtype"]: entry for entry in reversed(measured_entries(results, "token_stats"))}
     entries = [chosen[dtype] for dtype in sorted(chosen, reverse=True)]
     if not entries:
         return None

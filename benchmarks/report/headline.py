@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.report.markdown import table
 from benchmarks.report.tables import memory_of, shape
 
-SUITES = ("ops", "loop", "trl-step", "self-feedback")
+HEADLINE_SUITES = ("ops", "loop", "trl-step", "self-feedback")
 
 
 def headline(newest: Callable[[str], Path], page: Path) -> str:
@@ -21,9 +21,9 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
         newest: gives the newest results file of a suite.
         page: that the table stands on; links are relative to it.
     """
-    files = {suite: newest(suite) for suite in SUITES}
+    files = {suite: newest(suite) for suite in HEADLINE_SUITES}
     results = {suite: json.loads(path.read_text()) for suite, path in files.items()}
-    loop, steps, pairs = (results[suite]["implementations"] for suite in SUITES[1:])
+    loop, steps, pairs = (results[suite]["implementations"] for suite in HEADLINE_SUITES[1:])
     inside, stock = (
         steps[name]["seconds"]["step"] for name in ("TRL with use_fused_token_stats and trl_reward", "TRL")
     )

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.report.markdown import table
 
 
-def findings(results: dict[str, Any]) -> str:
+def findings_table(results: dict[str, Any]) -> str:
     rows = [[each["title"], f"**{each['agreement']}**"] for each in results["findings"]]
     return table(["the paper's finding", "here"], rows)
 
@@ -20,7 +20,7 @@ def guard(results: dict[str, Any]) -> str:
     return table(["keep the policy of", "below the best: mean", "worst", "above the start model: mean"], rows)
 
 
-def diagnosis(results: dict[str, Any]) -> str:
+def diagnosis_table(results: dict[str, Any]) -> str:
     rows = []
     for name, held_out in (("set the thresholds", False), ("held out", True)):
         pairs = [each for each in results["pairs"] if each["held_out"] is held_out]
@@ -29,7 +29,7 @@ def diagnosis(results: dict[str, Any]) -> str:
     return table(["pairs of start model and reward", "start models", "pairs", "verdict came true"], rows)
 
 
-def record(results: dict[str, Any]) -> str:
+def record_table(results: dict[str, Any]) -> str:
     """What `rlif diagnose` says of its own verdicts: how often each came true in the lab, on held-out pairs."""
     held_out = [each for each in results["pairs"] if each["held_out"]]
     verdicts = {
@@ -42,8 +42,8 @@ def record(results: dict[str, Any]) -> str:
     return json.dumps({"verdicts": verdicts}, indent=1) + "\n"
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "lab-findings": findings,
+LAB_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "lab-findings": findings_table,
     "lab-guard": guard,
-    "lab-diagnosis": diagnosis,
+    "lab-diagnosis": diagnosis_table,
 }

@@ -15,11 +15,11 @@ README_OPS = ("token_stats", "grpo_loss", "linear_token_stats", "linear_grpo_los
 
 
 def ops(results: dict[str, Any]) -> str:
-    """One shape of each op: the first that was timed."""
+    """Return one shape of each op: the first that was timed."""
     rows = []
     for op in README_OPS:
         entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
-        lines = op_rows(entry, memory_of(entry, results))
+        lines = implementation_rows(entry, memory_of(entry, results))
         rows += [[f"`{op}`, {shape(entry)}" if number == 0 else "", *line] for number, line in enumerate(lines)]
     shown = table(["op and shape", *HEADINGS], rows)
     return f"{shown}\n\n{all_shapes(results)}" + notes(results["machine"]["versions"], missing(results))
@@ -52,11 +52,11 @@ RATE = "bytes or FLOP a second"
 
 
 def all_ops(results: dict[str, Any]) -> str:
-    """Every shape of every op, a table each."""
+    """Return every shape of every op, a table each."""
     parts = []
     for entry in results["entries"]:
         if entry["kind"] == "time":
-            rows = op_rows(entry, memory_of(entry, results), rates=True)
+            rows = implementation_rows(entry, memory_of(entry, results), rates=True)
             parts.append(f"### `{entry['op']}`, {shape(entry)}\n\n{entry['title'][0].upper()}{entry['title'][1:]}.")
             parts.append(table([*HEADINGS, RATE], rows))
             composed: dict[str, list[str]] = {}
@@ -73,7 +73,9 @@ def all_ops(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def op_rows(entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates: bool = False) -> list[list[str]]:
+def implementation_rows(
+    entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates: bool = False
+) -> list[list[str]]:
     """A row for each implementation of an entry; \\* marks what had to be composed."""
     rows = []
     for name, each in entry["implementations"].items():
@@ -169,7 +171,7 @@ def demo(results: dict[str, Any]) -> str:
 
 
 def trainers(results: dict[str, Any], heading: str, rate: str, first: tuple[str, Callable[[Any], str]]) -> str:
-    """Each trainer: what comes first (a heading, and a cell of an entry), its rate over TRL's, phases, peak memory."""
+    """Draw a row for each trainer: a first cell under its heading, its rate over TRL's, phases, peak memory."""
     entries = results.get("implementations", {})
     title, cell = first
     rows = []
@@ -209,7 +211,7 @@ def generation(results: dict[str, Any]) -> str:
 
 
 def self_feedback(results: dict[str, Any]) -> str:
-    """The method over its seeds, then a DPO step."""
+    """Return the method over its seeds, then a DPO step."""
 
     def rate(entry: dict[str, Any]) -> str:
         low, high = entry["quartiles"]
@@ -225,8 +227,8 @@ def self_feedback_method(results: dict[str, Any]) -> str:
     measured = {
         "accuracy": ("trace", "accuracy", "{:.1%}"),
         "ECE, confidence in the whole solution": ("trace", f"{trace}/ece", "{:.3f}"),
-        "Brier score, likewise": ("trace", f"{trace}/brier", "{:.3f}"),
-        "AUROC, likewise": ("trace", f"{trace}/auroc", "{:.3f}"),
+        "Brier score, confidence in the whole solution": ("trace", f"{trace}/brier", "{:.3f}"),
+        "AUROC, confidence in the whole solution": ("trace", f"{trace}/auroc", "{:.3f}"),
         "ECE, confidence in the answer's tokens alone": ("answer", f"{answer}/ece", "{:.3f}"),
         "AUROC of the latter": ("answer", f"{answer}/auroc", "{:.3f}"),
     }
@@ -247,7 +249,7 @@ def self_feedback_method(results: dict[str, Any]) -> str:
 
 
 def interval(values: list[float]) -> tuple[float, ...]:
-    """The 95% interval of the mean of a few normal values (Student's t); nothing of a single one."""
+    """Return the 95% interval of the mean of a few normal values (Student's t); nothing of a single one."""
     if len(values) < 2:
         return ()
     mean = statistics.fmean(values)

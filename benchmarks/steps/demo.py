@@ -15,20 +15,27 @@ from typing import Any
 
 from benchmarks.machine import slug
 from benchmarks.runner import Options, Step
-from rlif.demo.command import REWARDS
+from rlif.demo.command import DEMO_REWARDS
 from rlif.demo.command import run as run_demo
 from rlif.demo.options import DemoConfig
 from rlif.tasks.built_in_models import base_model_dir, pretrained_base
 
-METRICS = ("step", "eval/accuracy", "eval/entropy", "eval/completion_length", "eval/base_nll", "eval/self_certainty")
+RUN_METRICS = (
+    "step",
+    "eval/accuracy",
+    "eval/entropy",
+    "eval/completion_length",
+    "eval/base_nll",
+    "eval/self_certainty",
+)
 
 
 def steps(options: Options) -> list[Step]:
-    seeds = [Step(f"seed {seed}", 300, partial(add, options, seed)) for seed in range(options.repeats)]
-    return [Step("pretraining of the base model", 120, pretrain), *seeds]
+    seeds = [Step(f"seed {seed}", 300, partial(add_seed, options, seed)) for seed in range(options.repeats)]
+    return [Step("pretraining of the base model", 120, pretrain_base), *seeds]
 
 
-def pretrain(results: dict[str, Any]) -> str:
+def pretrain_base(results: dict[str, Any]) -> str:
     base = DemoConfig().base
     was_cached = base_model_dir(base).is_dir()
     started = time.perf_counter()
@@ -37,7 +44,7 @@ def pretrain(results: dict[str, Any]) -> str:
     return "was done before" if was_cached else "done"
 
 
-def add(options: Options, seed: int, results: dict[str, Any]) -> str:
+def add_seed(options: Options, seed: int, results: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch)
         started = time.perf_counter()
@@ -45,11 +52,11 @@ def add(options: Options, seed: int, results: dict[str, Any]) -> str:
         seconds = time.perf_counter() - started
         if seed == 0:
             shutil.copy(run / "figure.png", options.output / f"{slug(options.device)}-{results['date']}-demo.png")
-        found = {reward: evaluations(run / reward / "metrics.jsonl") for reward in REWARDS}
+        found = {reward: evaluations(run / reward / "metrics.jsonl") for reward in DEMO_REWARDS}
     results.setdefault("seeds", {})[seed] = {"seconds": seconds} | found
     return f"{seconds:.0f} s"
 
 
 def evaluations(metrics: Path) -> list[dict[str, float]]:
     rows = map(json.loads, metrics.read_text().splitlines())
-    return [{key: round(row[key], 5) for key in METRICS} for row in rows if "eval/accuracy" in row]
+    return [{key: round(row[key], 5) for key in RUN_METRICS} for row in rows if "eval/accuracy" in row]

@@ -26,13 +26,12 @@ from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring.confidence import OUTPUTS
 from rlif.scoring.scorer import Scorer
 from rlif.tasks.arithmetic import ArithmeticConfig, problems
 from rlif.tasks.built_in_models import pretrained_base
 from rlif.tasks.options import BaseModelConfig
 
-# Every score of `rlif eval` can be had of these.
-OUTPUTS = ("logprob", "entropy", "self_certainty", "top_probs")
 # No vocabulary stands for the built-in base model.
 BASE = Workload(vocab_size=0, prompts=32, prompt_length=8, max_completion_length=96)
 NARROW = Workload(max_completion_length=32)
@@ -55,13 +54,13 @@ WORKLOADS = {
 
 
 def steps(options: Options) -> list[Step]:
-    """One model each. Sampling is a CPU's affair here: on a GPU its models are too small to say anything."""
+    """Return a step for each model. They are for a CPU: on a GPU such small models say nothing."""
     repeats = 5 if options.size == "full" else 3
-    return [Step(name, 40, partial(add, name, work, repeats)) for name, work in WORKLOADS[options.size].items()]
+    return [Step(name, 40, partial(add_model, name, work, repeats)) for name, work in WORKLOADS[options.size].items()]
 
 
-def add(name: str, work: Workload, repeats: int, results: dict[str, Any]) -> str:
-    entry = results.setdefault("models", {})[name] = measure(work, repeats)
+def add_model(name: str, work: Workload, repeats: int, results: dict[str, Any]) -> str:
+    entry = results.setdefault("models", {})[name] = measure_model(work, repeats)
     return (
         f"{statistics.median(entry['seconds']['plain']):.2f} s, statistics {entry['statistics_share']:+.1%}, "
         f"a second forward {entry['second_forward_share']:+.1%}"
@@ -69,7 +68,7 @@ def add(name: str, work: Workload, repeats: int, results: dict[str, Any]) -> str
 
 
 def model_and_prompts(work: Workload) -> tuple[LanguageModel, list[EncodedPrompt]]:
-    """In float32: the base model and problems of its task, or a random model and tokens, of which none ends."""
+    """Load the base model and problems of its task, or make a random model, which never ends early, and tokens."""
     if not work.vocab_size:
         language_model = load_language_model(str(pretrained_base(BaseModelConfig())), device="cpu", dtype="float32")
         first = itertools.islice(problems(ArithmeticConfig(), "eval", seed=0), work.prompts)
@@ -83,7 +82,7 @@ def model_and_prompts(work: Workload) -> tuple[LanguageModel, list[EncodedPrompt
     return LanguageModel(model.eval(), tokenizer, (), 0), [EncodedPrompt("", None, row) for row in ids.tolist()]
 
 
-def measure(work: Workload, repeats: int) -> dict[str, Any]:
+def measure_model(work: Workload, repeats: int) -> dict[str, Any]:
     """Seconds of every repeat, and shares of the plain sampling's."""
     language_model, prompts = model_and_prompts(work)
     scorer = Scorer(language_model.model, fused_head(language_model.model))

@@ -43,7 +43,7 @@ def steps(options: Options) -> list[Step]:
     # Pairs of completions: half as many sequences as a training step has.
     work = dataclasses.replace(SIZES[options.size], prompts=2 * SIZES[options.size].prompts, steps=5, beta=0.2)
     names = [name for name in ("rlif", "TRL") if options.allows(name.lower())]
-    found = steps_in_turn(measure_dpo, names, work, partial(summary, work.prompts), options.repeats, 30)
+    found = steps_in_turn(measure_dpo, names, work, partial(summarise_pairs, work.prompts), options.repeats, 30)
     if options.size in QUESTIONS:
         count = partial(add_method, *QUESTIONS[options.size])
         found += [Step(f"seed {seed}", 250, partial(count, seed)) for seed in range(options.repeats)]
@@ -104,15 +104,15 @@ def measure_dpo(trainer: str, work: Workload) -> dict[str, Any]:
             for _ in range(work.prompts * work.steps)
         ]
         (directory / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        train = train_rlif if trainer == "rlif" else train_trl
+        train = train_rlif_pairs if trainer == "rlif" else train_trl
         return train(work, directory) | {"peak_bytes": peak_bytes()}
 
 
-def train_rlif(work: Workload, directory: Path) -> dict[str, Any]:
+def train_rlif_pairs(work: Workload, directory: Path) -> dict[str, Any]:
     """`rlif self-feedback train`."""
     seconds: list[float] = []
     reference: list[float] = []
-    time_in(training, "train_step", seconds)
+    time_in(training, "train_batch", seconds)
     time_in(training, "reference_logprobs", reference)
     options = TrainOptions(
         num_train_epochs=1, pairs_per_step=work.prompts, learning_rate=work.learning_rate, beta=work.beta
@@ -165,7 +165,7 @@ def train_trl(work: Workload, directory: Path) -> dict[str, Any]:
     return {"steps": whole.seconds, "reference_seconds": sum(reference), "first_loss": first_loss}
 
 
-def summary(pairs_per_step: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise_pairs(pairs_per_step: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
     """Pairs a second over the steps of all turns but each one's first: median and quartiles; and the peak memory."""
     low, median, high = quartiles([pairs_per_step / seconds for turn in turns for seconds in turn["steps"][1:]])
     return {

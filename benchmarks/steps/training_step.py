@@ -29,7 +29,7 @@ from rlif.training.options import TrainConfig
 RLIF, STOCK, PARTS, INSIDE = "rlif", "TRL", "TRL with use_fused_token_stats and trl_reward", "RLIFTrainer"
 
 
-def measure(trainer: str, work: Workload) -> dict[str, Any]:
+def measure_trainer(trainer: str, work: Workload) -> dict[str, Any]:
     """Train in this process, which should be a fresh one.
 
     Returns:
@@ -167,7 +167,7 @@ def train_inside_trl(name: str, work: Workload, directory: Path) -> dict[str, An
     return {"steps": steps, "first_rewards": rewards[: work.prompts * work.num_generations]}
 
 
-def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise_steps(turns: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians and quartiles over the steps of all turns but each one's first, which warms up."""
     steps = [step for turn in turns for step in turn["steps"][1:]]
     low, _, high = quartiles([step["step"] for step in steps])

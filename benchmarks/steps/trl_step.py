@@ -32,6 +32,6 @@ def steps(options: Options) -> list[Step]:
         gap = max(abs(first - other) for first, other in pairs)
         if not gap <= REWARD_GAP[options.device]:
             raise RuntimeError(f"its rewards differ by {gap:.1e} from those of the first trainer that ran")
-        return training_step.summary(turns) | {"reward_gap": gap}
+        return training_step.summarise_steps(turns) | {"reward_gap": gap}
 
-    return steps_in_turn(training_step.measure, TRAINERS, work, summary, options.repeats, 70)
+    return steps_in_turn(training_step.measure_trainer, TRAINERS, work, summary, options.repeats, 70)

@@ -111,7 +111,7 @@ def now() -> float:
 
 
 def timed(function: Callable[..., Result], seconds: list[float]) -> Callable[..., Result]:
-    """The function, which then adds to the list how long each call took."""
+    """Return the function, which then adds to the list how long each call took."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Result:
         started = now()

@@ -58,7 +58,7 @@ def grpo_loss(
     group: "ProcessGroup | None" = None,
     backend: str | None = None,
 ) -> GRPOLoss:
-    """The policy loss of GRPO and of its variants, with the gradient of the logits computed in the same pass.
+    """Compute the policy loss of GRPO and of its variants, with the gradient of the logits computed in the same pass.
 
     `policy_loss` is the definition. Names and values are TRL's, with one exception: TRL takes the mean entropy of each
     part of a batch over that part's own tokens.

@@ -33,7 +33,7 @@ def op_arguments(arguments: RowArguments) -> tuple[Tensor, Tensor | None, float,
 def op_rows(
     targets: Tensor, temperature: Tensor | None, scalar_temperature: float, softcap: float, num_columns: int
 ) -> Rows:
-    """The rows again, within an op."""
+    """Rebuild the rows within an op."""
     return Rows(targets, scalar_temperature if temperature is None else temperature, softcap, num_columns)
 
 
@@ -48,7 +48,7 @@ def op_loss_arguments(loss: LossArguments) -> tuple[list[Tensor | None], list[fl
 
 
 def op_loss(loss_rows: Sequence[Tensor | None], options: Sequence[float]) -> tuple[LossRows, LossOptions]:
-    """The loss's arguments again, within an op."""
+    """Rebuild the loss's arguments within an op."""
     return LossRows(*loss_rows), LossOptions(*options)  # type: ignore[arg-type]
 
 
@@ -56,7 +56,7 @@ def op_loss(loss_rows: Sequence[Tensor | None], options: Sequence[float]) -> tup
 
 
 def field_outputs(fields: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All fields in order, from flat ones, in the shape of the targets."""
+    """Return all fields in order, from flat ones, in the shape of the targets."""
     logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs = (
         fields[name].view(targets.shape + fields[name].shape[1:])
         if name in fields
@@ -78,7 +78,7 @@ def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Ten
 
 
 def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenStats:
-    """The public result from an op's outputs, which begin with the fields."""
+    """Return the public result from an op's outputs, which begin with the fields."""
     return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
 
 
@@ -114,7 +114,7 @@ def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
 def loss_outputs(
     fields: dict[str, Tensor], terms: TokenTerms, targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The loss, three statistics, k3 and the clip flags, these in the shape of the targets."""
+    """Compute the loss, three statistics, k3 and the clip flags, these in the shape of the targets."""
     active = targets != IGNORE_INDEX
 
     def shaped(value: Tensor | None) -> Tensor:

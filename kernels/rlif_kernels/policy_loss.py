@@ -80,7 +80,7 @@ def policy_loss(
     max_completion_length: int | None = None,
     loss_scale: float = 1.0,
 ) -> GRPOLoss:
-    """The loss of GRPO from the statistics of the tokens: the definition of what `grpo_loss` does after `token_stats`.
+    """Compute the loss of GRPO from the statistics of the tokens: it defines what `grpo_loss` does after `token_stats`.
 
     It serves where the statistics decide the advantages as well: one forward gives the reward, from the detached
     statistics, and the loss. Autograd differentiates it: per token, with w, v, A, r and d as above,
@@ -206,7 +206,7 @@ def token_weights(
     max_completion_length: int | None,
     loss_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The weight of each token of (..., T) in the loss and in the mean over tokens, float32; 0 where not active.
+    """Return the weight of each token of (..., T) in the loss and in the mean over tokens, float32; 0 where not active.
 
     A loss of type "grpo" is the mean over sequences of the mean over a sequence's tokens, "bnpo" the mean over tokens,
     "dapo" their sum divided by `num_items_in_batch`, "dr_grpo" their sum divided by the number of sequences and by
@@ -233,7 +233,7 @@ def token_terms(
     options: LossOptions,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> TokenTerms:
-    """The loss and its derivative from the statistics of each token, (N,).
+    """Return the loss and its derivative from the statistics of each token, (N,).
 
     Args:
         fields: of `TokenStats`, float32: "logprob", and those whose coefficient is not 0.
@@ -276,7 +276,7 @@ def token_terms(
 
 
 def sequence_average(active: Tensor, length: int, rows: Tensor | slice) -> Callable[[Tensor], Tensor]:
-    """The mean over the active tokens of a sequence, in the place of each of its tokens, for `token_terms`.
+    """Return the mean over the active tokens of a sequence, in the place of each of its tokens, for `token_terms`.
 
     Args:
         active: (N,) bool, of all tokens, those of a sequence side by side.

@@ -106,7 +106,7 @@ def grpo_loss(
     softcap: float | None = None,
     **options: Any,
 ) -> GRPOLoss:
-    """The loss of GRPO from logits (..., T, V): `token_stats`, then `policy_loss`, whose options these are."""
+    """Compute the loss of GRPO from logits (..., T, V): `token_stats`, then `policy_loss`, whose options these are."""
     active = targets != IGNORE_INDEX
     if mask is not None:
         active = active & mask

@@ -34,7 +34,7 @@ class Rows(NamedTuple):
         return (self.temperature, 1.0) if isinstance(self.temperature, Tensor) else (None, self.temperature)
 
     def take(self, index: slice | Tensor) -> "Rows":
-        """Some of the rows, by their numbers from 0 to N - 1, flat."""
+        """Return some of the rows, by their numbers from 0 to N - 1, flat."""
         temperature = self.flat_temperature
         if isinstance(temperature, Tensor):
             temperature = temperature[index]
@@ -70,7 +70,7 @@ def zero_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[d
 
 
 def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, rows: Rows) -> dict[str, Tensor]:
-    """The upstream gradients folded into the terms of one polynomial per row, the temperature included:
+    """Return the upstream gradients folded into the terms of one polynomial per row, the temperature included:
 
     dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y],   c_p = c_rest - c_y
 

@@ -1,4 +1,4 @@
-"""Which completions of a group state the same answer."""
+"""This module finds which completions of a group state the same answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def majorities(texts: Sequence[str], num_generations: int) -> list[list[int]]:
 
 
 def agreeing(completions: Sequence[str], num_generations: int) -> Iterator[list[list[int]]]:
-    """For each group the rows that state the same answer, as lists in the order in which the answers first appear."""
+    """Yield for each group the rows that state the same answer, as lists in the order in which answers first appear."""
     for start in range(0, len(completions), num_generations):
         answers = [extract_answer(text) for text in completions[start : start + num_generations]]
         yield [[start + place for place in places] for places in matching_answers(answers)]

@@ -23,7 +23,7 @@ _LONGEST_EXPRESSION = 200
 
 
 def answers_match(answer: str, gold: str) -> bool:
-    r"""Whether an answer equals another: as numbers, as mathematics, or as text without surrounding space.
+    r"""Tell whether an answer equals another: as numbers, as mathematics, or as text without surrounding space.
 
     Numbers may carry a sign, thousands separators and trailing zeros: `+1,000.0` equals `1000`. Two mathematical
     expressions that are not both such numbers are compared by math-verify: `\frac{1}{2}` equals `0.5`, `x+1` equals

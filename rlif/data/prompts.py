@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlif.answers.extract import extract_answer
-from rlif.data.tables import read_rows, shorten
+from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 Message = Mapping[str, object]
 
 
@@ -61,7 +61,7 @@ def read_prompts(
         UserError: naming `argument`, the file and, where one is at fault, the line or the row.
     """
     default = default_split or ("test" if argument == "eval_data" else "train")
-    rows = read_rows(
+    rows = read_table(
         data,
         argument=argument,
         columns=(prompt_column, answer_column),
@@ -87,8 +87,8 @@ def read_prompts(
     return prompts
 
 
-def shuffled_epochs(items: Sequence[T], seed: int) -> Iterator[T]:
-    """Every item once in a random order, then all of them again in another, without end. The seed fixes the order."""
+def shuffled_epochs(items: Sequence[Item], seed: int) -> Iterator[Item]:
+    """Yield every item once in a random order, then all again in another, without end. The seed fixes the order."""
     order = list(items)
     generator = random.Random(seed)
     while True:

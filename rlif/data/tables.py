@@ -28,17 +28,17 @@ _FILE_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".tx
 _HUB_SECONDS = 10.0
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One row of a table and where it stands: "line 3" of a text file, "row 3" of another table, from 1."""
 
     where: str
     values: dict[str, Any]
 
 
-def read_rows(
+def read_table(
     data: str | Path, *, argument: str, columns: tuple[str, ...], config: str | None, split: str | None, default: str
-) -> Iterator[Row]:
-    """The rows of a table.
+) -> Iterator[TableRow]:
+    """Yield the rows of a table.
 
     Args:
         data: a JSONL, JSON, CSV, TSV or Parquet file (other names are taken for JSONL), a directory of such files or
@@ -103,7 +103,7 @@ def _read_text(path: Path, argument: str) -> str:
         raise UserError(f"{argument}: cannot read {path}: {error.strerror}") from error
 
 
-def _jsonl_rows(text: str, where: str) -> Iterator[Row]:
+def _jsonl_rows(text: str, where: str) -> Iterator[TableRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -114,10 +114,10 @@ def _jsonl_rows(text: str, where: str) -> Iterator[Row]:
             raise UserError(f"{place}: got {shorten(line)}, expected a JSON object ({error})") from error
         if not isinstance(values, dict):
             raise UserError(f"{place}: got {shorten(line)}, expected a JSON object")
-        yield Row(f"line {number}", values)
+        yield TableRow(f"line {number}", values)
 
 
-def _json_array_rows(text: str, where: str) -> Iterator[Row]:
+def _json_array_rows(text: str, where: str) -> Iterator[TableRow]:
     try:
         items = _parse_json(text)
     except (ValueError, RecursionError) as error:
@@ -126,7 +126,7 @@ def _json_array_rows(text: str, where: str) -> Iterator[Row]:
         if not isinstance(values, dict):
             came = shorten(json.dumps(values, default=str))
             raise UserError(f"{where}, row {number}: got {came}, expected a JSON object")
-        yield Row(f"row {number}", values)
+        yield TableRow(f"row {number}", values)
 
 
 def _parse_json(text: str) -> Any:
@@ -138,7 +138,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _csv_rows(text: str, where: str, delimiter: str) -> Iterator[Row]:
+def _csv_rows(text: str, where: str, delimiter: str) -> Iterator[TableRow]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
     columns: list[str] = []
@@ -152,19 +152,19 @@ def _csv_rows(text: str, where: str, delimiter: str) -> Iterator[Row]:
                     raise UserError(
                         f"{where}, line {start}: got {len(fields)} fields, expected {len(columns)} as in the first line"
                     )
-                yield Row(f"line {start}", dict(zip(columns, fields, strict=True)))
+                yield TableRow(f"line {start}", dict(zip(columns, fields, strict=True)))
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{where}, line {start}: {error}") from error
 
 
-def _dataset_rows(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[Row]:
+def _dataset_rows(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[TableRow]:
     if columns[0] not in dataset.column_names:
         columns = tuple(dataset.column_names)
     # Other columns may be images or sound, which would be decoded for nothing.
     dataset = dataset.select_columns([column for column in columns if column in dataset.column_names])
     for number, values in enumerate(dataset, start=1):
-        yield Row(f"row {number}", values)
+        yield TableRow(f"row {number}", values)
 
 
 def _load_parquet(path: Path, argument: str) -> Dataset:

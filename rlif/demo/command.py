@@ -21,8 +21,8 @@ from rlif.tasks.built_in_models import pretrained_base
 from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
 
-REWARDS = ("self_certainty", "verifiable")
-EVAL_GENERATIONS = 4
+DEMO_REWARDS = ("self_certainty", "verifiable")
+DEMO_EVAL_GENERATIONS = 4
 
 
 def run(config: DemoConfig) -> None:
@@ -50,7 +50,7 @@ def run(config: DemoConfig) -> None:
     write_jsonl(eval_data, task, "eval", config.eval_prompts, config.seed)
 
     results = {}
-    for reward in REWARDS:
+    for reward in DEMO_REWARDS:
         results[reward] = train(
             TrainConfig(
                 model=str(model),
@@ -64,18 +64,18 @@ def run(config: DemoConfig) -> None:
                 learning_rate=config.learning_rate,
                 lr_scheduler_type="constant",
                 warmup_ratio=0.05,
-                eval_generations=EVAL_GENERATIONS,
+                eval_generations=DEMO_EVAL_GENERATIONS,
                 guard="warn",
                 seed=config.seed,
             )
         )
     figure = output_dir / "figure.png"
     plot_runs({reward: result.rows for reward, result in results.items()}, figure)
-    console.print(results_table(results, config.eval_prompts * EVAL_GENERATIONS))
+    console.print(runs_table(results, config.eval_prompts * DEMO_EVAL_GENERATIONS))
     console.print(f"Figure: {figure}\nData, metrics, samples and models: {output_dir}", soft_wrap=True)
 
 
-def results_table(results: Mapping[str, TrainResult], eval_samples: int) -> Table:
+def runs_table(results: Mapping[str, TrainResult], eval_samples: int) -> Table:
     """Held-out accuracy of each run: at its start, at its best, where the guard would stop without labels, at its end.
 
     Each of `eval_samples` completions.

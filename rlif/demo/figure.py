@@ -7,9 +7,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from rlif.plots.style import COLORS, in_percent, new_figure, tidy
+from rlif.plots.style import COLORS, in_percent, new_figure, tidy_axes
 
-Rows = Sequence[Mapping[str, float]]
+MetricRows = Sequence[Mapping[str, float]]
 """The rows of one run's metrics.jsonl."""
 
 # What each reward is measured in; an axis of its own for every unit.
@@ -17,8 +17,8 @@ _REWARD_UNITS = {"verifiable": "share correct"}
 _INTERNAL_REWARD_UNIT = "nats/token"
 
 
-def best_evaluation(rows: Rows) -> Mapping[str, float]:
-    """The first row with the highest `eval/accuracy`.
+def best_evaluation(rows: MetricRows) -> Mapping[str, float]:
+    """Return the first row with the highest `eval/accuracy`.
 
     Raises:
         ValueError: no row has one.
@@ -29,7 +29,7 @@ def best_evaluation(rows: Rows) -> Mapping[str, float]:
     return max(evaluated, key=lambda row: row["eval/accuracy"])
 
 
-def plot_runs(runs: Mapping[str, Rows], path: Path) -> None:
+def plot_runs(runs: Mapping[str, MetricRows], path: Path) -> None:
     """Draw accuracy, reward, entropy, length and base NLL against the step, and write them to `path` as a PNG.
 
     Accuracy, entropy, length and base NLL are those of the evaluations (held-out prompts), reward that of training. A
@@ -85,19 +85,19 @@ def plot_runs(runs: Mapping[str, Rows], path: Path) -> None:
     for key, axes in panels.items():
         axes.set_title(titles[key], loc="left", fontweight="bold")
         axes.set_xlabel("training step")
-        tidy(axes, right=key == "reward")
+        tidy_axes(axes, right=key == "reward")
         if key != "accuracy":
             for name, row in best.items():
                 axes.axvline(row["step"], color=colors[name], linestyle=":", linewidth=1.2)
     figure.savefig(path)
 
 
-def _draw(axes: Axes, rows: Rows, metric: str, color: str, label: str | None = None) -> None:
+def _draw(axes: Axes, rows: MetricRows, metric: str, color: str, label: str | None = None) -> None:
     steps, values = _series(rows, metric)
     axes.plot(steps, values, "o-", color=color, label=label, markersize=3.5, linewidth=1.8)
 
 
-def _draw_rewards(axes: Axes, runs: Mapping[str, Rows], colors: Mapping[str, str]) -> None:
+def _draw_rewards(axes: Axes, runs: Mapping[str, MetricRows], colors: Mapping[str, str]) -> None:
     units = {name: _REWARD_UNITS.get(name, _INTERNAL_REWARD_UNIT) for name in runs}
     names_by_unit = {unit: [name for name in runs if units[name] == unit] for unit in dict.fromkeys(units.values())}
     for index, (unit, names) in enumerate(names_by_unit.items()):
@@ -107,10 +107,10 @@ def _draw_rewards(axes: Axes, runs: Mapping[str, Rows], colors: Mapping[str, str
             target.plot(steps, values, color=colors[name], linewidth=0.7, alpha=0.35)
             target.plot(steps, _moving_average(values), color=colors[name], linewidth=1.8)
         target.set_ylabel(f"{' and '.join(names)}, {unit}", color=colors[names[0]])
-        tidy(target, grid=False, right=True)
+        tidy_axes(target, grid=False, right=True)
 
 
-def _series(rows: Rows, metric: str) -> tuple[list[float], list[float]]:
+def _series(rows: MetricRows, metric: str) -> tuple[list[float], list[float]]:
     measured = [row for row in rows if metric in row]
     return [row["step"] for row in measured], [row[metric] for row in measured]
 

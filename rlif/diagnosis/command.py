@@ -9,7 +9,7 @@ from rich.console import Console
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
 from rlif.diagnosis.options import DiagnoseConfig
-from rlif.diagnosis.report import show, write_json
+from rlif.diagnosis.report import show, write_diagnosis
 from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
 from rlif.rewards.registry import INTERNAL
@@ -54,4 +54,4 @@ def run(config: DiagnoseConfig) -> None:
     if config.json != "-":
         show(diagnosis, Console())
     if config.json is not None:
-        write_json(config, diagnosis)
+        write_diagnosis(config, diagnosis)

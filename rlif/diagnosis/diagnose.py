@@ -35,8 +35,9 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import DEFAULT_OUTPUTS, Scorer, score_parts
+from rlif.scoring.scorer import Scorer, score_parts
 from rlif_kernels import TokenStats
+from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,14 @@ def diagnose(
             )
             parts = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
             stats = score_parts(scorer, rollout, parts, temperature, outputs)
-            looks.append(look_at(rollout, stats, rewards, language_model))
+            looks.append(to_samples(rollout, stats, rewards, language_model))
             move(len(batch))
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
     return judge(join(looks), Bootstrap(len(encoded), resamples=resamples, seed=seed), temperature, thresholds)
 
 
-def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:
-    """One batch of completions in numbers."""
+def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:
+    """Put one batch of completions in numbers."""
     assert stats.entropy is not None
     assert stats.self_certainty is not None
     size = rollout.num_generations
@@ -286,7 +287,7 @@ def advantages_of(values: Floats) -> Floats:
 
 
 def group_difference(values: Floats, positive: Floats) -> Floats:
-    """The mean value of the positive completions of each group minus that of the negative ones.
+    """Return the mean value of the positive completions of each group minus that of the negative ones.
 
     Arguments and result are those of `auroc_by_group`.
     """

@@ -102,7 +102,7 @@ def say(console: Console, sentence: str, bold: int = 0) -> None:
     console.print(text)
 
 
-def write_json(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
+def write_diagnosis(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
     """Write everything that was found to the file, or for - to the standard output.
 
     Raises:

@@ -114,7 +114,7 @@ class Verdict:
 
 
 def verdict(measures: Mapping[str, Resampled], reward: str, thresholds: Thresholds) -> Verdict:
-    """The verdict on a reward.
+    """Return the verdict on a reward.
 
     Args:
         measures: those of the model and of the reward, as `rlif.diagnosis.diagnose` names them, on the same resamples.
@@ -225,7 +225,7 @@ def rule(values: Mapping[str, float], reward: str, thresholds: Thresholds) -> Ru
 
 
 def thresholds_for(vocab_size: int) -> Thresholds:
-    """Those learnt from models with such a vocabulary."""
+    """Return the thresholds learnt from models with such a vocabulary."""
     return next(thresholds for smallest, thresholds in THRESHOLDS if vocab_size >= smallest)
 
 

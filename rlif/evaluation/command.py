@@ -5,12 +5,12 @@ from __future__ import annotations
 from rlif.evaluation.completions import read_completions
 from rlif.evaluation.measure import evaluate_completions
 from rlif.evaluation.options import EvalConfig
-from rlif.evaluation.report import print_tables, write_report
+from rlif.evaluation.report import print_tables, write_evaluation
 from rlif.evaluation.sampling import prepare_sampling
 from rlif.options.record import check_unchanged, make_directory, output_directory
 
 # What has no part in what is sampled: it may differ when an evaluation is resumed.
-CHANGEABLE = frozenset({"device", "max_batch_tokens", "num_bins"})
+EVAL_CHANGEABLE = frozenset({"device", "max_batch_tokens", "num_bins"})
 COMPLETIONS_FILE = "completions.jsonl"
 
 
@@ -19,7 +19,7 @@ def run(config: EvalConfig) -> None:
 
     Raises:
         UserError: bad input; what was sampled before is kept.
-        KeyboardInterrupt: Ctrl-C; likewise, and the message says how to go on.
+        KeyboardInterrupt: Ctrl-C; what was sampled before is kept, and the message says how to go on.
     """
     config.validate()
     # Model, data and completions are checked before a directory is made.
@@ -30,7 +30,7 @@ def run(config: EvalConfig) -> None:
         check_unchanged(
             output_dir,
             config,
-            changeable=CHANGEABLE,
+            changeable=EVAL_CHANGEABLE,
             what=f"evaluation in {output_dir}",
             prog="rlif eval",
             old_name="config.json",
@@ -42,7 +42,7 @@ def run(config: EvalConfig) -> None:
     assert completions is not None
     try:
         evaluation = evaluate_completions(completions, num_bins=config.num_bins)
-        write_report(evaluation, completions, output_dir)
+        write_evaluation(evaluation, completions, output_dir)
     except KeyboardInterrupt as interrupt:
         if config.completions is not None:
             raise

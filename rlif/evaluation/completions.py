@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from rlif.answers.extract import extract_answer
 from rlif.answers.matching import answers_match
-from rlif.data.tables import read_rows, shorten
+from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
-COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
+COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
 # What is measured of every file, under these names.
 TAKEN_NAMES = ("answered", "majority_share", "agreement")
 
@@ -86,7 +86,7 @@ class Completions:
 def completion_row(
     prompt: str, gold: str | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
 ) -> Row:
-    """One row of the file: a prompt with its completions."""
+    """Return one row of the file: a prompt with its completions."""
     # float32 holds no more digits than these.
     rounded = {name: [float(f"{value:.8g}") for value in values] for name, values in scores.items()}
     return {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}
@@ -103,8 +103,8 @@ def read_completions(path: Path) -> Completions:
     golds: list[str | None] = []
     answers: list[list[str | None]] = []
     scores: dict[str, list[list[float]]] = {}
-    rows = read_rows(
-        path, argument="completions", columns=COLUMNS, config=None, split=None, default="train"
+    rows = read_table(
+        path, argument="completions", columns=COMPLETIONS_COLUMNS, config=None, split=None, default="train"
     )  # a Parquet file, too
     first = ""
     for where, values in rows:

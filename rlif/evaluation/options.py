@@ -68,7 +68,7 @@ class EvalConfig(
                         f"{name}: got {getattr(self, name)!r} beside completions, expected one or the other"
                     )
             if self.resume:
-                raise UserError("resume: got completions, of which none are left to sample; expected a model and data")
+                raise UserError("resume: got completions, which leave nothing to sample; expected a model and data")
         elif self.model is None or self.data is None:
             missing = "model" if self.model is None else "data"
             raise UserError(f"{missing}: got none, expected a model and data, or completions")

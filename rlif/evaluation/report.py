@@ -20,7 +20,7 @@ from rlif.metrics.selection import Mean
 from rlif.plots.reliability import plot_reliability, plot_risk_coverage
 
 
-def write_report(evaluation: Evaluation, completions: Completions, output_dir: Path) -> None:
+def write_evaluation(evaluation: Evaluation, completions: Completions, output_dir: Path) -> None:
     """Write eval.json, majority.jsonl, and the figures if there are gold answers to draw them with.
 
     majority.jsonl has the form of training data: each prompt with its most common answer, where any was stated.
@@ -47,7 +47,7 @@ def write_report(evaluation: Evaluation, completions: Completions, output_dir: P
 
 
 def reliability_titles(evaluation: Evaluation) -> dict[str, ReliabilityBins | None]:
-    """The bins of every score, by what they show."""
+    """Return the bins of every score, by what they show."""
     return {
         f"{name}, {'as it is' if quality.as_is else 'isotonic'}": quality.bins
         for name, quality in evaluation.scores.items()
@@ -110,7 +110,7 @@ def scores_table(evaluation: Evaluation) -> Table:
 
 
 def percent(mean: Mean) -> str:
-    """A share with its standard error."""
+    """Return a share with its standard error."""
     return plus_minus(100 * mean.value, 100 * mean.standard_error, ".1f", ".1f") + " %"
 
 

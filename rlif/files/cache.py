@@ -9,5 +9,5 @@ import platformdirs
 
 
 def cache_dir() -> Path:
-    """The directory that the environment variable RLIF_CACHE_DIR names, else the user's cache directory."""
+    """Return the directory that the environment variable RLIF_CACHE_DIR names, else the user's cache directory."""
     return Path(os.environ.get("RLIF_CACHE_DIR") or platformdirs.user_cache_dir("rlif"))

@@ -1,4 +1,4 @@
-"""JSON files, and the numbers that JSON has no word for: NaN and the infinities are null in a file."""
+"""A JSON file is written whole; NaN and the infinities, which JSON cannot write, are null in it."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
 from rlif.files.directories import write_directory, write_text
 from rlif.lab.options import LabConfig, Size
-from rlif.lab.plan import plan, start_name
-from rlif.lab.report import write_report
+from rlif.lab.plan import plan_trials, start_name
+from rlif.lab.report import write_lab_report
 from rlif.lab.trials import run_trials, write_data
 from rlif.mixing.mix import mix
 from rlif.models.language_model import load_language_model
@@ -54,7 +54,7 @@ def run(config: LabConfig) -> None:
 
 
 def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
-    trials, size = plan(config), config.size
+    trials, size = plan_trials(config), config.size
     make_starts(directory / "starts", config, sorted({trial.ratio for trial in trials}), console)
     if not (directory / "data").exists():
         unfinished = directory / ".data-unfinished"
@@ -67,7 +67,7 @@ def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
         }
         write_text(directory / DIAGNOSES, json.dumps(diagnoses, indent=1) + "\n")
     run_trials(directory, config, size, trials, console)
-    write_report(directory, config, size, trials)
+    write_lab_report(directory, config, size, trials)
 
 
 def make_starts(directory: Path, config: LabConfig, ratios: list[float], console: Console) -> None:

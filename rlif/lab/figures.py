@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from rlif.lab.findings import Result, course, select, series
-from rlif.lab.plan import BASELINE, RATIOS, start_name
-from rlif.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, in_percent, legend_above, new_figure, tidy
+from rlif.lab.findings import TrialResult, course, select, series
+from rlif.lab.plan import BASELINE_REWARD, RATIOS, start_name
+from rlif.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, in_percent, legend_above, new_figure, tidy_axes
 from rlif.rewards.registry import INTERNAL
 
-COLORS = dict(zip((*INTERNAL, BASELINE), (VERMILLION, ORANGE, BLUE, SKY, GREEN), strict=True))
-PANELS = {
+REWARD_COLORS = dict(zip((*INTERNAL, BASELINE_REWARD), (VERMILLION, ORANGE, BLUE, SKY, GREEN), strict=True))
+TRIAL_PANELS = {
     "eval/accuracy": "held-out accuracy",
     "reward": "reward, from its lowest to its highest",
     "eval/entropy": "entropy, nats a token",
@@ -25,7 +25,7 @@ PANELS = {
 }
 
 
-def draw_all(results: Sequence[Result], directory: Path) -> list[str]:
+def draw_all(results: Sequence[TrialResult], directory: Path) -> list[str]:
     """Draw every figure that these trials allow into the directory, and return the files' names."""
     drawn = []
     for name, draw in (
@@ -39,17 +39,17 @@ def draw_all(results: Sequence[Result], directory: Path) -> list[str]:
     return drawn
 
 
-def draw_training(results: Sequence[Result], path: Path) -> None:
+def draw_training(results: Sequence[TrialResult], path: Path) -> None:
     """Accuracy, reward, entropy, length and base NLL against the step: a row for each end, a line for each reward.
 
     Lines are means over seeds, bands their range; a dot marks where the guard stops, as a mean too.
     """
     ratios = [ratio for ratio in (0.0, 1.0) if select(results, ratio)]
-    figure, axes = _subplots(len(ratios), len(PANELS), (3.3 * len(PANELS), 3.1 * len(ratios) + 0.5))
+    figure, axes = _subplots(len(ratios), len(TRIAL_PANELS), (3.3 * len(TRIAL_PANELS), 3.1 * len(ratios) + 0.5))
     for row, ratio in enumerate(ratios):
-        for column, (metric, label) in enumerate(PANELS.items()):
+        for column, (metric, label) in enumerate(TRIAL_PANELS.items()):
             panel = axes[row][column]
-            for reward, color in COLORS.items():
+            for reward, color in REWARD_COLORS.items():
                 trials = select(results, ratio, [reward])
                 if not trials:
                     continue
@@ -58,7 +58,7 @@ def draw_training(results: Sequence[Result], path: Path) -> None:
                 values = np.array([[curve[step] for step in steps] for curve in curves])
                 panel.plot(steps, values.mean(axis=0), color=color, linewidth=1.8, label=reward)
                 panel.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.18, linewidth=0)
-                if metric == "eval/accuracy" and reward != BASELINE:
+                if metric == "eval/accuracy" and reward != BASELINE_REWARD:
                     kept = np.mean([[each["guard_step"], course(each).guarded] for each in trials], axis=0)
                     panel.plot(*kept, "o", color=color, markersize=8, markeredgecolor="black", zorder=5)
             if metric == "eval/accuracy":
@@ -75,7 +75,7 @@ def draw_training(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_guard(results: Sequence[Result], path: Path) -> None:
+def draw_guard(results: Sequence[TrialResult], path: Path) -> None:
     """Every internal trial's accuracy at the start, at best in hindsight, where the guard stops, and at the end."""
     trials = select(results)
     trials = sorted(trials, key=lambda each: (each["ratio"], INTERNAL.index(each["reward"]), each["seed"]))
@@ -106,7 +106,7 @@ def draw_guard(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_mixes(results: Sequence[Result], path: Path) -> None:
+def draw_mixes(results: Sequence[TrialResult], path: Path) -> None:
     """Gain against the entropy at the start, from the base to the instruct-like model."""
     entropies = {
         start_name(ratio): float(np.mean([series(each, "eval/entropy")[0] for each in trials]))
@@ -125,7 +125,8 @@ def draw_mixes(results: Sequence[Result], path: Path) -> None:
                     found.append((entropies[start_name(ratio)], float(np.mean(changes)), min(changes), max(changes)))
             if found:
                 x, y, low, high = np.array(found).T
-                panel.errorbar(x, y, (y - low, high - y), fmt="o-", color=COLORS[reward], capsize=3, label=reward)
+                color = REWARD_COLORS[reward]
+                panel.errorbar(x, y, (y - low, high - y), fmt="o-", color=color, capsize=3, label=reward)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.set_xscale("log")
         panel.set_xlabel("entropy of the start model, nats a token (log scale)")
@@ -137,7 +138,7 @@ def draw_mixes(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_confidence(results: Sequence[Result], path: Path) -> None:
+def draw_confidence(results: Sequence[TrialResult], path: Path) -> None:
     """Format, doubt and confidence beside accuracy on the base: at the start, where the guard stops, at the end."""
     rewards = [reward for reward in INTERNAL if select(results, 0.0, [reward])]
     figure, axes = _subplots(1, len(rewards), (3.4 * len(rewards), 3.6))
@@ -161,7 +162,7 @@ def draw_confidence(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path)
 
 
-def _curve(result: Result, metric: str) -> dict[int, float]:
+def _curve(result: TrialResult, metric: str) -> dict[int, float]:
     """A metric by step; of the reward, whose units differ, means of five steps, from 0 (lowest) to 1 (highest)."""
     values = series(result, metric)
     if metric != "reward":
@@ -175,5 +176,5 @@ def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figur
     figure = new_figure(*size)
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat:
-        tidy(panel)
+        tidy_axes(panel)
     return figure, axes.tolist()

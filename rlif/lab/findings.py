@@ -17,7 +17,7 @@ from rlif.metrics.ranks import rank_correlation
 from rlif.rewards.registry import INTERNAL
 
 Agreement = Literal["seen", "partly", "not seen"]
-Result = dict[str, Any]
+TrialResult = dict[str, Any]
 """One trial's result.json."""
 
 # Points of accuracy below which a change counts as none: about two standard errors of one evaluation.
@@ -58,8 +58,8 @@ class Course:
         return self.peak - self.last >= SMALL
 
 
-def course(result: Result) -> Course:
-    """The accuracy of a trial at the steps that matter."""
+def course(result: TrialResult) -> Course:
+    """Return the accuracy of a trial at the steps that matter."""
     accuracy = series(result, "eval/accuracy")
     peak_step = max(accuracy, key=lambda step: accuracy[step])
     steps = list(accuracy)
@@ -68,22 +68,24 @@ def course(result: Result) -> Course:
     )
 
 
-def series(result: Result, metric: str) -> dict[int, float]:
+def series(result: TrialResult, metric: str) -> dict[int, float]:
     """A metric by step, where it was measured."""
     return {int(row["step"]): row[metric] for row in result["rows"] if row.get(metric) is not None}
 
 
-def select(results: Sequence[Result], ratio: float | None = None, rewards: Sequence[str] = INTERNAL) -> list[Result]:
-    """The trials of a start model (None: of all) on some rewards."""
+def select(
+    results: Sequence[TrialResult], ratio: float | None = None, rewards: Sequence[str] = INTERNAL
+) -> list[TrialResult]:
+    """Return the trials of a start model (None: of all) on some rewards."""
     return [each for each in results if ratio in (None, each["ratio"]) and each["reward"] in rewards]
 
 
-def findings(results: Sequence[Result]) -> list[Finding]:
+def findings(results: Sequence[TrialResult]) -> list[Finding]:
     """Every claim that these trials can speak to."""
     return [rise_and_fall(results), same_direction(results), instruct(results), mixes(results), confidence(results)]
 
 
-def rise_and_fall(results: Sequence[Result]) -> Finding:
+def rise_and_fall(results: Sequence[TrialResult]) -> Finding:
     """On a base model."""
     lines, rose, fell = [], [], []
     for reward in INTERNAL:
@@ -113,7 +115,7 @@ def rise_and_fall(results: Sequence[Result]) -> Finding:
     )
 
 
-def same_direction(results: Sequence[Result]) -> Finding:
+def same_direction(results: Sequence[TrialResult]) -> Finding:
     """Early on, all internal rewards move all signals alike."""
     lines, alike = [], []
     for reward in INTERNAL:
@@ -139,7 +141,7 @@ def same_direction(results: Sequence[Result]) -> Finding:
     )
 
 
-def instruct(results: Sequence[Result]) -> Finding:
+def instruct(results: Sequence[TrialResult]) -> Finding:
     """Nothing for a model that is sure already."""
     lines, nothing = [], []
     for reward in INTERNAL:
@@ -163,7 +165,7 @@ def instruct(results: Sequence[Result]) -> Finding:
     )
 
 
-def mixes(results: Sequence[Result], reward: str = "self_certainty") -> Finding:
+def mixes(results: Sequence[TrialResult], reward: str = "self_certainty") -> Finding:
     """The less entropy there is at the start, the less is to gain."""
     entropy, gain, lines = [], [], []
     for ratio in RATIOS:
@@ -183,8 +185,8 @@ def mixes(results: Sequence[Result], reward: str = "self_certainty") -> Finding:
     )
 
 
-def confidence(results: Sequence[Result], reward: str = "self_certainty") -> Finding:
-    """What the early gain consists of."""
+def confidence(results: Sequence[TrialResult], reward: str = "self_certainty") -> Finding:
+    """Find what the early gain consists of."""
     trials = select(results, 0.0, [reward])
     mean = {
         key: {name: fmean(each[key][name] for each in trials) for name in ("start", "guarded", "last")}
@@ -214,12 +216,12 @@ def early_step(values: dict[int, float]) -> int:
 
 
 def points(courses: Sequence[Course], name: str) -> str:
-    """The mean over seeds, as a percentage."""
+    """Return the mean over seeds, as a percentage."""
     return f"{100 * fmean(getattr(each, name) for each in courses):.1f}%"
 
 
 def steps(courses: Sequence[Course]) -> str:
-    """The peaks' steps, as a range."""
+    """Return the peaks' steps, as a range."""
     found = sorted({each.peak_step for each in courses})
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 

@@ -6,24 +6,24 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from rlif.lab.findings import Result, course, select, series
+from rlif.lab.findings import TrialResult, course, select, series
 from rlif.lab.plan import Trial
 from rlif.training.options import TrainConfig
 
 
 def lowest(values: dict[int, float]) -> int:
-    """The first step with the smallest value."""
+    """Return the first step with the smallest value."""
     return min(values, key=lambda step: values[step])
 
 
-def drift(result: Result) -> dict[int, float]:
-    """The start model's NLL of the policy's samples plus the KL to it, nats a token."""
+def drift(result: TrialResult) -> dict[int, float]:
+    """Return the start model's NLL of the policy's samples plus the KL to it, nats a token."""
     nll, kl = series(result, "eval/base_nll"), series(result, "eval/kl")
     return {step: nll[step] + kl[step] for step in nll}
 
 
 # Which step's policy to keep. None of them sees a gold answer.
-RULES: dict[str, Callable[[Result], int]] = {
+RULES: dict[str, Callable[[TrialResult], int]] = {
     "guard": lambda result: result["guard_step"],
     "the start model's NLL + KL, lowest": lambda result: lowest(drift(result)),
     "the start model's NLL, lowest": lambda result: lowest(series(result, "eval/base_nll")),
@@ -34,7 +34,7 @@ RULES: dict[str, Callable[[Result], int]] = {
 }
 
 
-def rules_table(results: Sequence[Result]) -> list[dict[str, Any]]:
+def rules_table(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
     """For every rule: how far its choice is below the best checkpoint, mean and worst, over all internal trials."""
     table = []
     for name, rule in RULES.items():
@@ -48,7 +48,7 @@ def rules_table(results: Sequence[Result]) -> list[dict[str, Any]]:
     return table
 
 
-def guarded_against_start(results: Sequence[Result]) -> list[dict[str, Any]]:
+def guarded_against_start(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
     """Test accuracy of each internal trial: the start model, the policy that the guard keeps, the last one."""
     return [
         {"start": each["accuracy"]["start"], "guarded": each["accuracy"]["guarded"], "last": each["accuracy"]["last"]}
@@ -57,7 +57,7 @@ def guarded_against_start(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def late_choices(results: Sequence[Result]) -> list[str]:
+def late_choices(results: Sequence[TrialResult]) -> list[str]:
     """The trials whose guard found its best policy only after its patience was over: it would have stopped before."""
     late = []
     for result in results:

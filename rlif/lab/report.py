@@ -15,7 +15,7 @@ from rlif.errors import UserError
 from rlif.files.directories import write_text
 from rlif.files.versions import versions
 from rlif.lab.figures import draw_all
-from rlif.lab.findings import Finding, Result, findings, points, select
+from rlif.lab.findings import Finding, TrialResult, findings, points, select
 from rlif.lab.findings import course as course_of
 from rlif.lab.guard_rules import guarded_against_start, late_choices, rules_table
 from rlif.lab.options import LabConfig, Size
@@ -28,7 +28,7 @@ from rlif.plots.reliability import plot_reliability
 POLICIES = {"start": "start model", "guarded": "guard's choice", "last": "last step"}
 
 
-def write_report(directory: Path, config: LabConfig, size: Size, trials: Sequence[Trial]) -> None:
+def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Sequence[Trial]) -> None:
     """Put together what all stages left.
 
     Raises:
@@ -37,12 +37,12 @@ def write_report(directory: Path, config: LabConfig, size: Size, trials: Sequenc
     missing = [trial.name for trial in trials if not (directory / "runs" / trial.name / RESULT).exists()]
     if missing:
         raise UserError(f"output_dir: {directory} lacks the results of {', '.join(missing)}; --resume runs them")
-    results: list[Result] = [
+    results: list[TrialResult] = [
         json.loads((directory / "runs" / trial.name / RESULT).read_text(encoding="utf-8")) for trial in trials
     ]
     diagnoses = json.loads((directory / "diagnoses.json").read_text(encoding="utf-8"))
     drawn = draw_all(results, directory)
-    drawn.append(draw_reliability(directory, trials))
+    drawn.append(draw_trials_reliability(directory, trials))
     found = findings(results)
     summary: dict[str, Any] = {
         "versions": versions(),
@@ -62,7 +62,7 @@ def write_report(directory: Path, config: LabConfig, size: Size, trials: Sequenc
     write_text(directory / "report.md", page(summary, found, results, drawn))
 
 
-def draw_reliability(directory: Path, trials: Sequence[Trial], name: str = "reliability.png") -> str:
+def draw_trials_reliability(directory: Path, trials: Sequence[Trial], name: str = "reliability.png") -> str:
     """Reliability of the mean token probability on the base, for self-certainty: start, guard's choice, last step."""
     first = next(trial for trial in trials if trial.ratio == 0.0 and trial.reward == "self_certainty")
     with np.load(directory / "runs" / first.name / SAMPLES) as saved:
@@ -74,7 +74,9 @@ def draw_reliability(directory: Path, trials: Sequence[Trial], name: str = "reli
     return name
 
 
-def page(summary: dict[str, Any], found: Sequence[Finding], results: Sequence[Result], drawn: Sequence[str]) -> str:
+def page(
+    summary: dict[str, Any], found: Sequence[Finding], results: Sequence[TrialResult], drawn: Sequence[str]
+) -> str:
     """report.md."""
     size, pairs, rules = summary["size"], summary["pairs"], summary["guard_rules"]
     internal = select(results)
@@ -113,10 +115,10 @@ def page(summary: dict[str, Any], found: Sequence[Finding], results: Sequence[Re
 def guard_section(
     rules: Sequence[dict[str, Any]],
     guarded: Sequence[dict[str, Any]],
-    internal: Sequence[Result],
-    results: Sequence[Result],
+    internal: Sequence[TrialResult],
+    results: Sequence[TrialResult],
 ) -> list[str]:
-    """How the guard did."""
+    """Report how the guard did."""
     worst = min(each["guarded"] - each["start"] for each in guarded)
     mean = {name: 100 * float(np.mean([each[name] for each in guarded])) for name in ("start", "guarded", "last")}
     lines = [

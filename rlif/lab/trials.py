@@ -26,7 +26,7 @@ from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
 from rlif.files.jsonl import read_rows, write_rows
 from rlif.lab.options import LabConfig, Size
-from rlif.lab.plan import EVAL_GENERATIONS, LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, Trial, start_name
+from rlif.lab.plan import LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS, Trial, start_name
 from rlif.models.language_model import load_language_model
 from rlif.progress_bar import bar
 from rlif.rewards.controls import verifiable
@@ -42,7 +42,7 @@ from rlif.training.progress import SilentProgress
 RESULT = "result.json"
 SAMPLES = "policies.npz"
 # Of the evaluations that every trial has in common.
-EVAL_SEED = 0
+EVAL_PROBLEMS_SEED = 0
 TEST_SEED = 1
 # Metrics of training that the report has a use for; of the evaluations it keeps all.
 KEPT = ("step", "reward")
@@ -56,7 +56,7 @@ def write_data(directory: Path, task: ArithmeticConfig, size: Size, seeds: int) 
     Of the evaluation prompts the first have no gold answer. The guard looks at these, accuracy is that of the others.
     """
     directory.mkdir(exist_ok=True)
-    held_out = problems(task, "eval", EVAL_SEED)
+    held_out = problems(task, "eval", EVAL_PROBLEMS_SEED)
     rows: list[dict[str, str]] = []
     seen = set()
     while len(rows) < size.held_out_prompts:
@@ -139,7 +139,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
             lr_scheduler_type="constant",
             warmup_ratio=0.05,
             eval_steps=size.eval_steps,
-            eval_generations=EVAL_GENERATIONS,
+            eval_generations=TRIAL_EVAL_GENERATIONS,
             guard="warn",
             guard_prompts=size.guard_prompts,
             device="cpu",
@@ -148,7 +148,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         progress=SilentProgress(),
     )
     policies = {
-        name: look_at(path, data / "test.jsonl", completion_length(task))
+        name: look_at_policy(path, data / "test.jsonl", completion_length(task))
         for name, path in (("start", start), ("guarded", run_dir / "best"), ("last", run_dir / "model"))
     }
     arrays: dict[str, Any] = {f"{name}/{key}": value for name, each in policies.items() for key, value in each.items()}
@@ -178,7 +178,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
     return result
 
 
-def look_at(model: Path, prompts: Path, max_completion_length: int) -> dict[str, np.ndarray]:
+def look_at_policy(model: Path, prompts: Path, max_completion_length: int) -> dict[str, np.ndarray]:
     """What a policy says to the test prompts.
 
     Returns:

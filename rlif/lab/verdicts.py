@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from rlif.lab.findings import SMALL, Result, course, select
+from rlif.lab.findings import SMALL, TrialResult, course, select
 from rlif.lab.plan import RATIOS, start_name
 from rlif.rewards.registry import INTERNAL
 
@@ -15,8 +15,8 @@ from rlif.rewards.registry import INTERNAL
 FITTED = ("base",)
 
 
-def outcome(trials: Sequence[Result]) -> str:
-    """What training did, stopped by the guard and not stopped, in the words of `rlif.diagnosis.verdict.Outlook`.
+def outcome(trials: Sequence[TrialResult]) -> str:
+    """Say what training did, stopped by the guard and not stopped, in the words of `rlif.diagnosis.verdict.Outlook`.
 
     It helped if the guarded policy is better by more than chance would make it; else it was a risk if the last policy
     is worse by as much, and there was little to gain if not.
@@ -29,7 +29,7 @@ def outcome(trials: Sequence[Result]) -> str:
     return "little to gain"
 
 
-def pairs_table(results: Sequence[Result], diagnoses: Mapping[str, Any]) -> list[dict[str, Any]]:
+def pairs_table(results: Sequence[TrialResult], diagnoses: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every pair of start model and internal reward that has a trial."""
     table = []
     for ratio in RATIOS:

@@ -59,7 +59,7 @@ class Bootstrap:
         self._counts = generator.multinomial(num_prompts, shares, size=resamples).astype(np.float64)
 
     def ratio(self, numerators: Floats, denominators: Floats) -> Resampled:
-        """A ratio of sums over the prompts, from (P,) of each. A prompt without a say has 0 in both."""
+        """Return a ratio of sums over the prompts, from (P,) of each. A prompt without a say has 0 in both."""
         with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that says so
             value = float(numerators.sum() / denominators.sum())
             return Resampled(value, (self._counts @ numerators) / (self._counts @ denominators))

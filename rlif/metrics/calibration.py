@@ -69,18 +69,10 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 10) -> float:
-    """Mean gap between confidence and accuracy over equal bins, each weighted by its completions (arXiv 1706.04599).
+    """Average the gap between confidence and accuracy over bins of equal width, weighted by completions (arXiv 1706.04599).
 
     Sum over bins of count / N x |accuracy - mean confidence|, in [0, 1]. Both ends are in a bin: the (lo, hi] of other
-    implementations drop a confidence of 0 silently.
-
-    Args:
-        confidence: (N,) probabilities of being right.
-        correct: (N,) bool.
-        num_bins: of equal width.
-
-    Raises:
-        ValueError: shapes that do not match, N = 0, a confidence outside [0, 1], fewer than one bin.
+    implementations drop a confidence of 0 silently. The arguments, and what raises, are those of `reliability_bins`.
     """
     bins = reliability_bins(confidence, correct, num_bins)
     filled = bins.counts > 0
@@ -116,7 +108,7 @@ def auroc(score: ArrayLike, correct: ArrayLike) -> float:
 
 
 def auroc_by_group(score: ArrayLike, positive: ArrayLike) -> NDArray[np.float64]:
-    """For each group the chance that a positive completion scores above a negative one, equal scores counting half.
+    """Give each group's chance that a positive completion scores above a negative one, equal scores counting half.
 
     Args:
         score: (P, N) finite numbers in any unit.

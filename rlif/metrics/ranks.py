@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def midranks(values: ArrayLike) -> NDArray[np.float64]:
-    """The ranks of (N,) numbers, (N,) from 1 for the smallest to N; equal ones share the mean of theirs."""
+    """Return the ranks of (N,) numbers, (N,) from 1 for the smallest to N; equal ones share the mean of theirs."""
     _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 

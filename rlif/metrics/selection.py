@@ -29,7 +29,7 @@ class Mean(NamedTuple):
 
 
 def mean_over_prompts(values: ArrayLike) -> Mean:
-    """The mean of (P,) numbers, one for each prompt, with its standard error.
+    """Return the mean of (P,) numbers, one for each prompt, with its standard error.
 
     Completions of one prompt depend on each other, so what is averaged is one number a prompt.
 
@@ -44,7 +44,7 @@ def mean_over_prompts(values: ArrayLike) -> Mean:
 
 
 def answer_clusters(answers: Sequence[Sequence[str | None]]) -> NDArray[np.int64]:
-    """(P, N) numbers of the N answers of each of P prompts: the same for the same answer, -1 for None.
+    """Return (P, N) numbers of the N answers of each of P prompts: the same for the same answer, -1 for None.
 
     Within a prompt they count from 0 in the order in which the answers first appear.
     """
@@ -79,7 +79,7 @@ def pass_at_k(correct: ArrayLike, k: int) -> NDArray[np.float64]:
 
 
 def borda_choice(score: ArrayLike, clusters: ArrayLike, power: float) -> NDArray[np.int64]:
-    """The answer with the most votes, the vote of a completion of rank r weighing (N - r + 1)^power (arXiv 2502.18581).
+    """Return the answer with the most votes; a completion of rank r has (N - r + 1)^power of them (arXiv 2502.18581).
 
     Rank 1 is the highest score, and of equal scores the first completion has the lower rank. A completion without an
     answer keeps its rank and casts no vote. Of answers with equally many votes the one that appears first wins. Power 0
@@ -112,7 +112,7 @@ def borda_choice(score: ArrayLike, clusters: ArrayLike, power: float) -> NDArray
 
 
 def majority_choice(clusters: ArrayLike) -> NDArray[np.int64]:
-    """The most common answer; of equally common ones the first.
+    """Return the most common answer; of equally common ones the first.
 
     Returns:
         (P,) the first completion that states it; -1 where none states an answer.
@@ -122,7 +122,7 @@ def majority_choice(clusters: ArrayLike) -> NDArray[np.int64]:
 
 
 def best_choice(score: ArrayLike) -> NDArray[np.int64]:
-    """(P,) the completion with the highest of (P, N) scores, with an answer or without; of equals the first."""
+    """Return (P,), the completion with the highest of (P, N) scores, with an answer or without; of equals the first."""
     return _groups(score).argmax(axis=1)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from rlif.mixing.mix import mix
 from rlif.mixing.options import MixConfig
 from rlif.options.record import write_record
 
@@ -17,8 +18,6 @@ def run(config: MixConfig) -> None:
         UserError: bad input, before any work starts; or an output that cannot be written.
     """
     config.validate()
-    from rlif.mixing.mix import mix
-
     console = Console(stderr=True)
     for ratio, output in zip(config.ratio, config.outputs(), strict=True):
         mix(

@@ -55,7 +55,7 @@ class MixConfig:
             check_output(output)
 
     def outputs(self) -> list[Path]:
-        """The directory of each ratio."""
+        """Return the directory of each ratio."""
         output = self.output_dir.expanduser()
         return [output] if len(self.ratio) == 1 else [output / f"ratio-{ratio:g}" for ratio in self.ratio]
 

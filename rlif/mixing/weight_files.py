@@ -17,7 +17,7 @@ from rlif.errors import UserError
 from rlif.models.language_model import check_model_path
 
 # Every type that safetensors has and that is either a plain weight or a whole number.
-DTYPES = {
+TORCH_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -43,7 +43,7 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 # Elements of a tensor that are in memory at a time, of each model: 64 MB in float32.
-PIECE = 2**24
+PIECE_ELEMENTS = 2**24
 
 
 class WeightFiles:
@@ -81,9 +81,9 @@ class WeightFiles:
         if getattr(self.config, "quantization_config", None) is not None:
             raise UserError(f"{argument}: {model} is quantised, expected weights in a floating-point type")
         for name in self._slices:
-            if self._slices[name].get_dtype() not in DTYPES:
+            if self._slices[name].get_dtype() not in TORCH_DTYPES:
                 came = self._slices[name].get_dtype()
-                raise UserError(f"{argument}: {model}: {name} is {came}, expected one of {', '.join(DTYPES)}")
+                raise UserError(f"{argument}: {model}: {name} is {came}, expected one of {', '.join(TORCH_DTYPES)}")
         self.tied = self._find_tied(dict(skeleton.all_tied_weights_keys), skeleton.base_model_prefix)
         self.names = [name for name in self._slices if name not in self.tied]
 
@@ -91,10 +91,10 @@ class WeightFiles:
         return tuple(self._slice(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
-        return DTYPES[self._slice(name).get_dtype()]
+        return TORCH_DTYPES[self._slice(name).get_dtype()]
 
     def pieces(self, name: str) -> Iterator[Tensor]:
-        """The tensor of that name in pieces along its first dimension, of about `PIECE` elements."""
+        """Yield the tensor of that name in pieces along its first dimension, of about `PIECE_ELEMENTS` elements."""
         yield from _pieces(self._slice(name))
 
     def _slice(self, name: str) -> Any:
@@ -134,7 +134,7 @@ def _pieces(values: Any) -> Iterator[Tensor]:
     if not shape or 0 in shape:
         yield values[...]
         return
-    rows = max(1, PIECE * shape[0] // torch.Size(shape).numel())
+    rows = max(1, PIECE_ELEMENTS * shape[0] // torch.Size(shape).numel())
     for start in range(0, shape[0], rows):
         yield values[start : start + rows]
 

@@ -19,7 +19,7 @@ SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 # The two ways of computing a logit, relative to the largest: well above rounding, well below any forgotten factor.
 MAX_LOGIT_GAP = {torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 NUM_TOKENS = 4
-HINT = "--no-fused-head scores such a model by its own logits"
+FUSED_HEAD_HINT = "--no-fused-head scores such a model by its own logits"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def backbone(model: PreTrainedModel) -> nn.Module:
 
 
 @torch.no_grad()
-def fused_head(model: PreTrainedModel, *, hint: str = HINT) -> FusedHead:
+def fused_head(model: PreTrainedModel, *, hint: str = FUSED_HEAD_HINT) -> FusedHead:
     """Find the head of a model, and compute a few logits both ways to be sure of it.
 
     Args:

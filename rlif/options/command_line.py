@@ -57,7 +57,7 @@ def parse_options(command: type, words: Sequence[str], prog: str) -> Any:
 
 
 def described(command: type) -> str:
-    """The docstring of a command's dataclass, each paragraph in one line: the help breaks lines itself."""
+    """Return the docstring of a command's dataclass, each paragraph in one line: the help breaks lines itself."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 

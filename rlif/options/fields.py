@@ -71,12 +71,12 @@ class Option:
         return self.field.default
 
     def value(self, config: Any) -> Any:
-        """The value in a command's dataclass."""
+        """Return the value in a command's dataclass."""
         return getattr(config if self.group is None else getattr(config, self.group), self.name)
 
 
 def options_of(command: Any) -> dict[str, Option]:
-    """The options of a dataclass, or of an instance of one, by name and in the order of the help.
+    """Return the options of a dataclass, or of an instance of one, by name and in the order of the help.
 
     First those under no heading: of groups that have but one, and its own. Then group by group, first those that it
     inherits, in the order in which it names them.

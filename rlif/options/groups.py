@@ -32,8 +32,8 @@ class LoadingOptions:
     """Device, as torch names it (cpu, cuda, cuda:1, mps). auto: cuda if there is one, else cpu."""
 
     dtype: Dtype = "float32"
-    """Data type of weights and activations. In training, bfloat16 weights round away updates of a small learning
-    rate."""
+    """Data type of weights and activations. In training, bfloat16 weights are too coarse to take the updates of
+    a small learning rate."""
 
 
 @dataclass(kw_only=True)
@@ -87,7 +87,7 @@ class HeldOutOptions:
     """Held-out prompts to evaluate on, read like `data`. None: there are none."""
 
     eval_split: str | None = None
-    """Split of `eval_data`, likewise. None: the only one, or test."""
+    """Split of `eval_data`; may be a slice. None: the only one, or test."""
 
 
 @dataclass(kw_only=True)
@@ -129,7 +129,8 @@ class TruncationOptions:
     """Sample from the k most likely tokens only; 0 from all. What is measured is that of the whole distribution."""
 
     top_p: Annotated[float, Above(0), AtMost(1)] = 1.0
-    """Sample from the most likely tokens that make up this probability only, likewise."""
+    """Sample from the most likely tokens that make up this probability only; 1 from all. What is measured is that
+    of the whole distribution."""
 
 
 @dataclass(kw_only=True)

@@ -106,7 +106,7 @@ def read_record(directory: Path, command: type, prog: str, *, old_name: str = CO
 def check_unchanged(
     directory: Path, config: Any, *, changeable: Collection[str], what: str, prog: str, old_name: str = CONFIG_FILE
 ) -> dict[str, Any]:
-    """The options that made a directory, which those that resume it agree with but for the changeable ones.
+    """Return the options that made a directory, which those that resume it agree with but for the changeable ones.
 
     Empty where a command was stopped before it had written anything.
 
@@ -115,7 +115,7 @@ def check_unchanged(
         config: dataclass of the options that resume it.
         changeable: names of options that may differ.
         what: is resumed, for messages: "run".
-        prog: how the command is called, likewise.
+        prog: how the command is called, for messages: "rlif train".
         old_name: of the record in directories that the last release made.
 
     Raises:

@@ -38,7 +38,7 @@ def read_config(path: Path, command: type, prog: str, argument: str = "config") 
         path: of the file.
         command: dataclass of the command's options.
         prog: how the command is called, for messages: "rlif train".
-        argument: that names the file, likewise.
+        argument: the name of the option that names the file, for messages.
 
     Raises:
         UserError: the file cannot be read, is not a mapping, or holds an unknown name or a value of another type.
@@ -59,7 +59,7 @@ def read_config(path: Path, command: type, prog: str, argument: str = "config") 
 
 
 def with_values(command: type, values: Mapping[str, Any]) -> Any:
-    """An instance of the dataclass with these options, and the others at their defaults."""
+    """Return an instance of the dataclass with these options, and the others at their defaults."""
     options = options_of(command)
     own = {name: value for name, value in values.items() if options[name].group is None}
     grouped = {name: value for name, value in values.items() if options[name].group is not None}
@@ -67,7 +67,7 @@ def with_values(command: type, values: Mapping[str, Any]) -> Any:
 
 
 def with_changes(config: Any, values: Mapping[str, Any]) -> Any:
-    """A copy of a dataclass of options with these instead of its own."""
+    """Return a copy of a dataclass of options with these instead of its own."""
     options = options_of(config)
     changes: dict[str | None, dict[str, Any]] = {}
     for name, value in values.items():

@@ -10,9 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from rlif.metrics.calibration import ReliabilityBins, RiskCoverage
-from rlif.plots.style import BLUE, GREY, VERMILLION, in_percent, line_style, new_figure, tidy, verbatim
+from rlif.plots.style import (
+    BLUE,
+    GREY,
+    PANELS_IN_A_ROW,
+    VERMILLION,
+    in_percent,
+    line_style,
+    new_figure,
+    tidy_axes,
+    verbatim,
+)
 
-COLUMNS = 4
 _Z = 1.96  # standard deviations on both sides of the mean that hold 95% of a normal distribution
 
 
@@ -31,7 +40,7 @@ def plot_reliability(scores: Mapping[str, ReliabilityBins], path: Path) -> None:
     """
     if not scores:
         raise ValueError("scores: got none, expected at least one")
-    columns, rows = min(COLUMNS, len(scores)), math.ceil(len(scores) / COLUMNS)
+    columns, rows = min(PANELS_IN_A_ROW, len(scores)), math.ceil(len(scores) / PANELS_IN_A_ROW)
     figure = new_figure(3.1 * columns, 3.6 * rows)
     grid = figure.subplots(
         2 * rows, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3.0, 1.0] * rows}
@@ -72,7 +81,7 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
     in_percent(axes.yaxis)
     axes.set_xlabel("coverage: completions kept, the most confident first")
     axes.set_ylabel("risk: share wrong among them")
-    tidy(axes)
+    tidy_axes(axes)
     figure.legend(title="score (area under its curve)", loc="outside right upper", alignment="left", frameon=False)
     figure.savefig(path)
 
@@ -91,7 +100,7 @@ def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:
     axes.set_title(f"{verbatim(title)}\nECE {error:.3f}", loc="left", fontsize="small")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    tidy(axes)
+    tidy_axes(axes)
 
 
 def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:
@@ -99,4 +108,4 @@ def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.tick_params(labelbottom=True)
     axes.set_xlabel("confidence", fontsize="small")
-    tidy(axes, grid=False)
+    tidy_axes(axes, grid=False)

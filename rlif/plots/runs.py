@@ -9,7 +9,7 @@ from pathlib import Path
 from rlif.errors import UserError
 from rlif.files.json_values import with_nan
 from rlif.files.jsonl import read_rows
-from rlif.plots.style import line_style, new_figure, tidy
+from rlif.plots.style import PANELS_IN_A_ROW, line_style, new_figure, tidy_axes
 
 # What is drawn, in this order, where any run has it; the held-out metric where there is one, else that of training.
 PANELS = {
@@ -22,7 +22,6 @@ PANELS = {
     "base_nll": "base NLL, nats a token",
     "eos_rate": "share finished",
 }
-COLUMNS = 4
 
 
 def compare_runs(runs: Sequence[Path], output: Path) -> Path:
@@ -45,10 +44,10 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
     panels = [metric for metric in PANELS if metric in found or f"eval/{metric}" in found]
     if not panels:
         raise UserError(f"runs: {', '.join(rows)} have no metrics yet")
-    height = math.ceil(len(panels) / COLUMNS)
-    figure = new_figure(4 * min(COLUMNS, len(panels)), 3 * height + 0.6)
+    height = math.ceil(len(panels) / PANELS_IN_A_ROW)
+    figure = new_figure(4 * min(PANELS_IN_A_ROW, len(panels)), 3 * height + 0.6)
     for index, metric in enumerate(panels, start=1):
-        axes = figure.add_subplot(height, min(COLUMNS, len(panels)), index)
+        axes = figure.add_subplot(height, min(PANELS_IN_A_ROW, len(panels)), index)
         name = f"eval/{metric}" if f"eval/{metric}" in found else metric
         for number, run in enumerate(rows.values()):
             steps, values = ([row[key] for row in run if name in row] for key in ("step", name))
@@ -56,7 +55,7 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
             axes.plot(steps, values, linewidth=1.5, marker=marker, **line_style(number))
         axes.set_title(PANELS[metric] + (" (held out)" if name != metric else ""), loc="left", fontsize="medium")
         axes.set_xlabel("training step")
-        tidy(axes)
+        tidy_axes(axes)
     figure.legend(figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2, frameon=False)
     try:
         figure.savefig(output)

@@ -16,6 +16,7 @@ VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK = (
 )  # fmt: skip
 GREY = "#999999"
 COLORS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
+PANELS_IN_A_ROW = 4
 _LINE_STYLES = ("-", "--", ":")
 
 
@@ -32,7 +33,7 @@ def line_style(index: int) -> dict[str, Any]:
     return {"color": COLORS[color], "linestyle": _LINE_STYLES[repeats % len(_LINE_STYLES)]}
 
 
-def tidy(axes: Axes, *, grid: bool = True, right: bool = False) -> None:
+def tidy_axes(axes: Axes, *, grid: bool = True, right: bool = False) -> None:
     """Give a panel a faint grid, and a frame only where there is an axis; with `right` there is one on the right."""
     if grid:
         axes.grid(alpha=0.25)

@@ -33,7 +33,7 @@ INPUTS = {
     "seed": "int, the run's",
 }
 
-DEFAULT_OUTPUTS = ("logprob", "entropy", "self_certainty")
+REWARD_OUTPUTS = ("logprob", "entropy", "self_certainty")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def uses(*outputs: str, answers: bool = False) -> Callable[[F], F]:
     return mark
 
 
-def describe(name: str, function: RewardFunction, weight: float) -> Reward:
+def describe_reward(name: str, function: RewardFunction, weight: float) -> Reward:
     """Read off a function what reward it is: by its signature, and by what `uses` says of it.
 
     Raises:
@@ -96,11 +96,11 @@ def describe(name: str, function: RewardFunction, weight: float) -> Reward:
         if parameter.default is parameter.empty and parameter.name not in INPUTS:
             raise UserError(f"reward: {name} requires the argument {parameter.name!r}, expected some of {known}")
     takes_stats = any(parameter.name == "stats" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    outputs = getattr(function, "outputs", DEFAULT_OUTPUTS if takes_stats else ())
+    outputs = getattr(function, "outputs", REWARD_OUTPUTS if takes_stats else ())
     return Reward(name, function, weight, tuple(outputs), bool(getattr(function, "needs_answers", False)))
 
 
-def describe_error(error: BaseException) -> str:
+def describe_user_error(error: BaseException) -> str:
     """Write an error of the user's code in one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

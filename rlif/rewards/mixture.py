@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlif.errors import UserError
 from rlif.rewards.advantages import group_advantages
-from rlif.rewards.interface import Aggregation, Reward, RewardFunction, describe, describe_error
+from rlif.rewards.interface import Aggregation, Reward, RewardFunction, describe_reward, describe_user_error
 from rlif.rewards.registry import REWARD_MODEL, REWARDS, read_specs
 from rlif.rewards.reward_model import LearnedReward
 from rlif.rewards.user_function import import_function
@@ -96,7 +96,7 @@ def load_rewards(
             function: RewardFunction = LearnedReward(path.removeprefix(REWARD_MODEL))
         else:
             function = import_function(path) if ":" in path else REWARDS[path]
-        reward = describe(name, function, weight)
+        reward = describe_reward(name, function, weight)
         unknown = [field for field in reward.outputs if field not in TokenStats._fields]
         if unknown:
             raise UserError(
@@ -109,7 +109,7 @@ def load_rewards(
 def reward_inputs(
     stats: TokenStats, rollout: Rollout, *, tokenizer: PreTrainedTokenizerBase, step: int, seed: int
 ) -> dict[str, object]:
-    """`INPUTS` of the completions of a rollout.
+    """Collect the `INPUTS` of the completions of a rollout.
 
     Args:
         stats: (n, T) fields, 0 outside the completion mask.
@@ -157,7 +157,7 @@ def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], devic
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's function raises; none of it ends the run quietly
-        raise UserError(f"{where}: raised {describe_error(error)}") from error
+        raise UserError(f"{where}: raised {describe_user_error(error)}") from error
     count = len(prompts)
     if hasattr(values, "tolist"):  # a tensor of torch or an array of NumPy
         values = values.tolist()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rlif.errors import UserError
-from rlif.rewards.interface import RewardFunction, describe_error
+from rlif.rewards.interface import RewardFunction, describe_user_error
 
 
 def import_function(path: str) -> RewardFunction:
@@ -29,7 +29,7 @@ def import_function(path: str) -> RewardFunction:
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
-        raise UserError(f"reward: could not import {place!r}: {describe_error(error)}") from error
+        raise UserError(f"reward: could not import {place!r}: {describe_user_error(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         near = difflib.get_close_matches(name, [key for key, value in vars(module).items() if callable(value)])

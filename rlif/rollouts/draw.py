@@ -68,7 +68,7 @@ def most_likely(logits: Tensor, count: int, excluded: Tensor) -> Tensor:
     return ids
 
 
-def draw(
+def draw_tokens(
     logits: Tensor, temperature: float, uniform: Tensor, outputs: tuple[str, ...] = ()
 ) -> tuple[Tensor, TokenStats]:
     """Draw one token id a row, (N,) int64, from (N, V) logits; at temperature 0 the most likely one.
@@ -97,7 +97,7 @@ class StatsRecorder:
         self.steps: list[tuple[TokenStats, Tensor, Tensor, Tensor]] = []
 
     def add(self, stats: TokenStats, rows: Tensor, step: int, growing: Tensor) -> None:
-        """One step of R completions.
+        """Add one step of R completions.
 
         Args:
             stats: (R,) of the tokens that were drawn.

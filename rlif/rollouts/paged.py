@@ -39,16 +39,8 @@ def sample_paged(
 ) -> Rollout:
     """Sample `num_generations` completions of every prompt.
 
-    Args:
-        language_model: in evaluation mode.
-        prompts: B encoded prompts, of any lengths.
-        num_generations: completions of each prompt.
-        max_completion_length: tokens after which a completion is cut off.
-        temperature: the logits are divided by it; 0 takes the most likely token.
-        seeds: one for each prompt, of integers >= 0. All together they seed torch's global generator, from which all
-            completions draw: unlike with `sample`, a prompt's completions depend on the other prompts.
-        top_k: draw among this many most likely tokens; None or 0: among all.
-        top_p: then among the fewest most likely of these whose probabilities reach this sum; 1: among all.
+    The arguments are those of `rlif.rollouts.sample.sample`, but for the seeds: all together they seed torch's global
+    generator, from which all completions draw, so that a prompt's completions depend on the other prompts.
 
     Raises:
         UserError: transformers could not generate, as when the pages of all completions are more than the memory.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlif.models.language_model import LanguageModel, positions
-from rlif.rollouts.draw import StatsRecorder, draw, most_likely, truncate, uniform_numbers
+from rlif.rollouts.draw import StatsRecorder, draw_tokens, most_likely, truncate, uniform_numbers
 from rlif.rollouts.encode import EncodedPrompt, pad_left
 from rlif.rollouts.kv_cache import reserved_cache
 from rlif.rollouts.rollout import Rollout
@@ -87,9 +87,9 @@ def sample(
             token = first_tokens.flatten()
         elif truncated:
             drawable = truncate(logits, temperature, top_k=top_k, top_p=top_p)
-            token, _ = draw(drawable, temperature, uniform[running, step])
+            token, _ = draw_tokens(drawable, temperature, uniform[running, step])
         else:
-            token, stats = draw(logits, temperature, uniform[running, step], outputs)
+            token, stats = draw_tokens(logits, temperature, uniform[running, step], outputs)
         if recorder:
             if given or truncated:  # what is measured is not what was drawn from
                 stats = token_stats(logits, token, temperature=temperature or 1.0, outputs=outputs)

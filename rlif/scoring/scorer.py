@@ -16,8 +16,7 @@ from rlif.models.fused_head import FusedHead, backbone
 from rlif.models.language_model import positions
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import GRPOLoss, TokenStats, grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
-
-DEFAULT_OUTPUTS = ("logprob", "entropy", "self_certainty")
+from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 
 @dataclass(frozen=True)

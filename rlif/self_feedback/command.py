@@ -16,7 +16,7 @@ from rlif.models.language_model import check_model_path
 from rlif.options.fields import options_of
 from rlif.options.record import CONFIG_FILE, read_record, write_record
 from rlif.options.yaml_file import with_changes
-from rlif.self_feedback.measure import draw_reliability, measures
+from rlif.self_feedback.measure import draw_models_reliability, measures
 from rlif.self_feedback.nft import judged_completions
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
@@ -136,7 +136,7 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     write_preferences(config.output_dir / PREFERENCES, pairs)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
     write_json(config.output_dir / "ranking.json", numbers)
-    console.print(f"rank: {describe(ranking)}", highlight=False, soft_wrap=True)
+    console.print(f"rank: {describe_ranking(ranking)}", highlight=False, soft_wrap=True)
 
 
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:
@@ -187,9 +187,9 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     shown = config.rank.confidence
     assert shown is not None
     write_json(config.output_dir / "measure.json", {"confidence": shown, "models": without_nan(numbers)})
-    console.print(results_table(numbers, shown, len(prompts) * config.measure.eval_generations))
+    console.print(models_table(numbers, shown, len(prompts) * config.measure.eval_generations))
     if shown != "self_certainty":
-        draw_reliability(rows, shown, config.output_dir / FIGURE)
+        draw_models_reliability(rows, shown, config.output_dir / FIGURE)
         console.print(f"Reliability diagrams: {config.output_dir / FIGURE}", highlight=False, soft_wrap=True)
 
 
@@ -203,8 +203,8 @@ def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
     )
 
 
-def describe(ranking: Ranking) -> str:
-    """A ranking in a sentence."""
+def describe_ranking(ranking: Ranking) -> str:
+    """Return a ranking in a sentence."""
     text = f"{ranking.pairs} pairs from {ranking.prompts_with_pairs} of {ranking.prompts} prompts"
     if ranking.pair_accuracy is None:
         return text
@@ -214,7 +214,7 @@ def describe(ranking: Ranking) -> str:
     )
 
 
-def results_table(numbers: dict[str, dict[str, float]], confidence: str, count: int) -> Table:
+def models_table(numbers: dict[str, dict[str, float]], confidence: str, count: int) -> Table:
     """Accuracy and calibration of each model."""
     table = Table(
         title="Held-out prompts",

@@ -13,7 +13,7 @@ from rlif.self_feedback.sequences import parts_within
 
 
 def verdict_tokens(language_model: LanguageModel, words: tuple[str, str]) -> tuple[int, int]:
-    """The first tokens of the words for right and for wrong.
+    """Return the first tokens of the words for right and for wrong.
 
     Raises:
         UserError: one has no token, or both begin with the same one.

@@ -15,7 +15,7 @@ from rlif.plots.reliability import plot_reliability
 from rlif.self_feedback.rank import is_correct
 
 
-def measured(rows: Sequence[Row], confidence: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def confidence_and_correctness(rows: Sequence[Row], confidence: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Confidence and correctness, (N,) each, of the completions of prompts that have a gold answer."""
     judged = [(each, row["answer"]) for row in rows if row["answer"] is not None for each in row["completions"]]
     scores = np.array([completion["confidence"][confidence] for completion, _ in judged], dtype=np.float64)
@@ -40,7 +40,7 @@ def measures(rows: Sequence[Row]) -> dict[str, float]:
         "completion_length": sum(len(completion["ids"]) for completion in completions) / len(completions),
     }
     for name in completions[0]["confidence"]:
-        scores, correct = measured(rows, name)
+        scores, correct = confidence_and_correctness(rows, name)
         result[f"{name}/mean"] = float(scores.mean())
         result[f"{name}/auroc"] = auroc(scores, correct)
         if name != "self_certainty":
@@ -50,7 +50,7 @@ def measures(rows: Sequence[Row]) -> dict[str, float]:
     return result
 
 
-def draw_reliability(models: Mapping[str, Sequence[Row]], confidence: str, path: Path) -> None:
+def draw_models_reliability(models: Mapping[str, Sequence[Row]], confidence: str, path: Path) -> None:
     """Draw accuracy against confidence in ten bins, and how many completions each has, as a PNG.
 
     Args:
@@ -60,6 +60,6 @@ def draw_reliability(models: Mapping[str, Sequence[Row]], confidence: str, path:
     """
     bins = {}
     for name, rows in models.items():
-        scores, correct = measured(rows, confidence)
+        scores, correct = confidence_and_correctness(rows, confidence)
         bins[name] = reliability_bins(scores.clip(0, 1), correct)
     plot_reliability(bins, path)

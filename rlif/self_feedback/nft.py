@@ -66,7 +66,7 @@ def judged_completions(rows: Sequence[Row], options: RankOptions) -> list[Judged
 
 
 def nft_loss(logprob: Tensor, old_logprob: Tensor, mask: Tensor, positive: Tensor, positive_share: Tensor) -> Tensor:
-    """The loss of N completions: (N,), each the mean over its tokens, differentiable.
+    """Return the loss of N completions: (N,), each the mean over its tokens, differentiable.
 
     A prompt counts 1 - q times, so that the gradient at the start model is the policy gradient with the advantage
     1 - q of a positive completion and -q of a negative one: a reward of 1 or 0, less its mean over the completions.

@@ -37,12 +37,10 @@ AnswerSpan = Literal["elicited", "marker", "trace"]
 Confidence = Literal[
     "probability_disparity", "token_probability", "entropy_confidence", "inverse_perplexity", "self_certainty", "p_true"
 ]
-Objective = Literal["dpo", "nft", "reward_model"]
-LossType = Literal["sigmoid", "robust", "hinge", "ipo"]
+ObjectiveName = Literal["dpo", "nft", "reward_model"]
+PreferenceLossType = Literal["sigmoid", "robust", "hinge", "ipo"]
 
-# What fields left at None stand for: the paper's choice; and what suits the built-in model, which knows no words to be
-# asked for its answer, whose first token the question settles, whose doubts show in its steps rather than in its
-# answers, and which is ten thousand times smaller.
+# The values that fields at None take. A model of the user's gets the paper's.
 PAPER: dict[str, object] = {
     "sampling": "branch",
     "answer_span": "elicited",
@@ -50,6 +48,8 @@ PAPER: dict[str, object] = {
     "learning_rate": 1e-6,
     "beta": 0.2,
 }
+# The built-in model gets others. The prompt determines its first token, so it cannot branch there. It cannot be asked
+# for its answer in words. Its confidence varies in its steps, not in its answers. It is ten thousand times smaller.
 BUILT_IN: dict[str, object] = {
     "sampling": "independent",
     "answer_span": "trace",
@@ -118,11 +118,11 @@ class RankOptions:
 class TrainOptions(OptimizerOptions, LoraOptions):
     """Learn the preferences."""
 
-    objective: Objective = "dpo"
+    objective: ObjectiveName = "dpo"
     """dpo: the model itself, from pairs. nft: the model itself, from samples above and below the threshold (arXiv
     2505.18116). reward_model: a copy with a scalar head, from pairs, for `rlif train --reward reward_model:DIR`."""
 
-    loss_type: LossType = "sigmoid"
+    loss_type: PreferenceLossType = "sigmoid"
     """Of dpo: sigmoid, robust (to flipped pairs), hinge or ipo."""
 
     beta: Positive | None = None

@@ -17,13 +17,13 @@ an offset that the score has to exceed (arXiv 2402.10571).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PreferenceLossType = Literal["sigmoid", "robust", "hinge", "ipo"]
+from rlif.self_feedback.options import PreferenceLossType
 
 
 class PreferenceLoss(NamedTuple):

@@ -32,7 +32,7 @@ def load(config: SelfFeedbackConfig, name: str) -> LanguageModel:
 
 
 def training_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
-    """The prompts to sample from.
+    """Return the prompts to sample from.
 
     Raises:
         UserError: the data cannot be used.

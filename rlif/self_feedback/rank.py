@@ -66,7 +66,7 @@ class Ranking:
 
 
 def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]:
-    """The preference pairs of sampled completions, as rows of preferences.jsonl.
+    """Return the preference pairs of sampled completions, as rows of preferences.jsonl.
 
     A prompt's identical completions count once, and two that only differ in how their text is cut into tokens
     make no pair. The pairs of a prompt come with the largest gap first; of equal ones, in the order in which they

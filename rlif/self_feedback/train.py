@@ -39,7 +39,7 @@ from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimize
 from rlif.training.interrupts import StopRequest
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
-CHANGEABLE = ("gradient_checkpointing", "save_steps")
+STAGE_CHANGEABLE = ("gradient_checkpointing", "save_steps")
 STEP_FILE = "step.json"
 # Beside a trained model: what it was trained by and on.
 ORIGIN_FILE = "self_feedback.json"
@@ -72,7 +72,7 @@ def train_model(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step is finished and a checkpoint saved.
     """
     options, directory = config.train, output_dir / f"train-{config.train.objective}"
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in CHANGEABLE}
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in STAGE_CHANGEABLE}
     origin = {
         "model": model_fingerprint(start.model)[:16],
         "preferences": fingerprint(map(dataclasses.astuple, items))[:16],
@@ -118,7 +118,7 @@ def train_model(
                 warmup_ratio=options.warmup_ratio,
                 lr_scheduler_type=options.lr_scheduler_type,
             )
-            row = train_step(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
+            row = train_batch(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
             metrics.append([{"step": step} | row])
             advance(1)
             if (step % options.save_steps == 0 and step < max_steps) or stop.received is not None:
@@ -189,7 +189,7 @@ def make_objective(
 
 
 def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> list[int]:
-    """The items of a step, counted from 1: each epoch has all of them once, in an order of its own."""
+    """Return the items of a step, counted from 1: each epoch has all of them once, in an order of its own."""
     steps_per_epoch = math.ceil(num_items / options.pairs_per_step)
     epoch, place = divmod(step - 1, steps_per_epoch)
     order = list(range(num_items))
@@ -197,7 +197,7 @@ def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> li
     return order[place * options.pairs_per_step : (place + 1) * options.pairs_per_step]
 
 
-def train_step(
+def train_batch(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[int],
@@ -205,7 +205,7 @@ def train_step(
     options: TrainOptions,
     max_tokens_per_forward: int,
 ) -> Row:
-    """One update from the mean loss of some items, in parts that the budget of tokens allows; its metrics.
+    """Update once from the mean loss of some items, in parts that the budget of tokens allows; return its metrics.
 
     Raises:
         UserError: the loss or its gradient is not finite.

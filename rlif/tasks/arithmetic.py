@@ -88,7 +88,7 @@ class Problem(NamedTuple):
 
 
 def split_of(prompt: str) -> Split:
-    """The side on which a problem falls: a function of its prompt only."""
+    """Return the side on which a problem falls: a function of its prompt only."""
     digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
     return "eval" if int.from_bytes(digest, "big") % EVAL_FRACTION == 0 else "train"
 
@@ -112,12 +112,12 @@ def problems(config: ArithmeticConfig, split: Split, seed: int) -> Iterator[Prob
 
 
 def solution(problem: Problem) -> str:
-    """The right solution, worked out column by column."""
+    """Return the right solution, worked out column by column."""
     return teacher_solution(problem, ArithmeticConfig(error_rate=0.0), random.Random(0))
 
 
 def teacher_solution(problem: Problem, config: ArithmeticConfig, rng: random.Random) -> str:
-    """The imperfect teacher's solution: steps go wrong as `config` says, and the work goes on from the wrong step."""
+    """Return the imperfect teacher's solution: steps go wrong as `config` says, and the next ones start from them."""
     width = max(len(str(abs(term))) for term in problem.terms)
     lines, result, carry, slipped = [], 0, 0, False
     for column in range(width):
@@ -146,7 +146,7 @@ def teacher_solution(problem: Problem, config: ArithmeticConfig, rng: random.Ran
 
 
 def teacher_solutions(config: ArithmeticConfig, seed: int, split: Split = "train") -> Iterator[tuple[str, str]]:
-    """An endless stream of (prompt, teacher's solution) to pretrain on."""
+    """Yield an endless stream of (prompt, teacher's solution) to pretrain on."""
     rng = random.Random(f"teacher/{split}/{seed}")
     for problem in problems(config, split, seed):
         yield problem.prompt, teacher_solution(problem, config, rng)

@@ -29,7 +29,7 @@ _FORMAT_VERSION = 1
 
 
 def base_model_dir(config: BaseModelConfig) -> Path:
-    """The directory of this configuration's model, whether it exists yet or not."""
+    """Return the directory of this configuration's model, whether it exists yet or not."""
     return cache_dir() / f"base-{_key(config)}"
 
 

@@ -14,7 +14,7 @@ PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the task's alphabet, with padding (left), end-of-sequence and unknown tokens.
+    """Return a word-level tokenizer of the task's alphabet, with padding (left), end-of-sequence and unknown tokens.
 
     `decode(encode(text)) == text` for every text over the alphabet; the answer marker `"#### "` is one token. Any
     other character becomes the unknown token. Nothing is added at either end of a text.

@@ -94,7 +94,7 @@ def newest_intact(run_dir: Path) -> Path | None:
     return None
 
 
-def tidy(run_dir: Path, keep: int | None, step: int) -> None:
+def remove_old_checkpoints(run_dir: Path, keep: int | None, step: int) -> None:
     """Remove what an interrupted write left behind, and all checkpoints but the `keep` newest up to that of `step`.
 
     Those of later steps were damaged, or the run would have gone on from them: they must not take the place of others.

@@ -108,7 +108,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     warning = alarm
                     run.progress.warn(alarm)
                 if bad_steps == MAX_BAD_STEPS:
-                    raise UserError(diagnosis(learner, row))
+                    raise UserError(explain_not_finite(learner, row))
                 stopped = all_reduce_max(learner.accelerator, stop.received is not None) > 0
                 if step > 0 and (stopped or (config.save_steps is not None and step % config.save_steps == 0)):
                     run.save_checkpoint()
@@ -219,7 +219,7 @@ def salvaged(run: Run, step: int) -> str:
     return ", ".join(found)
 
 
-def diagnosis(learner: Learner, row: dict[str, float]) -> str:
+def explain_not_finite(learner: Learner, row: dict[str, float]) -> str:
     """Tell why a run whose updates are not finite stops, from the gradients of the last one."""
     parameters = [(name, each) for name, each in learner.models.scorer.named_parameters() if each.requires_grad]
     bad = [name for name, each in parameters if each.grad is not None and not each.grad.isfinite().all()]

@@ -47,7 +47,7 @@ REWARD_HELP = (
 
 
 @dataclass(kw_only=True)
-class LossOptions:
+class PolicyLossOptions:
     """What an update minimises. Names are those of TRL's GRPOConfig where it has one."""
 
     heading: ClassVar[str] = "loss"
@@ -146,7 +146,7 @@ class TrainConfig(
     ReadingOptions,
     SamplingOptions,
     TruncationOptions,
-    LossOptions,
+    PolicyLossOptions,
     OptimizerOptions,
     LoraOptions,
     LoadingOptions,

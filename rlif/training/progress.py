@@ -65,7 +65,7 @@ class PlainProgress:
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """Print the step."""
-        step, training, evaluation = int(row["step"]), describe(row), describe(row, "eval/")
+        step, training, evaluation = int(row["step"]), describe_metrics(row), describe_metrics(row, "eval/")
         parts = [f"{self.title} step {step}/{self.max_steps}:"]
         if training:
             parts.append(training)
@@ -100,7 +100,7 @@ class LiveProgress:
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """Move the bar, and renew the numbers that came."""
-        evaluation = describe(row, "eval/")
+        evaluation = describe_metrics(row, "eval/")
         if evaluation:
             line = f"eval at step {int(row['step'])}: {evaluation}"
             self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -153,7 +153,7 @@ def default_progress() -> Progress:
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
 
-def describe(row: Mapping[str, float], prefix: str = "") -> str:
+def describe_metrics(row: Mapping[str, float], prefix: str = "") -> str:
     """Write the metrics that a person follows, of the names with the prefix, in a few words."""
     formats = {
         "reward": "reward {:.3f}",

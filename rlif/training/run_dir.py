@@ -14,7 +14,7 @@ from rlif.files.directories import MANIFEST, damage, write_directory
 from rlif.files.json_values import with_nan, without_nan
 from rlif.files.jsonl import JsonLines, Row, read_rows
 from rlif.options.record import check_unchanged, make_directory, output_directory
-from rlif.training.checkpoint import RunState, tidy
+from rlif.training.checkpoint import RunState, remove_old_checkpoints
 from rlif.training.guard import Reading
 from rlif.training.options import TrainConfig
 
@@ -23,7 +23,7 @@ BEST = "best"
 READING_FILE = "guard.json"
 # The options that a resumed run may change.
 CHANGEABLE = frozenset(
-    # These have no part in the weights. Model and data may move: their contents are compared instead.
+    # The weights do not depend on these. Model and data may move: their contents are compared instead.
     {"max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
     # These change the rounding of sums at most, and let a run that ran out of memory go on.
     | {"max_tokens_per_forward", "gradient_checkpointing"}
@@ -49,7 +49,7 @@ def resolve_run_dir(config: TrainConfig) -> Path:
 
 
 class RunDir:
-    """Writes a run's files as it goes: every line is on disk before the next step starts."""
+    """A run writes its files through this: every line is in its file before the next step starts."""
 
     def __init__(self, path: Path, config: TrainConfig, state: RunState | None = None) -> None:
         """Make the directory, or continue in it from a state: what was logged after that is removed.
@@ -125,7 +125,7 @@ class RunDir:
             state.save(directory)
 
         folder = self.save_model(write_all, f"checkpoint-{state.step}")
-        tidy(self.path, save_total_limit, state.step)
+        remove_old_checkpoints(self.path, save_total_limit, state.step)
         return folder
 
 

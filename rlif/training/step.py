@@ -25,13 +25,14 @@ from rlif.models.optimization import set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
-from rlif.scoring.scorer import DEFAULT_OUTPUTS, LossInputs, score_parts
+from rlif.scoring.scorer import LossInputs, score_parts
 from rlif.training.distributed import all_reduce_max, all_reduce_sum, batch_std, equal_turns
 from rlif.training.learner import Learner
 from rlif.training.loss_options import StepSize, loss_options
 from rlif.training.options import TrainConfig
 from rlif.training.validation import mean_metrics, rollout_totals
 from rlif_kernels import GRPOLoss, TokenStats, policy_loss
+from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 
 @dataclass
@@ -189,7 +190,7 @@ def score_and_learn(learner: Learner, rollout: Rollout, scores: Scores) -> float
                 mask=counted,
                 **part_options(learner, scores, counted),
             )
-            record(scores, part, rows, stats, start_logprob)
+            keep_scores(scores, part, rows, stats, start_logprob)
             count_clipped(scores, result)
             # Only one process alone may leave a backward out. The last one runs anyway, so that there are gradients.
             if is_last or accelerator.num_processes > 1 or any(moved(scores, config)[row] for row in rows):
@@ -206,7 +207,7 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
     config, accelerator, scorer = learner.config, learner.accelerator, learner.models.scorer
     is_moved = moved(scores, config)
     if on_policy:
-        look_at(learner, rollout, scores, [row for row, each in enumerate(is_moved) if not each])
+        look_forward(learner, rollout, scores, [row for row, each in enumerate(is_moved) if not each])
     rows_to_move = [row for row, each in enumerate(is_moved) if each]
     turns = equal_turns(accelerator, microbatches(rollout, rows_to_move, config.max_tokens_per_forward)) or [None]
     learner.optimizer.zero_grad()
@@ -229,7 +230,7 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
             result = scorer(part, config.temperature, loss=inputs)
             if on_policy:
                 stats = TokenStats(result.logprob, result.entropy, result.self_certainty)
-                record(scores, part, rows, stats, start_logprob)
+                keep_scores(scores, part, rows, stats, start_logprob)
             count_clipped(scores, result)
             accelerator.backward(result.loss)
             loss += result.loss.detach()
@@ -262,7 +263,9 @@ def ask_start_model(learner: Learner, part: Rollout) -> Tensor | None:
     return learner.models.start_model.logprob(part, learner.config.temperature)
 
 
-def record(scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, start_logprob: Tensor | None) -> None:
+def keep_scores(
+    scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, start_logprob: Tensor | None
+) -> None:
     """Keep what the policy that sampled, and the start model, say of some rows."""
     assert stats.logprob is not None
     length = part.completion_ids.shape[1]
@@ -279,7 +282,7 @@ def count_clipped(scores: Scores, result: GRPOLoss) -> None:
 
 
 @torch.no_grad()
-def look_at(learner: Learner, rollout: Rollout, scores: Scores, rows: list[int]) -> None:
+def look_forward(learner: Learner, rollout: Rollout, scores: Scores, rows: list[int]) -> None:
     """Go forward only, over rows that the loss does not move: metrics and later updates want to know them too."""
     config, scorer = learner.config, learner.models.scorer
     for part_rows in equal_turns(learner.accelerator, microbatches(rollout, rows, config.max_tokens_per_forward)):
@@ -287,7 +290,7 @@ def look_at(learner: Learner, rollout: Rollout, scores: Scores, rows: list[int])
         start_logprob = ask_start_model(learner, part)
         stats = scorer(part, config.temperature)
         if part_rows is not None:
-            record(scores, part, part_rows, stats, start_logprob)
+            keep_scores(scores, part, part_rows, stats, start_logprob)
 
 
 def keep_in_step(learner: Learner, rollout: Rollout, *, on_policy: bool) -> None:

@@ -49,7 +49,7 @@ class ValidationOptions:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Validation:
     """Metrics without the prefix `eval/`, and one completion of each prompt."""
 
     metrics: dict[str, float]
@@ -63,7 +63,7 @@ def evaluate(
     options: ValidationOptions,
     prompts: Sequence[EncodedPrompt],
     consensus: Sequence[str | None] | None = None,
-) -> Evaluation:
+) -> Validation:
     """Sample completions of every prompt and measure them.
 
     Every process evaluates all prompts, and so finds the same as one process alone.
@@ -119,7 +119,7 @@ def evaluate(
         metrics["num_compared"] = totals["compared"]
         if totals["compared"]:
             metrics["consensus"] = totals["consensus"] / totals["compared"]
-    return Evaluation(metrics, samples)
+    return Validation(metrics, samples)
 
 
 @torch.no_grad()

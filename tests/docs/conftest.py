@@ -6,24 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from tiny_models import make_model, make_tokenizer
+from tiny_models import one_torch_thread, save_model
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads cost such small models more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with its tokenizer, as transformers saves them."""
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    make_model().save_pretrained(directory)
-    make_tokenizer().save_pretrained(directory)
-    return directory
+    return save_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -86,12 +86,12 @@ def is_a_name(dotted: str) -> bool:
 
 
 def test_every_suite_and_command_of_the_benchmarks_that_a_page_names_is_one() -> None:
-    from benchmarks.__main__ import COMMANDS, SUITE_NAMES
+    from benchmarks.__main__ import SUITE_NAMES, TOOLS
 
     named = {
         (page.name, match[1]) for page, code in INLINE if (match := re.match(r"python -m benchmarks ([\w-]+)", code))
     }
-    assert {(page, word) for page, word in named if word not in {*SUITE_NAMES, *COMMANDS}} == set()
+    assert {(page, word) for page, word in named if word not in {*SUITE_NAMES, *TOOLS}} == set()
 
 
 def test_the_readmes_table_is_drawn_from_the_results() -> None:

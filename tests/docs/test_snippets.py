@@ -147,7 +147,7 @@ def check(words: list[str]) -> None:
         assert importlib.util.find_spec(words[2]), f"there is no module {words[2]}"
         if words[2] == "benchmarks" and len(words) > 3:
             known = importlib.import_module("benchmarks.__main__")
-            assert words[3] in {*known.SUITE_NAMES, *known.COMMANDS}
+            assert words[3] in {*known.SUITE_NAMES, *known.TOOLS}
         paths = [word for word in words[3:] if re.match(r"(tests|benchmarks)/", word)]
         assert all((ROOT / path).exists() for path in paths), paths
     elif words[0] == "python":

@@ -16,7 +16,7 @@ from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from rlif.training.setup import validation_options
-from rlif.training.validation import Evaluation, evaluate
+from rlif.training.validation import Validation, evaluate
 
 # The type of the fixture `make_config`, whose keyword arguments change fields of a small run.
 MakeConfig = Callable[..., TrainConfig]
@@ -33,7 +33,7 @@ def evaluated(
     prompts: Sequence[EncodedPrompt],
     config: TrainConfig,
     consensus: Sequence[str | None] | None = None,
-) -> Evaluation:
+) -> Validation:
     """Evaluate a policy as a run of that configuration does."""
     models = Models(language_model, Scorer(language_model.model, None), start_model)
     accelerator = make_accelerator("cpu", (), Path("unused"))

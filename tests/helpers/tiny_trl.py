@@ -8,54 +8,24 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig
 
-CHARACTERS = "0123456789+=# \n" + "abcdefghijklmnopqrstuvwxyz"
-PAD, EOS, UNKNOWN = 0, 1, 2
+from tiny_models import CHARACTERS, SIZES, make_tokenizer
+
+LETTERS = CHARACTERS + "abcdefghijklmnopqrstuvwxyz"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'][0] + '=' + message['content'] + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'a=' }}{% endif %}"
 )
-SIZES = dict(
-    vocab_size=3 + len(CHARACTERS),
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-    # Large, for distributions that are far from uniform.
-    initializer_range=0.3,
-    tie_word_embeddings=True,
-    pad_token_id=PAD,
-    eos_token_id=EOS,
-    bos_token_id=None,
-)
 PROMPTS = [f"{a}+{b}=" for a in (1, 20, 3) for b in (4, 50)]
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character."""
-    vocab = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {c: i for i, c in enumerate(CHARACTERS, start=3)}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        chat_template=CHAT_TEMPLATE,
-    )
 
 
 def save_model(directory: Path) -> Path:
     torch.manual_seed(0)
-    Qwen3ForCausalLM(Qwen3Config(**SIZES)).save_pretrained(directory)
-    make_tokenizer().save_pretrained(directory)
+    sizes = SIZES | {"vocab_size": 3 + len(LETTERS)}
+    Qwen3ForCausalLM(Qwen3Config(**sizes, tie_word_embeddings=True)).save_pretrained(directory)
+    make_tokenizer(LETTERS, CHAT_TEMPLATE).save_pretrained(directory)
     return directory
 
 

@@ -6,6 +6,17 @@ import numpy as np
 
 from rlif.evaluation.completions import Completions
 
+# Every confidence score of a sampled completion.
+SCORE_NAMES = {
+    "self_certainty",
+    "token_entropy",
+    "trajectory_entropy",
+    "sequence_logprob",
+    "inverse_perplexity",
+    "entropy_confidence",
+    "probability_disparity",
+}
+
 
 def toy(golds: list[str | None] | None = None) -> Completions:
     """Two prompts: in the first the sure one is right, in the second the many are."""

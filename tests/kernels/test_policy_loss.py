@@ -109,7 +109,7 @@ def test_tokens_add_up_as_the_loss_type_says(loss_type, expected):
 
 
 def test_the_ratio_gains_nothing_beyond_its_clip_range():
-    # Ratios of 2, with a positive and a negative advantage, and of 1/2, likewise.
+    # Ratios of 2, with a positive and a negative advantage, and of 1/2, with the same two.
     logprob = torch.tensor([[math.log(2.0), math.log(2.0), -math.log(2.0), -math.log(2.0)]], requires_grad=True)
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     result = policy_loss(

@@ -7,29 +7,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from matplotlib.figure import Figure
 
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.training.options import TrainConfig
-from tiny_models import make_model, make_tokenizer
+from tiny_models import one_torch_thread, save_model
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads cost such small models more than they give, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="session", params=["qwen3"])
 def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with its tokenizer, as transformers saves them."""
-    directory = tmp_path_factory.mktemp("models") / request.param
-    make_model(request.param).save_pretrained(directory)
-    make_tokenizer().save_pretrained(directory)
-    return directory
+    return save_model(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, still as objects."""
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def savefig(self: Figure, *arguments: object, **keywords: object) -> None:
+        drawn.append(self)
+        save(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return drawn
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""The logits of a head in a forward: they are computed tile by tile, and only one tile exists at a time.
+"""The forward of a head computes its logits tile by tile: one tile is in memory at a time.
 
-A forward walks over tiles of whole rows, because the statistics of a row need all of its columns. Each tile is then
-ordinary logits to a backend. `tiles` says how large a tile is, and `gradients` does the backward.
+A tile holds whole rows, because the statistics of a row need all of its columns, and a backend takes it like any other
+logits. `tiles` chooses the size of a tile; `gradients` holds the backward.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Head:
-    """A call of an op on hidden states: its tensors, all rows and all columns, and what it says of them."""
+    """The arguments of one call of an op on hidden states, for all rows and columns."""
 
     hidden: Tensor
     """(..., H)."""

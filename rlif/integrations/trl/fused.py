@@ -30,7 +30,7 @@ from rlif_kernels.stats import IGNORE_INDEX
 
 POLICY_OUTPUTS = ("logprob", "entropy")
 REFERENCE_OUTPUTS = ("logprob",)
-HINT = "TRL's own functions serve such a model: leave use_fused_token_stats out"
+FUSED_HINT = "TRL's own functions serve such a model: leave use_fused_token_stats out"
 
 LogitsListener = Callable[[Tensor | None, Tensor], None]
 
@@ -134,7 +134,7 @@ class FusedTokenStats:
                 self._listener(args[0] if args else kwargs.get("input_ids"), result.logits)
             return result
 
-        patch = Patch(model, checked_head(model, HINT), outputs, model.forward, types.MethodType(forward, model))
+        patch = Patch(model, checked_head(model, FUSED_HINT), outputs, model.forward, types.MethodType(forward, model))
         return patch
 
     def _statistics(

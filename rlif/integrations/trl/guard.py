@@ -38,7 +38,7 @@ from rlif.training.validation import ValidationOptions, evaluate, majority_answe
 logger = logging.getLogger(__name__)
 
 PREFIX = "guard/"
-HINT = "the guard cannot watch such a model"
+GUARD_HINT = "the guard cannot watch such a model"
 
 
 class GuardCallback(TrainerCallback):
@@ -243,4 +243,4 @@ class GuardCallback(TrainerCallback):
 
 
 def _scorer(model: PreTrainedModel) -> Scorer:
-    return Scorer(model, checked_head(model, HINT))
+    return Scorer(model, checked_head(model, GUARD_HINT))

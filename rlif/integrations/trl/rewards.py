@@ -19,7 +19,7 @@ from rlif.answers.extract import extract_answer
 from rlif.errors import UserError
 from rlif.integrations.trl.fused import FusedTokenStats
 from rlif.rewards import REWARDS, RewardFunction
-from rlif.rewards.interface import INPUTS, Reward, describe
+from rlif.rewards.interface import INPUTS, Reward, describe_reward
 from rlif.rewards.mixture import call, reward_inputs
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import TokenStats
@@ -142,8 +142,8 @@ def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -
             near = difflib.get_close_matches(reward, REWARDS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"reward: got {reward!r}, expected one of {', '.join(REWARDS)}{hint}")
-        return TRLReward(describe(reward, REWARDS[reward], 1.0), answer_column)
-    return TRLReward(describe(getattr(reward, "__name__", type(reward).__name__), reward, 1.0), answer_column)
+        return TRLReward(describe_reward(reward, REWARDS[reward], 1.0), answer_column)
+    return TRLReward(describe_reward(getattr(reward, "__name__", type(reward).__name__), reward, 1.0), answer_column)
 
 
 def calling_trainer(columns: dict[str, Any]) -> Any:
@@ -210,7 +210,7 @@ def forward_stats(trainer: Any, fused: FusedTokenStats, rollout: Rollout, output
 
 
 def joined(parts: Sequence[TokenStats], length: int) -> TokenStats:
-    """One after the other, (B, S - 1) statistics of whole sequences as (N, length) ones of the completions."""
+    """Join (B, S - 1) statistics of whole sequences, one after the other, as (N, length) ones of the completions."""
     fields = zip(*parts, strict=True)
     return TokenStats(*(None if field[0] is None else torch.cat(field)[:, -length:] for field in fields))
 

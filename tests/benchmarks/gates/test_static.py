@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.gates.gate import larger
-from benchmarks.gates.static import TARGETS, count
+from benchmarks.gates.static import COUNTED_TARGETS, count_all
 from benchmarks.memory import in_fresh_process
 from benchmarks.report import newest
 
@@ -15,12 +15,12 @@ GATES = {"forward": 10.5, "backward": 12.0}
 MAIN_PATHS = [f"{name} ({dtype})" for name in GATES for dtype in ("bf16", "fp32")]
 
 
-ELSEWHERE = [pytest.param(target, marks=pytest.mark.slow) for target in TARGETS if target != "sm_90"]
+ELSEWHERE = [pytest.param(target, marks=pytest.mark.slow) for target in COUNTED_TARGETS if target != "sm_90"]
 
 
 @pytest.fixture(scope="module", params=["sm_90", *ELSEWHERE])
 def counts(request):
-    results = in_fresh_process(count, request.param)
+    results = in_fresh_process(count_all, request.param)
     return request.param, {entry["kernel"]: entry for entry in results["counts"]}, results["versions"]["triton"]
 
 

@@ -30,7 +30,7 @@ NCU_LOG = """==PROF== Connected to process 4711 (/usr/bin/python3.11)
 
 
 def test_counters_are_read_from_what_ncu_writes():
-    forward, backward = ncu.parse(NCU_LOG)
+    forward, backward = ncu.parse_launches(NCU_LOG)
     assert forward == {
         "kernel": "forward_kernel",
         "bytes_read": 1244659712,
@@ -48,7 +48,7 @@ def test_an_older_release_without_grid_and_with_kernel_time_is_read_as_well():
     row = '"0","4711","python3","127.0.0.1","grpo_kernel","2024-Nov-13 18:14:36","1","7",'
     last = '"Section Name","Metric Name","Metric Unit","Metric Value"'
     text = f'{header}{last}\n{row}"Command line profiler metrics","gpu__time_duration.sum","nsecond","152192"\n'
-    assert ncu.parse(text) == [{"kernel": "grpo_kernel", "nanoseconds": 152192}]
+    assert ncu.parse_launches(text) == [{"kernel": "grpo_kernel", "nanoseconds": 152192}]
 
 
 def make_tool(directory, monkeypatch, name, body):

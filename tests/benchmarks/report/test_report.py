@@ -115,7 +115,7 @@ def test_a_chart_of_other_results_is_stale_and_so_is_a_table(measured, capsys):
     results = json.loads(before)
     results["entries"][0]["implementations"]["rlif"]["forward_backward"]["median"] *= 2
     source.write_text(json.dumps(results))
-    assert charts.stale(source, measured)
+    assert charts.stale_charts(source, measured)
     assert report.main(["--check", "--results", str(measured)]) == 1
     source.write_text(before)
     assert "report.md" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from benchmarks.memory import in_fresh_process
-from benchmarks.steps.self_feedback import measure_dpo, summary
+from benchmarks.steps.self_feedback import measure_dpo, summarise_pairs
 from benchmarks.steps.workload import Workload
 
 
@@ -18,6 +18,6 @@ def test_the_dpo_benchmark_trains_every_pair_and_begins_at_the_loss_of_no_prefer
     assert len(result["steps"]) == 3
     assert result["first_loss"] == pytest.approx(math.log(2), abs=1e-5)  # the model is its own reference
     turns = [result, result | {"steps": [9.0, 1.0, 3.0], "peak_bytes": 2 * result["peak_bytes"]}]
-    summed = summary(3, [turns[1], turns[1]])
+    summed = summarise_pairs(3, [turns[1], turns[1]])
     assert summed["pairs_per_second"] == pytest.approx((3 / 1 + 3 / 3) / 2)  # without the steps that warmed up
-    assert summary(16, turns)["peak_bytes"] == 2 * result["peak_bytes"]
+    assert summarise_pairs(16, turns)["peak_bytes"] == 2 * result["peak_bytes"]

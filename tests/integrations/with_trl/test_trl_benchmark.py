@@ -10,7 +10,7 @@ from benchmarks import runner
 from benchmarks.memory import FreshProcessError, in_fresh_process
 from benchmarks.runner import Options, run_suite
 from benchmarks.steps import trl_step
-from benchmarks.steps.training_step import INSIDE, PARTS, STOCK, measure
+from benchmarks.steps.training_step import INSIDE, PARTS, STOCK, measure_trainer
 from benchmarks.steps.workload import Workload
 
 WORKLOAD = Workload(
@@ -20,7 +20,7 @@ WORKLOAD = Workload(
 
 
 def test_all_trainers_reward_the_same_completions_alike_and_the_phases_add_up() -> None:
-    found = {name: in_fresh_process(measure, name, WORKLOAD) for name in trl_step.TRAINERS}
+    found = {name: in_fresh_process(measure_trainer, name, WORKLOAD) for name in trl_step.TRAINERS}
     expected = found[STOCK]["first_rewards"]
     assert len(expected) == 6
     assert len(set(expected)) > 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlif.demo.command import REWARDS
+from rlif.demo.command import DEMO_REWARDS
 from rlif.demo.command import run as run_demo
 from rlif.demo.options import DemoConfig
 from rlif.errors import UserError
@@ -48,13 +48,13 @@ def test_a_tiny_demo_leaves_data_two_runs_from_one_start_and_a_figure(
     assert (output_dir / "figure.png").stat().st_size > 0
     assert len(read_rows(output_dir / "train.jsonl")) == 4
     assert len(read_rows(output_dir / "eval.jsonl")) == 4
-    runs = [read_rows(output_dir / reward / "metrics.jsonl") for reward in REWARDS]
+    runs = [read_rows(output_dir / reward / "metrics.jsonl") for reward in DEMO_REWARDS]
     assert [row["step"] for row in runs[0]] == [row["step"] for row in runs[1]] == [0, 1, 2]
     assert runs[0][0] == runs[1][0]
-    assert all((output_dir / reward / "model" / "model.safetensors").is_file() for reward in REWARDS)
+    assert all((output_dir / reward / "model" / "model.safetensors").is_file() for reward in DEMO_REWARDS)
 
     printed = capsys.readouterr().out
-    for expected in (*REWARDS, "start", "best", "last", str(output_dir / "figure.png"), str(tmp_path / "cache")):
+    for expected in (*DEMO_REWARDS, "start", "best", "last", str(output_dir / "figure.png"), str(tmp_path / "cache")):
         assert expected in printed
 
 

@@ -25,20 +25,6 @@ RUNS = {"self_certainty": rows([0.4, 0.6, 0.1]), "verifiable": rows([0.4, 0.7, 0
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """What is drawn, still as objects."""
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def savefig(self: Figure, *arguments: object, **keywords: object) -> None:
-        drawn.append(self)
-        save(self, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return drawn
-
-
-@pytest.fixture
 def figure(tmp_path: Path, drawn: list[Figure]) -> Figure:
     """What plot_runs draws of both runs."""
     plot_runs(RUNS, tmp_path / "figure.png")

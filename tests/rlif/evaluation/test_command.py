@@ -12,18 +12,10 @@ import pytest
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.options import EvalConfig
+from toy_completions import SCORE_NAMES
 
 WriteJsonl = Callable[..., Path]
 MakeEval = Callable[..., EvalConfig]
-SCORES = {
-    "self_certainty",
-    "token_entropy",
-    "trajectory_entropy",
-    "sequence_logprob",
-    "inverse_perplexity",
-    "entropy_confidence",
-    "probability_disparity",
-}
 
 
 def test_the_command_writes_completions_results_and_figures(
@@ -36,7 +28,7 @@ def test_the_command_writes_completions_results_and_figures(
     out = tmp_path / "out"
     rows = [json.loads(line) for line in (out / "completions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 6
-    assert all(set(row["scores"]) == SCORES and len(row["completions"]) == 4 for row in rows)
+    assert all(set(row["scores"]) == SCORE_NAMES and len(row["completions"]) == 4 for row in rows)
     results = json.loads((out / "eval.json").read_text())
     assert results["labelled"] == 6
     assert results["selection"]["pass@4"]["value"] >= results["selection"]["average@4"]["value"]

@@ -1,4 +1,4 @@
-"""What JSON has no word for is null in a file, and a file is replaced whole."""
+"""What JSON cannot write is null in a file, and a file is replaced whole."""
 
 import json
 import math

@@ -14,7 +14,7 @@ from rlif.errors import UserError
 from rlif.lab import command
 from rlif.lab.command import run as run_lab
 from rlif.lab.options import LabConfig, Size
-from rlif.lab.plan import Trial, plan
+from rlif.lab.plan import Trial, plan_trials
 from rlif.tasks.arithmetic import ArithmeticConfig
 from rlif.tasks.options import BaseModelConfig, InstructModelConfig
 
@@ -32,12 +32,12 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
 ) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("rlif.lab.options.QUICK", Size(5, 5, guard_prompts=4, eval_prompts=4, test_prompts=4))
-    some = [each for each in plan(TINY) if each.ratio == 0.0 or (each.ratio < 1.0 and each.ratio != 0.1)]
-    monkeypatch.setattr(command, "plan", lambda config: [*some, Trial(0, 1.0, "self_certainty")])
+    some = [each for each in plan_trials(TINY) if each.ratio == 0.0 or (each.ratio < 1.0 and each.ratio != 0.1)]
+    monkeypatch.setattr(command, "plan_trials", lambda config: [*some, Trial(0, 1.0, "self_certainty")])
     config = replace(TINY, output_dir=tmp_path / "lab")
     run_lab(config)
     first = json.loads((tmp_path / "lab" / "lab.json").read_text())
-    assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in command.plan(config)]
+    assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in command.plan_trials(config)]
     page = (tmp_path / "lab" / "report.md").read_text()
     for figure in ("training.png", "guard.png", "mixes.png", "confidence.png", "reliability.png"):
         assert f"({figure})" in page

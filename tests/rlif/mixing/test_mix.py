@@ -138,7 +138,7 @@ def test_shards_and_pieces_change_nothing(pair: MakePair, tmp_path: Path, monkey
         (path / "model.safetensors").unlink()
         model.save_pretrained(path, max_shard_size=4000 if path == base else 6000)
         assert len(list(path.glob("*.safetensors"))) > 1
-    monkeypatch.setattr(weight_files, "PIECE", 50)
+    monkeypatch.setattr(weight_files, "PIECE_ELEMENTS", 50)
     mix(base, instruct, 0.3, tmp_path / "many", max_shard_size=5000)
     files = list((tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 2

@@ -37,24 +37,9 @@ from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.scorer import LossInputs, Scorer
 from runs import MakeConfig, train
-from tiny_models import make_tokenizer
+from tiny_models import SIZES, make_tokenizer
 
-VOCABULARY = len(make_tokenizer())
-SIZES = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-    pad_token_id=0,
-    eos_token_id=1,
-    bos_token_id=None,
-)
-GPT2_SIZES = dict(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+GPT2_SIZES = dict(vocab_size=SIZES["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3, tied": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=True)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),

@@ -16,25 +16,11 @@ SCORES = {
 }
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """What is drawn, still as objects."""
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def savefig(self: Figure, *arguments: object, **keywords: object) -> None:
-        drawn.append(self)
-        save(self, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return drawn
-
-
-def test_a_reliability_diagram_has_accuracies_above_and_counts_below(tmp_path: Path, figures: list[Figure]) -> None:
+def test_a_reliability_diagram_has_accuracies_above_and_counts_below(tmp_path: Path, drawn: list[Figure]) -> None:
     bins = {name: reliability_bins(*pair) for name, pair in SCORES.items()}
     plot_reliability(bins, tmp_path / "reliability.png")
     assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    above, other_above, below, _ = figures[0].axes
+    above, other_above, below, _ = drawn[0].axes
     assert above.get_title(loc="left") == "sure\nECE 0.238"  # 1/4 x 0.1 + 3/4 x |2/3 - 0.95|
     assert other_above.get_title(loc="left") == "unsure\nECE 0.000"
     assert [bar.get_height() for bar in above.patches] == pytest.approx([0.0, 2 / 3])
@@ -42,11 +28,11 @@ def test_a_reliability_diagram_has_accuracies_above_and_counts_below(tmp_path: P
     assert [bar.get_height() for bar in below.patches] == [0, 1, 0, 0, 0, 0, 0, 0, 0, 3]
 
 
-def test_risk_is_drawn_against_coverage_with_its_area(tmp_path: Path, figures: list[Figure]) -> None:
+def test_risk_is_drawn_against_coverage_with_its_area(tmp_path: Path, drawn: list[Figure]) -> None:
     curves = {name: risk_coverage(*pair) for name, pair in SCORES.items()}
     plot_risk_coverage(curves, tmp_path / "risk.png")
     assert (tmp_path / "risk.png").stat().st_size > 0
-    lines = figures[0].axes[0].lines
+    lines = drawn[0].axes[0].lines
     assert {line.get_label() for line in lines} == {f"{name} ({curve.area:.3f})" for name, curve in curves.items()}
     assert len(lines[0].get_xdata()) == 4
 

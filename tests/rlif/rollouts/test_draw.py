@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from rlif.errors import UserError
-from rlif.rollouts.draw import draw, truncate, uniform_numbers
+from rlif.rollouts.draw import draw_tokens, truncate, uniform_numbers
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_the_numbers_are_uniform_in_the_unit_interval_without_zero() -> None:
 def test_draws_from_a_large_vocabulary_have_its_probabilities(dtype: torch.dtype) -> None:
     vocab_size, count, temperature = 100_000, 400, 0.8
     logits = torch.randn(vocab_size).mul(3).to(dtype)
-    drawn, _ = draw(logits.expand(count, -1), temperature, one_number_a_row(count))
+    drawn, _ = draw_tokens(logits.expand(count, -1), temperature, one_number_a_row(count))
     # Twenty stretches of the vocabulary, of 5000 tokens each, stand for tokens too rare to be counted.
     probabilities = (logits.double() / temperature).softmax(-1).view(20, -1).sum(-1)
     frequency = torch.bincount(drawn // 5000, minlength=20) / count
@@ -52,7 +52,7 @@ def test_a_token_of_probability_zero_is_never_drawn_whatever_the_random_number(
     uniform: float, dtype: torch.dtype
 ) -> None:
     logits = torch.tensor([-torch.inf, -torch.inf, 0.0, -torch.inf, 5.0, -torch.inf]).expand(3, -1)
-    tokens, _ = draw(logits, 1.0, torch.full((3,), uniform, dtype=dtype))
+    tokens, _ = draw_tokens(logits, 1.0, torch.full((3,), uniform, dtype=dtype))
     assert set(tokens.tolist()) <= {2, 4}
 
 
@@ -63,7 +63,7 @@ def test_logits_that_are_not_finite_are_an_error_and_not_a_token(bad: float, top
     if top_k:
         logits = truncate(logits, 1.0, top_k=top_k, top_p=1.0)
     with pytest.raises(UserError, match="weights have diverged"):
-        draw(logits, 1.0, one_number_a_row(2))
+        draw_tokens(logits, 1.0, one_number_a_row(2))
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
@@ -86,4 +86,4 @@ def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps(
 
 def test_temperature_zero_takes_the_most_likely_token() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
-    assert draw(logits, 0.0, one_number_a_row(2))[0].tolist() == [1, 0]
+    assert draw_tokens(logits, 0.0, one_number_a_row(2))[0].tolist() == [1, 0]

@@ -9,23 +9,14 @@ import torch
 
 from rlif.models.language_model import LanguageModel
 from rlif.rewards import REWARDS
-from rlif.rewards.interface import describe
+from rlif.rewards.interface import describe_reward
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.sample import sample
 from rlif.scoring.confidence import OUTPUTS, confidence_scores, span_scores
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.sequences import as_rollout
 from tiny_models import EOS, make_model
-
-SCORES = {
-    "self_certainty",
-    "token_entropy",
-    "trajectory_entropy",
-    "sequence_logprob",
-    "inverse_perplexity",
-    "entropy_confidence",
-    "probability_disparity",
-}
+from toy_completions import SCORE_NAMES
 
 
 def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_model: LanguageModel) -> None:
@@ -42,7 +33,7 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
     )
     vocab_size = language_model.model.config.vocab_size
     scores = confidence_scores(rollout, language_model.tokenizer, vocab_size)
-    assert set(scores) == SCORES
+    assert set(scores) == SCORE_NAMES
     with torch.no_grad():
         stats = Scorer(language_model.model, None)(rollout, 0.7, OUTPUTS)
     inputs = {
@@ -53,7 +44,7 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
         "tokenizer": language_model.tokenizer,
     }
     for name in scores.keys() & REWARDS.keys():
-        reward = describe(name, REWARDS[name], 1.0)
+        reward = describe_reward(name, REWARDS[name], 1.0)
         expected = reward.function(**reward.arguments(inputs))
         # Sums of a dozen float32 statistics of logits that were computed in two ways: token by token and all at once.
         torch.testing.assert_close(scores[name], expected, rtol=1e-4, atol=1e-3)

@@ -96,13 +96,13 @@ def test_scores_equal_the_probabilities_that_sampling_used(
     language_model: LanguageModel, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
-    draw = sample_module.draw
+    draw_tokens = sample_module.draw_tokens
 
     def record(logits: Tensor, temperature: float, *rest: Any) -> tuple[Tensor, TokenStats]:
         seen.append((logits / temperature).log_softmax(dim=-1))
-        return draw(logits, temperature, *rest)
+        return draw_tokens(logits, temperature, *rest)
 
-    monkeypatch.setattr(sample_module, "draw", record)
+    monkeypatch.setattr(sample_module, "draw_tokens", record)
     language_model = replace(language_model, eos_token_ids=())
     prompts = encode_prompts(language_model, [Prompt("1+2="), Prompt("10+200="), Prompt("7")], 12)
     rollout = sample(

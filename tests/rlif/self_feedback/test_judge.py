@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
-from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.sample import sample_completions
-
-PROMPTS = [Prompt(f"{a}+{b}=", str(a + b)) for a in (1, 20) for b in (3, 4, 50)]
-
-
-OPTIONS = SampleOptions(num_generations=3, sampling="branch", max_completion_length=6, answer_span="trace")
-
-
-def make_config(**changes: Any) -> SelfFeedbackConfig:
-    return SelfFeedbackConfig(model="m", data="d", device="cpu", sample=replace(OPTIONS, **changes)).resolved()
+from small_samples import PROMPTS, sampling_config
 
 
 def test_the_models_verdict_on_a_completion_is_its_odds_of_the_two_words(
     language_model: LanguageModel, tmp_path: Path
 ) -> None:
-    config = make_config(sampling="independent", temperature=1.0, judge="# ", verdicts=("1", "0"))
+    config = sampling_config(sampling="independent", temperature=1.0, judge="# ", verdicts=("1", "0"))
     rows = sample_completions(config, language_model, PROMPTS[:2], tmp_path / "samples.jsonl")
     token = language_model.tokenizer.convert_tokens_to_ids
     for row in rows:
@@ -38,6 +26,6 @@ def test_the_models_verdict_on_a_completion_is_its_odds_of_the_two_words(
                 p = language_model.model(input_ids=torch.tensor([said])).logits[0, -1].double().softmax(-1)
             expected = p[token("1")] / (p[token("1")] + p[token("0")])
             assert each["confidence"]["p_true"] == pytest.approx(expected.item(), abs=1e-5)  # padding, in float32
-    config = make_config(sampling="independent", temperature=1.0, judge="# ", verdicts=("11", "1"))
+    config = sampling_config(sampling="independent", temperature=1.0, judge="# ", verdicts=("11", "1"))
     with pytest.raises(UserError, match="verdicts: got '11' and '1', expected words that begin with different tokens"):
         sample_completions(config, language_model, PROMPTS, tmp_path / "other.jsonl")

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.files.jsonl import write_rows
 from rlif.models.language_model import LanguageModel
-from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
-
-PROMPTS = [Prompt(f"{a}+{b}=", str(a + b)) for a in (1, 20) for b in (3, 4, 50)]
-
-
-OPTIONS = SampleOptions(num_generations=3, sampling="branch", max_completion_length=6, answer_span="trace")
-
-
-def make_config(**changes: Any) -> SelfFeedbackConfig:
-    return SelfFeedbackConfig(model="m", data="d", device="cpu", sample=replace(OPTIONS, **changes)).resolved()
+from small_samples import PROMPTS, sampling_config
 
 
 def test_an_interrupted_sampling_goes_on_at_its_prompt_and_ends_with_the_same_bytes(
     language_model: LanguageModel, tmp_path: Path
 ) -> None:
-    config = make_config(prompts_per_batch=2, sampling="independent", temperature=1.0)
+    config = sampling_config(prompts_per_batch=2, sampling="independent", temperature=1.0)
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     sample_completions(config, language_model, PROMPTS, whole)
     lines = whole.read_bytes().splitlines(keepends=True)
@@ -45,14 +33,14 @@ def test_samples_do_not_depend_on_how_prompts_are_divided_over_batches(
 ) -> None:
     texts = []
     for size in (1, 4, 6):
-        config = make_config(prompts_per_batch=size, sampling="independent", temperature=1.0)
+        config = sampling_config(prompts_per_batch=size, sampling="independent", temperature=1.0)
         rows = sample_completions(config, language_model, PROMPTS, tmp_path / f"{size}.jsonl")
         texts.append([completion["ids"] for row in rows for completion in row["completions"]])
     assert texts[0] == texts[1] == texts[2]
 
 
 def test_samples_of_an_earlier_release_are_read_and_gone_on_with(language_model: LanguageModel, tmp_path: Path) -> None:
-    config = make_config(prompts_per_batch=2)
+    config = sampling_config(prompts_per_batch=2)
     path, settings = tmp_path / "samples.jsonl", tmp_path / "samples.settings.json"
     whole = sample_completions(config, language_model, PROMPTS, path)
     old_names = {today: before for before, today in RENAMED.items()}
@@ -67,12 +55,12 @@ def test_samples_made_with_other_settings_are_refused_and_stay_as_they_are(
     language_model: LanguageModel, tmp_path: Path
 ) -> None:
     path = tmp_path / "samples.jsonl"
-    sample_completions(make_config(), language_model, PROMPTS, path)
+    sample_completions(sampling_config(), language_model, PROMPTS, path)
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"max_completion_length: got 5, but .* was made with 6; expected the same"):
-        sample_completions(make_config(max_completion_length=5), language_model, PROMPTS, path)
+        sample_completions(sampling_config(max_completion_length=5), language_model, PROMPTS, path)
     with pytest.raises(UserError, match=r"data: got '.*', but .* was made with"):
-        sample_completions(make_config(), language_model, PROMPTS[:-1] + PROMPTS[:1], path)
+        sample_completions(sampling_config(), language_model, PROMPTS[:-1] + PROMPTS[:1], path)
     assert path.read_bytes() == before
 
 
@@ -81,12 +69,12 @@ def test_after_an_error_before_the_first_sample_the_mended_command_runs(
 ) -> None:
     path = tmp_path / "samples.jsonl"
     with pytest.raises(UserError, match="num_generations: got 99 branches"):
-        sample_completions(make_config(num_generations=99), language_model, PROMPTS, path)
-    assert len(sample_completions(make_config(), language_model, PROMPTS, path)) == len(PROMPTS)
+        sample_completions(sampling_config(num_generations=99), language_model, PROMPTS, path)
+    assert len(sample_completions(sampling_config(), language_model, PROMPTS, path)) == len(PROMPTS)
 
 
 def test_an_elicited_answer_is_text_of_the_completion(language_model: LanguageModel, tmp_path: Path) -> None:
-    config = make_config(answer_span="elicited", elicitation="=")
+    config = sampling_config(answer_span="elicited", elicitation="=")
     rows = sample_completions(config, language_model, PROMPTS, tmp_path / "samples.jsonl")
     found = [each for row in rows for each in row["completions"] if each["span"]]
     assert found

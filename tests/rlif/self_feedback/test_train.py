@@ -29,7 +29,7 @@ from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
 from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import sequence_logprobs
-from rlif.self_feedback.train import step_rows, train_model, train_step
+from rlif.self_feedback.train import step_rows, train_batch, train_model
 from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 from tiny_models import EOS, frozen_copy, make_tokenizer
@@ -150,11 +150,11 @@ def test_a_checkpoint_of_another_training_is_never_gone_on_from(model_dir: Path,
             if not remaining:
                 raise MemoryError  # no checkpoint is written
             remaining.pop()
-            return train_step(*arguments)
+            return train_batch(*arguments)
 
         remaining = [None] * steps
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "train_step", step)
+            patch.setattr(training, "train_batch", step)
             with pytest.raises(MemoryError):
                 run(model_dir, tmp_path, config)
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from rlif.training.progress import LiveProgress, PlainProgress, Progress, describe
+from rlif.training.progress import LiveProgress, PlainProgress, Progress, describe_metrics
 
 ROWS = [
     {"step": 0, "eval/accuracy": 0.25, "eval/base_nll": 0.5},
@@ -83,4 +83,4 @@ def test_a_completion_gives_the_terminal_no_commands() -> None:
 
 
 def test_metrics_that_a_row_lacks_are_left_out() -> None:
-    assert describe({"step": 3}) == ""
+    assert describe_metrics({"step": 3}) == ""
