@@ -21,9 +21,9 @@ from statistics import median
 import torch
 
 from benchmarks import timing
-from benchmarks.machine import describe
+from benchmarks.machine import describe_machine
 from benchmarks.ops.implementations import IMPLEMENTATIONS
-from benchmarks.ops.problems import OPS, Call, Problem, make_problem
+from benchmarks.ops.problems import OPS, Call, OpProblem, make_problem
 from benchmarks.ops.shapes import logits
 from rlif_kernels.backends.c.build import found
 
@@ -39,7 +39,7 @@ CASES = (
 )
 
 
-def calls(op: str, problem: Problem) -> dict[str, Callable[[], object]]:
+def calls(op: str, problem: OpProblem) -> dict[str, Callable[[], object]]:
     """Forward and backward of each implementation that is here, warmed up."""
     built: dict[str, Callable[[], object]] = {}
     for implementation in IMPLEMENTATIONS[op]:
@@ -85,7 +85,12 @@ def main() -> None:
         case = {"op": op, "shape": str(shape), "threads": torch.get_num_threads()}
         entries.append({**case, "speed_up": speed_up, "milliseconds": milliseconds})
     if options.output:
-        results = {"machine": describe(), "levels": levels, "library": found().reason.split(", ")[0], "cases": entries}
+        results = {
+            "machine": describe_machine(),
+            "levels": levels,
+            "library": found().reason.split(", ")[0],
+            "cases": entries,
+        }
         options.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
