@@ -69,7 +69,7 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 10) -> float:
-    """Average the gap between confidence and accuracy over bins of equal width, by completions (arXiv 1706.04599).
+    """Average the gap between confidence and accuracy over equal bins, weighted by completions (arXiv 1706.04599).
 
     Sum over bins of count / N x |accuracy - mean confidence|, in [0, 1]. Both ends are in a bin: the (lo, hi] of other
     implementations drop a confidence of 0 silently. The arguments, and what raises, are those of `reliability_bins`.
