@@ -21,13 +21,13 @@ from statistics import median
 import torch
 
 from benchmarks import timing
-from benchmarks.machine import describe
+from benchmarks.machine import describe_machine
 from benchmarks.ops.implementations import IMPLEMENTATIONS
-from benchmarks.ops.problems import OPS, Call, Problem, make_problem
+from benchmarks.ops.problems import OPS, Call, OpProblem, make_problem
 from benchmarks.ops.shapes import logits
 from rlif_kernels.backends.c.build import found
 
-NAMES = ("eager", "torch.compile", "TRL", "rlif")
+COMPARED = ("eager", "torch.compile", "TRL", "rlif")
 # Op, shape, threads (0: all).
 CASES = (
     *(("token_stats", logits(1024, 32000, dtype), 0) for dtype in ("float32", "bfloat16")),
@@ -39,11 +39,11 @@ CASES = (
 )
 
 
-def calls(op: str, problem: Problem) -> dict[str, Callable[[], object]]:
+def compared_calls(op: str, problem: OpProblem) -> dict[str, Callable[[], object]]:
     """Forward and backward of each implementation that is here, warmed up."""
     built: dict[str, Callable[[], object]] = {}
     for implementation in IMPLEMENTATIONS[op]:
-        if implementation.name not in NAMES:
+        if implementation.name not in COMPARED:
             continue
         try:
             call = implementation.call(OPS[op], problem)
@@ -78,14 +78,19 @@ def main() -> None:
     for op, shape, chosen in CASES:
         torch.set_num_threads(chosen or threads)
         times: dict[str, list[float]] = {}
-        timing.in_turn(calls(op, make_problem(shape)), options.seconds, "cpu", times)
+        timing.in_turn(compared_calls(op, make_problem(shape)), options.seconds, "cpu", times)
         speed_up, milliseconds = ratios(times), {name: timing.spread(each) for name, each in times.items()}
         shown = (f"{name} {milliseconds[name]['median']:.2f} ms {speed_up[name]:.2f}x" for name in times)
         print(f"{op}, {shape}, {torch.get_num_threads()} threads: {', '.join(shown)}", flush=True)
         case = {"op": op, "shape": str(shape), "threads": torch.get_num_threads()}
         entries.append({**case, "speed_up": speed_up, "milliseconds": milliseconds})
     if options.output:
-        results = {"machine": describe(), "levels": levels, "library": found().reason.split(", ")[0], "cases": entries}
+        results = {
+            "machine": describe_machine(),
+            "levels": levels,
+            "library": found().reason.split(", ")[0],
+            "cases": entries,
+        }
         options.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
