@@ -27,7 +27,7 @@ from benchmarks.ops.problems import OPS, Call, OpProblem, make_problem
 from benchmarks.ops.shapes import logits
 from rlif_kernels.backends.c.build import found
 
-NAMES = ("eager", "torch.compile", "TRL", "rlif")
+COMPARED = ("eager", "torch.compile", "TRL", "rlif")
 # Op, shape, threads (0: all).
 CASES = (
     *(("token_stats", logits(1024, 32000, dtype), 0) for dtype in ("float32", "bfloat16")),
@@ -39,11 +39,11 @@ CASES = (
 )
 
 
-def calls(op: str, problem: OpProblem) -> dict[str, Callable[[], object]]:
+def compared_calls(op: str, problem: OpProblem) -> dict[str, Callable[[], object]]:
     """Forward and backward of each implementation that is here, warmed up."""
     built: dict[str, Callable[[], object]] = {}
     for implementation in IMPLEMENTATIONS[op]:
-        if implementation.name not in NAMES:
+        if implementation.name not in COMPARED:
             continue
         try:
             call = implementation.call(OPS[op], problem)
@@ -78,7 +78,7 @@ def main() -> None:
     for op, shape, chosen in CASES:
         torch.set_num_threads(chosen or threads)
         times: dict[str, list[float]] = {}
-        timing.in_turn(calls(op, make_problem(shape)), options.seconds, "cpu", times)
+        timing.in_turn(compared_calls(op, make_problem(shape)), options.seconds, "cpu", times)
         speed_up, milliseconds = ratios(times), {name: timing.spread(each) for name, each in times.items()}
         shown = (f"{name} {milliseconds[name]['median']:.2f} ms {speed_up[name]:.2f}x" for name in times)
         print(f"{op}, {shape}, {torch.get_num_threads()} threads: {', '.join(shown)}", flush=True)
