@@ -68,13 +68,17 @@ class DiagnoseConfig(
     json: str | None = None
     """File to write everything to as JSON too; - writes it to the standard output, and nothing else."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.reward, str):  # a lone name, as a file may have it too
+            self.reward = (self.reward,)
+
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.
 
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        read_specs(self.reward or INTERNAL)
         check(self)
+        read_specs(self.reward or INTERNAL)
         if self.json not in (None, "-") and not Path(self.json).expanduser().absolute().parent.is_dir():
             raise UserError(f"json: cannot write {self.json}: there is no such directory")

@@ -46,9 +46,9 @@ class MixConfig:
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
+        check(self)
         if not self.ratio:
             raise UserError("ratio: got none, expected at least one number from 0 to 1")
-        check(self)
         if len(set(self.outputs())) < len(self.ratio):
             raise UserError(f"ratio: got {' '.join(map(str, self.ratio))}, expected each once")
         for output in self.outputs():

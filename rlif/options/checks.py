@@ -8,7 +8,9 @@ Loads no torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from rlif.errors import UserError
@@ -91,9 +93,9 @@ Positive = Annotated[float, Above(0)]
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Hold every number, choice and flag of a dataclass of options, and of groups in it, to its type and bounds.
+    """Hold every value of a dataclass of options, and of groups in it, to its type and bounds.
 
-    Text and paths are not looked at: what they name shows when it is opened.
+    What text and paths name is not looked at: it shows when it is opened.
 
     Args:
         config: an instance of the dataclass.
@@ -105,6 +107,8 @@ def check(config: Any, prefix: str = "") -> None:
     for option in options_of(config).values():
         value = option.value(config)
         if option.is_group:
+            if not isinstance(value, option.kind):
+                raise UserError(f"{prefix}{option.name}: got {value!r}, expected options of its own")
             check(value, prefix=f"{prefix}{option.name}.")
         else:
             check_value(f"{prefix}{option.name}", value, option.hint)
@@ -120,6 +124,9 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     if value is None and optional:
         return
     if get_origin(kind) is tuple:
+        if not isinstance(value, tuple | list):  # text would be taken letter by letter
+            raise UserError(f"{name}: got {value!r}, expected a tuple")
+        check_length(name, value, kind)
         for item in value:
             check_value(name, item, get_args(kind)[0])
         return
@@ -128,17 +135,40 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         raise UserError(f"{name}: got {value!r}, expected {expected}")
 
 
+def check_length(name: str, values: Sequence[Any], kind: Any) -> None:
+    """Hold several values to the type of a tuple: so many as it names, or, where it ends with an ellipsis, any number.
+
+    Raises:
+        UserError: they are more or fewer.
+    """
+    kinds = get_args(kind)
+    if kinds[-1] is not Ellipsis and len(values) != len(kinds):
+        raise UserError(f"{name}: got {list(values)!r}, expected {len(kinds)} values")
+
+
 def _expected(value: Any, kind: Any, bounds: list[Bound | Between]) -> str | None:
     """What was expected instead of the value; None if it is right."""
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
     if kind is bool:
         return None if isinstance(value, bool) else "True or False"
+    if kind is str:  # a path may stand for its text
+        return None if isinstance(value, str | Path) else "text"
+    if kind is Path:
+        return None if isinstance(value, Path) else "a pathlib.Path"
     if kind not in (int, float):
         return None
     is_number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if is_number and (kind is int or math.isfinite(value)) and all(bound.holds(value) for bound in bounds):
+    if is_number and (kind is int or _is_finite(value)) and all(bound.holds(value) for bound in bounds):
         return None
     bounded = any(isinstance(bound, AtMost | Below | Between) for bound in bounds)
     what = "an integer" if kind is int else "a number" if bounded else "a finite number"
     return " ".join([what, " and ".join(map(str, bounds))]).rstrip() + "".join(bound.why for bound in bounds)
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a float can hold the value, and is neither infinite nor NaN."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
 from rlif.errors import UserError
+from rlif.options.checks import check_length
 from rlif.options.fields import Option, options_of, plain_type
 
 
@@ -51,10 +52,10 @@ def read_config(path: Path, command: type, prog: str, argument: str = "config") 
         raise UserError(f"{argument}: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{argument}: {path} holds no options, expected lines such as `seed: 1`")
-    groups = {option.group for option in options_of(command).values()}
-    flat: dict[object, object] = {}
+    groups = {option.group for option in options_of(command).values() if option.group is not None}
+    flat: list[tuple[object, object]] = []
     for name, value in values.items():  # a group may also be written as the mapping that it is in Python
-        flat |= value if name in groups and isinstance(value, dict) else {name: value}
+        flat += value.items() if name in groups and isinstance(value, dict) else [(name, value)]
     return _converted(flat, command, f"{argument}: {path}: ", f"option of {prog}")
 
 
@@ -77,17 +78,19 @@ def with_changes(config: Any, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **own, **groups)
 
 
-def _converted(values: Mapping[object, object], kind: type, where: str, what: str) -> dict[str, Any]:
-    """Values of a mapping by the current names of a dataclass's options, and of their types."""
+def _converted(values: Iterable[tuple[object, object]], kind: type, where: str, what: str) -> dict[str, Any]:
+    """Values beside their names, by the current names of a dataclass's options and of their types."""
     options = options_of(kind)
     renamed = {old: option.name for option in options.values() for old in option.old_names}
-    found = {}
-    for given, value in values.items():
+    found: dict[str, Any] = {}
+    for given, value in values:
         name = renamed.get(str(given), given)
         if name not in options:
             near = difflib.get_close_matches(str(name).replace("-", "_"), options, n=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UserError(f"{where}got {given!r}, which is no {what}{hint}")
+        if name in found:
+            raise UserError(f"{where}{name}: got it twice, expected it once, by this name or an old one")
         found[str(name)] = _option_value(value, options[str(name)], f"{where}{given}")
     return found
 
@@ -98,7 +101,7 @@ def _option_value(value: object, option: Option, where: str) -> Any:
     if option.is_group:
         if not isinstance(value, dict):
             raise UserError(f"{where}: got {value!r}, expected options of its own")
-        held = _converted(value, option.kind, f"{where}: ", f"option of {option.name}")
+        held = _converted(value.items(), option.kind, f"{where}: ", f"option of {option.name}")
         return dataclasses.replace(option.default(), **held)
     return _convert(value, option.kind, where)
 
@@ -107,7 +110,9 @@ def _convert(value: object, kind: Any, where: str) -> Any:
     """The value as the type, which YAML writes a little differently: 1e-5 is text to it, and a tuple a list."""
     if get_origin(kind) is tuple:
         item_kind, _, _ = plain_type(get_args(kind)[0])
-        return tuple(_convert(item, item_kind, where) for item in (value if isinstance(value, list) else [value]))
+        items = value if isinstance(value, list) else [value]
+        check_length(where, items, kind)
+        return tuple(_convert(item, item_kind, where) for item in items)
     if get_origin(kind) is Literal:
         if value in get_args(kind):
             return value
@@ -115,7 +120,7 @@ def _convert(value: object, kind: Any, where: str) -> Any:
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter of an integer beyond every float
             pass
     elif kind is Path and isinstance(value, str):
         return Path(value)

@@ -196,14 +196,18 @@ class TrainConfig(
         """What the run is about, in a few characters: its rewards."""
         return "+".join(reward_names(self.reward))
 
+    def __post_init__(self) -> None:
+        if isinstance(self.reward, str):  # a lone name, as a file may have it too
+            self.reward = (self.reward,)
+
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.
 
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        read_specs(self.reward)
         check(self)
+        read_specs(self.reward)
         if self.delta is not None and self.delta <= 1 + self.epsilon:
             raise UserError(f"delta: got {self.delta!r}, expected more than 1 + epsilon, which is {1 + self.epsilon:g}")
         check_resume(self, "run")

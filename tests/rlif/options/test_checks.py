@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -37,6 +38,9 @@ class Options:
     kind: Literal["a", "b"] = "a"
     chat: bool = False
     path: str = "p"
+    directory: Path | None = None
+    names: tuple[str, ...] = ()
+    pair: tuple[str, str] = ("a", "b")
     inner: Inner = field(default_factory=Inner)
     spread: Annotated[Spread, tyro.conf.OmitArgPrefixes] = field(default_factory=Spread)
 
@@ -61,6 +65,16 @@ class Options:
         ("kind", "c", "one of a, b"),
         ("chat", 1, "True or False"),
         ("chat", "yes", "True or False"),
+        ("rate", 10**400, "a finite number greater than 0"),
+        ("path", None, "text"),
+        ("path", 3, "text"),
+        ("directory", "d", "a pathlib.Path"),
+        ("names", "all", "a tuple"),
+        ("names", None, "a tuple"),
+        ("names", 3, "a tuple"),
+        ("shares", 0.5, "a tuple"),
+        ("pair", ["a"], "2 values"),
+        ("inner", None, "options of its own"),
     ],
 )
 def test_a_value_out_of_its_bounds_is_one_error_with_what_came_and_what_was_expected(
@@ -84,7 +98,17 @@ def test_options_of_a_group_have_the_names_that_the_command_line_gives_them() ->
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"rate": 1}, {"top": 1}, {"shares": (0, 1)}, {"seed": 2**63 - 1}, {"steps": 1}, {"digits": 2}]
+    "changes",
+    [
+        {},
+        {"rate": 1},
+        {"top": 1},
+        {"shares": (0, 1)},
+        {"seed": 2**63 - 1},
+        {"steps": 1},
+        {"digits": 2},
+        {"path": Path("p")},
+    ],
 )
 def test_the_ends_of_a_range_whole_numbers_and_none_where_it_may_be_are_accepted(changes: dict[str, object]) -> None:
     check(replace(Options(), **changes))  # type: ignore[arg-type]

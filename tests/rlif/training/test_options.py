@@ -73,3 +73,12 @@ def test_a_bad_value_is_one_error_with_the_argument_what_came_and_what_was_expec
 )
 def test_the_ends_of_a_range_that_belong_to_it_are_accepted(field: str, value: float) -> None:
     dataclasses.replace(VALID, **{field: value}).validate()  # type: ignore[arg-type]
+
+
+def test_a_lone_reward_is_the_same_as_a_tuple_of_it() -> None:
+    assert TrainConfig(model="m", data="d", reward="format") == TrainConfig(model="m", data="d", reward=("format",))  # type: ignore[arg-type]
+
+
+def test_a_directory_as_text_is_one_error_before_any_work() -> None:
+    with pytest.raises(UserError, match=r"^output_dir: got 'runs/x', expected a pathlib\.Path$"):
+        TrainConfig(model="m", data="d", output_dir="runs/x").validate()  # type: ignore[arg-type]
