@@ -46,7 +46,8 @@ def test_an_op_is_timed_beside_its_floors_and_whoever_fails_or_is_wrong_is_named
     (entry,) = results["entries"]
     assert results["finished"]
     assert set(entry["floors"]) == {"read", "copy"}
-    assert floor_milliseconds(entry, "forward") == entry["floors"]["read"]["forward"]["median"]
+    medians = [each["median"] for each in entry["floors"]["read"].values()]
+    assert floor_milliseconds(entry, "forward") == min(medians)
     for name in ("eager", "rlif"):
         described = entry["implementations"][name]
         assert described["output_error"] < 1e-5  # sums of 300 float32

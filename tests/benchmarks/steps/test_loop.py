@@ -6,6 +6,7 @@ from benchmarks.runner import Options, run_suite
 from benchmarks.steps import loop
 
 
+@pytest.mark.slow
 def test_a_training_step_counts_its_tokens_and_divides_its_time_into_phases(tmp_path):
     options = Options(tmp_path, size="tiny", peers=frozenset(), repeats=1)
     results = run_suite("loop", options, loop.steps(options))

@@ -9,6 +9,7 @@ from benchmarks.steps.self_feedback import measure_dpo, summarise_pairs
 from benchmarks.steps.workload import Workload
 
 
+@pytest.mark.slow
 def test_the_dpo_benchmark_trains_every_pair_and_begins_at_the_loss_of_no_preference():
     work = Workload(
         vocab_size=50, hidden_size=16, num_layers=1, prompts=3, prompt_length=4, max_completion_length=5, steps=3,

@@ -27,6 +27,7 @@ BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraini
 TINY = LabConfig(quick=True, workers=2, base=BASE, instruct=InstructModelConfig(base=BASE, task=TASK, steps=5))
 
 
+@pytest.mark.slow
 def test_a_tiny_lab_writes_its_report_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,6 +216,7 @@ def test_off_evaluates_nothing_and_keeps_nothing(make_config: MakeConfig) -> Non
     assert not any(name.startswith("eval/") for row in result.rows for name in row)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_guarded_as_if_it_had_never_stopped(falling: TrainConfig, tmp_path: Path) -> None:
     config = replace(falling, guard="warn", max_steps=6)
     whole = train(replace(config, output_dir=tmp_path / "whole"))
@@ -243,6 +244,7 @@ def test_a_run_that_was_interrupted_after_its_best_is_not_falling_while_it_goes_
     assert guard.observe(60, WELL | {"consensus": 0.5}) is not None
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_write_over_a_better_policy_of_a_later_step(
     falling: TrainConfig, tmp_path: Path
 ) -> None:

@@ -182,6 +182,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(make_config: 
     assert first[0] == other[0]  # evaluations of the same policy use the same random numbers whatever the seed
 
 
+@pytest.mark.slow
 def test_training_raises_its_reward(make_config: MakeConfig) -> None:
     config = make_config(max_steps=30, reward="token_entropy", learning_rate=3e-3, beta=0.0, eval_steps=30)
     rewards = [row["reward"] for row in train(config).rows]
