@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig
 
-from tiny_models import CHARACTERS, SIZES, make_tokenizer
+import tiny_models
 
-LETTERS = CHARACTERS + "abcdefghijklmnopqrstuvwxyz"
+LETTERS = tiny_models.CHARACTERS + "abcdefghijklmnopqrstuvwxyz"
+# The shared tiny model, that knows letters too: conversations have them.
+SIZES = tiny_models.SIZES | {"vocab_size": 3 + len(LETTERS), "tie_word_embeddings": True}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'][0] + '=' + message['content'] + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'a=' }}{% endif %}"
@@ -21,11 +23,15 @@ CHAT_TEMPLATE = (
 PROMPTS = [f"{a}+{b}=" for a in (1, 20, 3) for b in (4, 50)]
 
 
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character, and a chat template."""
+    return tiny_models.make_tokenizer(LETTERS, CHAT_TEMPLATE)
+
+
 def save_model(directory: Path) -> Path:
     torch.manual_seed(0)
-    sizes = SIZES | {"vocab_size": 3 + len(LETTERS)}
-    Qwen3ForCausalLM(Qwen3Config(**sizes, tie_word_embeddings=True)).save_pretrained(directory)
-    make_tokenizer(LETTERS, CHAT_TEMPLATE).save_pretrained(directory)
+    Qwen3ForCausalLM(Qwen3Config(**SIZES)).save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
     return directory
 
 
