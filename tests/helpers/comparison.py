@@ -26,8 +26,30 @@ def mostly_interpreted(*values: Any, fast: tuple[Any, ...]) -> list[Any]:
     return [value if value in fast else pytest.param(value, marks=slow) for value in values]
 
 
-def random_targets(logits: Tensor, num_columns: int | None = None) -> Tensor:
-    return torch.randint(num_columns or logits.shape[-1], logits.shape[:-1], device=logits.device)
+def random_targets(
+    logits: Tensor, num_columns: int | None = None, *, outside: bool = True, generator: torch.Generator | None = None
+) -> Tensor:
+    """Targets of (..., V) logits, (...): each kind of target in turn, from a kind drawn at random.
+
+    They are the row's largest, a draw from its own distribution, any column, and one of -inf if there is any. Without
+    `outside` none is on a column of -inf, unless the row has nothing else. A column drawn from many is hardly ever the
+    largest, which kernels treat by itself.
+    """
+    rows = logits.detach()[..., :num_columns].reshape(-1, num_columns or logits.shape[-1]).float().cpu()
+    numbers = rows.nan_to_num(nan=0.0, posinf=0.0, neginf=-1e30)
+    anything = torch.ones_like(rows)
+
+    def drawn(weights: Tensor) -> Tensor:
+        return weights.multinomial(1, generator=generator)[:, 0]
+
+    def any_of(columns: Tensor) -> Tensor:
+        return drawn(torch.where(columns.any(-1, keepdim=True), columns.float(), anything))
+
+    kinds = [numbers.argmax(-1), drawn(numbers.softmax(-1))]
+    kinds += [drawn(anything), any_of(rows == -torch.inf)] if outside else [any_of(rows != -torch.inf)]
+    first = int(torch.randint(len(kinds), (), generator=generator))
+    which = (torch.arange(len(rows)) + first) % len(kinds)
+    return torch.stack(kinds).gather(0, which[None])[0].view(logits.shape[:-1]).to(logits.device)
 
 
 def assert_values_match(actual: TokenStats, expected: TokenStats) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from comparison import DEVICE, ROUNDING
+from comparison import DEVICE, ROUNDING, random_targets
 from rlif_kernels import GRPOLoss
 
 # The fused losses' bound: float32 results against the float64 reference, relative to the largest value.
@@ -37,13 +37,15 @@ LOSSES = {
 FAST_LOSSES = ("on-policy", "two-sided clip", "entropy and self-certainty", "sequence, all terms")
 
 
-def loss_inputs(case: dict, num_columns: int, targets_shape: tuple[int, ...] = (4, 6)) -> tuple[tuple, dict]:
+def loss_inputs(case: dict, logits: Tensor) -> tuple[tuple, dict]:
     """(targets, advantages, old_logprob, ref_logprob) and the other options of a case of `LOSSES`.
 
-    One sequence has no advantage, some tokens are masked, and what stands in those is not a number.
+    Targets are drawn from the (..., T, V) logits. One sequence has no advantage, some tokens are masked, and what
+    stands in those is not a number.
     """
     options = dict(case)
-    targets = torch.randint(num_columns, targets_shape, device=DEVICE)
+    targets = random_targets(logits, outside=False)  # a token of probability 0 has no finite loss
+    targets_shape = targets.shape
     shape = targets_shape if options.pop("per_token", False) else targets_shape[:-1]
     advantages = torch.randn(shape, device=DEVICE)
     advantages[1:2] = 0

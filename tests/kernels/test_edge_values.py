@@ -44,6 +44,12 @@ def gradient(compute, logits, targets, **options):
     return logits.grad
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"softcap": 2.0}, {"temperature": 1.9, "softcap": 2.0}])
+def test_the_largest_of_a_row_with_a_masked_column_has_the_right_gradient(options, backend):
+    logits = torch.tensor([[-0.2676, -torch.inf, 0.1111], [-30.0, 18.5, -torch.inf]], device=DEVICE)
+    check_against_reference(logits, torch.tensor([2, 1], device=DEVICE), backend, **options)
+
+
 @pytest.mark.parametrize("softcap", mostly_interpreted(None, 30.0, fast=(None,)))
 def test_a_column_of_minus_infinity_is_outside_the_support(softcap, compute):
     logits, _ = rows()

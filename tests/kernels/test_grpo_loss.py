@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from comparison import DEVICE, mostly_interpreted
+from comparison import DEVICE, mostly_interpreted, random_targets
 from losses import (
     FAST_LOSSES,
     LOSSES,
@@ -20,7 +20,7 @@ from rlif_kernels import grpo_loss, reference, token_stats
 
 def check(logits, case, backend, inplace=False, **more):
     """Compare loss, statistics and gradient with the float64 reference."""
-    arguments, options = loss_inputs(LOSSES[case], 100, logits.shape[:-1])
+    arguments, options = loss_inputs(LOSSES[case], logits[..., : more.get("vocab_size")])
     options |= more
     rows = {name: more[name] for name in ("temperature", "softcap", "vocab_size") if name in more}
     arguments = near(token_stats(logits, arguments[0], **rows).logprob, arguments)
@@ -54,7 +54,7 @@ def test_any_vocabulary_size_matches_the_reference(num_columns, backend, monkeyp
 
         monkeypatch.setattr(triton_backend, "SPLIT_BELOW_ROWS", 0)  # rows as few as these would be split
     logits = 3 * torch.randn(1, 3, num_columns, device=DEVICE)
-    targets = torch.randint(num_columns, (1, 3), device=DEVICE)
+    targets = random_targets(logits)
     leaf, doubled = logits.clone().requires_grad_(), logits.double().requires_grad_()
     advantages = torch.tensor([1.5], device=DEVICE)
     ours = grpo_loss(leaf, targets, advantages, entropy_coef=0.1, backend=backend)
@@ -63,6 +63,15 @@ def test_any_vocabulary_size_matches_the_reference(num_columns, backend, monkeyp
     ours.loss.backward()
     theirs.loss.backward()
     assert_gradient_matches(leaf.grad, doubled.grad)
+
+
+@pytest.mark.parametrize("softcap", [None, 8.0])
+@pytest.mark.parametrize("dtype", mostly_interpreted(torch.float32, torch.bfloat16, fast=(torch.float32,)))
+def test_masked_vocabularies_match_the_reference(dtype, softcap, backend):
+    logits = (3 * torch.randn(4, 6, 300, device=DEVICE)).to(dtype)
+    logits[torch.rand(logits.shape, device=DEVICE) < 0.3] = -torch.inf
+    logits[0, 0, 3:] = -torch.inf
+    check(logits, "entropy and self-certainty", backend, temperature=0.7, softcap=softcap)
 
 
 def test_few_long_rows_are_split_to_the_same_result(backend):
@@ -83,7 +92,7 @@ def test_temperature_softcap_padding_and_strides_hold_here_too(backend):
 @pytest.mark.slow_interpreted
 def test_the_statistics_have_the_bits_of_token_stats_whatever_the_batch(backend):
     logits = 3 * torch.randn(8, 5, 3000, device=DEVICE)
-    targets = torch.randint(3000, (8, 5), device=DEVICE)
+    targets = random_targets(logits)
     expected = token_stats(logits, targets, backend=backend)
     for batch in (slice(0, 8), slice(3, 4)):
         result = grpo_loss(
@@ -96,11 +105,25 @@ def test_the_statistics_have_the_bits_of_token_stats_whatever_the_batch(backend)
 @pytest.mark.slow_interpreted
 def test_the_gradient_is_deterministic(backend):
     logits = (3 * torch.randn(4, 6, 3000, device=DEVICE)).requires_grad_()
-    targets, advantages = torch.randint(3000, (4, 6), device=DEVICE), torch.randn(4, device=DEVICE)
+    targets, advantages = random_targets(logits), torch.randn(4, device=DEVICE)
     first, second = (
         torch.autograd.grad(grpo_loss(logits, targets, advantages, backend=backend).loss, logits)[0] for _ in range(2)
     )
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 7, 16, 32, 64, 1024, 4096, 8191])
+def test_one_competitor_of_a_near_certain_token_counts_wherever_it_stands(place, backend):
+    # One lane, one vector and one chunk have the two together at some of these places.
+    logits = torch.full((1, 1, 8192), -100.0, device=DEVICE)
+    logits[..., 0], logits[..., place] = math.log(1e9), 0.0
+    targets, advantages = torch.zeros(1, 1, dtype=torch.long, device=DEVICE), torch.ones(1, device=DEVICE)
+    plain, fused = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    token_stats(plain, targets, backend=backend).logprob.sum().backward()
+    (-grpo_loss(fused, targets, advantages, backend=backend).loss).backward()
+    for gradient in (plain.grad, fused.grad):
+        # The rounding of a logit of 20.7 is 1e-6 of its exponential.
+        torch.testing.assert_close(gradient[0, 0, [0, place]].cpu(), torch.tensor([1e-9, -1e-9]), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("remainder", mostly_interpreted(1e-3, 1e-6, 1e-9, 1e-13, fast=(1e-9,)))

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from comparison import DEVICE, mostly_interpreted
+from comparison import DEVICE, mostly_interpreted, random_targets
 from losses import (
     FAST_LOSSES,
     LOSSES,
@@ -29,6 +29,10 @@ def head(dtype=torch.float32, shape=(4, 6)):
     return hidden, weight, bias
 
 
+def logits_of(hidden, weight, bias=None):
+    return torch.nn.functional.linear(hidden, weight, bias).detach()
+
+
 def doubled(*tensors):
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
@@ -38,7 +42,7 @@ def doubled(*tensors):
 def test_every_loss_matches_the_reference(case, tile_bytes, backend):
     shape = (3, 4)  # more rows than the middle one of TILE_BYTES holds
     hidden, weight, bias = head(shape=shape)
-    arguments, options = loss_inputs(LOSSES[case], 90, shape)
+    arguments, options = loss_inputs(LOSSES[case], logits_of(hidden, weight, bias)[..., :95])
     options |= {"softcap": 10.0, "temperature": 0.8, "vocab_size": 95}
     rows = {name: options[name] for name in ("softcap", "temperature", "vocab_size")}
     with torch.no_grad():
@@ -54,6 +58,27 @@ def test_every_loss_matches_the_reference(case, tile_bytes, backend):
         assert_gradient_matches(tensor.grad, leaf.grad)
 
 
+@pytest.mark.parametrize("tile_bytes", mostly_interpreted(1 << 29, 3000, fast=(3000,)))
+def test_a_vocabulary_masked_by_the_bias_matches_the_reference(tile_bytes, backend):
+    hidden, weight, bias = head(shape=(3, 4))
+    masked = torch.rand(NUM_COLUMNS, device=DEVICE) < 0.4
+    with torch.no_grad():
+        bias.masked_fill_(masked, -torch.inf)
+    targets, advantages = random_targets(logits_of(hidden, weight, bias), outside=False), torch.randn(3, device=DEVICE)
+    leaves = doubled(hidden, weight, bias)
+    options = {"entropy_coef": 0.1, "temperature": 0.8}
+    ours = linear_grpo_loss(
+        hidden, weight, targets, advantages, bias=bias, tile_bytes=tile_bytes, backend=backend, **options
+    )
+    theirs = reference.linear_grpo_loss(*leaves[:2], targets, advantages.double(), bias=leaves[2], **options)
+    assert_losses_match(ours, theirs)
+    ours.loss.backward()
+    theirs.loss.backward()
+    for tensor, leaf in zip((hidden, weight, bias), leaves, strict=True):
+        assert_gradient_matches(tensor.grad, leaf.grad)
+    assert not bias.grad[masked].any()
+
+
 @pytest.mark.slow_interpreted
 @pytest.mark.parametrize("tile_bytes", [1 << 29, 6000])
 def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile_bytes, backend):
@@ -62,7 +87,8 @@ def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile
     shape = (4, 12) if interpreted else (4, 24)
     for _ in range(2 if interpreted else 4):
         hidden, weight, _ = head(torch.bfloat16, shape)
-        targets, advantages = torch.randint(NUM_COLUMNS, shape, device=DEVICE), torch.randn(4, device=DEVICE)
+        targets = random_targets(logits_of(hidden, weight))
+        advantages = torch.randn(4, device=DEVICE)
         leaves = doubled(hidden, weight)
         with torch.no_grad():
             old = reference.linear_token_stats(*leaves, targets).logprob + 0.05 * torch.randn(shape, device=DEVICE)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from comparison import DEVICE, assert_values_match, mostly_interpreted, upstream_gradients, weighted_sum
+from comparison import (
+    DEVICE,
+    assert_values_match,
+    mostly_interpreted,
+    random_targets,
+    upstream_gradients,
+    weighted_sum,
+)
 from losses import assert_gradient_matches
 from rlif_kernels import linear_token_stats, reference, token_stats
 from rlif_kernels.stats import FIELDS
@@ -18,7 +25,8 @@ def head(dtype=torch.float32, shape=(3, 7)):
     hidden = torch.randn(*shape, WIDTH, device=DEVICE).to(dtype).requires_grad_()
     weight = (torch.randn(NUM_COLUMNS, WIDTH, device=DEVICE) / 2).to(dtype).requires_grad_()
     bias = torch.randn(NUM_COLUMNS, device=DEVICE).to(dtype).requires_grad_()
-    return hidden, weight, bias, torch.randint(90, shape, device=DEVICE)
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    return hidden, weight, bias, random_targets(logits, 90)
 
 
 def doubled(*tensors):
@@ -48,6 +56,25 @@ def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, b
         assert_gradient_matches(ours.grad, theirs.grad)
     assert not weight.grad[95:].any()
     assert not hidden.grad[~options["mask"]].any()
+
+
+@pytest.mark.parametrize("keep_logits", mostly_interpreted(True, False, fast=(True,)))
+def test_a_vocabulary_masked_by_the_bias_matches_the_reference(keep_logits, backend):
+    hidden, weight, bias, _ = head(shape=(3, 4))
+    with torch.no_grad():
+        bias[::3] = -torch.inf
+    targets = random_targets(torch.nn.functional.linear(hidden, weight, bias))
+    exact = doubled(hidden, weight, bias)
+    stats = linear_token_stats(
+        hidden, weight, targets, bias=bias, outputs=FIELDS, tile_bytes=3000, keep_logits=keep_logits, backend=backend
+    )
+    expected = reference.linear_token_stats(*exact[:2], targets, bias=exact[2], outputs=FIELDS)
+    assert_values_match(stats, expected)
+    weights = upstream_gradients(targets.shape)
+    weighted_sum(stats, weights).backward()
+    weighted_sum(expected, weights).backward()
+    for ours, theirs in zip((hidden, weight, bias), exact, strict=True):
+        assert_gradient_matches(ours.grad, theirs.grad)
 
 
 @pytest.mark.slow_interpreted

@@ -17,8 +17,8 @@ ACTIVE = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 @pytest.mark.parametrize("case", LOSSES)
 def test_the_reference_is_differentiated_correctly(case):
-    arguments, options = loss_inputs(LOSSES[case], 11)
     logits = (2 * torch.randn(4, 6, 11, dtype=torch.float64)).requires_grad_()
+    arguments, options = loss_inputs(LOSSES[case], logits)
     logprob = reference.token_stats(logits.detach(), arguments[0]).logprob
     given = exact(near(logprob, arguments))
     # On-policy the ratio is held at 1 by a detach that finite differences do not see: there they are given the old.
@@ -29,7 +29,7 @@ def test_the_reference_is_differentiated_correctly(case):
 
 @pytest.mark.parametrize("case", LOSSES)
 def test_the_closed_form_is_the_derivative_of_the_definition(case):
-    arguments, options = loss_inputs(LOSSES[case], 11)
+    arguments, options = loss_inputs(LOSSES[case], torch.randn(4, 6, 11))
     mask = options["mask"]
     leaves = [(-torch.rand(4, 6, dtype=torch.float64)).requires_grad_() for _ in range(3)]
     given = exact(near(leaves[0].detach(), arguments))

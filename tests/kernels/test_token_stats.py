@@ -265,5 +265,5 @@ def test_drawn_cases_match_the_reference(data, backend):
         options["vocab_size"] = data.draw(st.integers(1, num_columns), label="vocab_size")
     if data.draw(st.booleans(), label="masked"):
         options["mask"] = (torch.rand(logits.shape[:-1], generator=generator) < 0.5).to(DEVICE)
-    targets = torch.randint(options.get("vocab_size", num_columns), logits.shape[:-1], generator=generator).to(DEVICE)
+    targets = random_targets(logits, options.get("vocab_size"), generator=generator)
     check_against_reference(logits, targets, backend, **options)

@@ -47,6 +47,8 @@ from rlif_kernels.backends.triton.blocks import (
 # The maximum of no columns: finite, because -inf - -inf is NaN; so low that exp2(LOWEST - m) is 0.
 LOWEST = tl.constexpr(-1e38)
 LOWEST_FLOAT32 = tl.constexpr(-3.4028234663852886e38)
+# Where 1 - p_y as a difference has lost four of its 24 bits, it is added up from the others instead.
+CANCELS = tl.constexpr(0.0625)
 
 
 # ---------------------------------------------------------------- forward: one chunk of one row, lane by lane
@@ -178,23 +180,34 @@ def _row_results(
 
 
 @triton.jit
-def _complement(l_m, l_s, m, s, d_y, LANES: tl.constexpr):
-    """1 - p_y of the largest, whose z is m + d_y (d_y, in units of log 2, is what rounding left of 0).
+def _complement(
+    p_row, l_m, l_s, m, s, target, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, SOFTCAP: tl.constexpr
+):
+    """1 - p_y of a target that is nearly certain, as the sum of all others: as a difference it would lose its digits.
 
-    It is the sum of all others, so that no digit cancels where p_y is nearly 1: the largest's own term leaves the lane
-    that has it before the lanes are added up.
+    Those of the target's own lane, V / LANES columns, are read again: in the lane's sum its term drowned them. That is
+    the one lane whose maximum is m. (Found by its number, it would cost the main loop three hundredths of its
+    instructions: then the lanes' numbers are kept throughout.)
     """
-    e_y = tl.exp2(d_y)
-    holder = l_m == m
-    others = sum_lanes(tl.where(holder, l_s - e_y, tl.exp2(l_m - m) * l_s), LANES)
-    # Lanes that share the maximum gave up a term each, but one was to leave.
-    others += (tl.sum(holder.to(tl.float32), axis=0) - 1.0) * e_y
-    return others / s
+    SOME: tl.constexpr = LANES // 4  # one column to a thread
+    i_target = target.to(tl.int32)
+    o_some = tl.arange(0, SOME)
+    # K columns next to each other in each of SOME / K tiles.
+    o_column = i_target % (LANES * K) // K * K + o_some // K * (LANES * K) + o_some % K
+    b_own = tl.zeros((SOME,), tl.float32)
+    for start in range(0, V, SOME * LANES):
+        o = start + o_column
+        x = tl.load(p_row + o, mask=(o < V) & (o != i_target), other=-INFINITY).to(tl.float32)
+        if SOFTCAP:
+            x = cap(x, softcap)
+        b_own += tl.exp2(tl.fma(x, scale, -m))
+    return sum_lanes(tl.where(l_m == m, sum_lanes(b_own, SOME), tl.exp2(l_m - m) * l_s), LANES) / s
 
 
 @triton.jit
-def _exact_row(p_row, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.constexpr):
-    """`_row_results` of a row that holds -inf, NaN or values near the end of float32's range; m a logit, and also n.
+def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.constexpr):
+    """`_row_results` of a row that holds -inf, NaN or values near the end of float32's range; m a logit, and also n
+    and 1 - p_y.
 
     The same sums with a guard on everything, in nats. So that the lowest finite float32 does not overflow, the maximum
     is subtracted before anything is multiplied, and t is divided by V as it is added up, by the temperature at the end.
@@ -202,7 +215,7 @@ def _exact_row(p_row, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.conste
     inv_temperature = scale * LN2
     l_m = tl.full((LANES,), -INFINITY, tl.float32)
     zero = tl.zeros((LANES,), tl.float32)
-    l_s, l_w, l_t, l_q, l_n, l_poison = zero, zero, zero, zero, zero, zero
+    l_s, l_others, l_w, l_t, l_q, l_n, l_poison = zero, zero, zero, zero, zero, zero, zero
     l_x2 = l_m
     for start in range(0, V, LANES):
         o = start + tl.arange(0, LANES)
@@ -220,6 +233,7 @@ def _exact_row(p_row, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.conste
         a = tl.exp2(shift * LOG2E)
         l_w = tl.fma(a, tl.fma(shift, l_s, l_w), e * d)
         l_s = tl.fma(a, l_s, e)
+        l_others = tl.fma(a, l_others, tl.where(o == target, 0.0, e))
         l_q = tl.fma(a * a, l_q, e * e)
         l_x2 = tl.maximum(tl.minimum(l_m, x), l_x2)
         l_n += inside.to(tl.float32)
@@ -237,8 +251,8 @@ def _exact_row(p_row, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.conste
     mean_q = sum_lanes(a * a * l_q, LANES) / (s * s)
     _, x2 = tl.reduce((l_m, l_x2), 0, _merge_top_two)
     second = tl.where(x2 == -INFINITY, 0.0, tl.exp2((x2 - m) * inv_temperature * LOG2E))
-    others = _complement(l_m, l_s, m, s, 0.0, LANES)
-    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, second / s, n, others
+    complement = sum_lanes(a * l_others, LANES) / s
+    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, second / s, n, complement
 
 
 @triton.jit
@@ -249,7 +263,7 @@ def _difference(x, m):
 
 @triton.jit
 def row_values(
-    state, p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.constexpr,
+    state, p_row, target, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, SOFTCAP: tl.constexpr,
     W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
     """The row's results from its lanes' state, after a second, guarded look at a row that needs it:
@@ -263,21 +277,20 @@ def row_values(
     x_capped = x_y
     if SOFTCAP:
         x_capped = cap(x_y, softcap)
-    d_y = tl.fma(x_capped, scale, -m)
-    logprob = d_y * LN2 - log_s
+    logprob = tl.fma(x_capped, scale, -m) * LN2 - log_s
+    complement = 1.0 - tl.exp2(logprob * LOG2E)
     if x_capped * scale == m:
-        complement = _complement(state[0], state[1], m, s, d_y, LANES)
-    else:
-        complement = 1.0 - tl.exp2(logprob * LOG2E)
+        others = _complement(p_row, state[0], state[1], m, s, target, V, scale, softcap, LANES, K, SOFTCAP)
+        # Where it is not nearly certain, other lanes may have the same maximum.
+        complement = tl.where(complement < CANCELS, others, complement)
     m_nats = m * LN2
     n = V * 1.0
     # Finite sums subtract to 0; infinities and NaN do not. log s is -inf where nothing but -inf was seen.
     if (mean_w - mean_w) + (mean_d - mean_d) + (mean_q - mean_q) + (log_s - log_s) != 0.0:
-        m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, n, others = _exact_row(
-            p_row, V, scale, softcap, LANES, SOFTCAP
+        m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, n, complement = _exact_row(
+            p_row, target, V, scale, softcap, LANES, SOFTCAP
         )
         logprob = (x_capped - m) * (scale * LN2) - log_s
-        complement = tl.where(x_capped == m, others, 1.0 - tl.exp2(logprob * LOG2E))
         m_nats = m * (scale * LN2)
         n = -tl.maximum(n, 1.0)  # -0 would not look negative
     return (
@@ -364,7 +377,7 @@ def forward_kernel(
                 p_row, p_partials, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, 1
             )
             logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first, second, m, log_s, n, complement, _ = (
-                row_values(state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, Q, TOP)
+                row_values(state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, W, T, Q, TOP)
             )
             if LOGPROB:
                 tl.store(logprob_ptr + i_row, logprob)

@@ -70,7 +70,7 @@ def _grpo_row(
             p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, False, False, UNROLL
         )
         logprob, entropy, self_certainty, _, _, _, _, m, log_s, n, complement, x_y = row_values(
-            state, p_row, target, V, scale, softcap, LANES, SOFTCAP, W, T, False, False
+            state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, W, T, False, False
         )
         advantage = tl.load(advantage_ptr + i_row)
         weight = tl.load(weight_ptr + i_row)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from comparison import assert_gradients_match, assert_values_match, upstream_gradients, weighted_sum
+from comparison import assert_gradients_match, assert_values_match, random_targets, upstream_gradients, weighted_sum
 from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, token_stats
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
@@ -25,16 +25,16 @@ def whole_rows() -> tuple[torch.Tensor, torch.Tensor]:
     """12 rows of 101 columns that meet every edge, the same in every process."""
     generator = torch.Generator().manual_seed(7)
     logits = 3 * torch.randn(3, 4, 101, generator=generator)
-    targets = torch.randint(101, (3, 4), generator=generator)
-    targets[0, 1] = -100
     logits[0, 2, 10] = -torch.inf
     logits[0, 3, :40] = -torch.inf  # no support in the first slice of three
-    targets[0, 3] = 7  # nor probability for this target
     logits[1, 0, 50] = torch.nan
     logits[1, 1] = -torch.inf
     logits[1, 2] += 1e4
     logits[1, 3, 60:] = torch.finfo(torch.float32).min
     logits[2, 0, 99] = torch.inf
+    targets = random_targets(logits, generator=generator)
+    targets[0, 1] = -100
+    targets[0, 3] = 7  # of probability 0
     return logits, targets
 
 
@@ -93,7 +93,7 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
     columns = own_columns(rank, world_size)
     hidden = torch.randn(3, 4, 16, generator=generator)
     weight, bias = torch.randn(101, 16, generator=generator), torch.randn(101, generator=generator)
-    targets = torch.randint(90, (3, 4), generator=generator)
+    targets = random_targets(torch.nn.functional.linear(hidden, weight, bias), 90, generator=generator)
     masked = targets.clone()
     masked[0, 1] = -100
     advantages = torch.tensor([1.0, -0.5, 0.0])
