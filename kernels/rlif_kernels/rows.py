@@ -63,10 +63,18 @@ class RowState(NamedTuple):
 STATE_ROWS = len(RowState._fields)
 
 
-def zero_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+def empty_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
     """The requested fields, (N,) or (N, 2), and the row state, for a forward to write to: a masked row's are 0."""
-    state = like.new_zeros((STATE_ROWS, num_rows), dtype=torch.float32)
-    return {name: state.new_zeros((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}, state
+    state = like.new_empty((STATE_ROWS, num_rows), dtype=torch.float32)
+    return {name: state.new_empty((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}, state
+
+
+def zero_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """`empty_results` for a forward that does not look at masked rows."""
+    fields, state = empty_results(like, num_rows, outputs)
+    for result in (*fields.values(), state):
+        result.zero_()
+    return fields, state
 
 
 def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, rows: Rows) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from rlif_kernels.backends.triton.blocks import LOG2E
 from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel
 from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms, token_terms
-from rlif_kernels.rows import Rows, RowState, row_offsets, zero_results
+from rlif_kernels.rows import Rows, RowState, empty_results, row_offsets
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
 # LANES and warps: 512 lanes on 128 threads give each thread four independent 16-byte loads, enough in flight at the
@@ -110,7 +110,7 @@ def grpo_constants(
 def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
     """`backends.Backend.forward`: a program for each row, or for each chunk of few long rows and then each row."""
     num_rows, num_columns = rows.num_rows, rows.num_columns
-    fields, state = zero_results(logits, num_rows, outputs)
+    fields, state = empty_results(logits, num_rows, outputs)
     if num_rows == 0:
         return fields, state
     _check_size(rows)
@@ -183,19 +183,19 @@ def grpo(
     constants = grpo_constants(logits.dtype, num_columns, outputs, options, wide, grad_wide, rows.softcap > 0)
     temperatures, temperature = rows.split_temperature
     names = [*outputs, "loss"] + (["kl"] if loss_rows.ref_logprob is not None else [])
-    results = {name: logits.new_zeros(num_rows, dtype=torch.float32) for name in names}
-    clipped = logits.new_zeros(num_rows, dtype=torch.int8)
+    results = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in names}
+    clipped = logits.new_empty(num_rows, dtype=torch.bool)
     with _device_of(logits):
         grpo_kernel[(_programs_in_cache(logits, num_columns),)](
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
-            *loss_rows, *(results.get(name) for name in ("loss", *DEFAULT_OUTPUTS, "kl")), clipped,
+            *loss_rows, *(results.get(name) for name in ("loss", *DEFAULT_OUTPUTS, "kl")), clipped.view(torch.int8),
             stride, grad_stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
             triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES),
             1 - options.epsilon_low, 1 + options.epsilon_high, options.delta, options.beta, options.entropy_coef,
             options.self_certainty_coef, **constants,
         )  # fmt: skip
     fields = {name: results[name] for name in outputs}
-    return fields, TokenTerms(results["loss"], results.get("kl"), clipped.bool(), {})
+    return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
 
 
 def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:

@@ -6,6 +6,7 @@ Names: i_ program index, o_ offsets, p_ pointer, m_ mask, b_ block in registers,
 import triton
 import triton.language as tl
 
+from rlif_kernels.rows import STATE_ROWS as NUM_STATE_ROWS
 from rlif_kernels.rows import RowState
 from rlif_kernels.stats import IGNORE_INDEX
 
@@ -14,6 +15,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 INFINITY = tl.constexpr(float("inf"))
 SKIPPED = tl.constexpr(IGNORE_INDEX)
 # Where the parts of the row state, which the forward leaves for the backward, stand in its tensor.
+STATE_ROWS = tl.constexpr(NUM_STATE_ROWS)
 STATE_M = tl.constexpr(RowState._fields.index("m"))
 STATE_LOG_S = tl.constexpr(RowState._fields.index("log_s"))
 STATE_N = tl.constexpr(RowState._fields.index("n"))

@@ -34,6 +34,7 @@ from rlif_kernels.backends.triton.blocks import (
     STATE_LOG_S,
     STATE_M,
     STATE_N,
+    STATE_ROWS,
     STATE_SUM_SQ_PROBS,
     cap,
     load_pairs,
@@ -398,3 +399,19 @@ def forward_kernel(
             tl.store(state_ptr + STATE_ENTROPY * N + i_row, entropy)
             tl.store(state_ptr + STATE_SUM_SQ_PROBS * N + i_row, sum_sq_probs)
             tl.store(state_ptr + STATE_COMPLEMENT * N + i_row, complement)
+    elif STAGE != "chunk":  # the results come uninitialised, so that no launch has to clear them
+        if LOGPROB:
+            tl.store(logprob_ptr + i_row, 0.0)
+        if W:
+            tl.store(entropy_ptr + i_row, 0.0)
+        if T:
+            tl.store(self_certainty_ptr + i_row, 0.0)
+        if LOGSUMEXP:
+            tl.store(logsumexp_ptr + i_row, 0.0)
+        if Q:
+            tl.store(sum_sq_probs_ptr + i_row, 0.0)
+        if TOP:
+            tl.store(top_probs_ptr + i_row * 2, 0.0)
+            tl.store(top_probs_ptr + i_row * 2 + 1, 0.0)
+        for i in tl.static_range(STATE_ROWS):
+            tl.store(state_ptr + i * N + i_row, 0.0)

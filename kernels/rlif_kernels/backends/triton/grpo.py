@@ -63,6 +63,15 @@ def _grpo_row(
     p_grad = row_pointer(grad_ptr, grad_offsets_ptr, grad_stride, i_row)
     if target == SKIPPED:
         store_zeros(p_grad, 0, V, V, BLOCK // 8)
+        tl.store(loss_ptr + i_row, 0.0)
+        tl.store(logprob_ptr + i_row, 0.0)
+        if W:
+            tl.store(entropy_ptr + i_row, 0.0)
+        if T:
+            tl.store(self_certainty_ptr + i_row, 0.0)
+        if ref_logprob_ptr is not None:
+            tl.store(kl_ptr + i_row, 0.0)
+        tl.store(clipped_ptr + i_row, tl.cast(0, tl.int8))
     else:
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
