@@ -227,7 +227,7 @@ def check_vocab_size(vocab_size: int | None, num_columns: int) -> int:
 
 
 def check_inplace(logits: Tensor) -> None:
-    """Refuse an in-place gradient under transforms, or that would overwrite a parameter or elements that share memory."""
+    """Refuse an in-place gradient under transforms, of a parameter, or of elements that share memory."""
     if transformed():
         raise ValueError("inplace_backward is True under torch.func or forward-mode AD; expected False")
     base = None if torch.compiler.is_compiling() else logits._base

@@ -206,22 +206,31 @@ class _Transformed(torch.autograd.Function):
         _setup_context(ctx, inputs, output)
         ctx.in_transform = True
         ctx.save_for_forward(*inputs[:4])
-        ctx.outputs = inputs[7]
+        ctx.arguments = inputs[4:-1]
 
     backward = staticmethod(_autograd_backward)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        def tangents(tangent: Tensor, logits: Tensor, *row_tensors: Tensor) -> tuple[Tensor | None, ...]:
-            rows = op_rows(*row_tensors, *ctx.options)
-            backend, group = ctx.where
-            ranks = vocab_parallel(local_backend(backend, logits), group)
-            values = field_tangents(tangent, logits, rows, requested(ctx.outputs), ranks)
-            return ordered_tangents(values, rows.targets)
-
-        logits, *row_tensors = ctx.saved_tensors
-        return *first_derivative("token_stats", tangents, (logits,), tangent, logits, *row_tensors), None
+        tensors = ctx.saved_tensors
+        values = first_derivative("token_stats", _tangents, tensors[:1], tangent, *tensors, ctx.arguments)
+        return *values, None
 
     @staticmethod
     def vmap(*_: Any) -> NoReturn:
         refuse_vmap("token_stats")
+
+
+def _tangents(
+    tangent: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    varying: Tensor | None,
+    arguments: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """The tangents of the fields."""
+    *numbers, outputs, backend, group = arguments
+    rows = op_rows(targets, temperature, varying, *numbers)
+    ranks = vocab_parallel(local_backend(backend, logits), group)
+    return ordered_tangents(field_tangents(tangent, logits, rows, requested(outputs), ranks), targets)

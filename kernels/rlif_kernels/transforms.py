@@ -1,8 +1,8 @@
 """What the ops do beyond one plain backward: torch.func, forward-mode AD, retain_graph, and what they refuse.
 
 No op has a second derivative. A gradient or a tangent is computed by code that autograd cannot see into, so it would
-count as a constant, and a second derivative would silently be 0. `first_derivative` makes it an error instead, whichever
-way it is asked for: a backward of a backward, forward over reverse, reverse over forward, forward over forward.
+count as a constant, and a second derivative would silently be 0. `first_derivative` makes it an error instead, in
+whichever way it is asked for: reverse over reverse, forward over reverse, reverse over forward, forward over forward.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ def transformed() -> bool:
 
 def keeps_graph() -> bool:
     """Whether the backward that runs was told retain_graph=True: what it saved may be needed again."""
-    return torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined, no-any-return]
+    return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 # Dynamo traces neither a Function with forward-mode AD, nor that its library op has none and would give no tangent.
-@torch.compiler.disable(reason="under torch.func and forward-mode AD the ops of rlif_kernels run uncompiled")  # type: ignore[untyped-decorator]
+@torch.compiler.disable(reason="under torch.func and forward-mode AD the ops of rlif_kernels run uncompiled")
 def apply_uncompiled(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     return function.apply(*arguments)
 
@@ -42,14 +42,13 @@ def refuse_vmap(op: str) -> NoReturn:
     )
 
 
-def first_derivative(
-    op: str, function: Callable[..., Any], at: Sequence[Tensor | None], *tensors: Tensor | None
-) -> Any:
-    """``function(*tensors)``, a gradient or the tangents of an op; to differentiate it is an error.
+def first_derivative(op: str, function: Callable[..., Any], at: Sequence[Tensor | None], *tensors: Any) -> Any:
+    """Return ``function(*tensors)``, a gradient or the tangents of an op; to differentiate the result is an error.
 
     Args:
         op: the op's name, for the error.
-        at: the op's differentiable inputs, which the function depends on, by whatever way.
+        at: the op's differentiable inputs, which the result depends on, in whatever way.
+        tensors: tensors, None, or tuples and lists with tensors in them.
     """
     if not transformed() and not torch.is_grad_enabled():
         return function(*tensors)
@@ -57,7 +56,7 @@ def first_derivative(
 
 
 def detached(op: str, function: Callable[..., Any], *tensors: Tensor) -> Any:
-    """``function(*tensors)``, a tuple of tensors and None without derivatives: they count as constants."""
+    """Return ``function(*tensors)``, a tuple of tensors and None without derivatives: they count as constants."""
     if not transformed():
         return function(*tensors)
     return apply_uncompiled(_Detached, op, function, *tensors)

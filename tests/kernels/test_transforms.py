@@ -244,14 +244,13 @@ SECOND = {
 }
 
 
+@pytest.mark.parametrize("way", SECOND)
 @pytest.mark.parametrize("op", OPS)
-def test_every_second_derivative_is_refused(op):
+def test_every_second_derivative_is_refused(op, way):
     loss, point = ops("torch")[op]
     tangent = torch.randn_like(point)
-    for way, derive in SECOND.items():
-        with pytest.raises(RuntimeError, match=f"^{op} has no second derivative"):
-            derive(loss, point, tangent)
-            raise AssertionError(way)
+    with pytest.raises(RuntimeError, match=f"^{op} has no second derivative"):
+        SECOND[way](loss, point, tangent)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -259,7 +258,9 @@ def test_vmap_is_refused_in_one_sentence(op):
     loss, point = ops("torch")[op]
     batch = torch.stack([point, point])
     for transform in (func.vmap(loss), func.vmap(func.grad(loss))):
-        with pytest.raises(RuntimeError, match=f"^{op} has no rule for torch.func.vmap: it takes rows of any leading"):
+        with pytest.raises(
+            RuntimeError, match=rf"^{op} has no rule for torch\.func\.vmap: it takes rows of any leading"
+        ):
             transform(batch)
 
 
@@ -278,7 +279,7 @@ def test_sampled_tokens_have_no_derivative_in_any_mode(backend):
     gradient, entropy = func.grad(lambda x: (x.sum() + sample(x).stats.entropy.sum(),) * 2, has_aux=True)(logits)
     assert torch.equal(gradient, torch.ones_like(logits))
     assert entropy == logits.sum() + expected.stats.entropy.sum()
-    with pytest.raises(RuntimeError, match="^sample_tokens has no rule for torch.func.vmap"):
+    with pytest.raises(RuntimeError, match=r"^sample_tokens has no rule for torch\.func\.vmap"):
         func.vmap(lambda x, u: sample_tokens(x, u, backend=backend).token_ids)(logits, uniform)
 
 
@@ -289,7 +290,7 @@ def test_inplace_backward_is_refused_under_transforms():
         lambda x: grpo_loss(2 * x, targets, torch.ones(3), inplace_backward=True).loss,
     )
     for loss in losses:
-        with pytest.raises(ValueError, match="inplace_backward is True under torch.func or forward-mode AD"):
+        with pytest.raises(ValueError, match=r"inplace_backward is True under torch\.func or forward-mode AD"):
             func.grad(loss)(logits)
 
 

@@ -1,7 +1,7 @@
 """Forward-mode derivatives of the fields: what they change by when the logits change by a tangent v.
 
 One more pass over the logits, in plain torch for every backend, block of rows by block of rows, in float64. All fields
-but the logsumexp stay when the same is added to all logits, so the tangent counts from that of the target's logit, whose
+but the logsumexp stay when the same is added to all logits, so the tangent counts from that of the target's logit: its
 probability may be nearly 1. With dz that of z = softcap(logits) / temperature, and w = dz - dz_y:
 
     logprob = -sum p w                                 entropy = -(sum p log p w + H sum p w)
