@@ -281,8 +281,8 @@ def check_tensor(name: str, value: Any, expected: str = "a torch.Tensor") -> Non
         raise TypeError(f"{name} is a {type(value).__name__}; expected {expected}")
     if hasattr(value, "placements") and hasattr(value, "to_local"):
         raise TypeError(
-            f"{name} is a {type(value).__name__}; expected {expected} of this process: {name}.to_local(), with group= "
-            f"where its vocabulary is sharded, or {name}.full_tensor()"
+            f"{name} is a {type(value).__name__}; expected a plain torch.Tensor: {name}.to_local(), with group= where "
+            f"the vocabulary is sharded, or {name}.full_tensor()"
         )
 
 

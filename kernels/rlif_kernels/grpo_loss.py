@@ -97,12 +97,15 @@ def grpo_loss(
         outputs: which of "logprob", "entropy", "self_certainty" to return beside the loss.
         inplace_backward: write the gradient into the logits' own storage, at once: this call destroys them.
 
+    A backward hands out the gradient that the forward computed, in its own memory. With retain_graph=True, for a second
+    backward or for the gradient of one term, it makes a copy, N·V elements.
+
     Returns:
         `GRPOLoss`: the loss with its gradient, and what is worth logging.
 
     Raises:
         ValueError, TypeError, IndexError: as `token_stats` does, and for bad arguments of the loss.
-        RuntimeError: on a second derivative, or on a second backward.
+        RuntimeError: on a second derivative, and under torch.func.vmap.
     """
     check_logits(logits)
     arguments = row_arguments(

@@ -80,9 +80,12 @@ def linear_grpo_loss(
     tokens of a sequence share a ratio, off-policy, and are too many for a tile; and for half-precision weights in
     several tiles on devices whose products cannot add up in float32 (CPUs).
 
+    A backward hands out the gradients that the forward computed, in their own memory. With retain_graph=True, for a
+    second backward or for the gradient of one term, it makes copies of them: as large as hidden, weight and bias.
+
     Raises:
         ValueError, TypeError, IndexError: as `grpo_loss` and `linear_token_stats` do.
-        RuntimeError: on a second derivative, or on a second backward.
+        RuntimeError: on a second derivative, and under torch.func.vmap.
     """
     check_head(hidden, weight, bias)
     hidden, weight, bias = head.autocast(hidden, weight, bias)

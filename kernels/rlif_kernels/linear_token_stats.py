@@ -61,7 +61,8 @@ def linear_token_stats(
         mask: (...) bool. False rows take part in no product; their outputs and gradients are 0.
         vocab_size: the number of real rows of the weight when the head is padded; the rest takes part in nothing.
         keep_logits: keep all logits for the backward, N·V elements of hidden's dtype, which saves it a product and
-            destroys them. None keeps them if `tile_bytes` holds them all.
+            destroys them. None keeps them if `tile_bytes` holds them all. A backward with retain_graph=True leaves them
+            alone, and computes its own in tiles.
         tile_bytes: bytes of logits to have at a time. `head.tiles` says how a tile's shape follows from it.
         group: a torch.distributed group over which the rows of the weight are sharded, as `token_stats` has it for
             columns; `hidden` is the same on every rank, and its gradient is summed over the ranks.
@@ -72,7 +73,7 @@ def linear_token_stats(
     Raises:
         ValueError, TypeError, IndexError: as `token_stats` does; shapes, dtypes or devices of hidden, weight and bias
             that do not match.
-        RuntimeError: on a second derivative; on a second backward where the logits were kept.
+        RuntimeError: on a second derivative, and under torch.func.vmap.
     """
     check_head(hidden, weight, bias)
     hidden, weight, bias = head.autocast(hidden, weight, bias)

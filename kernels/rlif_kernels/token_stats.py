@@ -50,8 +50,8 @@ def token_stats(
         logits: (..., V) float32, bfloat16 or float16. The last dimension is contiguous; any other strides will do,
             and nothing is copied.
         targets: (...) integer ids of the chosen tokens. A row whose target is -100 is masked.
-        temperature: the logits are divided by it: a positive float, or a tensor of the targets' shape, which is
-            treated as a constant (no gradient).
+        temperature: the logits are divided by it: a positive number, also numpy's or a tensor of one, or a tensor of
+            the targets' shape. It is a constant (no gradient).
         mask: (...) bool. A False row is not read; its outputs and its gradient are 0.
         vocab_size: the number of real columns when the head is padded; the rest is never read and gets gradient 0.
         softcap: if given, ``softcap * tanh(logits / softcap)`` comes before the temperature.
@@ -77,10 +77,14 @@ def token_stats(
             that share memory among their elements or are a leaf that requires grad.
         TypeError: dtypes other than those above.
         IndexError: on a CPU, a target outside ``[0, vocab_size)``. On a GPU such a row gets a NaN log-probability
-            and gradient instead, since raising would need a device synchronisation.
-        RuntimeError: on a second derivative, which is not implemented. Autograd raises it if the logits changed between
-            forward and backward: on a second backward through `inplace_backward`, and in the backward of another op
-            that needs the logits it destroyed.
+            and gradient instead, since raising would need a device synchronisation. Likewise a row whose own
+            temperature is not positive is a ValueError on a CPU and NaN on a GPU.
+        RuntimeError: on a second derivative, which is not implemented, and under torch.func.vmap. Autograd raises it
+            if the logits changed between forward and backward: on a second backward through `inplace_backward`, and in
+            the backward of another op that needs the logits it destroyed.
+
+    Forward-mode AD (`torch.func.jvp`, dual numbers) takes one more pass, in float64 and block by block of rows;
+    `torch.func.grad` and `torch.func.vjp` work too, and under torch.compile all of these run uncompiled.
     """
     check_logits(logits)
     arguments = row_arguments(

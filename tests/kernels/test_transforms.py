@@ -57,7 +57,8 @@ def check(logits, tangent, targets, backend, **options):
     return actual
 
 
-@pytest.mark.parametrize("scale", mostly_interpreted(0.01, 3.0, 50.0, fast=(3.0,)))
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("scale", [0.01, 3.0, 50.0])
 def test_tangents_match_the_reference(scale, backend):
     logits = scale * torch.randn(3, 4, 700, device=DEVICE)
     targets = torch.distributions.Categorical(logits=logits).sample()
@@ -66,6 +67,7 @@ def test_tangents_match_the_reference(scale, backend):
     check(logits, torch.randn_like(logits) + 1e4, logits.argmax(-1), backend)
 
 
+@pytest.mark.slow_interpreted
 def test_tangents_hold_every_option_of_the_rows(backend):
     logits = 5 * torch.randn(6, 4, 320, device=DEVICE).transpose(0, 1)[..., :310]
     tangent = torch.randn(4, 6, 310, device=DEVICE)
@@ -76,12 +78,14 @@ def test_tangents_hold_every_option_of_the_rows(backend):
         check(logits, tangent, targets, backend, temperature=temperature, **options)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_tangents_of_half_precision_are_those_of_the_rounded_logits(dtype, backend):
     logits, tangent = (3 * torch.randn(2, 5, 300, device=DEVICE).to(dtype) for _ in range(2))
     check(logits, tangent, torch.randint(300, (2, 5), device=DEVICE), backend)
 
 
+@pytest.mark.slow_interpreted
 def test_tangents_at_the_edges(backend):
     logits, tangent = 3 * torch.randn(7, 90, device=DEVICE), torch.randn(7, 90, device=DEVICE)
     targets = torch.randint(90, (7,), device=DEVICE)
@@ -146,7 +150,10 @@ def test_tangents_of_a_head_match_the_reference(moving, tile_bytes, backend):
         torch.testing.assert_close(value.double(), target, rtol=1e-5, atol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("case", mostly_interpreted(*LOSSES, fast=FAST_LOSSES))
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize(
+    "case", [case if case in FAST_LOSSES else pytest.param(case, marks=pytest.mark.slow) for case in LOSSES]
+)
 def test_tangents_of_the_losses_match_the_reference(case, backend):
     hidden, weight, bias = head()
     arguments, options = loss_inputs(LOSSES[case], 101, (3, 4))
@@ -203,6 +210,7 @@ def ops(backend):
 OPS = ["token_stats", "linear_token_stats", "grpo_loss", "linear_grpo_loss"]
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("op", OPS)
 def test_grad_and_vjp_of_torch_func_are_those_of_autograd(op, backend):
     loss, point = ops(backend)[op]
