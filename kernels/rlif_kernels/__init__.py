@@ -11,8 +11,10 @@ What is where, in the order to read it:
 - `stats`, `policy_loss`: the result types with their formulas and gradients, and the loss.
 - `token_stats`, `linear_token_stats`, `grpo_loss`, `linear_grpo_loss`, `sample_tokens`: one public function each, with
   its library op. `checks` has the checks of their arguments, `op_values` the boundary of the library ops.
+- `transforms`: what the ops do under torch.func, forward-mode AD and retain_graph, and what they refuse.
 - `rows`, `backends`: what a backend is told and must return, and which of them serves. `backends.torch`, `backends.c`
-  and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary.
+  and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary; `backends.tangents`
+  has the forward-mode derivatives, for all of them.
 - `head`: the product of hidden states with the head, in tiles.
 """
 

@@ -4,7 +4,9 @@ Each error names the argument, what came and what was expected.
 """
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+import sys
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from rlif_kernels.policy_loss import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES, LossOptions, LossRows, token_weights
 from rlif_kernels.rows import Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX
+from rlif_kernels.transforms import transformed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -64,25 +67,17 @@ def row_arguments(
         source: (..., anything): the logits or hidden states whose rows the other arguments describe.
         num_columns: the columns that are there; the others are the arguments of `token_stats`.
     """
-    if not isinstance(targets, Tensor):
-        raise TypeError(f"targets is a {type(targets).__name__}; expected a torch.Tensor")
+    check_tensor("targets", targets)
     _check_per_row("targets", targets, source, source_name)
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"targets has dtype {targets.dtype}; expected an integer dtype")
-    if isinstance(temperature, Tensor):
-        _check_per_row("temperature", temperature, source, source_name)
-        if not temperature.is_floating_point():
-            raise TypeError(f"temperature has dtype {temperature.dtype}; expected a floating dtype")
-    else:
-        _check_positive("temperature", temperature)
+    temperature = _checked_temperature(temperature, source, source_name, backend)
     if mask is not None:
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"mask is a {type(mask).__name__}; expected a torch.Tensor or None")
+        check_tensor("mask", mask, "a torch.Tensor or None")
         _check_per_row("mask", mask, source, source_name)
         if mask.dtype != torch.bool:
             raise TypeError(f"mask has dtype {mask.dtype}; expected torch.bool")
-    if softcap is not None:
-        _check_positive("softcap", softcap)
+    softcap = 0.0 if softcap is None else _positive("softcap", softcap)
     if vocab_size is not None and (not isinstance(vocab_size, int | torch.SymInt) or isinstance(vocab_size, bool)):
         raise TypeError(f"vocab_size is {vocab_size!r}; expected an integer or None")
     if not isinstance(outputs, tuple | list) or not outputs or not all(name in FIELDS for name in outputs):
@@ -93,7 +88,6 @@ def row_arguments(
     targets = targets.long().contiguous()
     if mask is not None:
         targets = targets.masked_fill(~mask, IGNORE_INDEX).contiguous()
-    temperature = temperature.detach().float().contiguous() if isinstance(temperature, Tensor) else float(temperature)
     largest_slice = num_columns
     if group is None:
         num_columns = check_vocab_size(vocab_size, num_columns)
@@ -102,7 +96,7 @@ def row_arguments(
 
         targets, num_columns, largest_slice = own_slice(targets, temperature, num_columns, vocab_size, group)
     return RowArguments(
-        Rows(targets, temperature, 0.0 if softcap is None else float(softcap), num_columns),
+        Rows(targets, temperature, softcap, num_columns),
         tuple(name for name in FIELDS if name in outputs),
         backend or "auto",
         "" if group is None else group.group_name,
@@ -144,19 +138,15 @@ def loss_arguments(
         if value not in choices:
             raise ValueError(f"{name} is {value!r}; expected one of {choices}")
     epsilon_high = epsilon_low if epsilon_high is None else epsilon_high
-    for name, number, at_least in (
-        ("epsilon_low", epsilon_low, 0.0),
-        ("epsilon_high", epsilon_high, 0.0),
-        ("delta", 1.0 if delta is None else delta, 0.0),
-        ("beta", beta, 0.0),
-        ("entropy_coef", entropy_coef, -math.inf),
-        ("self_certainty_coef", self_certainty_coef, -math.inf),
-        ("loss_scale", loss_scale, -math.inf),
-    ):
-        if not isinstance(number, int | float) or isinstance(number, bool):
-            raise TypeError(f"{name} is {number!r}; expected a number")
-        if not math.isfinite(number) or number < at_least:
-            raise ValueError(f"{name} is {number}; expected a finite number" + (", 0 or more" if at_least == 0 else ""))
+    options = LossOptions(
+        _finite("epsilon_low", epsilon_low, at_least_0=True),
+        _finite("epsilon_high", epsilon_high, at_least_0=True),
+        math.inf if delta is None else _finite("delta", delta, at_least_0=True),
+        _finite("beta", beta, at_least_0=True),
+        _finite("entropy_coef", entropy_coef),
+        _finite("self_certainty_coef", self_certainty_coef),
+    )
+    loss_scale = _finite("loss_scale", loss_scale)
     for name, count in (("max_completion_length", max_completion_length), ("num_items_in_batch", num_items_in_batch)):
         if isinstance(count, Tensor) and name == "num_items_in_batch":
             if count.numel() != 1:
@@ -178,9 +168,6 @@ def loss_arguments(
     # What stands in masked tokens is padding: it may be anything.
     loss_rows = LossRows(advantages, weight, mean_weight, old_logprob, ref_logprob).map(
         lambda value: value.detach().float().where(active, 0).contiguous().view(-1)
-    )
-    options = LossOptions(
-        epsilon_low, epsilon_high, math.inf if delta is None else delta, beta, entropy_coef, self_certainty_coef
     )
     needed = {"logprob", *requested}
     needed |= {name for name in DEFAULT_OUTPUTS[1:] if getattr(options, f"{name}_coef")}
@@ -211,8 +198,7 @@ def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (V, {hidden.shape[-1]}), H that of hidden")
     parts = [("weight", weight)]
     if bias is not None:
-        if not isinstance(bias, Tensor):
-            raise TypeError(f"bias is a {type(bias).__name__}; expected a torch.Tensor or None")
+        check_tensor("bias", bias, "a torch.Tensor or None")
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias has shape {tuple(bias.shape)}; expected ({weight.shape[0]},), V that of weight")
         parts.append(("bias", bias))
@@ -241,7 +227,9 @@ def check_vocab_size(vocab_size: int | None, num_columns: int) -> int:
 
 
 def check_inplace(logits: Tensor) -> None:
-    """Refuse an in-place gradient that would overwrite a parameter, or elements that share memory."""
+    """Refuse an in-place gradient under transforms, of a parameter, or of elements that share memory."""
+    if transformed():
+        raise ValueError("inplace_backward is True under torch.func or forward-mode AD; expected False")
     base = None if torch.compiler.is_compiling() else logits._base
     for tensor, what in ((logits, "a leaf that requires grad"), (base, "a view of a leaf that requires grad")):
         if tensor is not None and tensor.is_leaf and tensor.requires_grad:
@@ -276,31 +264,85 @@ def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
 
 
 def check_temperatures(temperature: float | Tensor, active: Tensor) -> None:
-    """Raise ValueError naming the first active row whose temperature is not positive."""
+    """Raise ValueError naming the first active row whose temperature is not a positive number of float32."""
     if isinstance(temperature, Tensor):
-        bad = ~(temperature > 0) & active
+        bad = ~_divides(temperature) & active
         if bad.any():
             position = tuple(bad.nonzero()[0].tolist())
             raise ValueError(
-                f"temperature{list(position)} is {float(temperature[position])}; expected a positive number"
+                f"temperature{list(position)} is {float(temperature[position])}; expected a positive number that "
+                "float32 can hold"
             )
 
 
+def check_tensor(name: str, value: Any, expected: str = "a torch.Tensor") -> None:
+    """A plain tensor: one that is distributed over processes has values, and a gradient, that the ops cannot see."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected {expected}")
+    if hasattr(value, "placements") and hasattr(value, "to_local"):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; expected a plain torch.Tensor: {name}.to_local(), with group= where "
+            f"the vocabulary is sharded, or {name}.full_tensor()"
+        )
+
+
 def _check_matrix(name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    check_tensor(name, tensor)
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}; expected torch.strided")
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected float32, bfloat16 or float16")
 
 
-def _check_positive(name: str, number: float) -> None:
-    if not isinstance(number, int | float | torch.SymFloat) or isinstance(number, bool):
-        raise TypeError(f"{name} is {number!r}; expected a positive number")
+def _checked_temperature(
+    temperature: float | Tensor, source: Tensor, source_name: str, backend: str | None
+) -> float | Tensor:
+    """A number, or float32 for each row. One number in a tensor counts as a number where to read it costs nothing."""
+    if not isinstance(temperature, Tensor):
+        return _positive("temperature", temperature)
+    if not temperature.is_floating_point():
+        raise TypeError(f"temperature has dtype {temperature.dtype}; expected a floating dtype")
+    temperature = temperature.detach()
+    rows = source.shape[:-1]
+    if temperature.ndim == 0 and len(rows):
+        if temperature.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed():
+            return _positive("temperature", temperature.item())
+        temperature = temperature.to(source.device).expand(rows)
+    check_tensor("temperature", temperature)
+    _check_per_row("temperature", temperature, source, source_name)
+    if backend == "triton" or source.device.type != "cpu":
+        # To raise there would need a device synchronisation: what must not divide makes NaN of its row.
+        temperature = temperature.where(_divides(temperature), torch.nan)
+    return temperature.float().contiguous()
+
+
+def _divides(temperature: Tensor) -> Tensor:
+    """Which temperatures are positive numbers of float32, as `_positive` asks for."""
+    limits = torch.finfo(torch.float32)
+    return (temperature >= limits.tiny) & (temperature <= limits.max)
+
+
+def _number(name: str, value: Any, expected: str) -> float:
+    """A Python or numpy number as a float, which torch.compile may trace as a variable."""
+    if not isinstance(value, Real | torch.SymFloat) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; expected {expected}")
+    return float(value)
+
+
+def _positive(name: str, value: float) -> float:
+    number = _number(name, value, "a positive number")
     # The kernels compute in float32: a number that is 0 or infinite there would make NaN of every row.
     if not torch.finfo(torch.float32).tiny <= number <= torch.finfo(torch.float32).max:
-        raise ValueError(f"{name} is {number}; expected a positive number that float32 can hold")
+        raise ValueError(f"{name} is {value}; expected a positive number that float32 can hold")
+    return number
+
+
+def _finite(name: str, value: float, at_least_0: bool = False) -> float:
+    number = _number(name, value, "a number")
+    # Not math.isfinite, which takes no variable of torch.compile.
+    if not -sys.float_info.max <= number <= sys.float_info.max or (at_least_0 and number < 0):
+        raise ValueError(f"{name} is {value}; expected a finite number" + (", 0 or more" if at_least_0 else ""))
+    return number
 
 
 def _check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str) -> None:
@@ -315,8 +357,7 @@ def _check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str) 
 
 
 def _check_tokens(name: str, tensor: Tensor, targets: Tensor, shapes: tuple[torch.Size, ...]) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    check_tensor(name, tensor)
     if tensor.shape not in shapes:
         expected = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected}, as targets are")

@@ -6,12 +6,13 @@ gradient of the logits. But the loss of a token is known as soon as its log-prob
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import Backend, backend_for
+from rlif_kernels.backends import Backend, backend_for, local_backend, vocab_parallel
+from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, loss_arguments, row_arguments
 from rlif_kernels.op_values import (
     fake_loss_outputs,
@@ -19,13 +20,20 @@ from rlif_kernels.op_values import (
     loss_outputs,
     op_arguments,
     op_loss,
-    op_loss_arguments,
     op_rows,
     requested,
 )
 from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average, token_terms
 from rlif_kernels.rows import Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
+from rlif_kernels.transforms import (
+    apply_uncompiled,
+    check_first_backward,
+    first_derivative,
+    keeps_graph,
+    refuse_vmap,
+    transformed,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -89,12 +97,15 @@ def grpo_loss(
         outputs: which of "logprob", "entropy", "self_certainty" to return beside the loss.
         inplace_backward: write the gradient into the logits' own storage, at once: this call destroys them.
 
+    A backward hands out the gradient that the forward computed, in its own memory. With retain_graph=True, for a second
+    backward or for the gradient of one term, it makes a copy, N·V elements.
+
     Returns:
         `GRPOLoss`: the loss with its gradient, and what is worth logging.
 
     Raises:
         ValueError, TypeError, IndexError: as `token_stats` does, and for bad arguments of the loss.
-        RuntimeError: on a second derivative, or on a second backward.
+        RuntimeError: on a second derivative, and under torch.func.vmap.
     """
     check_logits(logits)
     arguments = row_arguments(
@@ -105,39 +116,86 @@ def grpo_loss(
         importance_sampling_level, entropy_coef, self_certainty_coef, num_items_in_batch, max_completion_length,
         loss_scale,
     )  # fmt: skip
-    learns = torch.is_grad_enabled() and logits.requires_grad
-    if inplace_backward and learns:
+    learns = torch.is_grad_enabled() and (logits.requires_grad or transformed())
+    inplace = inplace_backward and learns
+    if inplace:
         check_inplace(logits)
-    values = _Function.apply(
-        logits, (*op_arguments(arguments), *op_loss_arguments(loss)), learns, inplace_backward and learns
-    )
+    inputs = (logits, op_arguments(arguments, loss), learns, inplace)
+    *values, _ = apply_uncompiled(_Transformed, *inputs) if transformed() else _Function.apply(*inputs)
     return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
 
 
 class _Function(torch.autograd.Function):
+    """The outputs are those of the op: the loss alone is differentiable, and the last is the gradient to come."""
+
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool
-    ) -> tuple[Tensor, ...]:
+    def forward(logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool) -> tuple[Tensor, ...]:
         if inplace:
-            values = _forward_inplace_op(logits.detach(), *arguments)
-            ctx.save_for_backward(logits)
-        else:
-            *values, grad_logits = _forward_op(logits.detach(), *arguments, learns)
-            ctx.save_for_backward(grad_logits)
-        ctx.mark_non_differentiable(*values[1:])
+            return *_forward_inplace_op(logits.detach(), *arguments), logits.new_empty(0)
+        return _forward_op(logits.detach(), *arguments, learns)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logits, _, _, inplace = inputs
+        ctx.save_for_backward(logits if inplace else output[-1])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("grpo_loss has no second derivative: backward was called with create_graph=True")
+        check_first_backward("grpo_loss", ctx)
         if grad_loss is None:
             return (None,) * 4
-        (grad_logits,) = ctx.saved_tensors
-        scale_(grad_logits, grad_loss)
-        return grad_logits, None, None, None
+        grad_logits, *at = ctx.saved_tensors
+        return scaled("grpo_loss", grad_logits, grad_loss, at), None, None, None
+
+
+class _Transformed(_Function):
+    """The same under torch.func and forward-mode AD."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _Function.setup_context(ctx, inputs, output)
+        ctx.in_transform = True
+        logits, ctx.arguments = inputs[:2]
+        ctx.save_for_backward(output[-1], logits)
+        ctx.save_for_forward(logits)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        (logits,) = ctx.saved_tensors
+        value = first_derivative("grpo_loss", _tangent, (logits,), tangent, logits, ctx.arguments)
+        return value, *(None,) * 6
+
+    @staticmethod
+    def vmap(*_: Any) -> NoReturn:
+        refuse_vmap("grpo_loss")
+
+
+def _tangent(tangent: Tensor, logits: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+    """The tangent of the loss."""
+    *row_arguments, outputs, backend, group, loss_rows, options, sequence_length = arguments
+    rows, names = op_rows(*row_arguments), requested(outputs)
+    local = local_backend(backend, logits)
+    ranks = vocab_parallel(local, group)
+    fields, _ = (ranks or local).forward(logits, rows, names)
+    tangents = field_tangents(tangent, logits, rows, names, ranks)
+    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, sequence_length)
+
+
+def tangent_of_loss(
+    fields: dict[str, Tensor],
+    tangents: dict[str, Tensor],
+    loss_rows: LossRows,
+    options: LossOptions,
+    targets: Tensor,
+    sequence_length: int,
+) -> Tensor:
+    """What the loss changes by when the fields change by their tangents."""
+    grads = token_terms(fields, loss_rows, options, average_over(targets, sequence_length)).grads
+    active = targets.view(-1) != IGNORE_INDEX
+    changes = [(grad.double() * tangents[name]).where(active, 0) for name, grad in grads.items()]
+    return torch.stack(changes).sum().float()
 
 
 def loss_of_rows(
@@ -180,6 +238,7 @@ def _forward_op(
     logits: Tensor,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
@@ -196,9 +255,9 @@ def _forward_op(
         backend_for(backend, logits, group),
         grad_logits,
         logits,
-        op_rows(targets, temperature, scalar_temperature, softcap, num_columns),
+        op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns),
         requested(outputs),
-        *op_loss(loss_rows, options),
+        *op_loss(loss_rows, options, varying),
         average_over(targets, sequence_length),
     )
     return (*loss_outputs(fields, terms, targets), logits.new_empty(0) if grad_logits is None else grad_logits)
@@ -206,7 +265,7 @@ def _forward_op(
 
 @_forward_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, outputs, _, _, loss_rows, _, _, learns = rest
+    _, _, _, _, _, outputs, _, _, loss_rows, _, _, learns = rest
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format) if learns else logits.new_empty(0)
     return (*fake_loss_outputs(logits, targets, outputs, loss_rows), grad_logits)
 
@@ -216,6 +275,7 @@ def _forward_inplace_op(
     logits: Tensor,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
@@ -230,9 +290,9 @@ def _forward_inplace_op(
         backend_for(backend, logits, group),
         logits,
         logits,
-        op_rows(targets, temperature, scalar_temperature, softcap, num_columns),
+        op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns),
         requested(outputs),
-        *op_loss(loss_rows, options),
+        *op_loss(loss_rows, options, varying),
         average_over(targets, sequence_length),
     )
     return loss_outputs(fields, terms, targets)
@@ -240,8 +300,20 @@ def _forward_inplace_op(
 
 @_forward_inplace_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, outputs, _, _, loss_rows, _, _ = rest
+    _, _, _, _, _, outputs, _, _, loss_rows, _, _ = rest
     return fake_loss_outputs(logits, targets, outputs, loss_rows)
+
+
+def scaled(op: str, gradient: Tensor, factor: Tensor, at: Sequence[Tensor]) -> Tensor:
+    """A gradient that was computed with its loss, times the loss's upstream gradient: in place, unless it is kept.
+
+    Args:
+        at: the op's differentiable inputs, where they are known: under transforms.
+    """
+    if torch.compiler.is_compiling() or not (keeps_graph() or transformed()):
+        scale_(gradient, factor)
+        return gradient
+    return first_derivative(op, torch.mul, at, gradient, factor)
 
 
 @torch.library.custom_op("rlif::scale_", mutates_args=("tensor",))

@@ -7,15 +7,16 @@ or keep all of them.
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from rlif_kernels.checks import check_head, check_tile_bytes, loss_arguments, row_arguments
-from rlif_kernels.grpo_loss import average_over, loss_of_rows, scale_
+from rlif_kernels.grpo_loss import average_over, loss_of_rows, scaled, tangent_of_loss
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.head import Head
+from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, tiles
 from rlif_kernels.op_values import (
     absent_as_empty,
@@ -25,12 +26,12 @@ from rlif_kernels.op_values import (
     loss_outputs,
     op_arguments,
     op_loss,
-    op_loss_arguments,
     op_rows,
     requested,
 )
 from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average, token_terms
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
+from rlif_kernels.transforms import apply_uncompiled, check_first_backward, first_derivative, refuse_vmap, transformed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -79,9 +80,12 @@ def linear_grpo_loss(
     tokens of a sequence share a ratio, off-policy, and are too many for a tile; and for half-precision weights in
     several tiles on devices whose products cannot add up in float32 (CPUs).
 
+    A backward hands out the gradients that the forward computed, in their own memory. With retain_graph=True, for a
+    second backward or for the gradient of one term, it makes copies of them: as large as hidden, weight and bias.
+
     Raises:
         ValueError, TypeError, IndexError: as `grpo_loss` and `linear_token_stats` do.
-        RuntimeError: on a second derivative, or on a second backward.
+        RuntimeError: on a second derivative, and under torch.func.vmap.
     """
     check_head(hidden, weight, bias)
     hidden, weight, bias = head.autocast(hidden, weight, bias)
@@ -94,49 +98,86 @@ def linear_grpo_loss(
         importance_sampling_level, entropy_coef, self_certainty_coef, num_items_in_batch, max_completion_length,
         loss_scale,
     )  # fmt: skip
-    values = _Function.apply(
-        hidden, weight, bias,
-        (*op_arguments(arguments), *op_loss_arguments(loss), tile_bytes, arguments.largest_slice),
-        torch.is_grad_enabled(),
-    )  # fmt: skip
+    needs = [
+        torch.is_grad_enabled() and x is not None and (x.requires_grad or transformed()) for x in (hidden, weight, bias)
+    ]
+    inputs = (hidden, weight, bias, (*op_arguments(arguments, loss), tile_bytes, arguments.largest_slice), needs)
+    *values, _, _, _ = apply_uncompiled(_Transformed, *inputs) if transformed() else _Function.apply(*inputs)
     return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
 
 
 class _Function(torch.autograd.Function):
+    """The outputs are those of the op: the loss alone is differentiable, and the last three are the gradients to come.
+
+    `needs` says which of them anybody needs.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        arguments: tuple[Any, ...],
-        grad_enabled: bool,
+        hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], needs: list[bool]
     ) -> tuple[Tensor, ...]:
-        needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]
-        *values, d_hidden, d_weight, d_bias = _forward_op(
-            hidden.detach(),
-            weight.detach(),
-            None if bias is None else bias.detach(),
-            *arguments,
-            needs,
-        )
-        ctx.needs = needs
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        ctx.mark_non_differentiable(*values[1:])
+        bias = None if bias is None else bias.detach()
+        return _forward_op(hidden.detach(), weight.detach(), bias, *arguments, needs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.needs = inputs[-1]
+        ctx.save_for_backward(*output[-3:])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("linear_grpo_loss has no second derivative: backward was called with create_graph=True")
+        check_first_backward("linear_grpo_loss", ctx)
         parts: list[Tensor | None] = [None, None, None]
         if grad_loss is not None:
-            for index, gradient in enumerate(ctx.saved_tensors):
+            saved = ctx.saved_tensors
+            for index in range(3):
                 if ctx.needs[index]:
-                    scale_(gradient, grad_loss)
-                    parts[index] = gradient
+                    parts[index] = scaled("linear_grpo_loss", saved[index], grad_loss, at=saved[3:])
         return *parts, None, None
+
+
+class _Transformed(_Function):
+    """The same under torch.func and forward-mode AD."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _Function.setup_context(ctx, inputs, output)
+        ctx.in_transform = True
+        *tensors, ctx.arguments, _ = inputs
+        ctx.save_for_backward(*output[-3:], *tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        value = first_derivative("linear_grpo_loss", _tangent, tensors, *tensors, *tangents[:3], ctx.arguments)
+        return value, *(None,) * 8
+
+    @staticmethod
+    def vmap(*_: Any) -> NoReturn:
+        refuse_vmap("linear_grpo_loss")
+
+
+def _tangent(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    d_hidden: Tensor | None,
+    d_weight: Tensor | None,
+    d_bias: Tensor | None,
+    arguments: tuple[Any, ...],
+) -> Tensor:
+    """The tangent of the loss."""
+    *row_arguments, outputs, backend, group, loss_rows, options, sequence_length, tile_bytes, largest_slice = arguments
+    rows, names = op_rows(*row_arguments), requested(outputs)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    with head.no_autocast(hidden):
+        taken = HiddenRows(hidden, active_rows(rows.targets))
+        fields, _ = head.forward(call, taken, names)
+        tangents = head_tangents(call, taken, names, d_hidden, d_weight, d_bias)
+    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, sequence_length)
 
 
 @torch.library.custom_op("rlif::linear_grpo_loss", mutates_args=())
@@ -146,6 +187,7 @@ def _forward_op(
     bias: Tensor | None,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
@@ -159,19 +201,19 @@ def _forward_op(
     largest_slice: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
     head.check_before_tiles(call)
     with head.no_autocast(hidden):
         fields, terms, parts = _loss_and_gradients(
-            call, requested(outputs), *op_loss(loss_rows, options), sequence_length, needs
+            call, requested(outputs), *op_loss(loss_rows, options, varying), sequence_length, needs
         )
     return (*loss_outputs(fields, terms, targets), *absent_as_empty(parts, hidden))
 
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, needs = rest
+    _, _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, needs = rest
     return (*fake_loss_outputs(hidden, targets, outputs, loss_rows), *fake_head_gradients(hidden, weight, bias, needs))
 
 

@@ -5,13 +5,14 @@ again, or two if the logits were kept.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from rlif_kernels.checks import check_head, check_tile_bytes, row_arguments
 from rlif_kernels.head import gradients, head
+from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
 from rlif_kernels.op_values import (
     absent_as_empty,
@@ -22,11 +23,13 @@ from rlif_kernels.op_values import (
     mark_differentiable,
     op_arguments,
     op_rows,
+    ordered_tangents,
     present_gradients,
     requested,
     token_stats_of,
 )
 from rlif_kernels.stats import DEFAULT_OUTPUTS, TokenStats
+from rlif_kernels.transforms import apply_uncompiled, first_derivative, keeps_graph, refuse_vmap, transformed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -58,7 +61,8 @@ def linear_token_stats(
         mask: (...) bool. False rows take part in no product; their outputs and gradients are 0.
         vocab_size: the number of real rows of the weight when the head is padded; the rest takes part in nothing.
         keep_logits: keep all logits for the backward, N·V elements of hidden's dtype, which saves it a product and
-            destroys them. None keeps them if `tile_bytes` holds them all.
+            destroys them. None keeps them if `tile_bytes` holds them all. A backward with retain_graph=True leaves them
+            alone, and computes its own in tiles.
         tile_bytes: bytes of logits to have at a time. `head.tiles` says how a tile's shape follows from it.
         group: a torch.distributed group over which the rows of the weight are sharded, as `token_stats` has it for
             columns; `hidden` is the same on every rank, and its gradient is summed over the ranks.
@@ -69,7 +73,7 @@ def linear_token_stats(
     Raises:
         ValueError, TypeError, IndexError: as `token_stats` does; shapes, dtypes or devices of hidden, weight and bias
             that do not match.
-        RuntimeError: on a second derivative; on a second backward where the logits were kept.
+        RuntimeError: on a second derivative, and under torch.func.vmap.
     """
     check_head(hidden, weight, bias)
     hidden, weight, bias = head.autocast(hidden, weight, bias)
@@ -82,9 +86,11 @@ def linear_token_stats(
     if keep_logits is None:
         keep_logits = arguments.rows.num_rows * arguments.largest_slice * hidden.element_size() <= tile_bytes
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
-    values = _forward_op(
-        hidden, weight, bias, *op_arguments(arguments), tile_bytes, arguments.largest_slice, keep_logits and learns
-    )
+    op_inputs = (hidden, weight, bias, *op_arguments(arguments), tile_bytes, arguments.largest_slice)
+    if transformed():
+        values = apply_uncompiled(_Transformed, *op_inputs, False)
+    else:
+        values = _forward_op(*op_inputs, keep_logits and learns)
     return token_stats_of(values, arguments.outputs)
 
 
@@ -101,6 +107,7 @@ def _forward_op(
     bias: Tensor | None,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
@@ -111,7 +118,7 @@ def _forward_op(
     largest_slice: int,
     keep_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
     head.check_before_tiles(call)
     kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
@@ -123,7 +130,7 @@ def _forward_op(
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, num_columns, outputs, _, _, _, _, keep_logits = rest
+    _, _, _, _, num_columns, outputs, _, _, _, _, keep_logits = rest
     kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
     return (*fake_field_outputs(hidden, targets, outputs), kept)
 
@@ -136,6 +143,7 @@ def _backward_op(
     bias: Tensor | None,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     row_state: Tensor,
     needs: Sequence[bool],
     scalar_temperature: float,
@@ -145,7 +153,7 @@ def _backward_op(
     group: str,
     tile_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns)
     return _gradients(call, grads, row_state, needs, kept=None)
 
@@ -158,6 +166,7 @@ def _backward_inplace_op(
     bias: Tensor | None,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     row_state: Tensor,
     kept: Tensor,
     needs: Sequence[bool],
@@ -168,7 +177,7 @@ def _backward_inplace_op(
     group: str,
     tile_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns)
     return _gradients(call, grads, row_state, needs, kept=kept)
 
@@ -186,36 +195,92 @@ def _gradients(
 def _(
     grads: Sequence[Tensor | None], hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_head_gradients(hidden, weight, bias, needs=rest[3])
+    return fake_head_gradients(hidden, weight, bias, needs=rest[4])
 
 
 @_backward_inplace_op.register_fake
 def _(
     grads: Sequence[Tensor | None], hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_head_gradients(hidden, weight, bias, needs=rest[4])
+    return fake_head_gradients(hidden, weight, bias, needs=rest[5])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, targets, temperature, *options, outputs, backend, group, tile_bytes, _, keep_logits = inputs
+    *tensors, scalar_temperature, softcap, num_columns, outputs, backend, group, tile_bytes, _, keep_logits = inputs
     *fields, row_state, kept = output
-    ctx.save_for_backward(hidden, weight, bias, targets, temperature, row_state, kept)
+    ctx.save_for_backward(*tensors, row_state, kept)
     mark_differentiable(ctx, outputs, fields, row_state, kept)
+    options = (scalar_temperature, softcap, num_columns)
     ctx.options, ctx.keep_logits = (*options, backend, group, tile_bytes), keep_logits
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    no_grads = (None,) * 11  # of everything but hidden, weight and bias
+    no_grads = (None,) * 12  # of everything but hidden, weight and bias
     field_grads = field_gradients(ctx, grads, "linear_token_stats")
     if all(grad is None for grad in field_grads):
         return None, None, None, *no_grads
     needs = list(ctx.needs_input_grad[:3])
     *saved, kept = ctx.saved_tensors
-    if ctx.keep_logits:
+    if ctx.keep_logits and not (keeps_graph() or transformed()):
         parts = _backward_inplace_op(field_grads, *saved, kept, needs, *ctx.options)
     else:
-        parts = _backward_op(field_grads, *saved, needs, *ctx.options)
+
+        def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return _backward_op(tensors[: len(field_grads)], *tensors[len(field_grads) :], needs, *ctx.options)
+
+        parts = first_derivative("linear_token_stats", gradients, saved[:3], *field_grads, *saved)
     return *(part if need else None for part, need in zip(parts, needs, strict=True)), *no_grads
 
 
 torch.library.register_autograd("rlif::linear_token_stats", _autograd_backward, setup_context=_setup_context)
+
+
+class _Transformed(torch.autograd.Function):
+    """The op under torch.func and forward-mode AD, which library ops have no formulas for."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return _forward_op(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _setup_context(ctx, inputs, output)
+        ctx.in_transform = True
+        ctx.save_for_forward(*inputs[:6])
+        ctx.arguments = inputs[6:-1]
+
+    backward = staticmethod(_autograd_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        values = first_derivative(
+            "linear_token_stats", _tangents, tensors[:3], *tensors, *tangents[:3], ctx.arguments
+        )  # fmt: skip
+        return *values, None, None
+
+    @staticmethod
+    def vmap(*_: Any) -> NoReturn:
+        refuse_vmap("linear_token_stats")
+
+
+def _tangents(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: Tensor | None,
+    varying: Tensor | None,
+    d_hidden: Tensor | None,
+    d_weight: Tensor | None,
+    d_bias: Tensor | None,
+    arguments: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """The tangents of the fields."""
+    *options, outputs, backend, group, tile_bytes, largest_slice = arguments
+    rows = op_rows(targets, temperature, varying, *options)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    with head.no_autocast(hidden):
+        taken = HiddenRows(hidden, active_rows(targets))
+        values = head_tangents(call, taken, requested(outputs), d_hidden, d_weight, d_bias)
+    return ordered_tangents(values, targets)

@@ -15,25 +15,54 @@ from rlif_kernels.checks import LossArguments, RowArguments
 from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms
 from rlif_kernels.rows import STATE_ROWS, Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, TokenStats
+from rlif_kernels.transforms import check_first_backward
 
 # ---------------------------------------------------------------- arguments
 
 
-def op_arguments(arguments: RowArguments) -> tuple[Tensor, Tensor | None, float, float, int, str, str, str]:
-    """What every forward op takes: targets, temperature, scalar_temperature, softcap, num_columns, outputs, backend,
-    group."""
+def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> tuple[Any, ...]:
+    """What every forward op takes: targets, temperature, varying, scalar_temperature, softcap, num_columns, outputs,
+    backend, group; and the ops of the losses beside: loss_rows, options, sequence_length.
+
+    torch.compile traces a number that varies between calls as a variable, but for a library op it fixes each number,
+    and compiles for each value anew. So `varying` has the numbers, where there is such a one: float64 on the CPU, the
+    temperature, the softcap and the options in this order. The op's own numbers are then not read.
+    """
     rows = arguments.rows
-    outputs = ",".join(arguments.outputs)
-    return (
-        rows.targets, *rows.split_temperature, rows.softcap, rows.num_columns, outputs, arguments.backend,
-        arguments.group,
+    temperature, scalar_temperature = rows.split_temperature
+    numbers = [scalar_temperature, rows.softcap]
+    if loss is not None:
+        numbers += [float(number) for number in loss.options]
+    varying = None
+    if torch.compiler.is_compiling() and any(not _is_constant(number) for number in numbers):
+        one = torch.ones((), dtype=torch.float64)
+        varying = torch.stack([one * number for number in numbers])
+        numbers = [0.0] * len(numbers)
+    in_common = (
+        rows.targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
+        arguments.backend, arguments.group,
     )  # fmt: skip
+    return in_common if loss is None else (*in_common, list(loss.loss_rows), numbers[2:], loss.sequence_length)
+
+
+def _is_constant(number: float) -> bool:
+    """Whether torch.compile has fixed the number."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # loads sympy
+
+    return has_static_value(number)
 
 
 def op_rows(
-    targets: Tensor, temperature: Tensor | None, scalar_temperature: float, softcap: float, num_columns: int
+    targets: Tensor,
+    temperature: Tensor | None,
+    varying: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
 ) -> Rows:
     """Rebuild the rows within an op."""
+    if varying is not None:
+        scalar_temperature, softcap = varying[:2].tolist()
     return Rows(targets, scalar_temperature if temperature is None else temperature, softcap, num_columns)
 
 
@@ -42,14 +71,11 @@ def requested(outputs: str) -> list[str]:
     return outputs.split(",")
 
 
-def op_loss_arguments(loss: LossArguments) -> tuple[list[Tensor | None], list[float], int]:
-    """What the ops of the losses take beside: loss_rows, options, sequence_length."""
-    return list(loss.loss_rows), [float(number) for number in loss.options], loss.sequence_length
-
-
-def op_loss(loss_rows: Sequence[Tensor | None], options: Sequence[float]) -> tuple[LossRows, LossOptions]:
+def op_loss(
+    loss_rows: Sequence[Tensor | None], options: Sequence[float], varying: Tensor | None
+) -> tuple[LossRows, LossOptions]:
     """Rebuild the loss's arguments within an op."""
-    return LossRows(*loss_rows), LossOptions(*options)  # type: ignore[arg-type]
+    return LossRows(*loss_rows), LossOptions(*(options if varying is None else varying[2:].tolist()))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- the statistics, and their gradients
@@ -77,6 +103,11 @@ def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Ten
     return tuple(like.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
+def ordered_tangents(tangents: dict[str, Tensor], targets: Tensor) -> tuple[Tensor | None, ...]:
+    """The tangents of all fields in order, from flat ones, in the shape of the targets; None where there is none."""
+    return tuple(tangents[name].view(targets.shape) if name in tangents else None for name in FIELDS)
+
+
 def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenStats:
     """Return the public result from an op's outputs, which begin with the fields."""
     return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
@@ -93,9 +124,7 @@ def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *other
 
 def field_gradients(ctx: Any, grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
     """The upstream gradients of the fields that are differentiable, in order."""
-    if torch.is_grad_enabled():
-        # Some of a second derivative would silently be missing.
-        raise RuntimeError(f"{op} has no second derivative: backward was called with create_graph=True")
+    check_first_backward(op, ctx)
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
     named = zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
     return [grad if name in ctx.differentiable else None for name, grad in named]

@@ -222,7 +222,8 @@ def token_weights(
     else:
         weight = counted / num_tokens * loss_scale
     if num_items_in_batch is not None:
-        num_tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=active.device).clamp(min=1)
+        # Not torch.as_tensor of an integer: torch.compile would fix it, and compile anew for each.
+        num_tokens = (counted.new_ones(()) * num_items_in_batch).clamp(min=1)
     mean_weight = counted / num_tokens * loss_scale
     return (mean_weight if loss_type == "dapo" else weight), mean_weight
 

@@ -4,6 +4,7 @@ On a CPU both come from one read of the logits: what is drawn is where the runni
 statistics need anyway, reaches a random number. Elsewhere the two follow one another.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.backends import local_backend
-from rlif_kernels.checks import check_logits, row_arguments
+from rlif_kernels.checks import check_logits, check_tensor, row_arguments
 from rlif_kernels.stats import FIELDS, TokenStats
 from rlif_kernels.token_stats import token_stats
+from rlif_kernels.transforms import detached
 
 # Tokens that are summed before the cumulative sum: the sums are a hundredth of the vocabulary, which most sizes divide.
 DRAW_BLOCK = 128
@@ -36,7 +38,7 @@ def sample_tokens(
     logits: Tensor,
     uniform: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     outputs: tuple[str, ...] = (),
     backend: str | None = None,
 ) -> SampledTokens:
@@ -50,7 +52,7 @@ def sample_tokens(
     Args:
         logits: (..., V) float32, bfloat16 or float16. The last dimension is contiguous; any other strides will do.
         uniform: (...) float64 (float32 will do where a device has nothing better) random numbers in (0, 1].
-        temperature: the logits are divided by it: a positive float.
+        temperature: the logits are divided by it: a positive float, or a tensor of one, which is read.
         outputs: fields of `TokenStats` to compute too; none by default.
         backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" torch draws, and they compute
             the statistics. None picks as for `token_stats`.
@@ -64,8 +66,7 @@ def sample_tokens(
         TypeError: dtypes other than those above.
     """
     check_logits(logits)
-    if not isinstance(uniform, Tensor):
-        raise TypeError(f"uniform is a {type(uniform).__name__}; expected a torch.Tensor")
+    check_tensor("uniform", uniform)
     if uniform.shape != logits.shape[:-1] or uniform.device != logits.device:
         raise ValueError(
             f"uniform has shape {tuple(uniform.shape)} on {uniform.device}; expected {tuple(logits.shape[:-1])}, the "
@@ -73,6 +74,8 @@ def sample_tokens(
         )
     if uniform.dtype not in (torch.float64, torch.float32):
         raise TypeError(f"uniform has dtype {uniform.dtype}; expected torch.float64 or torch.float32")
+    if isinstance(temperature, Tensor) and temperature.ndim == 0:
+        temperature = temperature.item()
     names = outputs or FIELDS[:1]  # what the check of the other arguments asks for at least
     like_targets = torch.empty(uniform.shape, dtype=torch.int64, device=uniform.device)
     arguments = row_arguments(
@@ -81,19 +84,30 @@ def sample_tokens(
     if isinstance(temperature, Tensor):
         raise TypeError("temperature is a Tensor; expected a positive number")
     number = float(temperature)
-    if local_backend(arguments.backend, logits) is cpu_backend:
+
+    def sample(logits: Tensor, uniform: Tensor) -> tuple[Tensor | None, ...]:
+        drawn, stats = _sample(logits, uniform, number, outputs, arguments.backend)
+        return drawn, *stats
+
+    drawn, *stats = detached("sample_tokens", sample, logits, uniform)
+    return SampledTokens(drawn, TokenStats(*stats))
+
+
+def _sample(
+    logits: Tensor, uniform: Tensor, temperature: float, outputs: Sequence[str], backend: str
+) -> tuple[Tensor, TokenStats]:
+    if local_backend(backend, logits) is cpu_backend:
         numbers = uniform.double().contiguous()
-        drawn, fields = cpu_backend.sample(logits.detach(), numbers.view(-1), number, outputs)
+        drawn, fields = cpu_backend.sample(logits.detach(), numbers.view(-1), temperature, outputs)
         shaped = {name: values.view(uniform.shape + values.shape[1:]) for name, values in fields.items()}
-        return SampledTokens(drawn.view(uniform.shape), TokenStats(**shaped))
-    drawn = _draw(logits.reshape(-1, logits.shape[-1]), number, uniform.reshape(-1))
+        return drawn.view(uniform.shape), TokenStats(**shaped)
+    drawn = _draw(logits.reshape(-1, logits.shape[-1]), temperature, uniform.reshape(-1))
     drawn = drawn.view(uniform.shape)
     if not outputs:
-        return SampledTokens(drawn, TokenStats())
+        return drawn, TokenStats()
+    names = None if backend == "auto" else backend
     targets = drawn.clamp(min=0)
-    return SampledTokens(
-        drawn, token_stats(logits, targets, temperature=temperature, outputs=tuple(outputs), backend=backend)
-    )
+    return drawn, token_stats(logits, targets, temperature=temperature, outputs=tuple(outputs), backend=names)
 
 
 def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:

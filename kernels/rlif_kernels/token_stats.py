@@ -4,12 +4,13 @@ Read `reference.token_stats` for the definition and `stats.TokenStats` for the g
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import backend_for
+from rlif_kernels.backends import backend_for, local_backend, vocab_parallel
+from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
 from rlif_kernels.op_values import (
     fake_field_outputs,
@@ -18,11 +19,13 @@ from rlif_kernels.op_values import (
     mark_differentiable,
     op_arguments,
     op_rows,
+    ordered_tangents,
     present_gradients,
     requested,
     token_stats_of,
 )
 from rlif_kernels.stats import DEFAULT_OUTPUTS, TokenStats
+from rlif_kernels.transforms import apply_uncompiled, first_derivative, refuse_vmap, transformed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -47,8 +50,8 @@ def token_stats(
         logits: (..., V) float32, bfloat16 or float16. The last dimension is contiguous; any other strides will do,
             and nothing is copied.
         targets: (...) integer ids of the chosen tokens. A row whose target is -100 is masked.
-        temperature: the logits are divided by it: a positive float, or a tensor of the targets' shape, which is
-            treated as a constant (no gradient).
+        temperature: the logits are divided by it: a positive number, also numpy's or a tensor of one, or a tensor of
+            the targets' shape. It is a constant (no gradient).
         mask: (...) bool. A False row is not read; its outputs and its gradient are 0.
         vocab_size: the number of real columns when the head is padded; the rest is never read and gets gradient 0.
         softcap: if given, ``softcap * tanh(logits / softcap)`` comes before the temperature.
@@ -74,10 +77,14 @@ def token_stats(
             that share memory among their elements or are a leaf that requires grad.
         TypeError: dtypes other than those above.
         IndexError: on a CPU, a target outside ``[0, vocab_size)``. On a GPU such a row gets a NaN log-probability
-            and gradient instead, since raising would need a device synchronisation.
-        RuntimeError: on a second derivative, which is not implemented. Autograd raises it if the logits changed between
-            forward and backward: on a second backward through `inplace_backward`, and in the backward of another op
-            that needs the logits it destroyed.
+            and gradient instead, since raising would need a device synchronisation. Likewise a row whose own
+            temperature is not positive is a ValueError on a CPU and NaN on a GPU.
+        RuntimeError: on a second derivative, which is not implemented, and under torch.func.vmap. Autograd raises it
+            if the logits changed between forward and backward: on a second backward through `inplace_backward`, and in
+            the backward of another op that needs the logits it destroyed.
+
+    Forward-mode AD (`torch.func.jvp`, dual numbers) takes one more pass, in float64 and block by block of rows;
+    `torch.func.grad` and `torch.func.vjp` work too, and under torch.compile all of these run uncompiled.
     """
     check_logits(logits)
     arguments = row_arguments(
@@ -85,7 +92,8 @@ def token_stats(
     )
     if inplace_backward:
         check_inplace(logits)
-    values = _forward_op(logits, *op_arguments(arguments), inplace_backward)
+    op_inputs = (logits, *op_arguments(arguments), inplace_backward)
+    values = apply_uncompiled(_Transformed, *op_inputs) if transformed() else _forward_op(*op_inputs)
     return token_stats_of(values, arguments.outputs)
 
 
@@ -99,6 +107,7 @@ def _forward_op(
     logits: Tensor,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
@@ -107,14 +116,14 @@ def _forward_op(
     group: str,
     inplace_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     fields, row_state = backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
     return (*field_outputs(fields, targets), row_state)
 
 
 @_forward_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return fake_field_outputs(logits, targets, outputs=rest[4])
+    return fake_field_outputs(logits, targets, outputs=rest[5])
 
 
 @torch.library.custom_op("rlif::token_stats_backward", mutates_args=())
@@ -123,6 +132,7 @@ def _backward_op(
     logits: Tensor,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
@@ -130,7 +140,7 @@ def _backward_op(
     backend: str,
     group: str,
 ) -> Tensor:
-    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
     backend_for(backend, logits, group).backward(grad_logits, present_gradients(grads), logits, rows, row_state)
     return grad_logits
@@ -147,6 +157,7 @@ def _backward_inplace_op(
     logits: Tensor,
     targets: Tensor,
     temperature: Tensor | None,
+    varying: Tensor | None,
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
@@ -154,29 +165,76 @@ def _backward_inplace_op(
     backend: str,
     group: str,
 ) -> None:
-    rows = op_rows(targets, temperature, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     backend_for(backend, logits, group).backward(logits, present_gradients(grads), logits, rows, row_state)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, targets, temperature, *options, outputs, backend, group, inplace_backward = inputs
+    logits, targets, temperature, varying, *options, outputs, backend, group, inplace_backward = inputs
     *fields, row_state = output
-    ctx.save_for_backward(logits, targets, temperature, row_state)
+    ctx.save_for_backward(logits, targets, temperature, varying, row_state)
     mark_differentiable(ctx, outputs, fields, row_state)
     ctx.options, ctx.inplace_backward, ctx.where = options, inplace_backward, (backend, group)
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    no_grads = (None,) * 9  # of everything but the logits
+    no_grads = (None,) * 10  # of everything but the logits
     field_grads = field_gradients(ctx, grads, "token_stats")
     if all(grad is None for grad in field_grads):
         return None, *no_grads
-    logits, targets, temperature, row_state = ctx.saved_tensors
-    arguments = (field_grads, logits, targets, temperature, *ctx.options, row_state, *ctx.where)
-    if ctx.inplace_backward:
-        _backward_inplace_op(*arguments)
+    logits, *constants, row_state = ctx.saved_tensors
+    if ctx.inplace_backward and not transformed():
+        _backward_inplace_op(field_grads, logits, *constants, *ctx.options, row_state, *ctx.where)
         return logits, *no_grads
-    return _backward_op(*arguments), *no_grads
+
+    def gradient(*saved: Tensor) -> Tensor:
+        *grads, logits, targets, temperature, varying, row_state = saved
+        return _backward_op(grads, logits, targets, temperature, varying, *ctx.options, row_state, *ctx.where)
+
+    saved = (*field_grads, logits, *constants, row_state)
+    return first_derivative("token_stats", gradient, (logits,), *saved), *no_grads
 
 
 torch.library.register_autograd("rlif::token_stats", _autograd_backward, setup_context=_setup_context)
+
+
+class _Transformed(torch.autograd.Function):
+    """The op under torch.func and forward-mode AD, which library ops have no formulas for."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return _forward_op(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _setup_context(ctx, inputs, output)
+        ctx.in_transform = True
+        ctx.save_for_forward(*inputs[:4])
+        ctx.arguments = inputs[4:-1]
+
+    backward = staticmethod(_autograd_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        values = first_derivative("token_stats", _tangents, tensors[:1], tangent, *tensors, ctx.arguments)
+        return *values, None
+
+    @staticmethod
+    def vmap(*_: Any) -> NoReturn:
+        refuse_vmap("token_stats")
+
+
+def _tangents(
+    tangent: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    varying: Tensor | None,
+    arguments: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """The tangents of the fields."""
+    *numbers, outputs, backend, group = arguments
+    rows = op_rows(targets, temperature, varying, *numbers)
+    ranks = vocab_parallel(local_backend(backend, logits), group)
+    return ordered_tangents(field_tangents(tangent, logits, rows, requested(outputs), ranks), targets)

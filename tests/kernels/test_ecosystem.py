@@ -23,7 +23,7 @@ def inputs(num_rows=4, num_columns=67):
 def test_opcheck_passes(backend):
     logits, targets = inputs()
     for outputs in ("logprob,entropy,self_certainty", ",".join(FIELDS)):
-        arguments = (logits, targets, None, 0.7, 0.0, 60, outputs, backend, "", False)
+        arguments = (logits, targets, None, None, 0.7, 0.0, 60, outputs, backend, "", False)
         torch.library.opcheck(torch.ops.rlif.token_stats, (arguments[0], targets.clamp(max=59), *arguments[2:]))
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from comparison import DEVICE, mostly_interpreted, random_targets
 from losses import (
@@ -184,14 +185,66 @@ def test_a_loss_that_nobody_differentiates_leaves_the_logits_alone(backend):
 
 
 @pytest.mark.slow_interpreted
-def test_a_second_backward_and_a_second_derivative_are_refused(backend):
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_backward_of_a_kept_graph_gives_the_right_gradient(inplace, backend):
+    logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
+    arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
+    (expected,) = torch.autograd.grad(grpo_loss(logits, *arguments, backend=backend).loss, logits)
+    loss = grpo_loss(logits * 1, *arguments, inplace_backward=inplace, backend=backend).loss
+    for factor in (0.5, 1, -3):
+        (gradient,) = torch.autograd.grad(factor * loss, logits, retain_graph=True)
+        assert torch.equal(gradient, factor * expected)
+        gradient.zero_()  # it is the caller's
+    loss.backward()
+    assert torch.equal(logits.grad, expected)
+
+
+@pytest.mark.slow_interpreted
+def test_a_kept_graph_of_compiled_code_gives_the_right_gradients(backend):
+    logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
+    arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
+    (expected,) = torch.autograd.grad(grpo_loss(2 * logits, *arguments, backend=backend).loss, logits)
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda x: grpo_loss(2 * x, *arguments, backend=backend).loss, fullgraph=True, backend="aot_eager"
+    )
+    loss = compiled(logits)
+    for factor in (0.5, 1, -3):
+        (gradient,) = torch.autograd.grad(factor * loss, logits, retain_graph=True)
+        torch.testing.assert_close(gradient, factor * expected)
+
+
+class NewStorages(TorchDispatchMode):
+    """Counts the tensors of one size that operations put into memory of their own."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel, self.count = numel, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.numel() == self.numel:
+            self.count += result.untyped_storage().data_ptr() not in given
+        return result
+
+
+def test_only_a_backward_that_keeps_the_graph_copies_the_gradient(backend):
+    logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
+    loss = grpo_loss(
+        logits, torch.randint(50, (2, 3), device=DEVICE), torch.ones(2, device=DEVICE), backend=backend
+    ).loss
+    for keep in (True, False):
+        with NewStorages(logits.numel()) as new:
+            torch.autograd.grad(loss, logits, 0.5 * torch.ones_like(loss), retain_graph=keep)
+        assert new.count == keep
+
+
+@pytest.mark.slow_interpreted
+def test_a_second_derivative_is_refused(backend):
     logits = torch.randn(2, 3, 50, device=DEVICE, requires_grad=True)
     arguments = (torch.randint(50, (2, 3), device=DEVICE), torch.randn(2, device=DEVICE))
     for inplace in (False, True):
-        loss = grpo_loss(logits * 1, *arguments, inplace_backward=inplace, backend=backend).loss
-        loss.backward(retain_graph=True)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            loss.backward()
         loss = grpo_loss(logits * 1, *arguments, inplace_backward=inplace, backend=backend).loss
         with pytest.raises(RuntimeError, match="grpo_loss has no second derivative"):
             torch.autograd.grad(loss, logits, create_graph=True)

@@ -33,7 +33,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     ids, active, bad = _readable_targets(rows)
     fields, state = zero_results(logits, rows.num_rows, outputs)
     block = _Block(logits, rows)
-    for matrix, local, index, _ in _row_blocks(logits, active, rows.num_columns, logits):
+    for matrix, local, index, _ in row_blocks(logits, active, rows.num_columns, logits):
         values = _forward_block(block.load(matrix, local, index), ids[index, None], outputs)
         state[:, index] = torch.stack([values[name] for name in RowState._fields])
         for name in outputs:
@@ -105,7 +105,7 @@ def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows
     if bad is not None:
         coefficients["p"] = coefficients["p"].masked_fill(bad, torch.nan)
     block = _Block(logits, rows)
-    for matrix, local, index, grad_matrix in _row_blocks(logits, active, rows.num_columns, grad_logits):
+    for matrix, local, index, grad_matrix in row_blocks(logits, active, rows.num_columns, grad_logits):
         gradient = _backward_block(
             block.load(matrix, local, index),
             ids[index, None],
@@ -189,7 +189,7 @@ class _Block:
         return self.buffers[which, : len(self.x)]
 
 
-def _row_blocks(
+def row_blocks(
     logits: Tensor, active: Tensor, num_columns: int, companion: Tensor
 ) -> Iterator[tuple[Tensor, Index, Index, Tensor]]:
     """Yield blocks of active rows: a matrix of logits, which of its rows, which rows of all, the companion's matrix.

@@ -98,6 +98,10 @@ class VocabParallel:
         """Add up, in place, what each rank's columns contribute: the gradient of hidden states that all ranks share."""
         dist.all_reduce(value, group=self.group)
 
+    def of_all_slices(self, value: Tensor) -> Tensor:
+        """Return what each rank brings, (ranks, ...), in their order."""
+        return _all_gather(value, self.group)
+
 
 class SliceNumbers(NamedTuple):
     """What a rank shares about each row of its slice, float64: names for the rows of a tensor (11, N)."""

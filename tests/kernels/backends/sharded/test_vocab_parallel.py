@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from comparison import assert_gradients_match, assert_values_match, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, token_stats
+from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, sample_tokens, token_stats
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
 
@@ -80,6 +80,7 @@ def check_values(rank: int, world_size: int, backends: str) -> None:
                 raise AssertionError(f"{backend}, {name}, rank {rank}: {error}") from error
 
         check_head(rank, world_size, backend)
+        check_tangents(rank, world_size, backend)
 
     with pytest.raises(IndexError, match=r"targets\[0, 0\] is 101; expected an id in \[0, 101\)"):
         token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
@@ -149,6 +150,46 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
                 torch.testing.assert_close(part.grad.double(), expected, rtol=1e-4, atol=1e-5, msg=f"{name} {backend}")
 
 
+def check_tangents(rank: int, world_size: int, backend: str) -> None:
+    """Forward-mode AD of sharded rows and of a sharded head, and of the loss."""
+    logits, targets = whole_rows()
+    defined = reference.token_stats(logits.double(), targets).logprob.isfinite()
+    generator = torch.Generator().manual_seed(5)
+    columns = own_columns(rank, world_size)
+    shared = {"group": dist.group.WORLD, "backend": backend}
+    tangent = torch.randn(logits.shape, generator=generator)
+    for options in ({}, {"softcap": 20.0, "vocab_size": 95, "temperature": 0.8}):
+        options = {"outputs": FIELDS[:-1]} | options
+        ids = (targets % 95).where(targets != -100, -100) if "vocab_size" in options else targets
+        _, ours = torch.func.jvp(
+            lambda x: token_stats(x, ids, **options, **shared)[:5], (logits[..., columns],), (tangent[..., columns],)
+        )
+        _, theirs = torch.func.jvp(
+            lambda x: reference.token_stats(x, ids, **options)[:5], (logits.double(),), (tangent.double(),)
+        )
+        for name, value, expected in zip(FIELDS, ours, theirs, strict=False):
+            torch.testing.assert_close(
+                value[defined].double(), expected[defined], rtol=4e-6, atol=4e-6, msg=f"{name} {backend}"
+            )
+
+    tensors = [torch.randn(shape, generator=generator) for shape in ((3, 4, 16), (101, 16), (101,))]
+    moves = [torch.randn(tensor.shape, generator=generator) for tensor in tensors]
+    parts, part_moves = ([h, w[columns], b[columns]] for h, w, b in (tensors, moves))
+    ids, advantages = targets.clamp(min=0), torch.tensor([1.0, -0.5, 0.2])
+    _, expected = torch.func.jvp(
+        lambda h, w, b: reference.linear_grpo_loss(h, w, ids, advantages.double(), bias=b, entropy_coef=0.1).loss,
+        tuple(tensor.double() for tensor in tensors), tuple(move.double() for move in moves),
+    )  # fmt: skip
+    options = {"entropy_coef": 0.1, **shared}
+    losses = (
+        lambda h, w, b: linear_grpo_loss(h, w, ids, advantages, bias=b, tile_bytes=1000, **options).loss,
+        lambda h, w, b: grpo_loss(torch.nn.functional.linear(h, w, b), ids, advantages, **options).loss,
+    )
+    for loss in losses:
+        _, actual = torch.func.jvp(loss, tuple(parts), tuple(part_moves))
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def run_rank(rank: int, world_size: int, store: str, backends: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     check_values(rank, world_size, backends)
@@ -197,6 +238,36 @@ def test_the_merge_of_one_slice_is_that_slice(group):
     merged = token_stats(logits, targets, outputs=FIELDS, group=group)
     for value, expected in zip(merged, alone, strict=True):
         assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
+
+
+@needs_distributed
+def test_a_distributed_tensor_is_refused_by_name_and_its_own_part_is_taken(group):
+    from torch.distributed.tensor import DeviceMesh, Shard, distribute_tensor
+
+    mesh = DeviceMesh("cpu", [0])
+    logits, hidden, weight = torch.randn(3, 4, 50), torch.randn(3, 4, 16), torch.randn(50, 16)
+    targets, advantages = torch.arange(12).view(3, 4), torch.ones(3)
+    whole = distribute_tensor(logits, mesh, [Shard(2)])
+    sharded_weight = distribute_tensor(weight, mesh, [Shard(0)])
+    calls = {
+        "logits": [
+            lambda: token_stats(whole, targets),
+            lambda: grpo_loss(whole, targets, advantages),
+            lambda: sample_tokens(whole, torch.rand(3, 4)),
+        ],
+        "weight": [
+            lambda: linear_token_stats(hidden, sharded_weight, targets),
+            lambda: linear_grpo_loss(hidden, sharded_weight, targets, advantages),
+        ],
+        "hidden": [lambda: linear_token_stats(distribute_tensor(hidden, mesh, [Shard(0)]), weight, targets)],
+        "mask": [lambda: token_stats(logits, targets, mask=distribute_tensor(targets > 0, mesh, [Shard(0)]))],
+    }
+    for name, functions in calls.items():
+        for function in functions:
+            with pytest.raises(TypeError, match=rf"^{name} is a DTensor; .*{name}\.to_local\(\), with group="):
+                function()
+    stats = token_stats(whole.to_local(), targets, group=mesh.get_group())
+    torch.testing.assert_close(stats.logprob, token_stats(logits, targets).logprob)
 
 
 SLICE_SIZE = 8  # bytes: a rank says once how many columns it has

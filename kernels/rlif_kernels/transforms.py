@@ -1,0 +1,103 @@
+"""What the ops do beyond one plain backward: torch.func, forward-mode AD, retain_graph, and what they refuse.
+
+No op has a second derivative. A gradient or a tangent is computed by code that autograd cannot see into, so it would
+count as a constant, and a second derivative would silently be 0. `first_derivative` makes it an error instead, in
+whichever way it is asked for: reverse over reverse, forward over reverse, reverse over forward, forward over forward.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def transformed() -> bool:
+    """Whether forward-mode AD or a transform of torch.func is at work around this call."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def keeps_graph() -> bool:
+    """Whether the backward that runs was told retain_graph=True: what it saved may be needed again."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+# Dynamo traces neither a Function with forward-mode AD, nor that its library op has none and would give no tangent.
+@torch.compiler.disable(reason="under torch.func and forward-mode AD the ops of rlif_kernels run uncompiled")
+def apply_uncompiled(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    return function.apply(*arguments)
+
+
+def check_first_backward(op: str, ctx: Any) -> None:
+    """Refuse a backward with create_graph=True, at once. torch.func always asks for it: there `first_derivative` waits
+    until the derivative is differentiated indeed."""
+    if torch.is_grad_enabled() and not transformed() and not getattr(ctx, "in_transform", False):
+        raise RuntimeError(f"{op} has no second derivative: backward was called with create_graph=True")
+
+
+def refuse_vmap(op: str) -> NoReturn:
+    raise RuntimeError(
+        f"{op} has no rule for torch.func.vmap: it takes rows of any leading shape, so call it once for all of them"
+    )
+
+
+def first_derivative(op: str, function: Callable[..., Any], at: Sequence[Tensor | None], *tensors: Any) -> Any:
+    """Return ``function(*tensors)``, a gradient or the tangents of an op; to differentiate the result is an error.
+
+    Args:
+        op: the op's name, for the error.
+        at: the op's differentiable inputs, which the result depends on, in whatever way.
+        tensors: tensors, None, or tuples and lists with tensors in them.
+    """
+    if not transformed() and not torch.is_grad_enabled():
+        return function(*tensors)
+    return apply_uncompiled(_FirstDerivative, op, function, len(at), *at, *tensors)
+
+
+def detached(op: str, function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """Return ``function(*tensors)``, a tuple of tensors and None without derivatives: they count as constants."""
+    if not transformed():
+        return function(*tensors)
+    return apply_uncompiled(_Detached, op, function, *tensors)
+
+
+class _FirstDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(op: str, function: Callable[..., Any], num_at: int, *tensors: Tensor | None) -> Any:
+        return function(*tensors[num_at:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.op = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> NoReturn:
+        raise RuntimeError(f"{ctx.op} has no second derivative")
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> NoReturn:
+        raise RuntimeError(f"{ctx.op} has no second derivative")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], op: str, *_: Any) -> NoReturn:
+        refuse_vmap(op)
+
+
+class _Detached(torch.autograd.Function):
+    @staticmethod
+    def forward(op: str, function: Callable[..., Any], *tensors: Tensor) -> Any:
+        return function(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        ctx.mark_non_differentiable(*(value for value in output if value is not None))
+        ctx.num_outputs = len(output)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> tuple[None, ...]:
+        return (None,) * ctx.num_outputs
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], op: str, *_: Any) -> NoReturn:
+        refuse_vmap(op)
