@@ -279,7 +279,8 @@ def check_tensor(name: str, value: Any, expected: str = "a torch.Tensor") -> Non
     """A plain tensor: one that is distributed over processes has values, and a gradient, that the ops cannot see."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected {expected}")
-    if hasattr(value, "placements") and hasattr(value, "to_local"):
+    # By its method, because torch.distributed may be absent.
+    if type(value) not in (Tensor, torch.nn.Parameter) and hasattr(value, "to_local"):
         raise TypeError(
             f"{name} is a {type(value).__name__}; expected a plain torch.Tensor: {name}.to_local(), with group= where "
             f"the vocabulary is sharded, or {name}.full_tensor()"
@@ -324,7 +325,7 @@ def _divides(temperature: Tensor) -> Tensor:
 
 def _number(name: str, value: Any, expected: str) -> float:
     """A Python or numpy number as a float, which torch.compile may trace as a variable."""
-    if not isinstance(value, Real | torch.SymFloat) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, float | int | torch.SymFloat | Real):
         raise TypeError(f"{name} is {value!r}; expected {expected}")
     return float(value)
 

@@ -121,25 +121,24 @@ def grpo_loss(
     if inplace:
         check_inplace(logits)
     inputs = (logits, op_arguments(arguments, loss), learns, inplace)
-    *values, _ = apply_uncompiled(_Transformed, *inputs) if transformed() else _Function.apply(*inputs)
+    values = apply_uncompiled(_Transformed, *inputs)[:6] if transformed() else _Function.apply(*inputs)
     return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
 
 
 class _Function(torch.autograd.Function):
-    """The outputs are those of the op: the loss alone is differentiable, and the last is the gradient to come."""
-
     @staticmethod
-    def forward(logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool
+    ) -> tuple[Tensor, ...]:
         if inplace:
-            return *_forward_inplace_op(logits.detach(), *arguments), logits.new_empty(0)
-        return _forward_op(logits.detach(), *arguments, learns)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, _, _, inplace = inputs
-        ctx.save_for_backward(logits if inplace else output[-1])
-        ctx.mark_non_differentiable(*output[1:])
+            values = _forward_inplace_op(logits.detach(), *arguments)
+            ctx.save_for_backward(logits)
+        else:
+            *values, grad_logits = _forward_op(logits.detach(), *arguments, learns)
+            ctx.save_for_backward(grad_logits)
+        ctx.mark_non_differentiable(*values[1:])
         ctx.set_materialize_grads(False)
+        return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -150,16 +149,23 @@ class _Function(torch.autograd.Function):
         return scaled("grpo_loss", grad_logits, grad_loss, at), None, None, None
 
 
-class _Transformed(_Function):
-    """The same under torch.func and forward-mode AD."""
+class _Transformed(torch.autograd.Function):
+    """The same under torch.func and forward-mode AD, which want to see the gradient to come: it is one more output."""
+
+    @staticmethod
+    def forward(logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool) -> tuple[Tensor, ...]:
+        return _forward_op(logits.detach(), *arguments, learns)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Function.setup_context(ctx, inputs, output)
-        ctx.in_transform = True
         logits, ctx.arguments = inputs[:2]
+        ctx.in_transform = True
         ctx.save_for_backward(output[-1], logits)
         ctx.save_for_forward(logits)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    backward = staticmethod(_Function.backward)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:

@@ -98,33 +98,37 @@ def linear_grpo_loss(
         importance_sampling_level, entropy_coef, self_certainty_coef, num_items_in_batch, max_completion_length,
         loss_scale,
     )  # fmt: skip
-    needs = [
-        torch.is_grad_enabled() and x is not None and (x.requires_grad or transformed()) for x in (hidden, weight, bias)
-    ]
-    inputs = (hidden, weight, bias, (*op_arguments(arguments, loss), tile_bytes, arguments.largest_slice), needs)
-    *values, _, _, _ = apply_uncompiled(_Transformed, *inputs) if transformed() else _Function.apply(*inputs)
+    inputs = (
+        hidden, weight, bias, (*op_arguments(arguments, loss), tile_bytes, arguments.largest_slice),
+        torch.is_grad_enabled(),
+    )  # fmt: skip
+    values = apply_uncompiled(_Transformed, *inputs)[:6] if transformed() else _Function.apply(*inputs)
     return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
 
 
 class _Function(torch.autograd.Function):
-    """The outputs are those of the op: the loss alone is differentiable, and the last three are the gradients to come.
-
-    `needs` says which of them anybody needs.
-    """
-
     @staticmethod
     def forward(
-        hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], needs: list[bool]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        arguments: tuple[Any, ...],
+        grad_enabled: bool,
     ) -> tuple[Tensor, ...]:
-        bias = None if bias is None else bias.detach()
-        return _forward_op(hidden.detach(), weight.detach(), bias, *arguments, needs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.needs = inputs[-1]
-        ctx.save_for_backward(*output[-3:])
-        ctx.mark_non_differentiable(*output[1:])
+        needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]
+        *values, d_hidden, d_weight, d_bias = _forward_op(
+            hidden.detach(),
+            weight.detach(),
+            None if bias is None else bias.detach(),
+            *arguments,
+            needs,
+        )
+        ctx.needs = needs
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.mark_non_differentiable(*values[1:])
         ctx.set_materialize_grads(False)
+        return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -132,22 +136,34 @@ class _Function(torch.autograd.Function):
         parts: list[Tensor | None] = [None, None, None]
         if grad_loss is not None:
             saved = ctx.saved_tensors
-            for index in range(3):
+            for index, gradient in enumerate(saved[:3]):
                 if ctx.needs[index]:
-                    parts[index] = scaled("linear_grpo_loss", saved[index], grad_loss, at=saved[3:])
+                    parts[index] = scaled("linear_grpo_loss", gradient, grad_loss, at=saved[3:])
         return *parts, None, None
 
 
-class _Transformed(_Function):
-    """The same under torch.func and forward-mode AD."""
+class _Transformed(torch.autograd.Function):
+    """The same under torch.func and forward-mode AD, which want to see the gradients to come: three more outputs."""
+
+    @staticmethod
+    def forward(
+        hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], grad_enabled: bool
+    ) -> tuple[Tensor, ...]:
+        needs = [grad_enabled and x is not None for x in (hidden, weight, bias)]
+        bias = None if bias is None else bias.detach()
+        return _forward_op(hidden.detach(), weight.detach(), bias, *arguments, needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Function.setup_context(ctx, inputs, output)
-        ctx.in_transform = True
         *tensors, ctx.arguments, _ = inputs
+        ctx.in_transform = True
+        ctx.needs = ctx.needs_input_grad[:3]
         ctx.save_for_backward(*output[-3:], *tensors)
         ctx.save_for_forward(*tensors)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    backward = staticmethod(_Function.backward)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:

@@ -35,7 +35,7 @@ def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> 
         numbers += [float(number) for number in loss.options]
     varying = None
     if torch.compiler.is_compiling() and any(not _is_constant(number) for number in numbers):
-        one = torch.ones((), dtype=torch.float64)
+        one = torch.ones((), dtype=torch.float64, device="cpu")
         varying = torch.stack([one * number for number in numbers])
         numbers = [0.0] * len(numbers)
     in_common = (

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -159,14 +160,13 @@ def check_tangents(rank: int, world_size: int, backend: str) -> None:
     shared = {"group": dist.group.WORLD, "backend": backend}
     tangent = torch.randn(logits.shape, generator=generator)
     for options in ({}, {"softcap": 20.0, "vocab_size": 95, "temperature": 0.8}):
-        options = {"outputs": FIELDS[:-1]} | options
         ids = (targets % 95).where(targets != -100, -100) if "vocab_size" in options else targets
-        _, ours = torch.func.jvp(
-            lambda x: token_stats(x, ids, **options, **shared)[:5], (logits[..., columns],), (tangent[..., columns],)
+        ours_of, theirs_of = (
+            partial(function, targets=ids, outputs=FIELDS[:-1], **options, **more)
+            for function, more in ((token_stats, shared), (reference.token_stats, {}))
         )
-        _, theirs = torch.func.jvp(
-            lambda x: reference.token_stats(x, ids, **options)[:5], (logits.double(),), (tangent.double(),)
-        )
+        _, ours = torch.func.jvp(ours_of, (logits[..., columns],), (tangent[..., columns],))
+        _, theirs = torch.func.jvp(theirs_of, (logits.double(),), (tangent.double(),))
         for name, value, expected in zip(FIELDS, ours, theirs, strict=False):
             torch.testing.assert_close(
                 value[defined].double(), expected[defined], rtol=4e-6, atol=4e-6, msg=f"{name} {backend}"
