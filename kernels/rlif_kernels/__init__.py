@@ -13,13 +13,8 @@ What is where, in the order to read it:
   its library op. `checks` has the checks of their arguments, `op_values` the boundary of the library ops.
 - `transforms`: what the ops do under torch.func, forward-mode AD and retain_graph, and what they refuse.
 - `rows`, `backends`: what a backend is told and must return, and which of them serves. `backends.torch`, `backends.c`
-<<<<<<< HEAD
-  and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary; `backends.tangents`
-  has the forward-mode derivatives, for all of them.
-=======
   and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, and
   `backends.tangents` has the forward-mode derivatives.
->>>>>>> autograd
 - `head`: the product of hidden states with the head, in tiles.
 """
 
