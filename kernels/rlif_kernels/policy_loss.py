@@ -130,8 +130,10 @@ def policy_loss(
     if importance_sampling_level == "sequence":
         log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logprob)
     ratio = log_ratio.exp()
-    low, high = 1 - epsilon_low, 1 + (epsilon_low if epsilon_high is None else epsilon_high)
-    capped = ratio if delta is None else ratio.clamp(max=delta)
+    # The bounds are tensors: torch.compile fixes numbers that clamp is given, and compiles for each value anew.
+    one = ratio.new_ones(())
+    low, high = one * (1 - epsilon_low), one * (1 + (epsilon_low if epsilon_high is None else epsilon_high))
+    capped = ratio if delta is None else ratio.clamp(max=one * delta)
     token_loss = -torch.minimum(capped * advantages, ratio.clamp(low, high) * advantages)
     clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
     kl = None

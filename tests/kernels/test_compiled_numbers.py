@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from comparison import DEVICE
-from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
+from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, policy_loss, token_stats
 
 # Where each option begins, and a step that keeps it in its range. A new option of an op belongs here.
 SCHEDULES = {
@@ -24,6 +24,14 @@ SCHEDULES = {
     "num_items_in_batch": (20, 3),
     "max_completion_length": (9, 1),
 }
+
+
+def loss_of_stats(logits, targets, advantages, old_logprob, ref_logprob, backend, **options):
+    """`policy_loss`, which is no op of its own."""
+    stats = token_stats(logits, targets, backend=backend)
+    return policy_loss(stats, advantages, old_logprob, ref_logprob, mask=targets >= 0, **options)
+
+
 OPS = {function.__name__: function for function in (token_stats, linear_token_stats, grpo_loss, linear_grpo_loss)}
 # More than torch compiles a function for (torch._dynamo.config.recompile_limit is 8), if each value took a graph.
 NUM_CALLS = 11
@@ -39,7 +47,7 @@ def inputs(op):
     """The tensor to differentiate, and the arguments by name."""
     hidden, weight = torch.randn(3, 4, 8, device=DEVICE), torch.randn(50, 8, device=DEVICE)
     arguments = {"targets": torch.randint(50, (3, 4), device=DEVICE)}
-    if "grpo" in op:
+    if "loss" in op:
         arguments["advantages"] = torch.tensor([1.0, -0.5, 0.8], device=DEVICE)
         arguments |= {name: -3 - torch.rand(3, 4, device=DEVICE) for name in ("old_logprob", "ref_logprob")}
     if "linear" in op:
@@ -52,8 +60,8 @@ def compare(op, schedules, backend, dynamic=None, **fixed):
     leaf, arguments = inputs(op)
 
     def step(leaf, **options):
-        result = OPS[op](2 * leaf, **arguments, **options, backend=backend)
-        return result.loss if "grpo" in op else result.logprob.sum() + result.entropy.sum()
+        result = OPS.get(op, loss_of_stats)(2 * leaf, **arguments, **options, backend=backend)
+        return result.loss if "loss" in op else result.logprob.sum() + result.entropy.sum()
 
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
@@ -78,6 +86,11 @@ def test_all_float_options_may_vary_at_once(op, dynamic, backend):
     assert set(names) <= set(SCHEDULES)
     # Once as constants, once as variables; and once more for the number 1, say, of which torch makes a constant.
     assert compare(op, {name: SCHEDULES[name] for name in names}, backend, dynamic) <= 3
+
+
+def test_all_float_options_of_the_loss_from_statistics_may_vary_at_once():
+    names = numbers_of(policy_loss)
+    assert compare("policy_loss", {name: SCHEDULES[name] for name in names}, "torch") <= 3
 
 
 @pytest.mark.slow

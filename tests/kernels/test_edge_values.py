@@ -192,11 +192,38 @@ def test_the_kernels_answer_a_target_outside_the_vocabulary_with_nan_in_that_row
     assert logits.grad[[0, 2, 3]].isfinite().all()
 
 
+NO_TEMPERATURES = (-1.0, 0.0, math.inf, math.nan, 1e-60, 1e60)
+
+
 @ON_CPU
-def test_a_row_temperature_that_is_not_positive_is_an_error_that_names_the_position():
+@pytest.mark.parametrize("bad", NO_TEMPERATURES)
+def test_a_row_temperature_that_a_number_could_not_be_is_an_error_that_names_the_position(bad):
     logits, targets = rows()
-    with pytest.raises(ValueError, match=r"temperature\[2\] is -1.0; expected a positive number"):
-        token_stats(logits, targets, temperature=torch.tensor([1.0, 1.0, -1.0, 1.0]))
+    temperature = torch.tensor([1.0, 1.0, bad, 1.0], dtype=torch.float64)
+    for backend in ("torch", None):
+        with pytest.raises(
+            ValueError, match=r"^temperature\[2\] is .*; expected a positive number that float32 can hold"
+        ):
+            token_stats(logits, targets, temperature=temperature, backend=backend)
+    masked = targets.where(torch.arange(4) != 2, -100)
+    assert token_stats(logits, masked, temperature=temperature).logprob.isfinite().all()
+
+
+def test_on_a_gpu_such_a_temperature_makes_nan_of_its_row_alone():
+    # The Triton backend is what serves there, and answers alike where it is interpreted.
+    logits, targets = rows(num_rows=len(NO_TEMPERATURES) + 2)
+    temperature = torch.tensor([*NO_TEMPERATURES, 0.7, math.nan], dtype=torch.float64, device=DEVICE)
+    targets[-1] = -100
+    stats = token_stats(
+        logits.requires_grad_(), targets, temperature=temperature, outputs=FIELDS, backend="triton"
+    )  # fmt: skip
+    for value in stats:
+        assert value[:-2].isnan().all()
+        assert value[-2:].isfinite().all()
+    stats.entropy.sum().backward()
+    assert logits.grad[:-2].isnan().all()
+    assert logits.grad[-2].isfinite().all()
+    assert not logits.grad[-1].any()
 
 
 def test_a_single_column_is_certain(compute):
