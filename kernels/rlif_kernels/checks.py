@@ -87,7 +87,7 @@ def row_arguments(
 
     targets = targets.long().contiguous()
     if mask is not None:
-        targets = targets.masked_fill(~mask, IGNORE_INDEX).contiguous()
+        targets = targets.where(mask, IGNORE_INDEX).contiguous()
     largest_slice = num_columns
     if group is None:
         num_columns = check_vocab_size(vocab_size, num_columns)
@@ -165,10 +165,13 @@ def loss_arguments(
     if not per_token:
         advantages = advantages[..., None].expand(targets.shape)
     weight, mean_weight = token_weights(active, loss_type, num_items_in_batch, max_completion_length, loss_scale)
+
     # What stands in masked tokens is padding: it may be anything.
-    loss_rows = LossRows(advantages, weight, mean_weight, old_logprob, ref_logprob).map(
-        lambda value: value.detach().float().where(active, 0).contiguous().view(-1)
-    )
+    def cleared(value: Tensor) -> Tensor:
+        return value.detach().float().where(active, 0).view(-1)
+
+    logprobs = (None if logprob is None else cleared(logprob) for logprob in (old_logprob, ref_logprob))
+    loss_rows = LossRows(cleared(advantages), weight.view(-1), mean_weight.view(-1), *logprobs)
     needed = {"logprob", *requested}
     needed |= {name for name in DEFAULT_OUTPUTS[1:] if getattr(options, f"{name}_coef")}
     arguments = arguments._replace(outputs=tuple(name for name in FIELDS if name in needed))

@@ -33,6 +33,7 @@ from rlif_kernels.transforms import (
     keeps_graph,
     refuse_vmap,
     transformed,
+    watched,
 )
 
 if TYPE_CHECKING:
@@ -131,10 +132,15 @@ class _Function(torch.autograd.Function):
         ctx: Any, logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool
     ) -> tuple[Tensor, ...]:
         if inplace:
-            values = _forward_inplace_op(logits.detach(), *arguments)
+            if watched(logits):
+                values = _forward_inplace_op(logits.detach(), *arguments)
+            else:
+                values = _forward_inplace(logits.detach(), *arguments)
+                torch.autograd.graph.increment_version(logits)
             ctx.save_for_backward(logits)
         else:
-            *values, grad_logits = _forward_op(logits.detach(), *arguments, learns)
+            forward: Callable[..., tuple[Tensor, ...]] = _forward_op if watched(logits) else _forward
+            *values, grad_logits = forward(logits.detach(), *arguments, learns)
             ctx.save_for_backward(grad_logits)
         ctx.mark_non_differentiable(*values[1:])
         ctx.set_materialize_grads(False)
@@ -239,8 +245,7 @@ def average_over(targets: Tensor, sequence_length: int) -> Callable[[Tensor], Te
 # The outputs are those of `op_values.loss_outputs`, then the gradient, empty where there is none.
 
 
-@torch.library.custom_op("rlif::grpo_loss", mutates_args=())
-def _forward_op(
+def _forward(
     logits: Tensor,
     targets: Tensor,
     temperature: Tensor | None,
@@ -269,6 +274,9 @@ def _forward_op(
     return (*loss_outputs(fields, terms, targets), logits.new_empty(0) if grad_logits is None else grad_logits)
 
 
+_forward_op = torch.library.custom_op("rlif::grpo_loss", _forward, mutates_args=())
+
+
 @_forward_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     _, _, _, _, _, outputs, _, _, loss_rows, _, _, learns = rest
@@ -276,8 +284,7 @@ def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return (*fake_loss_outputs(logits, targets, outputs, loss_rows), grad_logits)
 
 
-@torch.library.custom_op("rlif::grpo_loss_", mutates_args=("logits",))
-def _forward_inplace_op(
+def _forward_inplace(
     logits: Tensor,
     targets: Tensor,
     temperature: Tensor | None,
@@ -304,6 +311,9 @@ def _forward_inplace_op(
     return loss_outputs(fields, terms, targets)
 
 
+_forward_inplace_op = torch.library.custom_op("rlif::grpo_loss_", _forward_inplace, mutates_args=("logits",))
+
+
 @_forward_inplace_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     _, _, _, _, _, outputs, _, _, loss_rows, _, _ = rest
@@ -317,13 +327,15 @@ def scaled(op: str, gradient: Tensor, factor: Tensor, at: Sequence[Tensor]) -> T
         at: the op's differentiable inputs, where they are known: under transforms.
     """
     if torch.compiler.is_compiling() or not (keeps_graph() or transformed()):
-        scale_(gradient, factor)
+        if watched(gradient):
+            scale_op(gradient, factor)
+        else:
+            _scale(gradient, factor)
         return gradient
     return first_derivative(op, torch.mul, at, gradient, factor)
 
 
-@torch.library.custom_op("rlif::scale_", mutates_args=("tensor",))
-def scale_(tensor: Tensor, factor: Tensor) -> None:
+def _scale(tensor: Tensor, factor: Tensor) -> None:
     """Multiply in place by a number () on the same device: a loss's upstream gradient, nearly always 1."""
     if tensor.device.type == "cpu":
         if factor != 1:
@@ -335,3 +347,6 @@ def scale_(tensor: Tensor, factor: Tensor) -> None:
         tensor.mul_(factor)
     else:
         scale_unless_one(tensor, factor)
+
+
+scale_op = torch.library.custom_op("rlif::scale_", _scale, mutates_args=("tensor",))

@@ -28,7 +28,7 @@ from rlif_kernels.op_values import (
     requested,
     token_stats_of,
 )
-from rlif_kernels.stats import DEFAULT_OUTPUTS, TokenStats
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
 from rlif_kernels.transforms import apply_uncompiled, first_derivative, keeps_graph, refuse_vmap, transformed
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     no_grads = (None,) * 12  # of everything but hidden, weight and bias
-    field_grads = field_gradients(ctx, grads, "linear_token_stats")
+    field_grads = field_gradients(ctx, FIELDS, grads, "linear_token_stats")
     if all(grad is None for grad in field_grads):
         return None, None, None, *no_grads
     needs = list(ctx.needs_input_grad[:3])

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlif_kernels.checks import LossArguments, RowArguments
 from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms
 from rlif_kernels.rows import STATE_ROWS, Rows
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX, TokenStats
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
 from rlif_kernels.transforms import check_first_backward
 
 # ---------------------------------------------------------------- arguments
@@ -122,12 +122,13 @@ def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *other
     ctx.set_materialize_grads(False)
 
 
-def field_gradients(ctx: Any, grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
-    """The upstream gradients of the fields that are differentiable, in order."""
+def field_gradients(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
+    """The upstream gradients of the fields that are differentiable, in the order of FIELDS, from those of an op's
+    first outputs, the fields named."""
     check_first_backward(op, ctx)
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
-    named = zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
-    return [grad if name in ctx.differentiable else None for name, grad in named]
+    given = dict(zip(names, grads, strict=False))
+    return [given[name] if name in ctx.differentiable else None for name in FIELDS[:-1]]
 
 
 def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
@@ -144,7 +145,6 @@ def loss_outputs(
     fields: dict[str, Tensor], terms: TokenTerms, targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the loss, three statistics, k3 and the clip flags, these in the shape of the targets."""
-    active = targets != IGNORE_INDEX
 
     def shaped(value: Tensor | None) -> Tensor:
         if value is None:
@@ -152,9 +152,7 @@ def loss_outputs(
         return value.view(targets.shape)
 
     logprob, entropy, self_certainty = (shaped(fields.get(name)) for name in DEFAULT_OUTPUTS)
-    kl = None if terms.kl is None else terms.kl.view(targets.shape).where(active, 0)
-    clipped = terms.clipped.view(targets.shape) & active
-    return terms.loss.sum(), logprob, entropy, self_certainty, shaped(kl), clipped
+    return terms.loss.sum(), logprob, entropy, self_certainty, shaped(terms.kl), shaped(terms.clipped)
 
 
 def fake_loss_outputs(

@@ -214,19 +214,17 @@ def token_weights(
     "dapo" their sum divided by `num_items_in_batch`, "dr_grpo" their sum divided by the number of sequences and by
     `max_completion_length`.
     """
-    counted = active.float()
-    num_tokens: float | Tensor = counted.sum().clamp(min=1)
+    # As few operations as can be: each is a launch on a GPU.
+    num_tokens = active.sum().clamp(min=1)
+    weight = mean_weight = active / num_tokens * loss_scale
     num_sequences = max(1, active[..., 0].numel()) if active.shape[-1] else 1
     if loss_type == "grpo":
-        weight = counted / counted.sum(-1, keepdim=True).clamp(min=1) * (loss_scale / num_sequences)
+        weight = active / active.sum(-1, keepdim=True).clamp(min=1) * (loss_scale / num_sequences)
     elif loss_type == "dr_grpo":
-        weight = counted * (loss_scale / (num_sequences * (max_completion_length or max(1, active.shape[-1]))))
-    else:
-        weight = counted / num_tokens * loss_scale
+        weight = active * (loss_scale / (num_sequences * (max_completion_length or max(1, active.shape[-1]))))
     if num_items_in_batch is not None:
         # Not torch.as_tensor of an integer: torch.compile would fix it, and compile anew for each.
-        num_tokens = (counted.new_ones(()) * num_items_in_batch).clamp(min=1)
-    mean_weight = counted / num_tokens * loss_scale
+        mean_weight = active / (mean_weight.new_ones(()) * num_items_in_batch).clamp(min=1) * loss_scale
     return (mean_weight if loss_type == "dapo" else weight), mean_weight
 
 
@@ -292,6 +290,6 @@ def sequence_average(active: Tensor, length: int, rows: Tensor | slice) -> Calla
         whole = values.new_zeros(active.shape)
         whole[rows] = values
         means = whole.where(active, 0).view(-1, length).sum(-1) / lengths
-        return means.repeat_interleave(length)[rows]
+        return means.repeat_interleave(length).where(active, 0)[rows]
 
     return average

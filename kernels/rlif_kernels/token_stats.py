@@ -24,8 +24,8 @@ from rlif_kernels.op_values import (
     requested,
     token_stats_of,
 )
-from rlif_kernels.stats import DEFAULT_OUTPUTS, TokenStats
-from rlif_kernels.transforms import apply_uncompiled, first_derivative, refuse_vmap, transformed
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
+from rlif_kernels.transforms import apply_uncompiled, first_derivative, refuse_vmap, transformed, watched
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -92,14 +92,37 @@ def token_stats(
     )
     if inplace_backward:
         check_inplace(logits)
-    op_inputs = (logits, *op_arguments(arguments), inplace_backward)
-    values = apply_uncompiled(_Transformed, *op_inputs) if transformed() else _forward_op(*op_inputs)
+    common = op_arguments(arguments)
+    if not watched(logits):
+        values = _Eager.apply(logits, common, inplace_backward)
+        return TokenStats(**dict(zip(arguments.outputs, values, strict=True)))
+    if transformed():
+        values = apply_uncompiled(_Transformed, logits, *common, inplace_backward)
+    else:
+        values = _forward_op(logits, *common, inplace_backward)
     return token_stats_of(values, arguments.outputs)
 
 
 # ---------------------------------------------------------------- library ops
 #
 # The outputs of the forward op are the fields in the order of FIELDS, then the row state.
+
+
+def _forward(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    varying: Tensor | None,
+    scalar_temperature: float,
+    softcap: float,
+    num_columns: int,
+    outputs: str,
+    backend: str,
+    group: str,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Flat fields by name, and the row state."""
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
+    return backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
 
 
 @torch.library.custom_op("rlif::token_stats", mutates_args=())
@@ -116,8 +139,8 @@ def _forward_op(
     group: str,
     inplace_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    fields, row_state = backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
+    common = (targets, temperature, varying, scalar_temperature, softcap, num_columns, outputs, backend, group)
+    fields, row_state = _forward(logits, *common)
     return (*field_outputs(fields, targets), row_state)
 
 
@@ -126,8 +149,7 @@ def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return fake_field_outputs(logits, targets, outputs=rest[5])
 
 
-@torch.library.custom_op("rlif::token_stats_backward", mutates_args=())
-def _backward_op(
+def _backward(
     grads: Sequence[Tensor | None],
     logits: Tensor,
     targets: Tensor,
@@ -146,13 +168,15 @@ def _backward_op(
     return grad_logits
 
 
+_backward_op = torch.library.custom_op("rlif::token_stats_backward", _backward, mutates_args=())
+
+
 @_backward_op.register_fake
 def _(grads: Sequence[Tensor | None], logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("rlif::token_stats_backward_", mutates_args=("logits",))
-def _backward_inplace_op(
+def _backward_inplace(
     grads: Sequence[Tensor | None],
     logits: Tensor,
     targets: Tensor,
@@ -169,6 +193,11 @@ def _backward_inplace_op(
     backend_for(backend, logits, group).backward(logits, present_gradients(grads), logits, rows, row_state)
 
 
+_backward_inplace_op = torch.library.custom_op(
+    "rlif::token_stats_backward_", _backward_inplace, mutates_args=("logits",)
+)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, targets, temperature, varying, *options, outputs, backend, group, inplace_backward = inputs
     *fields, row_state = output
@@ -179,23 +208,56 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     no_grads = (None,) * 10  # of everything but the logits
-    field_grads = field_gradients(ctx, grads, "token_stats")
+    return _gradient(ctx, field_gradients(ctx, FIELDS, grads, "token_stats")), *no_grads
+
+
+def _gradient(ctx: Any, field_grads: list[Tensor | None]) -> Tensor | None:
     if all(grad is None for grad in field_grads):
-        return None, *no_grads
+        return None
     logits, *constants, row_state = ctx.saved_tensors
+    arguments = (field_grads, logits, *constants, *ctx.options, row_state, *ctx.where)
+    if not watched(logits):
+        if not ctx.inplace_backward:
+            return _backward(*arguments)
+        _backward_inplace(*arguments)
+        torch.autograd.graph.increment_version(logits)
+        return logits
     if ctx.inplace_backward and not transformed():
-        _backward_inplace_op(field_grads, logits, *constants, *ctx.options, row_state, *ctx.where)
-        return logits, *no_grads
+        _backward_inplace_op(*arguments)
+        return logits
 
     def gradient(*saved: Tensor) -> Tensor:
         *grads, logits, targets, temperature, varying, row_state = saved
         return _backward_op(grads, logits, targets, temperature, varying, *ctx.options, row_state, *ctx.where)
 
     saved = (*field_grads, logits, *constants, row_state)
-    return first_derivative("token_stats", gradient, (logits,), *saved), *no_grads
+    gradient_: Tensor = first_derivative("token_stats", gradient, (logits,), *saved)
+    return gradient_
 
 
 torch.library.register_autograd("rlif::token_stats", _autograd_backward, setup_context=_setup_context)
+
+
+class _Eager(torch.autograd.Function):
+    """The op where nothing watches: its outputs are the requested fields, and no other."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, common: tuple[Any, ...], inplace_backward: bool) -> tuple[Tensor, ...]:
+        targets, temperature, varying, *options, outputs, backend, group = common
+        flat, row_state = _forward(logits, *common)
+        fields = {name: flat[name].view(targets.shape + flat[name].shape[1:]) for name in requested(outputs)}
+        ctx.save_for_backward(logits, targets, temperature, varying, row_state)
+        ctx.names = tuple(fields)
+        ctx.differentiable = [name for name in fields if name != "top_probs"]
+        if "top_probs" in fields:
+            ctx.mark_non_differentiable(fields["top_probs"])
+        ctx.set_materialize_grads(False)
+        ctx.options, ctx.inplace_backward, ctx.where = options, inplace_backward, (backend, group)
+        return tuple(fields.values())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradient(ctx, field_gradients(ctx, ctx.names, grads, "token_stats")), None, None
 
 
 class _Transformed(torch.autograd.Function):

@@ -18,6 +18,21 @@ def transformed() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
+def watched(tensor: Tensor) -> bool:
+    """Whether anything but plain eager execution sees this call: a compiler or tracer, a mode that looks at each op
+    (selective checkpointing, counters of operations), a subclass of Tensor, a transform.
+
+    To those an op is a library op. Elsewhere its function is called as it is: the layers of `torch.library`, all in
+    Python, take longer than the work of a small op itself.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(tensor) not in (Tensor, torch.nn.Parameter)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or transformed()
+    )
+
+
 def keeps_graph() -> bool:
     """Whether the backward that runs was told retain_graph=True: what it saved may be needed again."""
     return torch._C._autograd._get_current_graph_task_keep_graph()

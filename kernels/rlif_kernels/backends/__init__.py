@@ -1,5 +1,6 @@
 """Which code computes: C or torch on a CPU, Triton on GPUs, any of them for a slice of a sharded vocabulary."""
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -103,8 +104,13 @@ def local_backend(name: str, logits: Tensor) -> LocalBackend:
                 f"it ({found().reason})"
             )
         return cpu_backend
+    return _triton_backend()
+
+
+@functools.cache
+def _triton_backend() -> LocalBackend:
+    """Imported on first use only: `import rlif_kernels` must work where Triton is not installed."""
     try:
-        # Imported on first use only: `import rlif_kernels` must work where Triton is not installed.
         from rlif_kernels.backends import triton as triton_backend
     except ImportError as error:
         raise ImportError('backend="triton" needs the triton package, which could not be imported') from error

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import triton
 from torch import Tensor
 
 from rlif_kernels.backends.triton.backward import backward_kernel
@@ -60,7 +59,7 @@ def forward_constants(dtype: torch.dtype, outputs: Sequence[str], wide: bool, so
         "LOGSUMEXP": "logsumexp" in outputs,
         "Q": "sum_sq_probs" in outputs,
         "TOP": "top_probs" in outputs,
-        "num_warps": FORWARD_WARPS_ALL_FIELDS if {"sum_sq_probs", "top_probs"} & set(outputs) else FORWARD_WARPS,
+        "num_warps": FORWARD_WARPS_ALL_FIELDS if "sum_sq_probs" in outputs or "top_probs" in outputs else FORWARD_WARPS,
         "enable_fp_fusion": False,
     }
 
@@ -116,7 +115,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     _check_size(rows)
     base, stride, offsets, wide = _row_addresses(logits)
     constants = forward_constants(logits.dtype, outputs, wide, rows.softcap > 0)
-    num_chunks = triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES)
+    num_chunks = _cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES)
     split = num_chunks > 1 and num_rows < SPLIT_BELOW_ROWS
     partials = state.new_empty((num_rows, num_chunks, 8, LANES)) if split else None
     temperatures, temperature = rows.split_temperature
@@ -148,7 +147,7 @@ def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows
     base, stride, offsets, wide = _row_addresses(logits)
     grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
     constants = backward_constants(logits.dtype, wide and grad_wide, rows.softcap > 0)
-    num_chunks = triton.cdiv(num_columns, constants["BLOCK"] * BACKWARD_TILES)
+    num_chunks = _cdiv(num_columns, constants["BLOCK"] * BACKWARD_TILES)
     temperatures, temperature = rows.split_temperature
     with _device_of(logits):
         backward_kernel[(num_rows * num_chunks,)](
@@ -190,7 +189,7 @@ def grpo(
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
             *loss_rows, *(results.get(name) for name in ("loss", *DEFAULT_OUTPUTS, "kl")), clipped.view(torch.int8),
             stride, grad_stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
-            triton.cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES),
+            _cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES),
             1 - options.epsilon_low, 1 + options.epsilon_high, options.delta, options.beta, options.entropy_coef,
             options.self_certainty_coef, **constants,
         )  # fmt: skip
@@ -204,7 +203,7 @@ def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:
         tensor.mul_(factor)
     elif tensor.numel():
         with _device_of(tensor):
-            scale_kernel[(triton.cdiv(tensor.numel(), SCALE_BLOCK),)](
+            scale_kernel[(_cdiv(tensor.numel(), SCALE_BLOCK),)](
                 tensor, factor, tensor.numel(), BLOCK=SCALE_BLOCK, num_warps=8
             )
 
@@ -239,12 +238,21 @@ def _programs_in_cache(logits: Tensor, num_columns: int) -> int:
 
 def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
     """The tensor, its row stride or else a table of row offsets, and whether each row starts on 16 bytes."""
+    if tensor.is_contiguous():  # at once, as nearly all are
+        row_bytes = tensor.shape[-1] * tensor.element_size()
+        wide = tensor.data_ptr() % 16 == 0 and (row_bytes % 16 == 0 or tensor.numel() == tensor.shape[-1])
+        return tensor, tensor.shape[-1], None, wide
     shape, strides = tensor.shape[:-1], tensor.stride()[:-1]
     dims = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size > 1]
     wide = tensor.data_ptr() % 16 == 0 and all(stride * tensor.element_size() % 16 == 0 for _, stride in dims)
     if all(outer == size * inner for (_, outer), (size, inner) in itertools.pairwise(dims)):
         return tensor, dims[-1][1] if dims else 0, None, wide
     return tensor, 0, row_offsets(tensor), wide
+
+
+def _cdiv(number: int, divisor: int) -> int:
+    """`triton.cdiv`, which a tracer of constants wraps: a hundred times the work."""
+    return -(-number // divisor)
 
 
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
