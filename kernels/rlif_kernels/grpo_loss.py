@@ -316,10 +316,11 @@ def scaled(op: str, gradient: Tensor, factor: Tensor, at: Sequence[Tensor]) -> T
     Args:
         at: the op's differentiable inputs, where they are known: under transforms.
     """
-    if torch.compiler.is_compiling() or not (keeps_graph() or transformed()):
-        scale_(gradient, factor)
-        return gradient
-    return first_derivative(op, torch.mul, at, gradient, factor)
+    # Compiled code does not know whether it is kept, and a compiler plans the memory of a product itself.
+    if torch.compiler.is_compiling() or keeps_graph() or transformed():
+        return first_derivative(op, torch.mul, at, gradient, factor)
+    scale_(gradient, factor)
+    return gradient
 
 
 @torch.library.custom_op("rlif::scale_", mutates_args=("tensor",))
