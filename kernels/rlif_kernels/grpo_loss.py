@@ -142,7 +142,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        check_first_backward("grpo_loss", ctx)
+        check_first_backward("grpo_loss", ctx, [grad_loss])
         if grad_loss is None:
             return (None,) * 4
         grad_logits, *at = ctx.saved_tensors

@@ -124,7 +124,7 @@ def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *other
 
 def field_gradients(ctx: Any, grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
     """The upstream gradients of the fields that are differentiable, in order."""
-    check_first_backward(op, ctx)
+    check_first_backward(op, ctx, grads)
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
     named = zip(FIELDS[:-1], grads[: len(FIELDS) - 1], strict=True)
     return [grad if name in ctx.differentiable else None for name, grad in named]
