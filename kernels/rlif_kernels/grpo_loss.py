@@ -148,7 +148,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        check_first_backward("grpo_loss", ctx)
+        check_first_backward("grpo_loss", ctx, [grad_loss])
         if grad_loss is None:
             return (None,) * 4
         grad_logits, *at = ctx.saved_tensors
@@ -326,13 +326,14 @@ def scaled(op: str, gradient: Tensor, factor: Tensor, at: Sequence[Tensor]) -> T
     Args:
         at: the op's differentiable inputs, where they are known: under transforms.
     """
-    if torch.compiler.is_compiling() or not (keeps_graph() or transformed()):
-        if watched(gradient):
-            scale_op(gradient, factor)
-        else:
-            _scale(gradient, factor)
-        return gradient
-    return first_derivative(op, torch.mul, at, gradient, factor)
+    # Compiled code does not know whether it is kept, and a compiler plans the memory of a product itself.
+    if torch.compiler.is_compiling() or keeps_graph() or transformed():
+        return first_derivative(op, torch.mul, at, gradient, factor)
+    if watched(gradient):
+        scale_op(gradient, factor)
+    else:
+        _scale(gradient, factor)
+    return gradient
 
 
 def _scale(tensor: Tensor, factor: Tensor) -> None:

@@ -132,7 +132,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        check_first_backward("linear_grpo_loss", ctx)
+        check_first_backward("linear_grpo_loss", ctx, [grad_loss])
         parts: list[Tensor | None] = [None, None, None]
         if grad_loss is not None:
             saved = ctx.saved_tensors

@@ -125,7 +125,7 @@ def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *other
 def field_gradients(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
     """The upstream gradients of the fields that are differentiable, in the order of FIELDS, from those of an op's
     first outputs, the fields named."""
-    check_first_backward(op, ctx)
+    check_first_backward(op, ctx, grads)
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
     given = dict(zip(names, grads, strict=False))
     return [given[name] if name in ctx.differentiable else None for name in FIELDS[:-1]]

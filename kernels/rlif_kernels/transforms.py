@@ -44,9 +44,14 @@ def apply_uncompiled(function: type[torch.autograd.Function], *arguments: Any) -
     return function.apply(*arguments)
 
 
-def check_first_backward(op: str, ctx: Any) -> None:
-    """Refuse a backward with create_graph=True, at once. torch.func always asks for it: there `first_derivative` waits
-    until the derivative is differentiated indeed."""
+def check_first_backward(op: str, ctx: Any, grads: Sequence[Tensor | None]) -> None:
+    """Refuse a backward with create_graph=True, or of a batch of upstream gradients at once (is_grads_batched=True).
+
+    torch.func always asks for the former: there `first_derivative` waits until the derivative is differentiated indeed.
+    """
+    is_batched = torch._C._functorch.is_legacy_batchedtensor
+    if not torch.compiler.is_compiling() and any(grad is not None and is_batched(grad) for grad in grads):
+        refuse_vmap(op)
     if torch.is_grad_enabled() and not transformed() and not getattr(ctx, "in_transform", False):
         raise RuntimeError(f"{op} has no second derivative: backward was called with create_graph=True")
 

@@ -264,12 +264,19 @@ def test_every_second_derivative_is_refused(op, way):
 @pytest.mark.parametrize("op", OPS)
 def test_vmap_is_refused_in_one_sentence(op):
     loss, point = ops("torch")[op]
-    batch = torch.stack([point, point])
-    for transform in (func.vmap(loss), func.vmap(func.grad(loss))):
+    batch, leaf = torch.stack([point, point]), point.clone().requires_grad_()
+    calls = (
+        lambda: func.vmap(loss)(batch),
+        lambda: func.vmap(func.grad(loss))(batch),
+        lambda: func.jacrev(loss)(point),
+        lambda: func.jacfwd(loss)(point),
+        lambda: torch.autograd.grad(loss(leaf), leaf, torch.ones(2), is_grads_batched=True),
+    )
+    for call in calls:
         with pytest.raises(
             RuntimeError, match=rf"^{op} has no rule for torch\.func\.vmap: it takes rows of any leading"
         ):
-            transform(batch)
+            call()
 
 
 def test_sampled_tokens_have_no_derivative_in_any_mode(backend):

@@ -162,12 +162,12 @@ def check_tangents(rank: int, world_size: int, backend: str) -> None:
     for options in ({}, {"softcap": 20.0, "vocab_size": 95, "temperature": 0.8}):
         ids = (targets % 95).where(targets != -100, -100) if "vocab_size" in options else targets
         ours_of, theirs_of = (
-            partial(function, targets=ids, outputs=FIELDS[:-1], **options, **more)
+            partial(function, targets=ids, outputs=FIELDS, **options, **more)
             for function, more in ((token_stats, shared), (reference.token_stats, {}))
         )
         _, ours = torch.func.jvp(ours_of, (logits[..., columns],), (tangent[..., columns],))
         _, theirs = torch.func.jvp(theirs_of, (logits.double(),), (tangent.double(),))
-        for name, value, expected in zip(FIELDS, ours, theirs, strict=False):
+        for name, value, expected in zip(FIELDS, ours, theirs, strict=True):
             torch.testing.assert_close(
                 value[defined].double(), expected[defined], rtol=4e-6, atol=4e-6, msg=f"{name} {backend}"
             )
