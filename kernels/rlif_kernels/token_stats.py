@@ -211,12 +211,12 @@ def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, 
     return _gradient(ctx, field_gradients(ctx, FIELDS, grads, "token_stats")), *no_grads
 
 
-def _gradient(ctx: Any, field_grads: list[Tensor | None]) -> Tensor | None:
+def _gradient(ctx: Any, field_grads: list[Tensor | None], eager: bool = False) -> Tensor | None:
     if all(grad is None for grad in field_grads):
         return None
     logits, *constants, row_state = ctx.saved_tensors
     arguments = (field_grads, logits, *constants, *ctx.options, row_state, *ctx.where)
-    if not watched(logits):
+    if eager and not watched(logits):
         if not ctx.inplace_backward:
             return _backward(*arguments)
         _backward_inplace(*arguments)
@@ -257,7 +257,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradient(ctx, field_gradients(ctx, ctx.names, grads, "token_stats")), None, None
+        return _gradient(ctx, field_gradients(ctx, ctx.names, grads, "token_stats"), eager=True), None, None
 
 
 class _Transformed(torch.autograd.Function):

@@ -156,8 +156,8 @@ def test_tangents_of_a_head_match_the_reference(moving, tile_bytes, backend):
 )
 def test_tangents_of_the_losses_match_the_reference(case, backend):
     hidden, weight, bias = head()
-    arguments, options = loss_inputs(LOSSES[case], 101, (3, 4))
     logits = torch.nn.functional.linear(hidden, weight, bias)
+    arguments, options = loss_inputs(LOSSES[case], logits)
     arguments = near(token_stats(logits, arguments[0]).logprob, arguments)
     points = (hidden, weight, bias)
     tangents = tuple(torch.randn_like(point) for point in points)
