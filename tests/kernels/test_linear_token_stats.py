@@ -162,7 +162,7 @@ def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
 @pytest.mark.slow_interpreted
 def test_opcheck_passes(backend):
     hidden, weight, bias, targets = head()
-    arguments = (targets, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, NUM_COLUMNS)
+    arguments = (targets, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, torch.float32, NUM_COLUMNS)
     torch.library.opcheck(torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, False))
     # The backward overwrites the logits that were kept, which the check's own tracing does not provide for.
     torch.library.opcheck(
