@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlif_kernels.backends.sharded.slices import backward_slice, slice_targets
 from rlif_kernels.head.head import Head
-from rlif_kernels.head.products import add_product, multiply, narrow_
+from rlif_kernels.head.products import add_product, multiply, multiply_in_float32, narrow_
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
 
 
@@ -104,11 +104,13 @@ class HeadGradients:
             elif self.hidden_sum is None and last:  # the only tile
                 self._put_hidden(slice(0, len(hidden)), d_logits, weight)
             else:
-                if self.hidden_sum is None:
-                    self.hidden_sum = weight.new_zeros((len(hidden), weight.shape[1]), dtype=torch.float32)
-                add_product(self.hidden_sum, d_logits, weight)
+                self.hidden_sum = _added(self.hidden_sum, d_logits, weight)
                 if last:
-                    self.hidden.view(-1, weight.shape[1])[self.taken.index] = self.hidden_sum.to(weight.dtype)
+                    matrix = self.hidden.view(-1, weight.shape[1])
+                    if self.taken.gathered:
+                        matrix[self.taken.index] = self.hidden_sum.to(matrix.dtype)
+                    else:
+                        matrix.copy_(self.hidden_sum)
 
     def add_rows(self, tile: slice, d_logits: Tensor, hidden: Tensor) -> None:
         """Take the gradient of some rows' logits, all columns; it may be destroyed."""
@@ -125,9 +127,7 @@ class HeadGradients:
             elif self.d_weight.dtype == torch.float32:
                 add_product(own, d_logits.T, hidden)
             else:
-                if self.weight_sum is None:
-                    self.weight_sum = own.new_zeros(own.shape, dtype=torch.float32)
-                add_product(self.weight_sum, d_logits.T, hidden)
+                self.weight_sum = _added(self.weight_sum, d_logits.T, hidden)
                 if tile.stop == self.num_learning:
                     own.copy_(self.weight_sum)
                     self.weight_sum = None
@@ -153,3 +153,10 @@ class HeadGradients:
             )
         else:
             multiply(d_logits, weight, out=matrix[tile])
+
+
+def _added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """``total + left @ right`` in float32, in place; None begins a sum of half-precision products."""
+    if total is not None:
+        return add_product(total, left, right)
+    return left @ right if left.dtype == torch.float32 else multiply_in_float32(left, right)

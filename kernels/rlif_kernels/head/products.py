@@ -51,11 +51,15 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = Non
     return out
 
 
-def multiply_in_float32(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+def multiply_in_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """``left @ right``, (n, m) float32, of half-precision factors."""
     if _has_out_dtype(left):
         return torch.mm(left, right, out_dtype=torch.float32, out=out)
-    return add_product(out.zero_(), left, right)
+    if out is None:  # memory that the system hands out anew is 0 already
+        out = left.new_zeros((len(left), right.shape[1]), dtype=torch.float32)
+    else:
+        out.zero_()
+    return add_product(out, left, right)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
