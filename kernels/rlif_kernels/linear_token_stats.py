@@ -62,7 +62,7 @@ def linear_token_stats(
             destroys them. None keeps them if `tile_bytes` holds them all.
         tile_bytes: bytes of logits to have at a time. `head.tiles` says how a tile's shape follows from it.
         logits_dtype: None: hidden's dtype, so that bfloat16 logits are rounded as a linear layer rounds them, by up to
-            2^-9 of their size (0.03 nats at a logit of 16). torch.float32: products accumulate in float32 and stay
+            2^-8 of their size (0.06 nats at a logit of 16). torch.float32: products accumulate in float32 and stay
             there, the bias is added there, and statistics are those of the exact logits to float32's rounding. A
             logit then takes 4 bytes: a tile of `tile_bytes` holds half the rows. In the backward the logits' gradient
             is rounded to hidden's dtype in the tile's own memory, 6 bytes more read and written for each logit, so

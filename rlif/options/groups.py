@@ -38,7 +38,7 @@ class LoadingOptions:
 
     logits_dtype: LogitsDtype | None = None
     """float32: logits of bfloat16 weights stay in float32, in sampling and scoring alike; they take twice the memory.
-    None: they are rounded to the weights' data type, which moves log-probabilities by about a hundredth."""
+    None: they are rounded to the weights' data type, bfloat16 by up to 1/256 of each."""
 
 
 @dataclass(kw_only=True)
