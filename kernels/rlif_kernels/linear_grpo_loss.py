@@ -247,7 +247,9 @@ def _bytes_of_sums(call: Head, num_learning: int, needs: Sequence[bool]) -> tupl
     hidden_sum = 4 * num_learning * width if needs_hidden else 0
     if not needs_weight or call.weight.dtype == torch.float32:
         return 0, hidden_sum
-    return 4 * call.largest_slice * width if adds_at_full_speed(call.weight) else math.inf, hidden_sum
+    # Of a group all take the same tiles, whatever their processors.
+    adds = adds_at_full_speed(call.weight) or (call.ranks is not None and call.weight.device.type == "cpu")
+    return 4 * call.largest_slice * width if adds else math.inf, hidden_sum
 
 
 def _has_gradient(targets: Tensor, rows: LossRows, options: LossOptions, sequence_length: int) -> Tensor:
