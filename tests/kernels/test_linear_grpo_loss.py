@@ -84,8 +84,8 @@ def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile
     assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
 
 
-@pytest.mark.parametrize("dtype", mostly_interpreted(torch.bfloat16, torch.float16, fast=()))
-@pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=()))
+@pytest.mark.parametrize("dtype", mostly_interpreted(torch.bfloat16, torch.float16, fast=(torch.bfloat16,)))
+@pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=(3000,)))
 def test_float32_logits_of_a_half_precision_head_are_exact(dtype, tile_bytes, backend):
     hidden, weight, bias = head(dtype, (3, 4))
     targets, advantages = torch.randint(95, (3, 4), device=DEVICE), torch.randn(3, device=DEVICE)
