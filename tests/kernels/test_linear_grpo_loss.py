@@ -17,6 +17,7 @@ from losses import (
     near,
 )
 from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference
+from rlif_kernels.head import products as products_of_heads
 
 NUM_COLUMNS, WIDTH = 101, 16
 TILE_BYTES = [1 << 29, 3000, 1]
@@ -287,5 +288,6 @@ def test_peak_memory_of_a_half_precision_head_is_what_its_tiles_say(case):
     rows, tile, expected = SUMS[case]
     peak = rise_of_peak(function="linear_grpo_loss", rows=rows, columns=16000, width=512, dtype="bfloat16", tile=tile)
     gradients = (16000 + 2 * rows) * 512 * 2 / 2**20  # of the weight; hidden states and theirs
-    # The per-token vectors, what the products' libraries keep for each shape, and what the allocator rounds up.
-    assert peak < expected + gradients + 10
+    # The per-token vectors, what the products' libraries keep for each shape, and what the allocator rounds up; where
+    # half precision is multiplied in float32, a piece of 2 MiB that is cast and the one after it.
+    assert peak < expected + gradients + 10 + (4 if products_of_heads._multiplies_in_blocks("cpu") else 0)

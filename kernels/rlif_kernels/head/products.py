@@ -12,8 +12,9 @@ Half-precision factors are multiplied in two ways: into a matrix of their own dt
 
 torch has no `out_dtype` on a CPU (2.13). Its builds for x86 carry MKL, whose gemm_bf16bf16f32 is such a product at the
 speed of bfloat16; where a build has none, or where it fails a check, blocks serve. In blocks means that the longest of
-the three dimensions is cast to float32 and multiplied 1024 at a time, the other factor as a whole: 2048 H elements a
-block of a head. Without AVX-512 torch multiplies half precision without vectors, 6 to 90 times slower than float32.
+the three dimensions is cast to float32 and multiplied piece by piece, a piece and its product taking 2 MiB; the factor
+that lacks this dimension is cast as a whole. Without AVX-512 torch multiplies half precision without vectors, 6 to 90
+times slower than float32.
 """
 
 import ctypes
@@ -30,8 +31,8 @@ from torch import Tensor
 # a block of rows of the product comes first, 128 MiB at H = 4096.
 ADDS_TO_FLOAT32 = torch.torch_version.TorchVersion(torch.__version__) >= "2.12"
 ADD_BLOCK = 8192
-# Of the longest dimension, cast at a time.
-CAST_BLOCK = 1024
+# Of a piece that is cast, with its product; and the fewest rows or columns of one.
+CAST_BYTES, CAST_ROWS = 2 << 20, 64
 # Elements: 4 MiB of half precision beside the tile, and few launches on a GPU.
 NARROW_BLOCK = 1 << 21
 
@@ -126,8 +127,10 @@ def _blocks(left: Tensor, right: Tensor) -> Iterator[tuple[tuple[slice, slice], 
     longest, everything = _longest(left, right), slice(None)
     whole_left = left.float() if longest == "columns" else left
     whole_right = right.float() if longest == "rows" else right
-    for start in range(0, max(*left.shape, right.shape[1]), CAST_BLOCK):
-        block = slice(start, start + CAST_BLOCK)
+    *others, total = sorted((*left.shape, right.shape[1]))
+    size = max(CAST_ROWS, CAST_BYTES // (4 * max(1, sum(others))))
+    for start in range(0, total, size):
+        block = slice(start, start + size)
         if longest == "columns":
             yield (everything, block), whole_left, right[:, block].float()
         elif longest == "rows":
