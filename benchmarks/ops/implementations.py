@@ -174,6 +174,8 @@ def everybody(name: str) -> list[Implementation]:
         found.append(Implementation(f"rlif, {kernel}", "rlif", partial(our_statistics_loss, kernel), LOSS_IN_TORCH))
     if name == "linear_grpo_loss":
         found.append(Implementation("rlif, 64 MiB tiles", "rlif", partial(ours, op, tile_bytes=64 << 20)))
+    if op.head:
+        found.append(Implementation("rlif, float32 logits", "rlif", partial(ours, op, logits_dtype=torch.float32)))
     return found
 
 

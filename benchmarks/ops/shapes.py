@@ -46,13 +46,17 @@ PLANS = {
                 *_CPU_HEADS,
                 *(head(256, columns, 128) for columns in (8000, 32000, 128256)),
                 head(64, 32000, 128), head(1024, 32000, 128), head(256, 128256, 128, "bfloat16"),
+                head(3072, 32000, 512, "bfloat16"),  # several tiles of 64 MiB: of fewer rows they are one
             ),
         },
         memory={
             "token_stats": (logits(1024, 32000), logits(256, 32000), logits(1024, 128256)),
             "grpo_loss": (logits(1024, 32000),),
             "linear_token_stats": (head(1024, 32000, 512),),
-            "linear_grpo_loss": (head(1024, 32000, 512), head(1024, 128256, 128), head(4096, 128256, 128)),
+            "linear_grpo_loss": (
+                head(1024, 32000, 512), head(1024, 128256, 128), head(4096, 128256, 128),
+                head(1024, 32000, 512, "bfloat16"), head(3072, 32000, 512, "bfloat16"),
+            ),
         },
         seconds=6,
     ),

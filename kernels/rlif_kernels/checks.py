@@ -220,6 +220,18 @@ def check_tile_bytes(tile_bytes: int) -> None:
         raise ValueError(f"tile_bytes is {tile_bytes}; expected a positive number of bytes")
 
 
+def check_logits_dtype(logits_dtype: torch.dtype | None, own: torch.dtype) -> torch.dtype:
+    """The dtype that a head's logits are to have, where its hidden states have the dtype `own`."""
+    if logits_dtype is None:
+        return own
+    if not isinstance(logits_dtype, torch.dtype):
+        raise TypeError(f"logits_dtype is {logits_dtype!r}; expected a torch.dtype or None")
+    if logits_dtype not in (own, torch.float32):
+        also = "" if own == torch.float32 else f", {own} (the dtype of hidden)"
+        raise ValueError(f"logits_dtype is {logits_dtype}; expected torch.float32{also} or None")
+    return logits_dtype
+
+
 def check_vocab_size(vocab_size: int | None, num_columns: int) -> int:
     """The number of columns to read."""
     if vocab_size is None:

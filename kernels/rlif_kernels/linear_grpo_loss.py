@@ -5,6 +5,7 @@ hidden states and of the weight before the next tile takes its memory. Autograd 
 or keep all of them.
 """
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from rlif_kernels.checks import check_head, check_tile_bytes, loss_arguments, row_arguments
+from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, loss_arguments, row_arguments
 from rlif_kernels.grpo_loss import average_over, loss_of_rows, scaled, tangent_of_loss
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.head import Head
+from rlif_kernels.head.products import adds_at_full_speed
 from rlif_kernels.head.tangents import head_tangents
-from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, tiles
+from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, loss_tiles, tiles
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,
@@ -63,6 +65,7 @@ def linear_grpo_loss(
     loss_scale: float = 1.0,
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
     tile_bytes: int = DEFAULT_TILE_BYTES,
+    logits_dtype: torch.dtype | None = None,
     group: "ProcessGroup | None" = None,
     backend: str | None = None,
 ) -> GRPOLoss:
@@ -73,12 +76,14 @@ def linear_grpo_loss(
     seen in the loss, not in the gradients.
 
     Args:
-        hidden, weight, bias, tile_bytes: as in `linear_token_stats`. Beyond the tile, a half-precision weight whose
-            gradient several tiles add to has that gradient in float32 until it is complete.
+        hidden, weight, bias, logits_dtype: as in `linear_token_stats`.
+        tile_bytes: bytes of logits to have at a time. A half-precision weight whose gradient several tiles add to has
+            that gradient in float32 beside them, 4 V H bytes, until it is complete; where all logits take no more than
+            tile and sum, as those of N <= 2 H rows, they are one tile instead. `head.tiles` has the formulas.
 
     The other arguments, and the result, are those of `grpo_loss`. Two passes, four products, are needed where the
     tokens of a sequence share a ratio, off-policy, and are too many for a tile; and for half-precision weights in
-    several tiles on devices whose products cannot add up in float32 (CPUs).
+    several tiles where these are so small, or the device's products in float32 so slow, that a sum takes longer.
 
     A backward hands out the gradients that the forward computed, in their own memory. With retain_graph=True, for a
     second backward or for the gradient of one term, it makes copies of them: as large as hidden, weight and bias.
@@ -90,6 +95,7 @@ def linear_grpo_loss(
     check_head(hidden, weight, bias)
     hidden, weight, bias = head.autocast(hidden, weight, bias)
     check_tile_bytes(tile_bytes)
+    logits_dtype = check_logits_dtype(logits_dtype, hidden.dtype)
     arguments = row_arguments(
         hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
@@ -99,7 +105,7 @@ def linear_grpo_loss(
         loss_scale,
     )  # fmt: skip
     inputs = (
-        hidden, weight, bias, (*op_arguments(arguments, loss), tile_bytes, arguments.largest_slice),
+        hidden, weight, bias, (*op_arguments(arguments, loss), tile_bytes, logits_dtype, arguments.largest_slice),
         torch.is_grad_enabled(),
     )  # fmt: skip
     values = apply_uncompiled(_Transformed, *inputs)[:6] if transformed() else _Function.apply(*inputs)
@@ -186,9 +192,10 @@ def _tangent(
     arguments: tuple[Any, ...],
 ) -> Tensor:
     """The tangent of the loss."""
-    *row_arguments, outputs, backend, group, loss_rows, options, sequence_length, tile_bytes, largest_slice = arguments
+    *row_arguments, outputs, backend, group, loss_rows, options, sequence_length, *sizes = arguments
+    tile_bytes, logits_dtype, largest_slice = sizes
     rows, names = op_rows(*row_arguments), requested(outputs)
-    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     with head.no_autocast(hidden):
         taken = HiddenRows(hidden, active_rows(rows.targets))
         fields, _ = head.forward(call, taken, names)
@@ -214,11 +221,12 @@ def _forward_op(
     options: Sequence[float],
     sequence_length: int,
     tile_bytes: int,
+    logits_dtype: torch.dtype,
     largest_slice: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     head.check_before_tiles(call)
     with head.no_autocast(hidden):
         fields, terms, parts = _loss_and_gradients(
@@ -229,7 +237,7 @@ def _forward_op(
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, needs = rest
+    _, _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, _, needs = rest
     return (*fake_loss_outputs(hidden, targets, outputs, loss_rows), *fake_head_gradients(hidden, weight, bias, needs))
 
 
@@ -245,12 +253,13 @@ def _loss_and_gradients(
     num_columns, targets = call.rows.num_columns, call.rows.targets.view(-1)
     learning = _has_gradient(targets, loss_rows, options, sequence_length) if any(needs) else targets.new_zeros(0)
     taken, num_learning = _learning_first(call, learning)
-    per_tile = max(call.row_tile_sizes(taken), default=1)
+    per_tile, in_one_pass = loss_tiles(
+        taken.count, num_learning, call.row_bytes(taken), call.tile_bytes, *_bytes_of_sums(call, num_learning, needs)
+    )
     sizes = [min(per_tile, num_learning - start) for start in range(0, num_learning, per_tile)]
     if sequence_length and num_learning:
         sizes = _whole_sequences(learning.view(-1, sequence_length).sum(-1).tolist(), per_tile)
-    adds_up = not needs[1] or len(sizes) <= 1 or gradients.sums_products_in_float32(call.hidden)
-    if max(sizes, default=0) > per_tile or not adds_up:
+    if max(sizes, default=0) > per_tile or not in_one_pass:
         # All statistics first, then the gradients from logits computed again.
         fields, row_state = head.forward(call, taken, outputs)
         terms = token_terms(fields, loss_rows, options, average_over(targets, sequence_length))
@@ -262,7 +271,7 @@ def _loss_and_gradients(
     # By name, of all rows; what no tile writes is a masked row's.
     results = {name: targets.new_zeros(num_rows, dtype=torch.float32) for name in (*outputs, "loss", "kl", "clipped")}
     rows, taken_loss = call.rows.take(taken.index), loss_rows.map(operator.itemgetter(taken.index))
-    buffer = call.weight.new_empty(max(sizes, default=0) * num_columns)
+    buffer = call.new_buffer(max(sizes, default=0) * num_columns)
     active = targets != IGNORE_INDEX
     for index, tile in enumerate(tiles(sizes)):
         hidden, numbers = taken.take(tile), taken.numbers(tile)
@@ -288,6 +297,18 @@ def _loss_and_gradients(
         results["loss"], None if loss_rows.ref_logprob is None else results["kl"], results["clipped"].bool(), {}
     )
     return {name: results[name] for name in outputs}, terms, parts.finish()
+
+
+def _bytes_of_sums(call: Head, num_learning: int, needs: Sequence[bool]) -> tuple[float, int]:
+    """Of the float32 sums of the weight's and the hidden states' gradients, as `loss_tiles` takes them."""
+    needs_hidden, needs_weight, _ = needs
+    width = call.weight.shape[1]
+    hidden_sum = 4 * num_learning * width if needs_hidden else 0
+    if not needs_weight or call.weight.dtype == torch.float32:
+        return 0, hidden_sum
+    # Of a group all take the same tiles, whatever their processors.
+    adds = adds_at_full_speed(call.weight) or (call.ranks is not None and call.weight.device.type == "cpu")
+    return 4 * call.largest_slice * width if adds else math.inf, hidden_sum
 
 
 def _has_gradient(targets: Tensor, rows: LossRows, options: LossOptions, sequence_length: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from rlif_kernels.checks import check_head, check_tile_bytes, row_arguments
+from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, row_arguments
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
@@ -48,6 +48,7 @@ def linear_token_stats(
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
     keep_logits: bool | None = None,
     tile_bytes: int = DEFAULT_TILE_BYTES,
+    logits_dtype: torch.dtype | None = None,
     group: "ProcessGroup | None" = None,
     backend: str | None = None,
 ) -> TokenStats:
@@ -60,10 +61,16 @@ def linear_token_stats(
         bias: (V,), or None.
         mask: (...) bool. False rows take part in no product; their outputs and gradients are 0.
         vocab_size: the number of real rows of the weight when the head is padded; the rest takes part in nothing.
-        keep_logits: keep all logits for the backward, N·V elements of hidden's dtype, which saves it a product and
+        keep_logits: keep all logits for the backward, N·V elements of the logits' dtype, which saves it a product and
             destroys them. None keeps them if `tile_bytes` holds them all. A backward with retain_graph=True leaves them
             alone, and computes its own in tiles.
         tile_bytes: bytes of logits to have at a time. `head.tiles` says how a tile's shape follows from it.
+        logits_dtype: None: hidden's dtype, so that bfloat16 logits are rounded as a linear layer rounds them, by up to
+            2^-8 of their size (0.06 nats at a logit of 16). torch.float32: products accumulate in float32 and stay
+            there, the bias is added there, and statistics are those of the exact logits to float32's rounding. A
+            logit then takes 4 bytes: a tile of `tile_bytes` holds half the rows. In the backward the logits' gradient
+            is rounded to hidden's dtype in the tile's own memory, 6 bytes more read and written for each logit, so
+            that its products are those of half precision. `head.products` says what the first product costs.
         group: a torch.distributed group over which the rows of the weight are sharded, as `token_stats` has it for
             columns; `hidden` is the same on every rank, and its gradient is summed over the ranks.
 
@@ -78,15 +85,16 @@ def linear_token_stats(
     check_head(hidden, weight, bias)
     hidden, weight, bias = head.autocast(hidden, weight, bias)
     check_tile_bytes(tile_bytes)
+    logits_dtype = check_logits_dtype(logits_dtype, hidden.dtype)
     if keep_logits is not None and not isinstance(keep_logits, bool):
         raise TypeError(f"keep_logits is {keep_logits!r}; expected True, False or None")
     arguments = row_arguments(
         hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
     if keep_logits is None:
-        keep_logits = arguments.rows.num_rows * arguments.largest_slice * hidden.element_size() <= tile_bytes
+        keep_logits = arguments.rows.num_rows * arguments.largest_slice * logits_dtype.itemsize <= tile_bytes
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
-    op_inputs = (hidden, weight, bias, *op_arguments(arguments), tile_bytes, arguments.largest_slice)
+    op_inputs = (hidden, weight, bias, *op_arguments(arguments), tile_bytes, logits_dtype, arguments.largest_slice)
     if transformed():
         values = apply_uncompiled(_Transformed, *op_inputs, False)
     else:
@@ -115,13 +123,14 @@ def _forward_op(
     backend: str,
     group: str,
     tile_bytes: int,
+    logits_dtype: torch.dtype,
     largest_slice: int,
     keep_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     head.check_before_tiles(call)
-    kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
+    kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
     with head.no_autocast(hidden):
         taken = HiddenRows(hidden, active_rows(targets))
         fields, row_state = head.forward(call, taken, requested(outputs), kept if keep_logits else None)
@@ -130,8 +139,8 @@ def _forward_op(
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, num_columns, outputs, _, _, _, _, keep_logits = rest
-    kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns))
+    _, _, _, _, num_columns, outputs, _, _, _, logits_dtype, _, keep_logits = rest
+    kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
     return (*fake_field_outputs(hidden, targets, outputs), kept)
 
 
@@ -152,9 +161,10 @@ def _backward_op(
     backend: str,
     group: str,
     tile_bytes: int,
+    logits_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns, logits_dtype)
     return _gradients(call, grads, row_state, needs, kept=None)
 
 
@@ -176,9 +186,10 @@ def _backward_inplace_op(
     backend: str,
     group: str,
     tile_bytes: int,
+    logits_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns, logits_dtype)
     return _gradients(call, grads, row_state, needs, kept=kept)
 
 
@@ -206,16 +217,16 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, scalar_temperature, softcap, num_columns, outputs, backend, group, tile_bytes, _, keep_logits = inputs
+    *tensors, scalar_temperature, softcap, num_columns, outputs, backend, group, tile_bytes, dtype, _, keep = inputs
     *fields, row_state, kept = output
     ctx.save_for_backward(*tensors, row_state, kept)
     mark_differentiable(ctx, outputs, fields, row_state, kept)
     options = (scalar_temperature, softcap, num_columns)
-    ctx.options, ctx.keep_logits = (*options, backend, group, tile_bytes), keep_logits
+    ctx.options, ctx.keep_logits = (*options, backend, group, tile_bytes, dtype), keep
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    no_grads = (None,) * 12  # of everything but hidden, weight and bias
+    no_grads = (None,) * 13  # of everything but hidden, weight and bias
     field_grads = field_gradients(ctx, FIELDS, grads, "linear_token_stats")
     if all(grad is None for grad in field_grads):
         return None, None, None, *no_grads
@@ -277,9 +288,9 @@ def _tangents(
     arguments: tuple[Any, ...],
 ) -> tuple[Tensor | None, ...]:
     """The tangents of the fields."""
-    *options, outputs, backend, group, tile_bytes, largest_slice = arguments
+    *options, outputs, backend, group, tile_bytes, logits_dtype, largest_slice = arguments
     rows = op_rows(targets, temperature, varying, *options)
-    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice)
+    call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     with head.no_autocast(hidden):
         taken = HiddenRows(hidden, active_rows(targets))
         values = head_tangents(call, taken, requested(outputs), d_hidden, d_weight, d_bias)

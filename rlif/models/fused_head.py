@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlif.errors import UserError
+from rlif.models.float32_head import Float32Linear
 
 # What models call the factor between their output embedding and their logits, and whether it multiplies or divides.
 SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
@@ -34,6 +35,11 @@ class FusedHead:
     def temperature(self, temperature: float) -> float:
         """Return what the unscaled logits are divided by to the same effect."""
         return temperature / self.scale
+
+    @property
+    def logits_dtype(self) -> torch.dtype | None:
+        """What the linear ops of `rlif_kernels` take for logits like those of the model itself."""
+        return torch.float32 if isinstance(self.linear, Float32Linear) else None
 
     @property
     def softcap(self) -> float | None:
@@ -62,7 +68,7 @@ def fused_head(model: PreTrainedModel, *, hint: str = FUSED_HEAD_HINT) -> FusedH
         known = ", ".join(str(dtype) for dtype in MAX_LOGIT_GAP)
         raise UserError(f"model: {name} is of {model.dtype}, expected one of {known}; {hint}")
     linear = model.get_output_embeddings()
-    if type(linear) is not nn.Linear:
+    if type(linear) not in (nn.Linear, Float32Linear):
         came = "no output embedding" if linear is None else f"{type(linear).__name__} as its output embedding"
         raise UserError(f"model: {name} has {came}, expected a plain Linear; {hint}")
     config = model.config.get_text_config()

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlif.errors import UserError
+from rlif.models.float32_head import keep_logits_in_float32
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,14 @@ def check_model_path(name: str, argument: str = "model") -> None:
         )
 
 
-def load_language_model(name: str, *, device: str, dtype: str, attn_implementation: str | None = None) -> LanguageModel:
+def load_language_model(
+    name: str,
+    *,
+    device: str,
+    dtype: str,
+    attn_implementation: str | None = None,
+    logits_dtype: str | None = None,
+) -> LanguageModel:
     """Load a model and its tokenizer from a directory or from the Hugging Face hub.
 
     Args:
@@ -64,9 +72,11 @@ def load_language_model(name: str, *, device: str, dtype: str, attn_implementati
         device: as torch names it, or "auto": cuda if there is one, else cpu.
         dtype: "float32" or "bfloat16", of the weights.
         attn_implementation: as transformers names it (eager, sdpa, flash_attention_2, …); None is its own choice.
+        logits_dtype: "float32" keeps the logits in it, whoever asks the model for them; None: that of the weights.
 
     Raises:
-        UserError: no such model, no tokenizer, or a device that torch cannot use.
+        UserError: no such model, no tokenizer, a device that torch cannot use, or a head whose logits cannot be kept in
+            float32.
     """
     check_model_path(name)
     target = resolve_device(device)
@@ -93,6 +103,8 @@ def load_language_model(name: str, *, device: str, dtype: str, attn_implementati
         )
     # Sampling and scoring must see the same distribution, or the on-policy ratio is not one: no dropout, ever.
     model.to(target).eval()
+    if logits_dtype == "float32":
+        keep_logits_in_float32(model)
 
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = list(end) if isinstance(end, list | tuple) else [end]

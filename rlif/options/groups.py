@@ -15,6 +15,7 @@ from rlif.options.checks import Above, AtLeast, AtMost, Below, Count, Positive
 
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["float32", "bfloat16"]
+LogitsDtype = Literal["float32"]
 Temperature = Annotated[float, AtLeast(0)]
 Seed = Annotated[int, AtLeast(0), Below(2**63)]
 
@@ -34,6 +35,10 @@ class LoadingOptions:
     dtype: Dtype = "float32"
     """Data type of weights and activations. In training, bfloat16 weights are too coarse to take the updates of
     a small learning rate."""
+
+    logits_dtype: LogitsDtype | None = None
+    """float32: logits of bfloat16 weights stay in float32, in sampling and scoring alike; they take twice the memory.
+    None: they are rounded to the weights' data type, bfloat16 by up to 1/256 of each."""
 
 
 @dataclass(kw_only=True)

@@ -147,6 +147,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
         device=str(accelerator.device),
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
+        logits_dtype=config.logits_dtype,
     )
     encode = partial(
         encode_prompts,

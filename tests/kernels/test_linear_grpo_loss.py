@@ -17,6 +17,7 @@ from losses import (
     near,
 )
 from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference
+from rlif_kernels.head import products as products_of_heads
 
 NUM_COLUMNS, WIDTH = 101, 16
 TILE_BYTES = [1 << 29, 3000, 1]
@@ -108,6 +109,31 @@ def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile
     # Triton's interpreter truncates bfloat16 where hardware rounds: twice the error of storing the gradient.
     ratio = (errors["ours"] / errors["theirs"]).sqrt()
     assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
+
+
+@pytest.mark.parametrize("dtype", mostly_interpreted(torch.bfloat16, torch.float16, fast=(torch.bfloat16,)))
+@pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=(3000,)))
+def test_float32_logits_of_a_half_precision_head_are_exact(dtype, tile_bytes, backend):
+    hidden, weight, bias = head(dtype, (3, 4))
+    targets, advantages = torch.randint(95, (3, 4), device=DEVICE), torch.randn(3, device=DEVICE)
+    options = {"vocab_size": 95, "temperature": 0.8, "entropy_coef": 0.1}
+    ours = linear_grpo_loss(
+        hidden, weight, targets, advantages, bias=bias, tile_bytes=tile_bytes, backend=backend,
+        logits_dtype=torch.float32, **options,
+    )  # fmt: skip
+    leaves = doubled(hidden, weight, bias)
+    theirs = reference.linear_grpo_loss(*leaves[:2], targets, advantages.double(), bias=leaves[2], **options)
+    # Sums of 17 exact products in float32, of logits up to 30: 2e-6 in a logit, beside the contract's 4e-6.
+    torch.testing.assert_close(ours.logprob.double(), theirs.logprob, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(ours.entropy.double(), theirs.entropy, rtol=2e-5, atol=2e-5)
+    ours.loss.backward()
+    theirs.loss.backward()
+    for tensor, leaf in zip((hidden, weight, bias), leaves, strict=True):
+        assert tensor.grad.dtype == dtype
+        error = (tensor.grad.double() - leaf.grad).norm() / leaf.grad.norm()
+        # An element of the logits' gradient is rounded, and one of the result: each by half a unit in the last place,
+        # or a whole one in Triton's interpreter, which truncates bfloat16.
+        assert error < 2 * torch.finfo(dtype).eps
 
 
 def products(rows, function):
@@ -240,11 +266,8 @@ def test_a_second_derivative_is_refused(backend):
         torch.autograd.grad(loss, weight, create_graph=True)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of resident memory from /proc")
-@pytest.mark.parametrize("function", ["linear_grpo_loss", pytest.param("linear_token_stats", marks=pytest.mark.slow)])
-def test_peak_memory_stays_within_one_tile_of_inputs_and_gradients(function):
-    # A fresh process: N = 2048, V = 32000, H = 64, whose logits are 262 MB; the tile may be 16 MB.
-    program = f"""
+PEAK = """
+import ctypes
 import torch
 from rlif_kernels import linear_grpo_loss, linear_token_stats
 
@@ -252,22 +275,62 @@ def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
 
 def step(num_rows):
-    hidden = torch.randn(8, num_rows // 8, 64, requires_grad=True)
-    targets = torch.randint(32000, hidden.shape[:-1])
+    hidden = torch.randn(8, num_rows // 8, {width}, dtype=torch.{dtype}, requires_grad=True)
+    targets = torch.randint({columns}, hidden.shape[:-1])
     if "{function}" == "linear_grpo_loss":
-        linear_grpo_loss(hidden, weight, targets, torch.randn(8), tile_bytes=16 << 20).loss.backward()
+        linear_grpo_loss(hidden, weight, targets, torch.randn(8), tile_bytes={tile} << 20).loss.backward()
     else:
-        linear_token_stats(hidden, weight, targets, tile_bytes=16 << 20).logprob.sum().backward()
+        linear_token_stats(hidden, weight, targets, tile_bytes={tile} << 20).logprob.sum().backward()
 
+# glibc: freed memory goes back at once, or what the first step leaves would be there for the second, or not.
+getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(-3, 1 << 16)
 torch.set_num_threads(1)
-weight = torch.randn(32000, 64, requires_grad=True)
+weight = torch.randn({columns}, {width}, dtype=torch.{dtype}, requires_grad=True)
 step(8)  # libraries, threads, and the gradient of the weight
 weight.grad = None
 before = status("VmRSS")
-step(2048)
+step({rows})
 print(status("VmHWM") - before)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+
+def rise_of_peak(**numbers):
+    """MiB by which the resident memory of a fresh process rises at most in one step, gradients included."""
+    program = PEAK.format(**numbers)
+    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+
+on_linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="reads the peak of resident memory from /proc"
+)
+
+
+@on_linux
+@pytest.mark.parametrize("function", ["linear_grpo_loss", pytest.param("linear_token_stats", marks=pytest.mark.slow)])
+def test_peak_memory_stays_within_one_tile_of_inputs_and_gradients(function):
+    # N = 2048, V = 32000, H = 64, whose logits are 262 MB; the tile may be 16 MB.
+    peak = rise_of_peak(function=function, rows=2048, columns=32000, width=64, dtype="float32", tile=16)
     # The tile with the product's workspace, the gradient of the weight, hidden states and theirs, the per-token vectors
     # and what the allocator rounds up.
-    assert float(result.stdout) < 16 + 8 + 1 + 5
+    assert peak < 16 + 8 + 1 + 5
+
+
+# N, tile_bytes in MiB, and what tile and sum take: at V = 16000, H = 512 the sum is 31.3 MiB, and 24 MiB are 640 rows.
+SUMS = {
+    "one tile, smaller than tile and sum": (1024, 24, 1024 * 16000 * 2 / 2**20),
+    "several tiles and their sum": (4096, 24, 24 + 31.3),
+    "two passes, half a tile and the sum of the hidden states": (4096, 8, 4 + 8),
+}
+
+
+@on_linux
+@pytest.mark.parametrize(
+    "case", [next(iter(SUMS)), *(pytest.param(case, marks=pytest.mark.slow) for case in list(SUMS)[1:])]
+)
+def test_peak_memory_of_a_half_precision_head_is_what_its_tiles_say(case):
+    rows, tile, expected = SUMS[case]
+    peak = rise_of_peak(function="linear_grpo_loss", rows=rows, columns=16000, width=512, dtype="bfloat16", tile=tile)
+    gradients = (16000 + 2 * rows) * 512 * 2 / 2**20  # of the weight; hidden states and theirs
+    # The per-token vectors, what the products' libraries keep for each shape, and what the allocator rounds up; where
+    # half precision is multiplied in float32, a piece of 2 MiB that is cast and the one after it.
+    assert peak < expected + gradients + 10 + (4 if products_of_heads._multiplies_in_blocks("cpu") else 0)

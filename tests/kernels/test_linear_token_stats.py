@@ -102,6 +102,38 @@ def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile
     assert (ratio <= torch.tensor([1.1, 1.5, 1.5] if interpreted else [1.1] * 3)).all(), ratio
 
 
+# Sums of 17 exact products in float32, of logits up to 30: 2e-6 in a logit, beside the contract's 4e-6.
+EXACT_LOGITS_TOLERANCE = 2e-5
+
+
+@pytest.mark.parametrize(
+    "dtype", mostly_interpreted(torch.bfloat16, torch.float16, torch.float32, fast=(torch.bfloat16,))
+)
+@pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=(3000,)))
+@pytest.mark.parametrize("keep_logits", mostly_interpreted(True, False, fast=(False,)))
+def test_float32_logits_of_a_half_precision_head_are_exact(dtype, tile_bytes, keep_logits, backend):
+    shape = (2, 5)
+    hidden, weight, bias, targets = head(dtype, shape)
+    options = {"vocab_size": 95, "softcap": 20.0, "outputs": FIELDS, "mask": torch.rand(shape, device=DEVICE) > 0.3}
+    stats = linear_token_stats(
+        hidden, weight, targets, bias=bias, tile_bytes=tile_bytes, keep_logits=keep_logits, backend=backend,
+        logits_dtype=torch.float32, **options,
+    )  # fmt: skip
+    exact = doubled(hidden, weight, bias)
+    expected = reference.linear_token_stats(*exact[:2], targets, bias=exact[2], **options)
+    for value, target in zip(stats, expected, strict=True):
+        assert ((value - target).abs() <= EXACT_LOGITS_TOLERANCE * target.abs().clamp(min=1)).all()
+    weights = upstream_gradients(targets.shape)
+    weighted_sum(stats, weights).backward()
+    weighted_sum(expected, weights).backward()
+    for ours, theirs in zip((hidden, weight, bias), exact, strict=True):
+        assert ours.grad.dtype == dtype
+        error = (ours.grad.double() - theirs.grad).norm() / theirs.grad.norm()
+        # An element of the logits' gradient is rounded, and one of the result: each by half a unit in the last place,
+        # or a whole one in Triton's interpreter, which truncates bfloat16.
+        assert error < 2 * torch.finfo(dtype).eps + 4e-6
+
+
 @pytest.mark.slow_interpreted
 def test_the_statistics_are_those_of_the_logits_to_the_bit(backend):
     hidden, weight, bias, targets = head()
@@ -167,14 +199,16 @@ def test_no_rows_and_none_that_count_give_empty_results_and_zero_gradients(num_r
 
 
 @pytest.mark.slow_interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("keep_logits", [True, False])
-def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
-    hidden, weight, bias, targets = head()
+def test_torch_compile_and_checkpointing_change_nothing(keep_logits, dtype, backend):
+    hidden, weight, bias, targets = head(dtype)
 
     def loss(hidden, weight, bias):
         stats = linear_token_stats(
-            2 * hidden, weight, targets, bias=bias, keep_logits=keep_logits, tile_bytes=3000, backend=backend
-        )
+            2 * hidden, weight, targets, bias=bias, keep_logits=keep_logits, tile_bytes=3000, backend=backend,
+            logits_dtype=torch.float32,
+        )  # fmt: skip
         return (stats.logprob * stats.entropy.detach() - stats.self_certainty).sum()
 
     torch.compiler.reset()
@@ -188,8 +222,8 @@ def test_torch_compile_and_checkpointing_change_nothing(keep_logits, backend):
 
 @pytest.mark.slow_interpreted
 def test_opcheck_passes(backend):
-    hidden, weight, bias, targets = head()
-    arguments = (targets, None, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, NUM_COLUMNS)
+    hidden, weight, bias, targets = head(torch.bfloat16)
+    arguments = (targets, None, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, torch.float32, NUM_COLUMNS)
     torch.library.opcheck(torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, False))
     # The backward overwrites the logits that were kept, which the check's own tracing does not provide for.
     torch.library.opcheck(
@@ -237,6 +271,14 @@ BAD = {
     "targets of another shape": (
         {"targets": TARGETS[:1]}, ValueError, r"targets has shape \(1, 3\); expected \(2, 3\), the shape of hidden",
     ),
+    "logits of a third dtype": (
+        {"hidden": HIDDEN.half(), "weight": WEIGHT.half(), "logits_dtype": torch.bfloat16}, ValueError,
+        r"logits_dtype is torch.bfloat16; expected torch.float32, torch.float16 \(the dtype of hidden\) or None",
+    ),
+    "logits narrower than the head": (
+        {"logits_dtype": torch.bfloat16}, ValueError, "logits_dtype is torch.bfloat16; expected torch.float32 or None",
+    ),
+    "a dtype by its name": ({"logits_dtype": "float32"}, TypeError, "logits_dtype is .float32.; expected a torch"),
     "no tile": ({"tile_bytes": 0}, ValueError, "tile_bytes is 0; expected a positive number of bytes"),
     "a target out of range": ({"targets": TARGETS + 8}, IndexError, r"targets\[0, 0\] is 8; expected an id"),
     "keep_logits as a number": ({"keep_logits": 1}, TypeError, "keep_logits is 1; expected True, False or None"),

@@ -12,14 +12,8 @@ from torch import Tensor
 
 from rlif_kernels.backends.sharded.slices import backward_slice, slice_targets
 from rlif_kernels.head.head import Head
+from rlif_kernels.head.products import add_product, multiply, multiply_in_float32, narrow_
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
-
-# Before 2.12 torch has products of half-precision matrices in float32, but does not add them to a float32 matrix: there
-# a block of rows of the product comes first, 128 MiB at H = 4096.
-ADDS_TO_FLOAT32 = torch.torch_version.TorchVersion(torch.__version__) >= "2.12"
-ADD_BLOCK = 8192
-# Columns to cast at a time: 8192 rows of them take 32 MiB.
-CAST_BLOCK = 1024
 
 
 def backward(
@@ -46,8 +40,8 @@ def backward(
     else:
         # At most half of the budget: a tile of a few columns would be slow.
         beside = min(gradients.bytes_beside_a_tile(), head.tile_bytes // 2)
-        sizes = tile_sizes(num_columns, taken.count * head.weight.element_size(), head.tile_bytes - beside)
-    buffer = head.weight.new_empty(taken.count * max(sizes, default=0)) if kept is None else kept.view(-1)
+        sizes = tile_sizes(num_columns, taken.count * head.logits_dtype.itemsize, head.tile_bytes - beside)
+    buffer = head.new_buffer(taken.count * max(sizes, default=0)) if kept is None else kept.view(-1)
     hidden = taken.take(slice(0, taken.count))
     for columns in tiles(sizes):
         size = columns.stop - columns.start
@@ -65,7 +59,10 @@ def backward(
 class HeadGradients:
     """The gradients of hidden states, weight and bias, gathered from tiles of the gradient of the logits.
 
-    Half-precision gradients that several tiles add to are summed in float32 and rounded once.
+    Half-precision gradients that several tiles add to are summed in float32 and rounded once. The gradient of float32
+    logits of a half-precision head is rounded to the head's dtype before it is multiplied, as autograd does behind
+    ``logits.float()``: products in float32 would take several times as long, and the error of a rounded element is not
+    that of a rounded logit, which moves the whole row.
     """
 
     def __init__(self, head: Head, taken: HiddenRows, needs: Sequence[bool], num_learning: int) -> None:
@@ -94,43 +91,43 @@ class HeadGradients:
         return not self.taken.gathered and self.head.weight.dtype == torch.float32
 
     def add_columns(self, columns: slice, d_logits: Tensor, hidden: Tensor, last: bool) -> None:
-        """Take the gradient of some columns' logits, of all rows (`hidden`)."""
-        if self.d_weight is not None:
-            torch.mm(d_logits.T, hidden, out=self.d_weight[columns])
+        """Take the gradient of some columns' logits, of all rows (`hidden`); it may be destroyed."""
         if self.bias_sum is not None:
             self.bias_sum[columns] = d_logits.sum(0, dtype=torch.float32)
+        d_logits = self._as_factor(d_logits)
+        if self.d_weight is not None:
+            multiply(d_logits.T, hidden, out=self.d_weight[columns])
         if self.hidden is not None:
             weight = self.head.weight[columns]
             if self._sums_in_place:  # it starts as zeros
-                self.hidden.view(-1, weight.shape[1]).addmm_(d_logits, weight)
+                add_product(self.hidden.view(-1, weight.shape[1]), d_logits, weight)
             elif self.hidden_sum is None and last:  # the only tile
-                self._put_hidden(slice(0, len(hidden)), d_logits @ weight)
-            elif self.hidden_sum is None:
-                self.hidden_sum = _product_in_float32(None, d_logits, weight)
+                self._put_hidden(slice(0, len(hidden)), d_logits, weight)
             else:
-                _product_in_float32(self.hidden_sum, d_logits, weight)
+                self.hidden_sum = _added(self.hidden_sum, d_logits, weight)
                 if last:
-                    self._put_hidden(slice(0, len(hidden)), self.hidden_sum)
+                    matrix = self.hidden.view(-1, weight.shape[1])
+                    if self.taken.gathered:
+                        matrix[self.taken.index] = self.hidden_sum.to(matrix.dtype)
+                    else:
+                        matrix.copy_(self.hidden_sum)
 
     def add_rows(self, tile: slice, d_logits: Tensor, hidden: Tensor) -> None:
-        """Take the gradient of some rows' logits, all columns."""
-        if self.hidden is not None:
-            weight = self.head.weight[: self.head.rows.num_columns]
-            if self.taken.gathered:
-                self._put_hidden(tile, d_logits @ weight)
-            else:
-                torch.mm(d_logits, weight, out=self.hidden.view(-1, weight.shape[1])[tile])
+        """Take the gradient of some rows' logits, all columns; it may be destroyed."""
         if self.bias_sum is not None:
             self.bias_sum[: self.head.rows.num_columns] += d_logits.sum(0, dtype=torch.float32)
+        d_logits = self._as_factor(d_logits)
+        if self.hidden is not None:
+            self._put_hidden(tile, d_logits, self.head.weight[: self.head.rows.num_columns])
         if self.d_weight is not None:
             only = tile.start == 0 and tile.stop == self.num_learning
             own = self.d_weight[: self.head.rows.num_columns]
             if only or (self.d_weight.dtype == torch.float32 and tile.start == 0):
-                torch.mm(d_logits.T, hidden, out=own)
+                multiply(d_logits.T, hidden, out=own)
             elif self.d_weight.dtype == torch.float32:
-                own.addmm_(d_logits.T, hidden)
+                add_product(own, d_logits.T, hidden)
             else:
-                self.weight_sum = _product_in_float32(self.weight_sum, d_logits.T, hidden)
+                self.weight_sum = _added(self.weight_sum, d_logits.T, hidden)
                 if tile.stop == self.num_learning:
                     own.copy_(self.weight_sum)
                     self.weight_sum = None
@@ -142,34 +139,24 @@ class HeadGradients:
         bias = None if self.bias_sum is None else self.bias_sum.to(self.head.weight.dtype)
         return self.hidden, self.d_weight, bias
 
-    def _put_hidden(self, tile: slice, value: Tensor) -> None:
+    def _as_factor(self, d_logits: Tensor) -> Tensor:
+        dtype = self.head.weight.dtype
+        return d_logits if d_logits.dtype == dtype else narrow_(d_logits, dtype)
+
+    def _put_hidden(self, tile: slice, d_logits: Tensor, weight: Tensor) -> None:
+        """Write the gradient of some rows, complete in this one product."""
         assert self.hidden is not None
         matrix = self.hidden.view(-1, self.hidden.shape[-1])
-        matrix[self.taken.numbers(tile)] = value.to(matrix.dtype)
+        if self.taken.gathered:
+            matrix[self.taken.numbers(tile)] = multiply(
+                d_logits, weight, out=matrix.new_empty(len(d_logits), weight.shape[1])
+            )
+        else:
+            multiply(d_logits, weight, out=matrix[tile])
 
 
-def sums_products_in_float32(like: Tensor) -> bool:
-    """Whether products of such matrices can be added up in float32 at their own speed."""
-    return like.dtype == torch.float32 or (like.device.type == "cuda" and torch.version.hip is None)
-
-
-def _product_in_float32(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """``total + left @ right`` in float32, in place; None starts at 0."""
-    if left.dtype == torch.float32:
-        return left @ right if total is None else total.addmm_(left, right)
-    if sums_products_in_float32(left):
-        if total is None:
-            return torch.mm(left, right, out_dtype=torch.float32)
-        if ADDS_TO_FLOAT32:
-            return torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
-        for start in range(0, len(left), ADD_BLOCK):
-            block = slice(start, start + ADD_BLOCK)
-            total[block] += torch.mm(left[block], right, out_dtype=torch.float32)
-        return total
-    # Elsewhere a product comes rounded to the dtype of its factors, too early: cast these, block by block.
-    if total is None:
-        total = left.new_zeros((len(left), right.shape[1]), dtype=torch.float32)
-    for start in range(0, len(right), CAST_BLOCK):
-        block = slice(start, start + CAST_BLOCK)
-        total.addmm_(left[:, block].float(), right[block].float())
-    return total
+def _added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """``total + left @ right`` in float32, in place; None begins a sum of half-precision products."""
+    if total is not None:
+        return add_product(total, left, right)
+    return left @ right if left.dtype == torch.float32 else multiply_in_float32(left, right)

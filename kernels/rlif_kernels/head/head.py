@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlif_kernels.backends import Backend, LocalBackend, local_backend, vocab_parallel
 from rlif_kernels.checks import check_values
+from rlif_kernels.head.products import add_product, multiply, multiply_in_float32
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
 from rlif_kernels.rows import Rows, zero_results
 
@@ -38,26 +39,35 @@ class Head:
     tile_bytes: int
     largest_slice: int
     """Columns of the largest shard: decides the tiles of rows, which must be the same on every rank."""
+    logits_dtype: torch.dtype
+    """The head's own, or float32."""
 
     @property
     def row_backend(self) -> Backend:
         """For whole rows, wherever their columns are."""
         return self.ranks or self.backend
 
-    def row_tile_sizes(self, taken: HiddenRows) -> list[int]:
-        """How many rows each tile of a forward takes."""
+    def row_bytes(self, taken: HiddenRows) -> int:
+        """Bytes that a row of a tile takes."""
         # Gathered rows take part with their hidden states, and with the gradient of these. They may be gathered for
         # their strides, a rank's own affair, while all ranks need the same tiles: of a group all count as gathered.
         beside = 2 * self.hidden.shape[-1] if taken.gathered or self.ranks else 0
-        return tile_sizes(taken.count, (self.largest_slice + beside) * self.hidden.element_size(), self.tile_bytes)
+        return self.largest_slice * self.logits_dtype.itemsize + beside * self.hidden.element_size()
+
+    def new_buffer(self, num_elements: int) -> Tensor:
+        """Memory for a tile of logits."""
+        return self.weight.new_empty(num_elements, dtype=self.logits_dtype)
 
     def logits(self, hidden: Tensor, columns: slice, buffer: Tensor) -> Tensor:
         """(rows, columns) logits, ``hidden @ weight.T + bias``, in the front of the flat buffer."""
         weight = self.weight[columns]
         tile = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
-        if self.bias is None:
-            return torch.mm(hidden, weight.T, out=tile)
-        return torch.addmm(self.bias[columns], hidden, weight.T, out=tile)
+        bias = None if self.bias is None else self.bias[columns]
+        if tile.dtype == weight.dtype:
+            return multiply(hidden, weight.T, out=tile, bias=bias)
+        if bias is None:
+            return multiply_in_float32(hidden, weight.T, out=tile)
+        return add_product(tile.copy_(bias.expand_as(tile)), hidden, weight.T)
 
 
 def head_of(
@@ -69,10 +79,12 @@ def head_of(
     group: str,
     tile_bytes: int,
     largest_slice: int,
+    logits_dtype: torch.dtype,
 ) -> Head:
     """The head of an op's arguments, with the backends that serve it."""
     local = local_backend(backend, hidden)
-    return Head(hidden, weight, bias, rows, local, vocab_parallel(local, group), tile_bytes, largest_slice)
+    ranks = vocab_parallel(local, group)
+    return Head(hidden, weight, bias, rows, local, ranks, tile_bytes, largest_slice, logits_dtype)
 
 
 def autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -101,10 +113,10 @@ def forward(
 
     `kept`, (at least taken.count, num_columns), is to hold all logits for the backward; None: one tile does for all.
     """
-    num_columns, sizes = head.rows.num_columns, head.row_tile_sizes(taken)
+    num_columns, sizes = head.rows.num_columns, tile_sizes(taken.count, head.row_bytes(taken), head.tile_bytes)
     fields, state = zero_results(head.weight, head.rows.num_rows, outputs)
     rows = head.rows.take(taken.index)
-    buffer = head.weight.new_empty(max(sizes, default=0) * num_columns if kept is None else 0)
+    buffer = head.new_buffer(max(sizes, default=0) * num_columns if kept is None else 0)
     for tile in tiles(sizes):
         into = buffer if kept is None else kept[tile].view(-1)
         logits = head.logits(taken.take(tile), slice(num_columns), into)

@@ -1,6 +1,5 @@
 """Forward-mode derivatives of the fields of a head's logits: `backends.tangents` of each tile and of its tangent."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,8 @@ from torch import Tensor
 
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.head.head import Head
-from rlif_kernels.head.tiles import HiddenRows, tiles
+from rlif_kernels.head.products import add_product
+from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
 
 
 def head_tangents(
@@ -25,23 +25,30 @@ def head_tangents(
         d_hidden, d_weight, d_bias: the tangents of hidden states, weight and bias; None where they stay.
     """
     # A tile of the logits and one of their tangent share the budget.
-    sizes = dataclasses.replace(head, tile_bytes=max(1, head.tile_bytes // 2)).row_tile_sizes(taken)
+    sizes = tile_sizes(taken.count, head.row_bytes(taken), max(1, head.tile_bytes // 2))
     columns, rows = slice(head.rows.num_columns), head.rows.take(taken.index)
     moved = None if d_hidden is None else HiddenRows(d_hidden, taken.rows)
     fields = {
         name: head.weight.new_zeros(head.rows.num_rows, dtype=torch.float32) for name in outputs if name != "top_probs"
     }
-    buffer, tangent_buffer = (head.weight.new_empty(max(sizes, default=0) * columns.stop) for _ in range(2))
+    buffer, tangent_buffer = (head.new_buffer(max(sizes, default=0) * columns.stop) for _ in range(2))
     for tile in tiles(sizes):
         hidden = taken.take(tile)
         logits = head.logits(hidden, columns, buffer)
         tangent = tangent_buffer[: logits.numel()].view(logits.shape).zero_()
         if moved is not None:
-            tangent.addmm_(moved.take(tile), head.weight[columns].T)
+            _add(tangent, moved.take(tile), head.weight[columns].T)
         if d_weight is not None:
-            tangent.addmm_(hidden, d_weight[columns].T)
+            _add(tangent, hidden, d_weight[columns].T)
         if d_bias is not None:
             tangent += d_bias[columns]
         for name, value in field_tangents(tangent, logits, rows.take(tile), outputs, head.ranks).items():
             fields[name][taken.numbers(tile)] = value
     return fields
+
+
+def _add(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == torch.float32:
+        add_product(total, left, right)
+    else:
+        total.addmm_(left, right)

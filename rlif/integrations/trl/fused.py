@@ -170,6 +170,7 @@ class FusedTokenStats:
                 bias=bias,
                 temperature=patch.head.temperature(self.temperature),
                 softcap=patch.head.softcap,
+                logits_dtype=patch.head.logits_dtype,
                 outputs=tuple(dict.fromkeys((*patch.outputs, *(self._also if is_policy else ())))),
             )
         stats = TokenStats(*(None if field is None else _prepended(field, first) for field in stats))

@@ -135,7 +135,7 @@ def linear_cross_entropy(
     reduction: str | None = "none",
     dist_process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute log-probabilities and entropies of a head's logits, float32.
+    """Compute log-probabilities and entropies of a head's logits, float32, which are never rounded: as verl's kernel.
 
     Args:
         hidden: (..., H), of N rows in all.
@@ -162,6 +162,7 @@ def linear_cross_entropy(
         weight,
         labels.view(-1),
         temperature=1.0 if temperature is None else temperature,
+        logits_dtype=torch.float32,  # what the products of verl's kernel are kept in
         outputs=_wanted("logprob", "entropy"),
         group=dist_process_group,
     )

@@ -158,6 +158,14 @@ def test_the_kernel_of_a_whole_head_is_its_definition(reduction: str) -> None:
     torch.testing.assert_close(entropy.double(), -(log_probs.exp() * log_probs).sum(-1), atol=1e-5, rtol=1e-6)
 
 
+def test_the_logits_of_a_bfloat16_head_are_not_rounded() -> None:
+    hidden, weight = torch.randn(N, H).bfloat16(), torch.randn(V, H).bfloat16()
+    labels = torch.randint(V, (N,))
+    logprob, _ = ours.linear_cross_entropy(hidden, weight, labels, 1.0)
+    exact = torch.log_softmax(hidden.double() @ weight.double().T, -1).gather(-1, labels[:, None])[:, 0]
+    torch.testing.assert_close(logprob.double(), exact, atol=1e-5, rtol=1e-6)  # rounded, they are off by 0.05
+
+
 def test_an_unknown_reduction_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reduction is 'median'; expected"):
         ours.linear_cross_entropy(torch.randn(N, H), torch.randn(V, H), torch.randint(V, (N,)), 1.0, "median")

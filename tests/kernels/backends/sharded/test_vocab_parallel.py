@@ -329,6 +329,27 @@ def test_a_head_gathers_no_more_and_sums_the_gradient_of_the_hidden_states_once(
     assert reduced == [hidden.nbytes]
 
 
+@needs_distributed
+@pytest.mark.parametrize("function", [linear_token_stats, linear_grpo_loss])
+def test_float32_logits_of_a_sharded_head_are_those_of_an_undivided_one(function, group):
+    hidden, weight = torch.randn(3, 4, 16).bfloat16(), torch.randn(50, 16).bfloat16()
+    targets, advantages = torch.arange(12).view(3, 4), torch.randn(3)
+    results = []
+    for slices in (group, None):
+        leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+        options = {"tile_bytes": 1000, "group": slices, "logits_dtype": torch.float32}
+        if function is linear_grpo_loss:
+            result = linear_grpo_loss(*leaves, targets, advantages, **options)
+            result.loss.backward()
+        else:
+            result = linear_token_stats(*leaves, targets, **options)
+            result.logprob.sum().backward()
+        results.append((result.logprob.detach(), *(leaf.grad for leaf in leaves)))
+    for ours, theirs in zip(*results, strict=True):
+        # Values to float32's rounding, gradients to that of their dtype.
+        torch.testing.assert_close(ours, theirs)
+
+
 if __name__ == "__main__":
     if "triton" in sys.argv[4]:
         os.environ["TRITON_INTERPRET"] = "1"
