@@ -192,8 +192,8 @@ def _tangent(
     arguments: tuple[Any, ...],
 ) -> Tensor:
     """The tangent of the loss."""
-    *row_arguments, outputs, backend, group, loss_rows, options, sequence_length, *sizes = arguments
-    tile_bytes, logits_dtype, largest_slice = sizes
+    *common, loss_rows, options, sequence_length, tile_bytes, logits_dtype, largest_slice = arguments
+    *row_arguments, outputs, backend, group = common
     rows, names = op_rows(*row_arguments), requested(outputs)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     with head.no_autocast(hidden):
