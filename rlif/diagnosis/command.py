@@ -34,7 +34,11 @@ def run(config: DiagnoseConfig) -> None:
     if len(prompts) > config.num_prompts:
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
     language_model = load_language_model(
-        config.model, device=config.device, dtype=config.dtype, attn_implementation=config.attn_implementation
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
     )
     diagnosis = diagnose(
         language_model,

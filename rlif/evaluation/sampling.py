@@ -121,7 +121,11 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
         default_split="test",
     )
     language_model = load_language_model(
-        config.model, device=config.device, dtype=config.dtype, attn_implementation=config.attn_implementation
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
     )
     encoded = encode_prompts(
         language_model,

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlif.errors import UserError
 from rlif.models.language_model import check_model_path
+from rlif.models.loading import loading
 
 # Every type that safetensors has and that is either a plain weight or a whole number.
 TORCH_DTYPES = {
@@ -71,13 +72,10 @@ class WeightFiles:
                 self._slices |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{argument}: {model}: cannot read {path.name}: {error}") from error
-        try:
-            self.config = AutoConfig.from_pretrained(self.directory)
+        with loading(argument, model):
+            self.config = AutoConfig.from_pretrained(self.directory, trust_remote_code=False)
             with torch.device("meta"):
-                skeleton = AutoModelForCausalLM.from_config(self.config)
-        except Exception as error:  # whatever a configuration makes transformers raise
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{argument}: could not read {model}: {type(error).__name__}: {reason}") from error
+                skeleton = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
         if getattr(self.config, "quantization_config", None) is not None:
             raise UserError(f"{argument}: {model} is quantised, expected weights in a floating-point type")
         for name in self._slices:

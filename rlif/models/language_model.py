@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlif.errors import UserError
+from rlif.models.loading import exists, loading, path_or_id
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def check_model_path(name: str, argument: str = "model") -> None:
         UserError: the path does not exist, or has no model or no tokenizer in it.
     """
     path = Path(name).expanduser()
-    if not name or not _exists(path):
+    if not name or not exists(name):
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/") or not name
         if looks_local:
             raise UserError(f"{argument}: got {name!r}, which does not exist; expected a model directory or a hub id")
@@ -56,7 +57,9 @@ def check_model_path(name: str, argument: str = "model") -> None:
         )
 
 
-def load_language_model(name: str, *, device: str, dtype: str, attn_implementation: str | None = None) -> LanguageModel:
+def load_language_model(
+    name: str, *, device: str, dtype: str, attn_implementation: str | None = None, trust_remote_code: bool = False
+) -> LanguageModel:
     """Load a model and its tokenizer from a directory or from the Hugging Face hub.
 
     Args:
@@ -64,27 +67,23 @@ def load_language_model(name: str, *, device: str, dtype: str, attn_implementati
         device: as torch names it, or "auto": cuda if there is one, else cpu.
         dtype: "float32" or "bfloat16", of the weights.
         attn_implementation: as transformers names it (eager, sdpa, flash_attention_2, …); None is its own choice.
+        trust_remote_code: run the Python code that comes with the model, where it is of no kind that transformers has.
 
     Raises:
-        UserError: no such model, no tokenizer, or a device that torch cannot use.
+        UserError: no such model, no tokenizer, code of its own that nobody trusts, or a device that torch cannot use.
     """
     check_model_path(name)
     target = resolve_device(device)
-    path = str(Path(name).expanduser()) if _exists(Path(name).expanduser()) else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    with loading("model", name, can_trust=True):
+        tokenizer = AutoTokenizer.from_pretrained(path_or_id(name), trust_remote_code=trust_remote_code)
         model, info = AutoModelForCausalLM.from_pretrained(
-            path,
+            path_or_id(name),
+            trust_remote_code=trust_remote_code,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
             use_safetensors=True,  # a pickle may run code
             output_loading_info=True,
         )
-    except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= 300 else f"{reason[:300]}…"
-        source = "" if _exists(Path(path)) else " (no such directory) from the Hugging Face hub"
-        raise UserError(f"model: could not load {name!r}{source}: {type(error).__name__}: {reason}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(
@@ -124,13 +123,6 @@ def resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"device: got {device!r}, expected a device that torch can use here: {reason}") from error
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long to be a path
-        return False
 
 
 def positions(mask: Tensor) -> Tensor:

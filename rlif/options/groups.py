@@ -35,6 +35,10 @@ class LoadingOptions:
     """Data type of weights and activations. In training, bfloat16 weights are too coarse to take the updates of
     a small learning rate."""
 
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model, where transformers has no such model or tokenizer of its own.
+    It can do anything that you can: read it first. Off: such a model is refused."""
+
 
 @dataclass(kw_only=True)
 class ModelOptions:

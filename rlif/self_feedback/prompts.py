@@ -27,7 +27,11 @@ def load(config: SelfFeedbackConfig, name: str) -> LanguageModel:
         UserError: it cannot be loaded.
     """
     return load_language_model(
-        name, device=config.device, dtype=config.dtype, attn_implementation=config.attn_implementation
+        name,
+        device=config.device,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

@@ -147,6 +147,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
         device=str(accelerator.device),
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
     )
     encode = partial(
         encode_prompts,
