@@ -16,6 +16,7 @@ import tyro
 
 from rlif.errors import UserError
 from rlif.files.versions import versions
+from rlif.interrupts import as_ctrl_c
 from rlif.options.command_line import described, parse_options
 
 BAD_INPUT = 2
@@ -41,23 +42,33 @@ rlif train --help explains every option; rlif --version prints the versions of w
 
 
 def main() -> None:
-    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C."""
-    try:
+    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C and other signals to stop."""
+    with as_ctrl_c():
         try:
-            words = sys.argv[1:]
-            options = parse(words)
-            run(words[0], options)
-        except UserError as error:
-            print(f"rlif: error: {error}", file=sys.stderr)
-            sys.exit(BAD_INPUT)
-        except KeyboardInterrupt as interrupt:
-            print(f"rlif: {interrupt}" if interrupt.args else "rlif: interrupted, nothing saved", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # `rlif --help | head`: what Python would write at its end has nowhere to go either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(NOBODY_READS)
+            try:
+                words = sys.argv[1:]
+                options = parse(words)
+                run(words[0], options)
+            except UserError as error:
+                print(f"rlif: error: {error}", file=sys.stderr)
+                sys.exit(BAD_INPUT)
+            except KeyboardInterrupt as interrupt:
+                print(f"rlif: {what_is_saved(interrupt)}", file=sys.stderr)
+                sys.exit(INTERRUPTED)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # `rlif --help | head`: what Python would write at its end has nowhere to go either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(NOBODY_READS)
+
+
+def what_is_saved(interrupt: BaseException | None) -> str:
+    """Return what a command says of its end; an interrupt that came while another one ended it may say nothing."""
+    while interrupt is not None:
+        if isinstance(interrupt, KeyboardInterrupt) and interrupt.args:
+            return str(interrupt)
+        interrupt = interrupt.__context__
+    return "interrupted, nothing saved"
 
 
 def parse(words: Sequence[str]) -> Any:

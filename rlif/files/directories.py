@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from rlif.errors import UserError
+from rlif.interrupts import without_interrupts
 
 MANIFEST = "manifest.json"
 UNFINISHED = "-unfinished"
@@ -56,11 +55,19 @@ def write_directory(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, or replace it, in one rename: a reader finds the old text or the new one, whole."""
+    """Write a file, or replace it, in one rename: a reader finds the old text or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
-    unfinished.write_text(text, encoding="utf-8")
-    _flush(unfinished)
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        _flush(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _flush(path.parent)
 
 
 def damage(directory: Path) -> str | None:
@@ -77,30 +84,6 @@ def damage(directory: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None
-
-
-@contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Let no signal break what is being saved: those that come are raised again at the end.
-
-    Only the main thread can see to that: elsewhere nothing changes. To block them in this thread would not do, since
-    another thread would receive them, and Python would still call their handlers in this one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for each in came:
-            signal.raise_signal(each)
 
 
 def _put_back(replaced: Path, directory: Path) -> None:

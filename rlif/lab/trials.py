@@ -25,6 +25,8 @@ from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
 from rlif.files.jsonl import read_rows, write_rows
+from rlif.files.lock import Lock
+from rlif.interrupts import stop_signals
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS, Trial, start_name
 from rlif.models.language_model import load_language_model
@@ -121,7 +123,9 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
 def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig) -> dict[str, Any]:
     """Train one policy, with the guard only watching, look at what is left, and write and return the result."""
     run_dir, data = directory / "runs" / trial.name, directory / "data"
-    shutil.rmtree(run_dir, ignore_errors=True)  # of a trial that was interrupted
+    if run_dir.is_dir():  # of a trial that was interrupted; its process ends within seconds of the lab's
+        with Lock(run_dir, wait=lambda owner: None):
+            shutil.rmtree(run_dir, ignore_errors=True)
     started, started_cpu = time.perf_counter(), time.process_time()
     start = directory / "starts" / start_name(trial.ratio)
     outcome = train(
@@ -206,8 +210,10 @@ def look_at_policy(model: Path, prompts: Path, max_completion_length: int) -> di
 
 
 def _begin_worker(parent: int) -> None:
-    """Of a worker: its share of the cores, Ctrl-C left to the process that started it, and no life after that one's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Of a worker: its share of the cores, signals left to the process that started it, no life after that one's."""
+    for number in stop_signals():
+        if number != signal.SIGTERM:  # by which that process ends this one
+            signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     transformers.utils.logging.disable_progress_bar()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 
@@ -19,15 +20,22 @@ def run(config: MixConfig) -> None:
     """
     config.validate()
     console = Console(stderr=True)
+    done: list[str] = []
     for ratio, output in zip(config.ratio, config.outputs(), strict=True):
-        mix(
-            config.base,
-            config.instruct,
-            ratio,
-            output,
-            tokenizer_from=config.tokenizer_from,
-            max_shard_size=config.max_shard_size,
-            console=console,
-        )
-        write_record(output, replace(config, ratio=(ratio,)))
+        try:
+            mix(
+                config.base,
+                config.instruct,
+                ratio,
+                output,
+                tokenizer_from=config.tokenizer_from,
+                max_shard_size=config.max_shard_size,
+                console=console,
+                record=partial(write_record, config=replace(config, ratio=(ratio,))),
+            )
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            raise KeyboardInterrupt(f"interrupted at ratio {ratio:g}; whole are {', '.join(done)}") from None
+        done.append(str(output))
         print(f"{ratio:g} of {config.instruct} in {config.base}: {output}")

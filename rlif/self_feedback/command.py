@@ -12,6 +12,7 @@ from rich.table import Table
 from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
 from rlif.files.jsonl import Row, settings_of
+from rlif.files.lock import Lock
 from rlif.models.language_model import check_model_path
 from rlif.options.fields import options_of
 from rlif.options.record import CONFIG_FILE, read_record, write_record
@@ -48,7 +49,13 @@ def run(config: SelfFeedbackConfig) -> None:
     for name in (config.model, config.tuned_model):
         if name is not None:
             check_model_path(name)
-    console = Console()
+    with Lock(config.output_dir) as lock:
+        lock.make()
+        run_stages(config, Console())
+
+
+def run_stages(config: SelfFeedbackConfig, console: Console) -> None:
+    """Run the stages that are wanted, one after the other."""
     stages = {"sample": run_sample, "rank": run_rank, "train": run_train, "measure": run_measure}
     for name, run_stage in stages.items():
         if config.stage not in (name, "all"):

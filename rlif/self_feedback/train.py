@@ -20,6 +20,7 @@ from rlif.files.directories import damage, write_directory
 from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import write_json
 from rlif.files.jsonl import Row, StageFile
+from rlif.interrupts import StopRequest
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
@@ -36,7 +37,6 @@ from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import parts_within
 from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
-from rlif.training.interrupts import StopRequest
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
 STAGE_CHANGEABLE = ("gradient_checkpointing", "save_steps")

@@ -1,6 +1,7 @@
 """The command line: help at once, one line for an error, exit codes as documented."""
 
 import dataclasses
+import fcntl
 import inspect
 import json
 import os
@@ -8,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -17,8 +19,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hurt import running
 from rlif import cli
 from rlif.rewards import REWARDS
+from rlif.training.checkpoint import checkpoints
 from rlif.training.options import TrainConfig
 
 MakeConfig = Callable[..., TrainConfig]
@@ -198,6 +202,25 @@ def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: Ma
     checkpoint = config.output_dir / f"checkpoint-{len(rows)}"
     AutoModelForCausalLM.from_pretrained(checkpoint)
     AutoTokenizer.from_pretrained(checkpoint)
+
+
+def test_a_terminal_that_is_closed_ends_a_run_with_a_checkpoint(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=100_000, eval_steps=100_000)
+    assert config.output_dir is not None
+    metrics = config.output_dir / "metrics.jsonl"
+    ours, theirs = os.openpty()
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "preexec_fn": own_terminal}
+    with running(arguments(config), lambda: metrics.exists() and metrics.stat().st_size > 0, **streams) as process:
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(timeout=60) == cli.INTERRUPTED
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert [path.name for path in checkpoints(config.output_dir)] == [f"checkpoint-{steps[-1]}"]
 
 
 def test_ctrl_c_before_training_says_that_nothing_was_saved(

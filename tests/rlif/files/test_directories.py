@@ -10,7 +10,7 @@ import pytest
 
 from rlif.errors import UserError
 from rlif.files.directories import damage, write_directory
-from rlif.training.interrupts import StopRequest
+from rlif.interrupts import StopRequest
 
 
 @pytest.fixture

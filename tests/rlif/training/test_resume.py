@@ -128,7 +128,8 @@ def test_a_run_killed_at_twenty_random_moments_goes_on_to_the_same_bits(
     assert 20 < reached[-1] < config.max_steps
     train(replace(config, resume=True))
     assert_same(whole.output_dir, config.output_dir)
-    assert sorted(path.name for path in config.output_dir.iterdir()) == [
+    # A run that is killed before its first checkpoint leaves what it had logged by then.
+    assert sorted(path.name for path in config.output_dir.iterdir() if "before-restart" not in path.name) == [
         "checkpoint-100",
         "checkpoint-99",
         "config.yaml",
@@ -266,8 +267,31 @@ def test_there_must_be_a_run_to_resume(make_config: MakeConfig) -> None:
         train(make_config(resume=True, output_dir=None))
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(make_config: MakeConfig) -> None:
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_and_keeps_what_it_had_logged(
+    make_config: MakeConfig,
+) -> None:
     config = make_config()
-    prepare.prepare(config, SilentProgress()).close()
+    for number in (0, 1, 2):
+        run = prepare.prepare(replace(config, resume=number > 0), SilentProgress())
+        run.log({"step": 1, "reward": number}, [{"prompt": "1+1=", "completion": str(number)}])
+        run.close()
     result = train(replace(config, resume=True))
     assert [row["step"] for row in result.rows] == [1, 2]
+    for number in (0, 1, 2):
+        kept = config.output_dir / f"before-restart-{number + 1}"
+        assert json.loads((kept / "metrics.jsonl").read_text()) == {"step": 1, "reward": number}
+        assert json.loads((kept / "samples.jsonl").read_text())["completion"] == str(number)
+
+
+@pytest.mark.parametrize("record", [None, "{}\n", "seed: 0\n"])
+def test_a_directory_that_holds_no_run_is_refused_and_left_as_it_is(
+    record: str | None, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    files = {"metrics.jsonl": '{"mine": 1}\n', "samples.jsonl": "mine\n"}
+    files |= {} if record is None else {"config.yaml": record}
+    (tmp_path / "run").mkdir()
+    for name, text in files.items():
+        (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(UserError, match=r"^output_dir: .*(holds no run to resume|is not that of a run)$"):
+        train(make_config(resume=True))
+    assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == files
