@@ -62,6 +62,7 @@ class EvalSampling:
         except OSError as error:
             raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
         except KeyboardInterrupt as interrupt:
+            count = path.read_bytes().count(b"\n") if path.exists() else 0  # it may have come right after a row
             raise KeyboardInterrupt(
                 f"interrupted: {count} of {len(self.prompts)} prompts are in {path}; the same command with "
                 f"--output-dir {path.parent} --resume goes on"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from rlif.errors import UserError
+from rlif.files.whole import flush
 from rlif.interrupts import without_interrupts
 
 MANIFEST = "manifest.json"
@@ -43,7 +43,7 @@ def write_directory(
             if directory.exists():
                 directory.rename(replaced)
             unfinished.rename(directory)
-            _flush(directory.parent)
+            flush(directory.parent)
         except Exception as error:
             # A tokenizer says by a plain Exception that the disk is full.
             if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
@@ -52,22 +52,6 @@ def write_directory(
         finally:
             _put_back(replaced, directory)
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, or replace it, in one rename: a reader finds the old text or the new one, whole.
-
-    Raises:
-        OSError: it cannot be written; what was there before still is.
-    """
-    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        _flush(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    _flush(path.parent)
 
 
 def damage(directory: Path) -> str | None:
@@ -98,15 +82,7 @@ def _seal(directory: Path) -> None:
     manifest = {"sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files}}
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for path in [*files, directory / MANIFEST, directory]:
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path)
 
 
 def _sha256(path: Path) -> str:

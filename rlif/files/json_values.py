@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.files.directories import write_text
+from rlif.files.whole import write_text
 
 
 def without_nan(value: Any) -> Any:
@@ -25,10 +25,15 @@ def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write a JSON file, or replace it, in one rename.
+def write_json(path: Path, value: Any, *, indent: int | None = 1, argument: str = "output_dir") -> None:
+    """Write a JSON file, or replace it, with null for every number that is not finite.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        UserError: it cannot be written, naming `argument`; what was there before still is.
     """
-    write_text(path, json.dumps(value, indent=indent) + "\n")
+    write_text(path, json_text(value, indent=indent) + "\n", argument=argument)
+
+
+def json_text(value: Any, *, indent: int | None = 1) -> str:
+    """Return JSON in ASCII, with null for every number that is not finite."""
+    return json.dumps(without_nan(value), indent=indent, allow_nan=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import UserError
-from rlif.files.directories import write_text
 from rlif.files.json_values import write_json
+from rlif.files.whole import write_text
 
 Row = dict[str, Any]
 SETTINGS = ".settings.json"
@@ -55,7 +55,7 @@ class JsonLines:
                 if synced:
                     os.fsync(file.fileno())
         except OSError as error:
-            raise self._error(error) from error
+            raise UserError(f"{self.argument}: cannot write to {self.path}: {error.strerror}") from error
 
     def sync(self) -> int:
         """Wait until everything that was appended is on the disk, and return the size of the file in bytes."""
@@ -69,13 +69,7 @@ class JsonLines:
         Raises:
             UserError: they cannot be written.
         """
-        try:
-            write_rows(self.path, rows)
-        except OSError as error:
-            raise self._error(error) from error
-
-    def _error(self, error: OSError) -> UserError:
-        return UserError(f"{self.argument}: cannot write to {self.path}: {error.strerror}")
+        write_rows(self.path, rows, argument=self.argument)
 
 
 class StageFile:
@@ -136,13 +130,13 @@ class StageFile:
         self._file.replace(self.rows)
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a JSONL file, or replace it, in one rename.
+def write_rows(path: Path, rows: Iterable[Row], *, argument: str = "output_dir") -> None:
+    """Write a JSONL file, or replace it.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        UserError: it cannot be written, naming `argument`; what was there before still is.
     """
-    write_text(path, _lines(rows))
+    write_text(path, _lines(rows), argument=argument)
 
 
 def read_rows(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
 from rlif.files.directories import write_directory
-from rlif.files.json_values import without_nan, write_json
+from rlif.files.json_values import write_json
 from rlif.files.lock import Lock
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import plan_trials, start_name
@@ -68,7 +68,7 @@ def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
             start_name(ratio): diagnose_start(directory, start_name(ratio), size, config, console)
             for ratio in sorted({trial.ratio for trial in trials})
         }
-        write_json(directory / DIAGNOSES, without_nan(diagnoses))
+        write_json(directory / DIAGNOSES, diagnoses)
     run_trials(directory, config, size, trials, console)
     write_lab_report(directory, config, size, trials)
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from rlif.errors import UserError
-from rlif.files.directories import write_text
+from rlif.files.json_values import json_text
 from rlif.files.versions import versions
+from rlif.files.whole import write_text
 from rlif.lab.figures import draw_all
 from rlif.lab.findings import Finding, TrialResult, findings, points, select
 from rlif.lab.findings import course as course_of
@@ -56,8 +57,8 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
         "pairs": pairs_table(results, diagnoses),
         "diagnoses": diagnoses,
     }
-    lines = [json.dumps(each) for each in results]
-    body = json.dumps(summary, indent=1)[:-2]  # one trial a line: the file stays readable and small
+    lines = [json_text(each, indent=None) for each in results]
+    body = json_text(summary)[:-2]  # one trial a line: the file stays readable and small
     write_text(directory / "lab.json", f'{body},\n "trials": [\n' + ",\n".join(lines) + "\n ]\n}\n")
     write_text(directory / "report.md", page(summary, found, results, drawn))
 

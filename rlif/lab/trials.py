@@ -26,6 +26,7 @@ from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
 from rlif.files.jsonl import read_rows, write_rows
 from rlif.files.lock import Lock
+from rlif.files.whole import written_whole
 from rlif.interrupts import stop_signals
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS, Trial, start_name
@@ -156,7 +157,8 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         for name, path in (("start", start), ("guarded", run_dir / "best"), ("last", run_dir / "model"))
     }
     arrays: dict[str, Any] = {f"{name}/{key}": value for name, each in policies.items() for key, value in each.items()}
-    np.savez_compressed(run_dir / SAMPLES, **arrays)
+    with written_whole(run_dir / SAMPLES) as unfinished:
+        np.savez_compressed(unfinished, **arrays)
     result = {
         **asdict(trial),
         "guard_step": outcome.guard_step,

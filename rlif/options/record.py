@@ -75,18 +75,15 @@ def make_directory(directory: Path, config: Any, lock: Lock) -> None:
         UserError: it cannot be made, or another process has it.
     """
     lock.make(exist_ok=getattr(config, "resume", False))
-    try:
-        if not (directory / CONFIG_FILE).exists():
-            write_record(directory, config)
-    except OSError as error:
-        raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
+    if not (directory / CONFIG_FILE).exists():
+        write_record(directory, config)
 
 
 def write_record(directory: Path, config: Any, leave_out: Collection[str] = OF_THE_DIRECTORY) -> None:
-    """Write config.yaml, without the options to leave out, in one rename: a reader finds it whole.
+    """Write config.yaml, without the options to leave out.
 
     Raises:
-        OSError: it cannot be written.
+        UserError: it cannot be written.
     """
     write_config(config, directory / CONFIG_FILE, header=versions(), leave_out=leave_out)
 

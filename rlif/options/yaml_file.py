@@ -14,13 +14,13 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from rlif.errors import UserError
-from rlif.files.directories import write_text
+from rlif.files.whole import write_text
 from rlif.options.checks import check_length
 from rlif.options.fields import Option, options_of, plain_type
 
 
 def write_config(config: Any, path: Path, header: str, leave_out: Collection[str] = ()) -> None:
-    """Write every option that is not left out, in one rename: a reader finds the file whole.
+    """Write every option that is not left out.
 
     Args:
         config: dataclass of a command's options.
@@ -29,7 +29,7 @@ def write_config(config: Any, path: Path, header: str, leave_out: Collection[str
         leave_out: names of options that are not written.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        UserError: it cannot be written; what was there before still is.
     """
     fields = {name: option.value(config) for name, option in options_of(config).items() if name not in leave_out}
     text = yaml.safe_dump(_plain(fields), sort_keys=False, allow_unicode=True)

@@ -18,6 +18,7 @@ from rlif.plots.style import (
     in_percent,
     line_style,
     new_figure,
+    save_figure,
     tidy_axes,
     verbatim,
 )
@@ -56,7 +57,7 @@ def plot_reliability(scores: Mapping[str, ReliabilityBins], path: Path) -> None:
         row, column = divmod(index, columns)
         grid[2 * row, column].set_axis_off()
         grid[2 * row + 1, column].set_axis_off()
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
@@ -83,7 +84,7 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
     axes.set_ylabel("risk: share wrong among them")
     tidy_axes(axes)
     figure.legend(title="score (area under its curve)", loc="outside right upper", alignment="left", frameon=False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:

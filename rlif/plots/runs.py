@@ -9,7 +9,7 @@ from pathlib import Path
 from rlif.errors import UserError
 from rlif.files.json_values import with_nan
 from rlif.files.jsonl import read_rows
-from rlif.plots.style import PANELS_IN_A_ROW, line_style, new_figure, tidy_axes
+from rlif.plots.style import PANELS_IN_A_ROW, line_style, new_figure, save_figure, tidy_axes
 
 # What is drawn, in this order, where any run has it; the held-out metric where there is one, else that of training.
 PANELS = {
@@ -57,8 +57,5 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
         axes.set_xlabel("training step")
         tidy_axes(axes)
     figure.legend(figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2, frameon=False)
-    try:
-        figure.savefig(output)
-    except (OSError, ValueError) as error:
-        raise UserError(f"output: cannot write {output}: {error}") from error
+    save_figure(figure, output, argument="output")
     return output

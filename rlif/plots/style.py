@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,6 +10,9 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from rlif.errors import UserError
+from rlif.files.whole import written_whole
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK = (
@@ -25,6 +29,19 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: Path, *, argument: str = "output_dir") -> None:
+    """Write a figure in the format that the name of the file ends with.
+
+    Raises:
+        UserError: naming `argument`: it cannot be written, or has an ending that matplotlib does not know.
+    """
+    try:
+        with written_whole(path, argument=argument) as unfinished:
+            figure.savefig(unfinished)
+    except ValueError as error:
+        raise UserError(f"{argument}: cannot write to {path}: {error}") from error
 
 
 def line_style(index: int) -> dict[str, Any]:

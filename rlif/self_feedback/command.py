@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
-from rlif.files.jsonl import Row, settings_of
+from rlif.files.jsonl import Row, settings_of, write_rows
 from rlif.files.lock import Lock
 from rlif.models.language_model import check_model_path
 from rlif.options.fields import options_of
@@ -21,7 +21,7 @@ from rlif.self_feedback.measure import draw_models_reliability, measures
 from rlif.self_feedback.nft import judged_completions
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
-from rlif.self_feedback.rank import Ranking, rank, read_preferences, write_preferences
+from rlif.self_feedback.rank import Ranking, rank, read_preferences
 from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
 from rlif.self_feedback.train import FOLDERS, Items, train_model
 
@@ -140,7 +140,7 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
         note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} prompts; these are ranked"
         console.print(note, highlight=False, soft_wrap=True)
     pairs, ranking = rank(rows, config.rank)
-    write_preferences(config.output_dir / PREFERENCES, pairs)
+    write_rows(config.output_dir / PREFERENCES, pairs)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
     write_json(config.output_dir / "ranking.json", numbers)
     console.print(f"rank: {describe_ranking(ranking)}", highlight=False, soft_wrap=True)

@@ -17,7 +17,7 @@ from typing import Any
 from rlif.answers.matching import answers_match
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
-from rlif.files.jsonl import Row, read_rows, write_rows
+from rlif.files.jsonl import Row, read_rows
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.self_feedback.options import RankOptions
@@ -135,18 +135,6 @@ def is_correct(completion: Row, gold: str | None) -> bool | None:
     if gold is None:
         return None
     return completion["answer"] is not None and answers_match(completion["answer"], gold)
-
-
-def write_preferences(path: Path, pairs: Sequence[Row]) -> None:
-    """Write preferences.jsonl, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        write_rows(path, pairs)
-    except OSError as error:
-        raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
 
 
 def read_preferences(path: Path, language_model: LanguageModel, *, argument: str = "output_dir") -> list[Pair]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_every_command_has_a_row() -> None:
 def test_a_second_process_in_a_directory_is_refused_and_changes_nothing(
     command: str,
     model_dir: Path,
-    write_jsonl,
+    write_jsonl: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

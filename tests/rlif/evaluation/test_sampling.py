@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hurt import running
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.options import EvalConfig
@@ -55,3 +57,15 @@ def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
     assert path.read_bytes() == (tmp_path / "whole" / "completions.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"output_dir: .*exists, expected a new directory, or --resume"):
         run_eval(make_eval(**settings))
+
+
+def test_sigterm_ends_an_evaluation_as_ctrl_c_does(model_dir: Path, write_jsonl: WriteJsonl, tmp_path: Path) -> None:
+    data = write_jsonl(*({"prompt": f"{number}=", "answer": number} for number in range(5000)))
+    words = f"eval --model {model_dir} --data {data} --output-dir {tmp_path / 'out'} --max-batch-tokens 100"
+    rows = tmp_path / "out" / "completions.jsonl"
+    with running(words.split(), lambda: rows.exists() and rows.stat().st_size > 0) as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    count = rows.read_text().count("\n")
+    assert errors.splitlines()[-1].startswith(f"rlif: interrupted: {count} of 5000 prompts are in {rows};")
