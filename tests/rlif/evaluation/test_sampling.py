@@ -61,7 +61,8 @@ def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
 
 def test_sigterm_ends_an_evaluation_as_ctrl_c_does(model_dir: Path, write_jsonl: WriteJsonl, tmp_path: Path) -> None:
     data = write_jsonl(*({"prompt": f"{number}=", "answer": number} for number in range(5000)))
-    words = f"eval --model {model_dir} --data {data} --output-dir {tmp_path / 'out'} --max-batch-tokens 100"
+    words = f"eval --model {model_dir} --data {data} --output-dir {tmp_path / 'out'} --max-completion-length 6"
+    words += " --max-batch-tokens 100"
     rows = tmp_path / "out" / "completions.jsonl"
     with running(words.split(), lambda: rows.exists() and rows.stat().st_size > 0) as process:
         process.send_signal(signal.SIGTERM)
