@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlif.errors import UserError
 from rlif.files.whole import write_text
 
 
@@ -23,6 +24,19 @@ def without_nan(value: Any) -> Any:
 def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of numbers as it was before `without_nan`, with NaN for every None."""
     return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def read_json(path: Path, *, argument: str = "output_dir") -> Any:
+    """What is in a JSON file.
+
+    Raises:
+        UserError: naming `argument`: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not JSON ({error})"
+        raise UserError(f"{argument}: cannot read {path}: {reason}") from error
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 1, argument: str = "output_dir") -> None:

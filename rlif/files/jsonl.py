@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import UserError
-from rlif.files.json_values import write_json
+from rlif.files.json_values import read_json, with_nan, write_json
 from rlif.files.whole import write_text
 
 Row = dict[str, Any]
@@ -174,7 +174,7 @@ def read_rows(
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{argument}: {path}, line {number}: not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise UserError(f"{argument}: {path}, line {number}: got {line[:60]}, expected an object")
@@ -182,12 +182,36 @@ def read_rows(
     return rows
 
 
+def read_metrics(path: Path, *, argument: str, growing: bool = False) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl: numbers by name, with the step; what was not finite is NaN.
+
+    Raises:
+        UserError: naming the file, and the line if one is at fault.
+    """
+    rows = read_rows(path, argument=argument, made_by="rlif train", growing=growing)
+    for number, row in enumerate(rows, start=1):
+        place = f"{argument}: {path}, row {number}"
+        if type(row.get("step")) is not int:
+            raise UserError(f"{place}: got step {row.get('step')!r}, expected a whole number")
+        for name, value in row.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise UserError(f"{place}: got {name} {str(value)[:40]!r}, expected a number")
+    return [with_nan(row) for row in rows]
+
+
 def settings_of(path: Path, renamed: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The settings that a stage's file was made with, by the names of today; none where it came from elsewhere."""
+    """The settings that a stage's file was made with, by the names of today; none where it came from elsewhere.
+
+    Raises:
+        UserError: the file of settings is damaged.
+    """
     settings_path = path.with_suffix(SETTINGS)
     if not settings_path.exists():
         return {}
-    return _renamed(json.loads(settings_path.read_text(encoding="utf-8")), renamed)
+    settings = read_json(settings_path)
+    if not isinstance(settings, dict):
+        raise UserError(f"output_dir: {settings_path}: got {str(settings)[:40]}, expected an object")
+    return _renamed(settings, renamed)
 
 
 def _lines(rows: Iterable[Row]) -> str:

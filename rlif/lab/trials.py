@@ -23,7 +23,7 @@ from rich.progress import TimeElapsedColumn
 from rlif.answers.extract import extract_answer
 from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
-from rlif.files.json_values import without_nan, write_json
+from rlif.files.json_values import read_json, without_nan, write_json
 from rlif.files.jsonl import read_rows, write_rows
 from rlif.files.lock import Lock
 from rlif.files.whole import written_whole
@@ -44,6 +44,9 @@ from rlif.training.progress import SilentProgress
 
 RESULT = "result.json"
 SAMPLES = "policies.npz"
+# The policies that a trial looks at, and the means over their completions that its result has, with their names here.
+POLICIES = ("start", "guarded", "last")
+MEANS = {"accuracy": "correct", "doubt": "doubt", "parsed": "parsed", "probability": "probability"}
 # Of the evaluations that every trial has in common.
 EVAL_PROBLEMS_SEED = 0
 TEST_SEED = 1
@@ -154,7 +157,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
     )
     policies = {
         name: look_at_policy(path, data / "test.jsonl", completion_length(task))
-        for name, path in (("start", start), ("guarded", run_dir / "best"), ("last", run_dir / "model"))
+        for name, path in zip(POLICIES, (start, run_dir / "best", run_dir / "model"), strict=True)
     }
     arrays: dict[str, Any] = {f"{name}/{key}": value for name, each in policies.items() for key, value in each.items()}
     with written_whole(run_dir / SAMPLES) as unfinished:
@@ -163,10 +166,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         **asdict(trial),
         "guard_step": outcome.guard_step,
         "warning": outcome.warning,
-        "accuracy": {name: float(each["correct"].mean()) for name, each in policies.items()},
-        "doubt": {name: float(each["doubt"].mean()) for name, each in policies.items()},
-        "parsed": {name: float(each["parsed"].mean()) for name, each in policies.items()},
-        "probability": {name: float(each["probability"].mean()) for name, each in policies.items()},
+        **{title: {name: float(each[key].mean()) for name, each in policies.items()} for title, key in MEANS.items()},
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - started_cpu,
         "rows": [
@@ -181,6 +181,31 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         ],
     }
     write_json(run_dir / RESULT, result, indent=None)
+    return result
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read what `run_trial` wrote.
+
+    Raises:
+        UserError: it is something else.
+    """
+    result = read_json(path)
+    hint = f"; expected what a trial writes, or {path.name} removed, so that --resume runs it again"
+    if not isinstance(result, dict):
+        raise UserError(f"output_dir: {path}: got {str(result)[:40]}, expected an object{hint}")
+    numbers = {name: result.get(name) for name in ("ratio", "seed", "guard_step", "seconds", "cpu_seconds")}
+    for name in MEANS:
+        means = result.get(name)
+        numbers |= {f"{name} {key}": means.get(key) if isinstance(means, dict) else None for key in POLICIES}
+    wrong = [name for name, value in numbers.items() if type(value) not in (int, float)]
+    if not isinstance(result.get("reward"), str):
+        wrong.append("reward")
+    rows = result.get("rows")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "step" in row for row in rows):
+        wrong.append("rows")
+    if wrong:
+        raise UserError(f"output_dir: {path} has no {wrong[0]}, or one of another type{hint}")
     return result
 
 

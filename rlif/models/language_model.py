@@ -96,6 +96,8 @@ def load_language_model(
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = list(end) if isinstance(end, list | tuple) else [end]
     eos_token_ids = tuple(dict.fromkeys(token for token in [*ends, tokenizer.eos_token_id] if token is not None))
+    if not all(type(token) is int and token >= 0 for token in eos_token_ids):
+        raise UserError(f"model: {name} ends completions with token {eos_token_ids!r}, expected token ids")
     # Tokens that were added to the tokenizer alone have no embedding.
     num_embeddings = model.get_input_embeddings().num_embeddings
     if eos_token_ids and min(eos_token_ids) >= num_embeddings:

@@ -52,7 +52,7 @@ def read_config(path: Path, command: type, prog: str, argument: str = "config") 
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{argument}: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # of a broken file PyYAML raises what it happens to stumble over
         raise UserError(f"{argument}: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{argument}: {path} holds no options, expected lines such as `seed: 1`")

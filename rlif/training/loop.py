@@ -212,6 +212,8 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 def salvaged(run: Run, step: int) -> str:
     """Save the model as it is, and say where everything is that can be used."""
     found = [f"stopped in step {step}; metrics are in {run.path}"]
+    if not run.path.is_dir():
+        found = [f"stopped in step {step}; {run.path} was removed or renamed while the run wrote to it"]
     if run.learner.accelerator.num_processes == 1:  # saving may take all processes, and the others may be elsewhere
         try:
             found.append(f"the model in {run.save_model()}")

@@ -11,9 +11,10 @@ from typing import Any
 
 from rlif.errors import UserError
 from rlif.files.directories import MANIFEST, damage, write_directory
-from rlif.files.json_values import with_nan, without_nan
-from rlif.files.jsonl import JsonLines, Row, read_rows
+from rlif.files.json_values import without_nan
+from rlif.files.jsonl import JsonLines, Row, read_metrics
 from rlif.files.lock import Lock
+from rlif.options.checks import read_checked
 from rlif.options.record import check_unchanged, make_directory, output_directory
 from rlif.training.checkpoint import RunState, remove_old_checkpoints
 from rlif.training.guard import Reading
@@ -88,8 +89,12 @@ class RunDir:
         self._samples.append(rows, synced=False)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read the rows so far; what was not finite is NaN."""
-        return [with_nan(row) for row in read_rows(self.path / "metrics.jsonl", argument="resume")]
+        """Read the rows so far; what was not finite is NaN.
+
+        Raises:
+            UserError: something else than a run wrote them.
+        """
+        return read_metrics(self.path / LOGS[0], argument="resume")
 
     def save_model(self, write: Callable[[Path], None], name: str = "model") -> Path:
         """Save a model, with what `write` writes, in a folder that transformers loads, and return it.
@@ -153,11 +158,15 @@ def _set_aside(run_dir: Path, names: Iterable[str]) -> None:
 
 
 def best_reading(run_dir: Path) -> Reading | None:
-    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none, or it is damaged."""
+    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none, or it is damaged.
+
+    Raises:
+        UserError: something else than the guard wrote it.
+    """
     best = run_dir / BEST
     if not best.is_dir() or damage(best) is not None:
         return None
-    return Reading(**json.loads((best / READING_FILE).read_text(encoding="utf-8")))
+    return read_checked(Reading, best / READING_FILE, argument="resume")
 
 
 def _check_guard(config: TrainConfig, saved: Mapping[str, Any]) -> None:
