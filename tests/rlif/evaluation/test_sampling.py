@@ -1,4 +1,4 @@
-"""Completions belong to their prompts alone, and sampling that was stopped goes on to the same file."""
+"""Completions belong to their prompts alone, and sampling that was stopped goes on to the same completions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hurt import running
+from hurt import assert_same, running
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.sampling import EvalSampling
-from rlif.files.jsonl import Row
+from rlif.files.jsonl import Row, read_rows
 from rlif.rollouts.encode import EncodedPrompt
 
 WriteJsonl = Callable[..., Path]
@@ -33,7 +33,7 @@ def test_completions_do_not_depend_on_how_many_are_sampled_at_a_time(make_eval: 
     assert texts[0] == texts[1]
 
 
-def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
+def test_an_evaluation_that_was_stopped_resumes_to_the_same_completions(
     make_eval: MakeEval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"max_batch_tokens": 100}  # two prompts at a time
@@ -54,7 +54,7 @@ def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
     with path.open("a", encoding="utf-8") as file:
         file.write('{"prompt": "20+')  # the machine went down in the middle of a line
     run_eval(make_eval(resume=True, **settings))
-    assert path.read_bytes() == (tmp_path / "whole" / "completions.jsonl").read_bytes()
+    assert_same(read_rows(path), read_rows(tmp_path / "whole" / "completions.jsonl"))
     with pytest.raises(UserError, match=r"output_dir: .*exists, expected a new directory, or --resume"):
         run_eval(make_eval(**settings))
 

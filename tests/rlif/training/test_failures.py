@@ -91,6 +91,26 @@ def test_ctrl_c_while_the_model_is_saved_at_the_end_is_no_interruption(
     AutoModelForCausalLM.from_pretrained(result.run_dir / "model")
 
 
+def test_a_run_directory_that_is_removed_in_the_run_is_said_to_be(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(max_steps=3)
+    original = loop.update
+
+    def update(learner: object, rollout: object, step: int, learning_rate: float) -> dict[str, float]:
+        if step == 2:
+            config.output_dir.rename(config.output_dir.with_name("renamed"))
+        return original(learner, rollout, step, learning_rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(
+        UserError, match=r"run was removed or renamed while the run wrote to it, the model in .*model\)$"
+    ):
+        train(config)
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+    assert (config.output_dir.with_name("renamed") / "metrics.jsonl").read_text().count("\n") == 1
+
+
 def test_a_full_disk_is_one_error_and_leaves_no_half_model(make_config: MakeConfig) -> None:
     config = make_config(max_steps=1)
     with files_of_at_most(4096), pytest.raises(UserError, match=r"cannot save .*model.*File too large"):

@@ -9,18 +9,20 @@ import random
 import shutil
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hurt import HOSTILE_VALUES, rewrite
 from rlif.errors import UserError
 from rlif.files.directories import damage
+from rlif.files.jsonl import read_metrics
 from rlif.training import loop as trainer
 from rlif.training import setup as prepare
-from rlif.training.checkpoint import checkpoints
+from rlif.training.checkpoint import RunState, checkpoints
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from runs import MakeConfig, train
@@ -214,6 +216,32 @@ def test_a_run_without_a_checkpoint_is_not_begun_again_over_its_model(make_confi
     with pytest.raises(UserError, match=r"resume: .* has no checkpoint to continue from .*overwrite its model"):
         train(replace(config, resume=True, max_steps=4))
     assert (config.output_dir / "metrics.jsonl").read_text() == metrics
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RunState)])
+def test_a_checkpoint_that_was_changed_and_resealed_is_one_error(name: str, stopped: TrainConfig) -> None:
+    path = stopped.output_dir / "checkpoint-4" / "state.json"
+    state = json.loads(path.read_text())
+    # Where only the type is known: what is compared with the data, or with the length of a file, later.
+    right = {"step": (), "eval_data_fingerprint": (None, "x")}.get(
+        name, ("x",) if name.endswith("fingerprint") else (10**30,)
+    )
+    for value in HOSTILE_VALUES:
+        if value not in right:
+            rewrite(path, json.dumps(state | {name: value}))
+            with pytest.raises(UserError, match=rf"^resume: .*state\.json: {name}: got "):
+                RunState.load(path.parent)
+    for text in ("[]", "3", "{}", "null", "[" * 3000, json.dumps(state | {"more": 1})):
+        rewrite(path, text)
+        with pytest.raises(UserError, match=r"^resume: .*state\.json"):
+            train(stopped)
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '{"step": "1"}', '{"step": 1, "loss": "x"}', '{"loss": 1}', "[" * 3000])
+def test_metrics_that_somebody_has_changed_are_one_error(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"^resume: .*metrics\.jsonl, (line|row) 2: "):
+        read_metrics(tmp_path / "metrics.jsonl", argument="resume")
 
 
 def test_metrics_that_are_gone_are_one_error(stopped: TrainConfig) -> None:
