@@ -95,9 +95,12 @@ def load_language_model(
 
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = list(end) if isinstance(end, list | tuple) else [end]
-    eos_token_ids = tuple(dict.fromkeys(token for token in [*ends, tokenizer.eos_token_id] if token is not None))
-    if not all(type(token) is int and token >= 0 for token in eos_token_ids):
-        raise UserError(f"model: {name} ends completions with token {eos_token_ids!r}, expected token ids")
+    stated = [token for token in [*ends, tokenizer.eos_token_id] if token is not None]
+    if not all(type(token) is int and token >= 0 for token in stated):
+        raise UserError(f"model: {name} ends completions with {stated!r}, expected token ids")
+    if isinstance(tokenizer.model_max_length, bool) or not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"model: {name} has model_max_length {tokenizer.model_max_length!r}, expected a number")
+    eos_token_ids = tuple(dict.fromkeys(stated))
     # Tokens that were added to the tokenizer alone have no embedding.
     num_embeddings = model.get_input_embeddings().num_embeddings
     if eos_token_ids and min(eos_token_ids) >= num_embeddings:
