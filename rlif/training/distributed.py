@@ -83,8 +83,11 @@ def on_first(accelerator: Accelerator, act: Callable[[], T]) -> T | None:
 
 
 def batch_std(accelerator: Accelerator, rewards: Tensor) -> float:
-    """Return the unbiased standard deviation of the rewards (N,) of all processes together."""
+    """Return the unbiased standard deviation of the rewards (N,) of all processes together, without those NaN."""
+    rewards = rewards[~rewards.isnan()]
     totals = all_reduce_sum(accelerator, {"count": len(rewards), "sum": rewards.double().sum().item()})
+    if totals["count"] < 2:
+        return 0.0
     mean = totals["sum"] / totals["count"]
     squares = all_reduce_sum(accelerator, {"squares": (rewards.double() - mean).square().sum().item()})["squares"]
     return (squares / (totals["count"] - 1)) ** 0.5
