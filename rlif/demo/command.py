@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from rlif.demo.figure import plot_runs
@@ -20,6 +19,7 @@ from rlif.files.lock import Lock
 from rlif.options.record import CONFIG_FILE, make_directory, output_directory
 from rlif.tasks.arithmetic import completion_length, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
+from rlif.terminal import make_console
 from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
 
@@ -36,7 +36,7 @@ def run(config: DemoConfig) -> None:
     """
     config.validate()
     output_dir = output_directory(config, "demo")
-    console = Console()
+    console = make_console()
     with Lock(output_dir) as lock:
         make_directory(output_dir, config, lock)
         try:

@@ -17,6 +17,7 @@ from rlif.files.versions import versions
 from rlif.metrics.calibration import ReliabilityBins
 from rlif.metrics.selection import Mean
 from rlif.plots.reliability import plot_reliability, plot_risk_coverage
+from rlif.terminal import make_console
 
 
 def write_evaluation(evaluation: Evaluation, completions: Completions, output_dir: Path) -> None:
@@ -52,7 +53,7 @@ def reliability_titles(evaluation: Evaluation) -> dict[str, ReliabilityBins | No
 
 def print_tables(evaluation: Evaluation, console: Console | None = None) -> None:
     """Print what there is: selection and scores if prompts have gold answers, and what needs none."""
-    console = console or Console()
+    console = console or make_console()
     size = f"{evaluation.prompts} prompts x {evaluation.num_generations} completions"
     if not evaluation.labelled:
         console.print(f"{size}, no gold answers: only what needs none is measured", highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,9 @@ def read_metrics(path: Path, *, argument: str, growing: bool = False) -> list[di
         if type(row.get("step")) is not int:
             raise UserError(f"{place}: got step {row.get('step')!r}, expected a whole number")
         for name, value in row.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = is_number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
+            if value is not None and not fits:
                 raise UserError(f"{place}: got {name} {str(value)[:40]!r}, expected a number")
     return [with_nan(row) for row in rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ def written_whole(path: Path, *, argument: str = "output_dir") -> Iterator[Path]
         UserError: it cannot be written, for want of space perhaps; what was there before still is.
     """
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing takes their place
             yield path
             return

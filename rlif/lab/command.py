@@ -25,6 +25,7 @@ from rlif.options.record import check_unchanged, make_directory, output_director
 from rlif.rewards.registry import INTERNAL
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
+from rlif.terminal import make_console
 
 DIAGNOSES = "diagnoses.json"
 
@@ -43,7 +44,7 @@ def run(config: LabConfig) -> None:
         check_unchanged(
             directory, config, changeable={"workers"}, what="lab", prog="rlif lab", old_name="settings.json"
         )
-    console = Console()
+    console = make_console()
     started = time.monotonic()
     with Lock(directory) as lock:
         make_directory(directory, config, lock)

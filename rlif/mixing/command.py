@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from rich.console import Console
-
 from rlif.mixing.mix import mix
 from rlif.mixing.options import MixConfig
 from rlif.options.record import write_record
+from rlif.terminal import make_console
 
 
 def run(config: MixConfig) -> None:
@@ -19,7 +18,7 @@ def run(config: MixConfig) -> None:
         UserError: bad input, before any work starts; or an output that cannot be written.
     """
     config.validate()
-    console = Console(stderr=True)
+    console = make_console(errors=True)
     done: list[str] = []
     for ratio, output in zip(config.ratio, config.outputs(), strict=True):
         try:

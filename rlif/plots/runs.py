@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlif.errors import UserError
 from rlif.files.jsonl import read_metrics
-from rlif.plots.style import PANELS_IN_A_ROW, line_style, new_figure, save_figure, tidy_axes
+from rlif.plots.style import PANELS_IN_A_ROW, legend, line_style, new_figure, save_figure, tidy_axes
 
 # What is drawn, in this order, where any run has it; the held-out metric where there is one, else that of training.
 PANELS = {
@@ -52,6 +52,6 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
         axes.set_title(PANELS[metric] + (" (held out)" if name != metric else ""), loc="left", fontsize="medium")
         axes.set_xlabel("training step")
         tidy_axes(axes)
-    figure.legend(figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2, frameon=False)
+    legend(figure, figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2)
     save_figure(figure, output, argument="output")
     return output

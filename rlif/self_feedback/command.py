@@ -24,6 +24,7 @@ from rlif.self_feedback.prompts import held_out_prompts, load, start_model, trai
 from rlif.self_feedback.rank import Ranking, rank, read_preferences
 from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
 from rlif.self_feedback.train import FOLDERS, Items, train_model
+from rlif.terminal import make_console
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
 PROG = "rlif self-feedback"
@@ -51,7 +52,7 @@ def run(config: SelfFeedbackConfig) -> None:
             check_model_path(name)
     with Lock(config.output_dir) as lock:
         lock.make()
-        run_stages(config, Console())
+        run_stages(config, make_console())
 
 
 def run_stages(config: SelfFeedbackConfig, console: Console) -> None:
