@@ -11,6 +11,13 @@ from pathlib import Path
 
 from rlif.data.rows import TableRow
 
+# Of files that hold data in a form that is not read here.
+OTHER_FORMS = frozenset(
+    {".arrow", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".7z", ".h5", ".hdf5", ".lance"}
+)
+    {".arrow", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".7z", ".h5", ".hdf5", ".lance"}
+)
+
 
 def split_files(directory: Path, suffixes: frozenset[str]) -> dict[str, list[Path]] | None:
     """The files of each split, in their order.
@@ -26,19 +33,18 @@ def split_files(directory: Path, suffixes: frozenset[str]) -> dict[str, list[Pat
     Raises:
         Exception: the library's, where it finds no data at all.
     """
-    from datasets import config, data_files, load
+    from datasets import config, data_files
 
     if any((directory / name).exists() for name in (config.REPOCARD_FILENAME, config.REPOYAML_FILENAME)):
         return None
     base = directory.resolve().as_posix()
     patterns = data_files.get_data_patterns(base)
-    found = data_files.DataFilesDict.from_patterns(
-        patterns, base_path=base, allowed_extensions=load._ALL_ALLOWED_EXTENSIONS
-    )
+    found = data_files.DataFilesDict.from_patterns(patterns, base_path=base)
     splits = {str(split): [Path(name) for name in names] for split, names in found.items()}
-    if any(path.suffix.lower() not in suffixes for paths in splits.values() for path in paths):
+    if any(path.suffix.lower() in OTHER_FORMS for paths in splits.values() for path in paths):
         return None
-    return {split: paths for split, paths in splits.items() if paths} or None
+    ours = {split: [path for path in paths if path.suffix.lower() in suffixes] for split, paths in splits.items()}
+    return {split: paths for split, paths in ours.items() if paths} or None
 
 
 def split_rows(
@@ -67,8 +73,7 @@ def split_rows(
     from datasets import ReadInstruction
 
     wanted = ReadInstruction.from_spec(split)
-    # A slice may count from the end, or in percent, so that all rows have to be known.
-    names = {part.splitname for part in wanted._relative_instructions} & splits.keys()
-    rows = {name: list(rows_of(name)) if name in names else [] for name in splits}
+    # A slice may count from the end, or in percent, so that all rows of the splits that it names have to be known.
+    rows = {name: list(rows_of(name)) if name in split else [] for name in splits}
     for part in wanted.to_absolute({name: len(rows[name]) for name in splits}):
         yield from rows[part.splitname][part.from_ : part.to]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -135,6 +136,20 @@ def test_numbers_in_lines_of_a_directory_are_as_they_are_written(tmp_path: Path)
         UserError, match=r"^eval_data: .*, test\.jsonl, line 2: got `prompt` \"\", expected a non-empty"
     ):
         read_prompts(tmp_path, argument="eval_data")
+
+
+def test_files_of_other_kinds_in_a_directory_do_not_change_how_it_is_read(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": name, "answer": "007"}))
+    for name in ("LICENSE", "notes.txt", "figure.png", ".hidden.jsonl", "dataset_infos.json"):
+        (tmp_path / name).write_text("no data")
+    assert read_prompts(tmp_path) == [Prompt("a", "007"), Prompt("b", "007")]
+
+
+def test_a_compressed_file_in_a_directory_is_read_by_the_library_that_can(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write(json.dumps({"prompt": "a", "answer": "b"}))
+    assert read_prompts(tmp_path) == [Prompt("a", "b")]
 
 
 def test_a_directory_that_says_itself_what_is_in_it_is_read_as_it_says(tmp_path: Path) -> None:
