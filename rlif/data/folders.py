@@ -15,8 +15,6 @@ from rlif.data.rows import TableRow
 OTHER_FORMS = frozenset(
     {".arrow", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".7z", ".h5", ".hdf5", ".lance"}
 )
-    {".arrow", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".7z", ".h5", ".hdf5", ".lance"}
-)
 
 
 def split_files(directory: Path, suffixes: frozenset[str]) -> dict[str, list[Path]] | None:
