@@ -108,18 +108,23 @@ def _content(values: Mapping[str, object], column: str, place: str) -> str | lis
             if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 came = shorten(json.dumps(message, default=str))
                 raise UserError(f"{place}: got the message {came}, expected `role` and `content`, both text")
-            _check_encodable(message["content"], column, place)
+            check_encodable(message["content"], column, place)
         if content[-1]["role"] == "assistant":
             raise UserError(f"{place}: got a conversation that ends with the assistant, expected the user's turn last")
         return content
     if not isinstance(content, str) or not content:
         came = shorten(json.dumps(content, default=str))
         raise UserError(f"{place}: got `{column}` {came}, expected a non-empty string or a list of messages")
-    _check_encodable(content, column, place)
+    check_encodable(content, column, place)
     return content
 
 
-def _check_encodable(text: str, column: str, place: str) -> None:
+def check_encodable(text: str, column: str, place: str) -> None:
+    """Find fault with text from JSON that no file in UTF-8 could hold.
+
+    Raises:
+        UserError: it has half a surrogate pair.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -137,6 +142,6 @@ def _answer(answer: object, column: str, place: str) -> str | None:
     if isinstance(answer, float) and math.isinf(answer):
         raise UserError(f"{place}: got `{column}` {answer}, expected a string or a finite number")
     text = (answer or "").strip() if isinstance(answer, str | None) else written_out(answer)
-    _check_encodable(text, column, place)
+    check_encodable(text, column, place)
     gold = extract_answer(text) or text
     return None if gold in ("", "####") else gold

@@ -59,14 +59,14 @@ def damage(directory: Path) -> str | None:
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         expected: dict[str, str] = dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     for name, checksum in expected.items():
         try:
             if _sha256(directory / name) != checksum:
                 return f"{name} has changed since it was written"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:  # a name with a null in it is a ValueError
+            return f"{name} cannot be read ({getattr(error, 'strerror', error)})"
     return None
 
 

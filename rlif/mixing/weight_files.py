@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlif.errors import UserError
+from rlif.files.json_values import read_json
 from rlif.models.language_model import check_model_path
 from rlif.models.loading import loading
 
@@ -154,14 +154,20 @@ def _local(model: str, argument: str) -> Path:
         ) from error
 
 
+def _is_file_name(name: object) -> bool:
+    """Tell whether it is the name of a file, and not the way to one elsewhere."""
+    return isinstance(name, str) and Path(name).name == name
+
+
 def _files(directory: Path, argument: str, model: str) -> list[Path]:
     """The safetensors files of a model, which may be one or named in an index."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            return [directory / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()]
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{argument}: {model}: {index.name} cannot be read ({type(error).__name__})") from error
+        written = read_json(index, argument=argument)
+        files = written.get("weight_map") if isinstance(written, dict) else None
+        if not isinstance(files, dict) or not all(_is_file_name(name) for name in files.values()):
+            raise UserError(f"{argument}: {model}: {index.name} has no weight_map with names of files beside it")
+        return [directory / name for name in files.values()]
     single = directory / "model.safetensors"
     if single.is_file():
         return [single]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif.data.prompts import Prompt
+from rlif.data.prompts import Prompt, check_encodable
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.chat import apply_chat_template
@@ -57,6 +57,7 @@ def encode_prompts(
             text = apply_chat_template(content, language_model.tokenizer, system_prompt=system_prompt, where=where)
         else:
             text = str(content)
+        check_encodable(text, "prompt", where)
         if max_positions is not None and len(text) > MAX_CHARACTERS * max_positions:
             raise UserError(
                 f"{where} has {len(text)} characters, which are more than the model's {max_positions} positions hold"

@@ -205,6 +205,9 @@ GOOD = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
         ({**GOOD, "chosen": 2}, "row 1: got chosen '2', expected a text or one message"),
         ({**GOOD, "prompt": ""}, "row 1: got prompt '', expected a text or messages"),
         ({**GOOD, "gap": "wide"}, "row 1: got gap 'wide', expected a number"),
+        ({**GOOD, "gap": 10**400}, "row 1: got gap '1000"),
+        ({**GOOD, "chosen": "\ud800"}, "row 1: got a `chosen` with half a surrogate pair"),
+        ({**GOOD, "prompt": "\ud800"}, "got a `prompt` with half a surrogate pair"),
         ({**GOOD, "prompt_ids": [3], "chosen_ids": [], "rejected_ids": [3]}, "row 1: got chosen_ids"),
         ({**GOOD, "prompt_ids": [3], "chosen_ids": [99], "rejected_ids": [3]}, "has a token outside the model's"),
         (
