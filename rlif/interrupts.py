@@ -8,7 +8,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
@@ -30,12 +30,17 @@ def stop_signals() -> list[signal.Signals]:
 
 
 @contextmanager
-def handled(handler: Handler | signal.Handlers) -> Iterator[None]:
-    """Within, these signals go to the handler. Only the main thread can see to that: elsewhere nothing changes."""
+def handled(handler: Handler, signals: Sequence[signal.Signals] | None = None) -> Iterator[None]:
+    """Within, these signals go to the handler. Only the main thread can see to that: elsewhere nothing changes.
+
+    Args:
+        handler: of signals.
+        signals: which; None: all of `stop_signals`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handler) for number in stop_signals()}
+    previous = {number: signal.signal(number, handler) for number in (stop_signals() if signals is None else signals)}
     try:
         yield
     finally:
@@ -46,7 +51,10 @@ def handled(handler: Handler | signal.Handlers) -> Iterator[None]:
 
 @contextmanager
 def as_ctrl_c() -> Iterator[None]:
-    """Within, each of these signals interrupts as Ctrl-C does; those that follow at once add nothing."""
+    """Within, each of these signals interrupts as Ctrl-C does; those that follow at once add nothing.
+
+    One that is ignored stays so: a shell starts a job in the background of a script with SIGINT ignored.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         global _last
@@ -57,7 +65,7 @@ def as_ctrl_c() -> Iterator[None]:
             _last = now
             raise KeyboardInterrupt
 
-    with handled(interrupt):
+    with handled(interrupt, [number for number in stop_signals() if signal.getsignal(number) is not signal.SIG_IGN]):
         yield
 
 

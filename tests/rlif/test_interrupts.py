@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,10 +21,13 @@ def send(number: int, times: int = 1) -> None:
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing was sent before, and the streams of the tests' own process stay where they are."""
     monkeypatch.setattr("rlif.interrupts._last", float("-inf"))
     monkeypatch.setattr("rlif.interrupts.leave_terminal", lambda: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -44,6 +48,13 @@ def test_handlers_are_as_before_afterwards() -> None:
     with as_ctrl_c(), StopRequest(), without_interrupts():
         pass
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_job_in_the_background_of_a_script_is_not_interrupted_with_it() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with as_ctrl_c():
+        send(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_process_that_shall_outlive_its_terminal_does() -> None:
