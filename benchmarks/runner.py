@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from benchmarks.machine import describe_machine, slug
 from benchmarks.memory import describe_error, in_fresh_process
 from benchmarks.timing import rotated
-from rlif.files.directories import write_text
+from rlif.files.whole import write_text
 
 SUITES = {
     "static": "benchmarks.gates.static",
@@ -133,7 +133,7 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
 
     def save() -> None:
         results["seconds"] = round(time.perf_counter() - started, 1)
-        write_text(path, json.dumps(results, indent=1) + "\n")
+        write_text(path, json.dumps(results, indent=1) + "\n", argument="output")
 
     started = time.perf_counter()
     console = Console(stderr=True)

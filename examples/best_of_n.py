@@ -67,8 +67,8 @@ def main() -> None:
         directory = pretrained_base(BaseModelConfig())
         sums = list(islice(problems(ArithmeticConfig(), "eval", seed=0), 100))
         prompts, answers = [each.prompt for each in sums], [str(each.answer) for each in sums]
-    model = AutoModelForCausalLM.from_pretrained(directory).eval()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     completions, scores = sample_with_scores(model, tokenizer, prompts, arguments.n, arguments.max_new_tokens)

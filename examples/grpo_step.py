@@ -53,8 +53,8 @@ def main() -> None:
 
     torch.manual_seed(0)
     if arguments.model:
-        policy = AutoModelForCausalLM.from_pretrained(arguments.model)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side="left")
+        policy = AutoModelForCausalLM.from_pretrained(arguments.model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side="left", trust_remote_code=False)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         prompts = tokenizer(arguments.prompt or ["2 + 2 ="], return_tensors="pt", padding=True)

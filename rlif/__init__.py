@@ -37,6 +37,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rlif.extras import advice
+
 if TYPE_CHECKING:
     from rlif.data.prompts import read_prompts
     from rlif.diagnosis.diagnose import diagnose
@@ -94,7 +96,12 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
     for module, names in _MODULES.items():
         if name in names:
-            value = globals()[name] = getattr(import_module(module), name)
+            try:
+                value = globals()[name] = getattr(import_module(module), name)
+            except ModuleNotFoundError as error:
+                if (hint := advice(error)) is None:
+                    raise
+                raise ModuleNotFoundError(hint, name=error.name) from error
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

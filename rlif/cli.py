@@ -5,18 +5,20 @@ Torch and transformers load only once a command runs, so that `--help` and a mis
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import make_dataclass
 from importlib import import_module
 from typing import Annotated, Any, Union
 
-import tyro
-
 from rlif.errors import UserError
+from rlif.extras import advice
 from rlif.files.versions import versions
-from rlif.options.command_line import described, parse_options
+from rlif.interrupts import as_ctrl_c
+from rlif.printable import one_line
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -41,23 +43,67 @@ rlif train --help explains every option; rlif --version prints the versions of w
 
 
 def main() -> None:
-    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C."""
-    try:
+    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C and other signals to stop."""
+    open_streams()
+    with as_ctrl_c():
         try:
-            words = sys.argv[1:]
-            options = parse(words)
-            run(words[0], options)
-        except UserError as error:
-            print(f"rlif: error: {error}", file=sys.stderr)
+            try:
+                words = sys.argv[1:]
+                options = parse(words)
+                run(words[0], options)
+            except UserError as error:
+                say(f"error: {error}")
+                sys.exit(BAD_INPUT)
+            except KeyboardInterrupt as interrupt:
+                say(what_is_saved(interrupt))
+                sys.exit(INTERRUPTED)
+            except ModuleNotFoundError as error:
+                if (hint := advice(error)) is None:
+                    raise
+                say(f"error: {hint}")
+                sys.exit(BAD_INPUT)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # `rlif --help | head`: what Python would write at its end has nowhere to go either
+            write_to_nowhere()
+            sys.exit(NOBODY_READS)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            # No file, but a stream: the output is on a disk that is full, for instance.
+            write_to_nowhere()
+            say(f"error: cannot write the output: {error.strerror}")
             sys.exit(BAD_INPUT)
-        except KeyboardInterrupt as interrupt:
-            print(f"rlif: {interrupt}" if interrupt.args else "rlif: interrupted, nothing saved", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # `rlif --help | head`: what Python would write at its end has nowhere to go either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(NOBODY_READS)
+
+
+def open_streams() -> None:
+    """See to it that there is an output to write to, and that it takes every character, replaced if need be."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed before the program began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as we live
+        elif isinstance(stream, io.TextIOWrapper) and name == "stdout":
+            stream.reconfigure(errors="replace")
+
+
+def write_to_nowhere() -> None:
+    """Let nothing more be written to the standard output, whose buffer Python would write at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Print one line on stderr, if that can be written to."""
+    with suppress(OSError):
+        print(one_line(f"rlif: {text}"), file=sys.stderr)
+
+
+def what_is_saved(interrupt: BaseException | None) -> str:
+    """Return what a command says of its end; an interrupt that came while another one ended it may say nothing."""
+    while interrupt is not None:
+        if isinstance(interrupt, KeyboardInterrupt) and interrupt.args:
+            return str(interrupt)
+        interrupt = interrupt.__context__
+    return "interrupted, nothing saved"
 
 
 def parse(words: Sequence[str]) -> Any:
@@ -67,18 +113,23 @@ def parse(words: Sequence[str]) -> Any:
         UserError: of the file that `--config` names.
         SystemExit: after `--help` and `--version`, and on words that stand for nothing.
     """
-    if words and words[0] in COMMANDS:
-        return parse_options(options_class(words[0]), words[1:], prog=f"rlif {words[0]}")
     if list(words) == ["--version"]:
         print(versions())
         sys.exit(0)
+    # Not before, so that a package without its extras can say its version, and what it lacks.
+    import tyro
+
+    from rlif.options.command_line import broken_into_lines, described, parse_options
+
+    if words and words[0] in COMMANDS:
+        return parse_options(options_class(words[0]), words[1:], prog=f"rlif {words[0]}")
     # Without a command there is nothing to read but what the commands are, so that none has options here.
     commands = [
         Annotated[make_dataclass(name, []), tyro.conf.subcommand(name, description=described(options_class(name)))]
         for name in COMMANDS
     ]
     one_of: Any = Union[tuple(commands)]  # noqa: UP007 - the `|` of a list that is known only here
-    tyro.cli(one_of, args=words, prog="rlif", description=DESCRIPTION)
+    tyro.cli(one_of, args=words, prog="rlif", description=broken_into_lines(DESCRIPTION))
     raise AssertionError("words that are no command end the program")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -18,6 +17,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from rlif.terminal import make_console
 
 
 class Move(Protocol):
@@ -76,7 +77,7 @@ def bar(
         fields: what the further columns show at first.
     """
     shown = (TextColumn(unit), *columns) if unit else columns
-    console = console or Console(file=sys.stderr)
+    console = console or make_console(errors=True)
     with make_bar(*shown, in_bytes=in_bytes, console=console, disable=disable) as progress:
         task = progress.add_task(title, total=total, completed=done, **fields)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlif.answers.extract import extract_answer
+from rlif.data.rows import written_out
 from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 
@@ -77,7 +78,7 @@ def read_prompts(
         content = _content(values, prompt_column, place)
         answer = _answer(values.get(answer_column), answer_column, place)
         if answer is None and need_answers:
-            unit = where.split()[0]
+            unit = where.split()[-2]  # "line 3", or "part.csv, line 3" in a directory
             raise UserError(f"{place}: no `{answer_column}`, which a reward needs in every {unit}")
         prompts.append(Prompt(content, answer, where))
     if not prompts:
@@ -107,18 +108,23 @@ def _content(values: Mapping[str, object], column: str, place: str) -> str | lis
             if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 came = shorten(json.dumps(message, default=str))
                 raise UserError(f"{place}: got the message {came}, expected `role` and `content`, both text")
-            _check_encodable(message["content"], column, place)
+            check_encodable(message["content"], column, place)
         if content[-1]["role"] == "assistant":
             raise UserError(f"{place}: got a conversation that ends with the assistant, expected the user's turn last")
         return content
     if not isinstance(content, str) or not content:
         came = shorten(json.dumps(content, default=str))
         raise UserError(f"{place}: got `{column}` {came}, expected a non-empty string or a list of messages")
-    _check_encodable(content, column, place)
+    check_encodable(content, column, place)
     return content
 
 
-def _check_encodable(text: str, column: str, place: str) -> None:
+def check_encodable(text: str, column: str, place: str) -> None:
+    """Find fault with text from JSON that no file in UTF-8 could hold.
+
+    Raises:
+        UserError: it has half a surrogate pair.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -131,10 +137,11 @@ def _answer(answer: object, column: str, place: str) -> str | None:
     if isinstance(answer, bool) or not isinstance(answer, str | int | float | Decimal | None):
         came = shorten(json.dumps(answer, default=str))
         raise UserError(f"{place}: got `{column}` {came}, expected a string or a number")
-    if isinstance(answer, float) and math.isnan(answer):  # how some tables write that there is none
+    if isinstance(answer, float | Decimal) and math.isnan(answer):  # how some tables write that there is none
         return None
-    # Written out: a float's own form of a small number would be 1e-05.
-    text = (answer or "").strip() if isinstance(answer, str | None) else format(Decimal(str(answer)), "f")
-    _check_encodable(text, column, place)
+    if isinstance(answer, float) and math.isinf(answer):
+        raise UserError(f"{place}: got `{column}` {answer}, expected a string or a finite number")
+    text = (answer or "").strip() if isinstance(answer, str | None) else written_out(answer)
+    check_encodable(text, column, place)
     gold = extract_answer(text) or text
     return None if gold in ("", "####") else gold

@@ -1,38 +1,39 @@
 """Rows of prompts, wherever they are: text files, Parquet, directories and the Hugging Face hub.
 
-Text files are read here, so that an error can name the line and a number keeps the form in which it was written;
-everything else is read by the `datasets` library, which is imported where it is needed: that takes a second.
+Text files are read here, alone or in a directory, so that an error can name the line and a number keeps the form in
+which it was written; everything else is read by the `datasets` library, which is imported where it is needed: that
+takes a second.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import stat
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
+from rlif.data.folders import split_files, split_rows
+from rlif.data.rows import TableRow, as_written
 from rlif.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_FILE_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".txt"}
+_READABLE = frozenset({".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv"})
+_FILE_SUFFIXES = _READABLE | {".txt"}
 _HUB_SECONDS = 10.0
-
-
-class TableRow(NamedTuple):
-    """One row of a table and where it stands: "line 3" of a text file, "row 3" of another table, from 1."""
-
-    where: str
-    values: dict[str, Any]
+# Floats whose shortest digits those of a Python float are not: 0.1 in float32 is 0.10000000149011612 to it.
+NARROW = {"float32": np.float32, "float16": np.float16}
 
 
 def read_table(
@@ -57,7 +58,7 @@ def read_table(
     if mode is None and _is_hub_id(str(data)):
         return _dataset_rows(_load_from_hub(str(data), argument, config, split, default), columns)
     if mode is not None and stat.S_ISDIR(mode):
-        return _dataset_rows(_load_directory(path, argument, split, default), columns)
+        return _directory_rows(path, argument, split, default, columns)
     if mode is None or not stat.S_ISREG(mode):
         what = "not a file" if mode is None else "a pipe or a device, not a file that can be read again"
         raise UserError(
@@ -67,12 +68,17 @@ def read_table(
     if split is not None:
         name = "eval_split" if argument == "eval_data" else "split"
         raise UserError(f"{name}: got {split!r}, but {path} is a single file, which has no splits")
+    return _file_rows(path, argument, columns)
+
+
+def _file_rows(path: Path, argument: str, columns: tuple[str, ...]) -> Iterator[TableRow]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _dataset_rows(_load_parquet(path, argument), columns)
-    text = _read_text(path, argument)
     if suffix in (".csv", ".tsv"):
+        text = _read_text(path, argument, newline="")  # a line break in a cell is part of it
         return _csv_rows(text, f"{argument}: {path}", "\t" if suffix == ".tsv" else ",")
+    text = _read_text(path, argument)
     if suffix == ".json" and text.lstrip().startswith("["):
         return _json_array_rows(text, f"{argument}: {path}")
     return _jsonl_rows(text, f"{argument}: {path}")
@@ -94,9 +100,10 @@ def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in _FILE_SUFFIXES
 
 
-def _read_text(path: Path, argument: str) -> str:
+def _read_text(path: Path, argument: str, newline: str | None = None) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise UserError(f"{argument}: {path} is not UTF-8 text: {error}") from error
     except OSError as error:
@@ -130,8 +137,7 @@ def _json_array_rows(text: str, where: str) -> Iterator[TableRow]:
 
 
 def _parse_json(text: str) -> Any:
-    # Numbers as they are written: a float would turn 0.00001 into 1e-05.
-    return json.loads(text, parse_int=Decimal, parse_float=Decimal, parse_constant=_no_constant)
+    return json.loads(text, parse_int=as_written, parse_float=as_written, parse_constant=_no_constant)
 
 
 def _no_constant(name: str) -> None:
@@ -140,7 +146,8 @@ def _no_constant(name: str) -> None:
 
 def _csv_rows(text: str, where: str, delimiter: str) -> Iterator[TableRow]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    # Lines end where a stream ends them: splitlines() would cut a cell at U+2028 and others of its kind.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] = []
     start = 1
     try:
@@ -163,8 +170,16 @@ def _dataset_rows(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[TableR
         columns = tuple(dataset.column_names)
     # Other columns may be images or sound, which would be decoded for nothing.
     dataset = dataset.select_columns([column for column in columns if column in dataset.column_names])
+    narrow = {column: NARROW[kind] for column, kind in _kinds(dataset).items() if kind in NARROW}
     for number, values in enumerate(dataset, start=1):
+        for column, kind in narrow.items():
+            if values[column] is not None:
+                values[column] = Decimal(str(kind(values[column])))
         yield TableRow(f"row {number}", values)
+
+
+def _kinds(dataset: Dataset) -> dict[str, str]:
+    return {name: getattr(feature, "dtype", "") for name, feature in dataset.features.items()}
 
 
 def _load_parquet(path: Path, argument: str) -> Dataset:
@@ -175,18 +190,25 @@ def _load_parquet(path: Path, argument: str) -> Dataset:
         raise UserError(f"{argument}: cannot read {path} as Parquet: {_root_cause(error)}") from error
 
 
-def _load_directory(path: Path, argument: str, split: str | None, default: str) -> Dataset:
+def _directory_rows(
+    path: Path, argument: str, split: str | None, default: str, columns: tuple[str, ...]
+) -> Iterator[TableRow]:
     datasets = _quiet_datasets()
+    is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
     try:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(str(path), split=split)
+        splits = None if is_saved else split_files(path, _READABLE)
+        if splits is not None:
+            chosen = split or _choose_split(list(splits), split, default, argument, str(path))
+            yield from split_rows(splits, chosen, path, lambda file: _file_rows(file, argument, columns))
+            return
+        loaded = datasets.load_from_disk(str(path)) if is_saved else datasets.load_dataset(str(path), split=split)
+    except UserError:
+        raise
     except Exception as error:  # no data files, none that can be read, or no such split
         raise UserError(f"{argument}: cannot read the directory {path}: {_root_cause(error)}") from error
-    if not isinstance(loaded, dict):
-        return loaded
-    return loaded[_choose_split(list(loaded), split, default, argument, str(path))]
+    if isinstance(loaded, dict):
+        loaded = loaded[_choose_split(list(loaded), split, default, argument, str(path))]
+    yield from _dataset_rows(loaded, columns)
 
 
 def _load_from_hub(name: str, argument: str, config: str | None, split: str | None, default: str) -> Dataset:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from rlif.demo.figure import plot_runs
 from rlif.demo.options import DemoConfig
+from rlif.files.lock import Lock
 from rlif.options.record import CONFIG_FILE, make_directory, output_directory
 from rlif.tasks.arithmetic import completion_length, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
+from rlif.terminal import make_console
 from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
 
@@ -34,16 +36,29 @@ def run(config: DemoConfig) -> None:
     """
     config.validate()
     output_dir = output_directory(config, "demo")
-    make_directory(output_dir, config)
-    console = Console()
-    try:
-        model = pretrained_base(config.base, console)
-    except BaseException:  # Ctrl-C too: a directory without runs would stand in the way of the next try
-        (output_dir / CONFIG_FILE).unlink()
-        output_dir.rmdir()
-        raise
-    console.print(f"Base model: {model}", soft_wrap=True)
+    console = make_console()
+    with Lock(output_dir) as lock:
+        make_directory(output_dir, config, lock)
+        try:
+            model = pretrained_base(config.base, console)
+        except BaseException:  # Ctrl-C too: a directory without runs would stand in the way of the next try
+            (output_dir / CONFIG_FILE).unlink()
+            raise
+        console.print(f"Base model: {model}", soft_wrap=True)
+        try:
+            results = _train_both(config, model, output_dir)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(
+                f"the demonstration in {output_dir} is not finished{': ' if interrupt.args else ''}{interrupt}"
+            ) from None
+    figure = output_dir / "figure.png"
+    plot_runs({reward: result.rows for reward, result in results.items()}, figure)
+    console.print(runs_table(results, config.eval_prompts * DEMO_EVAL_GENERATIONS))
+    console.print(f"Figure: {figure}\nData, metrics, samples and models: {output_dir}", soft_wrap=True)
 
+
+def _train_both(config: DemoConfig, model: Path, output_dir: Path) -> dict[str, TrainResult]:
+    """Write the data, and train the model on it with each reward."""
     train_data, eval_data = output_dir / "train.jsonl", output_dir / "eval.jsonl"
     task, train_prompts = config.base.task, config.max_steps * config.prompts_per_step
     write_jsonl(train_data, task, "train", train_prompts, config.seed)
@@ -69,10 +84,7 @@ def run(config: DemoConfig) -> None:
                 seed=config.seed,
             )
         )
-    figure = output_dir / "figure.png"
-    plot_runs({reward: result.rows for reward, result in results.items()}, figure)
-    console.print(runs_table(results, config.eval_prompts * DEMO_EVAL_GENERATIONS))
-    console.print(f"Figure: {figure}\nData, metrics, samples and models: {output_dir}", soft_wrap=True)
+    return results
 
 
 def runs_table(results: Mapping[str, TrainResult], eval_samples: int) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from rlif.plots.style import COLORS, in_percent, new_figure, tidy_axes
+from rlif.plots.style import COLORS, in_percent, new_figure, save_figure, tidy_axes
 
 MetricRows = Sequence[Mapping[str, float]]
 """The rows of one run's metrics.jsonl."""
@@ -89,7 +89,7 @@ def plot_runs(runs: Mapping[str, MetricRows], path: Path) -> None:
         if key != "accuracy":
             for name, row in best.items():
                 axes.axvline(row["step"], color=colors[name], linestyle=":", linewidth=1.2)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw(axes: Axes, rows: MetricRows, metric: str, color: str, label: str | None = None) -> None:

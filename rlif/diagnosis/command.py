@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-from rich.console import Console
-
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
 from rlif.diagnosis.options import DiagnoseConfig
@@ -13,6 +11,7 @@ from rlif.diagnosis.report import show, write_diagnosis
 from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
 from rlif.rewards.registry import INTERNAL
+from rlif.terminal import make_console
 
 
 def run(config: DiagnoseConfig) -> None:
@@ -39,6 +38,7 @@ def run(config: DiagnoseConfig) -> None:
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
         logits_dtype=config.logits_dtype,
+        trust_remote_code=config.trust_remote_code,
     )
     diagnosis = diagnose(
         language_model,
@@ -53,9 +53,9 @@ def run(config: DiagnoseConfig) -> None:
         max_tokens_per_forward=config.max_tokens_per_forward,
         fused_head=config.fused_head,
         seed=config.seed,
-        console=Console(stderr=True),
+        console=make_console(errors=True),
     )
     if config.json != "-":
-        show(diagnosis, Console())
+        show(diagnosis, make_console())
     if config.json is not None:
         write_diagnosis(config, diagnosis)

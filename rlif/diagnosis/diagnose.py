@@ -250,17 +250,20 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
     for name, values in samples.rewards.items():
         advantages = advantages_of(values)
         equal = equal_groups(torch.from_numpy(values).flatten(), num_generations).double().numpy()
+        applies = ~np.isnan(values)
+        means = np.where(applies, values, 0).sum(axis=1) / np.where(applies.any(axis=1), applies.sum(axis=1), np.nan)
+        judged, right = (np.where(applies, each, np.nan) for each in (agrees, samples.correct))
         found = {
-            "separation": bootstrap.mean(auroc_by_group(values, agrees)),
-            "separation_std": bootstrap.mean(group_difference(advantages, agrees)),
+            "separation": bootstrap.mean(auroc_by_group(values, judged)),
+            "separation_std": bootstrap.mean(group_difference(advantages, judged)),
             "frac_reward_zero_std": bootstrap.mean(equal),
             "length_correlation": bootstrap.correlation(advantages, lengths),
             "alignment": bootstrap.correlation(advantages, agreeing),
-            "mean": bootstrap.mean(values.mean(axis=1)),
+            "mean": bootstrap.mean(means),
         }
         rewards[name] = RewardDiagnosis(
             estimates(found),
-            bootstrap.mean(auroc_by_group(values, samples.correct)).estimate if has_gold else None,
+            bootstrap.mean(auroc_by_group(values, right)).estimate if has_gold else None,
             verdict(measures | found, name, thresholds),
         )
     return Diagnosis(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlif.diagnosis.options import DiagnoseConfig
-from rlif.errors import UserError
-from rlif.files.json_values import without_nan
+from rlif.files.json_values import json_text, write_json
 from rlif.files.versions import versions
 
 if TYPE_CHECKING:
@@ -112,17 +110,13 @@ def write_diagnosis(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
         "model": config.model,
         "data": config.data,
         "seed": config.seed,
-        **without_nan(dataclasses.asdict(diagnosis)),
+        **dataclasses.asdict(diagnosis),
         "made_with": versions(),
     }
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     if config.json == "-":
-        print(text, end="")
-        return
-    try:
-        Path(str(config.json)).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"json: cannot write {config.json}: {error.strerror}") from error
+        print(json_text(document))
+    else:
+        write_json(Path(str(config.json)).expanduser(), document, argument="json")
 
 
 def _with_interval(estimate: Estimate, form: str) -> tuple[str, str]:

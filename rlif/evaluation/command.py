@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from rlif.evaluation.completions import read_completions
-from rlif.evaluation.measure import evaluate_completions
+from pathlib import Path
+
+from rlif.evaluation.completions import Completions, read_completions
+from rlif.evaluation.measure import Evaluation, evaluate_completions
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.report import print_tables, write_evaluation
-from rlif.evaluation.sampling import prepare_sampling
+from rlif.evaluation.sampling import EvalSampling, prepare_sampling
+from rlif.files.lock import Lock
 from rlif.options.record import check_unchanged, make_directory, output_directory
 
 # What has no part in what is sampled: it may differ when an evaluation is resumed.
@@ -22,9 +25,6 @@ def run(config: EvalConfig) -> None:
         KeyboardInterrupt: Ctrl-C; what was sampled before is kept, and the message says how to go on.
     """
     config.validate()
-    # Model, data and completions are checked before a directory is made.
-    completions = read_completions(config.completions) if config.completions is not None else None
-    sampling = prepare_sampling(config) if completions is None else None
     output_dir = output_directory(config, "eval", what="evaluation")
     if config.resume:
         check_unchanged(
@@ -35,7 +35,21 @@ def run(config: EvalConfig) -> None:
             prog="rlif eval",
             old_name="config.json",
         )
-    make_directory(output_dir, config)
+    with Lock(output_dir) as lock:
+        # Model, data and completions are checked before a directory is made.
+        completions = read_completions(config.completions) if config.completions is not None else None
+        sampling = prepare_sampling(config) if completions is None else None
+        make_directory(output_dir, config, lock)
+        evaluation = _evaluate(config, output_dir, sampling, completions)
+    print_tables(evaluation)
+    sampled = "" if config.completions else "completions, "
+    print(f"\n{sampled}results and figures are in {output_dir}")
+
+
+def _evaluate(
+    config: EvalConfig, output_dir: Path, sampling: EvalSampling | None, completions: Completions | None
+) -> Evaluation:
+    """Sample what is left to sample, measure everything, and write it to the output directory."""
     if sampling is not None:
         sampling.run(output_dir / COMPLETIONS_FILE)
         completions = read_completions(output_dir / COMPLETIONS_FILE)
@@ -50,6 +64,4 @@ def run(config: EvalConfig) -> None:
             f"interrupted: all completions are in {output_dir / COMPLETIONS_FILE}; the same command with --output-dir "
             f"{output_dir} --resume measures them"
         ) from interrupt
-    print_tables(evaluation)
-    sampled = "" if config.completions else "completions, "
-    print(f"\n{sampled}results and figures are in {output_dir}")
+    return evaluation

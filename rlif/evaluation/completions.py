@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from rlif.answers.extract import extract_answer
 from rlif.answers.matching import answers_match
+from rlif.data.rows import written_out
 from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
@@ -143,7 +144,8 @@ def _answers(values: Mapping[str, object], place: str) -> list[str | None]:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))  # NaN is how some tables write it
+    # NaN is how some tables write it.
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
 def _gold(value: object, place: str) -> str | None:
@@ -155,7 +157,7 @@ def _gold(value: object, place: str) -> str | None:
 
 def _text(value: object, name: str, place: str) -> str:
     if isinstance(value, Decimal | int | float) and not isinstance(value, bool) and name.startswith("answer"):
-        return format(Decimal(str(value)), "f")
+        return written_out(value)
     if not isinstance(value, str):
         raise UserError(f"{place}: got {_shown(value)} for `{name}`, expected text")
     try:

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlif.errors import UserError
 from rlif.evaluation.completions import Completions
 from rlif.evaluation.measure import Evaluation
 from rlif.files.json_values import write_json
@@ -18,6 +17,7 @@ from rlif.files.versions import versions
 from rlif.metrics.calibration import ReliabilityBins
 from rlif.metrics.selection import Mean
 from rlif.plots.reliability import plot_reliability, plot_risk_coverage
+from rlif.terminal import make_console
 
 
 def write_evaluation(evaluation: Evaluation, completions: Completions, output_dir: Path) -> None:
@@ -34,16 +34,13 @@ def write_evaluation(evaluation: Evaluation, completions: Completions, output_di
         for prompt, (answer, share) in zip(completions.prompts, evaluation.majority_answers, strict=True)
     ]
     bins = {title: shown for title, shown in reliability_titles(evaluation).items() if shown is not None}
-    try:
-        write_json(output_dir / "eval.json", results)
-        write_rows(output_dir / "majority.jsonl", rows)
-        if bins:
-            plot_reliability(bins, output_dir / "reliability.png")
-        if evaluation.scores:
-            curves = {name: quality.curve for name, quality in evaluation.scores.items()}
-            plot_risk_coverage(curves, output_dir / "risk_coverage.png")
-    except OSError as error:
-        raise UserError(f"output_dir: cannot write to {output_dir}: {error.strerror}") from error
+    write_json(output_dir / "eval.json", results)
+    write_rows(output_dir / "majority.jsonl", rows)
+    if bins:
+        plot_reliability(bins, output_dir / "reliability.png")
+    if evaluation.scores:
+        curves = {name: quality.curve for name, quality in evaluation.scores.items()}
+        plot_risk_coverage(curves, output_dir / "risk_coverage.png")
 
 
 def reliability_titles(evaluation: Evaluation) -> dict[str, ReliabilityBins | None]:
@@ -56,7 +53,7 @@ def reliability_titles(evaluation: Evaluation) -> dict[str, ReliabilityBins | No
 
 def print_tables(evaluation: Evaluation, console: Console | None = None) -> None:
     """Print what there is: selection and scores if prompts have gold answers, and what needs none."""
-    console = console or Console()
+    console = console or make_console()
     size = f"{evaluation.prompts} prompts x {evaluation.num_generations} completions"
     if not evaluation.labelled:
         console.print(f"{size}, no gold answers: only what needs none is measured", highlight=False)

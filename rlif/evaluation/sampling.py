@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
 
 from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
@@ -21,6 +18,7 @@ from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.sample import sample
 from rlif.scoring.confidence import OUTPUTS, confidence_scores
+from rlif.terminal import make_console
 
 LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal for a bar
 
@@ -42,7 +40,7 @@ class EvalSampling:
         """
         done = finished_rows(path, self.prompts)
         size = self.batch_size()
-        console = Console(file=sys.stderr)
+        console = make_console(errors=True)
         count, started = done, time.monotonic()
         told = started
         try:
@@ -62,6 +60,7 @@ class EvalSampling:
         except OSError as error:
             raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
         except KeyboardInterrupt as interrupt:
+            count = path.read_bytes().count(b"\n") if path.exists() else 0  # it may have come right after a row
             raise KeyboardInterrupt(
                 f"interrupted: {count} of {len(self.prompts)} prompts are in {path}; the same command with "
                 f"--output-dir {path.parent} --resume goes on"
@@ -126,6 +125,7 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
         logits_dtype=config.logits_dtype,
+        trust_remote_code=config.trust_remote_code,
     )
     encoded = encode_prompts(
         language_model,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from rlif.errors import UserError
+from rlif.files.whole import flush
+from rlif.interrupts import without_interrupts
 
 MANIFEST = "manifest.json"
 UNFINISHED = "-unfinished"
@@ -44,7 +43,7 @@ def write_directory(
             if directory.exists():
                 directory.rename(replaced)
             unfinished.rename(directory)
-            _flush(directory.parent)
+            flush(directory.parent)
         except Exception as error:
             # A tokenizer says by a plain Exception that the disk is full.
             if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
@@ -55,52 +54,20 @@ def write_directory(
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file, or replace it, in one rename: a reader finds the old text or the new one, whole."""
-    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
-    unfinished.write_text(text, encoding="utf-8")
-    _flush(unfinished)
-    unfinished.replace(path)
-
-
 def damage(directory: Path) -> str | None:
     """What is wrong with a directory that `write_directory` made, in a few words; None if nothing is."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         expected: dict[str, str] = dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     for name, checksum in expected.items():
         try:
             if _sha256(directory / name) != checksum:
                 return f"{name} has changed since it was written"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:  # a name with a null in it is a ValueError
+            return f"{name} cannot be read ({getattr(error, 'strerror', error)})"
     return None
-
-
-@contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Let no signal break what is being saved: those that come are raised again at the end.
-
-    Only the main thread can see to that: elsewhere nothing changes. To block them in this thread would not do, since
-    another thread would receive them, and Python would still call their handlers in this one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for each in came:
-            signal.raise_signal(each)
 
 
 def _put_back(replaced: Path, directory: Path) -> None:
@@ -115,15 +82,7 @@ def _seal(directory: Path) -> None:
     manifest = {"sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files}}
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for path in [*files, directory / MANIFEST, directory]:
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path)
 
 
 def _sha256(path: Path) -> str:

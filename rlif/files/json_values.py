@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.files.directories import write_text
+from rlif.errors import UserError
+from rlif.files.whole import write_text
 
 
 def without_nan(value: Any) -> Any:
@@ -25,10 +26,28 @@ def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write a JSON file, or replace it, in one rename.
+def read_json(path: Path, *, argument: str = "output_dir") -> Any:
+    """What is in a JSON file.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        UserError: naming `argument`: it cannot be read, or is not JSON.
     """
-    write_text(path, json.dumps(value, indent=indent) + "\n")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not JSON ({error})"
+        raise UserError(f"{argument}: cannot read {path}: {reason}") from error
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 1, argument: str = "output_dir") -> None:
+    """Write a JSON file, or replace it, with null for every number that is not finite.
+
+    Raises:
+        UserError: it cannot be written, naming `argument`; what was there before still is.
+    """
+    write_text(path, json_text(value, indent=indent) + "\n", argument=argument)
+
+
+def json_text(value: Any, *, indent: int | None = 1) -> str:
+    """Return JSON in ASCII, with null for every number that is not finite."""
+    return json.dumps(without_nan(value), indent=indent, allow_nan=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlif.errors import UserError
-from rlif.files.directories import write_text
-from rlif.files.json_values import write_json
+from rlif.files.json_values import read_json, with_nan, write_json
+from rlif.files.whole import write_text
 
 Row = dict[str, Any]
 SETTINGS = ".settings.json"
@@ -55,7 +56,7 @@ class JsonLines:
                 if synced:
                     os.fsync(file.fileno())
         except OSError as error:
-            raise self._error(error) from error
+            raise UserError(f"{self.argument}: cannot write to {self.path}: {error.strerror}") from error
 
     def sync(self) -> int:
         """Wait until everything that was appended is on the disk, and return the size of the file in bytes."""
@@ -69,13 +70,7 @@ class JsonLines:
         Raises:
             UserError: they cannot be written.
         """
-        try:
-            write_rows(self.path, rows)
-        except OSError as error:
-            raise self._error(error) from error
-
-    def _error(self, error: OSError) -> UserError:
-        return UserError(f"{self.argument}: cannot write to {self.path}: {error.strerror}")
+        write_rows(self.path, rows, argument=self.argument)
 
 
 class StageFile:
@@ -136,13 +131,13 @@ class StageFile:
         self._file.replace(self.rows)
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a JSONL file, or replace it, in one rename.
+def write_rows(path: Path, rows: Iterable[Row], *, argument: str = "output_dir") -> None:
+    """Write a JSONL file, or replace it.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        UserError: it cannot be written, naming `argument`; what was there before still is.
     """
-    write_text(path, _lines(rows))
+    write_text(path, _lines(rows), argument=argument)
 
 
 def read_rows(
@@ -180,7 +175,7 @@ def read_rows(
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{argument}: {path}, line {number}: not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise UserError(f"{argument}: {path}, line {number}: got {line[:60]}, expected an object")
@@ -188,12 +183,38 @@ def read_rows(
     return rows
 
 
+def read_metrics(path: Path, *, argument: str, growing: bool = False) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl: numbers by name, with the step; what was not finite is NaN.
+
+    Raises:
+        UserError: naming the file, and the line if one is at fault.
+    """
+    rows = read_rows(path, argument=argument, made_by="rlif train", growing=growing)
+    for number, row in enumerate(rows, start=1):
+        place = f"{argument}: {path}, row {number}"
+        if type(row.get("step")) is not int:
+            raise UserError(f"{place}: got step {row.get('step')!r}, expected a whole number")
+        for name, value in row.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = is_number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
+            if value is not None and not fits:
+                raise UserError(f"{place}: got {name} {str(value)[:40]!r}, expected a number")
+    return [with_nan(row) for row in rows]
+
+
 def settings_of(path: Path, renamed: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The settings that a stage's file was made with, by the names of today; none where it came from elsewhere."""
+    """The settings that a stage's file was made with, by the names of today; none where it came from elsewhere.
+
+    Raises:
+        UserError: the file of settings is damaged.
+    """
     settings_path = path.with_suffix(SETTINGS)
     if not settings_path.exists():
         return {}
-    return _renamed(json.loads(settings_path.read_text(encoding="utf-8")), renamed)
+    settings = read_json(settings_path)
+    if not isinstance(settings, dict):
+        raise UserError(f"output_dir: {settings_path}: got {str(settings)[:40]}, expected an object")
+    return _renamed(settings, renamed)
 
 
 def _lines(rows: Iterable[Row]) -> str:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
 def versions() -> str:
     """Versions of rlif, Python, torch and transformers in one line, and the git commit if rlif runs from a checkout."""
     commit = _commit(Path(__file__).parents[2])
-    parts = [f"rlif {version('rlif')}" + (f" (commit {commit})" if commit else "")]
+    parts = [f"rlif {_version('rlif')}" + (f" (commit {commit})" if commit else "")]
     parts += [f"Python {platform.python_version()}"]
-    parts += [f"{package} {version(package)}" for package in ("torch", "transformers")]
+    parts += [f"{package} {_version(package)}" for package in ("torch", "transformers")]
     return ", ".join(parts)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is on the path and not installed; or an extra that is not
+        return "(not installed)"
 
 
 def _commit(root: Path) -> str | None:

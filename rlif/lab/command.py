@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +12,9 @@ from rich.console import Console
 
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
-from rlif.files.directories import write_directory, write_text
+from rlif.files.directories import write_directory
+from rlif.files.json_values import write_json
+from rlif.files.lock import Lock
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import plan_trials, start_name
 from rlif.lab.report import write_lab_report
@@ -24,6 +25,7 @@ from rlif.options.record import check_unchanged, make_directory, output_director
 from rlif.rewards.registry import INTERNAL
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
+from rlif.terminal import make_console
 
 DIAGNOSES = "diagnoses.json"
 
@@ -42,13 +44,14 @@ def run(config: LabConfig) -> None:
         check_unchanged(
             directory, config, changeable={"workers"}, what="lab", prog="rlif lab", old_name="settings.json"
         )
-    make_directory(directory, config)
-    console = Console()
+    console = make_console()
     started = time.monotonic()
-    try:
-        _run_stages(directory, config, console)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
+    with Lock(directory) as lock:
+        make_directory(directory, config, lock)
+        try:
+            _run_stages(directory, config, console)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
     spent = (time.monotonic() - started) / 60
     console.print(f"Report: {directory / 'report.md'} ({spent:.0f} minutes)", soft_wrap=True)
 
@@ -58,6 +61,7 @@ def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
     make_starts(directory / "starts", config, sorted({trial.ratio for trial in trials}), console)
     if not (directory / "data").exists():
         unfinished = directory / ".data-unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a lab that was killed
         write_data(unfinished, config.base.task, size, 1 + max(trial.seed for trial in trials))
         unfinished.rename(directory / "data")
     if not (directory / DIAGNOSES).exists():
@@ -65,7 +69,7 @@ def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
             start_name(ratio): diagnose_start(directory, start_name(ratio), size, config, console)
             for ratio in sorted({trial.ratio for trial in trials})
         }
-        write_text(directory / DIAGNOSES, json.dumps(diagnoses, indent=1) + "\n")
+        write_json(directory / DIAGNOSES, diagnoses)
     run_trials(directory, config, size, trials, console)
     write_lab_report(directory, config, size, trials)
 

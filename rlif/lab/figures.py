@@ -12,7 +12,19 @@ from matplotlib.ticker import NullFormatter
 
 from rlif.lab.findings import TrialResult, course, select, series
 from rlif.lab.plan import BASELINE_REWARD, RATIOS, start_name
-from rlif.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION, in_percent, legend_above, new_figure, tidy_axes
+from rlif.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    in_percent,
+    legend_above,
+    new_figure,
+    save_figure,
+    tidy_axes,
+)
 from rlif.rewards.registry import INTERNAL
 
 REWARD_COLORS = dict(zip((*INTERNAL, BASELINE_REWARD), (VERMILLION, ORANGE, BLUE, SKY, GREEN), strict=True))
@@ -72,7 +84,7 @@ def draw_training(results: Sequence[TrialResult], path: Path) -> None:
             panel.set_xlabel("training step")
     legend_above(figure, axes[0][0])
     figure.text(0.995, 0.985, "dot: the guard's choice; band: range over seeds", ha="right", va="top", fontsize="small")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_guard(results: Sequence[TrialResult], path: Path) -> None:
@@ -103,7 +115,7 @@ def draw_guard(results: Sequence[TrialResult], path: Path) -> None:
     in_percent(panel.xaxis)
     panel.set_xlabel("held-out accuracy")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_mixes(results: Sequence[TrialResult], path: Path) -> None:
@@ -135,7 +147,7 @@ def draw_mixes(results: Sequence[TrialResult], path: Path) -> None:
         names.set_xticks(list(entropies.values()), list(entropies), fontsize="small")
         names.minorticks_off()
     legend_above(figure, panels[0])
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_confidence(results: Sequence[TrialResult], path: Path) -> None:
@@ -159,7 +171,7 @@ def draw_confidence(results: Sequence[TrialResult], path: Path) -> None:
         in_percent(panel.yaxis)
         panel.set_title(reward, loc="left", fontsize="medium")
     legend_above(figure, axes[0][0])
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _curve(result: TrialResult, metric: str) -> dict[int, float]:

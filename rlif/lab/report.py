@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from rlif.errors import UserError
-from rlif.files.directories import write_text
+from rlif.files.json_values import json_text, read_json
 from rlif.files.versions import versions
+from rlif.files.whole import write_text
 from rlif.lab.figures import draw_all
 from rlif.lab.findings import Finding, TrialResult, findings, points, select
 from rlif.lab.findings import course as course_of
 from rlif.lab.guard_rules import guarded_against_start, late_choices, rules_table
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import DEGENERATE, Trial
-from rlif.lab.trials import RESULT, SAMPLES
+from rlif.lab.trials import RESULT, SAMPLES, read_result
 from rlif.lab.verdicts import pairs_table
 from rlif.metrics.calibration import reliability_bins
 from rlif.plots.reliability import plot_reliability
@@ -37,10 +37,15 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
     missing = [trial.name for trial in trials if not (directory / "runs" / trial.name / RESULT).exists()]
     if missing:
         raise UserError(f"output_dir: {directory} lacks the results of {', '.join(missing)}; --resume runs them")
-    results: list[TrialResult] = [
-        json.loads((directory / "runs" / trial.name / RESULT).read_text(encoding="utf-8")) for trial in trials
-    ]
-    diagnoses = json.loads((directory / "diagnoses.json").read_text(encoding="utf-8"))
+    results: list[TrialResult] = [read_result(directory / "runs" / trial.name / RESULT) for trial in trials]
+    diagnoses = read_json(directory / "diagnoses.json")
+    try:
+        pairs = pairs_table(results, diagnoses)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"output_dir: {directory / 'diagnoses.json'} is damaged ({type(error).__name__}: {error}); "
+            "expected it whole, or removed, so that --resume diagnoses anew"
+        ) from error
     drawn = draw_all(results, directory)
     drawn.append(draw_trials_reliability(directory, trials))
     found = findings(results)
@@ -53,11 +58,11 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
         "findings": [dataclasses.asdict(each) for each in found],
         "guard_rules": rules_table(results),
         "guarded": guarded_against_start(results),
-        "pairs": pairs_table(results, diagnoses),
+        "pairs": pairs,
         "diagnoses": diagnoses,
     }
-    lines = [json.dumps(each) for each in results]
-    body = json.dumps(summary, indent=1)[:-2]  # one trial a line: the file stays readable and small
+    lines = [json_text(each, indent=None) for each in results]
+    body = json_text(summary)[:-2]  # one trial a line: the file stays readable and small
     write_text(directory / "lab.json", f'{body},\n "trials": [\n' + ",\n".join(lines) + "\n ]\n}\n")
     write_text(directory / "report.md", page(summary, found, results, drawn))
 

@@ -23,8 +23,11 @@ from rich.progress import TimeElapsedColumn
 from rlif.answers.extract import extract_answer
 from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
-from rlif.files.json_values import without_nan, write_json
+from rlif.files.json_values import read_json, without_nan, write_json
 from rlif.files.jsonl import read_rows, write_rows
+from rlif.files.lock import Lock
+from rlif.files.whole import written_whole
+from rlif.interrupts import stop_signals
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS, Trial, start_name
 from rlif.models.language_model import load_language_model
@@ -41,6 +44,9 @@ from rlif.training.progress import SilentProgress
 
 RESULT = "result.json"
 SAMPLES = "policies.npz"
+# The policies that a trial looks at, and the means over their completions that its result has, with their names here.
+POLICIES = ("start", "guarded", "last")
+MEANS = {"accuracy": "correct", "doubt": "doubt", "parsed": "parsed", "probability": "probability"}
 # Of the evaluations that every trial has in common.
 EVAL_PROBLEMS_SEED = 0
 TEST_SEED = 1
@@ -121,7 +127,9 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
 def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig) -> dict[str, Any]:
     """Train one policy, with the guard only watching, look at what is left, and write and return the result."""
     run_dir, data = directory / "runs" / trial.name, directory / "data"
-    shutil.rmtree(run_dir, ignore_errors=True)  # of a trial that was interrupted
+    if run_dir.is_dir():  # of a trial that was interrupted; its process ends within seconds of the lab's
+        with Lock(run_dir, wait=lambda owner: None):
+            shutil.rmtree(run_dir, ignore_errors=True)
     started, started_cpu = time.perf_counter(), time.process_time()
     start = directory / "starts" / start_name(trial.ratio)
     outcome = train(
@@ -149,18 +157,16 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
     )
     policies = {
         name: look_at_policy(path, data / "test.jsonl", completion_length(task))
-        for name, path in (("start", start), ("guarded", run_dir / "best"), ("last", run_dir / "model"))
+        for name, path in zip(POLICIES, (start, run_dir / "best", run_dir / "model"), strict=True)
     }
     arrays: dict[str, Any] = {f"{name}/{key}": value for name, each in policies.items() for key, value in each.items()}
-    np.savez_compressed(run_dir / SAMPLES, **arrays)
+    with written_whole(run_dir / SAMPLES) as unfinished:
+        np.savez_compressed(unfinished, **arrays)
     result = {
         **asdict(trial),
         "guard_step": outcome.guard_step,
         "warning": outcome.warning,
-        "accuracy": {name: float(each["correct"].mean()) for name, each in policies.items()},
-        "doubt": {name: float(each["doubt"].mean()) for name, each in policies.items()},
-        "parsed": {name: float(each["parsed"].mean()) for name, each in policies.items()},
-        "probability": {name: float(each["probability"].mean()) for name, each in policies.items()},
+        **{title: {name: float(each[key].mean()) for name, each in policies.items()} for title, key in MEANS.items()},
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - started_cpu,
         "rows": [
@@ -175,6 +181,31 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         ],
     }
     write_json(run_dir / RESULT, result, indent=None)
+    return result
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read what `run_trial` wrote.
+
+    Raises:
+        UserError: it is something else.
+    """
+    result = read_json(path)
+    hint = f"; expected what a trial writes, or {path.name} removed, so that --resume runs it again"
+    if not isinstance(result, dict):
+        raise UserError(f"output_dir: {path}: got {str(result)[:40]}, expected an object{hint}")
+    numbers = {name: result.get(name) for name in ("ratio", "seed", "guard_step", "seconds", "cpu_seconds")}
+    for name in MEANS:
+        means = result.get(name)
+        numbers |= {f"{name} {key}": means.get(key) if isinstance(means, dict) else None for key in POLICIES}
+    wrong = [name for name, value in numbers.items() if type(value) not in (int, float)]
+    if not isinstance(result.get("reward"), str):
+        wrong.append("reward")
+    rows = result.get("rows")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "step" in row for row in rows):
+        wrong.append("rows")
+    if wrong:
+        raise UserError(f"output_dir: {path} has no {wrong[0]}, or one of another type{hint}")
     return result
 
 
@@ -206,8 +237,10 @@ def look_at_policy(model: Path, prompts: Path, max_completion_length: int) -> di
 
 
 def _begin_worker(parent: int) -> None:
-    """Of a worker: its share of the cores, Ctrl-C left to the process that started it, and no life after that one's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Of a worker: its share of the cores, signals left to the process that started it, no life after that one's."""
+    for number in stop_signals():
+        if number != signal.SIGTERM:  # by which that process ends this one
+            signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     transformers.utils.logging.disable_progress_bar()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from rlif.files.json_values import with_nan
 from rlif.lab.findings import SMALL, TrialResult, course, select
 from rlif.lab.plan import RATIOS, start_name
 from rlif.rewards.registry import INTERNAL
@@ -13,6 +14,8 @@ from rlif.rewards.registry import INTERNAL
 # The start model that the thresholds of `rlif.diagnosis.verdict` were set by, together with others that were tuned
 # from it in other ways and are not in the lab. Nothing was set by the rest.
 FITTED = ("base",)
+# The measures of the diagnosis that stand beside its verdict.
+SHOWN = ("entropy", "agreement", "separation", "alignment")
 
 
 def outcome(trials: Sequence[TrialResult]) -> str:
@@ -33,23 +36,21 @@ def pairs_table(results: Sequence[TrialResult], diagnoses: Mapping[str, Any]) ->
     """Every pair of start model and internal reward that has a trial."""
     table = []
     for ratio in RATIOS:
-        name = start_name(ratio)
+        start = start_name(ratio)
         for reward in INTERNAL:
             trials = select(results, ratio, [reward])
             if not trials:
                 continue
-            diagnosis = diagnoses[name]["rewards"][reward]
+            diagnosis = diagnoses[start]["rewards"][reward]
+            measures = diagnoses[start]["measures"] | diagnosis["measures"]
             courses = [course(each) for each in trials]
             table.append(
                 {
-                    "start": name,
+                    "start": start,
                     "reward": reward,
-                    "held_out": name not in FITTED,
+                    "held_out": start not in FITTED,
                     "seeds": len(trials),
-                    "entropy": diagnoses[name]["measures"]["entropy"]["value"],
-                    "agreement": diagnoses[name]["measures"]["agreement"]["value"],
-                    "separation": diagnosis["measures"]["separation"]["value"],
-                    "alignment": diagnosis["measures"]["alignment"]["value"],
+                    **{name: with_nan(measures[name])["value"] for name in SHOWN},
                     "verdict": diagnosis["verdict"]["outlook"],
                     "sureness": diagnosis["verdict"]["sureness"],
                     "outcome": outcome(trials),

@@ -20,6 +20,7 @@ from torch import Tensor
 from rlif.errors import UserError
 from rlif.files.directories import write_directory
 from rlif.files.json_values import write_json
+from rlif.files.lock import Lock
 from rlif.mixing.options import TokenizerFrom, check_output, check_ratio
 from rlif.mixing.weight_files import CONFIG_FILES, TOKENIZER_FILES, WeightFiles
 from rlif.progress_bar import bar
@@ -43,6 +44,7 @@ def mix(
     tokenizer_from: TokenizerFrom = "base",
     max_shard_size: int | str = "5GB",
     console: Console | None = None,
+    record: Callable[[Path], None] = lambda directory: None,
 ) -> None:
     """Write the model whose weights are (1 - ratio) x base + ratio x instruct.
 
@@ -58,6 +60,7 @@ def mix(
         tokenizer_from: "base" or "instruct": whose tokenizer and generation_config.json are copied.
         max_shard_size: bytes of one file of weights, or text such as "500MB".
         console: shows a progress bar; None shows nothing.
+        record: writes into the directory what made it, before it appears.
 
     Raises:
         UserError: bad input, before anything is written; or no room to write.
@@ -84,8 +87,12 @@ def mix(
             _copy(models[tokenizer_from == "instruct"].directory, directory, TOKENIZER_FILES)
             if any({*tie} <= {*names} for model in models for tie in model.tied.items()):
                 _untie(directory / "config.json")
+            record(directory)
 
-        write_directory(output_dir, write, interruptible=True)
+        with Lock(output_dir, beside=True) as lock:
+            lock.make()
+            check_output(output_dir)  # another process may have made it since
+            write_directory(output_dir, write, interruptible=True)
 
 
 def _check_settings(base: WeightFiles, instruct: WeightFiles, console: Console | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlif.errors import UserError
+from rlif.files.json_values import read_json
 from rlif.models.language_model import check_model_path
+from rlif.models.loading import loading
 
 # Every type that safetensors has and that is either a plain weight or a whole number.
 TORCH_DTYPES = {
@@ -71,13 +72,10 @@ class WeightFiles:
                 self._slices |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{argument}: {model}: cannot read {path.name}: {error}") from error
-        try:
-            self.config = AutoConfig.from_pretrained(self.directory)
+        with loading(argument, model):
+            self.config = AutoConfig.from_pretrained(self.directory, trust_remote_code=False)
             with torch.device("meta"):
-                skeleton = AutoModelForCausalLM.from_config(self.config)
-        except Exception as error:  # whatever a configuration makes transformers raise
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{argument}: could not read {model}: {type(error).__name__}: {reason}") from error
+                skeleton = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
         if getattr(self.config, "quantization_config", None) is not None:
             raise UserError(f"{argument}: {model} is quantised, expected weights in a floating-point type")
         for name in self._slices:
@@ -156,14 +154,20 @@ def _local(model: str, argument: str) -> Path:
         ) from error
 
 
+def _is_file_name(name: object) -> bool:
+    """Tell whether it is the name of a file, and not the way to one elsewhere."""
+    return isinstance(name, str) and Path(name).name == name
+
+
 def _files(directory: Path, argument: str, model: str) -> list[Path]:
     """The safetensors files of a model, which may be one or named in an index."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            return [directory / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()]
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{argument}: {model}: {index.name} cannot be read ({type(error).__name__})") from error
+        written = read_json(index, argument=argument)
+        files = written.get("weight_map") if isinstance(written, dict) else None
+        if not isinstance(files, dict) or not all(_is_file_name(name) for name in files.values()):
+            raise UserError(f"{argument}: {model}: {index.name} has no weight_map with names of files beside it")
+        return [directory / name for name in files.values()]
     single = directory / "model.safetensors"
     if single.is_file():
         return [single]

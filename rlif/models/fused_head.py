@@ -6,7 +6,9 @@ folded into the temperature and the softcap, since softcap(s x; c) / T = softcap
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +76,8 @@ def fused_head(model: PreTrainedModel, *, hint: str = FUSED_HEAD_HINT) -> FusedH
     config = model.config.get_text_config()
     scale = 1.0
     for attribute, power in SCALES.items():
-        scale *= float(getattr(config, attribute, None) or 1.0) ** power
-    head = FusedHead(linear, scale, getattr(config, "final_logit_softcapping", None))
+        scale *= (_number(config, attribute) or 1.0) ** power
+    head = FusedHead(linear, scale, _number(config, "final_logit_softcapping"))
 
     tokens = torch.arange(NUM_TOKENS, device=model.device)[None] % linear.out_features
     expected = model(input_ids=tokens, use_cache=False).logits.float()
@@ -89,6 +91,20 @@ def fused_head(model: PreTrainedModel, *, hint: str = FUSED_HEAD_HINT) -> FusedH
     if scale <= 0 or logits.shape != expected.shape or not _close(logits, expected, MAX_LOGIT_GAP[model.dtype]):
         raise UserError(f"model: {name}'s logits are not its output embedding of its last hidden state; {hint}")
     return head
+
+
+def _number(config: Any, name: str) -> float | None:
+    """A number of a model's configuration; None where it has none.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    value = getattr(config, name, None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise UserError(f"model: its config.json has {name} {str(value)[:40]!r}, expected a finite number")
+    return float(value)
 
 
 def _close(logits: Tensor, expected: Tensor, tolerance: float) -> bool:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from rlif.errors import UserError
 from rlif.models.float32_head import keep_logits_in_float32
+from rlif.models.loading import exists, loading, path_or_id
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def check_model_path(name: str, argument: str = "model") -> None:
         UserError: the path does not exist, or has no model or no tokenizer in it.
     """
     path = Path(name).expanduser()
-    if not name or not _exists(path):
+    if not name or not exists(name):
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/") or not name
         if looks_local:
             raise UserError(f"{argument}: got {name!r}, which does not exist; expected a model directory or a hub id")
@@ -64,6 +65,7 @@ def load_language_model(
     dtype: str,
     attn_implementation: str | None = None,
     logits_dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a model and its tokenizer from a directory or from the Hugging Face hub.
 
@@ -73,28 +75,24 @@ def load_language_model(
         dtype: "float32" or "bfloat16", of the weights.
         attn_implementation: as transformers names it (eager, sdpa, flash_attention_2, …); None is its own choice.
         logits_dtype: "float32" keeps the logits in it, whoever asks the model for them; None: that of the weights.
+        trust_remote_code: run the Python code that comes with the model, where it is of no kind that transformers has.
 
     Raises:
-        UserError: no such model, no tokenizer, a device that torch cannot use, or a head whose logits cannot be kept in
-            float32.
+        UserError: no such model, no tokenizer, code of its own that nobody trusts, a device that torch cannot use, or a
+            head whose logits cannot be kept in float32.
     """
     check_model_path(name)
     target = resolve_device(device)
-    path = str(Path(name).expanduser()) if _exists(Path(name).expanduser()) else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    with loading("model", name, can_trust=True):
+        tokenizer = AutoTokenizer.from_pretrained(path_or_id(name), trust_remote_code=trust_remote_code)
         model, info = AutoModelForCausalLM.from_pretrained(
-            path,
+            path_or_id(name),
+            trust_remote_code=trust_remote_code,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
             use_safetensors=True,  # a pickle may run code
             output_loading_info=True,
         )
-    except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= 300 else f"{reason[:300]}…"
-        source = "" if _exists(Path(path)) else " (no such directory) from the Hugging Face hub"
-        raise UserError(f"model: could not load {name!r}{source}: {type(error).__name__}: {reason}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(
@@ -108,7 +106,12 @@ def load_language_model(
 
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = list(end) if isinstance(end, list | tuple) else [end]
-    eos_token_ids = tuple(dict.fromkeys(token for token in [*ends, tokenizer.eos_token_id] if token is not None))
+    stated = [token for token in [*ends, tokenizer.eos_token_id] if token is not None]
+    if not all(type(token) is int and token >= 0 for token in stated):
+        raise UserError(f"model: {name} ends completions with {stated!r}, expected token ids")
+    if isinstance(tokenizer.model_max_length, bool) or not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"model: {name} has model_max_length {tokenizer.model_max_length!r}, expected a number")
+    eos_token_ids = tuple(dict.fromkeys(stated))
     # Tokens that were added to the tokenizer alone have no embedding.
     num_embeddings = model.get_input_embeddings().num_embeddings
     if eos_token_ids and min(eos_token_ids) >= num_embeddings:
@@ -136,13 +139,6 @@ def resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"device: got {device!r}, expected a device that torch can use here: {reason}") from error
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long to be a path
-        return False
 
 
 def positions(mask: Tensor) -> Tensor:

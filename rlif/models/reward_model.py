@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from transformers.utils import logging
 
 from rlif.errors import UserError
 from rlif.models.language_model import positions
+from rlif.models.loading import loading, path_or_id
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,15 @@ def load_reward_model(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a table of missing weights is printed otherwise, where a new head is meant
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            str(Path(name).expanduser()) if Path(name).expanduser().exists() else name,
-            num_labels=1,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"reward_model: could not load {name!r}: {type(error).__name__}: {reason}") from error
+        with loading("reward_model", name):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path_or_id(name),
+                num_labels=1,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     finally:
         logging.set_verbosity(verbosity)
     missing = sorted(key for key in info["missing_keys"] if not (new_head and key.startswith("score.")))

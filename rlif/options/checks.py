@@ -11,10 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from rlif.errors import UserError
+from rlif.files.json_values import read_json
 from rlif.options.fields import options_of, plain_type
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,21 @@ def check(config: Any, prefix: str = "") -> None:
             check(value, prefix=f"{prefix}{option.name}.")
         else:
             check_value(f"{prefix}{option.name}", value, option.hint)
+
+
+def read_checked(kind: type[T], path: Path, *, argument: str) -> T:
+    """Read a dataclass from the JSON object that is in a file, and hold it to its types and bounds.
+
+    Raises:
+        UserError: naming `argument`: the file cannot be read, or holds something else.
+    """
+    values = read_json(path, argument=argument)
+    try:
+        made = kind(**values)
+    except TypeError as error:  # no object, or other names
+        raise UserError(f"{argument}: {path} cannot be used: {error}") from error
+    check(made, prefix=f"{argument}: {path}: ")
+    return made
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:

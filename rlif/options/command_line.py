@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import shutil
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
@@ -42,7 +44,7 @@ def parse_options(command: type, words: Sequence[str], prog: str) -> Any:
         _as_tyro_wants_it(command, from_file),
         args=words,
         prog=prog,
-        description=described(command),
+        description=broken_into_lines(described(command)),
         registry=_registry(),
     )
     sections = [value for name, value in vars(given).items() if name.startswith(SECTION)]
@@ -57,9 +59,16 @@ def parse_options(command: type, words: Sequence[str], prog: str) -> Any:
 
 
 def described(command: type) -> str:
-    """Return the docstring of a command's dataclass, each paragraph in one line: the help breaks lines itself."""
+    """Return the docstring of a command's dataclass, each paragraph in one line: tables break lines themselves."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def broken_into_lines(text: str) -> str:
+    """Break the paragraphs of a text that stands above all tables, where tyro does not, to fit the terminal."""
+    width = shutil.get_terminal_size().columns
+    # Of lines that begin with a letter tyro makes one again, hence the indent.
+    return "\n\n".join(textwrap.fill(each, width, subsequent_indent="  ") for each in text.split("\n\n"))
 
 
 # Before the names of the fields that hold the sections of the help, which the command line never shows.

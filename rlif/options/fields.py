@@ -20,6 +20,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
+from rlif.errors import UserError
+
 
 @dataclass(frozen=True)
 class Formerly:
@@ -71,8 +73,15 @@ class Option:
         return self.field.default
 
     def value(self, config: Any) -> Any:
-        """Return the value in a command's dataclass."""
-        return getattr(config if self.group is None else getattr(config, self.group), self.name)
+        """Return the value in a command's dataclass.
+
+        Raises:
+            UserError: the group that the option is in is something else.
+        """
+        holder = config if self.group is None else getattr(config, self.group)
+        if self.group is not None and not (dataclasses.is_dataclass(holder) and hasattr(holder, self.name)):
+            raise UserError(f"{self.group}: got {holder!r}, expected options of its own")
+        return getattr(holder, self.name)
 
 
 def options_of(command: Any) -> dict[str, Option]:

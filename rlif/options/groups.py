@@ -40,6 +40,10 @@ class LoadingOptions:
     """float32: logits of bfloat16 weights stay in float32, in sampling and scoring alike; they take twice the memory.
     None: they are rounded to the weights' data type, bfloat16 by up to 1/256 of each."""
 
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model, where transformers has no such model or tokenizer of its own.
+    It can do anything that you can: read it first. Off: such a model is refused."""
+
 
 @dataclass(kw_only=True)
 class ModelOptions:

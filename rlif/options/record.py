@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import UserError
+from rlif.files.lock import Lock
 from rlif.files.versions import versions
 from rlif.options.fields import options_of
 from rlif.options.yaml_file import read_config, write_config
@@ -62,29 +63,29 @@ def output_directory(config: Any, name: str, *, what: str | None = None) -> Path
     return directory
 
 
-def make_directory(directory: Path, config: Any) -> None:
+def make_directory(directory: Path, config: Any, lock: Lock) -> None:
     """Make the directory with the record in it; of one that is resumed, only what it lacks.
 
+    Args:
+        directory: to make.
+        config: dataclass of the options that make it.
+        lock: of the directory, which is ours from now on if it was not before.
+
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or another process has it.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=getattr(config, "resume", False))
-        if not (directory / CONFIG_FILE).exists():
-            write_record(directory, config)
-    except OSError as error:
-        raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
+    lock.make(exist_ok=getattr(config, "resume", False))
+    if not (directory / CONFIG_FILE).exists():
+        write_record(directory, config)
 
 
 def write_record(directory: Path, config: Any, leave_out: Collection[str] = OF_THE_DIRECTORY) -> None:
-    """Write config.yaml, without the options to leave out, in one rename: a reader finds it whole.
+    """Write config.yaml, without the options to leave out.
 
     Raises:
-        OSError: it cannot be written.
+        UserError: it cannot be written.
     """
-    half_written = directory / f".{CONFIG_FILE}"
-    write_config(config, half_written, header=versions(), leave_out=leave_out)
-    half_written.rename(directory / CONFIG_FILE)
+    write_config(config, directory / CONFIG_FILE, header=versions(), leave_out=leave_out)
 
 
 def read_record(directory: Path, command: type, prog: str, *, old_name: str = CONFIG_FILE) -> dict[str, Any] | None:
@@ -119,7 +120,7 @@ def check_unchanged(
         old_name: of the record in directories that the last release made.
 
     Raises:
-        UserError: another option differs; or the directory holds files, but no record.
+        UserError: another option differs; or the directory holds files, but no record, or one of something else.
     """
     saved = read_record(directory, type(config), prog, old_name=old_name)
     if saved is None:
@@ -127,6 +128,10 @@ def check_unchanged(
             raise UserError(f"output_dir: {directory} has no {CONFIG_FILE}, so that it holds no {what} to resume")
         return {}
     options = options_of(config)
+    if missing := [name for name, option in options.items() if option.required and name not in saved]:
+        raise UserError(
+            f"output_dir: {CONFIG_FILE} in {directory} says no {missing[0]}, so that it is not that of a {what}"
+        )
     for name, before in saved.items():
         value = options[name].value(config)
         if name not in {*changeable, *OF_THE_DIRECTORY} and value != before:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from rlif.errors import UserError
+from rlif.files.whole import write_text
 from rlif.options.checks import check_length
 from rlif.options.fields import Option, options_of, plain_type
 
@@ -26,10 +27,13 @@ def write_config(config: Any, path: Path, header: str, leave_out: Collection[str
         path: of the file.
         header: one line, written as a comment above.
         leave_out: names of options that are not written.
+
+    Raises:
+        UserError: it cannot be written; what was there before still is.
     """
     fields = {name: option.value(config) for name, option in options_of(config).items() if name not in leave_out}
     text = yaml.safe_dump(_plain(fields), sort_keys=False, allow_unicode=True)
-    path.write_text(f"# {header}\n{text}", encoding="utf-8")
+    write_text(path, f"# {header}\n{text}")
 
 
 def read_config(path: Path, command: type, prog: str, argument: str = "config") -> dict[str, Any]:
@@ -48,7 +52,7 @@ def read_config(path: Path, command: type, prog: str, argument: str = "config") 
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{argument}: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # of a broken file PyYAML raises what it happens to stumble over
         raise UserError(f"{argument}: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{argument}: {path} holds no options, expected lines such as `seed: 1`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -16,8 +17,10 @@ from rlif.plots.style import (
     PANELS_IN_A_ROW,
     VERMILLION,
     in_percent,
+    legend,
     line_style,
     new_figure,
+    save_figure,
     tidy_axes,
     verbatim,
 )
@@ -56,7 +59,7 @@ def plot_reliability(scores: Mapping[str, ReliabilityBins], path: Path) -> None:
         row, column = divmod(index, columns)
         grid[2 * row, column].set_axis_off()
         grid[2 * row + 1, column].set_axis_off()
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
@@ -73,8 +76,10 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
         raise ValueError("curves: got none, expected at least one")
     figure = new_figure(7.5, 4.6)
     axes = figure.add_subplot()
-    for index, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: item[1].area)):
-        axes.plot(curve.coverage, curve.risk, label=f"{verbatim(name)} ({curve.area:.3f})", **line_style(index))
+    best_first = dict(sorted(curves.items(), key=lambda item: item[1].area))
+    names = [f"{name} ({curve.area:.3f})" for name, curve in best_first.items()]
+    for index, curve in enumerate(best_first.values()):
+        axes.plot(curve.coverage, curve.risk, label=names[index], **line_style(index))
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     in_percent(axes.xaxis)
@@ -82,8 +87,9 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage], path: Path) -> None:
     axes.set_xlabel("coverage: completions kept, the most confident first")
     axes.set_ylabel("risk: share wrong among them")
     tidy_axes(axes)
-    figure.legend(title="score (area under its curve)", loc="outside right upper", alignment="left", frameon=False)
-    figure.savefig(path)
+    place: dict[str, Any] = {"loc": "outside right upper", "alignment": "left"}
+    legend(figure, axes.lines, names, title="score (area under its curve)", **place)
+    save_figure(figure, path)
 
 
 def _draw_reliability(axes: Axes, bins: ReliabilityBins, title: str) -> None:

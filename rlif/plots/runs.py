@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlif.errors import UserError
-from rlif.files.json_values import with_nan
-from rlif.files.jsonl import read_rows
-from rlif.plots.style import PANELS_IN_A_ROW, line_style, new_figure, tidy_axes
+from rlif.files.jsonl import read_metrics
+from rlif.plots.style import PANELS_IN_A_ROW, legend, line_style, new_figure, save_figure, tidy_axes
 
 # What is drawn, in this order, where any run has it; the held-out metric where there is one, else that of training.
 PANELS = {
@@ -36,10 +35,7 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
     """
     if not runs:
         raise UserError("runs: got none, expected at least one run directory")
-    rows = {
-        str(run): [with_nan(row) for row in read_rows(run / "metrics.jsonl", argument="runs", growing=True)]
-        for run in runs
-    }
+    rows = {str(run): read_metrics(run / "metrics.jsonl", argument="runs", growing=True) for run in runs}
     found = {metric for run in rows.values() for row in run for metric in row}
     panels = [metric for metric in PANELS if metric in found or f"eval/{metric}" in found]
     if not panels:
@@ -56,9 +52,6 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
         axes.set_title(PANELS[metric] + (" (held out)" if name != metric else ""), loc="left", fontsize="medium")
         axes.set_xlabel("training step")
         tidy_axes(axes)
-    figure.legend(figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2, frameon=False)
-    try:
-        figure.savefig(output)
-    except (OSError, ValueError) as error:
-        raise UserError(f"output: cannot write {output}: {error}") from error
+    legend(figure, figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2)
+    save_figure(figure, output, argument="output")
     return output

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from rlif.errors import UserError
+from rlif.files.whole import written_whole
+from rlif.printable import one_line
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK = (
@@ -25,6 +32,21 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: Path, *, argument: str = "output_dir") -> None:
+    """Write a figure in the format that the name of the file ends with.
+
+    Raises:
+        UserError: naming `argument`: it cannot be written, or has no ending that matplotlib knows.
+    """
+    if not path.suffix:  # matplotlib would add one
+        raise UserError(f"{argument}: got {str(path)!r}, expected a file whose name ends with .png, .pdf or .svg")
+    try:
+        with written_whole(path, argument=argument) as unfinished:
+            figure.savefig(unfinished)
+    except ValueError as error:
+        raise UserError(f"{argument}: cannot write to {path}: {error}") from error
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -47,10 +69,17 @@ def in_percent(axis: Axis) -> None:
 
 def verbatim(name: str) -> str:
     """A name from a file, in which matplotlib would read what stands between dollars as mathematics."""
-    return name.replace("$", r"\$")
+    return one_line(name).replace("$", r"\$")
+
+
+def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], **options: Any) -> None:
+    """Name lines beside or above all panels, whatever their names: of one that begins with _ matplotlib makes none."""
+    made = figure.legend(handles, [f"line {number}" for number in range(len(handles))], frameon=False, **options)
+    for text, name in zip(made.get_texts(), names, strict=True):
+        text.set_text(verbatim(name))
 
 
 def legend_above(figure: Figure, axes: Axes) -> None:
     """Name the lines of a panel, which stand for the same in all panels, in one row above them."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    legend(figure, handles, labels, loc="outside upper left", ncols=len(labels))

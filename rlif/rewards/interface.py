@@ -42,7 +42,8 @@ class Reward:
 
     Attributes:
         name: of the metric `reward/NAME`.
-        function: takes a selection of `INPUTS` as keyword arguments and returns n numbers.
+        function: takes a selection of `INPUTS` as keyword arguments and returns n numbers, or None where it does not
+            apply.
         weight: of its values in the sum.
         outputs: the fields of `TokenStats` that it reads.
         needs_answers: whether every training prompt must have a gold answer.

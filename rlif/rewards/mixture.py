@@ -21,14 +21,17 @@ from rlif.rewards.user_function import import_function
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import TokenStats
 
+# Of a reward: its square, and sums of squares, are far from what float64 holds.
+LARGEST = torch.finfo(torch.float32).max
+
 
 class Rewards(NamedTuple):
     """Rewards of n completions, detached."""
 
     total: Tensor
-    """(n,) float32, the weighted sum."""
+    """(n,) float64 on the CPU, the weighted sum of those that apply; NaN where none does."""
     parts: dict[str, Tensor]
-    """(n,) float32 by name: the values of each reward, neither normalised nor weighted."""
+    """(n,) float64 by name: the values of each reward, neither normalised nor weighted; NaN where it does not apply."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,16 @@ class RewardMixture:
             step: of training, from 1.
 
         Raises:
-            UserError: a reward function raises, or does not return one finite number per completion.
+            UserError: a reward function raises, or does not return a finite number, or None, for each completion.
         """
-        device = rollout.completion_ids.device
         inputs = reward_inputs(stats, rollout, tokenizer=tokenizer, step=step, seed=self.seed)
-        parts = {reward.name: call(reward, inputs, rollout.prompts, device) for reward in self.rewards}
+        parts = {reward.name: call(reward, inputs, rollout.prompts) for reward in self.rewards}
         values = parts
         if self.aggregation == "normalize_then_sum":
             values = {name: group_advantages(part, rollout.num_generations) for name, part in parts.items()}
-        total = torch.stack([reward.weight * values[reward.name] for reward in self.rewards]).sum(dim=0)
-        return Rewards(total, parts)
+        total = torch.stack([reward.weight * values[reward.name] for reward in self.rewards]).nansum(dim=0)
+        applies = torch.stack([~part.isnan() for part in parts.values()]).any(dim=0)
+        return Rewards(total.where(applies, math.nan), parts)
 
 
 def load_rewards(
@@ -135,20 +138,20 @@ def reward_inputs(
     }
 
 
-def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], device: torch.device) -> Tensor:
+def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str]) -> Tensor:
     """Call a reward function, and check what it returns.
 
     Args:
         reward: to call.
         inputs: every keyword argument that there is; the function gets those that it takes.
         prompts: n prompts, to say where a value is wrong.
-        device: of the result.
 
     Returns:
-        (n,) float32, detached.
+        (n,) float64 on the CPU, detached; NaN for a completion to which the reward does not apply: the function
+        returned None for it, as reward functions do that are written for TRL.
 
     Raises:
-        UserError: the function raises, or does not return one finite number per completion.
+        UserError: the function raises, or does not return a finite number, or None, for each completion.
     """
     where = f"reward {reward.name}"
     try:
@@ -165,19 +168,22 @@ def call(reward: Reward, inputs: Mapping[str, object], prompts: list[str], devic
         raise UserError(f"{where}: returned {_shorten(values)}, expected a list or tensor of {count} numbers")
     if len(values) != count:
         raise UserError(f"{where}: returned {len(values)} values, expected {count}: one number per completion")
-    rewards = torch.zeros(count)
+    rewards = torch.full((count,), math.nan, dtype=torch.float64)
     for row, value in enumerate(values):
+        if value is None:
+            continue
         number = value.item() if getattr(value, "shape", None) == () else value
         try:
-            rewards[row] = float(number) if isinstance(number, numbers.Real) else math.nan
-        except (OverflowError, RuntimeError):  # more than float64 holds, or than float32
-            rewards[row] = math.inf
-        if not rewards[row].isfinite():
+            found = float(number) if isinstance(number, numbers.Real) else math.nan
+        except OverflowError:  # more than float64 holds
+            found = math.inf
+        if not abs(found) <= LARGEST:
             raise UserError(
                 f"{where}: returned {_shorten(number)} for completion {row + 1} of {count}, expected a finite number "
                 f"(prompt {_shorten(prompts[row])})"
             )
-    return rewards.to(device)
+        rewards[row] = found
+    return rewards
 
 
 def _shorten(value: object, limit: int = 60) -> str:

@@ -14,6 +14,10 @@ from torch import Tensor
 from rlif.errors import UserError
 from rlif_kernels import TokenStats, sample_tokens, token_stats
 
+# A sum of probabilities reaches `top_p` if it does but for this: .5 and .3 make .8 together, though their logits in
+# float32 make each wrong by up to 3e-8.
+ROUNDING = 1e-7
+
 
 def uniform_numbers(
     seeds: Sequence[Sequence[int]], num_generations: int, max_completion_length: int, device: torch.device
@@ -30,21 +34,26 @@ def uniform_numbers(
         (B x num_generations, max_completion_length) float64, float32 where the device has nothing better.
     """
     shape = (max_completion_length, num_generations)
-    numbers = np.stack([1.0 - np.random.default_rng(seed).random(shape) for seed in seeds])
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.from_numpy(numbers).transpose(1, 2).reshape(-1, max_completion_length).to(device, dtype)
+    drawn = np.stack([1.0 - np.random.default_rng(seed).random(shape) for seed in seeds])
+    numbers = torch.from_numpy(drawn).transpose(1, 2).reshape(-1, max_completion_length)
+    return numbers.to(device, widest_float(device))
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 for devices that have nothing better."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def truncate(logits: Tensor, temperature: float, *, top_k: int | None, top_p: float) -> Tensor:
     """Set (N, V) logits to -inf for every token outside the `top_k` most likely, and outside the nucleus among these.
 
     The nucleus (arXiv 1904.09751) is the fewest most likely tokens whose probabilities at the temperature reach
-    `top_p`. The most likely token always stays.
+    `top_p`, in float64 where the device has it and up to `ROUNDING`. The most likely token always stays.
     """
     values, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # the most likely come first
     if top_p < 1:
-        probabilities = torch.softmax(values.float() / temperature, dim=-1)
-        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        probabilities = torch.softmax(values.to(widest_float(logits.device)) / temperature, dim=-1)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p - ROUNDING
         outside[:, 0] = False
         values = values.masked_fill(outside, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter_(1, ids, values)

@@ -8,10 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif.data.prompts import Prompt
+from rlif.data.prompts import Prompt, check_encodable
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.chat import apply_chat_template
+
+# Of a token, on average over a prompt: far more than any tokenizer has. What is longer is not worth the time to cut it.
+MAX_CHARACTERS = 1000
 
 
 class EncodedPrompt(NamedTuple):
@@ -54,6 +57,11 @@ def encode_prompts(
             text = apply_chat_template(content, language_model.tokenizer, system_prompt=system_prompt, where=where)
         else:
             text = str(content)
+        check_encodable(text, "prompt", where)
+        if max_positions is not None and len(text) > MAX_CHARACTERS * max_positions:
+            raise UserError(
+                f"{where} has {len(text)} characters, which are more than the model's {max_positions} positions hold"
+            )
         ids = language_model.tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
         if not ids:
             raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")

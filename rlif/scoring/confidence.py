@@ -11,7 +11,8 @@
 | `entropy_confidence` | 1 - mean H(p_t) / log V (an alternative in RLSF) | [0, 1] |
 | `probability_disparity` | mean (p_t(y_t) - second-largest p_t) (RLSF, arXiv 2507.21931) | (-1, 1] |
 
-Higher is more confident in all of them. The disparity is at most 0 where no sampled token was the likeliest.
+Higher is more confident in all of them. The disparity is at most 0 where no sampled token was the likeliest. Where no
+token counts every score is 0.
 
 Every function takes statistics in nats as (N, T) fields of `TokenStats`, and `completion_mask`, (N, T) bool, True for
 the tokens that count. It returns (N,) in the dtype of the statistics. The rewards of these names are the same functions
@@ -71,7 +72,7 @@ def sequence_logprob(stats: TokenStats, completion_mask: Tensor) -> Tensor:
 def inverse_perplexity(stats: TokenStats, completion_mask: Tensor) -> Tensor:
     """Take the geometric mean of p_t(y_t) over the tokens."""
     # A log-probability may be rounded to a hair above 0.
-    return trajectory_entropy(stats, completion_mask).exp().clamp(max=1.0)
+    return trajectory_entropy(stats, completion_mask).exp().clamp(max=1.0).where(completion_mask.any(dim=1), 0.0)
 
 
 def token_probability(stats: TokenStats, completion_mask: Tensor) -> Tensor:
@@ -82,7 +83,8 @@ def token_probability(stats: TokenStats, completion_mask: Tensor) -> Tensor:
 
 def entropy_confidence(stats: TokenStats, completion_mask: Tensor, vocab_size: int) -> Tensor:
     """Compare the mean entropy with log V, that of the uniform distribution; V = `vocab_size` is at least 2."""
-    return (1.0 + token_entropy(stats, completion_mask) / math.log(vocab_size)).clamp(0.0, 1.0)
+    confidence = (1.0 + token_entropy(stats, completion_mask) / math.log(vocab_size)).clamp(0.0, 1.0)
+    return confidence.where(completion_mask.any(dim=1), 0.0)
 
 
 def probability_disparity(stats: TokenStats, completion_mask: Tensor) -> Tensor:
@@ -168,4 +170,4 @@ def _span(stats: TokenStats, row: int, span: slice) -> TokenStats:
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return values.where(mask, 0).sum(dim=1) / mask.sum(dim=1)
+    return values.where(mask, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
-from rlif.files.jsonl import Row, settings_of
+from rlif.files.jsonl import Row, settings_of, write_rows
+from rlif.files.lock import Lock
 from rlif.models.language_model import check_model_path
 from rlif.options.fields import options_of
 from rlif.options.record import CONFIG_FILE, read_record, write_record
@@ -20,9 +21,10 @@ from rlif.self_feedback.measure import draw_models_reliability, measures
 from rlif.self_feedback.nft import judged_completions
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
-from rlif.self_feedback.rank import Ranking, rank, read_preferences, write_preferences
+from rlif.self_feedback.rank import Ranking, rank, read_preferences
 from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
 from rlif.self_feedback.train import FOLDERS, Items, train_model
+from rlif.terminal import make_console
 
 SAMPLES, PREFERENCES, FIGURE = "samples.jsonl", "preferences.jsonl", "reliability.png"
 PROG = "rlif self-feedback"
@@ -48,7 +50,13 @@ def run(config: SelfFeedbackConfig) -> None:
     for name in (config.model, config.tuned_model):
         if name is not None:
             check_model_path(name)
-    console = Console()
+    with Lock(config.output_dir) as lock:
+        lock.make()
+        run_stages(config, make_console())
+
+
+def run_stages(config: SelfFeedbackConfig, console: Console) -> None:
+    """Run the stages that are wanted, one after the other."""
     stages = {"sample": run_sample, "rank": run_rank, "train": run_train, "measure": run_measure}
     for name, run_stage in stages.items():
         if config.stage not in (name, "all"):
@@ -133,7 +141,7 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
         note = f"rank: `sample` was interrupted after {len(rows)} of {wanted} prompts; these are ranked"
         console.print(note, highlight=False, soft_wrap=True)
     pairs, ranking = rank(rows, config.rank)
-    write_preferences(config.output_dir / PREFERENCES, pairs)
+    write_rows(config.output_dir / PREFERENCES, pairs)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
     write_json(config.output_dir / "ranking.json", numbers)
     console.print(f"rank: {describe_ranking(ranking)}", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ import tyro
 
 from rlif.errors import UserError
 from rlif.options.checks import AtLeast, Below, Count, Positive, check
-from rlif.options.fields import Formerly
+from rlif.options.fields import Formerly, options_of
 from rlif.options.groups import (
     BatchOptions,
     HeldOutOptions,
@@ -205,6 +205,8 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
+        for option in options_of(self).values():
+            option.value(self)  # an error where a group of options is something else
         defaults = BUILT_IN if self.built_in else PAPER
         groups: dict[str, Any] = {}
         for name in ("sample", "rank", "train"):

@@ -32,6 +32,7 @@ def load(config: SelfFeedbackConfig, name: str) -> LanguageModel:
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
         logits_dtype=config.logits_dtype,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

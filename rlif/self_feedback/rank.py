@@ -9,15 +9,16 @@ training uses instead of the text.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlif.answers.matching import answers_match
-from rlif.data.prompts import Prompt
+from rlif.data.prompts import Prompt, check_encodable
 from rlif.errors import UserError
-from rlif.files.jsonl import Row, read_rows, write_rows
+from rlif.files.jsonl import Row, read_rows
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.self_feedback.options import RankOptions
@@ -137,18 +138,6 @@ def is_correct(completion: Row, gold: str | None) -> bool | None:
     return completion["answer"] is not None and answers_match(completion["answer"], gold)
 
 
-def write_preferences(path: Path, pairs: Sequence[Row]) -> None:
-    """Write preferences.jsonl, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        write_rows(path, pairs)
-    except OSError as error:
-        raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
-
-
 def read_preferences(path: Path, language_model: LanguageModel, *, argument: str = "output_dir") -> list[Pair]:
     """The pairs of a file, ours or another in TRL's format; text is tokenized, and ends with the end token as in TRL.
 
@@ -215,8 +204,8 @@ def _pair(row: Row, language_model: LanguageModel, where: str) -> Pair:
         came = f"unknown columns {', '.join(unknown)}" if unknown else f"no {', '.join(missing)}"
         raise UserError(f"{where}: got {came}, expected {EXPECTED}")
     gap = row.get("gap", 0.0)
-    if isinstance(gap, bool) or not isinstance(gap, int | float):
-        raise UserError(f"{where}: got gap {gap!r}, expected a number")
+    if isinstance(gap, bool) or not isinstance(gap, int | float) or not abs(gap) <= sys.float_info.max:
+        raise UserError(f"{where}: got gap {str(gap)[:40]!r}, expected a number, and a finite one")
     has_ids = all(name in row for name in IDS)
     ids = [row[name] for name in IDS] if has_ids else _tokenized(row, language_model, where)
     num_embeddings = language_model.model.get_input_embeddings().num_embeddings
@@ -242,6 +231,7 @@ def _tokenized(row: Row, language_model: LanguageModel, where: str) -> list[list
             texts[index] = messages[0].get("content")
         if not isinstance(texts[index], str):
             raise UserError(f"{where}: got {name} {str(messages)[:40]!r}, expected a text or one message")
+        check_encodable(texts[index], name, where)
     prompt = row["prompt"]
     is_chat = isinstance(prompt, list) and bool(prompt) and all(isinstance(message, dict) for message in prompt)
     if not is_chat and not (isinstance(prompt, str) and prompt):

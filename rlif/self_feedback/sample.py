@@ -15,6 +15,7 @@ import torch
 
 from rlif.answers.extract import extract_answer
 from rlif.data.prompts import Prompt
+from rlif.errors import UserError
 from rlif.files.jsonl import Row, StageFile, read_rows
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
@@ -109,7 +110,37 @@ def read_samples(path: Path) -> list[Row]:
     Raises:
         UserError: naming the file, and the line if one is at fault.
     """
-    return read_rows(path, made_by="rlif self-feedback sample", growing=True, renamed=RENAMED)
+    rows = read_rows(path, made_by="rlif self-feedback sample", growing=True, renamed=RENAMED)
+    for number, row in enumerate(rows, start=1):
+        if (fault := _fault(row)) is not None:
+            raise UserError(
+                f"output_dir: {path}, row {number}: {fault}; expected what `rlif self-feedback sample` writes"
+            )
+    return rows
+
+
+def _fault(row: Row) -> str | None:
+    """What in a row is not as sampling writes it, in a few words; None if nothing is."""
+    completions = row.get("completions")
+    if "prompt" not in row or not _is_ids(row.get("prompt_ids")):
+        return "it has no prompt, or no prompt_ids"
+    if not isinstance(row.get("answer"), str | None) or not isinstance(completions, list) or not completions:
+        return "its answer is no text, or it has no completions"
+    for each in completions:
+        if not isinstance(each, dict) or not isinstance(each.get("text"), str) or not _is_ids(each.get("ids")):
+            return "a completion has no text, or no ids"
+        span, scores = each.get("span"), each.get("confidence")
+        if not isinstance(each.get("answer"), str | None) or not isinstance(each.get("finished", True), bool):
+            return "a completion's answer is no text, or its `finished` is neither true nor false"
+        if span is not None and not (_is_ids(span) and len(span) == 2 and span[0] <= span[1] <= len(each["ids"])):
+            return "a completion's span is not that of some of its tokens"
+        if not isinstance(scores, dict) or not all(type(score) in (int, float) for score in scores.values()):
+            return "a completion has no confidence, or one that is no number"
+    return None
+
+
+def _is_ids(value: object) -> bool:
+    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
 
 
 @torch.no_grad()

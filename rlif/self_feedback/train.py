@@ -18,14 +18,16 @@ import torch
 from rlif.errors import UserError
 from rlif.files.directories import damage, write_directory
 from rlif.files.fingerprint import fingerprint
-from rlif.files.json_values import write_json
+from rlif.files.json_values import read_json, write_json
 from rlif.files.jsonl import Row, StageFile
+from rlif.interrupts import StopRequest
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
 from rlif.models.lora import policy_to_train
 from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
+from rlif.options.checks import Count, read_checked
 from rlif.progress_bar import bar
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.nft import JudgedCompletion
@@ -36,7 +38,6 @@ from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import parts_within
 from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
-from rlif.training.interrupts import StopRequest
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
 STAGE_CHANGEABLE = ("gradient_checkpointing", "save_steps")
@@ -46,6 +47,14 @@ ORIGIN_FILE = "self_feedback.json"
 FOLDERS = {"dpo": "model", "nft": "model", "reward_model": "reward_model"}
 
 Items = Sequence[Pair] | Sequence[JudgedCompletion]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFile:
+    """Where a training is."""
+
+    step: Count
+    """Steps done."""
 
 
 def train_model(
@@ -83,13 +92,13 @@ def train_model(
     max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
     is_done = len(metrics.rows) == max_steps and final.is_dir() and damage(final) is None
     # The other objective may have replaced the model since.
-    if is_done and json.loads((final / ORIGIN_FILE).read_text()) == json.loads(json.dumps(settings)):
+    if is_done and read_json(final / ORIGIN_FILE) == json.loads(json.dumps(settings)):
         return metrics.rows
 
     checkpoint = directory / "checkpoint"
     step, resumed = 0, None
     if checkpoint.is_dir() and damage(checkpoint) is None:
-        saved = int(json.loads((checkpoint / STEP_FILE).read_text())["step"])
+        saved = read_checked(StepFile, checkpoint / STEP_FILE, argument="output_dir").step
         if saved <= len(metrics.rows):
             step, resumed = saved, checkpoint
         else:

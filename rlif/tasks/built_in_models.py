@@ -3,13 +3,16 @@
 The base is a small Qwen3 pretrained on the imperfect teacher's solutions, the instruct-like one is tuned from it.
 
 The cache is `RLIF_CACHE_DIR`, or the user's cache directory. A model's directory is named by a hash of its whole
-configuration and appears in one rename once it is complete, so an interrupted pretraining leaves no half model and
-two processes at once only waste work. The directory is an ordinary Hugging Face one.
+configuration and appears in one rename once it is complete, so an interrupted pretraining leaves no half model, and of
+two processes at once one waits for the other. The directory is an ordinary Hugging Face one, with checksums of its
+files: one that has changed since is made again.
 """
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +20,18 @@ from pathlib import Path
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlif.errors import UserError
 from rlif.files.cache import cache_dir
+from rlif.files.directories import UNFINISHED, damage, write_directory
 from rlif.files.fingerprint import fingerprint
+from rlif.files.lock import Lock, is_locked
 from rlif.tasks import pretraining
 from rlif.tasks.arithmetic import ALPHABET
 from rlif.tasks.options import BaseModelConfig, InstructModelConfig
 
 # Part of the cache key: raise it whenever the same configuration would give another model.
 _FORMAT_VERSION = 1
+# Nothing is made for as long as this.
+OLD_SECONDS = 24 * 3600.0
 
 
 def base_model_dir(config: BaseModelConfig) -> Path:
@@ -42,7 +48,7 @@ def pretrained_base(config: BaseModelConfig, console: Console | None = None) -> 
         UserError: a bad value in the configuration, or no cache directory can be made.
     """
     config.validate()
-    return _cached(base_model_dir(config), lambda: pretraining.pretrain(config, console))
+    return _cached(base_model_dir(config), lambda: pretraining.pretrain(config, console), console)
 
 
 def tuned_instruct(config: InstructModelConfig, console: Console | None = None) -> Path:
@@ -55,6 +61,7 @@ def tuned_instruct(config: InstructModelConfig, console: Console | None = None) 
     return _cached(
         cache_dir() / f"instruct-{_key(config)}",
         lambda: pretraining.tune(config, pretrained_base(config.base, console), console),
+        console,
     )
 
 
@@ -62,23 +69,40 @@ def _key(config: BaseModelConfig | InstructModelConfig) -> str:
     return fingerprint([{"format": _FORMAT_VERSION, "alphabet": ALPHABET, **asdict(config)}])[:16]
 
 
-def _cached(directory: Path, make: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]) -> Path:
-    """The directory, which `make`'s model and tokenizer are saved in if it does not exist."""
-    if directory.is_dir():
+def _cached(
+    directory: Path, make: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]], console: Console | None
+) -> Path:
+    """The directory, which `make`'s model and tokenizer are saved in if it does not exist or is not as it was made."""
+    if directory.is_dir() and damage(directory) is None:
         return directory
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"RLIF_CACHE_DIR: cannot make {directory.parent}: {error.strerror}") from error
-    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=directory.parent) as unfinished:
+
+    def wait(owner: str) -> None:
+        if console is not None:
+            console.print(f"Waiting for {owner}, which makes the same model", highlight=False)
+
+    with Lock(directory, argument="RLIF_CACHE_DIR", beside=True, wait=wait) as lock:
+        lock.make()
+        if directory.is_dir():
+            if (fault := damage(directory)) is None:  # another process has made it
+                return directory
+            warnings.warn(f"{directory} is not as it was made ({fault}): it is made again", stacklevel=3)
+        _remove_unfinished(directory.parent)
         model, tokenizer = make()
-        complete = Path(unfinished) / "model"
-        model.save_pretrained(complete)
-        tokenizer.save_pretrained(complete)
-        try:
-            complete.replace(directory)
-        except OSError:
-            # A directory never replaces one that has files: another process finished the same model first.
-            if not directory.is_dir():
-                raise
+
+        def write(unfinished: Path) -> None:
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+
+        write_directory(directory, write, argument="RLIF_CACHE_DIR")
     return directory
+
+
+def _remove_unfinished(cache: Path) -> None:
+    """Remove what processes that were killed left behind: no process that lives has the lock of its model."""
+    for path in cache.glob(f".*{UNFINISHED}"):
+        name = path.name.removeprefix(".").removesuffix(UNFINISHED).removesuffix("-replaced")
+        if not is_locked(Lock(cache / name, beside=True).file):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in cache.glob("unfinished-*"):  # of rlif 0.1, which had no locks
+        if time.time() - path.stat().st_mtime > OLD_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)

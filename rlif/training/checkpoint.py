@@ -14,8 +14,10 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -24,12 +26,16 @@ from transformers import PreTrainedModel
 from rlif.errors import UserError
 from rlif.files.directories import UNFINISHED, damage
 from rlif.files.fingerprint import fingerprint
+from rlif.options.checks import AtLeast, read_checked
 from rlif.rollouts.encode import EncodedPrompt
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 # Numbers of each weight tensor that its fingerprint reads, evenly spaced: training changes nearly all of them.
 FINGERPRINT_SAMPLE = 1024
+
+
+Natural = Annotated[int, AtLeast(0)]
 
 
 @dataclass
@@ -39,12 +45,12 @@ class RunState:
     data_fingerprint: str
     model_fingerprint: str
     """Of the start model."""
-    step: int = 0
+    step: Natural = 0
     """Steps done."""
-    skipped_updates: int = 0
-    metrics_bytes: int = 0
+    skipped_updates: Natural = 0
+    metrics_bytes: Natural = 0
     """Length of metrics.jsonl when the step was done."""
-    samples_bytes: int = 0
+    samples_bytes: Natural = 0
     eval_data_fingerprint: str | None = None
 
     def save(self, directory: Path) -> None:
@@ -56,12 +62,12 @@ class RunState:
         """Read it from a checkpoint.
 
         Raises:
-            UserError: another version of the program wrote it.
+            UserError: another version of the program wrote it, or something else.
         """
-        try:
-            return cls(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"resume: {directory / STATE_FILE} cannot be used: {error}") from error
+        state = read_checked(cls, directory / STATE_FILE, argument="resume")
+        if state.step != _step(directory):
+            raise UserError(f"resume: {directory / STATE_FILE}: step: got {state.step}, expected {_step(directory)}")
+        return state
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -124,10 +130,21 @@ def save_optimizer(tensors: dict[str, Tensor], directory: Path) -> None:
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Let a new optimizer of the same weights remember what the saved one did."""
+    """Let a new optimizer of the same weights remember what the saved one did.
+
+    Raises:
+        UserError: it is of other weights.
+    """
     weights = dict(model.named_parameters())
-    for key, value in load_file(directory / OPTIMIZER_FILE).items():
+    path = directory / OPTIMIZER_FILE
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"resume: cannot read {path}: {error}") from error
+    for key, value in saved.items():
         name, _, field = key.rpartition(".")
+        if name not in weights or (value.ndim > 0 and value.shape != weights[name].shape):
+            raise UserError(f"resume: {path} has {key} of shape {tuple(value.shape)}, which no weight has")
         optimizer.state[weights[name]][field] = _like(weights[name], value)
 
 

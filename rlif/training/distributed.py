@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from rlif.errors import UserError
 from rlif.models.language_model import resolve_device
 from rlif.rollouts.rollout import Rollout
 
@@ -63,9 +64,30 @@ def broadcast(accelerator: Accelerator, value: T) -> T:
     return values[0]
 
 
+def on_first(accelerator: Accelerator, act: Callable[[], T]) -> T | None:
+    """Do something on the first process alone, and return what it gives there; None on the others.
+
+    Raises:
+        UserError: on all processes, where it is raised on the first: the others would wait for that for ever.
+    """
+    made, fault = None, None
+    if accelerator.is_main_process:
+        try:
+            made = act()
+        except UserError as error:
+            fault = error
+    fault = broadcast(accelerator, fault)
+    if fault is not None:
+        raise fault
+    return made
+
+
 def batch_std(accelerator: Accelerator, rewards: Tensor) -> float:
-    """Return the unbiased standard deviation of the rewards (N,) of all processes together."""
+    """Return the unbiased standard deviation of the rewards (N,) of all processes together, without those NaN."""
+    rewards = rewards[~rewards.isnan()]
     totals = all_reduce_sum(accelerator, {"count": len(rewards), "sum": rewards.double().sum().item()})
+    if totals["count"] < 2:
+        return 0.0
     mean = totals["sum"] / totals["count"]
     squares = all_reduce_sum(accelerator, {"squares": (rewards.double() - mean).square().sum().item()})["squares"]
     return (squares / (totals["count"] - 1)) ** 0.5

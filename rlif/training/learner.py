@@ -85,6 +85,7 @@ def make_learner(
         device=str(accelerator.device),
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
     )
     policy, start_model = policy_to_train(start, config, checkpoint, load, seed=config.seed), None
     if need_start_model and config.lora_rank == 0:

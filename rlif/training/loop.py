@@ -22,6 +22,7 @@ import torch
 
 from rlif.data.prompts import shuffled_epochs
 from rlif.errors import UserError
+from rlif.interrupts import StopRequest
 from rlif.models.optimization import scheduled
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.paged import sample_paged
@@ -29,7 +30,6 @@ from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.training.checkpoint import checkpoints
 from rlif.training.distributed import all_reduce_max, unsharded
-from rlif.training.interrupts import StopRequest
 from rlif.training.learner import Learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress
@@ -70,17 +70,17 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
 
     Raises:
         UserError: bad input, before any work starts.
-        KeyboardInterrupt: Ctrl-C or SIGTERM. The step is finished and a checkpoint saved first, and the message says
-            where. After a second Ctrl-C the step is not finished, and only the model is saved.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP. The step is finished and a checkpoint saved first, and the message
+            says where. After a second Ctrl-C the step is not finished, and only the model is saved.
     """
     run = prepare(config, progress)
     learner, step, bad_steps = run.learner, run.state.step, 0
     warning, stopped_by_guard = None, False
     first_step = step + 1 if step > 0 else 0
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
-    try:
-        run.progress.start(config.title, config.max_steps, run.state.step)
-        with StopRequest() as stop:
+    with StopRequest() as stop:
+        try:
+            run.progress.start(config.title, config.max_steps, run.state.step)
             for step in range(first_step, config.max_steps + 1):
                 row: dict[str, float] = {"step": step}
                 samples: list[dict[str, object]] = []
@@ -117,18 +117,21 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                 if run.guard and run.keeps_best and run.guard.should_stop:
                     stopped_by_guard = step < config.max_steps
                     break
-        run.save_result()
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(*interrupt.args or (salvaged(run, step),)) from None
-    except Exception as error:
-        # What was computed so far is not lost, whatever went wrong; the message says where it is.
-        place = salvaged(run, step)
-        if isinstance(error, UserError):
-            raise UserError(f"{error} ({place})") from error
-        error.add_note(place)
-        raise
-    finally:
-        run.close()
+            stop.save_in_peace()
+            run.save_result()
+        except KeyboardInterrupt as interrupt:
+            stop.save_in_peace()
+            raise KeyboardInterrupt(*interrupt.args or (salvaged(run, step),)) from None
+        except Exception as error:
+            stop.save_in_peace()
+            # What was computed so far is not lost, whatever went wrong; the message says where it is.
+            place = salvaged(run, step)
+            if isinstance(error, UserError):
+                raise UserError(f"{error} ({place})") from error
+            error.add_note(place)
+            raise
+        finally:
+            run.close()
     scored = [row for row in run.rows if "eval/accuracy" in row]
     best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
     result = TrainResult(
@@ -209,6 +212,8 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 def salvaged(run: Run, step: int) -> str:
     """Save the model as it is, and say where everything is that can be used."""
     found = [f"stopped in step {step}; metrics are in {run.path}"]
+    if not run.path.is_dir():
+        found = [f"stopped in step {step}; {run.path} was removed or renamed while the run wrote to it"]
     if run.learner.accelerator.num_processes == 1:  # saving may take all processes, and the others may be elsewhere
         try:
             found.append(f"the model in {run.save_model()}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -14,11 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rlif.printable import printable
 from rlif.progress_bar import make_bar
+from rlif.terminal import Printable, make_console
 
 # Characters of a completion that stay on the screen.
 MAX_SHOWN = 400
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Progress(Protocol):
@@ -109,9 +108,8 @@ class LiveProgress:
         self.bar.update(self.task, completed=int(row["step"]))
         shown: list[RenderableType] = [self.bar, metrics_table(self.latest)]
         if self.completion:
-            # What a model writes must not reach the terminal as a command.
-            shown.append(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", self.completion[:MAX_SHOWN]), style="dim"))
-        self.live.update(Group(*shown), refresh=True)
+            shown.append(Text(printable(self.completion[:MAX_SHOWN]), style="dim"))
+        self.live.update(Printable(Group(*shown)), refresh=True)
 
     def warn(self, message: str) -> None:
         """Leave it on the screen, above the bar."""
@@ -149,7 +147,7 @@ def metrics_table(row: Mapping[str, float]) -> Table:
 
 def default_progress() -> Progress:
     """Report on stderr: live in a terminal, in plain lines where there is none."""
-    console = Console(file=sys.stderr)
+    console = make_console(errors=True)
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from rlif.errors import UserError
 from rlif.files.directories import MANIFEST, damage, write_directory
-from rlif.files.json_values import with_nan, without_nan
-from rlif.files.jsonl import JsonLines, Row, read_rows
+from rlif.files.json_values import without_nan
+from rlif.files.jsonl import JsonLines, Row, read_metrics
+from rlif.files.lock import Lock
+from rlif.options.checks import read_checked
 from rlif.options.record import check_unchanged, make_directory, output_directory
 from rlif.training.checkpoint import RunState, remove_old_checkpoints
 from rlif.training.guard import Reading
@@ -21,6 +23,7 @@ from rlif.training.options import TrainConfig
 # The folder of the best policy so far, and in it the file with what the guard said of it.
 BEST = "best"
 READING_FILE = "guard.json"
+LOGS = ("metrics.jsonl", "samples.jsonl")
 # The options that a resumed run may change.
 CHANGEABLE = frozenset(
     # The weights do not depend on these. Model and data may move: their contents are compared instead.
@@ -51,20 +54,29 @@ def resolve_run_dir(config: TrainConfig) -> Path:
 class RunDir:
     """A run writes its files through this: every line is in its file before the next step starts."""
 
-    def __init__(self, path: Path, config: TrainConfig, state: RunState | None = None) -> None:
+    def __init__(self, path: Path, config: TrainConfig, lock: Lock, state: RunState | None = None) -> None:
         """Make the directory, or continue in it from a state: what was logged after that is removed.
 
+        What a run logged that was killed before its first checkpoint is moved to before-restart-N/.
+
+        Args:
+            path: of the directory.
+            config: of the run.
+            lock: of the directory.
+            state: to continue from.
+
         Raises:
-            UserError: it exists though nothing is resumed, or cannot be made.
+            UserError: it exists though nothing is resumed, cannot be made, or another process writes to it.
         """
         self.path = path
-        make_directory(path, config)
+        make_directory(path, config, lock)
         try:
-            sizes = {
-                "metrics.jsonl": state.metrics_bytes if state else 0,
-                "samples.jsonl": state.samples_bytes if state else 0,
-            }
-            self._metrics, self._samples = (JsonLines(path / name, size=size) for name, size in sizes.items())
+            if state is None or state.step == 0:
+                _set_aside(path, LOGS)
+            sizes = (state.metrics_bytes, state.samples_bytes) if state else (0, 0)
+            self._metrics, self._samples = (
+                JsonLines(path / name, size=size) for name, size in zip(LOGS, sizes, strict=True)
+            )
         except OSError as error:
             raise UserError(f"output_dir: cannot make {path}: {error.strerror}") from error
 
@@ -77,8 +89,12 @@ class RunDir:
         self._samples.append(rows, synced=False)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read the rows so far; what was not finite is NaN."""
-        return [with_nan(row) for row in read_rows(self.path / "metrics.jsonl", argument="resume")]
+        """Read the rows so far; what was not finite is NaN.
+
+        Raises:
+            UserError: something else than a run wrote them.
+        """
+        return read_metrics(self.path / LOGS[0], argument="resume")
 
     def save_model(self, write: Callable[[Path], None], name: str = "model") -> Path:
         """Save a model, with what `write` writes, in a folder that transformers loads, and return it.
@@ -129,12 +145,28 @@ class RunDir:
         return folder
 
 
+def _set_aside(run_dir: Path, names: Iterable[str]) -> None:
+    """Move what is in files of a run into a new folder in it; nothing where they are missing or empty."""
+    written = [run_dir / name for name in names if (run_dir / name).exists() and (run_dir / name).stat().st_size > 0]
+    if written:
+        number = 1
+        while (folder := run_dir / f"before-restart-{number}").exists():
+            number += 1
+        folder.mkdir()
+        for path in written:
+            path.rename(folder / path.name)
+
+
 def best_reading(run_dir: Path) -> Reading | None:
-    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none, or it is damaged."""
+    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none, or it is damaged.
+
+    Raises:
+        UserError: something else than the guard wrote it.
+    """
     best = run_dir / BEST
     if not best.is_dir() or damage(best) is not None:
         return None
-    return Reading(**json.loads((best / READING_FILE).read_text(encoding="utf-8")))
+    return read_checked(Reading, best / READING_FILE, argument="resume")
 
 
 def _check_guard(config: TrainConfig, saved: Mapping[str, Any]) -> None:

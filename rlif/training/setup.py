@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
+from rlif.files.lock import Lock
 from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.paged import check_paged
 from rlif.training.checkpoint import RunState, data_fingerprint, model_fingerprint, newest_intact
-from rlif.training.distributed import broadcast, make_accelerator
+from rlif.training.distributed import broadcast, make_accelerator, on_first
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard, Reading
 from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
@@ -46,6 +48,8 @@ class Run:
     guard: Guard | None
     consensus: list[str | None] | None
     """The start model's majority answers to the first evaluation prompts, for the guard."""
+    lock: ExitStack = field(default_factory=ExitStack)
+    """Keeps other processes out of the directory until it is closed."""
 
     def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
         """Record the metrics of a step, and completions of it."""
@@ -105,6 +109,7 @@ class Run:
 
     def close(self) -> None:
         """The run is over, finished or not."""
+        self.lock.close()
         self.progress.stop()
 
 
@@ -114,6 +119,14 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     Raises:
         UserError: bad input; nothing has been written then.
     """
+    with ExitStack() as lock:
+        run = _prepare(config, progress, lock)
+        run.lock = lock.pop_all()
+    return run
+
+
+def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) -> Run:
+    """Do as `prepare` says; `unlock` gets what lets others into the directory again."""
     config.validate()
     rewards = load_rewards(config.reward, aggregation=config.multi_objective_aggregation, seed=config.seed)
     check_trackers(config.report_to)
@@ -135,6 +148,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
             f"prompts_per_step: got {config.prompts_per_step}, expected at least one for each of the "
             f"{accelerator.num_processes} processes"
         )
+    lock = on_first(accelerator, lambda: unlock.enter_context(Lock(path)))
     checkpoint = newest_intact(path) if config.resume else None
     if config.resume and checkpoint is None and (path / "model").exists():
         raise UserError(
@@ -148,6 +162,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
         logits_dtype=config.logits_dtype,
+        trust_remote_code=config.trust_remote_code,
     )
     encode = partial(
         encode_prompts,
@@ -178,7 +193,7 @@ def prepare(config: TrainConfig, progress: Progress | None) -> Run:
     )
 
     is_main = accelerator.is_main_process
-    directory = RunDir(path, config, state) if is_main else None
+    directory = on_first(accelerator, lambda: RunDir(path, config, lock or Lock(path), state))
     start_trackers(accelerator, config)
     rows = broadcast(accelerator, directory.read_metrics() if directory else [])
     return Run(

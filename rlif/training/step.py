@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rlif.models.optimization import set_learning_rate, step_if_finite
-from rlif.rewards.advantages import equal_groups, group_advantages, unscaled_advantages
+from rlif.rewards.advantages import equal_groups, group_advantages, mean_and_std, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.scoring.scorer import LossInputs, score_parts
@@ -34,6 +36,9 @@ from rlif.training.validation import mean_metrics, rollout_totals
 from rlif_kernels import GRPOLoss, TokenStats, policy_loss
 from rlif_kernels.stats import DEFAULT_OUTPUTS
 
+# Before the name of a sum of rewards, the number of completions that have one.
+APPLIED = "applied/"
+
 
 @dataclass
 class Scores:
@@ -44,7 +49,7 @@ class Scores:
     """(N, T) bool: the tokens that the loss counts."""
     size: StepSize
     rewards: Tensor
-    """(N,) float32."""
+    """(N,) float64 on the CPU; NaN for a completion to which no reward applies."""
     advantages: Tensor
     """(N,) float32."""
     old_logprob: Tensor
@@ -86,14 +91,14 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
         accelerator,
         {
             **scores.totals,
-            "reward": scores.rewards.sum().item(),
+            **applied("reward", scores.rewards),
             "groups": len(groups),
-            "group_std": groups.std(dim=1).sum().item(),
+            "group_std": mean_and_std(groups)[1].nansum().item(),
             "equal_groups": equal_groups(scores.rewards, config.num_generations).sum().item(),
         },
     )
     return {
-        **{name: totals[name] / totals["completions"] for name in totals if name.startswith("reward")},
+        **reward_means(totals),
         "reward_std": totals["group_std"] / totals["groups"],
         "frac_reward_zero_std": totals["equal_groups"] / totals["groups"],
         **mean_metrics(totals),
@@ -117,7 +122,7 @@ def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
         step=step,
         counted=counted,
         size=StepSize(int(size["sequences"]), int(size["tokens"])),
-        rewards=counted.new_zeros(len(counted), dtype=torch.float32),
+        rewards=torch.zeros(len(counted), dtype=torch.float64),
         advantages=counted.new_zeros(len(counted), dtype=torch.float32),
         old_logprob=torch.zeros_like(counted, dtype=torch.float32),
         start_logprob=torch.zeros_like(counted, dtype=torch.float32) if config.beta > 0 else None,
@@ -156,8 +161,25 @@ def reward(learner: Learner, scores: Scores, part: Rollout, rows: list[int], sta
     else:
         std = batch_std(learner.accelerator, total) if config.scale_rewards == "batch" else None
         advantages = group_advantages(total, config.num_generations, std)
-    scores.rewards[rows], scores.advantages[rows] = total, advantages
-    scores.totals.update({f"reward/{name}": values.sum().item() for name, values in by_name.items()})
+    scores.rewards[rows], scores.advantages[rows] = total, advantages.to(scores.advantages)
+    for name, values in by_name.items():
+        scores.totals.update(applied(f"reward/{name}", values))
+
+
+def applied(name: str, rewards: Tensor) -> dict[str, float]:
+    """Sum up rewards (n,), and count those that there are: NaN stands for a reward that does not apply."""
+    return {name: rewards.nansum().item(), f"{APPLIED}{name}": (~rewards.isnan()).sum().item()}
+
+
+def reward_means(totals: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of each reward over the completions to which it applies, and the share of the others, if any."""
+    means = {}
+    for name in [name.removeprefix(APPLIED) for name in totals if name.startswith(APPLIED)]:
+        count = totals[f"{APPLIED}{name}"]
+        means[name] = totals[name] / count if count else math.nan
+        if count < totals["completions"]:
+            means[f"not_applicable/{name.removeprefix('reward/')}"] = 1 - count / totals["completions"]
+    return means
 
 
 # ---------------------------------------------------------------- the two ways, each of which returns the step's loss

@@ -190,6 +190,7 @@ def rollout_totals(rollout: Rollout, stats: TokenStats, start_logprob: Tensor | 
     totals: dict[str, float] = {
         "completions": len(rollout.texts),
         "tokens": int(rollout.completion_mask.sum()),
+        "empty": int((~rollout.completion_mask.any(dim=1)).sum()),
         "eos": int(rollout.finished.sum()),
         "parsed": sum(extract_answer(text) is not None for text in rollout.texts),
         "with_answer": sum(answer is not None for answer in rollout.answers),
@@ -211,6 +212,8 @@ def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
         "eos_rate": totals["eos"] / completions,
         "parse_rate": totals["parsed"] / completions,
     }
+    if totals["empty"]:  # their confidence is 0
+        metrics["empty_completions"] = totals["empty"] / completions
     if totals["with_answer"]:
         metrics["accuracy"] = totals["correct"] / totals["with_answer"]
     for name in ("entropy", "self_certainty", "base_nll", "kl"):

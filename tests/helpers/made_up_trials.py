@@ -17,6 +17,7 @@ def made_up(ratio: float, reward: str, accuracy: Sequence[float], entropy: float
     ]
     looks = {"start": 0.5, "guarded": 0.6, "last": 0.1}
     named = {"ratio": ratio, "reward": reward, "seed": 0, "guard_step": guard_step, "rows": rows}
+    named |= {"seconds": 60.0, "cpu_seconds": 90.0}
     return named | {
         "accuracy": looks,
         "parsed": dict.fromkeys(looks, 1.0),

@@ -1,24 +1,33 @@
 """The command line: help at once, one line for an error, exit codes as documented."""
 
 import dataclasses
+import fcntl
 import inspect
 import json
 import os
 import platform
+import re
+import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
+import tomllib
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hurt import running
 from rlif import cli
+from rlif.extras import TRAIN
 from rlif.rewards import REWARDS
+from rlif.training.checkpoint import checkpoints
 from rlif.training.options import TrainConfig
 
 MakeConfig = Callable[..., TrainConfig]
@@ -80,6 +89,93 @@ def test_a_reader_that_stops_reading_ends_the_program_without_a_traceback(words:
     process.stdout.close()  # before the program can have written anything
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == cli.NOBODY_READS
+
+
+STREAMS = {
+    "full": ("{command} > /dev/full", 2),
+    "closed": ("{command} >&-", 0),
+    "ascii": ("PYTHONIOENCODING=ascii PYTHONUTF8=0 {command}", 0),
+}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize("kind", STREAMS)
+def test_an_output_that_cannot_be_written_to_is_no_traceback(kind: str, words: list[str]) -> None:
+    command, code = STREAMS[kind]
+    done = subprocess.run(
+        ["bash", "-c", command.format(command=shlex.join([*RLIF, *words]))],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    said = "rlif: error: cannot write the output: No space left on device\n" if kind == "full" else ""
+    assert done.stderr == said
+
+
+def test_without_the_extra_every_word_is_answered_with_what_to_install() -> None:
+    code = """
+import sys
+from rlif.extras import TRAIN
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in TRAIN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import rlif
+from rlif import cli
+for words in ([], ["--help"], ["train", "--help"], ["nonsense"]):
+    sys.argv = ["rlif", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        print(end.code)
+for name in ("TrainConfig", "train", "REWARDS", "load_language_model"):
+    try:
+        getattr(rlif, name)
+        print(name)
+    except ModuleNotFoundError as error:
+        print(error, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"] * 4 + ["REWARDS"]  # which needs nothing
+    hints = [line for line in done.stderr.splitlines() if "rlif" in line]  # torch warns that it misses NumPy
+    assert len(hints) == 4 + 3
+    hint = re.compile(r".*without its extra `train`: there is no module \w+; pip install 'rlif\[train\]'")
+    assert all(hint.fullmatch(line) for line in hints)
+
+
+def test_the_extra_brings_the_modules_that_are_said_to_be_in_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extra = {Requirement(each).name.lower() for each in project["optional-dependencies"]["train"]}
+    by_module = packages_distributions()
+    assert {by_module[module][0].lower().replace("_", "-") for module in TRAIN} == extra
+
+
+def test_an_error_that_repeats_a_file_commands_nothing(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "evil.jsonl"
+    for line in ('\x1b]0;title\x07{"', '{"a\\u001b[2Jb\\nc": 1}'):
+        data.write_text(line + "\n")
+        assert run_in_process(arguments(make_config(data=data)), monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"rlif: error: data: {data}, line 1: got ")
+        assert error.count("\n") == 1
+        assert "\x1b" not in error
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in cli.COMMANDS)])
+def test_the_help_fits_a_narrow_terminal(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run_in_process(words, monkeypatch) == 0
+    # But for the first line, with the usage: it has the words of a command that can be copied.
+    assert max(map(len, capsys.readouterr().out.splitlines()[1:])) <= 60
 
 
 @pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["train", "--max-stps"]])
@@ -198,6 +294,25 @@ def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: Ma
     checkpoint = config.output_dir / f"checkpoint-{len(rows)}"
     AutoModelForCausalLM.from_pretrained(checkpoint)
     AutoTokenizer.from_pretrained(checkpoint)
+
+
+def test_a_terminal_that_is_closed_ends_a_run_with_a_checkpoint(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=100_000, eval_steps=100_000)
+    assert config.output_dir is not None
+    metrics = config.output_dir / "metrics.jsonl"
+    ours, theirs = os.openpty()
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "preexec_fn": own_terminal}
+    with running(arguments(config), lambda: metrics.exists() and metrics.stat().st_size > 0, **streams) as process:
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(timeout=60) == cli.INTERRUPTED
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert [path.name for path in checkpoints(config.output_dir)] == [f"checkpoint-{steps[-1]}"]
 
 
 def test_ctrl_c_before_training_says_that_nothing_was_saved(

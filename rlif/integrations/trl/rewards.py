@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,7 +51,7 @@ class TRLReward:
         completions: list[Any],
         completion_ids: list[list[int]],
         **columns: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
         """One number for each completion, by TRL's convention.
 
         Raises:
@@ -75,7 +76,8 @@ class TRLReward:
             names = inputs["prompts"]
             start = trainer.accelerator.process_index * len(prompts)
             own = slice(start, start + len(prompts))
-        return call(self.reward, inputs, names, torch.device("cpu"))[own].tolist()
+        # None is how TRL's trainers are told that a reward does not apply.
+        return [None if math.isnan(value) else value for value in call(self.reward, inputs, names)[own].tolist()]
 
     def _own_rollout(self, trainer: Any, prompts: list[Any], completion_ids: list[list[int]]) -> Rollout:
         """Collect the completions, and the statistics that the reward reads by a forward of its own."""

@@ -1,12 +1,13 @@
 """What can be shown of the GPU command without a GPU: its motions, its time, and how it reads ncu."""
 
+import itertools
 import json
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_the_sanitizer_sees_every_tensor_in_memory_of_its_own(monkeypatch, tmp_p
     assert tails == {check: f"{check}: cache off: 1\n" for check in gpu.SANITIZER_TOOLS}
 
 
-def test_what_no_longer_fits_is_skipped_what_fails_is_named_and_the_rest_goes_on():
+def test_what_no_longer_fits_is_skipped_what_fails_is_named_and_the_rest_goes_on(monkeypatch):
     given = {}
 
     def note(name):
@@ -96,6 +97,8 @@ def test_what_no_longer_fits_is_skipped_what_fails_is_named_and_the_rest_goes_on
         Part("last", 1, 60, note("last")),
     ]
     saved = []
+    clock = itertools.count(step=0.01)
+    monkeypatch.setattr("benchmarks.gpu.budget.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     entries = run_parts(parts, seconds=20, save=lambda entries: saved.append(list(entries)))
     assert entries["first"]["found"] == "first"
     assert entries["broken"]["failed"] == "RuntimeError: no such kernel"
@@ -108,14 +111,12 @@ def test_what_no_longer_fits_is_skipped_what_fails_is_named_and_the_rest_goes_on
 
 def test_a_command_that_takes_too_long_is_interrupted_and_what_it_printed_is_kept(monkeypatch):
     monkeypatch.setattr("benchmarks.gpu.budget.GRACE_SECONDS", 1)
-    started = time.perf_counter()
     patient = "import time; print('so far', flush=True); time.sleep(60)"
-    result = finish([sys.executable, "-c", patient], seconds=2)
+    result = finish([sys.executable, "-c", patient], seconds=6)  # five of its own, for a busy machine
     assert result["tail"].startswith("so far\n")
-    assert result["stopped"] == "not done in 2 seconds"
+    assert result["stopped"] == "not done in 6 seconds"
     stubborn = f"import signal, time; signal.signal({int(signal.SIGINT)}, signal.SIG_IGN); time.sleep(60)"
-    assert finish([sys.executable, "-c", stubborn], seconds=2)["exit"] == -signal.SIGKILL
-    assert time.perf_counter() - started < 30
+    assert finish([sys.executable, "-c", stubborn], seconds=6)["exit"] == -signal.SIGKILL
 
 
 def test_the_parts_fit_nine_minutes_but_for_the_last(tmp_path):

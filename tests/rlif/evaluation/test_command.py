@@ -1,4 +1,4 @@
-"""`rlif eval` writes what its tables say, resumes to the same file, and names bad input before it writes."""
+"""`rlif eval` writes what its tables say, resumes to the same completions, and names bad input before it writes."""
 
 from __future__ import annotations
 

@@ -1,18 +1,20 @@
-"""Completions belong to their prompts alone, and sampling that was stopped goes on to the same file."""
+"""Completions belong to their prompts alone, and sampling that was stopped goes on to the same completions."""
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hurt import assert_same, running
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.sampling import EvalSampling
-from rlif.files.jsonl import Row
+from rlif.files.jsonl import Row, read_rows
 from rlif.rollouts.encode import EncodedPrompt
 
 WriteJsonl = Callable[..., Path]
@@ -31,7 +33,7 @@ def test_completions_do_not_depend_on_how_many_are_sampled_at_a_time(make_eval: 
     assert texts[0] == texts[1]
 
 
-def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
+def test_an_evaluation_that_was_stopped_resumes_to_the_same_completions(
     make_eval: MakeEval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"max_batch_tokens": 100}  # two prompts at a time
@@ -52,6 +54,19 @@ def test_an_evaluation_that_was_stopped_resumes_to_the_same_file(
     with path.open("a", encoding="utf-8") as file:
         file.write('{"prompt": "20+')  # the machine went down in the middle of a line
     run_eval(make_eval(resume=True, **settings))
-    assert path.read_bytes() == (tmp_path / "whole" / "completions.jsonl").read_bytes()
+    assert_same(read_rows(path), read_rows(tmp_path / "whole" / "completions.jsonl"))
     with pytest.raises(UserError, match=r"output_dir: .*exists, expected a new directory, or --resume"):
         run_eval(make_eval(**settings))
+
+
+def test_sigterm_ends_an_evaluation_as_ctrl_c_does(model_dir: Path, write_jsonl: WriteJsonl, tmp_path: Path) -> None:
+    data = write_jsonl(*({"prompt": f"{number}=", "answer": number} for number in range(5000)))
+    words = f"eval --model {model_dir} --data {data} --output-dir {tmp_path / 'out'} --max-completion-length 6"
+    words += " --max-batch-tokens 100"
+    rows = tmp_path / "out" / "completions.jsonl"
+    with running(words.split(), lambda: rows.exists() and rows.stat().st_size > 0) as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    count = rows.read_text().count("\n")
+    assert errors.splitlines()[-1].startswith(f"rlif: interrupted: {count} of 5000 prompts are in {rows};")

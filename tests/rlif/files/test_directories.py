@@ -10,7 +10,7 @@ import pytest
 
 from rlif.errors import UserError
 from rlif.files.directories import damage, write_directory
-from rlif.training.interrupts import StopRequest
+from rlif.interrupts import StopRequest
 
 
 @pytest.fixture
@@ -59,6 +59,15 @@ def test_a_tokenizer_that_finds_the_disk_full_is_one_error(directory: Path) -> N
     with pytest.raises(UserError, match=r"cannot save .*No space left"):
         write_directory(directory, fail)
     assert (directory / "text").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "[" * 3000, '{"sha256": [3]}', '{"sha256": {"a\\u0000": "x"}}', '{"sha256": {"..": "x"}}']
+)
+def test_checksums_that_make_no_sense_are_damage(text: str, directory: Path) -> None:
+    assert damage(directory) is None
+    (directory / "manifest.json").write_text(text)
+    assert "cannot be read" in (damage(directory) or "")
 
 
 def test_signals_wait_until_all_is_written_whichever_thread_receives_them(directory: Path) -> None:

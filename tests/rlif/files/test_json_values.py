@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlif.errors import UserError
 from rlif.files.json_values import with_nan, without_nan, write_json
 from tiny_models import files_of_at_most
 
@@ -27,6 +28,15 @@ def test_a_file_that_cannot_be_replaced_is_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "numbers.json"
     write_json(path, {"a": 1})
     assert path.read_text() == '{\n "a": 1\n}\n'
-    with files_of_at_most(20), pytest.raises(OSError, match="File too large"):
+    with (
+        files_of_at_most(20),
+        pytest.raises(UserError, match=r"^output_dir: cannot write to .*numbers\.json: File"),
+    ):
         write_json(path, {"a": "x" * 100})
     assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_finite_is_null_in_a_file_too(tmp_path: Path) -> None:
+    write_json(tmp_path / "numbers.json", {"a": math.nan, "b": [math.inf]}, indent=None)
+    assert (tmp_path / "numbers.json").read_text() == '{"a": null, "b": [null]}\n'

@@ -1,9 +1,12 @@
 """The commit is that of a checkout of ours, and of nothing else."""
 
 import subprocess
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from rlif.files.versions import _commit
+import pytest
+
+from rlif.files.versions import _commit, versions
 
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@example.invalid", "-c", "commit.gpgsign=false")
 
@@ -28,3 +31,14 @@ def test_a_directory_that_is_no_checkout_has_no_commit(tmp_path: Path) -> None:
     subprocess.run([*GIT, "init", "--quiet"], cwd=tmp_path, check=True)
     assert _commit(tmp_path / "sub") is None  # an installed package below somebody's repository
     assert _commit(tmp_path) is None  # which has no commit yet
+
+
+def test_a_checkout_that_is_not_installed_has_no_version_and_works_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("rlif.files.versions.version", unknown)
+    assert versions().startswith("rlif (not installed)")
+    assert versions().endswith("torch (not installed), transformers (not installed)")

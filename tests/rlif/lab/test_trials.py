@@ -11,11 +11,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from hurt import HOSTILE_VALUES
+from made_up_trials import FLAT, made_up
 from rlif.errors import UserError
+from rlif.files.json_values import write_json
 from rlif.lab import trials
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import Trial
-from rlif.lab.trials import write_data
+from rlif.lab.trials import read_result, write_data
 from rlif.tasks.arithmetic import ArithmeticConfig, split_of
 
 
@@ -31,6 +34,22 @@ def test_what_the_guard_sees_has_no_answers_and_no_problem_is_in_two_sets(tmp_pa
     assert len(set(prompts)) == len(prompts) == 90
     assert all(split_of(row["prompt"]) == "train" for rows in training for row in rows)
     assert training[0] != training[1]
+
+
+@pytest.mark.parametrize("name", ["reward", "seed", "cpu_seconds", "accuracy", "probability", "rows"])
+def test_a_result_that_somebody_has_changed_is_one_error(name: str, tmp_path: Path) -> None:
+    path, result = tmp_path / "result.json", made_up(0.0, "self_certainty", FLAT, 0.8, 10)
+    write_json(path, result)
+    assert read_result(path) == result
+    for value in HOSTILE_VALUES:
+        if not isinstance(value, {"reward": str, "seed": int | float, "cpu_seconds": int | float}.get(name, bytes)):
+            write_json(path, result | {name: value})
+            with pytest.raises(UserError, match=rf"^output_dir: .*result\.json has no {name}.* expected what a trial"):
+                read_result(path)
+    for text in ("[]", "null", "[" * 3000, ""):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"^output_dir: .*result\.json"):
+            read_result(path)
 
 
 def test_a_trial_whose_process_dies_is_an_error_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

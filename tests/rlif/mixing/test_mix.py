@@ -15,7 +15,8 @@ from rlif.mixing import weight_files
 from rlif.mixing.command import run as run_mix
 from rlif.mixing.mix import mix
 from rlif.mixing.options import MixConfig
-from tiny_models import files_of_at_most, make_model, make_tokenizer
+from rlif.mixing.weight_files import WeightFiles
+from tiny_models import files_of_at_most, make_model, make_tokenizer, save_model
 
 IDS = torch.tensor([[3, 5, 4, 6, 13, 14]])
 MakePair = Callable[..., tuple[Path, Path]]
@@ -256,3 +257,22 @@ def test_what_cannot_be_finished_leaves_nothing_behind(
         with pytest.raises(KeyboardInterrupt):
             mix(base, instruct, 0.5, tmp_path / "mixed")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "instruct"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": "../model.safetensors"}}',
+        '{"weight_map": {"a": "/model.safetensors"}}',
+        "[" * 3000,
+    ],
+)
+def test_an_index_that_names_no_files_beside_it_is_one_error(text: str, tmp_path: Path) -> None:
+    directory = save_model(tmp_path / "model")
+    (directory / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match=r"^base: .*index\.json.*(has no weight_map with names of files|is not JSON)"):
+        WeightFiles(str(directory), "base")

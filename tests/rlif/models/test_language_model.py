@@ -1,5 +1,6 @@
 """What is loaded is ready to sample from; what cannot be loaded is said in one line."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlif.errors import UserError
+from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_language_model
 from tiny_models import EOS, PAD, make_tokenizer
 
@@ -105,6 +107,24 @@ def test_a_broken_configuration_is_one_error(copied: Path, content: str) -> None
     with pytest.raises(UserError, match="model: could not load") as error:
         load(copied)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("generation_config.json", "eos_token_id"),
+        ("tokenizer_config.json", "model_max_length"),
+        ("config.json", "logit_scale"),
+        ("config.json", "logits_scaling"),
+        ("config.json", "final_logit_softcapping"),
+    ],
+)
+def test_a_setting_of_another_type_is_one_error(file: str, name: str, copied: Path) -> None:
+    written = json.loads((copied / file).read_text())
+    for value in ("x", {}, [[0]], True):
+        (copied / file).write_text(json.dumps(written | {name: value}))
+        with pytest.raises(UserError, match=r"^model: .* expected (token ids|a number|a finite number)$"):
+            fused_head(load(copied).model)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])

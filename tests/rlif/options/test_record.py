@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rlif.errors import UserError
+from rlif.files.lock import Lock
 from rlif.options.groups import OutputOptions, ResumeOptions, SeedOptions
 from rlif.options.record import check_resume, check_unchanged, make_directory, output_directory, read_record
 
@@ -26,7 +27,8 @@ class Options(OutputOptions, ResumeOptions, SeedOptions):
 def made(tmp_path: Path) -> Options:
     """Options whose directory has been made with them."""
     config = Options(output_dir=tmp_path / "out", seed=3)
-    make_directory(output_directory(config, "try", what="run"), config)
+    with Lock(output_directory(config, "try", what="run")) as lock:
+        make_directory(lock.directory, config, lock)
     return config
 
 
@@ -56,7 +58,8 @@ def test_an_existing_directory_is_refused_unless_something_resumes_in_it(made: O
         output_directory(made, "try")
     resumed = replace(made, resume=True)
     assert output_directory(resumed, "try", what="run") == made.output_dir
-    make_directory(tmp_path / "out", replace(resumed, workers=5))
+    with Lock(tmp_path / "out") as lock:
+        make_directory(lock.directory, replace(resumed, workers=5), lock)
     assert unchanged(resumed)["workers"] == 1  # the record stays that of the beginning
 
 

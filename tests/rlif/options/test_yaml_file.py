@@ -174,6 +174,11 @@ def test_values_of_a_file_are_held_to_the_same_bounds_as_others(write_yaml: Call
         ("run_dir: a\noutput_dir: b", r"output_dir: got it twice, expected it once, by this name or an old one"),
         ("~: {max_steps: 3}", r"got None, which is no option of rlif train"),
         ("a: [", r"is not YAML: "),
+        ("[" * 3000, r"is not YAML: "),
+        ("seed: 2001-13-45", r"is not YAML: "),
+        ("seed: " + "9" * 5000, r"is not YAML: "),
+        ("seed: !!bool x", r"is not YAML: "),
+        ("seed: !!timestamp x", r"is not YAML: "),
         ("!!python/object/apply:os.system [ls]", r"is not YAML: "),
     ],
 )

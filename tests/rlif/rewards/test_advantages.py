@@ -2,11 +2,12 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlif.rewards.advantages import group_advantages, unscaled_advantages
+from rlif.rewards.advantages import equal_groups, group_advantages, unscaled_advantages
 
 
 def test_advantages_are_standardised_within_each_group() -> None:
@@ -44,3 +45,20 @@ def test_advantages_may_be_scaled_by_the_batch_or_not_at_all() -> None:
 def test_a_group_of_equal_rewards_is_not_pushed_anywhere() -> None:
     assert (group_advantages(torch.full((8,), -4.7), 8) == 0).all()  # whose mean is not exactly -4.7
     assert group_advantages(torch.full((8,), torch.inf), 8).isnan().all()
+
+
+def test_a_small_spread_of_large_rewards_is_kept() -> None:
+    rewards = torch.tensor([1e8, 1e8 + 1, 1e8 + 2, 1e8 + 3], dtype=torch.float64)
+    small = torch.tensor([0.0, 1, 2, 3], dtype=torch.float64)
+    # The mean of numbers near 1e8 is right to 1e-8 of a float64.
+    torch.testing.assert_close(group_advantages(rewards, 4), group_advantages(small, 4), atol=1e-7, rtol=0)
+
+
+def test_a_completion_without_a_reward_is_left_out_of_its_group() -> None:
+    nan = math.nan
+    rewards = torch.tensor([1.0, nan, 2.0, 3.0, nan, 5.0, nan, nan, nan, nan, nan, nan])
+    advantages = group_advantages(rewards, 4)
+    assert advantages[:4].tolist() == pytest.approx([-1, 0, 0, 1], abs=2e-4)  # the 1e-4 in the divisor
+    assert advantages[4:].tolist() == [0] * 8
+    assert equal_groups(rewards, 4).tolist() == [False, True, True]
+    assert unscaled_advantages(rewards, 4)[:4].tolist() == [-1, 0, 0, 1]

@@ -5,7 +5,7 @@ import torch
 
 from made_rollouts import TOKENIZER, make_rollout, make_stats
 from rlif.errors import UserError
-from rlif.rewards import REWARDS, Rewards, load_rewards
+from rlif.rewards import REWARDS, Rewards, load_rewards, uses
 from rlif.rewards.advantages import group_advantages
 
 
@@ -19,7 +19,7 @@ def mixed(*specs: str, aggregation: str = "sum_then_normalize") -> Rewards:
 def test_a_reward_alone_is_a_mixture_of_one(name: str) -> None:
     total, parts = mixed(name)
     assert total.shape == (8,)
-    assert total.dtype == torch.float32
+    assert total.dtype == torch.float64
     assert not total.requires_grad
     assert torch.equal(total, parts[name])
     assert list(parts) == [name]
@@ -38,6 +38,24 @@ def test_rewards_normalised_first_weigh_the_same_whatever_their_scale() -> None:
     total, raw = mixed("sequence_logprob=3", "format", aggregation="normalize_then_sum")
     torch.testing.assert_close(total, expected)
     assert torch.equal(raw["sequence_logprob"], parts["sequence_logprob"])
+
+
+@uses()
+def sometimes(completions: list[str]) -> list[float | None]:
+    """Their length, where they have an answer's marker."""
+    return [float(len(text)) if "####" in text else None for text in completions]
+
+
+def test_a_reward_that_does_not_apply_to_a_completion_is_left_out_of_its_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REWARDS, "sometimes", sometimes)
+    total, parts = mixed("sometimes", "format=10")
+    assert parts["sometimes"].nan_to_num(-1).tolist() == [6, 6, -1, -1, -1, 7, -1, -1]
+    assert total.tolist() == [16, 16, 0, 0, 0, 17, 0, 0]
+    alone, _ = mixed("sometimes")
+    assert alone.isnan().tolist() == [False, False, True, True, True, False, True, True]
+    normalised, parts = mixed("sometimes", "format", aggregation="normalize_then_sum")
+    # Of the first group two have it, equal; of the second one alone, which has nothing to be compared with.
+    torch.testing.assert_close(normalised, group_advantages(parts["format"], 4))
 
 
 def test_the_forward_computes_what_the_mixture_reads_and_no_more() -> None:

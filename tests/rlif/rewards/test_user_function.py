@@ -1,10 +1,12 @@
 """A user's function is found by its name, gets what it asks for, and is held to one finite number per completion."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from made_rollouts import TOKENIZER, make_rollout, make_stats
 from rlif.errors import UserError
@@ -149,7 +151,7 @@ def test_a_module_that_cannot_be_imported_is_one_error(
         ("return 1.0", r"returned 1.0, expected a list or tensor of 3 numbers"),
         ("return 'abc'", r"returned 'abc', expected a list"),
         ("pass", r"returned None, expected a list"),
-        ("return [1, None, 3]", r"returned None for completion 2 of 3, .* \(prompt '1\+1='\)"),
+        ("return [1, 'None', 3]", r"returned 'None' for completion 2 of 3, .* \(prompt '1\+1='\)"),
         ("return [1, 2, '3']", r"returned '3' for completion 3 of 3"),
         ("return [1, float('nan'), 3]", r"returned nan for completion 2 of 3, expected a finite number"),
         ("return [1, 2, 10**400]", r"returned 10+…? for completion 3 of 3"),
@@ -194,6 +196,24 @@ def test_training_on_a_mixture_logs_each_part(
         assert row["reward/short"] == pytest.approx(-row["completion_length"])
         assert row["reward"] == pytest.approx(0.5 * row["reward/probability_disparity"] + 0.1 * row["reward/short"])
         assert 0 <= row["reward/random"] <= 1
+
+
+def test_completions_to_which_no_reward_applies_are_counted_and_teach_nothing(
+    make_config: Callable[..., TrainConfig], write_module: Callable[[str], Path]
+) -> None:
+    body = "[None, len(completions[1]), None, 3] * (len(completions) // 4)"
+    path = write_module(f"def third(completions):\n    return {body}\n")
+    result = train(make_config(reward=(f"{path}:third", "random=0")))
+    assert [row["not_applicable/third"] for row in result.rows] == [0.5, 0.5]
+    assert all("not_applicable/random" not in row for row in result.rows)
+    path = write_module("def never(completions):\n    return [None] * len(completions)\n")
+    config = make_config(reward=(f"{path}:never",), output_dir=result.run_dir.with_name("never"))
+    result = train(config)
+    assert [row["not_applicable/never"] for row in result.rows] == [1, 1]
+    assert [row["frac_reward_zero_std"] for row in result.rows] == [1, 1]
+    assert all(math.isnan(row["reward"]) and row["skipped_updates"] == 0 for row in result.rows)
+    weights = [load_file(Path(each) / "model.safetensors") for each in (config.model, result.run_dir / "model")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 def test_a_reward_that_fails_in_training_loses_nothing(

@@ -1,7 +1,11 @@
 """A token is drawn with its probability, from random numbers that a prompt's seed alone decides."""
 
+from itertools import accumulate
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
@@ -87,3 +91,19 @@ def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps(
 def test_temperature_zero_takes_the_most_likely_token() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
     assert draw_tokens(logits, 0.0, one_number_a_row(2))[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[0.3, 0.1, 0.1, 0.5]], dtype=torch.float64).log().to(dtype)
+    assert truncate(logits, 1.0, top_k=None, top_p=0.8).isfinite().tolist() == [[True, False, False, True]]
+    assert truncate(logits, 1.0, top_k=None, top_p=0.81).isfinite().sum() == 3
+    assert truncate(logits, 1.0, top_k=3, top_p=0.9).isfinite().sum() == 3
+
+
+@given(shares=st.lists(st.integers(1, 30), min_size=2, max_size=12), wanted=st.integers(1, 99))
+def test_no_token_too_many_is_in_the_nucleus_whatever_the_rounding(shares: list[int], wanted: int) -> None:
+    logits = torch.tensor([shares], dtype=torch.float64).div(sum(shares)).log().float()
+    kept = truncate(logits, 1.0, top_k=None, top_p=wanted / 100).isfinite().sum()
+    sums = list(accumulate(sorted(shares, reverse=True)))
+    assert kept == next(n for n, reached in enumerate(sums, start=1) if 100 * reached >= wanted * sums[-1])

@@ -37,6 +37,16 @@ def test_a_prompt_that_the_model_cannot_take_is_an_error(
     assert encode_prompts(language_model, [Prompt("1" * 52)], 12)
 
 
+def test_a_prompt_that_is_far_too_long_is_refused_before_it_is_cut_into_tokens(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(type(language_model.tokenizer), "__call__", lambda *text, **options: asked.append(text))
+    with pytest.raises(UserError, match="has 64001 characters, which are more than the model's 64 positions hold"):
+        encode_prompts(language_model, [Prompt("1" * 64_001)], 12)
+    assert not asked
+
+
 def test_the_context_of_a_model_that_reads_images_too_is_that_of_its_text(language_model: LanguageModel) -> None:
     text = SimpleNamespace(max_position_embeddings=8)
     language_model.model.config = SimpleNamespace(get_text_config=lambda: text)

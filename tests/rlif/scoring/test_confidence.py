@@ -7,12 +7,25 @@ import math
 import pytest
 import torch
 
+from made_rollouts import make_rollout, make_stats
 from rlif.models.language_model import LanguageModel
 from rlif.rewards import REWARDS
 from rlif.rewards.interface import describe_reward
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.sample import sample
-from rlif.scoring.confidence import OUTPUTS, confidence_scores, span_scores
+from rlif.scoring.confidence import (
+    OUTPUTS,
+    confidence_scores,
+    entropy_confidence,
+    inverse_perplexity,
+    probability_disparity,
+    self_certainty,
+    sequence_logprob,
+    span_scores,
+    token_entropy,
+    token_probability,
+    trajectory_entropy,
+)
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.sequences import as_rollout
 from tiny_models import EOS, make_model
@@ -84,3 +97,14 @@ def test_every_score_equals_a_slow_float64_computation_from_the_full_distributio
         # Float32 activations and statistics against float64 ones.
         assert span_scores(stats, rollout.completion_mask, row, span, vocab_size) == pytest.approx(expected, abs=2e-5)
     assert set(span_scores(stats, rollout.completion_mask, 0, None, vocab_size).values()) == {0.0}
+
+
+def test_a_completion_without_tokens_has_no_confidence_rather_than_none_that_is_a_number() -> None:
+    rollout = make_rollout(["1+1=2", "7"])
+    _, stats = make_stats(rollout, ("logprob", "entropy", "self_certainty", "top_probs"))
+    mask = rollout.completion_mask.clone()
+    mask[1] = False
+    for score in (self_certainty, token_entropy, trajectory_entropy, sequence_logprob, inverse_perplexity):
+        assert score(stats, mask)[1] == 0
+    assert entropy_confidence(stats, mask, 18)[1] == token_probability(stats, mask)[1] == 0
+    assert probability_disparity(stats, mask)[1] == 0

@@ -256,6 +256,15 @@ def test_bad_input_is_named_before_anything_is_written(
     assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "config.yaml")] == []
 
 
+@pytest.mark.parametrize("group", ["sample", "rank", "train", "measure"])
+@pytest.mark.parametrize("value", [None, {}, "all", 3, SelfFeedbackConfig])
+def test_options_of_a_stage_that_are_something_else_are_one_error(group: str, value: object) -> None:
+    config = SelfFeedbackConfig(**{group: value})  # type: ignore[arg-type]
+    for act in (config.resolved, config.validate, lambda: run_self_feedback(config)):
+        with pytest.raises(UserError, match=rf"^{group}: got .*, expected options of its own$"):
+            act()
+
+
 def test_several_processes_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="got several processes, expected one"):

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from rlif.errors import UserError
-from rlif.files.jsonl import Row
+from rlif.files.jsonl import Row, write_rows
 from rlif.models.language_model import LanguageModel
 from rlif.self_feedback.options import RankOptions
-from rlif.self_feedback.rank import rank, read_preferences, write_preferences
+from rlif.self_feedback.rank import rank, read_preferences
 from tiny_models import EOS
 
 
@@ -125,7 +125,7 @@ def test_no_answer_in_any_completion_says_where_to_look() -> None:
 def test_preferences_written_are_the_pairs_read(language_model: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "preferences.jsonl"
     pairs, _ = rank([row_of(FOUR)], RANK)
-    write_preferences(path, pairs)
+    write_rows(path, pairs)
     read = read_preferences(path, language_model)
     assert [(each.prompt_ids, each.chosen_ids, each.rejected_ids) for each in read] == [
         ([4, 5], pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs
@@ -156,7 +156,7 @@ def test_the_export_trains_trls_dpo_trainer_on_the_tokens_that_were_sampled(
         )
     row = row_of(completions, prompt=prompt) | {"prompt_ids": tokenizer(prompt)["input_ids"]}
     pairs, _ = rank([row], RANK)
-    write_preferences(tmp_path / "preferences.jsonl", pairs)
+    write_rows(tmp_path / "preferences.jsonl", pairs)
     trainer = trl.DPOTrainer(
         model=language_model.model,
         args=trl.DPOConfig(output_dir=str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to="none"),
@@ -205,6 +205,9 @@ GOOD = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
         ({**GOOD, "chosen": 2}, "row 1: got chosen '2', expected a text or one message"),
         ({**GOOD, "prompt": ""}, "row 1: got prompt '', expected a text or messages"),
         ({**GOOD, "gap": "wide"}, "row 1: got gap 'wide', expected a number"),
+        ({**GOOD, "gap": 10**400}, "row 1: got gap '1000"),
+        ({**GOOD, "chosen": "\ud800"}, "row 1: got a `chosen` with half a surrogate pair"),
+        ({**GOOD, "prompt": "\ud800"}, "got a `prompt` with half a surrogate pair"),
         ({**GOOD, "prompt_ids": [3], "chosen_ids": [], "rejected_ids": [3]}, "row 1: got chosen_ids"),
         ({**GOOD, "prompt_ids": [3], "chosen_ids": [99], "rejected_ids": [3]}, "has a token outside the model's"),
         (

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from hurt import HOSTILE_VALUES, assert_same
 from rlif.errors import UserError
-from rlif.files.jsonl import write_rows
+from rlif.files.jsonl import Row, write_rows
 from rlif.models.language_model import LanguageModel
 from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
 from small_samples import PROMPTS, sampling_config
 
 
-def test_an_interrupted_sampling_goes_on_at_its_prompt_and_ends_with_the_same_bytes(
+def test_an_interrupted_sampling_goes_on_at_its_prompt_and_ends_with_the_same_tokens(
     language_model: LanguageModel, tmp_path: Path
 ) -> None:
     config = sampling_config(prompts_per_batch=2, sampling="independent", temperature=1.0)
@@ -25,7 +26,7 @@ def test_an_interrupted_sampling_goes_on_at_its_prompt_and_ends_with_the_same_by
     part.write_bytes(b"".join(lines[:3]) + lines[3][:50])
     part.with_suffix(".settings.json").write_text(whole.with_suffix(".settings.json").read_text())
     sample_completions(config, language_model, PROMPTS, part)
-    assert part.read_bytes() == whole.read_bytes()
+    assert_same(read_samples(part), read_samples(whole))
 
 
 def test_samples_do_not_depend_on_how_prompts_are_divided_over_batches(
@@ -49,6 +50,37 @@ def test_samples_of_an_earlier_release_are_read_and_gone_on_with(language_model:
     settings.write_text(settings.read_text().replace("num_prompts", "num_questions"))
     assert read_samples(path) == whole[:3]
     assert sample_completions(config, language_model, PROMPTS, path) == read_samples(path) == whole
+
+
+@pytest.mark.parametrize("name", ["prompt", "prompt_ids", "answer", "completions"])
+def test_a_row_that_somebody_has_changed_is_one_error(name: str, sampled: Row, tmp_path: Path) -> None:
+    write_rows(tmp_path / "samples.jsonl", [sampled])
+    assert read_samples(tmp_path / "samples.jsonl") == [sampled]
+    for value in HOSTILE_VALUES:
+        fits = name == "prompt" or (name == "prompt_ids" and value == []) or (name == "answer" and value in (None, "x"))
+        if not fits:
+            write_rows(tmp_path / "samples.jsonl", [sampled, sampled | {name: value}])
+            with pytest.raises(UserError, match=r"^output_dir: .*samples\.jsonl, row 2: .*; expected what"):
+                read_samples(tmp_path / "samples.jsonl")
+
+
+@pytest.mark.parametrize("name", ["text", "ids", "finished", "span", "answer", "confidence"])
+def test_a_completion_that_somebody_has_changed_is_one_error(name: str, sampled: Row, tmp_path: Path) -> None:
+    fitting = {"text": ("x",), "ids": (), "finished": (True,), "span": (None,), "answer": (None, "x"), "confidence": ()}
+    for value in HOSTILE_VALUES:
+        if value not in fitting[name] and (name, value) not in (("ids", []), ("confidence", {})):
+            changed = [sampled["completions"][0] | {name: value}]
+            write_rows(tmp_path / "samples.jsonl", [sampled | {"completions": changed}])
+            with pytest.raises(UserError, match=r"row 1: .*; expected what"):
+                read_samples(tmp_path / "samples.jsonl")
+
+
+@pytest.fixture
+def sampled() -> Row:
+    """A row as sampling writes it."""
+    completion = {"text": "#### 2", "ids": [3, 4], "finished": True, "span": [1, 2], "answer": "2"}
+    scores = {"confidence": {"self_certainty": 0.5}}
+    return {"index": 0, "prompt": "1+1=", "prompt_ids": [1], "answer": "2", "completions": [completion | scores]}
 
 
 def test_samples_made_with_other_settings_are_refused_and_stay_as_they_are(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import islice
@@ -13,7 +15,9 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen3ForCausalLM
 
+from hurt import wait_until
 from rlif.errors import UserError
+from rlif.files.lock import Lock
 from rlif.tasks import pretraining
 from rlif.tasks.arithmetic import ArithmeticConfig, teacher_solutions
 from rlif.tasks.built_in_models import base_model_dir, pretrained_base
@@ -77,7 +81,7 @@ def test_an_interrupted_pretraining_leaves_nothing(moment: str, cache: Path, mon
         if moment == "saving":
             directory = arguments[1]
             assert isinstance(directory, Path)
-            directory.mkdir()
+            assert directory.is_dir()
             (directory / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
@@ -93,18 +97,56 @@ def test_an_interrupted_pretraining_leaves_nothing(moment: str, cache: Path, mon
     assert load(pretrained_base(TINY))
 
 
-def test_two_processes_at_once_leave_one_whole_model(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_processes_at_once_one_waits_for_the_model_of_the_other(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads here: a lock excludes every other user of the directory, in this process or in another."""
     pretrain: Callable[..., object] = pretraining.pretrain
+    waiting = Console(file=io.StringIO(), width=200)
+    made = []
 
-    def pretrain_while_another_finishes(*arguments: object) -> object:
-        monkeypatch.setattr(pretraining, "pretrain", pretrain)
-        pretrained_base(TINY)
+    def pretrain_while_another_waits(*arguments: object) -> object:
+        made.append(arguments)
+        other.start()
+        wait_until(lambda: "Waiting for process" in waiting.file.getvalue())  # type: ignore[attr-defined]
         return pretrain(*arguments)
 
-    monkeypatch.setattr(pretraining, "pretrain", pretrain_while_another_finishes)
+    found: list[Path] = []
+    other = threading.Thread(target=lambda: found.append(pretrained_base(TINY, waiting)))
+    monkeypatch.setattr(pretraining, "pretrain", pretrain_while_another_waits)
     directory = pretrained_base(TINY)
-    assert list(cache.iterdir()) == [directory]
+    other.join()
+    assert found == list(cache.iterdir()) == [directory]
+    assert len(made) == 1
     assert load(directory)
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "gone", "unsealed"])
+def test_a_cached_model_that_is_damaged_is_made_again(kind: str) -> None:
+    weights = pretrained_base(TINY) / "model.safetensors"
+    whole = weights.read_bytes()
+    if kind == "unsealed":  # as 0.1.0 left them: nobody knows what it was
+        (weights.parent / "manifest.json").unlink()
+    elif kind == "gone":
+        weights.unlink()
+    else:
+        weights.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:] if kind == "flipped" else whole[:100])
+    with pytest.warns(UserWarning, match=r"base-\w+ is not as it was made \(.*\): it is made again"):
+        assert pretrained_base(TINY) == weights.parent
+    assert weights.read_bytes() == whole
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed_and_what_another_makes_is_not(cache: Path) -> None:
+    for name in ("base-1", "base-2", "base-3-replaced"):
+        (cache / f".{name}-unfinished").mkdir(parents=True)
+    for name in ("unfinished-old", "unfinished-new"):
+        (cache / name).mkdir()
+    os.utime(cache / "unfinished-old", (0, 0))
+    (cache / ".base-1.lock").write_text("process 1 on host")  # of a process that has ended
+    with Lock(cache / "base-2", beside=True):
+        directory = pretrained_base(TINY)
+        assert sorted(path.name for path in cache.glob("*unfinished*")) == [".base-2-unfinished", "unfinished-new"]
+    assert directory.is_dir()
 
 
 def test_the_configuration_decides_the_weights_and_the_random_state_is_left_alone(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 from transformers import AutoModelForCausalLM
 
 from rlif.errors import UserError
+from rlif.training import loop
+from rlif.training.run_dir import RunDir
 from runs import MakeConfig, train
 from tiny_models import files_of_at_most
 
@@ -36,6 +44,71 @@ def test_an_unforeseen_error_saves_the_model_and_says_where(
         train(config)
     assert "the model in" in "".join(caught.value.__notes__)
     AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+
+
+def test_impatience_does_not_hide_that_the_model_is_saved(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(max_steps=3)
+    original = loop.update
+
+    def update(learner: object, rollout: object, step: int, learning_rate: float) -> dict[str, float]:
+        if step == 2:
+            for _ in range(4):
+                os.kill(os.getpid(), signal.SIGINT)
+        return original(learner, rollout, step, learning_rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr("rlif.training.loop.salvaged", impatient(loop.salvaged))
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped in step 2; metrics are in .*run, the model in .*model$"):
+        train(config)
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+
+
+def impatient(salvaged: Callable[..., str]) -> Callable[..., str]:
+    """The same, with Ctrl-C before it and after it."""
+
+    def wrapped(*arguments: object) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        place = salvaged(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return place
+
+    return wrapped
+
+
+def test_ctrl_c_while_the_model_is_saved_at_the_end_is_no_interruption(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = RunDir.save_model
+
+    def interrupted(*arguments: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(*arguments)
+
+    monkeypatch.setattr(RunDir, "save_model", interrupted)
+    result = train(make_config(max_steps=1))
+    AutoModelForCausalLM.from_pretrained(result.run_dir / "model")
+
+
+def test_a_run_directory_that_is_removed_in_the_run_is_said_to_be(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(max_steps=3)
+    original = loop.update
+
+    def update(learner: object, rollout: object, step: int, learning_rate: float) -> dict[str, float]:
+        if step == 2:
+            config.output_dir.rename(config.output_dir.with_name("renamed"))
+        return original(learner, rollout, step, learning_rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(
+        UserError, match=r"run was removed or renamed while the run wrote to it, the model in .*model\)$"
+    ):
+        train(config)
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+    assert (config.output_dir.with_name("renamed") / "metrics.jsonl").read_text().count("\n") == 1
 
 
 def test_a_full_disk_is_one_error_and_leaves_no_half_model(make_config: MakeConfig) -> None:

@@ -9,18 +9,20 @@ import random
 import shutil
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hurt import HOSTILE_VALUES, rewrite
 from rlif.errors import UserError
 from rlif.files.directories import damage
+from rlif.files.jsonl import read_metrics
 from rlif.training import loop as trainer
 from rlif.training import setup as prepare
-from rlif.training.checkpoint import checkpoints
+from rlif.training.checkpoint import RunState, checkpoints
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from runs import MakeConfig, train
@@ -128,7 +130,8 @@ def test_a_run_killed_at_twenty_random_moments_goes_on_to_the_same_bits(
     assert 20 < reached[-1] < config.max_steps
     train(replace(config, resume=True))
     assert_same(whole.output_dir, config.output_dir)
-    assert sorted(path.name for path in config.output_dir.iterdir()) == [
+    # A run that is killed before its first checkpoint leaves what it had logged by then.
+    assert sorted(path.name for path in config.output_dir.iterdir() if "before-restart" not in path.name) == [
         "checkpoint-100",
         "checkpoint-99",
         "config.yaml",
@@ -215,6 +218,32 @@ def test_a_run_without_a_checkpoint_is_not_begun_again_over_its_model(make_confi
     assert (config.output_dir / "metrics.jsonl").read_text() == metrics
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(RunState)])
+def test_a_checkpoint_that_was_changed_and_resealed_is_one_error(name: str, stopped: TrainConfig) -> None:
+    path = stopped.output_dir / "checkpoint-4" / "state.json"
+    state = json.loads(path.read_text())
+    # Where only the type is known: what is compared with the data, or with the length of a file, later.
+    right = {"step": (), "eval_data_fingerprint": (None, "x")}.get(
+        name, ("x",) if name.endswith("fingerprint") else (10**30,)
+    )
+    for value in HOSTILE_VALUES:
+        if value not in right:
+            rewrite(path, json.dumps(state | {name: value}))
+            with pytest.raises(UserError, match=rf"^resume: .*state\.json: {name}: got "):
+                RunState.load(path.parent)
+    for text in ("[]", "3", "{}", "null", "[" * 3000, json.dumps(state | {"more": 1})):
+        rewrite(path, text)
+        with pytest.raises(UserError, match=r"^resume: .*state\.json"):
+            train(stopped)
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '{"step": "1"}', '{"step": 1, "loss": "x"}', '{"loss": 1}', "[" * 3000])
+def test_metrics_that_somebody_has_changed_are_one_error(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"^resume: .*metrics\.jsonl, (line|row) 2: "):
+        read_metrics(tmp_path / "metrics.jsonl", argument="resume")
+
+
 def test_metrics_that_are_gone_are_one_error(stopped: TrainConfig) -> None:
     (stopped.output_dir / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"resume: .*metrics.jsonl has 0 bytes, expected the \d+ of the checkpoint"):
@@ -266,8 +295,31 @@ def test_there_must_be_a_run_to_resume(make_config: MakeConfig) -> None:
         train(make_config(resume=True, output_dir=None))
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(make_config: MakeConfig) -> None:
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_and_keeps_what_it_had_logged(
+    make_config: MakeConfig,
+) -> None:
     config = make_config()
-    prepare.prepare(config, SilentProgress()).close()
+    for number in (0, 1, 2):
+        run = prepare.prepare(replace(config, resume=number > 0), SilentProgress())
+        run.log({"step": 1, "reward": number}, [{"prompt": "1+1=", "completion": str(number)}])
+        run.close()
     result = train(replace(config, resume=True))
     assert [row["step"] for row in result.rows] == [1, 2]
+    for number in (0, 1, 2):
+        kept = config.output_dir / f"before-restart-{number + 1}"
+        assert json.loads((kept / "metrics.jsonl").read_text()) == {"step": 1, "reward": number}
+        assert json.loads((kept / "samples.jsonl").read_text())["completion"] == str(number)
+
+
+@pytest.mark.parametrize("record", [None, "{}\n", "seed: 0\n"])
+def test_a_directory_that_holds_no_run_is_refused_and_left_as_it_is(
+    record: str | None, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    files = {"metrics.jsonl": '{"mine": 1}\n', "samples.jsonl": "mine\n"}
+    files |= {} if record is None else {"config.yaml": record}
+    (tmp_path / "run").mkdir()
+    for name, text in files.items():
+        (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(UserError, match=r"^output_dir: .*(holds no run to resume|is not that of a run)$"):
+        train(make_config(resume=True))
+    assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == files

@@ -8,14 +8,19 @@ import pytest
 import yaml
 
 from rlif.errors import UserError
+from rlif.files.lock import Lock
 from rlif.training.options import TrainConfig
 from rlif.training.run_dir import RunDir, resolve_run_dir
 
 CONFIG = TrainConfig(model="model", data="data.jsonl")
 
 
+def make_run_dir(path: Path) -> RunDir:
+    return RunDir(path, CONFIG, Lock(path))
+
+
 def test_every_line_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "deep" / "run", CONFIG)
+    run = make_run_dir(tmp_path / "deep" / "run")
     for step in range(3):
         run.log_metrics({"step": step, "loss": 0.5})
         run.log_samples([{"step": step, "completion": "größer\n"}])
@@ -26,13 +31,13 @@ def test_every_line_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
 
 
 def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run", CONFIG)
+    run = make_run_dir(tmp_path / "run")
     run.log_metrics({"step": 1, "loss": math.nan, "reward": math.inf})
     assert json.loads((run.path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "reward": None}
 
 
 def test_the_configuration_is_written_with_the_versions_that_ran_it(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run", CONFIG)
+    run = make_run_dir(tmp_path / "run")
     text = (run.path / "config.yaml").read_text()
     assert yaml.safe_load(text)["model"] == "model"
     assert "output_dir" not in yaml.safe_load(text)  # so that the file repeats the run in a directory of its own
@@ -52,4 +57,4 @@ def test_the_default_directory_is_new_and_named_after_the_reward(
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="output_dir: cannot make"):
-        RunDir(tmp_path / "file" / "run", CONFIG)
+        make_run_dir(tmp_path / "file" / "run")

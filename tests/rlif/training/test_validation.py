@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from made_rollouts import make_rollout, make_stats
 from rlif.data.prompts import Prompt
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
@@ -13,6 +14,7 @@ from rlif.rollouts.rollout import Rollout
 from rlif.scoring.scorer import Scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training import validation
+from rlif.training.validation import mean_metrics, rollout_totals
 from runs import MakeConfig, evaluated
 from tiny_models import EOS, frozen_copy, frozen_start_model
 
@@ -138,3 +140,11 @@ def test_without_gold_answers_there_is_no_accuracy(language_model: LanguageModel
     metrics = evaluated(language_model, frozen_start_model(language_model.model), prompts, make_config()).metrics
     assert "accuracy" not in metrics
     assert "parse_rate" in metrics
+
+
+def test_completions_without_tokens_are_counted_where_there_are_any() -> None:
+    rollout = make_rollout(["#### 2", "7"])
+    _, stats = make_stats(rollout)
+    assert "empty_completions" not in mean_metrics(rollout_totals(rollout, stats, None))
+    rollout.completion_mask[1] = False
+    assert mean_metrics(rollout_totals(rollout, stats, None))["empty_completions"] == 0.5

@@ -1,0 +1,104 @@
+"""A command that is asked to stop says what is saved, whoever asks, and however often."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from rlif import cli
+from rlif.interrupts import StopRequest, as_ctrl_c, stop_signals, without_interrupts
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def send(number: int, times: int = 1) -> None:
+    for _ in range(times):
+        os.kill(os.getpid(), number)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing was sent before, and the streams of the tests' own process stay where they are."""
+    monkeypatch.setattr("rlif.interrupts._last", float("-inf"))
+    monkeypatch.setattr("rlif.interrupts.leave_terminal", lambda: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal_interrupts_as_ctrl_c_does_and_impatience_adds_nothing(number: int) -> None:
+    said = []
+    with as_ctrl_c():
+        try:
+            send(number)
+            said.append("went on")
+        except KeyboardInterrupt:
+            send(number, times=4)
+            said.append("saved")
+    assert said == ["saved"]
+
+
+def test_handlers_are_as_before_afterwards() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with as_ctrl_c(), StopRequest(), without_interrupts():
+        pass
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_job_in_the_background_of_a_script_is_not_interrupted_with_it() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with as_ctrl_c():
+        send(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_process_that_shall_outlive_its_terminal_does() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
+    try:
+        assert signal.SIGHUP not in stop_signals()
+        with StopRequest() as stop, as_ctrl_c():
+            send(signal.SIGHUP)
+        assert stop.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_first_signal_is_noted_and_only_a_second_ctrl_c_interrupts(number: int) -> None:
+    with StopRequest() as stop:
+        send(number)
+        assert stop.received == signal.Signals(number).name
+        send(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        send(signal.SIGINT, times=2)  # what is being saved now is not interrupted
+    assert stop.received == signal.Signals(number).name
+
+
+def test_nothing_interrupts_what_is_left_to_save() -> None:
+    with StopRequest() as stop:
+        stop.save_in_peace()
+        send(signal.SIGINT, times=3)
+    assert stop.received == "SIGINT"
+
+
+def test_an_interrupt_that_came_during_another_does_not_hide_what_is_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt("stopped after step 7")
+        finally:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(sys, "argv", ["rlif", "plot", "."])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == cli.INTERRUPTED
+    assert capsys.readouterr().err == "rlif: stopped after step 7\n"

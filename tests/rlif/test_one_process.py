@@ -1,0 +1,54 @@
+"""Every command that can go on in a directory, or would replace one, leaves it to the process that has it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlif import cli
+from rlif.files.lock import Lock
+
+# Of each command the words that would write to DIRECTORY.
+WORDS = {
+    "train": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
+    "eval": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
+    "self-feedback": "sample --model MODEL --data DATA --output-dir DIRECTORY",
+    "lab": "--output-dir DIRECTORY --resume",
+    "mix": "MODEL MODEL --ratio 0.5 --output-dir DIRECTORY",
+}
+# These write one file, or into a directory that is there for none but them.
+WRITE_NO_DIRECTORY = {"plot", "diagnose"}
+ALWAYS_NEW = {"demo"}
+
+
+def test_every_command_has_a_row() -> None:
+    assert {*WORDS} | WRITE_NO_DIRECTORY | ALWAYS_NEW == {*cli.COMMANDS}
+
+
+@pytest.mark.parametrize("command", WORDS)
+def test_a_second_process_in_a_directory_is_refused_and_changes_nothing(
+    command: str,
+    model_dir: Path,
+    write_jsonl: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory, data = tmp_path / "directory", write_jsonl({"prompt": "1+1=", "answer": 2})
+    if command != "mix":  # its directory appears when it is whole
+        directory.mkdir()
+    places = {"MODEL": model_dir, "DATA": data, "DIRECTORY": directory}
+    words = [str(places.get(word, word)) for word in WORDS[command].split()]
+    monkeypatch.setattr(sys, "argv", ["rlif", command, *words])
+    with Lock(directory, beside=command == "mix"):
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        before = [path.name for path in directory.iterdir()] if directory.exists() else []
+    assert end.value.code == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert f"rlif: error: output_dir: {directory} is in use by process {os.getpid()} on {os.uname().nodename};" in error
+    assert before == ([] if command == "mix" else [".lock"])
