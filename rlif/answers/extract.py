@@ -14,15 +14,27 @@ The style says which tiers count: `strict` takes the first two, `lenient` all. E
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Integral, Rational, Real
 from typing import Literal
 
-from rlif.answers.prose import Span, stated_in_prose, undecorated
+from rlif.answers.decoration import Span, undecorated
+from rlif.answers.prose import ProseTier, stated_in_prose
 
 AnswerStyle = Literal["strict", "lenient"]
-Tier = Literal["marker", "box", "phrase", "equation", "bold", "number"]
+Tier = Literal["marker", "box"] | ProseTier
+
+_MARKER = re.compile(r"(?<!#)#{4}(?!#)")
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{|\\fbox\s*\{)|\{|\}")
+_UNBRACED_BOX = re.compile(r"\\boxed\s+([^\s{}$]+)")
+# How a line begins that states a value: a sign, a digit, LaTeX, a bracket, a choice (B), or a variable and a sign.
+_VALUE = re.compile(r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\W|\d|$)")
+# How a heading begins all the same: "2. Solve", "1) First".
+_NUMBERED = re.compile(r"\(?\d+[.):]+\s+[A-Za-z*]")
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,16 @@ def stated_answer(text: str, *, style: AnswerStyle = "strict", finished: bool | 
             in prose, whose last number may be half of one. None: unknown; then prose counts if it ends as a sentence
             does.
     """
-    raise NotImplementedError
+    marked = _marked(text)
+    boxed = _boxed(text)
+    if boxed is not None and (marked is None or boxed[0] > marked[0] or not _is_value(text, marked)):
+        return Stated(text[slice(*boxed)], "box", *boxed)
+    if marked is not None:
+        return Stated(text[slice(*marked)], "marker", *marked)
+    if style == "strict":
+        return None
+    stated = stated_in_prose(text, finished)
+    return None if stated is None else Stated(text[slice(*stated[1])], stated[0], *stated[1])
 
 
 def extract_answer(text: str, *, style: AnswerStyle = "strict", finished: bool | None = None) -> str | None:
@@ -67,4 +88,90 @@ def gold_answer(value: object) -> str | None:
     Raises:
         TypeError: it is neither text nor a number.
     """
-    raise NotImplementedError
+    if value is None or isinstance(value, bool) or not isinstance(value, str | Decimal | Real):
+        if value is None or str(value) == "NaT":
+            return None
+        raise TypeError(f"answer: got {value!r}, expected text or a number")
+    text = value.strip() if isinstance(value, str) else _written_out(value)
+    answer = extract_answer(text) or text
+    return None if answer in ("", "####") else answer
+
+
+def _written_out(number: Decimal | Real) -> str:
+    """A number in digits, without exponent; nothing for NaN."""
+    if isinstance(number, Integral):
+        return str(int(number))
+    if isinstance(number, Rational):
+        return f"{number.numerator}/{number.denominator}"
+    if not math.isfinite(number):
+        return "" if math.isnan(number) else str(float(number)).replace("inf", "\\infty")
+    # str() is the shortest decimal of the number's own width; float() would widen a float32 first.
+    return format(Decimal(str(number)), "f")
+
+
+def _marked(text: str) -> Span | None:
+    """Where the answer stands that `####` marks: the last one that reads as a value, or words that end the text."""
+    found = words = None
+    for start, end in _marked_lines(text):
+        span = undecorated(text, start, end)
+        if span is None:
+            found = words = None  # a marker that marks nothing yet
+        elif _is_value(text, span):
+            found, words = span, None
+        else:
+            words = None if text[end:].strip() else span
+    return found if words is None else words
+
+
+def _marked_lines(text: str) -> Iterator[Span]:
+    """Yield the rest of the line behind each `####`; if that is empty, the next line that is not, if it is a value."""
+    markers = [match.span() for match in _MARKER.finditer(text)]
+    for number, (start, end) in enumerate(markers):
+        line_end = _line_end(text, end)
+        if number + 1 < len(markers):
+            line_end = min(line_end, markers[number + 1][0])
+        if not text[end:line_end].strip(" \t*_`"):
+            previous = markers[number - 1][1] if number else None
+            if previous is not None and "\n" not in text[previous:start]:
+                continue  # it closes a heading: #### 42 ####
+            first = _first_visible(text, line_end)
+            line_end = _line_end(text, first)
+            span = undecorated(text, first, line_end)
+            if span is not None and not _is_value(text, span):
+                continue  # a heading without words
+            end = first
+        yield end, line_end
+
+
+def _line_end(text: str, start: int) -> int:
+    end = text.find("\n", start)
+    return len(text) if end == -1 else end
+
+
+def _first_visible(text: str, start: int) -> int:
+    while start < len(text) and text[start].isspace():
+        start += 1
+    return start
+
+
+def _is_value(text: str, span: Span) -> bool:
+    return bool(_VALUE.match(text, *span)) and not _NUMBERED.match(text, *span)
+
+
+def _boxed(text: str) -> Span | None:
+    """Where the content stands of the complete box that begins last, by one pass over the braces."""
+    last: Span | None = None
+    opened: list[int | None] = []  # for each open brace where a box's content begins, None for other braces
+    for brace in _BRACE.finditer(text) if "\\boxed" in text or "\\fbox" in text else ():
+        if brace["box"] is not None:
+            opened.append(brace.end())
+        elif brace[0] == "{":
+            opened.append(None)
+        elif opened:
+            start = opened.pop()
+            if start is not None and (last is None or start > last[0]):
+                last = undecorated(text, start, brace.start())
+    for box in _UNBRACED_BOX.finditer(text):
+        if last is None or box.start() > last[0]:
+            last = undecorated(text, *box.span(1)) or last
+    return last
