@@ -1,24 +1,36 @@
-"""Whether two answers are the same."""
+"""Whether two answers are the same, and whether one is right."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from rlif.answers.keys import answer_key
+from rlif.answers.keys import answer_key, reading
 
 
 def answers_match(one: str, other: str) -> bool:
-    """Tell whether two answers are the same: by their `answer_key`, so that this is an equivalence."""
+    r"""Tell whether two answers are the same: as numbers, as mathematics, or as text without surrounding space.
+
+    They are if their keys are equal (`rlif.answers.keys`), so this is an equivalence: `+1,000.0` is `1000`,
+    `\frac{1}{2}` is `0.5`, `x+1` is `1+x`. Everything else is text, where the same words match: `Paris`, `B`,
+    `2024-01-31`. A sum, difference or product that was not worked out is never its value: else a policy learns to answer
+    "What is 12+34?" with `12+34`.
+    """
     return answer_key(one) == answer_key(other)
 
 
 def is_right(answer: str, gold: str) -> bool:
     r"""Tell whether an answer is right by a gold one: the same, or the same but for a unit that only one of them names.
 
-    `18\text{ miles}` is right where the gold answer is `18`, since the question asked for miles; `7\text{ cm}` and
-    `7\text{ m}` are different. This is no equivalence, so groups of answers go by `answers_match`.
+    `18\text{ miles}` and `50\%` are right where the gold answer is `18` or `50`, since the question asks for miles or
+    for per cent, and `7\text{ cm}` is not right where it is `7\text{ m}`. So this is no equivalence, and groups of
+    answers go by `answers_match`.
     """
-    raise NotImplementedError
+    one, other = reading(answer), reading(gold)
+    if one.key == other.key:
+        return True
+    if one.form is not None or other.form is not None or one.bare is None or bool(one.unit) == bool(other.unit):
+        return False
+    return one.bare == other.bare
 
 
 def matching_answers(answers: Sequence[str | None]) -> list[list[int]]:

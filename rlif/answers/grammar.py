@@ -1,0 +1,528 @@
+r"""A grammar of answers: LaTeX and plain mathematics as a tree, without working anything out.
+
+Nothing is evaluated here, so that `values.py` can compare values and `worked.py` can tell `12+34` from `46`. A tree is
+a `Node`. What the grammar cannot read raises `Unreadable`; ambiguous juxtaposition (`1/2\pi`, `x2`) is among it.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from rlif.answers.notation import Unreadable
+
+# Of functions of one argument; values.py computes them.
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh asin acos atan ln log exp lg sqrt abs".split()
+)
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
+    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".split()
+)
+_RELATIONS = {
+    "=": "=", "<": "<", ">": ">", r"\lt": "<", r"\gt": ">", r"\le": "<=", r"\leq": "<=", r"\leqslant": "<=",
+    r"\ge": ">=", r"\geq": ">=", r"\geqslant": ">=", "<=": "<=", ">=": ">=", r"\ne": "!=", r"\neq": "!=", "!=": "!=",
+    r"\approx": "~", r"\in": "in",
+}  # fmt: skip
+_TOKEN = re.compile(
+    r"\s*(?:"
+    r"(?P<mixed>\d+\s+\d+\s*/\s*\d+(?![\d.^!]))"
+    r"|(?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d+(?![\d.]))?|\.\d+(?:[eE][-+]?\d+(?![\d.]))?)"
+    r"|(?P<command>\\[A-Za-z]+|\\[{}%|$#&])"
+    r"|(?P<word>[A-Za-z]{2,}(?![A-Za-z]))|(?P<letter>[A-Za-z])"
+    r"|(?P<sign><=|>=|!=|\*\*|\\\\|[-+*/^=<>()\[\]{}|,;!%&_])"
+    r")",
+    re.ASCII,
+)
+_SCIENTIFIC_BASE = Fraction(10)
+# Trees are walked by recursion.
+_DEEPEST = 40
+
+
+class Node(NamedTuple):
+    """One operation of a tree.
+
+    Attributes:
+        kind: number (its `value`), symbol and constant (their `name`), negative, sum, product, quotient, power, root
+            (of `parts`, radicand and index), factorial, absolute, floor, ceiling, percent, degrees, function (its
+            `name`), logarithm (base and argument), binomial, either (plus or minus `parts[0]`; `name` is "+" or "-");
+            and as a whole answer: list, tuple (its two brackets are the `name`), set, union, matrix (rows are tuples),
+            relation (operators are the `name`, apart by spaces).
+        parts: operands, in the order in which they were written.
+        name: see above.
+        value: of a number, as it was written.
+    """
+
+    kind: str
+    parts: tuple[Node, ...] = ()
+    name: str = ""
+    value: Fraction = Fraction(0)
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+def parse(text: str) -> Node:
+    """Read a whole answer.
+
+    Args:
+        text: in the notation that `notation.normalized` leaves.
+
+    Raises:
+        Unreadable: it is no answer of this grammar.
+    """
+    parser = _Parser(_tokens(text))
+    tree = parser.answers(())
+    parser.expect_end()
+    return tree
+
+
+def number(value: Fraction) -> Node:
+    """Return the node of a number as written."""
+    return Node("number", value=value)
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens = []
+    place, end = 0, len(text.rstrip())
+    while place < end:
+        match = _TOKEN.match(text, place)
+        if match is None:
+            raise Unreadable(text)
+        kind = match.lastgroup or ""
+        tokens.append(_Token(kind, match[kind], match.start(kind), match.end(kind)))
+        place = match.end()
+    return tokens
+
+
+class _Parser:
+    """Recursive descent over tokens."""
+
+    def __init__(self, tokens: list[_Token]) -> None:
+        self.tokens = tokens
+        self.place = 0
+        self.depth = 0
+
+    def next(self) -> str:
+        return self.tokens[self.place].text if self.place < len(self.tokens) else ""
+
+    def kind(self) -> str:
+        return self.tokens[self.place].kind if self.place < len(self.tokens) else ""
+
+    def take(self, *texts: str) -> str:
+        """The next token if it is one of these, else nothing."""
+        if self.place < len(self.tokens) and self.next() in texts:
+            self.place += 1
+            return self.tokens[self.place - 1].text
+        return ""
+
+    def expect(self, *texts: str) -> str:
+        taken = self.take(*texts)
+        if not taken:
+            raise Unreadable(self.next())
+        return taken
+
+    def expect_end(self) -> None:
+        if self.place < len(self.tokens):
+            raise Unreadable(self.next())
+
+    def answers(self, closing: tuple[str, ...]) -> Node:
+        """One answer, or several between commas or words."""
+        items = [self.relation()]
+        while True:
+            separated = bool(self.take(",", ";"))
+            separated = bool(self.take("and", "or")) or separated
+            if not separated:
+                break
+            if self.next() in closing and self.next():
+                raise Unreadable(self.next())
+            items.append(self.relation())
+        return items[0] if len(items) == 1 else Node("list", tuple(items))
+
+    def relation(self) -> Node:
+        sides, operators = [self.union()], []
+        while self.next() in _RELATIONS:
+            operators.append(_RELATIONS[self.tokens[self.place].text])
+            self.place += 1
+            sides.append(self.union())
+        return Node("relation", tuple(sides), " ".join(operators)) if operators else sides[0]
+
+    def union(self) -> Node:
+        parts = [self.sum()]
+        while self.take(r"\cup"):
+            parts.append(self.sum())
+        return Node("union", tuple(parts)) if len(parts) > 1 else parts[0]
+
+    def sum(self) -> Node:
+        terms = [self.signed()]
+        while True:
+            sign = self.take("+", "-", r"\pm", r"\mp")
+            if not sign:
+                break
+            term = self.product()
+            if sign in (r"\pm", r"\mp"):
+                term = Node("either", (term,), "+" if sign == r"\pm" else "-")
+            terms.append(Node("negative", (term,)) if sign == "-" else term)
+        return Node("sum", tuple(terms)) if len(terms) > 1 else terms[0]
+
+    def signed(self) -> Node:
+        """A product with a sign before it or not."""
+        sign = self.take("+", "-", r"\pm", r"\mp")
+        if not sign:
+            return self.product()
+        if self.next() in ("+", "-"):
+            raise Unreadable("two signs")
+        term = self.product()
+        if sign == "+":
+            return term
+        if sign == "-":
+            return Node("negative", (term,))
+        return Node("either", (term,), "+" if sign == r"\pm" else "-")
+
+    def product(self) -> Node:
+        result = self.juxtaposed()
+        while True:
+            if self.take("*", r"\cdot", r"\times", r"\ast"):
+                factor = self.factor_after_sign()
+                base = _scientific(result, factor)
+                result = base or Node("product", (*_factors(result), *_factors(factor)))
+            elif self.take("/", r"\div"):
+                divisor = self.power()
+                if self.begins_factor():
+                    # 1/2 x is half of x; 1/2 pi might be either.
+                    if self.kind() != "letter" or not (_is_integer(result) and _is_integer(divisor)):
+                        raise Unreadable("what is divided by")
+                    rest = self.juxtaposed()
+                    result = Node("product", (Node("quotient", (result, divisor)), *_factors(rest)))
+                else:
+                    result = Node("quotient", (result, divisor))
+            else:
+                return result
+
+    def factor_after_sign(self) -> Node:
+        if self.take("-"):
+            return Node("negative", (self.juxtaposed(),))
+        return self.juxtaposed()
+
+    def juxtaposed(self) -> Node:
+        """Factors that stand side by side: 2x, 3\\pi r, (x+1)(x-1), or the mixed number 2\\frac{1}{2}."""
+        factors = [self.power()]
+        while self.begins_factor():
+            if self.kind() == "number":
+                raise Unreadable("a number behind a factor")
+            fraction = self.next() in (r"\frac",)
+            factor = self.power()
+            mixed = _mixed(factors[-1], factor) if fraction and len(factors) == 1 else None
+            if mixed is not None:
+                factors = [mixed]
+            elif fraction and factors[-1].kind == "number" and _is_numeric(factor):
+                raise Unreadable("a number beside a fraction")
+            else:
+                factors.append(factor)
+        return factors[0] if len(factors) == 1 else Node("product", tuple(f for each in factors for f in _factors(each)))
+
+    def begins_factor(self) -> bool:
+        text, kind = self.next(), self.kind()
+        if kind in ("number", "letter", "mixed") or text in ("(", "{"):
+            return True
+        if kind == "word":
+            return text not in ("and", "or")
+        if kind != "command":
+            return False
+        name = text[1:]
+        return name in FUNCTIONS or name in _GREEK or name in (
+            "frac", "sqrt", "pi", "binom", "infty", "lfloor", "lceil", "lvert", "{", "emptyset", "varnothing", "begin",
+        )  # fmt: skip
+
+    def power(self) -> Node:
+        self.go_deeper()
+        base = self.postfixed()
+        if self.take("^", "**"):
+            if self.take(r"\circ", r"\degree") or self._taken_group(r"\circ"):
+                self.depth -= 1
+                return Node("degrees", (base,))
+            exponent = self.exponent()
+            if base.kind == "number" and base.name == "sci":
+                raise Unreadable("a power of 1e3")
+            base = Node("power", (base, exponent))
+            while self.take("!"):
+                base = Node("factorial", (base,))
+            if self.next() in ("^", "**"):
+                raise Unreadable("a power of a power")
+        self.depth -= 1
+        return self.percent(base)
+
+    def percent(self, node: Node) -> Node:
+        return Node("percent", (node,)) if self.take("%", r"\%") else node
+
+    def _taken_group(self, inner: str) -> bool:
+        texts = [token.text for token in self.tokens[self.place : self.place + 3]]
+        if texts == ["{", inner, "}"]:
+            self.place += 3
+            return True
+        return False
+
+    def exponent(self) -> Node:
+        if self.take("{"):
+            inner = self.sum()
+            self.expect("}")
+            return inner
+        if self.take("-"):
+            return Node("negative", (self.power(),))
+        return self.power()
+
+    def go_deeper(self) -> None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unreadable("nested too deeply")
+
+    def postfixed(self) -> Node:
+        node = self.primary()
+        while self.take("!"):
+            node = Node("factorial", (node,))
+        if self.take(r"\degree", r"\circ"):
+            node = Node("degrees", (node,))
+        return node
+
+    def primary(self) -> Node:
+        self.go_deeper()
+        node = self.atom()
+        self.depth -= 1
+        return node
+
+    def atom(self) -> Node:
+        if self.place == len(self.tokens):
+            raise Unreadable("an end")
+        token = self.tokens[self.place]
+        self.place += 1
+        if token.kind == "number":
+            sci = "sci" if "e" in token.text.lower() else ""
+            return Node("number", (), sci, _fraction(token.text))
+        if token.kind == "mixed":
+            return _mixed_number(token.text)
+        if token.kind == "letter":
+            return self.letter(token)
+        if token.kind == "word":
+            return self.word(token)
+        if token.kind == "command":
+            return self.command(token.text)
+        if token.text in ("(", "["):
+            return self.bracketed(token.text)
+        if token.text == "{":
+            inner = self.sum()
+            self.expect("}")
+            return inner
+        if token.text == "|":
+            inner = self.sum()
+            self.expect("|")
+            return Node("absolute", (inner,))
+        raise Unreadable(token.text)
+
+    def letter(self, token: _Token) -> Node:
+        name = token.text
+        if name in ("e", "i") and self.next() != "_":
+            return Node("constant", (), name)
+        if name in "fgh" and self.next() == "(":
+            raise Unreadable("a function that nobody knows")
+        return Node("symbol", (), name + self.subscript())
+
+    def subscript(self) -> str:
+        if not self.take("_"):
+            return ""
+        if self.take("{"):
+            start = self.place
+            while self.next() not in ("}", ""):
+                self.place += 1
+            inner = "".join(token.text for token in self.tokens[start : self.place])
+            self.expect("}")
+            return f"_{inner}"
+        if self.kind() not in ("number", "letter"):
+            raise Unreadable(self.next())
+        self.place += 1
+        return f"_{self.tokens[self.place - 1].text}"
+
+    def word(self, token: _Token) -> Node:
+        if token.text == "pi":
+            return Node("constant", (), "pi")
+        if token.text in FUNCTIONS:
+            return self.function(token.text)
+        if len(token.text) > 3:
+            raise Unreadable(token.text)
+        # xy is a product; the last letter may bear a subscript or be raised to a power.
+        letters = [_Token("letter", letter, token.start, token.end) for letter in token.text]
+        self.tokens[self.place : self.place] = letters[1:]
+        return self.letter(letters[0])
+
+    def command(self, text: str) -> Node:
+        name = text[1:]
+        if name == "frac":
+            return Node("quotient", (self.argument(), self.argument()))
+        if name == "binom":
+            return Node("binomial", (self.argument(), self.argument()))
+        if name == "sqrt":
+            index = number(Fraction(2))
+            if self.take("["):
+                index = self.sum()
+                self.expect("]")
+            return Node("root", (self.argument(), index))
+        if name == "pi":
+            return Node("constant", (), "pi")
+        if name == "infty":
+            return Node("constant", (), "infinity")
+        if name in ("lfloor", "lceil", "lvert"):
+            inner = self.sum()
+            self.expect("\\r" + name[1:])
+            return Node({"lfloor": "floor", "lceil": "ceiling", "lvert": "absolute"}[name], (inner,))
+        if name in _GREEK:
+            return Node("symbol", (), name + self.subscript())
+        if name in FUNCTIONS:
+            return self.function(name)
+        if name == "{":
+            if self.take(r"\}"):
+                return Node("set")
+            inner = self.answers((r"\}",))
+            self.expect(r"\}")
+            return Node("set", inner.parts if inner.kind == "list" else (inner,))
+        if name in ("emptyset", "varnothing"):
+            return Node("set")
+        if name == "begin":
+            return self.matrix()
+        raise Unreadable(text)
+
+    def function(self, name: str) -> Node:
+        name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name)
+        base = None
+        if name == "log" and self.take("_"):
+            base = self.argument()
+        exponent = self.exponent() if self.take("^") else None
+        if self.next() in ("(", "[", "{", "|"):
+            argument = self.postfixed()
+        else:
+            argument = self.function_argument()
+        if name == "sqrt":
+            node = Node("root", (argument, number(Fraction(2))))
+        elif name == "abs":
+            node = Node("absolute", (argument,))
+        elif base is not None:
+            node = Node("logarithm", (base, argument))
+        else:
+            node = Node("function", (argument,), name)
+        if exponent is None:
+            return node
+        if exponent.kind == "negative" or name in ("sqrt", "abs", "exp"):
+            raise Unreadable("an inverse or a power")
+        return Node("power", (node, exponent))
+
+    def function_argument(self) -> Node:
+        """What follows a function without brackets: 2x, but not what stands behind the next function."""
+        factors = [self.power()]
+        while self.begins_factor() and self.next()[1:] not in FUNCTIONS and self.next() not in ("(", "["):
+            if self.kind() == "number":
+                raise Unreadable("a number behind a factor")
+            factors.append(self.power())
+        return factors[0] if len(factors) == 1 else Node("product", tuple(factors))
+
+    def argument(self) -> Node:
+        """The argument of a command: a group, or one digit, letter or command."""
+        if self.take("{"):
+            inner = self.sum()
+            self.expect("}")
+            return inner
+        token = self.tokens[self.place] if self.place < len(self.tokens) else _Token("", "", 0, 0)
+        if token.kind == "number" and token.text.isdigit():
+            rest = token.text[1:]
+            self.place += 1
+            if rest:
+                self.tokens.insert(self.place, _Token("number", rest, token.start + 1, token.end))
+            return number(Fraction(int(token.text[0])))
+        if token.kind == "word" and token.text not in FUNCTIONS:
+            raise Unreadable(token.text)
+        if token.kind in ("letter", "command") or token.text == "(":
+            return self.primary()
+        raise Unreadable(token.text)
+
+    def bracketed(self, opening: str) -> Node:
+        inner = self.answers((")", "]"))
+        closing = self.expect(")", "]")
+        if inner.kind == "list":
+            return Node("tuple", inner.parts, opening + closing)
+        if opening + closing not in ("()", "[]") or inner.kind == "relation":
+            raise Unreadable("brackets")
+        return inner
+
+    def matrix(self) -> Node:
+        self.expect("{")
+        name = self.expect("pmatrix", "bmatrix", "matrix", "vmatrix")
+        self.expect("}")
+        if name == "vmatrix":
+            raise Unreadable("a determinant")
+        rows: list[tuple[Node, ...]] = []
+        row: list[Node] = []
+        while True:
+            row.append(self.sum())
+            if self.take("&"):
+                continue
+            rows.append(tuple(row))
+            row = []
+            self.take(r"\\")
+            if self.take(r"\end"):
+                break
+            if self.tokens[self.place - 1].text != r"\\":
+                raise Unreadable(self.next())
+        self.expect("{")
+        self.expect(name)
+        self.expect("}")
+        return Node("matrix", tuple(Node("row", each) for each in rows))
+
+
+def _factors(node: Node) -> tuple[Node, ...]:
+    return node.parts if node.kind == "product" else (node,)
+
+
+def _fraction(text: str) -> Fraction:
+    digits, _, exponent = text.lower().partition("e")
+    if len(exponent) > 6:
+        raise Unreadable("a number too large")
+    return Fraction(digits.rstrip(".") or "0") * _SCIENTIFIC_BASE ** int(exponent or 0)
+
+
+def _mixed_number(text: str) -> Node:
+    whole, rest = text.split(None, 1)
+    numerator, denominator = (int(part) for part in rest.split("/"))
+    if not 0 < numerator < denominator:
+        raise Unreadable("no proper fraction")
+    return number(int(whole) + Fraction(numerator, denominator))
+
+
+def _mixed(whole: Node, fraction: Node) -> Node | None:
+    """2\\frac{1}{2} as the number that it is, or None if it is no mixed number."""
+    if not (_is_integer(whole) and fraction.kind == "quotient" and all(map(_is_integer, fraction.parts))):
+        return None
+    above, below = (part.value for part in fraction.parts)
+    return number(whole.value + above / below) if 0 < above < below else None
+
+
+def _scientific(digits: Node, power: Node) -> Node | None:
+    """6.63 \\times 10^{-34} as the number that it is, or None if it is no number in scientific notation."""
+    if digits.kind != "number" or power.kind != "power" or power.parts[0] != number(_SCIENTIFIC_BASE):
+        return None
+    exponent = power.parts[1]
+    sign = 1
+    if exponent.kind == "negative":
+        sign, exponent = -1, exponent.parts[0]
+    if not _is_integer(exponent) or exponent.value > 9999:
+        return None
+    return Node("number", (), "sci", digits.value * _SCIENTIFIC_BASE ** (sign * int(exponent.value)))
+
+
+def _is_integer(node: Node) -> bool:
+    return node.kind == "number" and node.value.denominator == 1 and not node.name
+
+
+def _is_numeric(node: Node) -> bool:
+    return node.kind == "number" or (bool(node.parts) and all(map(_is_numeric, node.parts)))
