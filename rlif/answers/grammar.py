@@ -1,70 +1,46 @@
 r"""A grammar of answers: LaTeX and plain mathematics as a tree, without working anything out.
 
 Nothing is evaluated here, so that `values.py` can compare values and `worked.py` can tell `12+34` from `46`. A tree is
-a `Node`. What the grammar cannot read raises `Unreadable`; ambiguous juxtaposition (`1/2\pi`, `x2`) is among it.
+a `Node`. What the grammar cannot read raises `UnreadableError`; ambiguous juxtaposition (`1/2\pi`, `x2`) is among it.
 """
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from typing import NamedTuple
 
-from rlif.answers.notation import Unreadable
+from rlif.answers.notation import UnreadableError
+from rlif.answers.tokens import Cursor, Token, tokenize
+from rlif.answers.tree import (
+    Node,
+    as_mixed,
+    as_scientific,
+    factors_of,
+    is_integer,
+    is_numeric,
+    number,
+    read_fraction,
+    read_mixed,
+)
 
 # Of functions of one argument; values.py computes them.
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh asin acos atan ln log exp lg sqrt abs".split()
-)
+    [
+        "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "asin",
+        "acos", "atan", "ln", "log", "exp", "lg", "sqrt", "abs",
+    ]
+)  # fmt: skip
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
-    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".split()
-)
+    [
+        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota",
+        "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi",
+        "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell",
+    ]
+)  # fmt: skip
 _RELATIONS = {
     "=": "=", "<": "<", ">": ">", r"\lt": "<", r"\gt": ">", r"\le": "<=", r"\leq": "<=", r"\leqslant": "<=",
     r"\ge": ">=", r"\geq": ">=", r"\geqslant": ">=", "<=": "<=", ">=": ">=", r"\ne": "!=", r"\neq": "!=", "!=": "!=",
     r"\approx": "~", r"\in": "in",
 }  # fmt: skip
-_TOKEN = re.compile(
-    r"\s*(?:"
-    r"(?P<mixed>\d+\s+\d+\s*/\s*\d+(?![\d.^!]))"
-    r"|(?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d+(?![\d.]))?|\.\d+(?:[eE][-+]?\d+(?![\d.]))?)"
-    r"|(?P<command>\\[A-Za-z]+|\\[{}%|$#&])"
-    r"|(?P<word>[A-Za-z]{2,}(?![A-Za-z]))|(?P<letter>[A-Za-z])"
-    r"|(?P<sign><=|>=|!=|\*\*|\\\\|[-+*/^=<>()\[\]{}|,;!%&_])"
-    r")",
-    re.ASCII,
-)
-_SCIENTIFIC_BASE = Fraction(10)
-# Trees are walked by recursion.
-_DEEPEST = 40
-
-
-class Node(NamedTuple):
-    """One operation of a tree.
-
-    Attributes:
-        kind: number (its `value`), symbol and constant (their `name`), negative, sum, product, quotient, power, root
-            (of `parts`, radicand and index), factorial, absolute, floor, ceiling, percent, degrees, function (its
-            `name`), logarithm (base and argument), binomial, either (plus or minus `parts[0]`; `name` is "+" or "-");
-            and as a whole answer: list, tuple (its two brackets are the `name`), set, union, matrix (rows are tuples),
-            relation (operators are the `name`, apart by spaces).
-        parts: operands, in the order in which they were written.
-        name: see above.
-        value: of a number, as it was written.
-    """
-
-    kind: str
-    parts: tuple[Node, ...] = ()
-    name: str = ""
-    value: Fraction = Fraction(0)
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-    end: int
 
 
 def parse(text: str) -> Node:
@@ -74,62 +50,16 @@ def parse(text: str) -> Node:
         text: in the notation that `notation.normalized` leaves.
 
     Raises:
-        Unreadable: it is no answer of this grammar.
+        UnreadableError: it is no answer of this grammar.
     """
-    parser = _Parser(_tokens(text))
+    parser = _Parser(tokenize(text))
     tree = parser.answers(())
     parser.expect_end()
     return tree
 
 
-def number(value: Fraction) -> Node:
-    """Return the node of a number as written."""
-    return Node("number", value=value)
-
-
-def _tokens(text: str) -> list[_Token]:
-    tokens = []
-    place, end = 0, len(text.rstrip())
-    while place < end:
-        match = _TOKEN.match(text, place)
-        if match is None:
-            raise Unreadable(text)
-        kind = match.lastgroup or ""
-        tokens.append(_Token(kind, match[kind], match.start(kind), match.end(kind)))
-        place = match.end()
-    return tokens
-
-
-class _Parser:
+class _Parser(Cursor):
     """Recursive descent over tokens."""
-
-    def __init__(self, tokens: list[_Token]) -> None:
-        self.tokens = tokens
-        self.place = 0
-        self.depth = 0
-
-    def next(self) -> str:
-        return self.tokens[self.place].text if self.place < len(self.tokens) else ""
-
-    def kind(self) -> str:
-        return self.tokens[self.place].kind if self.place < len(self.tokens) else ""
-
-    def take(self, *texts: str) -> str:
-        """The next token if it is one of these, else nothing."""
-        if self.place < len(self.tokens) and self.next() in texts:
-            self.place += 1
-            return self.tokens[self.place - 1].text
-        return ""
-
-    def expect(self, *texts: str) -> str:
-        taken = self.take(*texts)
-        if not taken:
-            raise Unreadable(self.next())
-        return taken
-
-    def expect_end(self) -> None:
-        if self.place < len(self.tokens):
-            raise Unreadable(self.next())
 
     def answers(self, closing: tuple[str, ...]) -> Node:
         """One answer, or several between commas or words."""
@@ -140,7 +70,7 @@ class _Parser:
             if not separated:
                 break
             if self.next() in closing and self.next():
-                raise Unreadable(self.next())
+                raise UnreadableError(self.next())
             items.append(self.relation())
         return items[0] if len(items) == 1 else Node("list", tuple(items))
 
@@ -176,7 +106,7 @@ class _Parser:
         if not sign:
             return self.product()
         if self.next() in ("+", "-"):
-            raise Unreadable("two signs")
+            raise UnreadableError("two signs")
         term = self.product()
         if sign == "+":
             return term
@@ -189,16 +119,16 @@ class _Parser:
         while True:
             if self.take("*", r"\cdot", r"\times", r"\ast"):
                 factor = self.factor_after_sign()
-                base = _scientific(result, factor)
-                result = base or Node("product", (*_factors(result), *_factors(factor)))
+                base = as_scientific(result, factor)
+                result = base or Node("product", (*factors_of(result), *factors_of(factor)))
             elif self.take("/", r"\div"):
                 divisor = self.power()
                 if self.begins_factor():
                     # 1/2 x is half of x; 1/2 pi might be either.
-                    if self.kind() != "letter" or not (_is_integer(result) and _is_integer(divisor)):
-                        raise Unreadable("what is divided by")
+                    if self.kind() != "letter" or not (is_integer(result) and is_integer(divisor)):
+                        raise UnreadableError("what is divided by")
                     rest = self.juxtaposed()
-                    result = Node("product", (Node("quotient", (result, divisor)), *_factors(rest)))
+                    result = Node("product", (Node("quotient", (result, divisor)), *factors_of(rest)))
                 else:
                     result = Node("quotient", (result, divisor))
             else:
@@ -214,17 +144,19 @@ class _Parser:
         factors = [self.power()]
         while self.begins_factor():
             if self.kind() == "number":
-                raise Unreadable("a number behind a factor")
+                raise UnreadableError("a number behind a factor")
             fraction = self.next() in (r"\frac",)
             factor = self.power()
-            mixed = _mixed(factors[-1], factor) if fraction and len(factors) == 1 else None
+            mixed = as_mixed(factors[-1], factor) if fraction and len(factors) == 1 else None
             if mixed is not None:
                 factors = [mixed]
-            elif fraction and factors[-1].kind == "number" and _is_numeric(factor):
-                raise Unreadable("a number beside a fraction")
+            elif fraction and factors[-1].kind == "number" and is_numeric(factor):
+                raise UnreadableError("a number beside a fraction")
             else:
                 factors.append(factor)
-        return factors[0] if len(factors) == 1 else Node("product", tuple(f for each in factors for f in _factors(each)))
+        if len(factors) == 1:
+            return factors[0]
+        return Node("product", tuple(each for factor in factors for each in factors_of(factor)))
 
     def begins_factor(self) -> bool:
         text, kind = self.next(), self.kind()
@@ -243,29 +175,22 @@ class _Parser:
         self.go_deeper()
         base = self.postfixed()
         if self.take("^", "**"):
-            if self.take(r"\circ", r"\degree") or self._taken_group(r"\circ"):
+            if self.take(r"\circ", r"\degree") or self.take_group(r"\circ"):
                 self.depth -= 1
                 return Node("degrees", (base,))
             exponent = self.exponent()
             if base.kind == "number" and base.name == "sci":
-                raise Unreadable("a power of 1e3")
+                raise UnreadableError("a power of 1e3")
             base = Node("power", (base, exponent))
             while self.take("!"):
                 base = Node("factorial", (base,))
             if self.next() in ("^", "**"):
-                raise Unreadable("a power of a power")
+                raise UnreadableError("a power of a power")
         self.depth -= 1
         return self.percent(base)
 
     def percent(self, node: Node) -> Node:
         return Node("percent", (node,)) if self.take("%", r"\%") else node
-
-    def _taken_group(self, inner: str) -> bool:
-        texts = [token.text for token in self.tokens[self.place : self.place + 3]]
-        if texts == ["{", inner, "}"]:
-            self.place += 3
-            return True
-        return False
 
     def exponent(self) -> Node:
         if self.take("{"):
@@ -275,11 +200,6 @@ class _Parser:
         if self.take("-"):
             return Node("negative", (self.power(),))
         return self.power()
-
-    def go_deeper(self) -> None:
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise Unreadable("nested too deeply")
 
     def postfixed(self) -> Node:
         node = self.primary()
@@ -297,14 +217,14 @@ class _Parser:
 
     def atom(self) -> Node:
         if self.place == len(self.tokens):
-            raise Unreadable("an end")
+            raise UnreadableError("an end")
         token = self.tokens[self.place]
         self.place += 1
         if token.kind == "number":
             sci = "sci" if "e" in token.text.lower() else ""
-            return Node("number", (), sci, _fraction(token.text))
+            return Node("number", (), sci, read_fraction(token.text))
         if token.kind == "mixed":
-            return _mixed_number(token.text)
+            return read_mixed(token.text)
         if token.kind == "letter":
             return self.letter(token)
         if token.kind == "word":
@@ -321,14 +241,14 @@ class _Parser:
             inner = self.sum()
             self.expect("|")
             return Node("absolute", (inner,))
-        raise Unreadable(token.text)
+        raise UnreadableError(token.text)
 
-    def letter(self, token: _Token) -> Node:
+    def letter(self, token: Token) -> Node:
         name = token.text
         if name in ("e", "i") and self.next() != "_":
             return Node("constant", (), name)
         if name in "fgh" and self.next() == "(":
-            raise Unreadable("a function that nobody knows")
+            raise UnreadableError("a function that nobody knows")
         return Node("symbol", (), name + self.subscript())
 
     def subscript(self) -> str:
@@ -342,19 +262,19 @@ class _Parser:
             self.expect("}")
             return f"_{inner}"
         if self.kind() not in ("number", "letter"):
-            raise Unreadable(self.next())
+            raise UnreadableError(self.next())
         self.place += 1
         return f"_{self.tokens[self.place - 1].text}"
 
-    def word(self, token: _Token) -> Node:
+    def word(self, token: Token) -> Node:
         if token.text == "pi":
             return Node("constant", (), "pi")
         if token.text in FUNCTIONS:
             return self.function(token.text)
         if len(token.text) > 3:
-            raise Unreadable(token.text)
+            raise UnreadableError(token.text)
         # xy is a product; the last letter may bear a subscript or be raised to a power.
-        letters = [_Token("letter", letter, token.start, token.end) for letter in token.text]
+        letters = [Token("letter", letter, token.start, token.end) for letter in token.text]
         self.tokens[self.place : self.place] = letters[1:]
         return self.letter(letters[0])
 
@@ -392,7 +312,7 @@ class _Parser:
             return Node("set")
         if name == "begin":
             return self.matrix()
-        raise Unreadable(text)
+        raise UnreadableError(text)
 
     def function(self, name: str) -> Node:
         name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name)
@@ -400,10 +320,8 @@ class _Parser:
         if name == "log" and self.take("_"):
             base = self.argument()
         exponent = self.exponent() if self.take("^") else None
-        if self.next() in ("(", "[", "{", "|"):
-            argument = self.postfixed()
-        else:
-            argument = self.function_argument()
+        bracketed = self.next() in ("(", "[", "{", "|")
+        argument = self.postfixed() if bracketed else self.function_argument()
         if name == "sqrt":
             node = Node("root", (argument, number(Fraction(2))))
         elif name == "abs":
@@ -415,7 +333,7 @@ class _Parser:
         if exponent is None:
             return node
         if exponent.kind == "negative" or name in ("sqrt", "abs", "exp"):
-            raise Unreadable("an inverse or a power")
+            raise UnreadableError("an inverse or a power")
         return Node("power", (node, exponent))
 
     def function_argument(self) -> Node:
@@ -423,7 +341,7 @@ class _Parser:
         factors = [self.power()]
         while self.begins_factor() and self.next()[1:] not in FUNCTIONS and self.next() not in ("(", "["):
             if self.kind() == "number":
-                raise Unreadable("a number behind a factor")
+                raise UnreadableError("a number behind a factor")
             factors.append(self.power())
         return factors[0] if len(factors) == 1 else Node("product", tuple(factors))
 
@@ -433,18 +351,18 @@ class _Parser:
             inner = self.sum()
             self.expect("}")
             return inner
-        token = self.tokens[self.place] if self.place < len(self.tokens) else _Token("", "", 0, 0)
+        token = self.tokens[self.place] if self.place < len(self.tokens) else Token("", "", 0, 0)
         if token.kind == "number" and token.text.isdigit():
             rest = token.text[1:]
             self.place += 1
             if rest:
-                self.tokens.insert(self.place, _Token("number", rest, token.start + 1, token.end))
+                self.tokens.insert(self.place, Token("number", rest, token.start + 1, token.end))
             return number(Fraction(int(token.text[0])))
         if token.kind == "word" and token.text not in FUNCTIONS:
-            raise Unreadable(token.text)
+            raise UnreadableError(token.text)
         if token.kind in ("letter", "command") or token.text == "(":
             return self.primary()
-        raise Unreadable(token.text)
+        raise UnreadableError(token.text)
 
     def bracketed(self, opening: str) -> Node:
         inner = self.answers((")", "]"))
@@ -452,7 +370,7 @@ class _Parser:
         if inner.kind == "list":
             return Node("tuple", inner.parts, opening + closing)
         if opening + closing not in ("()", "[]") or inner.kind == "relation":
-            raise Unreadable("brackets")
+            raise UnreadableError("brackets")
         return inner
 
     def matrix(self) -> Node:
@@ -460,7 +378,7 @@ class _Parser:
         name = self.expect("pmatrix", "bmatrix", "matrix", "vmatrix")
         self.expect("}")
         if name == "vmatrix":
-            raise Unreadable("a determinant")
+            raise UnreadableError("a determinant")
         rows: list[tuple[Node, ...]] = []
         row: list[Node] = []
         while True:
@@ -473,56 +391,8 @@ class _Parser:
             if self.take(r"\end"):
                 break
             if self.tokens[self.place - 1].text != r"\\":
-                raise Unreadable(self.next())
+                raise UnreadableError(self.next())
         self.expect("{")
         self.expect(name)
         self.expect("}")
         return Node("matrix", tuple(Node("row", each) for each in rows))
-
-
-def _factors(node: Node) -> tuple[Node, ...]:
-    return node.parts if node.kind == "product" else (node,)
-
-
-def _fraction(text: str) -> Fraction:
-    digits, _, exponent = text.lower().partition("e")
-    if len(exponent) > 6:
-        raise Unreadable("a number too large")
-    return Fraction(digits.rstrip(".") or "0") * _SCIENTIFIC_BASE ** int(exponent or 0)
-
-
-def _mixed_number(text: str) -> Node:
-    whole, rest = text.split(None, 1)
-    numerator, denominator = (int(part) for part in rest.split("/"))
-    if not 0 < numerator < denominator:
-        raise Unreadable("no proper fraction")
-    return number(int(whole) + Fraction(numerator, denominator))
-
-
-def _mixed(whole: Node, fraction: Node) -> Node | None:
-    """2\\frac{1}{2} as the number that it is, or None if it is no mixed number."""
-    if not (_is_integer(whole) and fraction.kind == "quotient" and all(map(_is_integer, fraction.parts))):
-        return None
-    above, below = (part.value for part in fraction.parts)
-    return number(whole.value + above / below) if 0 < above < below else None
-
-
-def _scientific(digits: Node, power: Node) -> Node | None:
-    """6.63 \\times 10^{-34} as the number that it is, or None if it is no number in scientific notation."""
-    if digits.kind != "number" or power.kind != "power" or power.parts[0] != number(_SCIENTIFIC_BASE):
-        return None
-    exponent = power.parts[1]
-    sign = 1
-    if exponent.kind == "negative":
-        sign, exponent = -1, exponent.parts[0]
-    if not _is_integer(exponent) or exponent.value > 9999:
-        return None
-    return Node("number", (), "sci", digits.value * _SCIENTIFIC_BASE ** (sign * int(exponent.value)))
-
-
-def _is_integer(node: Node) -> bool:
-    return node.kind == "number" and node.value.denominator == 1 and not node.name
-
-
-def _is_numeric(node: Node) -> bool:
-    return node.kind == "number" or (bool(node.parts) and all(map(_is_numeric, node.parts)))

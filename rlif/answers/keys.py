@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from rlif.answers.decoration import undecorated
 from rlif.answers.grammar import FUNCTIONS, parse
-from rlif.answers.math_verification import CostsTooMuch, evaluated
-from rlif.answers.notation import Unreadable, one_notation, without_word_commands
+from rlif.answers.math_verification import OverLimitError, evaluated
+from rlif.answers.notation import UnreadableError, one_notation, without_word_commands
 from rlif.answers.structure import meaning
 from rlif.answers.units import split_unit
 from rlif.answers.values import key_of, rational
@@ -49,13 +49,14 @@ _CHOICE = re.compile(r"\(?([A-Za-z])\)?\.?")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 # What computer algebra works out; it is not asked about other commands, which it may leave out without a word.
 _CALCULUS = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|max|min|gcd|lcm)(?![A-Za-z])|\\frac\s*\{\s*d\s*\}")
-_NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-} | {word: 10 * number for number, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), start=3)}
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+_TENS = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_NUMBER_WORDS = {word: number for number, word in enumerate(_ONES)} | {
+    word: 10 * number for number, word in enumerate(_TENS, start=3)
+}
 
 
 class Reading(NamedTuple):
@@ -88,7 +89,7 @@ def reading(answer: str) -> Reading:
     """Read an answer: by the rules above."""
     try:
         return _remembered(answer) if len(answer) <= _LONGEST_REMEMBERED else _read(answer)
-    except CostsTooMuch:
+    except OverLimitError:
         return _as_text(answer.strip())  # not remembered: it may be read another time
 
 
@@ -130,7 +131,7 @@ def _as_mathematics(text: str) -> Reading | None:
     try:
         tree = parse(plain)
         value, unfinished = meaning(tree)
-    except Unreadable:
+    except UnreadableError:
         return _by_computer_algebra(plain, unit) if _CALCULUS.search(plain) else None
     if exponent:
         return Reading(value * scale, unit, unfinished, value * scale) if isinstance(value, Fraction) else None

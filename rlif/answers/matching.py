@@ -12,8 +12,8 @@ def answers_match(one: str, other: str) -> bool:
 
     They are if their keys are equal (`rlif.answers.keys`), so this is an equivalence: `+1,000.0` is `1000`,
     `\frac{1}{2}` is `0.5`, `x+1` is `1+x`. Everything else is text, where the same words match: `Paris`, `B`,
-    `2024-01-31`. A sum, difference or product that was not worked out is never its value: else a policy learns to answer
-    "What is 12+34?" with `12+34`.
+    `2024-01-31`. A sum, difference or product that was not worked out is never its value: else a policy learns to
+    answer "What is 12+34?" with `12+34`.
     """
     return answer_key(one) == answer_key(other)
 

@@ -67,7 +67,7 @@ def limited_cost(limit: float = STEP_SECONDS) -> Iterator[Cost]:
         _cost.reset(token)
 
 
-class CostsTooMuch(Exception):
+class OverLimitError(Exception):
     """The time for the answers of this step is spent; the answer may be asked about in another one."""
 
 
@@ -78,7 +78,7 @@ def evaluated(text: str) -> tuple[Value, ...] | None:
         text: with balanced braces and no \boxed{…} in it; a longer one than 200 characters has no value.
 
     Raises:
-        CostsTooMuch: `limited_cost` leaves no time.
+        OverLimitError: `limited_cost` leaves no time.
         RuntimeError: math-verify does not start, because it is not installed perhaps.
     """
     if len(text) > _LONGEST:
@@ -108,7 +108,7 @@ class _Worker:
             if reply is None:
                 if cost is not None and cost.seconds >= cost.limit:
                     cost.unread.add(text)
-                    raise CostsTooMuch(text)
+                    raise OverLimitError(text)
                 reply = self.known[text] = self.ask(text)
                 if len(self.known) > _MOST_REMEMBERED:
                     self.known.popitem(last=False)

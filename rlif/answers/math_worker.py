@@ -1,4 +1,4 @@
-"""The process of `math_verification.py`: reads expressions, one a line, and evaluates each at the points of `values.py`."""
+"""The process of `math_verification.py`: reads expressions, one a line, and evaluates each at fixed points."""
 
 import faulthandler
 import json
@@ -50,7 +50,10 @@ def main() -> None:
         tree = tree.doit()
         if not getattr(tree, "is_number", False) and not tree.free_symbols:
             raise ValueError("no number")
-        return [at_point(tree, {symbol: point(symbol.name, number) for symbol in tree.free_symbols}) for number in range(POINTS)]
+        return [
+            at_point(tree, {symbol: point(symbol.name, number) for symbol in tree.free_symbols})
+            for number in range(POINTS)
+        ]
 
     # Whatever is loaded on first use, and compiled on the very first, is no part of an answer.
     for text in (r"\frac{1}{2}", r"\sum_{i=1}^{3} i^2", r"\int_0^1 x^2 dx", r"\lim_{x \to 0} \frac{\sin x}{x}"):

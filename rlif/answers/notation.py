@@ -43,7 +43,7 @@ _PERCENT = re.compile(r"\s*(?:\\text\s*\{\s*)?\bper ?cent(?:age points?)?\b\s*\}
 _TIMES_LETTER = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """A text is no mathematics that is read here, or takes too much to work out."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Iterator
 from typing import Literal
 
 from rlif.answers.decoration import Span, undecorated
@@ -15,9 +17,7 @@ _VALUE = (
     r"(?!\d|(?:st|nd|rd|th)\b)"
 )
 # A minus is a sign unless an operand stands before it.
-_NUMBER = re.compile(
-    rf"(?<![\d)\]}}]\s)(?<![\w)\]}}])[-+\u2212](?=[$\d.])\\?\$?{_VALUE}|(?<![\w.])(?<!\d,){_VALUE}"
-)
+_NUMBER = re.compile(rf"(?<![\d)\]}}]\s)(?<![\w)\]}}])[-+\u2212](?=[$\d.])\\?\$?{_VALUE}|(?<![\w.])(?<!\d,){_VALUE}")
 _PERCENT = re.compile(r"\s?\\?%|\s?percent\b", re.IGNORECASE)
 _PHRASE = re.compile(
     r"\b(?:final |correct |right )?(?:answer|solution)s?(?:\s+(?:to|of|for)\s[^.\n]{0,80}?)?"
@@ -66,9 +66,7 @@ def stated_in_prose(text: str, finished: bool | None) -> tuple[ProseTier, Span] 
 
 
 def _by_phrase(text: str) -> Span | None:
-    last = None
-    for last in _PHRASE.finditer(text):
-        pass
+    last = _last(_PHRASE.finditer(text))
     if last is None:
         return None
     start, end = _sentence_from(text, last.end())
@@ -113,9 +111,7 @@ def _by_last_sentence(text: str, sentence: Span) -> tuple[ProseTier, Span] | Non
 
 def _last_value_of_equation(text: str, start: int, end: int) -> Span | None:
     """What stands behind the last equals sign, if no other number follows it."""
-    sign = None
-    for sign in _EQUALS.finditer(text, start, end):
-        pass
+    sign = _last(_EQUALS.finditer(text, start, end))
     if sign is None:
         return None
     for mathematics in _MATHEMATICS.finditer(text, start, end):
@@ -127,9 +123,9 @@ def _last_value_of_equation(text: str, start: int, end: int) -> Span | None:
     found = undecorated(text, sign.end(), end)
     if found is None:
         return None
-    mathematics = _MATHEMATICS.match(text, *found)
-    if mathematics and _is_mathematics(mathematics):
-        return None if _NUMBER.search(text, mathematics.end(), end) else undecorated(text, *_inside(mathematics))
+    whole = _MATHEMATICS.match(text, *found)
+    if whole and _is_mathematics(whole):
+        return None if _NUMBER.search(text, whole.end(), end) else undecorated(text, *_inside(whole))
     number = _number_at(text, *found)
     if number is not None:
         return None if _NUMBER.search(text, number[1], found[1]) else number
@@ -152,9 +148,7 @@ def _whole_or_last_number(text: str, start: int, end: int) -> Span | None:
 
 def _last_number(text: str, start: int, end: int) -> Span | None:
     """The last number of a part of a text: all of the mathematics that it stands in."""
-    last = None
-    for last in _NUMBER.finditer(text, start, end):
-        pass
+    last = _last(_NUMBER.finditer(text, start, end))
     for mathematics in _MATHEMATICS.finditer(text, start, end):
         if _is_mathematics(mathematics) and (last is None or mathematics.end() > last.start()):
             return _right_side(text, *_inside(mathematics))
@@ -172,6 +166,10 @@ def _number_at(text: str, start: int, end: int) -> Span | None:
 def _with_percent(text: str, start: int, end: int, limit: int) -> Span:
     percent = _PERCENT.match(text, end, limit)
     return start, percent.end() if percent else end
+
+
+def _last(matches: Iterator[re.Match[str]]) -> re.Match[str] | None:
+    return next(iter(deque(matches, maxlen=1)), None)
 
 
 def _inside(match: re.Match[str]) -> Span:

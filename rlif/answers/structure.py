@@ -14,9 +14,9 @@ from collections.abc import Hashable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from rlif.answers.grammar import Node
-from rlif.answers.notation import Unreadable
-from rlif.answers.values import is_negative, key_of, rational, scaled, values_at_points
+from rlif.answers.notation import UnreadableError
+from rlif.answers.tree import Node
+from rlif.answers.values import is_negative, key_of, scaled, values_at_points
 from rlif.answers.worked import form, is_worked_out
 
 _OPPOSITE = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -37,7 +37,7 @@ def meaning(tree: Node) -> Meaning:
     """Read a tree as a whole.
 
     Raises:
-        Unreadable: it says nothing that can be compared.
+        UnreadableError: it says nothing that can be compared.
     """
     reader = _READERS.get(tree.kind)
     if reader is not None:
@@ -79,7 +79,7 @@ def _union(tree: Node) -> Meaning:
 def _matrix(tree: Node) -> Meaning:
     rows = [tuple(tuple(meaning(each)) for each in row.parts) for row in tree.parts]
     if len({len(row) for row in rows}) != 1:
-        raise Unreadable("rows of different lengths")
+        raise UnreadableError("rows of different lengths")
     return Meaning(("matrix", *rows))
 
 
@@ -101,7 +101,7 @@ def _relation(tree: Node) -> Meaning:
         return Meaning(("unequal", key_of(scaled(_difference(*sides), keep_sign=False))))
     if set(operators) <= _OPPOSITE.keys():
         return _inequality(operators, sides)
-    raise Unreadable("relations of several kinds")
+    raise UnreadableError("relations of several kinds")
 
 
 def _equation(sides: list[Node]) -> Meaning:
@@ -116,14 +116,14 @@ def _equation(sides: list[Node]) -> Meaning:
     if len(keys) == 1:
         return meaning(sides[-1])  # true: what was worked out stands last
     if len(sides) != 2 or not any(_has_symbol(side) for side in sides):
-        raise Unreadable("an equation that is not true")
+        raise UnreadableError("an equation that is not true")
     return Meaning(("equation", key_of(scaled(_difference(*sides), keep_sign=False))))
 
 
 def _point(sides: list[Node]) -> Meaning:
     names = [part.name for part in sides[0].parts]
     if len(sides) != 2 or sides[1].kind != "tuple" or len(sides[1].parts) != len(names):
-        raise Unreadable("a point that is none")
+        raise UnreadableError("a point that is none")
     if names == sorted(names):
         return meaning(sides[1])
     pairs = zip(sides[0].parts, sides[1].parts, strict=True)
@@ -148,7 +148,7 @@ def _inequality(operators: list[str], sides: list[Node]) -> Meaning:
     if operators[0].startswith(">"):
         sides, operators = sides[::-1], [_OPPOSITE[operator] for operator in operators[::-1]]
     if any(operator.startswith(">") for operator in operators):
-        raise Unreadable("an inequality of two directions")
+        raise UnreadableError("an inequality of two directions")
     variables = [place for place, side in enumerate(sides) if side.kind == "symbol"]
     others = [side for side in sides if side.kind != "symbol"]
     if len(variables) == 1 and not any(_has_symbol(side) for side in others):
@@ -161,7 +161,7 @@ def _inequality(operators: list[str], sides: list[Node]) -> Meaning:
             closing = "]" if above and operators[place] == "<=" else ")"
             return Meaning(("tuple", opening + closing, lower, upper))
     if len(sides) != 2:
-        raise Unreadable("a chain of inequalities")
+        raise UnreadableError("a chain of inequalities")
     difference = scaled(_difference(*sides), keep_sign=True)
     return Meaning(("inequality", operators[0], key_of(difference), is_negative(difference)))
 
@@ -190,7 +190,7 @@ def _chosen(tree: Node, plus: bool) -> Node:
 
 
 def _mentions(tree: Node, name: str) -> bool:
-    return tree.name == name and tree.kind == "symbol" or any(_mentions(part, name) for part in tree.parts)
+    return (tree.name == name and tree.kind == "symbol") or any(_mentions(part, name) for part in tree.parts)
 
 
 def _has_symbol(tree: Node) -> bool:

@@ -15,10 +15,11 @@ _ALIASES = {
     "in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram gm",
     "kg": "kilogram kilo kgs", "lb": "pound lbs", "oz": "ounce", "ton": "tonne", "ml": "milliliter millilitre",
     "cl": "centiliter", "l": "liter litre", "gal": "gallon", "qt": "quart", "pt": "pint", "cup": "",
-    "s": "second sec secs", "min": "minute mins", "h": "hour hr hrs", "day": "", "week": "wk", "month": "", "year": "yr yrs",
-    "am": "a.m.", "pm": "p.m.", "mph": "miles per hour|mi/h|miles/hour", "kmh": "km/h|kph|kmph|kilometers per hour",
+    "s": "second sec secs", "min": "minute mins", "h": "hour hr hrs", "day": "", "week": "wk", "month": "",
+    "year": "yr yrs", "am": "a.m.", "pm": "p.m.", "mph": "miles per hour|mi/h|miles/hour", "kmh": "km/h|kph|kmph|kilometers per hour",
     "m/s": "meters per second|meter/second", "ft/s": "feet per second", "cents": "cent \u00a2", "eur": "\u20ac euro",
-    "gbp": "\u00a3", "jpy": "\u00a5 yen", "inr": "\u20b9 rupee rs", "n": "newton", "j": "joule", "w": "watt", "kw": "kilowatt",
+    "gbp": "\u00a3", "jpy": "\u00a5 yen", "inr": "\u20b9 rupee rs", "n": "newton", "j": "joule", "w": "watt",
+    "kw": "kilowatt",
     "v": "volt", "hz": "hertz", "pa": "pascal", "mol": "mole", "degc": r"^\circ c|celsius|degrees celsius",
     "degf": r"^\circ f|fahrenheit|degrees fahrenheit", "rad": "radian", "acre": "", "hectare": "ha", "mb": "megabyte",
     "gb": "gigabyte", "dozen": "",
@@ -27,10 +28,14 @@ _PLAIN = {"dollar", "usd", "buck", "degree", r"^\circ", "deg", "unit", "point", 
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # Words that say more about a number than what is counted.
 _NO_NOUNS = frozenset(
-    "or and to less more than minus plus times over by between not no negative half point squared cubed from at least "
-    "most about around approximately if when then is are was equals equal mod modulo base if infinity none all both "
-    "per th st nd rd choose factorial root square-root below above under zero divided multiplied".split()
-)
+    [
+        "or", "and", "to", "less", "more", "than", "minus", "plus", "times", "over", "by", "between", "not",
+        "no", "negative", "half", "point", "squared", "cubed", "from", "at", "least", "most", "about", "around",
+        "approximately", "if", "when", "then", "is", "are", "was", "equals", "equal", "mod", "modulo", "base",
+        "if", "infinity", "none", "all", "both", "per", "th", "st", "nd", "rd", "choose", "factorial", "root",
+        "square-root", "below", "above", "under", "zero", "divided", "multiplied",
+    ]
+)  # fmt: skip
 _WORDS = re.compile(
     r"(?:\s*\\(?:text|textrm|mathrm|mbox|hbox|operatorname|rm)\s*\{\s*(?P<command>[^{}\\]{1,60}?)\s*\}"
     r"|(?P<space>\s*)(?P<plain>[A-Za-z\u00a2\u20ac\u00a3][A-Za-z/.'\- ]{0,60}?))"

@@ -3,7 +3,7 @@
 A tree with variables is a function, and is known by its values at three fixed points: what is equal there is equal,
 but for chance (the identity test of Schwartz and Zippel, with numbers of a hundred digits). At the third point all
 variables are negative, so that the root of x^2 is not x. Each operation is bounded in time and memory: what would be
-longer than `EXACT_BITS` is no longer exact, and what would be larger than 10^(±100 000) is `Unreadable`.
+longer than `EXACT_BITS` is no longer exact, and what would be larger than 10^(±100 000) is `UnreadableError`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from mpmath import MPContext
 
-from rlif.answers.grammar import Node
-from rlif.answers.notation import Unreadable
+from rlif.answers.notation import UnreadableError
+from rlif.answers.tree import Node
 
 # Exact, or of `DIGITS` digits: an mpf or an mpc of mpmath, which has no types.
 Value: TypeAlias = Any
@@ -46,13 +46,13 @@ def values_at_points(node: Node) -> tuple[Value, ...]:
     """Evaluate a tree at each point: `POINTS` values, of which the last is None where it has none.
 
     Raises:
-        Unreadable: it has no value, a value too large, or is no number at all.
+        UnreadableError: it has no value, a value too large, or is no number at all.
     """
     with _lock:
         found = [_value(node, point) for point in range(POINTS - 1)]
         try:
             return (*found, _value(node, POINTS - 1))
-        except Unreadable:
+        except UnreadableError:
             return (*found, None)
 
 
@@ -90,12 +90,12 @@ def scaled(values: tuple[Value, ...], *, keep_sign: bool) -> tuple[Value, ...]:
     """Divide by the first value, or by its size: what is left of an equation whatever it was multiplied by.
 
     Raises:
-        Unreadable: the first value is 0 or no real number.
+        UnreadableError: the first value is 0 or no real number.
     """
     first = values[0]
     with _lock:
         if not first or (keep_sign and isinstance(first, _mp.mpc)):
-            raise Unreadable("nothing to scale by")
+            raise UnreadableError("nothing to scale by")
         scale = abs(first) if keep_sign else first
         return tuple(None if each is None else _quotient(each, scale) for each in values)
 
@@ -126,11 +126,11 @@ def _value(node: Node, at: int) -> Value:
         return point(node.name, at)
     if node.kind == "constant":
         if node.name == "infinity":
-            raise Unreadable("infinity is no number")
+            raise UnreadableError("infinity is no number")
         return {"pi": +_mp.pi, "e": +_mp.e, "i": _mp.mpc(0, 1)}[node.name]
     operation = _OPERATIONS.get(node.kind)
     if operation is None:
-        raise Unreadable(f"{node.kind} is no number")
+        raise UnreadableError(f"{node.kind} is no number")
     if node.kind == "function" and node.parts[0].kind == "degrees":
         parts = [_product([_value(node.parts[0].parts[0], at), _mp.pi / 180])]
     else:
@@ -138,7 +138,7 @@ def _value(node: Node, at: int) -> Value:
     try:
         result = operation(parts, node.name)
     except (ZeroDivisionError, OverflowError, ValueError, TypeError) as error:
-        raise Unreadable(str(error)) from error
+        raise UnreadableError(str(error)) from error
     return _plain(result)
 
 
@@ -151,10 +151,10 @@ def _plain(value: Value) -> Value:
         return value if bits <= EXACT_BITS else _plain(_mp.mpf(value.numerator) / value.denominator)
     value = _mp.mpc(value)
     if not (_mp.isfinite(value.real) and _mp.isfinite(value.imag)):
-        raise Unreadable("not finite")
+        raise UnreadableError("not finite")
     size = abs(value)
     if size and abs(_mp.mag(size)) * math.log(2) > _LARGEST_LOGARITHM:
-        raise Unreadable("too large")
+        raise UnreadableError("too large")
     if abs(value.imag) <= size * _NOTHING:
         return value.real
     if abs(value.real) <= size * _NOTHING:
@@ -197,7 +197,7 @@ def _product(parts: list[Value], _: str = "") -> Value:
 
 def _quotient(above: Value, below: Value) -> Value:
     if not below:
-        raise Unreadable("divided by 0")
+        raise UnreadableError("divided by 0")
     above, below = _numbers([above, below])
     return _plain(above / below)
 
@@ -207,7 +207,7 @@ def _power(parts: list[Value], _: str = "") -> Value:
     if not base:
         if isinstance(exponent, Fraction) and exponent > 0:
             return Fraction(0)
-        raise Unreadable("a power of 0")
+        raise UnreadableError("a power of 0")
     exact = isinstance(base, Fraction) and isinstance(exponent, Fraction)
     if exact and exponent.denominator == 1:
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
@@ -215,12 +215,11 @@ def _power(parts: list[Value], _: str = "") -> Value:
             return base ** int(exponent)
     size = abs(float(_mp.log(abs(_number(base))))) * abs(float(_mp.mpf(abs(_number(exponent)))))
     if size > _LARGEST_LOGARITHM:
-        raise Unreadable("too large")
-    if exact:
-        if base > 0 and 1 < exponent.denominator <= 64:
-            root = _exact_root(base, exponent.denominator)
-            if root is not None:
-                return _power([root, Fraction(exponent.numerator)])
+        raise UnreadableError("too large")
+    if exact and base > 0 and 1 < exponent.denominator <= 64:
+        root = _exact_root(base, exponent.denominator)
+        if root is not None:
+            return _power([root, Fraction(exponent.numerator)])
     return _mp.power(_number(base), _number(exponent))
 
 
@@ -250,7 +249,7 @@ def _factorial(parts: list[Value], _: str = "") -> Value:
     if not isinstance(number, Fraction) or number < 0 or number > _LARGEST_FACTORIAL:
         if isinstance(number, Fraction) and number.denominator != 1 and abs(number) < _LARGEST_FACTORIAL:
             return _mp.gamma(_number(number + 1))  # of a variable
-        raise Unreadable("a factorial of no natural number")
+        raise UnreadableError("a factorial of no natural number")
     if number.denominator == 1 and number < EXACT_BITS // 12:
         return Fraction(math.factorial(int(number)))
     return _mp.gamma(_number(number + 1))
@@ -261,7 +260,7 @@ def _binomial(parts: list[Value], _: str = "") -> Value:
     if all(isinstance(part, Fraction) and part.denominator == 1 for part in parts):
         if 0 <= below <= above <= 2000:
             return Fraction(math.comb(int(above), int(below)))
-        raise Unreadable("a binomial too large")
+        raise UnreadableError("a binomial too large")
     return _quotient(_factorial([above]), _plain(_factorial([below]) * _factorial([_sum([above, -below])])))
 
 
@@ -271,7 +270,7 @@ def _absolute(parts: list[Value], _: str = "") -> Value:
 
 def _floor(parts: list[Value], _: str = "") -> Value:
     if isinstance(parts[0], _mp.mpc):
-        raise Unreadable("no real number")
+        raise UnreadableError("no real number")
     return Fraction(math.floor(parts[0]) if isinstance(parts[0], Fraction) else int(_mp.floor(parts[0] + _SURELY)))
 
 
@@ -288,20 +287,20 @@ def _function(parts: list[Value], name: str) -> Value:
     (argument,) = parts
     if name in ("ln", "log", "lg"):
         if not argument:
-            raise Unreadable("the logarithm of 0")
+            raise UnreadableError("the logarithm of 0")
         logarithm = _plain(_mp.log(_number(argument))) if argument != 1 else Fraction(0)
         return logarithm if name == "ln" else _quotient(logarithm, _mp.log(10))
     if name == "exp":
         return _power([+_mp.e, argument])
     argument = _number(argument)
     if abs(argument) > _LARGEST_ANGLE:
-        raise Unreadable("an angle too large")
+        raise UnreadableError("an angle too large")
     result = getattr(_mp, _MPMATH_NAMES.get(name, name))(argument)
     # The sine of pi is rounding; so is what a tangent would be there.
     if abs(result) < _NOTHING:
         return Fraction(0)
     if abs(result) > 1 / _NOTHING:
-        raise Unreadable("infinite")
+        raise UnreadableError("infinite")
     return result
 
 

@@ -1,8 +1,8 @@
 r"""Whether an answer is worked out, and the form of one that is not.
 
 `12+34` has the value of `46` and is no answer to "What is 12 + 34?": a policy that is paid for it learns to repeat the
-question. An answer is worked out if it is a number as one writes it; a fraction in lowest terms; a root, a multiple of a
-constant; or an expression with variables, in which no numbers are left to be added up, multiplied or cancelled and no
+question. An answer is worked out if it is a number as one writes it; a fraction in lowest terms; a root, a multiple of
+a constant; or an expression with variables, in which no numbers are left to be added up, multiplied or cancelled and no
 like terms to be gathered. A number too long to be written out (2^{100}, 2006!) may stand as a power or a factorial.
 """
 
@@ -13,20 +13,19 @@ from collections.abc import Hashable
 from fractions import Fraction
 from itertools import combinations
 
-from rlif.answers.grammar import Node
-from rlif.answers.notation import Unreadable
-from rlif.answers.values import Value, rational, ratio, values_at_points
+from rlif.answers.notation import UnreadableError
+from rlif.answers.tree import Node
+from rlif.answers.values import Value, ratio, rational, values_at_points
 
 # A rational number with more digits than these is not written out.
 _WRITTEN_OUT = 10**15
 # Pairs of more terms than these are not looked at; a sum as long is compared by its value.
 _MOST_TERMS = 24
-_NUMERALS = ("number", "percent", "degrees")
 
 
 def is_worked_out(node: Node) -> bool:
     """Tell whether nothing is left to be worked out in a tree that has a value."""
-    return _is_done(node, _values(node))
+    return _is_done(node, values_at_points(node))
 
 
 def form(node: Node) -> Hashable:
@@ -36,10 +35,6 @@ def form(node: Node) -> Hashable:
         parts.sort(key=repr)
     value = f"{node.value.numerator:x}/{node.value.denominator:x}" if node.kind == "number" else ""
     return (node.kind, node.name if node.kind != "number" else "", value, *parts)
-
-
-def _values(node: Node) -> tuple[Value, ...]:
-    return values_at_points(node)
 
 
 def _is_done(node: Node, values: tuple[Value, ...]) -> bool:
@@ -55,7 +50,9 @@ def _is_done(node: Node, values: tuple[Value, ...]) -> bool:
         return node.parts[0].kind != "negative"
     if node.kind == "sum":
         return len(node.parts) > _MOST_TERMS or not any(
-            ratio(*pair) is not None for pair in combinations(parts, 2) if not _are_long(pair)
+            ratio(one, other) is not None
+            for one, other in combinations(parts, 2)
+            if one is not None and other is not None and not _is_long(one) and not _is_long(other)
         )
     if node.kind == "product":
         return _is_product_done(parts)
@@ -101,18 +98,14 @@ def _is_product_done(parts: list[tuple[Value, ...] | None]) -> bool:
     return not any(
         ratio(constants[one], inverse[other]) is not None
         for one, other in combinations(range(len(inverse)), 2)
-        if len(inverse) == len(constants)
-        and rational(constants[one]) is None
-        and rational(constants[other]) is None
+        if len(inverse) == len(constants) and rational(constants[one]) is None and rational(constants[other]) is None
     )
 
 
-def _are_long(pair: tuple[tuple[Value, ...] | None, ...]) -> bool:
-    """Whether terms cannot be gathered since one has no value or one is too long to be written out."""
-    if any(values is None for values in pair):
-        return True
-    numbers = [rational(values) for values in pair if values is not None]
-    return any(number is not None and not _is_written_out(number) for number in numbers)
+def _is_long(values: tuple[Value, ...]) -> bool:
+    """Whether a term is a number too long to be written out, so that it cannot be gathered with another."""
+    number = rational(values)
+    return number is not None and not _is_written_out(number)
 
 
 def _is_written_out(number: Fraction) -> bool:
@@ -141,5 +134,5 @@ def _content(node: Node) -> int:
 def _try_values(node: Node) -> tuple[Value, ...] | None:
     try:
         return values_at_points(node)
-    except Unreadable:
+    except UnreadableError:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rlif.evaluation.completions import read_completions
 from rlif.evaluation.measure import evaluate_completions
 from rlif.evaluation.options import EvalConfig
@@ -23,8 +25,12 @@ def run(config: EvalConfig) -> None:
     """
     config.validate()
     # Model, data and completions are checked before a directory is made.
-    completions = read_completions(config.completions) if config.completions is not None else None
-    sampling = prepare_sampling(config) if completions is None else None
+    sampling = prepare_sampling(config) if config.completions is None else None
+    config = replace(config, answer_style=config.answer_style or "strict") if sampling is None else sampling.config
+    assert config.answer_style is not None
+    completions = None
+    if config.completions is not None:
+        completions = read_completions(config.completions, answer_style=config.answer_style)
     output_dir = output_directory(config, "eval", what="evaluation")
     if config.resume:
         check_unchanged(
@@ -38,7 +44,7 @@ def run(config: EvalConfig) -> None:
     make_directory(output_dir, config)
     if sampling is not None:
         sampling.run(output_dir / COMPLETIONS_FILE)
-        completions = read_completions(output_dir / COMPLETIONS_FILE)
+        completions = read_completions(output_dir / COMPLETIONS_FILE, answer_style=config.answer_style)
     assert completions is not None
     try:
         evaluation = evaluate_completions(completions, num_bins=config.num_bins)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.answers.matching import answers_match
+from rlif.answers.matching import is_right
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_rows, write_rows
@@ -134,7 +134,7 @@ def is_correct(completion: Row, gold: str | None) -> bool | None:
     """Whether a completion has the right answer; None where nobody knows."""
     if gold is None:
         return None
-    return completion["answer"] is not None and answers_match(completion["answer"], gold)
+    return completion["answer"] is not None and is_right(completion["answer"], gold)
 
 
 def write_preferences(path: Path, pairs: Sequence[Row]) -> None:
