@@ -14,7 +14,6 @@ The style says which tiers count: `strict` takes the first two, `lenient` all. E
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +32,10 @@ _BRACE = re.compile(r"(?P<box>\\boxed\s*\{|\\fbox\s*\{)|\{|\}")
 _UNBRACED_BOX = re.compile(r"\\boxed\s+([^\s{}$]+)")
 # How a line begins that states a value: a sign, a digit, LaTeX, a bracket, a choice (B), or a variable and a sign.
 _VALUE = re.compile(r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\W|\d|$)")
+# A number is written out up to so many zeros: an exponent may have any number of digits.
+_MOST_ZEROS = 1000
+# Words behind a marker are a heading if as many characters of text follow.
+_SHORTEST_SECTION = 20
 # How a heading begins all the same: "2. Solve", "1) First".
 _NUMBERED = re.compile(r"\(?\d+[.):]+\s+[A-Za-z*]")
 
@@ -98,15 +101,17 @@ def gold_answer(value: object) -> str | None:
 
 
 def _written_out(number: Decimal | Real) -> str:
-    """A number in digits, without exponent; nothing for NaN."""
-    if isinstance(number, Integral):
-        return str(int(number))
-    if isinstance(number, Rational):
+    """A number in digits, without exponent unless it has a thousand digits; nothing for NaN."""
+    if isinstance(number, Rational) and not isinstance(number, Integral):
         return f"{number.numerator}/{number.denominator}"
-    if not math.isfinite(number):
-        return "" if math.isnan(number) else str(float(number)).replace("inf", "\\infty")
-    # str() is the shortest decimal of the number's own width; float() would widen a float32 first.
-    return format(Decimal(str(number)), "f")
+    if isinstance(number, Decimal):
+        exact = number
+    else:
+        # str() is the shortest decimal of the number's own width; float() would widen a float32 first.
+        exact = Decimal(int(number)) if isinstance(number, Integral) else Decimal(str(number))
+    if not exact.is_finite():
+        return "" if exact.is_nan() else r"-\infty" if exact < 0 else r"\infty"
+    return str(exact) if abs(exact.adjusted()) > _MOST_ZEROS and exact.as_tuple().exponent else format(exact, "f")
 
 
 def _marked(text: str) -> Span | None:
@@ -119,7 +124,7 @@ def _marked(text: str) -> Span | None:
         elif _is_value(text, span):
             found, words = span, None
         else:
-            words = None if text[end:].strip() else span
+            words = None if len(text[end:].strip()) > _SHORTEST_SECTION else span
     return found if words is None else words
 
 
