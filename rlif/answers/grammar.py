@@ -29,6 +29,7 @@ FUNCTIONS = frozenset(
         "acos", "atan", "ln", "log", "exp", "lg", "sqrt", "abs",
     ]
 )  # fmt: skip
+_WITH_INVERSE = ("sin", "cos", "tan")
 _GREEK = frozenset(
     [
         "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota",
@@ -154,9 +155,10 @@ class _Parser(Cursor):
                 raise UnreadableError("a number beside a fraction")
             else:
                 factors.append(factor)
-        if len(factors) == 1:
-            return factors[0]
-        return Node("product", tuple(each for factor in factors for each in factors_of(factor)))
+        node = factors[0]
+        if len(factors) > 1:
+            node = Node("product", tuple(each for factor in factors for each in factors_of(factor)))
+        return Node("percent", (node,)) if self.take("%", r"\%") else node
 
     def begins_factor(self) -> bool:
         text, kind = self.next(), self.kind()
@@ -187,10 +189,7 @@ class _Parser(Cursor):
             if self.next() in ("^", "**"):
                 raise UnreadableError("a power of a power")
         self.depth -= 1
-        return self.percent(base)
-
-    def percent(self, node: Node) -> Node:
-        return Node("percent", (node,)) if self.take("%", r"\%") else node
+        return base
 
     def exponent(self) -> Node:
         if self.take("{"):
@@ -332,6 +331,8 @@ class _Parser(Cursor):
             node = Node("function", (argument,), name)
         if exponent is None:
             return node
+        if exponent == Node("negative", (number(Fraction(1)),)) and name in _WITH_INVERSE:
+            return node._replace(name=f"arc{name}")
         if exponent.kind == "negative" or name in ("sqrt", "abs", "exp"):
             raise UnreadableError("an inverse or a power")
         return Node("power", (node, exponent))

@@ -26,7 +26,7 @@ from rlif.answers.grammar import FUNCTIONS, parse
 from rlif.answers.math_verification import OverLimitError, evaluated
 from rlif.answers.notation import UnreadableError, one_notation, without_word_commands
 from rlif.answers.structure import meaning
-from rlif.answers.units import split_unit
+from rlif.answers.units import BARE_UNITS, split_currency, split_unit
 from rlif.answers.values import key_of, rational
 
 # Longer ones are text: no gold answer is as long, and a policy may write anything.
@@ -34,6 +34,7 @@ _LONGEST_MATHEMATICS = 400
 _LONGEST_REMEMBERED = 2000
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
+_WHOLE_WORDS = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox|hbox)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"\s+")
 # Dates, codes and sums that nobody has added up.
 _DIGITS_AND_SIGNS = re.compile(r"[0-9][0-9+\-*. ]*[-+*][0-9+\-*. ]*")
@@ -44,6 +45,8 @@ _LABEL = re.compile(
     r"^(?:[A-Z]{2,3}|(?:[A-Za-z]+ ){0,4}[A-Za-z]{4,}(?: [a-z]+){0,3}|\\(?:text|mathrm)\s*\{[^{}]{1,60}\}"
     r"|\\angle\s*[A-Z]{1,3}|[A-Za-z]\([A-Za-z](?:,\s?[A-Za-z])*\))\s*=\s*(?=[^=]+$)"
 )
+_SUBSCRIPT = re.compile(r"_\{([A-Za-z0-9]+)\}")
+_SPACE_AT_SIGN = re.compile(r" ?([:,;=()]) ?")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?\.?")
 _WORD = re.compile(r"[A-Za-z]{2,}")
@@ -65,7 +68,7 @@ class Reading(NamedTuple):
     value: Hashable
     """Equal for answers of equal value."""
     unit: str = ""
-    """The one name of its unit; "%" for a percentage, whose value is its hundredth."""
+    """The one name of its unit, also of one that is no part of the key; "%" for a percentage, whose value is that."""
     form: Hashable = None
     """What else tells an answer apart that is not worked out; None for one that is."""
     bare: Hashable = None
@@ -74,7 +77,7 @@ class Reading(NamedTuple):
     @property
     def key(self) -> Hashable:
         """The canonical key."""
-        return (self.value, "" if self.unit == "%" else self.unit, self.form)
+        return (self.value, "" if self.unit == "%" or self.unit in BARE_UNITS else self.unit, self.form)
 
 
 def answer_key(answer: str) -> Hashable:
@@ -110,6 +113,9 @@ def _read(answer: str) -> Reading:
     boxed = _WHOLE_BOX.fullmatch(text)
     if boxed and _is_balanced(boxed[1]):
         return _read(boxed[1])
+    words = _WHOLE_WORDS.fullmatch(text)
+    if words:
+        return _read(words[1])
     # Digits of other scripts would be read as numbers.
     if any(character.isdecimal() and not character.isascii() for character in text):
         return _as_text(text)
@@ -117,9 +123,10 @@ def _read(answer: str) -> Reading:
 
 
 def _as_mathematics(text: str) -> Reading | None:
-    latex = any(sign in text for sign in ("\\", "$", "^"))
-    written = _LABEL.sub("", one_notation(text))
-    before_unit, unit, exponent = split_unit(written)
+    amount, currency = split_currency(text)
+    written = _LABEL.sub("", one_notation(amount))
+    latex = any(sign in amount + written for sign in ("\\", "$", "^"))
+    before_unit, unit, exponent = split_unit(written, currency)
     plain = without_word_commands(before_unit).strip()
     scale = Fraction(10) ** exponent
     number = _plain_number(plain)
@@ -160,8 +167,9 @@ def _by_computer_algebra(text: str, unit: str) -> Reading | None:
 
 
 def _as_text(text: str) -> Reading:
-    text = without_word_commands(text) if len(text) <= _LONGEST_REMEMBERED else text
-    text = _SPACE.sub(" ", text.replace("$", "")).strip()
+    if len(text) <= _LONGEST_MATHEMATICS:
+        text = _SUBSCRIPT.sub(r"_\1", without_word_commands(one_notation(text)))
+    text = _SPACE_AT_SIGN.sub(r"\1", _SPACE.sub(" ", text)).strip().removesuffix(".")
     choice = _CHOICE.fullmatch(text)
     if choice:
         return Reading(("text", choice[1]))

@@ -23,6 +23,7 @@ _SIGNS = str.maketrans(
 # 10,\!080  10{,}080  1\,000  1 000
 _THOUSANDS_OF_LATEX = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\;|\\ |~| )(?=[0-9]{3}(?![0-9]|\s*/))")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+_THOUSANDS_WITH_ZERO = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,0[0-9]{2})+(?![0-9]|,[0-9])")
 _LAYOUT = re.compile(
     r"\\(?:left|right|middle|bigl|bigr|Bigl|Bigr|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad)"
     r"(?![A-Za-z])|(?<!\\)\\[!,;: ()\[\]]|~|(?<!\\)\$"
@@ -52,9 +53,11 @@ def one_notation(text: str) -> str:
     if not text.isascii():
         text = text.translate(_SIGNS)
     text = _THOUSANDS_OF_LATEX.sub("", text)
-    # Between brackets a comma parts the coordinates of a point.
-    if "," in text and not any(bracket in text for bracket in ("(", "[", r"\{")):
-        text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+    if "," in text:
+        text = text.replace("{,}", ",")
+        # Between brackets a comma parts the coordinates of a point, which do not begin with zeros.
+        bracketed = any(bracket in text for bracket in ("(", "[", r"\{"))
+        text = (_THOUSANDS_WITH_ZERO if bracketed else _THOUSANDS).sub(_without_commas, text)
     if "\\" in text or "$" in text or "~" in text:
         text = _LAYOUT.sub(lambda match: "" if match[0] in (r"\!", "$") else " ", text)
         text = _SAME_COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
@@ -66,6 +69,10 @@ def one_notation(text: str) -> str:
 def without_word_commands(text: str) -> str:
     r"""Replace `\text{…}` and its like by what is in it."""
     return _WORD_COMMAND.sub(r" \1 ", text) if "\\" in text else text
+
+
+def _without_commas(match: re.Match[str]) -> str:
+    return match[0].replace(",", "")
 
 
 def _repeating_decimal(match: re.Match[str]) -> str:

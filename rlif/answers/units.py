@@ -16,21 +16,25 @@ _ALIASES = {
     "kg": "kilogram kilo kgs", "lb": "pound lbs", "oz": "ounce", "ton": "tonne", "ml": "milliliter millilitre",
     "cl": "centiliter", "l": "liter litre", "gal": "gallon", "qt": "quart", "pt": "pint", "cup": "",
     "s": "second sec secs", "min": "minute mins", "h": "hour hr hrs", "day": "", "week": "wk", "month": "",
-    "year": "yr yrs", "am": "a.m.", "pm": "p.m.", "mph": "miles per hour|mi/h|miles/hour",
+    "year": "yr yrs", "am": "a.m. a.m", "pm": "p.m. p.m", "mph": "miles per hour|mi/h|miles/hour",
     "kmh": "km/h|kph|kmph|kilometers per hour",
-    "m/s": "meters per second|meter/second", "ft/s": "feet per second", "cents": "cent \u00a2", "eur": "\u20ac euro",
+    "m/s": "meters per second|meter/second", "ft/s": "feet per second|fps", "cents": "cent \u00a2", "eur": "\u20ac euro",
     "gbp": "\u00a3", "jpy": "\u00a5 yen", "inr": "\u20b9 rupee rs", "n": "newton", "j": "joule", "w": "watt",
     "kw": "kilowatt",
     "v": "volt", "hz": "hertz", "pa": "pascal", "mol": "mole", "degc": r"^\circ c|celsius|degrees celsius",
     "degf": r"^\circ f|fahrenheit|degrees fahrenheit", "rad": "radian", "acre": "", "hectare": "ha", "mb": "megabyte",
     "gb": "gigabyte", "dozen": "",
 }  # fmt: skip
-_PLAIN = {"dollar", "usd", "buck", "degree", r"^\circ", "deg", "unit", "point", "time", "people"}
+# Units that say nothing beside the question: answers have them or not.
+BARE_UNITS = frozenset({"$", "degrees", "things"})
+_BARE_ALIASES = {
+    "$": ("dollar", "usd", "us$", "buck", r"\$", "$"), "degrees": ("degree", "deg"), "things": ("unit", "point", "time", "people"),
+}  # fmt: skip
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # Words that say more about a number than what is counted.
 _NO_NOUNS = frozenset(
     [
-        "or", "and", "to", "less", "more", "than", "minus", "plus", "times", "over", "by", "between", "not",
+        "or", "and", "to", "than", "minus", "plus", "times", "over", "by", "between", "not",
         "no", "negative", "half", "point", "squared", "cubed", "from", "at", "least", "most", "about", "around",
         "approximately", "if", "when", "then", "is", "are", "was", "equals", "equal", "mod", "modulo", "base",
         "if", "infinity", "none", "all", "both", "per", "th", "st", "nd", "rd", "choose", "factorial", "root",
@@ -43,7 +47,7 @@ _WORDS = re.compile(
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\s*$"
 )
 _DEGREES = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm|rm)\s*\{\s*([CF])\s*\}|([CF]))?\s*$")
-_CURRENCY = re.compile(r"^\s*(-?)\s*(\\\$|\$|US\$|USD|\u20ac|\u00a3|\u00a5|\u20b9|Rs\.?)\s*(?=[-0-9.\\(])")
+_CURRENCY = re.compile(r"^\s*(-?)\s*(\\\$|US\$|\$|USD|\u20ac|\u00a3|\u00a5|\u20b9|Rs\.?)\s*(?=[-0-9.\\(])")
 _NOUN = re.compile(r"[A-Za-z][A-Za-z'-]*(?: [A-Za-z][A-Za-z'-]*){0,5}")
 _OPERAND_END = re.compile(r"[0-9)}|\]]\s*$|\\pi\s*$")
 
@@ -54,31 +58,36 @@ def _table() -> dict[str, str]:
         table[unit] = unit
         for alias in aliases.split("|") if "|" in aliases else aliases.split():
             table[alias.strip()] = unit
-    for name in _PLAIN:
-        table[name] = ""
+    for unit, names in _BARE_ALIASES.items():
+        table |= dict.fromkeys(names, unit)
     return table
 
 
 _TABLE = _table()
 
 
-def split_unit(text: str) -> tuple[str, str, int]:
-    r"""Divide an answer into what is before its unit, the unit's one name, and the power of ten of "million".
+def split_currency(text: str) -> tuple[str, str]:
+    """Divide an answer into the amount and the one name of the currency before it, or "" if there is none."""
+    currency = _CURRENCY.match(text)
+    if currency is None or text.count("$") > 1:  # $72$ is mathematics
+        return text, ""
+    return currency[1] + text[currency.end() :], _TABLE[currency[2].lower().rstrip(".")]
 
-    The unit is "" where there is none, or one that says nothing beside the question (dollars, degrees, apples).
+
+def split_unit(text: str, unit: str = "") -> tuple[str, str, int]:
+    r"""Divide an answer into what is before its unit, the unit's one name, and the power of ten of "million".
 
     Args:
         text: in one notation, with its `\text{…}`.
+        unit: what the answer's currency said; "" for nothing.
+
+    Returns:
+        The unit is "" where there is none, and one of `BARE_UNITS` where it says nothing beside the question.
     """
-    currency = _CURRENCY.match(text)
-    unit = ""
-    if currency:
-        unit = _TABLE.get(currency[2].lower().rstrip("."), "")
-        text = currency[1] + text[currency.end() :]
     degrees = _DEGREES.search(text)
     if degrees and _OPERAND_END.search(text, 0, degrees.start()):
         scale = degrees[1] or degrees[2]
-        return text[: degrees.start()], f"deg{scale.lower()}" if scale else unit, 0
+        return text[: degrees.start()], f"deg{scale.lower()}" if scale else unit or "degrees", 0
     words = _WORDS.search(text)
     if words is None or not _OPERAND_END.search(text, 0, words.start()):
         return text, unit, 0
@@ -86,7 +95,7 @@ def split_unit(text: str) -> tuple[str, str, int]:
     if found is None:
         return text, unit, 0
     named, exponent = found
-    return text[: words.start()], named or unit, exponent
+    return text[: words.start()], unit or named, exponent
 
 
 def _named(words: re.Match[str], latex: bool) -> tuple[str, int] | None:
@@ -102,26 +111,26 @@ def _named(words: re.Match[str], latex: bool) -> tuple[str, int] | None:
     if name is not None:
         if words["command"] is None and len(written) == 1 and (latex or not words["space"]):
             return None  # 7m is a product
-        return name + (words["power"] or ""), exponent
+        return name + ("" if name in BARE_UNITS else words["power"] or ""), exponent
     if words["power"] or not _NOUN.fullmatch(written):
         return None
-    if words["command"] is None and (not words["space"] or len(written) < 3):
+    if words["command"] is None and (not words["space"] or max(map(len, written.split())) < 3):
         return None
-    return None if _NO_NOUNS.intersection(written.lower().split()) else ("", exponent)
+    return None if _NO_NOUNS.intersection(written.lower().split()) else ("things", exponent)
 
 
 @lru_cache(maxsize=4096)
 def _unit(written: str) -> str | None:
-    """The one name of a unit of measurement, "" for one that is left out, None for any other words."""
+    """The one name of a unit, None for any other words."""
     text = " ".join(written.lower().split())
     for prefix in ("square ", "sq ", "sq. ", "cubic ", "cu ", "cu. "):
         if text.startswith(prefix):
             inner = _unit(text.removeprefix(prefix))
-            return None if inner is None else inner and inner + ("2" if prefix.startswith("s") else "3")
+            return inner if inner is None or inner in BARE_UNITS else inner + ("2" if prefix.startswith("s") else "3")
     for suffix, power in ((" squared", "2"), (" cubed", "3")):
         if text.endswith(suffix):
             inner = _unit(text.removesuffix(suffix))
-            return inner and inner + power
+            return inner if inner is None or inner in BARE_UNITS else inner + power
     for form in (text, text.removesuffix("."), text.removesuffix("s"), text.removesuffix("es")):
         if form in _TABLE:
             return _TABLE[form]
