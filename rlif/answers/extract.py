@@ -117,6 +117,7 @@ def _written_out(number: Decimal | Real) -> str:
 def _marked(text: str) -> Span | None:
     """Where the answer stands that `####` marks: the last one that reads as a value, or words that end the text."""
     found = words = None
+    end = 0
     for start, end in _marked_lines(text):
         span = undecorated(text, start, end)
         if span is None:
@@ -124,33 +125,32 @@ def _marked(text: str) -> Span | None:
         elif _is_value(text, span):
             found, words = span, None
         else:
-            words = None if len(text[end:].strip()) > _SHORTEST_SECTION else span
-    return found if words is None else words
+            words = span
+    return found if words is None or len(text[end:].strip()) > _SHORTEST_SECTION else words
 
 
 def _marked_lines(text: str) -> Iterator[Span]:
     """Yield the rest of the line behind each `####`; if that is empty, the next line that is not, if it is a value."""
     markers = [match.span() for match in _MARKER.finditer(text)]
     for number, (start, end) in enumerate(markers):
-        line_end = _line_end(text, end)
-        if number + 1 < len(markers):
-            line_end = min(line_end, markers[number + 1][0])
+        limit = markers[number + 1][0] if number + 1 < len(markers) else len(text)
+        line_end = _line_end(text, end, limit)
         if not text[end:line_end].strip(" \t*_`"):
             previous = markers[number - 1][1] if number else None
             if previous is not None and "\n" not in text[previous:start]:
                 continue  # it closes a heading: #### 42 ####
             first = _first_visible(text, line_end)
-            line_end = _line_end(text, first)
+            line_end = _line_end(text, first, limit)
             span = undecorated(text, first, line_end)
-            if span is not None and not _is_value(text, span):
+            if first < len(text) and (span is None or not _is_value(text, span)):
                 continue  # a heading without words
             end = first
         yield end, line_end
 
 
-def _line_end(text: str, start: int) -> int:
-    end = text.find("\n", start)
-    return len(text) if end == -1 else end
+def _line_end(text: str, start: int, limit: int) -> int:
+    end = text.find("\n", start, limit)
+    return limit if end == -1 else end
 
 
 def _first_visible(text: str, start: int) -> int:

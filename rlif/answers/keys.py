@@ -43,7 +43,8 @@ _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})")
 # What an equation names before its value, in words or as a function: Area = 5, f(x) = x^2, \angle ABC = 30.
 _LABEL = re.compile(
     r"^(?:[A-Z]{2,3}|(?:[A-Za-z]+ ){0,4}[A-Za-z]{4,}(?: [a-z]+){0,3}|\\(?:text|mathrm)\s*\{[^{}]{1,60}\}"
-    r"|\\angle\s*[A-Z]{1,3}|[A-Za-z]\([A-Za-z](?:,\s?[A-Za-z])*\))\s*=\s*(?=[^=]+$)"
+    r"|\\angle\s*[A-Z]{1,3}|[A-Za-z](?:\^\{?-1\}?)?\([A-Za-z](?:,\s?[A-Za-z])*\))\s*=\s*(?=[^=]+$)"
+    r"|^(?:\\approx|\\sim|about|approximately)\s+(?=[^=]+$)"
 )
 _SUBSCRIPT = re.compile(r"_\{([A-Za-z0-9]+)\}")
 _SPACE_AT_SIGN = re.compile(r" ?([:,;=()]) ?")

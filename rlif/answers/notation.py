@@ -21,7 +21,7 @@ _SIGNS = str.maketrans(
     }
 )  # fmt: skip
 # 10,\!080  10{,}080  1\,000  1 000
-_THOUSANDS_OF_LATEX = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\;|\\ |~| )(?=[0-9]{3}(?![0-9]|\s*/))")
+_THOUSANDS_OF_LATEX = re.compile(r"(?<=[0-9])(?:\{,\}|,\\! ?|\\,|\\;|\\ |~| )(?=[0-9]{3}(?![0-9]|\s*/))")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 _THOUSANDS_WITH_ZERO = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,0[0-9]{2})+(?![0-9]|,[0-9])")
 _LAYOUT = re.compile(

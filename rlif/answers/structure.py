@@ -86,7 +86,7 @@ def _matrix(tree: Node) -> Meaning:
 def _relation(tree: Node) -> Meaning:
     operators, sides = tree.name.split(), list(tree.parts)
     if operators[0] == "in" and len(sides) == 2 and sides[0].kind == "symbol":
-        return meaning(sides[1])
+        return Meaning(("text", sides[1].name)) if sides[1].kind == "symbol" else meaning(sides[1])
     # pi ~ 3.14: what it is, not what it is nearly.
     if "~" in operators:
         nearly = operators.index("~")
@@ -135,8 +135,8 @@ def _assignments(items: Sequence[Node]) -> Meaning | None:
     if any(item.kind != "relation" or item.name != "=" or item.parts[0].kind != "symbol" for item in items):
         return None
     names = [item.parts[0].name for item in items]
-    if len(set(names)) != len(names):
-        return None
+    if len(set(names)) != len(names) or len({name.partition("_")[0] for name in names}) != len(names):
+        return None  # x_1 and x_2 are two values of x
     values = {item.parts[0].name: tuple(meaning(item.parts[1])) for item in items}
     names = sorted(names)
     if tuple(names) in _COORDINATES:

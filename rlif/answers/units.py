@@ -18,7 +18,8 @@ _ALIASES = {
     "s": "second sec secs", "min": "minute mins", "h": "hour hr hrs", "day": "", "week": "wk", "month": "",
     "year": "yr yrs", "am": "a.m. a.m", "pm": "p.m. p.m", "mph": "miles per hour|mi/h|miles/hour",
     "kmh": "km/h|kph|kmph|kilometers per hour",
-    "m/s": "meters per second|meter/second", "ft/s": "feet per second|fps", "cents": "cent \u00a2", "eur": "\u20ac euro",
+    "m/s": "meters per second|meter/second",
+    "ft/s": "feet per second|fps", "cents": "cent \u00a2", "eur": "\u20ac euro",
     "gbp": "\u00a3", "jpy": "\u00a5 yen", "inr": "\u20b9 rupee rs", "n": "newton", "j": "joule", "w": "watt",
     "kw": "kilowatt",
     "v": "volt", "hz": "hertz", "pa": "pascal", "mol": "mole", "degc": r"^\circ c|celsius|degrees celsius",
@@ -28,8 +29,10 @@ _ALIASES = {
 # Units that say nothing beside the question: answers have them or not.
 BARE_UNITS = frozenset({"$", "degrees", "things"})
 _BARE_ALIASES = {
-    "$": ("dollar", "usd", "us$", "buck", r"\$", "$"), "degrees": ("degree", "deg"), "things": ("unit", "point", "time", "people"),
-}  # fmt: skip
+    "$": ("dollar", "usd", "us$", "buck", r"\$", "$"),
+    "degrees": ("degree", "deg"),
+    "things": ("unit", "point", "time", "people"),
+}
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # Words that say more about a number than what is counted.
 _NO_NOUNS = frozenset(
@@ -47,6 +50,7 @@ _WORDS = re.compile(
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\s*$"
 )
 _DEGREES = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm|rm)\s*\{\s*([CF])\s*\}|([CF]))?\s*$")
+_ANGLE_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc")
 _CURRENCY = re.compile(r"^\s*(-?)\s*(\\\$|US\$|\$|USD|\u20ac|\u00a3|\u00a5|\u20b9|Rs\.?)\s*(?=[-0-9.\\(])")
 _NOUN = re.compile(r"[A-Za-z][A-Za-z'-]*(?: [A-Za-z][A-Za-z'-]*){0,5}")
 _OPERAND_END = re.compile(r"[0-9)}|\]]\s*$|\\pi\s*$")
@@ -85,7 +89,7 @@ def split_unit(text: str, unit: str = "") -> tuple[str, str, int]:
         The unit is "" where there is none, and one of `BARE_UNITS` where it says nothing beside the question.
     """
     degrees = _DEGREES.search(text)
-    if degrees and _OPERAND_END.search(text, 0, degrees.start()):
+    if degrees and _OPERAND_END.search(text, 0, degrees.start()) and not _ANGLE_FUNCTION.search(text):
         scale = degrees[1] or degrees[2]
         return text[: degrees.start()], f"deg{scale.lower()}" if scale else unit or "degrees", 0
     words = _WORDS.search(text)
