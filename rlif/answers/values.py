@@ -335,8 +335,8 @@ def _same(one: Value, other: Value) -> bool:
 
 def _as_fraction(value: Value) -> Fraction | None:
     """The fraction of few digits that a real number is to 50 digits, if there is one: chance has no such fractions."""
-    if isinstance(value, Fraction):
-        return value
+    if isinstance(value, Fraction) or not value:
+        return Fraction(value or 0)
     if isinstance(value, _mp.mpc) or not 10**-12 < abs(value) < 10**20:
         return None
     sign, mantissa, exponent, _ = value._mpf_

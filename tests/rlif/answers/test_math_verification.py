@@ -13,12 +13,16 @@ from rlif.answers.math_verification import OverLimitError, evaluated, limited_co
 from rlif.answers.values import rational
 
 
+@pytest.fixture(scope="module")
+def started() -> math_verification._Worker:
+    return math_verification._Worker()  # starting its process takes longer than what it is asked
+
+
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> math_verification._Worker:
-    """A worker of the test's own that has half a second for an answer."""
-    worker = math_verification._Worker()
-    monkeypatch.setattr(math_verification, "_worker", worker)
-    return worker
+def worker(monkeypatch: pytest.MonkeyPatch, started: math_verification._Worker) -> math_verification._Worker:
+    """A worker of these tests' own."""
+    monkeypatch.setattr(math_verification, "_worker", started)
+    return started
 
 
 class CountingWorker(math_verification._Worker):
@@ -73,8 +77,9 @@ def test_a_worker_that_was_killed_is_replaced(worker: math_verification._Worker)
 
 
 def test_a_worker_that_does_not_start_is_an_error_rather_than_a_wrong_answer(
-    monkeypatch: pytest.MonkeyPatch, worker: math_verification._Worker
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(math_verification, "_worker", math_verification._Worker())
     command = [math_verification._COMMAND[0], "-c", "raise ModuleNotFoundError('math_verify')"]
     monkeypatch.setattr(math_verification, "_COMMAND", command)
     with pytest.raises(
@@ -99,9 +104,8 @@ def test_the_answers_of_a_step_cost_no_more_than_its_limit_and_what_is_over_it_i
     answers = [rf"\int_0^{number} t^{number} dt + {number}" for number in range(512)]
     with limited_cost(1.0) as cost:
         keys = [answer_key(answer) for answer in answers]
-        with limited_cost(100.0) as inner:  # counts to the outer one
-            with pytest.raises(OverLimitError):
-                evaluated(r"\int x dx")
+        with limited_cost(100.0) as inner, pytest.raises(OverLimitError):  # counts to the outer one
+            evaluated(r"\int x dx")
         assert inner is cost
     assert len(worker.asked) == 2
     assert cost.seconds == 1.0
