@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlif.answers.extract import AnswerStyle, extract_answer, gold_answer
+from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
 from rlif.answers.matching import is_right
 from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
@@ -43,6 +44,8 @@ class Completions:
     """P x N answers that the completions state; None where one states none."""
     scores: dict[str, NDArray[np.float64]]
     """(P, N) finite numbers each; higher is more confident."""
+    tiers: Mapping[str, int] = field(default_factory=dict)
+    """How many answers each rule of `rlif.answers.extract` found in the completions; none where a file has answers."""
 
     @property
     def num_generations(self) -> int:
@@ -107,6 +110,7 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
     prompts: list[str] = []
     golds: list[str | None] = []
     answers: list[list[str | None]] = []
+    tiers: Counter[str] = Counter()
     scores: dict[str, list[list[float]]] = {}
     rows = read_table(
         path, argument="completions", columns=COMPLETIONS_COLUMNS, config=None, split=None, default="train"
@@ -114,7 +118,7 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
     first = ""
     for where, values in rows:
         place = f"completions: {path}, {where}"
-        group, line_scores = _answers(values, place, answer_style), _scores(values.get("scores"), place)
+        group, line_scores = _answers(values, place, answer_style, tiers), _scores(values.get("scores"), place)
         count = len(answers[0]) if answers else len(group)
         if len(group) != count:
             raise UserError(f"{place}: got {len(group)} completions, expected {count} as in {first}")
@@ -132,10 +136,10 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
             scores.setdefault(name, []).append(numbers)
     if not prompts:
         raise UserError(f"completions: {path} is empty, expected at least one line with `prompt` and `completions`")
-    return Completions(prompts, golds, answers, {name: np.array(numbers) for name, numbers in scores.items()})
+    return Completions(prompts, golds, answers, {name: np.array(numbers) for name, numbers in scores.items()}, tiers)
 
 
-def _answers(values: Mapping[str, object], place: str, style: AnswerStyle) -> list[str | None]:
+def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, tiers: Counter[str]) -> list[str | None]:
     name = "completions" if values.get("completions") is not None else "answers"
     items = values.get(name)
     if not isinstance(items, list) or not items:
@@ -146,10 +150,12 @@ def _answers(values: Mapping[str, object], place: str, style: AnswerStyle) -> li
         finished = values.get("finished")
         if not isinstance(finished, list) or len(finished) != len(items):
             finished = [None] * len(items)  # as in a file from elsewhere
-        return [
-            extract_answer(_text(item, name, place), style=style, finished=None if ended is None else bool(ended))
+        stated = [
+            stated_answer(_text(item, name, place), style=style, finished=None if ended is None else bool(ended))
             for item, ended in zip(items, finished, strict=True)
         ]
+        tiers.update(each.tier for each in stated if each is not None)
+        return [None if each is None else each.text for each in stated]
     return [None if _is_missing(item) else _text(item, name, place).strip() or None for item in items]
 
 
