@@ -31,8 +31,7 @@ from rlif.answers.values import key_of, rational
 
 # Longer ones are text: no gold answer is as long, and a policy may write anything.
 _LONGEST_MATHEMATICS = 400
-_LONGEST_REMEMBERED = 2000
-_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
 _WHOLE_WORDS = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox|hbox)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"\s+")
@@ -92,7 +91,7 @@ def answer_key(answer: str) -> Hashable:
 def reading(answer: str) -> Reading:
     """Read an answer: by the rules above."""
     try:
-        return _remembered(answer) if len(answer) <= _LONGEST_REMEMBERED else _read(answer)
+        return _remembered(answer) if len(answer) <= _LONGEST_MATHEMATICS else _read(answer)
     except OverLimitError:
         return _as_text(answer.strip())  # not remembered: it may be read another time
 

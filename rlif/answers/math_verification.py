@@ -23,6 +23,7 @@ from rlif.answers.values import Value, from_decimals
 
 SECONDS = 0.5  # of processor time, for one answer; nearly all take less than a tenth of it
 STEP_SECONDS = 1.0  # of processor time, for all answers within one `limited_cost`
+RUN_SECONDS = 20.0  # of processor time, for all answers of a command that measures once
 # What the death of the process costs, which starts anew: loading the computer algebra.
 _START_SECONDS = 1.0
 _LONGEST = 200

@@ -29,6 +29,8 @@ DIGITS = 120
 SHOWN_DIGITS = 40
 EXACT_BITS = 32_768
 POINTS = 3
+# Bits of a number that is kept as a key; of a longer one its digest is, for thousands of keys are kept.
+_LONGEST_KEY = 2048
 _LARGEST_LOGARITHM = 230_000.0  # of 10^100 000
 _LARGEST_FACTORIAL = 20_000
 
@@ -41,7 +43,7 @@ _LARGEST_ANGLE = _mp.mpf(10) ** 40
 _lock = threading.Lock()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def values_at_points(node: Node) -> tuple[Value, ...]:
     """Evaluate a tree at each point: `POINTS` values, of which the last is None where it has none.
 
@@ -71,7 +73,8 @@ def key_of(values: tuple[Value, ...]) -> Hashable:
     """A key by which equal values are equal: a fraction where they are rational, else digits."""
     exact = rational(values)
     if exact is not None:
-        return exact
+        long = max(exact.numerator.bit_length(), exact.denominator.bit_length()) > _LONGEST_KEY
+        return ("long", _digest(f"{exact.numerator:x}/{exact.denominator:x}").hex()) if long else exact
     with _lock:
         if all(_same(values[0], each) for each in values[1:]):
             return _digits(values[0])
@@ -108,9 +111,12 @@ def is_negative(values: tuple[Value, ...]) -> bool:
 @lru_cache(maxsize=4096)
 def point(name: str, number: int) -> Fraction:
     """Where a variable stands at a point: a number from 0.3 to 2.2, below 0 at the last point."""
-    digest = hashlib.blake2b(f"{name} {number}".encode(), digest_size=8).digest()
-    value = Fraction(3000 + int.from_bytes(digest, "big") % 19_000, 9973)
+    value = Fraction(3000 + int.from_bytes(_digest(f"{name} {number}")[:8], "big") % 19_000, 9973)
     return -value if number == POINTS - 1 else value
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=32).digest()
 
 
 def from_decimals(real: str, imaginary: str) -> Value:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import AnswerStyle
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.errors import UserError
@@ -101,6 +102,7 @@ class Samples:
 
 
 @torch.no_grad()
+@limited_cost(RUN_SECONDS)
 def diagnose(
     language_model: LanguageModel,
     prompts: Sequence[Prompt],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlif.answers.math_verification import limited_cost
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.evaluation.completions import Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
@@ -38,8 +38,6 @@ from rlif.metrics.selection import (
 # In nats: no probabilities, even where all of them happen to lie in [0, 1].
 SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob")
 AGREEMENT = "agreement"
-# Of processor time, for the answers of a file that only computer algebra can read.
-ANSWER_SECONDS = 20.0
 
 
 class ScoreQuality(NamedTuple):
@@ -118,7 +116,7 @@ def evaluate_completions(
         num_bins: of the calibration error and the reliability diagram.
         borda_powers: powers of the rank in Borda voting.
     """
-    with limited_cost(ANSWER_SECONDS) as cost:
+    with limited_cost(RUN_SECONDS) as cost:
         evaluation = _evaluate(completions, num_bins, borda_powers)
     return replace(evaluation, unread_answers=len(cost.unread))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.answers.matching import is_right
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_rows, write_rows
@@ -65,6 +66,7 @@ class Ranking:
         return self.agreeing / self.judged if self.judged else None
 
 
+@limited_cost(RUN_SECONDS)
 def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]:
     """Return the preference pairs of sampled completions, as rows of preferences.jsonl.
 
