@@ -34,23 +34,28 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*|__([^_\n]{1,200})__")
 _EQUALS = re.compile(r"=|\\approx|\\equiv|\u2248")
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _SENTENCE_END = re.compile(r"[.!?](?:[\"')\]*_]{0,3})(?=\s)|\n")
-_PLEASANTRY = re.compile(
-    r"\b(?:hope|let me know|feel free|questions|helps?|welcome|good luck|thank|great job|well done)\b", re.IGNORECASE
+# What a number behind these words belongs to is no result where the sentence has another: "24 eggs in 4 boxes".
+_CIRCUMSTANCE = re.compile(
+    r"\b(?:in|for|per|from|every|after|(?<!total )of)\s+(?:the |all |these |each )?$", re.IGNORECASE
 )
+_OPERATOR_BEFORE = re.compile(r"(?:[+/^\u00d7\u00f7]|(?<!\*)\*(?!\*)|[\d)]\s*[-\u2212])\s*$")
+_OPERATOR_BEHIND = re.compile(r"\s*(?:[+/^\u00d7\u00f7]|\*(?!\*)|[-\u2212]\s*\$?[\d(])")
+_NEIGHBOURHOOD = 24
+_STATEMENT = re.compile(r"=|\*\*|\\[(\[]|(?<!\\)\$")
 # Signs that a sentence is over, where nobody says whether the text was cut off.
 _ENDINGS = (".", "!", "?", "$", r"\]", r"\)", "**", "`", '"', "\u201d")
 # Sentences are looked at this far back, in characters; longer ones are lists or loops.
 _LONGEST_SENTENCE = 1000
 _LONGEST_WORDS = 40
-# Sentences that are passed over at the end.
-_PLEASANTRIES = 4
+# Sentences that say nothing are passed over at the end, as many.
+_REMARKS = 3
 
 
 def stated_in_prose(text: str, finished: bool | None) -> tuple[ProseTier, Span] | None:
     """Find the answer that prose states, by the first of these: a phrase, an equation, bold type, the last number.
 
-    The phrase may stand anywhere, and the last one counts. The others are looked for in the last sentence that is not a
-    mere "I hope this helps!".
+    The phrase may stand anywhere, and the last one counts. The others are looked for in the last sentence; up to three
+    without a number are passed over ("I hope this helps!").
 
     Args:
         text: of any length.
@@ -110,14 +115,14 @@ def _by_last_sentence(text: str, sentence: Span) -> tuple[ProseTier, Span] | Non
 
 
 def _last_value_of_equation(text: str, start: int, end: int) -> Span | None:
-    """What stands behind the last equals sign, if no other number follows it."""
+    """What stands behind the last equals sign, if no other result follows it."""
     sign = _last(_EQUALS.finditer(text, start, end))
     if sign is None:
         return None
     for mathematics in _MATHEMATICS.finditer(text, start, end):
         inner = _inside(mathematics)
         if inner[0] <= sign.start() < inner[1] and _is_mathematics(mathematics):
-            if _NUMBER.search(text, mathematics.end(), end):
+            if _has_result(text, mathematics.end(), end):
                 return None
             return undecorated(text, sign.end(), inner[1])
     found = undecorated(text, sign.end(), end)
@@ -125,10 +130,10 @@ def _last_value_of_equation(text: str, start: int, end: int) -> Span | None:
         return None
     whole = _MATHEMATICS.match(text, *found)
     if whole and _is_mathematics(whole):
-        return None if _NUMBER.search(text, whole.end(), end) else undecorated(text, *_inside(whole))
+        return None if _has_result(text, whole.end(), end) else undecorated(text, *_inside(whole))
     number = _number_at(text, *found)
     if number is not None:
-        return None if _NUMBER.search(text, number[1], found[1]) else number
+        return None if _has_result(text, number[1], found[1]) else number
     # LaTeX or an expression without words: all of it.
     return None if _WORDS.search(text, *found) else found
 
@@ -147,12 +152,31 @@ def _whole_or_last_number(text: str, start: int, end: int) -> Span | None:
 
 
 def _last_number(text: str, start: int, end: int) -> Span | None:
-    """The last number of a part of a text: all of the mathematics that it stands in."""
-    last = _last(_NUMBER.finditer(text, start, end))
+    """The last number of a part of a text: all of the mathematics that it stands in.
+
+    Numbers that are yet to be added up are none, and those of a circumstance only where there is no other.
+    """
+    numbers = [number for number in _NUMBER.finditer(text, start, end) if not _is_operand(number)]
+    results = [number for number in numbers if not _is_circumstance(number)]
+    last = next(reversed(results or numbers), None)
     for mathematics in _MATHEMATICS.finditer(text, start, end):
         if _is_mathematics(mathematics) and (last is None or mathematics.end() > last.start()):
             return _right_side(text, *_inside(mathematics))
     return None if last is None else _with_percent(text, last.start(), last.end(), end)
+
+
+def _is_operand(number: re.Match[str]) -> bool:
+    before = number.string[max(0, number.start() - _NEIGHBOURHOOD) : number.start()].rstrip("$")
+    return bool(_OPERATOR_BEFORE.search(before) or _OPERATOR_BEHIND.match(number.string, number.end()))
+
+
+def _is_circumstance(number: re.Match[str]) -> bool:
+    return bool(_CIRCUMSTANCE.search(number.string[max(0, number.start() - _NEIGHBOURHOOD) : number.start()]))
+
+
+def _has_result(text: str, start: int, end: int) -> bool:
+    """Whether a part of a text has a number that is more than a circumstance."""
+    return any(not _is_circumstance(number) for number in _NUMBER.finditer(text, start, end))
 
 
 def _number_at(text: str, start: int, end: int) -> Span | None:
@@ -184,18 +208,22 @@ def _is_mathematics(match: re.Match[str]) -> bool:
 
 def _last_sentence(text: str, end: int) -> Span:
     """The last sentence that says anything."""
-    for _ in range(_PLEASANTRIES):
+    for remarks in range(_REMARKS + 1):
         while end > 0 and not text[end - 1].isalnum():  # the sentence's own end, and what closes mathematics
             end -= 1
         first = start = max(0, end - _LONGEST_SENTENCE)
         for ending in _SENTENCE_END.finditer(text, first, end):
             start = ending.end()
         stop = _SENTENCE_END.search(text, end)
-        end_with_signs = len(text.rstrip()) if stop is None else stop.start()
-        if start == 0 or _NUMBER.search(text, start, end) or not _PLEASANTRY.search(text, start, end):
+        sentence = start, len(text.rstrip()) if stop is None else stop.start()
+        if remarks == 0:
+            last = sentence
+        if _NUMBER.search(text, start, end) or _STATEMENT.search(text, start, end):
+            return sentence
+        if start == 0:
             break
         end = start
-    return start, end_with_signs
+    return last
 
 
 def _sentence_from(text: str, start: int) -> Span:
