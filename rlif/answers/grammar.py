@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from rlif.answers.notation import UnreadableError
-from rlif.answers.tokens import Cursor, Token, tokenize
+from rlif.answers.tokens import FUNCTIONS, GREEK, Cursor, Token, tokenize
 from rlif.answers.tree import (
     Node,
     as_mixed,
@@ -22,21 +22,7 @@ from rlif.answers.tree import (
     read_mixed,
 )
 
-# Of functions of one argument; values.py computes them.
-FUNCTIONS = frozenset(
-    [
-        "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "asin",
-        "acos", "atan", "ln", "log", "exp", "lg", "sqrt", "abs",
-    ]
-)  # fmt: skip
 _WITH_INVERSE = ("sin", "cos", "tan")
-_GREEK = frozenset(
-    [
-        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota",
-        "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi",
-        "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell",
-    ]
-)  # fmt: skip
 _RELATIONS = {
     "=": "=", "<": "<", ">": ">", r"\lt": "<", r"\gt": ">", r"\le": "<=", r"\leq": "<=", r"\leqslant": "<=",
     r"\ge": ">=", r"\geq": ">=", r"\geqslant": ">=", "<=": "<=", ">=": ">=", r"\ne": "!=", r"\neq": "!=", "!=": "!=",
@@ -64,16 +50,16 @@ class _Parser(Cursor):
 
     def answers(self, closing: tuple[str, ...]) -> Node:
         """One answer, or several between commas or words."""
-        items = [self.relation()]
+        items, joined = [self.relation()], ""
         while True:
-            separated = bool(self.take(",", ";"))
-            separated = bool(self.take("and", "or")) or separated
-            if not separated:
+            comma, word = self.take(",", ";"), self.take("and", "or")
+            if not comma and not word:
                 break
+            joined = word or joined
             if self.next() in closing and self.next():
                 raise UnreadableError(self.next())
             items.append(self.relation())
-        return items[0] if len(items) == 1 else Node("list", tuple(items))
+        return items[0] if len(items) == 1 else Node("list", tuple(items), joined)
 
     def relation(self) -> Node:
         sides, operators = [self.union()], []
@@ -169,7 +155,7 @@ class _Parser(Cursor):
         if kind != "command":
             return False
         name = text[1:]
-        return name in FUNCTIONS or name in _GREEK or name in (
+        return name in FUNCTIONS or name in GREEK or name in (
             "frac", "sqrt", "pi", "binom", "infty", "lfloor", "lceil", "lvert", "{", "emptyset", "varnothing", "begin",
         )  # fmt: skip
 
@@ -280,7 +266,10 @@ class _Parser(Cursor):
     def command(self, text: str) -> Node:
         name = text[1:]
         if name == "frac":
-            return Node("quotient", (self.argument(), self.argument()))
+            parts = self.argument(), self.argument()
+            if all(factors_of(part)[0] == Node("symbol", (), "d") for part in parts):
+                raise UnreadableError("a derivative")
+            return Node("quotient", parts)
         if name == "binom":
             return Node("binomial", (self.argument(), self.argument()))
         if name == "sqrt":
@@ -297,7 +286,7 @@ class _Parser(Cursor):
             inner = self.sum()
             self.expect("\\r" + name[1:])
             return Node({"lfloor": "floor", "lceil": "ceiling", "lvert": "absolute"}[name], (inner,))
-        if name in _GREEK:
+        if name in GREEK:
             return Node("symbol", (), name + self.subscript())
         if name in FUNCTIONS:
             return self.function(name)

@@ -22,10 +22,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from rlif.answers.decoration import undecorated
-from rlif.answers.grammar import FUNCTIONS, parse
+from rlif.answers.grammar import parse
 from rlif.answers.math_verification import OverLimitError, evaluated
 from rlif.answers.notation import UnreadableError, one_notation, without_word_commands
 from rlif.answers.structure import meaning
+from rlif.answers.tokens import FUNCTIONS
 from rlif.answers.units import BARE_UNITS, split_currency, split_unit
 from rlif.answers.values import key_of, rational
 

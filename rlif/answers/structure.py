@@ -59,7 +59,7 @@ def _several(items: Sequence[Meaning]) -> Meaning:
 
 
 def _list(tree: Node) -> Meaning:
-    assigned = _assignments(tree.parts)
+    assigned = None if tree.name == "or" else _assignments(tree.parts)
     return _several([meaning(part) for part in tree.parts]) if assigned is None else assigned
 
 

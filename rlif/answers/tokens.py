@@ -7,6 +7,20 @@ from typing import NamedTuple
 
 from rlif.answers.notation import UnreadableError
 
+# Of functions of one argument; values.py computes them.
+FUNCTIONS = frozenset(
+    [
+        "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "asin",
+        "acos", "atan", "ln", "log", "exp", "lg", "sqrt", "abs",
+    ]
+)  # fmt: skip
+GREEK = frozenset(
+    [
+        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota",
+        "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi",
+        "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell",
+    ]
+)  # fmt: skip
 _TOKEN = re.compile(
     r"\s*(?:"
     r"(?P<mixed>\d+\s+\d+\s*/\s*\d+(?![\d.^!]))"

@@ -18,8 +18,8 @@ class Node(NamedTuple):
         kind: number (its `value`), symbol and constant (their `name`), negative, sum, product, quotient, power, root
             (of `parts`, radicand and index), factorial, absolute, floor, ceiling, percent, degrees, function (its
             `name`), logarithm (base and argument), binomial, either (plus or minus `parts[0]`; `name` is "+" or "-");
-            and as a whole answer: list, tuple (its two brackets are the `name`), set, union, matrix (rows are tuples),
-            relation (operators are the `name`, apart by spaces).
+            and as a whole answer: list (its last word, "and" or "or", is the `name`), tuple (its two brackets are the
+            `name`), set, union, matrix (of rows), relation (operators are the `name`, apart by spaces).
         parts: operands, in the order in which they were written.
         name: see above.
         value: of a number, as it was written.
@@ -42,7 +42,7 @@ def factors_of(node: Node) -> tuple[Node, ...]:
 
 def read_fraction(text: str) -> Fraction:
     digits, _, exponent = text.lower().partition("e")
-    if len(exponent) > 6:
+    if len(exponent) > len(str(_LARGEST_EXPONENT)) + 1 or abs(int(exponent or 0)) > _LARGEST_EXPONENT:
         raise UnreadableError("a number too large")
     return Fraction(digits.rstrip(".") or "0") * _TEN ** int(exponent or 0)
 
@@ -71,7 +71,7 @@ def as_scientific(digits: Node, power: Node) -> Node | None:
     sign = 1
     if exponent.kind == "negative":
         sign, exponent = -1, exponent.parts[0]
-    if not is_integer(exponent) or exponent.value > 9999:
+    if not is_integer(exponent) or exponent.value > _LARGEST_EXPONENT:
         return None
     return Node("number", (), "sci", digits.value * _TEN ** (sign * int(exponent.value)))
 
