@@ -108,15 +108,16 @@ def test_training_on_conversations(
     chat_model.save(tmp_path / "chat")
     data = write_jsonl({"prompt": [QUESTION], "answer": 2}, {"prompt": "2+2", "answer": 4}, name="chat.jsonl")
     config = make_config(model=str(tmp_path / "chat"), data=str(data), system_prompt="8", prompts_per_step=2)
-    result = train(replace(config, eval_data=str(data)))
+    config = replace(config, eval_data=str(data), save_steps=1)
+    result = train(config)
     samples = (result.run_dir / "samples.jsonl").read_text()
     assert '"prompt": "0#8\\n1#1+1\\n="' in samples
     assert '"prompt": "0#8\\n1#2+2\\n="' in samples
     # Resolved before a record is compared with it.
     assert "answer_style: lenient\n" in (result.run_dir / "config.yaml").read_text()
-    train(replace(config, eval_data=str(data), output_dir=result.run_dir, resume=True))
+    train(replace(config, output_dir=result.run_dir, resume=True))
     with pytest.raises(UserError, match="resume: answer_style is 'strict', but the run had 'lenient'"):
-        train(replace(config, eval_data=str(data), output_dir=result.run_dir, resume=True, answer_style="strict"))
+        train(replace(config, output_dir=result.run_dir, resume=True, answer_style="strict"))
 
 
 @pytest.mark.parametrize(
