@@ -30,7 +30,7 @@ _LAYERS = 8
 
 
 def undecorated(text: str, start: int, end: int) -> Span | None:
-    """The part of text[start:end] that is the answer alone, or None if nothing else is in it.
+    """Find the part of text[start:end] that is the answer alone; None if nothing else is in it.
 
     Surrounding space, `**…**`, `` `…` ``, `$…$`, `\\(…\\)`, a label such as "Answer:", the # that close a heading, and
     a full stop or a comma at the end are left out.

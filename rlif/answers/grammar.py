@@ -34,7 +34,7 @@ def parse(text: str) -> Node:
     """Read a whole answer.
 
     Args:
-        text: in the notation that `notation.normalized` leaves.
+        text: in the notation that `notation.one_notation` leaves.
 
     Raises:
         UnreadableError: it is no answer of this grammar.
@@ -132,7 +132,7 @@ class _Parser(Cursor):
         while self.begins_factor():
             if self.kind() == "number":
                 raise UnreadableError("a number behind a factor")
-            fraction = self.next() in (r"\frac",)
+            fraction = self.next() == r"\frac"
             factor = self.power()
             mixed = as_mixed(factors[-1], factor) if fraction and len(factors) == 1 else None
             if mixed is not None:
@@ -259,7 +259,7 @@ class _Parser(Cursor):
         if len(token.text) > 3:
             raise UnreadableError(token.text)
         # xy is a product; the last letter may bear a subscript or be raised to a power.
-        letters = [Token("letter", letter, token.start, token.end) for letter in token.text]
+        letters = [Token("letter", letter) for letter in token.text]
         self.tokens[self.place : self.place] = letters[1:]
         return self.letter(letters[0])
 
@@ -341,12 +341,12 @@ class _Parser(Cursor):
             inner = self.sum()
             self.expect("}")
             return inner
-        token = self.tokens[self.place] if self.place < len(self.tokens) else Token("", "", 0, 0)
+        token = self.tokens[self.place] if self.place < len(self.tokens) else Token("", "")
         if token.kind == "number" and token.text.isdigit():
             rest = token.text[1:]
             self.place += 1
             if rest:
-                self.tokens.insert(self.place, Token("number", rest, token.start + 1, token.end))
+                self.tokens.insert(self.place, Token("number", rest))
             return number(Fraction(int(token.text[0])))
         if token.kind == "word" and token.text not in FUNCTIONS:
             raise UnreadableError(token.text)

@@ -20,8 +20,8 @@ _VALUE = (
 _NUMBER = re.compile(rf"(?<![\d)\]}}]\s)(?<![\w)\]}}])[-+\u2212](?=[$\d.])\\?\$?{_VALUE}|(?<![\w.])(?<!\d,){_VALUE}")
 _PERCENT = re.compile(r"\s?\\?%|\s?percent\b", re.IGNORECASE)
 _PHRASE = re.compile(
-    r"\b(?:final |correct |right )?(?:answer|solution)s?(?:\s+(?:to|of|for)\s[^.\n]{0,80}?)?"
-    r"(?:\s+(?:is|are|would be|will be|must be)\b|\**\s*[:=])(?:\s+(?:therefore|thus|then|that)\b)?[\s:*]*",
+    r"\b(?:answer|solution)s?(?:(?:\s+(?:to|of|for)\s[^.\n]{0,80}?)?"
+    r"\s+(?:is|are|would be|will be|must be)\b(?!\s+not\b)|\**\s*[:=])(?:\s+(?:therefore|thus|then|that)\b)?[\s:*]*",
     re.IGNORECASE,
 )
 # $…$ as Pandoc has it: no space inside the signs, no digit behind them, so that two prices are none.
@@ -207,7 +207,7 @@ def _is_mathematics(match: re.Match[str]) -> bool:
 
 
 def _last_sentence(text: str, end: int) -> Span:
-    """The last sentence that says anything."""
+    """Where the last sentence stands that has a number or mathematics, or the last one if none of the last few has."""
     for remarks in range(_REMARKS + 1):
         while end > 0 and not text[end - 1].isalnum():  # the sentence's own end, and what closes mathematics
             end -= 1

@@ -97,6 +97,8 @@ def _relation(tree: Node) -> Meaning:
             return meaning(sides[0])
     if set(operators) == {"="}:
         return _equation(sides)
+    if not any(map(_has_symbol, sides)):
+        raise UnreadableError("a relation of numbers alone")
     if len(sides) == 2 and operators == ["!="]:
         return Meaning(("unequal", key_of(scaled(_difference(*sides), keep_sign=False))))
     if set(operators) <= _OPPOSITE.keys():

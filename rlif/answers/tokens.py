@@ -27,7 +27,7 @@ _TOKEN = re.compile(
     r"|(?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d+(?![\d.]))?|\.\d+(?:[eE][-+]?\d+(?![\d.]))?)"
     r"|(?P<command>\\[A-Za-z]+|\\[{}%|$#&])"
     r"|(?P<word>[A-Za-z]{2,}(?![A-Za-z]))|(?P<letter>[A-Za-z])"
-    r"|(?P<sign><=|>=|!=|\*\*|\\\\|[-+*/^=<>()\[\]{}|,;!%&_])"
+    r"|(?P<sign><=|>=|(?<=\s)!=|\*\*|\\\\|[-+*/^=<>()\[\]{}|,;!%&_])"
     r")",
     re.ASCII,
 )
@@ -36,13 +36,18 @@ _DEEPEST = 40
 
 
 class Token(NamedTuple):
+    """A sign of an answer: its kind is the name of its group above."""
+
     kind: str
     text: str
-    start: int
-    end: int
 
 
 def tokenize(text: str) -> list[Token]:
+    """Divide an answer into tokens.
+
+    Raises:
+        UnreadableError: there is a sign that no grammar of ours knows.
+    """
     tokens = []
     place, end = 0, len(text.rstrip())
     while place < end:
@@ -50,7 +55,7 @@ def tokenize(text: str) -> list[Token]:
         if match is None:
             raise UnreadableError(text)
         kind = match.lastgroup or ""
-        tokens.append(Token(kind, match[kind], match.start(kind), match.end(kind)))
+        tokens.append(Token(kind, match[kind]))
         place = match.end()
     return tokens
 

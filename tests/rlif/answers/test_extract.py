@@ -109,6 +109,8 @@ LENIENT = [
     ("The train leaves at 5:30.", "5:30", "number"),
     ("He finishes on the 3rd day.", None, None),
     ("I do not know.", None, None),
+    ("The answer is not 5. So it is 7.", "7", "number"),
+    ("We look for the answer to this: first we add 5 and 3.\nSo he has 8 apples.", "8", "number"),
     ("So the final answer is:", None, None),
 ]
 
