@@ -12,7 +12,7 @@
   trl-step       a step of TRL's GRPOTrainer, stock and with our parts in it
   self-feedback  RLSF on the built-in task, and a DPO step beside TRL's
   demo           `rlif demo` with several seeds
-  answers        which answers are right: `rlif` and math-verify beside a person
+  answers        which answers are right, by `rlif` and by math-verify
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,

@@ -259,7 +259,7 @@ def interval(values: list[float]) -> tuple[float, ...]:
 
 
 def answers(results: dict[str, Any]) -> str:
-    """Precision and recall of each judge, and the kinds in which it differs from a person."""
+    """Precision and recall of each judge, and the kinds in which it is wrong."""
     rows = []
     for entry in results["entries"]:
         found = scores(entry)

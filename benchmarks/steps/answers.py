@@ -1,6 +1,6 @@
-"""Suite `answers`: does `rlif` call the same pairs of answers right as a person, and does math-verify alone?
+"""Suite `answers`: which pairs of answers do `rlif` and math-verify alone call right?
 
-The pairs are those of `tests/answers`, by kinds, each with the verdict of a person. Beside precision and recall it
+The pairs are those of `tests/rlif/answers`, by kinds, each with the right verdict. Beside precision and recall it
 counts how many comparisons of typical answers a second takes. It needs no GPU.
 """
 

@@ -18,7 +18,7 @@ MISSED = {r"\{x|x>5\}", "18 dollars and 50 cents", "2 hours 30 minutes", r"\frac
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_pair_is_judged_as_a_person_judges_it_both_ways(kind: str) -> None:
+def test_every_pair_gets_the_right_verdict_both_ways(kind: str) -> None:
     wrong = [
         case
         for case in CASES
