@@ -9,7 +9,7 @@ from rlif.answers.matching import matching_answers
 
 
 def majorities(stated: Sequence[Stated | None], num_generations: int) -> list[list[int]]:
-    """For each group the rows of `stated` that hold its most common answer; none if there is no answer.
+    """Find for each group the rows of `stated` that hold its most common answer; none if there is no answer.
 
     Of answers equally common the one that comes first wins.
     """

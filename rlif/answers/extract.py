@@ -31,13 +31,13 @@ _MARKER = re.compile(r"(?<!#)#{4}(?!#)")
 _BRACE = re.compile(r"(?P<box>\\boxed\s*\{|\\fbox\s*\{)|\{|\}")
 _UNBRACED_BOX = re.compile(r"\\boxed\s+([^\s{}$]+)")
 # How a line begins that states a value: a sign, a digit, LaTeX, a bracket, a choice (B), or a variable and a sign.
-_VALUE = re.compile(r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\W|\d|$)")
+_VALUE = re.compile(r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\s*=|[^\sA-Za-z]|\s*$)")
 # A number is written out up to so many zeros: an exponent may have any number of digits.
 _MOST_ZEROS = 1000
 # Words behind a marker are a heading if as many characters of text follow.
 _SHORTEST_SECTION = 20
-# How a heading begins all the same: "2. Solve", "1) First".
-_NUMBERED = re.compile(r"\(?\d+[.):]+\s+[A-Za-z*]")
+# How a heading begins all the same: "2. Solve", "1) First", "3 Ways".
+_NUMBERED = re.compile(r"\(?\d+[.):]+\s+[A-Za-z*]|\d+\s+[A-Z][a-z]")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def answer_key(answer: str) -> Hashable:
 
 
 def reading(answer: str) -> Reading:
-    """Read an answer: by the rules above."""
+    """Read an answer by the rules above."""
     try:
         return _remembered(answer) if len(answer) <= _LONGEST_MATHEMATICS else _read(answer)
     except OverLimitError:

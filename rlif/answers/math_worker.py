@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def at_point(tree: Any, place: dict[Any, Any]) -> list[str] | None:
-    """Real and imaginary part of a value as decimals, or None if there is none."""
+    """Write the real and the imaginary part of a value in decimals; None if there is no value."""
     import sympy
 
     numbers = {symbol: sympy.Rational(value.numerator, value.denominator) for symbol, value in place.items()}

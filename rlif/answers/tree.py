@@ -37,10 +37,16 @@ def number(value: Fraction) -> Node:
 
 
 def factors_of(node: Node) -> tuple[Node, ...]:
+    """Return the factors of a product; of anything else itself."""
     return node.parts if node.kind == "product" else (node,)
 
 
 def read_fraction(text: str) -> Fraction:
+    """Read a decimal, with an exponent or without.
+
+    Raises:
+        UnreadableError: the exponent has more than four digits.
+    """
     digits, _, exponent = text.lower().partition("e")
     if len(exponent) > len(str(_LARGEST_EXPONENT)) + 1 or abs(int(exponent or 0)) > _LARGEST_EXPONENT:
         raise UnreadableError("a number too large")
@@ -48,6 +54,11 @@ def read_fraction(text: str) -> Fraction:
 
 
 def read_mixed(text: str) -> Node:
+    """Read 2 1/2.
+
+    Raises:
+        UnreadableError: the fraction is none between 0 and 1.
+    """
     whole, rest = text.split(None, 1)
     numerator, denominator = (int(part) for part in rest.split("/"))
     if not 0 < numerator < denominator:
@@ -56,7 +67,7 @@ def read_mixed(text: str) -> Node:
 
 
 def as_mixed(whole: Node, fraction: Node) -> Node | None:
-    """2\\frac{1}{2} as the number that it is, or None if it is no mixed number."""
+    """Read 2\\frac{1}{2} as the number that it is; None if it is no mixed number."""
     if not (is_integer(whole) and fraction.kind == "quotient" and all(map(is_integer, fraction.parts))):
         return None
     above, below = (part.value for part in fraction.parts)
@@ -64,7 +75,7 @@ def as_mixed(whole: Node, fraction: Node) -> Node | None:
 
 
 def as_scientific(digits: Node, power: Node) -> Node | None:
-    """6.63 \\times 10^{-34} as the number that it is, or None if it is no number in scientific notation."""
+    """Read 6.63 \\times 10^{-34} as the number that it is; None if it is no number in scientific notation."""
     if digits.kind != "number" or power.kind != "power" or power.parts[0] != number(_TEN):
         return None
     exponent = power.parts[1]
@@ -77,8 +88,10 @@ def as_scientific(digits: Node, power: Node) -> Node | None:
 
 
 def is_integer(node: Node) -> bool:
+    """Tell whether a node is a whole number, written without an exponent."""
     return node.kind == "number" and node.value.denominator == 1 and not node.name
 
 
 def is_numeric(node: Node) -> bool:
+    """Tell whether there are numbers alone in a tree."""
     return node.kind == "number" or (bool(node.parts) and all(map(is_numeric, node.parts)))

@@ -59,7 +59,7 @@ def values_at_points(node: Node) -> tuple[Value, ...]:
 
 
 def rational(values: tuple[Value, ...]) -> Fraction | None:
-    """The one rational number that a tree is at all points, or None if it is not."""
+    """Find the one rational number that a tree is at all points; None if it is none."""
     first = values[0]
     if any(not _same(first, each) for each in values[1:]):
         return None
@@ -70,7 +70,7 @@ def rational(values: tuple[Value, ...]) -> Fraction | None:
 
 
 def key_of(values: tuple[Value, ...]) -> Hashable:
-    """A key by which equal values are equal: a fraction where they are rational, else digits."""
+    """Return a key by which equal values are equal: a fraction where they are rational, else digits."""
     exact = rational(values)
     if exact is not None:
         long = max(exact.numerator.bit_length(), exact.denominator.bit_length()) > _LONGEST_KEY
@@ -82,7 +82,7 @@ def key_of(values: tuple[Value, ...]) -> Hashable:
 
 
 def ratio(values: tuple[Value, ...], others: tuple[Value, ...]) -> Fraction | None:
-    """The rational number by which one tree is a multiple of another, or None if there is none."""
+    """Find the rational number by which one tree is a multiple of another; None if there is none."""
     with _lock:
         pairs = [(one, other) for one, other in zip(values, others, strict=True) if one is not None and other]
         quotients = tuple(_quotient(one, other) for one, other in pairs)
@@ -104,13 +104,13 @@ def scaled(values: tuple[Value, ...], *, keep_sign: bool) -> tuple[Value, ...]:
 
 
 def is_negative(values: tuple[Value, ...]) -> bool:
-    """Whether the value at the first point is a negative number."""
+    """Tell whether the value at the first point is a negative number."""
     return not isinstance(values[0], _mp.mpc) and values[0] < 0
 
 
 @lru_cache(maxsize=4096)
 def point(name: str, number: int) -> Fraction:
-    """Where a variable stands at a point: a number from 0.3 to 2.2, below 0 at the last point."""
+    """Choose where a variable stands at a point: a number from 0.3 to 2.2, below 0 at the last point."""
     value = Fraction(3000 + int.from_bytes(_digest(f"{name} {number}")[:8], "big") % 19_000, 9973)
     return -value if number == POINTS - 1 else value
 
@@ -120,7 +120,7 @@ def _digest(text: str) -> bytes:
 
 
 def from_decimals(real: str, imaginary: str) -> Value:
-    """A value that another process computed, as decimals."""
+    """Read a value that another process computed, in decimals."""
     with _lock:
         return _plain(_mp.mpc(real, imaginary))
 

@@ -37,6 +37,11 @@ STRICT = [
     ("#### 1. Simplify\nWe divide both sides by two.\n#### 7", "7"),
     ("#### Step 2: Solve\nWe divide both sides by two and find four.", None),
     ("#### 5\nwait, no\n\\boxed{4}", "4"),
+    ("#### A simple way\nWe divide both sides by two and find four.", None),
+    ("#### 3 Ways to solve it\nWe divide both sides by two and find four.", None),
+    ("#### 42 Apples", "42 Apples"),
+    ("#### B", "B"),
+    ("#### B.", "B"),
     # Forms of the marker.
     ("####\n42", "42"),
     ("####\n\n42\n", "42"),
