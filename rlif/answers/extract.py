@@ -31,7 +31,9 @@ _MARKER = re.compile(r"(?<!#)#{4}(?!#)")
 _BRACE = re.compile(r"(?P<box>\\boxed\s*\{|\\fbox\s*\{)|\{|\}")
 _UNBRACED_BOX = re.compile(r"\\boxed\s+([^\s{}$]+)")
 # How a line begins that states a value: a sign, a digit, LaTeX, a bracket, a choice (B), or a variable and a sign.
-_VALUE = re.compile(r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\s*=|[^\sA-Za-z]|\s*$)")
+_VALUE = re.compile(
+    r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\s*=|[^\sA-Za-z]|\s*$)"
+)
 # A number is written out up to so many zeros: an exponent may have any number of digits.
 _MOST_ZEROS = 1000
 # Words behind a marker are a heading if as many characters of text follow.
