@@ -227,7 +227,10 @@ def test_gold_answers_come_from_the_column_that_is_named(model_dir: Path, tmp_pa
     data = tiny.dataset().rename_column("answer", "gold")
     with pytest.raises(UserError, match=r"answer_column: got 'answer', .* for verifiable; it has prompt, gold"):
         RLIFTrainer(str(model_dir), "verifiable", tiny.config(tmp_path), data)
-    trainer = RLIFTrainer(str(model_dir), "verifiable", tiny.config(tmp_path), data, answer_column="gold")
+    trainer = RLIFTrainer(
+        str(model_dir), "verifiable", tiny.config(tmp_path), data, answer_column="gold", answer_style="lenient"
+    )
+    assert trainer.reward_funcs[0].answer_style == "lenient"
     trainer.train()
     assert trainer.reward_funcs[0]._answers({"gold": ["a #### 5", "7", None]}, 3) == ["5", "7", None]
     stock = GRPOTrainer(str(model_dir), trl_reward("verifiable"), tiny.config(tmp_path), data)
