@@ -34,6 +34,7 @@ SUITES = {
     "trl-step": "benchmarks.steps.trl_step",
     "self-feedback": "benchmarks.steps.self_feedback",
     "demo": "benchmarks.steps.demo",
+    "answers": "benchmarks.steps.answers",
 }
 
 

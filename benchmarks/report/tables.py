@@ -9,6 +9,7 @@ from scipy import stats
 
 from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.report.markdown import notes, table
+from benchmarks.steps.answers import scores
 
 # The ops as their users know them; those without entropy are in the report alone.
 README_OPS = ("token_stats", "grpo_loss", "linear_token_stats", "linear_grpo_loss")
@@ -257,6 +258,33 @@ def interval(values: list[float]) -> tuple[float, ...]:
     return mean - half, mean + half
 
 
+def answers(results: dict[str, Any]) -> str:
+    """Precision and recall of each judge, and the kinds in which it is wrong."""
+    rows = []
+    for entry in results["entries"]:
+        found = scores(entry)
+        wrong = [str(int(found[name])) for name in ("false_positives", "false_negatives")]
+        rows.append([entry["judge"], f"{found['precision']:.1%}", f"{found['recall']:.1%}", *wrong])
+    judges = {entry["judge"]: entry["kinds"] for entry in results["entries"]}
+    kinds = []
+    for kind, counts in judges["rlif: is_right"].items():
+        pairs = sum(counts.values())
+        cells = [
+            f"{judge[kind].get('wrong, called True', 0)} / {judge[kind].get('right, called False', 0)}"
+            for judge in judges.values()
+        ]
+        kinds.append([kind, str(pairs), *cells])
+    pairs = int(scores(results["entries"][0])["pairs"])
+    speed = results["comparisons"]
+    return (
+        table(["judge", "precision", "recall", "false positives", "false negatives"], rows)
+        + f"\n\n{pairs} pairs of {len(kinds)} kinds. By kind, false positives / false negatives:\n\n"
+        + table(["kind", "pairs", *judges], kinds)
+        + f"\n\n{speed['count']:,} comparisons of typical answers, none of which was seen before, take "
+        f"{speed['seconds']:.1f} s. math-verify is {results['math_verify']} by its own settings."
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
@@ -265,6 +293,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "trl-step": trl_step,
     "self-feedback": self_feedback,
     "demo": demo,
+    "answers": answers,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {"ops": all_ops}

@@ -1,51 +1,184 @@
-"""The final answer that a completion states, and where it stands."""
+r"""The final answer that a completion states, and where it stands.
+
+Answers are looked for in tiers, the surest first; the first tier that finds one decides:
+
+    marker    the line after `####` (the form of GSM8K), unless it is a heading
+    box       the last complete `\boxed{…}` (the form of MATH); of marker and box the one that comes last
+    phrase    "the answer is …", "Answer: …"
+    equation  what stands behind the last = of the last sentence
+    bold      the last `**…**` of the last sentence
+    number    the last number of the last sentence
+
+The style says which tiers count: `strict` takes the first two, `lenient` all. Every function here takes one pass.
+"""
 
 from __future__ import annotations
 
-_MARKER = "####"
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Integral, Rational, Real
+from typing import Literal
+
+from rlif.answers.decoration import Span, undecorated
+from rlif.answers.prose import ProseTier, stated_in_prose
+
+AnswerStyle = Literal["strict", "lenient"]
+Tier = Literal["marker", "box"] | ProseTier
+
+_MARKER = re.compile(r"(?<!#)#{4}(?!#)")
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{|\\fbox\s*\{)|\{|\}")
+_UNBRACED_BOX = re.compile(r"\\boxed\s+([^\s{}$]+)")
+# How a line begins that states a value: a sign, a digit, LaTeX, a bracket, a choice (B), or a variable and a sign.
+_VALUE = re.compile(
+    r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\s*=|[^\sA-Za-z]|\s*$)"
+)
+# A number is written out up to so many zeros: an exponent may have any number of digits.
+_MOST_ZEROS = 1000
+# Words behind a marker are a heading if as many characters of text follow.
+_SHORTEST_SECTION = 20
+# How a heading begins all the same: "2. Solve", "1) First", "3 Ways".
+_NUMBERED = re.compile(r"\(?\d+[.):]+\s+[A-Za-z*]|\d+\s+[A-Z][a-z]")
 
 
-_BOXED = r"\boxed{"
+@dataclass(frozen=True)
+class Stated:
+    """An answer that a text states, and how it was found."""
+
+    text: str
+    """The answer as it stands in the text: `text[start:end]`, without marker, box, Markdown or space around it."""
+    tier: Tier
+    """The rule that found it."""
+    start: int
+    """Place of its first character in the text."""
+    end: int
+    """Place behind its last character."""
 
 
-def extract_answer(text: str) -> str | None:
-    r"""The final answer that a solution states, or None if it states none.
+def stated_answer(text: str, *, style: AnswerStyle = "strict", finished: bool | None = None) -> Stated | None:
+    r"""Find the final answer that a text states, or None if it states none.
 
-    The answer is the rest of the line after the last `####` (the form of GSM8K). Without that marker it is the
-    content of the last complete `\boxed{…}`, whose braces may nest (the form of MATH).
+    Args:
+        text: a completion, or a solution from a data set.
+        style: "strict" takes marker and box alone; "lenient" looks into prose too.
+        finished: whether the text ended by itself rather than being cut off. A text that was cut off states no answer
+            in prose, whose last number may be half of one. None: unknown; then prose counts if it ends as a sentence
+            does.
     """
-    span = answer_span(text)
-    return None if span is None else text[slice(*span)]
+    marked = _marked(text)
+    boxed = _boxed(text)
+    if boxed is not None and (marked is None or boxed[0] > marked[0] or not _is_value(text, marked)):
+        return Stated(text[slice(*boxed)], "box", *boxed)
+    if marked is not None:
+        return Stated(text[slice(*marked)], "marker", *marked)
+    if style == "strict":
+        return None
+    stated = stated_in_prose(text, finished)
+    return None if stated is None else Stated(text[slice(*stated[1])], stated[0], *stated[1])
 
 
-def answer_span(text: str) -> tuple[int, int] | None:
-    """Where `extract_answer`'s answer stands: its first character and the one after its last."""
-    marker = text.rfind(_MARKER)
-    if marker != -1:
-        start = marker + len(_MARKER)
-        return _stripped(text, start, start + len(text[start:].split("\n", 1)[0]))
-    start = text.rfind(_BOXED)
-    while start != -1:
-        end = _closing_brace(text, start + len(_BOXED))
-        if end is not None:
-            return _stripped(text, start + len(_BOXED), end)
-        start = text.rfind(_BOXED, 0, start)
-    return None
+def extract_answer(text: str, *, style: AnswerStyle = "strict", finished: bool | None = None) -> str | None:
+    """Return the text of `stated_answer`, or None."""
+    stated = stated_answer(text, style=style, finished=finished)
+    return None if stated is None else stated.text
 
 
-def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The part of text[start:end] without surrounding space, or None if nothing else is in it."""
-    part = text[start:end]
-    start += len(part) - len(part.lstrip())
-    end -= len(part) - len(part.rstrip())
-    return (start, end) if start < end else None
+def gold_answer(value: object) -> str | None:
+    """Return a data set's gold answer as text: of a whole solution the final answer, else itself; None for none.
+
+    Numbers are written out in full and exactly as they were given: 1e-05 is `0.00001`, and a number of numpy is the
+    shortest decimal that its own width tells from its neighbours. None, NaN, NaT and empty text are no answer.
+
+    Raises:
+        TypeError: it is neither text nor a number.
+    """
+    if value is None or isinstance(value, bool) or not isinstance(value, str | Decimal | Real):
+        if value is None or str(value) == "NaT":
+            return None
+        raise TypeError(f"answer: got {value!r}, expected text or a number")
+    text = value.strip() if isinstance(value, str) else _written_out(value)
+    answer = extract_answer(text) or text
+    return None if answer in ("", "####") else answer
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    """Where the brace stands that closes the one opened just before `start`, or None if none does."""
-    depth = 1
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return position
-    return None
+def _written_out(number: Decimal | Real) -> str:
+    """A number in digits, without exponent unless it has a thousand digits; nothing for NaN."""
+    if isinstance(number, Rational) and not isinstance(number, Integral):
+        return f"{number.numerator}/{number.denominator}"
+    if isinstance(number, Decimal):
+        exact = number
+    else:
+        # str() is the shortest decimal of the number's own width; float() would widen a float32 first.
+        exact = Decimal(int(number)) if isinstance(number, Integral) else Decimal(str(number))
+    if not exact.is_finite():
+        return "" if exact.is_nan() else r"-\infty" if exact < 0 else r"\infty"
+    return str(exact) if abs(exact.adjusted()) > _MOST_ZEROS and exact.as_tuple().exponent else format(exact, "f")
+
+
+def _marked(text: str) -> Span | None:
+    """Where the answer stands that `####` marks: the last one that reads as a value, or words that end the text."""
+    found = words = None
+    end = 0
+    for start, end in _marked_lines(text):
+        span = undecorated(text, start, end)
+        if span is None:
+            found = words = None  # a marker that marks nothing yet
+        elif _is_value(text, span):
+            found, words = span, None
+        else:
+            words = span
+    return found if words is None or len(text[end:].strip()) > _SHORTEST_SECTION else words
+
+
+def _marked_lines(text: str) -> Iterator[Span]:
+    """Yield the rest of the line behind each `####`; if that is empty, the next line that is not, if it is a value."""
+    markers = [match.span() for match in _MARKER.finditer(text)]
+    for number, (start, end) in enumerate(markers):
+        limit = markers[number + 1][0] if number + 1 < len(markers) else len(text)
+        line_end = _line_end(text, end, limit)
+        if not text[end:line_end].strip(" \t*_`"):
+            previous = markers[number - 1][1] if number else None
+            if previous is not None and "\n" not in text[previous:start]:
+                continue  # it closes a heading: #### 42 ####
+            first = _first_visible(text, line_end)
+            line_end = _line_end(text, first, limit)
+            span = undecorated(text, first, line_end)
+            if first < len(text) and (span is None or not _is_value(text, span)):
+                continue  # a heading without words
+            end = first
+        yield end, line_end
+
+
+def _line_end(text: str, start: int, limit: int) -> int:
+    end = text.find("\n", start, limit)
+    return limit if end == -1 else end
+
+
+def _first_visible(text: str, start: int) -> int:
+    while start < len(text) and text[start].isspace():
+        start += 1
+    return start
+
+
+def _is_value(text: str, span: Span) -> bool:
+    return bool(_VALUE.match(text, *span)) and not _NUMBERED.match(text, *span)
+
+
+def _boxed(text: str) -> Span | None:
+    """Where the content stands of the complete box that begins last, by one pass over the braces."""
+    last: Span | None = None
+    opened: list[int | None] = []  # for each open brace where a box's content begins, None for other braces
+    for brace in _BRACE.finditer(text) if "\\boxed" in text or "\\fbox" in text else ():
+        if brace["box"] is not None:
+            opened.append(brace.end())
+        elif brace[0] == "{":
+            opened.append(None)
+        elif opened:
+            start = opened.pop()
+            if start is not None and (last is None or start > last[0]):
+                last = undecorated(text, start, brace.start())
+    for box in _UNBRACED_BOX.finditer(text):
+        if last is None or box.start() > last[0]:
+            last = undecorated(text, *box.span(1)) or last
+    return last

@@ -11,8 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
-from rlif.answers.extract import extract_answer
-from rlif.data.rows import written_out
+from rlif.answers.extract import AnswerStyle, gold_answer
 from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 
@@ -88,6 +87,12 @@ def read_prompts(
     return prompts
 
 
+def answer_style_of(prompts: Sequence[Prompt], *, chat: bool, system_prompt: str | None) -> AnswerStyle:
+    """Say where the answers to prompts are looked for unless told: in prose too if they go through a chat template."""
+    is_chat = chat or system_prompt is not None or any(not isinstance(prompt.content, str) for prompt in prompts)
+    return "lenient" if is_chat else "strict"
+
+
 def shuffled_epochs(items: Sequence[Item], seed: int) -> Iterator[Item]:
     """Yield every item once in a random order, then all again in another, without end. The seed fixes the order."""
     order = list(items)
@@ -137,11 +142,8 @@ def _answer(answer: object, column: str, place: str) -> str | None:
     if isinstance(answer, bool) or not isinstance(answer, str | int | float | Decimal | None):
         came = shorten(json.dumps(answer, default=str))
         raise UserError(f"{place}: got `{column}` {came}, expected a string or a number")
-    if isinstance(answer, float | Decimal) and math.isnan(answer):  # how some tables write that there is none
-        return None
     if isinstance(answer, float) and math.isinf(answer):
         raise UserError(f"{place}: got `{column}` {answer}, expected a string or a finite number")
-    text = (answer or "").strip() if isinstance(answer, str | None) else written_out(answer)
-    check_encodable(text, column, place)
-    gold = extract_answer(text) or text
-    return None if gold in ("", "####") else gold
+    if isinstance(answer, str):
+        check_encodable(answer, column, place)
+    return gold_answer(answer)

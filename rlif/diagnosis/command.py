@@ -49,6 +49,7 @@ def run(config: DiagnoseConfig) -> None:
         temperature=config.temperature,
         chat=config.chat,
         system_prompt=config.system_prompt,
+        answer_style=config.answer_style,
         batch_size=config.prompts_per_batch,
         max_tokens_per_forward=config.max_tokens_per_forward,
         fused_head=config.fused_head,

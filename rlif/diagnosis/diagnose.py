@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 
 from rlif.answers.agreement import majorities
-from rlif.answers.extract import extract_answer
+from rlif.answers.extract import AnswerStyle
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.errors import UserError
@@ -101,6 +102,7 @@ class Samples:
 
 
 @torch.no_grad()
+@limited_cost(RUN_SECONDS)
 def diagnose(
     language_model: LanguageModel,
     prompts: Sequence[Prompt],
@@ -111,6 +113,7 @@ def diagnose(
     temperature: float = 1.0,
     chat: bool = False,
     system_prompt: str | None = None,
+    answer_style: AnswerStyle | None = None,
     batch_size: int = 32,
     max_tokens_per_forward: int = 8192,
     fused_head: bool = True,
@@ -148,7 +151,14 @@ def diagnose(
     if not prompts:
         raise UserError("prompts: got none, expected at least one")
     rewards = load_rewards(reward, seed=seed)
-    encoded = encode_prompts(language_model, prompts, max_completion_length, chat=chat, system_prompt=system_prompt)
+    encoded = encode_prompts(
+        language_model,
+        prompts,
+        max_completion_length,
+        chat=chat,
+        system_prompt=system_prompt,
+        answer_style=answer_style,
+    )
     check_decoding(language_model, encoded[0].ids)
     scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
@@ -180,7 +190,7 @@ def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, lang
     lengths = rollout.lengths()[1]
     ids = rollout.completion_ids.tolist()
     parts = rewards(stats, rollout, tokenizer=language_model.tokenizer, step=1).parts
-    groups = majorities(rollout.texts, size)
+    groups = majorities(rollout.stated, size)
     agrees = np.zeros(len(rollout.texts))
     agrees[[row for rows in groups for row in rows]] = 1.0
     known = np.array([answer is not None for answer in rollout.answers])
@@ -189,16 +199,16 @@ def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, lang
         entropy=_groups(stats.entropy.sum(dim=1).tolist(), size),
         self_certainty=_groups(stats.self_certainty.sum(dim=1).tolist(), size),
         finished=_groups(rollout.finished.tolist(), size),
-        parsed=_groups([extract_answer(text) is not None for text in rollout.texts], size),
+        parsed=_groups([each is not None for each in rollout.stated], size),
         repetition=_groups([repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)], size),
         agrees=_groups(agrees, size),
-        correct=_groups(np.where(known, verifiable(rollout.texts, rollout.answers), np.nan), size),
+        correct=_groups(np.where(known, verifiable(rollout.stated, rollout.answers), np.nan), size),
         # A negative weight turns what is maximised round; one of 0, a mere metric in training, is judged as it is.
         rewards={
             each.name: _groups((-1 if each.weight < 0 else 1) * parts[each.name].cpu().numpy(), size)
             for each in rewards.rewards
         },
-        majority_answers=[answer for rows in groups if rows and (answer := extract_answer(rollout.texts[rows[0]]))],
+        majority_answers=[first.text for rows in groups if rows and (first := rollout.stated[rows[0]])],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rlif.evaluation.completions import Completions, read_completions
@@ -26,19 +27,20 @@ def run(config: EvalConfig) -> None:
     """
     config.validate()
     output_dir = output_directory(config, "eval", what="evaluation")
-    if config.resume:
-        check_unchanged(
-            output_dir,
-            config,
-            changeable=EVAL_CHANGEABLE,
-            what=f"evaluation in {output_dir}",
-            prog="rlif eval",
-            old_name="config.json",
-        )
     with Lock(output_dir) as lock:
-        # Model, data and completions are checked before a directory is made.
-        completions = read_completions(config.completions) if config.completions is not None else None
-        sampling = prepare_sampling(config) if completions is None else None
+        # Model, data and completions are checked before a directory is made, and they say which style of answers it is.
+        sampling = prepare_sampling(config) if config.completions is None else None
+        config = replace(config, answer_style=config.answer_style or "strict") if sampling is None else sampling.config
+        completions = _given_completions(config)
+        if config.resume:
+            check_unchanged(
+                output_dir,
+                config,
+                changeable=EVAL_CHANGEABLE,
+                what=f"evaluation in {output_dir}",
+                prog="rlif eval",
+                old_name="config.json",
+            )
         make_directory(output_dir, config, lock)
         evaluation = _evaluate(config, output_dir, sampling, completions)
     print_tables(evaluation)
@@ -46,13 +48,22 @@ def run(config: EvalConfig) -> None:
     print(f"\n{sampled}results and figures are in {output_dir}")
 
 
+def _given_completions(config: EvalConfig) -> Completions | None:
+    """The completions of a file; None if they are to be sampled."""
+    if config.completions is None:
+        return None
+    assert config.answer_style is not None
+    return read_completions(config.completions, answer_style=config.answer_style)
+
+
 def _evaluate(
     config: EvalConfig, output_dir: Path, sampling: EvalSampling | None, completions: Completions | None
 ) -> Evaluation:
     """Sample what is left to sample, measure everything, and write it to the output directory."""
     if sampling is not None:
+        assert config.answer_style is not None
         sampling.run(output_dir / COMPLETIONS_FILE)
-        completions = read_completions(output_dir / COMPLETIONS_FILE)
+        completions = read_completions(output_dir / COMPLETIONS_FILE, answer_style=config.answer_style)
     assert completions is not None
     try:
         evaluation = evaluate_completions(completions, num_bins=config.num_bins)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +20,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlif.answers.extract import extract_answer
-from rlif.answers.matching import answers_match
+from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
+from rlif.answers.matching import is_right
 from rlif.data.rows import written_out
 from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
-COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "scores")
+COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores")
 # What is measured of every file, under these names.
 TAKEN_NAMES = ("answered", "majority_share", "agreement")
 
@@ -44,6 +45,8 @@ class Completions:
     """P x N answers that the completions state; None where one states none."""
     scores: dict[str, NDArray[np.float64]]
     """(P, N) finite numbers each; higher is more confident."""
+    tiers: Mapping[str, int] = field(default_factory=dict)
+    """How many answers each rule of `rlif.answers.extract` found in the completions; none where a file has answers."""
 
     @property
     def num_generations(self) -> int:
@@ -78,7 +81,7 @@ class Completions:
         """(P, N) whether the stated answer equals the gold one."""
         return np.array(
             [
-                [answer is not None and gold is not None and answers_match(answer, gold) for answer in group]
+                [answer is not None and gold is not None and is_right(answer, gold) for answer in group]
                 for gold, group in zip(self.golds, self.answers, strict=True)
             ]
         )
@@ -93,8 +96,13 @@ def completion_row(
     return {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}
 
 
-def read_completions(path: Path) -> Completions:
+def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Completions:
     """Read a file of completions.
+
+    Args:
+        path: of the file.
+        answer_style: where the answers of completions are looked for; those cut off (`finished` false) state none in
+            prose.
 
     Raises:
         UserError: no such file, a line that is not of the form above, a score that is not finite, a prompt with fewer
@@ -103,6 +111,7 @@ def read_completions(path: Path) -> Completions:
     prompts: list[str] = []
     golds: list[str | None] = []
     answers: list[list[str | None]] = []
+    tiers: Counter[str] = Counter()
     scores: dict[str, list[list[float]]] = {}
     rows = read_table(
         path, argument="completions", columns=COMPLETIONS_COLUMNS, config=None, split=None, default="train"
@@ -110,7 +119,7 @@ def read_completions(path: Path) -> Completions:
     first = ""
     for where, values in rows:
         place = f"completions: {path}, {where}"
-        group, line_scores = _answers(values, place), _scores(values.get("scores"), place)
+        group, line_scores = _answers(values, place, answer_style, tiers), _scores(values.get("scores"), place)
         count = len(answers[0]) if answers else len(group)
         if len(group) != count:
             raise UserError(f"{place}: got {len(group)} completions, expected {count} as in {first}")
@@ -128,10 +137,10 @@ def read_completions(path: Path) -> Completions:
             scores.setdefault(name, []).append(numbers)
     if not prompts:
         raise UserError(f"completions: {path} is empty, expected at least one line with `prompt` and `completions`")
-    return Completions(prompts, golds, answers, {name: np.array(numbers) for name, numbers in scores.items()})
+    return Completions(prompts, golds, answers, {name: np.array(numbers) for name, numbers in scores.items()}, tiers)
 
 
-def _answers(values: Mapping[str, object], place: str) -> list[str | None]:
+def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, tiers: Counter[str]) -> list[str | None]:
     name = "completions" if values.get("completions") is not None else "answers"
     items = values.get(name)
     if not isinstance(items, list) or not items:
@@ -139,7 +148,15 @@ def _answers(values: Mapping[str, object], place: str) -> list[str | None]:
             f"{place}: got `{name}` {_shown(items)}, expected a list of `completions` (texts), or of `answers`"
         )
     if name == "completions":
-        return [extract_answer(_text(item, name, place)) for item in items]
+        finished = values.get("finished")
+        if not isinstance(finished, list) or len(finished) != len(items):
+            finished = [None] * len(items)  # as in a file from elsewhere
+        stated = [
+            stated_answer(_text(item, name, place), style=style, finished=None if ended is None else bool(ended))
+            for item, ended in zip(items, finished, strict=True)
+        ]
+        tiers.update(each.tier for each in stated if each is not None)
+        return [None if each is None else each.text for each in stated]
     return [None if _is_missing(item) else _text(item, name, place).strip() or None for item in items]
 
 
@@ -151,8 +168,7 @@ def _is_missing(value: object) -> bool:
 def _gold(value: object, place: str) -> str | None:
     if _is_missing(value):
         return None
-    text = _text(value, "answer", place).strip()
-    return (extract_answer(text) or text) or None
+    return gold_answer(_text(value, "answer", place))
 
 
 def _text(value: object, name: str, place: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.evaluation.completions import Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
@@ -70,6 +71,10 @@ class Evaluation:
     scores: dict[str, ScoreQuality]
     majority_answers: list[tuple[str | None, float]]
     """The most common answer of each prompt, and the share of its completions that state it."""
+    tiers: dict[str, float]
+    """Share of completions whose answer each rule of `rlif.answers.extract` found."""
+    unread_answers: int = 0
+    """Answers that were compared as text, since computer algebra would have taken too long."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: lists for arrays, null for NaN."""
@@ -77,6 +82,8 @@ class Evaluation:
             "prompts": self.prompts,
             "num_generations": self.num_generations,
             "labelled": self.labelled,
+            "tiers": self.tiers,
+            "unread_answers": self.unread_answers,
             **{
                 kind: {name: without_nan(mean._asdict()) for name, mean in means.items()}
                 for kind, means in (("label_free", self.label_free), ("selection", self.selection))
@@ -109,6 +116,12 @@ def evaluate_completions(
         num_bins: of the calibration error and the reliability diagram.
         borda_powers: powers of the rank in Borda voting.
     """
+    with limited_cost(RUN_SECONDS) as cost:
+        evaluation = _evaluate(completions, num_bins, borda_powers)
+    return replace(evaluation, unread_answers=len(cost.unread))
+
+
+def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[float]) -> Evaluation:
     majority = majority_choice(completions.clusters)
     shares = chosen(completions.agreement, majority)
     label_free = {
@@ -117,6 +130,7 @@ def evaluate_completions(
         **{name: mean_over_prompts(values.mean(axis=1)) for name, values in completions.scores.items()},
     }
     labelled = completions.labelled()
+    size = len(completions.prompts) * completions.num_generations
     return Evaluation(
         prompts=len(completions.prompts),
         num_generations=completions.num_generations,
@@ -128,6 +142,7 @@ def evaluate_completions(
             (group[place] if place >= 0 else None, float(share))
             for group, place, share in zip(completions.answers, majority, shares, strict=True)
         ],
+        tiers={tier: count / size for tier, count in sorted(completions.tiers.items())},
     )
 
 

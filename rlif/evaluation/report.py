@@ -61,6 +61,11 @@ def print_tables(evaluation: Evaluation, console: Console | None = None) -> None
         console.print(f"{size}; accuracies are of the {evaluation.labelled} with a gold answer", highlight=False)
     else:
         console.print(size, highlight=False)
+    if evaluation.unread_answers:
+        console.print(
+            f"{evaluation.unread_answers} answers would take computer algebra too long, and were compared as text",
+            highlight=False,
+        )
     tables = [label_free_table(evaluation)]
     if evaluation.labelled:
         tables += [selection_table(evaluation), scores_table(evaluation)]
@@ -77,6 +82,9 @@ def label_free_table(evaluation: Evaluation) -> Table:
     for name, mean in evaluation.label_free.items():
         if name in names:
             table.add_row(names[name], percent(mean))
+            if name == "answered":
+                for tier, share in evaluation.tiers.items():
+                    table.add_row(f"  by {tier}", f"{share:.1%}")
         else:
             table.add_row(escape(name), plus_minus(mean.value, mean.standard_error, ".4g", ".2g"))
     return table

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlif.data.prompts import read_prompts
+from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.evaluation.completions import completion_row
 from rlif.evaluation.options import EvalConfig
@@ -127,15 +127,17 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
         logits_dtype=config.logits_dtype,
         trust_remote_code=config.trust_remote_code,
     )
+    style = config.answer_style or answer_style_of(prompts, chat=config.chat, system_prompt=config.system_prompt)
     encoded = encode_prompts(
         language_model,
         prompts,
         config.max_completion_length,
         chat=config.chat,
         system_prompt=config.system_prompt,
+        answer_style=style,
     )
     check_decoding(language_model, encoded[0].ids)
-    return EvalSampling(config, language_model, encoded)
+    return EvalSampling(replace(config, answer_style=style), language_model, encoded)
 
 
 def finished_rows(path: Path, prompts: Sequence[EncodedPrompt]) -> int:

@@ -20,7 +20,6 @@ import transformers
 from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
-from rlif.answers.extract import extract_answer
 from rlif.data.prompts import read_prompts
 from rlif.errors import UserError
 from rlif.files.json_values import read_json, without_nan, write_json
@@ -229,8 +228,8 @@ def look_at_policy(model: Path, prompts: Path, max_completion_length: int) -> di
     with torch.no_grad():
         stats = Scorer(language_model.model, None)(rollout, 1.0, outputs=("logprob",))
     return {
-        "correct": np.array(verifiable(rollout.texts, rollout.answers), dtype=bool),
-        "parsed": np.array([extract_answer(text) is not None for text in rollout.texts]),
+        "correct": np.array(verifiable(rollout.stated, rollout.answers), dtype=bool),
+        "parsed": np.array([each is not None for each in rollout.stated]),
         "doubt": np.array(["?" in text for text in rollout.texts]),
         "probability": inverse_perplexity(stats, rollout.completion_mask).double().numpy(),
     }

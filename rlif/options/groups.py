@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from rlif.answers.extract import AnswerStyle
 from rlif.options.checks import Above, AtLeast, AtMost, Below, Count, Positive
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -76,6 +77,10 @@ class ReadingOptions:
 
     system_prompt: str | None = None
     """System message before every conversation. Implies chat."""
+
+    answer_style: AnswerStyle | None = None
+    """Where a completion's answer is looked for. strict: after the last #### or in the last \\boxed{}. lenient: also in
+    prose, as in "The answer is 42." None: lenient where prompts go through a chat template, else strict."""
 
 
 @dataclass(kw_only=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from random import Random
 
-from rlif.answers.extract import extract_answer
-from rlif.answers.matching import answers_match
+from rlif.answers.extract import Stated
+from rlif.answers.matching import is_right
 from rlif.rewards.interface import uses
 
 
 @uses()
-def format_reward(completions: list[str]) -> list[float]:
+def format_reward(stated: list[Stated | None]) -> list[float]:
     """1 if the completion states an answer, right or wrong, else 0: a control (arXiv 2506.10947)."""
-    return [float(extract_answer(text) is not None) for text in completions]
+    return [float(each is not None) for each in stated]
 
 
 @uses()
@@ -29,12 +29,12 @@ def random_reward(prompts: list[str], num_generations: int, step: int, seed: int
 
 
 @uses(answers=True)
-def verifiable(completions: list[str], answers: list[str | None]) -> list[float]:
-    """1 if the stated answer equals the gold one, else 0: the baseline that needs labels (RLVR).
+def verifiable(stated: list[Stated | None], answers: list[str | None]) -> list[float]:
+    """1 if the stated answer is right by the gold one, else 0: the baseline that needs labels (RLVR).
 
-    `rlif.answers.matching` says what is equal: numbers by value, mathematics by math-verify, else the same text.
+    `rlif.answers.matching` says what is right: numbers and mathematics by value, else the same text.
     """
     return [
-        float(answer is not None and gold is not None and answers_match(answer, gold))
-        for answer, gold in zip(map(extract_answer, completions), answers, strict=True)
+        float(each is not None and gold is not None and is_right(each.text, gold))
+        for each, gold in zip(stated, answers, strict=True)
     ]

@@ -129,6 +129,7 @@ def reward_inputs(
         "completion_ids": rollout.completion_ids,
         "completion_mask": rollout.completion_mask,
         "stats": stats._replace(**{k: v.detach() for k, v in stats._asdict().items() if v is not None}),
+        "stated": rollout.stated,
         "answers": rollout.answers,
         "finished": rollout.finished,
         "num_generations": rollout.num_generations,

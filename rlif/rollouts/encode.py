@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif.data.prompts import Prompt, check_encodable
+from rlif.answers.extract import AnswerStyle
+from rlif.data.prompts import Prompt, answer_style_of, check_encodable
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.chat import apply_chat_template
@@ -23,6 +24,8 @@ class EncodedPrompt(NamedTuple):
     text: str
     answer: str | None
     ids: list[int]
+    answer_style: AnswerStyle = "strict"
+    """Where the answers to it are looked for."""
 
 
 def encode_prompts(
@@ -33,11 +36,12 @@ def encode_prompts(
     argument: str = "data",
     chat: bool = False,
     system_prompt: str | None = None,
+    answer_style: AnswerStyle | None = None,
 ) -> list[EncodedPrompt]:
     """Tokenize prompts: text as it is, with the special tokens that the tokenizer adds by itself (often BOS).
 
     Conversations go through the chat template, which writes all special tokens; so does text, as a user's message, if
-    `chat` or `system_prompt` asks for it.
+    `chat` or `system_prompt` asks for it. An `answer_style` of None is that of `answer_style_of`.
 
     Raises:
         UserError: a prompt has no tokens, has one that the model does not know, or leaves no room for the completion
@@ -47,6 +51,7 @@ def encode_prompts(
     vocab_size = model.get_input_embeddings().num_embeddings
     # Of a model that reads images too, the part that reads text.
     max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    style = answer_style or answer_style_of(prompts, chat=chat, system_prompt=system_prompt)
     encoded = []
     for prompt in prompts:
         content = prompt.content
@@ -72,7 +77,7 @@ def encode_prompts(
                 f"{where} has {len(ids)} tokens, which with max_completion_length {max_completion_length} is more than "
                 f"the model's {max_positions} positions"
             )
-        encoded.append(EncodedPrompt(text, prompt.answer, ids))
+        encoded.append(EncodedPrompt(text, prompt.answer, ids, style))
     return encoded
 
 

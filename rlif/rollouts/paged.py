@@ -73,6 +73,7 @@ def sample_paged(
         completion_mask=completion_mask.to(device),
         finished=torch.tensor([row[-1] in language_model.eos_token_ids for row in rows], device=device),
         num_generations=num_generations,
+        answer_style=prompts[0].answer_style,
     )
 
 

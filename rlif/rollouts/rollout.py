@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from rlif.answers.extract import AnswerStyle, Stated, stated_answer
 from rlif_kernels import TokenStats
 
 
@@ -36,6 +38,16 @@ class Rollout:
     stats: TokenStats | None = None
     """(N, T) float32 fields (`top_probs` has two), 0 outside the mask: of the distributions that the tokens were drawn
     from, as far as `sample` was asked for them."""
+    answer_style: AnswerStyle = "strict"
+    """Where the answers of these completions are looked for."""
+
+    @cached_property
+    def stated(self) -> list[Stated | None]:
+        """The N answers that the completions state; None where one states none."""
+        return [
+            stated_answer(text, style=self.answer_style, finished=finished)
+            for text, finished in zip(self.texts, self.finished.tolist(), strict=True)
+        ]
 
     def lengths(self) -> tuple[list[int], list[int]]:
         """Count the tokens of each prompt and of each completion."""
@@ -59,4 +71,5 @@ class Rollout:
             finished=self.finished[index],
             num_generations=self.num_generations,
             stats=self.stats and TokenStats(*(field if field is None else field[index, :length] for field in fields)),
+            answer_style=self.answer_style,
         )

@@ -126,6 +126,7 @@ def sample(
         finished=finished,
         num_generations=num_generations,
         stats=recorder.stats(step + 1) if recorder else None,
+        answer_style=prompts[0].answer_style,
     )
 
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
-from rlif.answers.extract import answer_span
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from rlif.answers.extract import Stated
 
 # What a decoder puts where the bytes of a token are only a part of a character.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-def answer_tokens(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> slice | None:
-    """Find the tokens that a part of the final answer was decoded from; None if the text states no answer.
+def answer_tokens(stated: Stated | None, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> slice | None:
+    """Find the tokens that a part of a stated answer was decoded from; None if there is no answer.
 
     Args:
-        text: what `ids` decode to, without special tokens.
+        stated: by what `ids` decode to, without special tokens.
         ids: of the completion, without padding.
         tokenizer: that decodes them.
     """
-    span = answer_span(text)
-    if span is None:
+    if stated is None:
         return None
 
     def decoded(count: int) -> str:
@@ -35,8 +34,8 @@ def answer_tokens(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase)
     # The number of whole characters grows with the tokens, so bisection finds a place in it with few decodings. The
     # bytes of one that is not whole decode to one replacement or to one each.
     counts = range(len(ids) + 1)
-    first = bisect_right(counts, span[0], key=decoded_length) - 1
+    first = bisect_right(counts, stated.start, key=decoded_length) - 1
     while first > 0 and decoded(first).endswith(REPLACEMENT):
         first -= 1
-    end = bisect_left(counts, span[1], key=decoded_length)
+    end = bisect_left(counts, stated.end, key=decoded_length)
     return slice(first, end) if first < end else None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from rlif.answers.extract import Stated
     from rlif.rollouts.rollout import Rollout
     from rlif_kernels import TokenStats
 
@@ -96,7 +97,7 @@ def probability_disparity(stats: TokenStats, completion_mask: Tensor) -> Tensor:
 
 def answer_disparity(
     stats: TokenStats,
-    completions: list[str],
+    stated: list[Stated | None],
     completion_ids: Tensor,
     completion_mask: Tensor,
     tokenizer: PreTrainedTokenizerBase,
@@ -106,9 +107,9 @@ def answer_disparity(
     A completion that states no answer gets 0.
     """
     assert stats.logprob is not None
-    scores = stats.logprob.new_zeros(len(completions))
-    for row, (text, length) in enumerate(zip(completions, completion_mask.sum(dim=1).tolist(), strict=True)):
-        tokens = answer_tokens(text, completion_ids[row, :length].tolist(), tokenizer)
+    scores = stats.logprob.new_zeros(len(stated))
+    for row, (answer, length) in enumerate(zip(stated, completion_mask.sum(dim=1).tolist(), strict=True)):
+        tokens = answer_tokens(answer, completion_ids[row, :length].tolist(), tokenizer)
         if tokens is not None:
             scores[row] = probability_disparity(_span(stats, row, tokens), completion_mask[row : row + 1, tokens])[0]
     return scores
@@ -134,7 +135,7 @@ def confidence_scores(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, voca
         "sequence_logprob": sequence_logprob(stats, mask),
         "inverse_perplexity": inverse_perplexity(stats, mask),
         "entropy_confidence": entropy_confidence(stats, mask, vocab_size),
-        "probability_disparity": answer_disparity(stats, rollout.texts, rollout.completion_ids, mask, tokenizer),
+        "probability_disparity": answer_disparity(stats, rollout.stated, rollout.completion_ids, mask, tokenizer),
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from rlif.data.prompts import answer_style_of
 from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
 from rlif.files.jsonl import Row, settings_of, write_rows
@@ -33,7 +34,7 @@ OLD_RECORD = "sampled.json"
 # What was sampled, from what, beside how: a later stage alone need not be told again.
 RECORDED = frozenset(
     {"model", "data", "eval_data", "data_config", "split", "eval_split", "prompt_column", "answer_column", "chat"}
-    | {"system_prompt", "built_in_prompts", "seed", "dtype"}
+    | {"system_prompt", "answer_style", "built_in_prompts", "seed", "dtype"}
 )
 
 
@@ -114,6 +115,9 @@ def remember(config: SelfFeedbackConfig, stage: str) -> None:
 def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 1: completions with their confidence, in samples.jsonl."""
     prompts = training_prompts(config)
+    config.answer_style = config.answer_style or answer_style_of(
+        prompts, chat=config.chat, system_prompt=config.system_prompt
+    )
     if config.stage == "all":
         held_out_prompts(config)  # what is wrong with them is better known now than after hours of sampling
 

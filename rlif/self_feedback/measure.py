@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.files.jsonl import Row
 from rlif.metrics.calibration import auroc, brier_score, expected_calibration_error, reliability_bins
 from rlif.plots.reliability import plot_reliability
@@ -22,6 +23,7 @@ def confidence_and_correctness(rows: Sequence[Row], confidence: str) -> tuple[ND
     return scores, np.array([bool(is_correct(completion, gold)) for completion, gold in judged])
 
 
+@limited_cost(RUN_SECONDS)
 def measures(rows: Sequence[Row]) -> dict[str, float]:
     """What there is to say of one model's completions, as far as prompts have gold answers.
 

@@ -84,7 +84,13 @@ def encode(
     """
     length = config.sample.max_completion_length
     encoded = encode_prompts(
-        language_model, prompts, length, argument=argument, chat=config.chat, system_prompt=config.system_prompt
+        language_model,
+        prompts,
+        length,
+        argument=argument,
+        chat=config.chat,
+        system_prompt=config.system_prompt,
+        answer_style=config.answer_style,
     )
     longest = max(len(each.ids) for each in encoded)
     positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.answers.matching import answers_match
+from rlif.answers.matching import is_right
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt, check_encodable
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_rows
@@ -66,6 +67,7 @@ class Ranking:
         return self.agreeing / self.judged if self.judged else None
 
 
+@limited_cost(RUN_SECONDS)
 def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]:
     """Return the preference pairs of sampled completions, as rows of preferences.jsonl.
 
@@ -135,7 +137,7 @@ def is_correct(completion: Row, gold: str | None) -> bool | None:
     """Whether a completion has the right answer; None where nobody knows."""
     if gold is None:
         return None
-    return completion["answer"] is not None and answers_match(completion["answer"], gold)
+    return completion["answer"] is not None and is_right(completion["answer"], gold)
 
 
 def read_preferences(path: Path, language_model: LanguageModel, *, argument: str = "output_dir") -> list[Pair]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rlif.answers.extract import extract_answer
+from rlif.answers.extract import Stated, extract_answer
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, StageFile, read_rows
@@ -82,6 +82,8 @@ def sample_completions(
         "elicitation": options.elicitation if options.answer_span == "elicited" else None,
         "judge": None if options.judge is None else [options.judge, *options.verdicts],
         "seed": config.seed,
+        # None for strict, as in files from before there were styles.
+        "answer_style": None if encoded[0].answer_style == "strict" else encoded[0].answer_style,
     }
     file = StageFile(path, settings, RENAMED)
     size = options.num_generations
@@ -166,7 +168,7 @@ def _sample_batch(
     _, lengths = rollout.lengths()
     completions = [ids[:length] for ids, length in zip(rollout.completion_ids.tolist(), lengths, strict=True)]
     prompts = [prompt.ids for prompt in batch for _ in range(options.num_generations)]
-    spans, answers = find_answers(options, language_model, prompts, completions, rollout.texts)
+    spans, answers = find_answers(options, language_model, prompts, completions, rollout.stated)
     scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
     if options.judge is not None:
         judged = p_true(
@@ -193,7 +195,7 @@ def find_answers(
     language_model: LanguageModel,
     prompts: list[list[int]],
     completions: list[list[int]],
-    texts: list[str],
+    stated: list[Stated | None],
 ) -> tuple[list[slice | None], list[str | None]]:
     """Which tokens of each of N completions are its answer, and that answer as text; None where it has none.
 
@@ -202,7 +204,7 @@ def find_answers(
         language_model: that is asked where answers are elicited.
         prompts: N lists of token ids.
         completions: N lists of token ids.
-        texts: what the completions decode to.
+        stated: N answers that they state.
     """
     tokenizer = language_model.tokenizer
     if options.answer_span == "elicited":
@@ -214,10 +216,10 @@ def find_answers(
         ]
         # What is repeated may be the answer with its marker.
         return spans, [text if text is None else extract_answer(text) or text for text in matched]
-    stated = [extract_answer(text) for text in texts]
+    answers = [None if each is None else each.text for each in stated]
     if options.answer_span == "trace":
-        return [slice(0, len(ids)) for ids in completions], stated
-    return [answer_tokens(text, ids, tokenizer) for text, ids in zip(texts, completions, strict=True)], stated
+        return [slice(0, len(ids)) for ids in completions], answers
+    return [answer_tokens(each, ids, tokenizer) for each, ids in zip(stated, completions, strict=True)], answers
 
 
 def _confidences(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from rlif.data.prompts import read_prompts
+from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.files.lock import Lock
 from rlif.models.language_model import load_language_model
@@ -139,6 +139,10 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     prompts = read(config.data, split=config.split, need_answers=rewards.needs_answers)
     eval_prompts = read(config.eval_data, argument="eval_data", split=config.eval_split) if config.eval_data else []
 
+    if config.answer_style is None:
+        style = answer_style_of([*prompts, *eval_prompts], chat=config.chat, system_prompt=config.system_prompt)
+        config = replace(config, answer_style=style)
+
     # Found before the processes meet: once they have, the first of them may make the directory.
     path = resolve_run_dir(config)
     accelerator = make_accelerator(config.device, config.report_to, path)
@@ -170,6 +174,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
         max_completion_length=config.max_completion_length,
         chat=config.chat,
         system_prompt=config.system_prompt,
+        answer_style=config.answer_style,
     )
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:

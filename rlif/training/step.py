@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlif.answers.math_verification import limited_cost
 from rlif.models.optimization import set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, mean_and_std, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
@@ -69,6 +70,13 @@ def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) 
     Returns:
         The step's metrics, per completion or per token (nats), over all processes.
     """
+    with limited_cost() as cost:
+        totals = _updates(learner, rollout, step, learning_rate)
+    return totals | {"unread_answers": all_reduce_sum(learner.accelerator, {"unread": len(cost.unread)})["unread"]}
+
+
+def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float) -> dict[str, float]:
+    """`update`, but for the cost of answers."""
     config, accelerator = learner.config, learner.accelerator
     set_learning_rate(learner.optimizer, learning_rate)
     scores = start_scores(learner, rollout, step)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rlif.answers.agreement import majorities
-from rlif.answers.extract import extract_answer
+from rlif.answers.math_verification import limited_cost
 from rlif.metrics.repetition import repetition
 from rlif.models.language_model import LanguageModel
 from rlif.rewards.controls import verifiable
@@ -57,6 +57,7 @@ class Validation:
 
 
 @torch.no_grad()
+@limited_cost()
 def evaluate(
     models: Models,
     accelerator: Accelerator,
@@ -123,6 +124,7 @@ def evaluate(
 
 
 @torch.no_grad()
+@limited_cost()
 def majority_answers(
     language_model: LanguageModel, prompts: Sequence[EncodedPrompt], options: ValidationOptions, num_generations: int
 ) -> list[str | None]:
@@ -146,8 +148,9 @@ def majority_answers(
             temperature=options.temperature or 1.0,
             seeds=[(CONSENSUS_SEED, start + offset) for offset in range(len(batch))],
         )
-        for rows in majorities(rollout.texts, num_generations):
-            answers.append(extract_answer(rollout.texts[rows[0]]) if len(rows) > 1 else None)
+        for rows in majorities(rollout.stated, num_generations):
+            first = rollout.stated[rows[0]] if len(rows) > 1 else None
+            answers.append(None if first is None else first.text)
     return answers
 
 
@@ -160,11 +163,11 @@ def text_totals(rollout: Rollout, consensus: Sequence[str | None]) -> dict[str, 
     ids = rollout.completion_ids.tolist()
     totals: dict[str, float] = {
         "repetition": sum(repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)),
-        "agreeing": sum(map(len, majorities(rollout.texts, rollout.num_generations))),
+        "agreeing": sum(map(len, majorities(rollout.stated, rollout.num_generations))),
     }
     expected = [answer for answer in consensus for _ in range(rollout.num_generations)]
     totals["compared"] = sum(answer is not None for answer in expected)
-    totals["consensus"] = sum(verifiable(rollout.texts[: len(expected)], expected))
+    totals["consensus"] = sum(verifiable(rollout.stated[: len(expected)], expected))
     return totals
 
 
@@ -192,9 +195,9 @@ def rollout_totals(rollout: Rollout, stats: TokenStats, start_logprob: Tensor | 
         "tokens": int(rollout.completion_mask.sum()),
         "empty": int((~rollout.completion_mask.any(dim=1)).sum()),
         "eos": int(rollout.finished.sum()),
-        "parsed": sum(extract_answer(text) is not None for text in rollout.texts),
+        "parsed": sum(each is not None for each in rollout.stated),
         "with_answer": sum(answer is not None for answer in rollout.answers),
-        "correct": sum(verifiable(rollout.texts, rollout.answers)),
+        "correct": sum(verifiable(rollout.stated, rollout.answers)),
         "entropy": stats.entropy.sum().item(),
         "self_certainty": stats.self_certainty.sum().item(),
     }
@@ -228,8 +231,10 @@ def sample_rows(rollout: Rollout) -> list[dict[str, object]]:
         {
             "prompt": rollout.prompts[row],
             "completion": rollout.texts[row],
+            "stated": stated and stated.text,
+            "tier": stated and stated.tier,
             "finished": bool(rollout.finished[row]),
             "answer": rollout.answers[row],
         }
-        for row in range(0, len(rollout.texts), rollout.num_generations)
+        for row, stated in list(enumerate(rollout.stated))[:: rollout.num_generations]
     ]

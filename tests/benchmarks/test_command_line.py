@@ -13,7 +13,8 @@ from benchmarks import __main__ as command_line
     [
         (
             ["opps"],
-            "suite is 'opps'; expected some of static, ops, loop, generation, trl-step, self-feedback, demo, or",
+            "suite is 'opps'; expected some of static, ops, loop, generation, trl-step, self-feedback, demo, answers, "
+            "or",
         ),
         (["ops", "--peers", "trk"], "--peers is 'trk'; expected some of"),
         (["ops", "--output", "/proc/none"], "--output is /proc/none; expected a directory"),

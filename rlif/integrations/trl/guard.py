@@ -21,10 +21,11 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
+from rlif.answers.extract import AnswerStyle
 from rlif.errors import UserError
 from rlif.files.directories import write_directory
 from rlif.integrations.trl.fused import checked_head
-from rlif.integrations.trl.rewards import gold_answer
+from rlif.integrations.trl.rewards import gold_answers, style_of
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.scoring.scorer import Scorer
@@ -66,6 +67,7 @@ class GuardCallback(TrainerCallback):
         patience: int = 3,
         num_generations: int = 4,
         answer_column: str = "answer",
+        answer_style: AnswerStyle | None = None,
     ) -> None:
         """
         Args:
@@ -78,6 +80,8 @@ class GuardCallback(TrainerCallback):
             patience: evaluations in a row significantly below the best.
             num_generations: completions sampled of each prompt, at `args.temperature`.
             answer_column: of the prompts, with the gold answers.
+            answer_style: where the answers of completions are looked for, "strict" or "lenient". None: lenient if
+                prompts are conversations.
 
         Raises:
             UserError: no prompts, a number below 1, or a trainer or model that the guard cannot evaluate.
@@ -99,6 +103,7 @@ class GuardCallback(TrainerCallback):
             raise UserError("cast_lm_head_to_fp32: got True, expected False where the guard evaluates the model")
         self.trainer, self.action, self.eval_steps = trainer, action, eval_steps
         self.guard = Guard(patience)
+        self.answer_style = answer_style
         self.warning: str | None = None
         self.directory = Path(trainer.args.output_dir) / BEST
         self.prompts = self._encoded(list(prompts), answer_column)
@@ -204,9 +209,11 @@ class GuardCallback(TrainerCallback):
         ids, images, _ = self.trainer._tokenize_prompts(prompts)
         if images is not None:
             raise UserError("prompts: got images, expected text")
-        answers = [gold_answer(row.get(answer_column)) for row in rows]
+        answers = gold_answers([row.get(answer_column) for row in rows], answer_column)
+        style = self.answer_style or style_of(prompts)
         return [
-            EncodedPrompt(str(prompt), answer, each) for prompt, answer, each in zip(prompts, answers, ids, strict=True)
+            EncodedPrompt(str(prompt), answer, each, style)
+            for prompt, answer, each in zip(prompts, answers, ids, strict=True)
         ]
 
     def _language_model(self, model: Any) -> LanguageModel:

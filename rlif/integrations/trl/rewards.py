@@ -16,7 +16,8 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from rlif.answers.extract import extract_answer
+from rlif.answers.extract import AnswerStyle, gold_answer
+from rlif.answers.math_verification import limited_cost
 from rlif.errors import UserError
 from rlif.integrations.trl.fused import FusedTokenStats
 from rlif.rewards import REWARDS, RewardFunction
@@ -26,7 +27,7 @@ from rlif.rollouts.rollout import Rollout
 from rlif_kernels import TokenStats
 
 # What a reward may name and still be computed of texts that other processes sampled.
-OF_TEXTS = {"prompts", "completions", "answers", "num_generations", "step", "seed"}
+OF_TEXTS = {"prompts", "completions", "stated", "answers", "num_generations", "step", "seed"}
 # What it may name and need a second tokenization for, where the trainer keeps no prompts' ids.
 READ_PROMPT_IDS = {"prompt_ids", "prompt_mask"}
 
@@ -37,11 +38,13 @@ class TRLReward:
     Attributes:
         reward: its function, and what that reads.
         answer_column: of the dataset, with the gold answers.
+        answer_style: where the answers of completions are looked for. None: in prose too if prompts are conversations.
     """
 
-    def __init__(self, reward: Reward, answer_column: str = "answer") -> None:
+    def __init__(self, reward: Reward, answer_column: str = "answer", answer_style: AnswerStyle | None = None) -> None:
         self.reward = reward
         self.answer_column = answer_column
+        self.answer_style = answer_style
         self.__name__ = reward.name  # of TRL's metrics rewards/NAME/mean and rewards/NAME/std
         self._fused: FusedTokenStats | None = None
 
@@ -61,6 +64,8 @@ class TRLReward:
         rollout = getattr(trainer, "scored_rollout", None)  # RLIFTrainer has one for all rewards
         if rollout is None:
             rollout = self._own_rollout(trainer, prompts, completion_ids)
+        if self.answer_style is not None:
+            rollout = replace(rollout, answer_style=self.answer_style)
         inputs = reward_inputs(
             rollout.stats or TokenStats(),
             rollout,
@@ -71,13 +76,15 @@ class TRLReward:
         inputs["answers"] = self._answers(columns, len(prompts))
         names, own = rollout.prompts, slice(None)
         if self._splits_groups(trainer, len(prompts)):
-            for name in ("prompts", "completions", "answers"):
+            for name in ("prompts", "completions", "stated", "answers"):
                 inputs[name] = gather_object(inputs[name])
             names = inputs["prompts"]
             start = trainer.accelerator.process_index * len(prompts)
             own = slice(start, start + len(prompts))
+        with limited_cost():
+            values = call(self.reward, inputs, names)[own].tolist()
         # None is how TRL's trainers are told that a reward does not apply.
-        return [None if math.isnan(value) else value for value in call(self.reward, inputs, names)[own].tolist()]
+        return [None if math.isnan(value) else value for value in values]
 
     def _own_rollout(self, trainer: Any, prompts: list[Any], completion_ids: list[list[int]]) -> Rollout:
         """Collect the completions, and the statistics that the reward reads by a forward of its own."""
@@ -108,7 +115,7 @@ class TRLReward:
                 f"reward {self.reward.name}: got no column {self.answer_column!r} of gold answers from the dataset, "
                 f"expected one; answer_column names it"
             )
-        return [None] * count if gold is None else [gold_answer(value) for value in gold]
+        return [None] * count if gold is None else gold_answers(gold, self.answer_column)
 
     def _splits_groups(self, trainer: Any, count: int) -> bool:
         """Tell whether the reward compares the completions of a group, and this process holds only a part of some."""
@@ -123,7 +130,9 @@ class TRLReward:
         return True
 
 
-def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -> TRLReward:
+def trl_reward(
+    reward: str | RewardFunction, *, answer_column: str = "answer", answer_style: AnswerStyle | None = None
+) -> TRLReward:
     """Make a reward function for TRL's `reward_funcs` of one of rlif's rewards.
 
     Confidence rewards are those of the policy that is being trained, by one forward without gradient through the
@@ -135,6 +144,8 @@ def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -
     Args:
         reward: a name of `rlif.rewards.REWARDS`, or a function as rlif's loop takes it, marked by `rlif.rewards.uses`.
         answer_column: of the dataset, with the gold answers, for the rewards that need them.
+        answer_style: where the answers of completions are looked for: "strict" or "lenient" (`rlif.answers.extract`).
+            None: lenient if prompts are conversations.
 
     Raises:
         UserError: there is no such reward.
@@ -144,8 +155,10 @@ def trl_reward(reward: str | RewardFunction, *, answer_column: str = "answer") -
             near = difflib.get_close_matches(reward, REWARDS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"reward: got {reward!r}, expected one of {', '.join(REWARDS)}{hint}")
-        return TRLReward(describe_reward(reward, REWARDS[reward], 1.0), answer_column)
-    return TRLReward(describe_reward(getattr(reward, "__name__", type(reward).__name__), reward, 1.0), answer_column)
+        return TRLReward(describe_reward(reward, REWARDS[reward], 1.0), answer_column, answer_style)
+    return TRLReward(
+        describe_reward(getattr(reward, "__name__", type(reward).__name__), reward, 1.0), answer_column, answer_style
+    )
 
 
 def calling_trainer(columns: dict[str, Any]) -> Any:
@@ -165,10 +178,21 @@ def num_generations(trainer: Any) -> int:
     return int(trainer.num_generations if trainer.model.training else trainer.num_generations_eval)
 
 
-def gold_answer(value: object) -> str | None:
-    """Return a dataset's gold answer as rlif compares it: of a whole solution the final answer."""
-    text = "" if value is None else str(value).strip()
-    return extract_answer(text) or text or None
+def gold_answers(values: Sequence[object], column: str) -> list[str | None]:
+    """Return a dataset's gold answers as rlif compares them.
+
+    Raises:
+        UserError: one is neither text nor a number.
+    """
+    try:
+        return [gold_answer(value) for value in values]
+    except TypeError as error:
+        raise UserError(f"{column}: {error}") from error
+
+
+def style_of(prompts: Sequence[Any]) -> AnswerStyle:
+    """Where the answers to a trainer's prompts are looked for: in prose too if some are conversations."""
+    return "strict" if all(isinstance(prompt, str) for prompt in prompts) else "lenient"
 
 
 def rollout_of(
@@ -189,6 +213,7 @@ def rollout_of(
         completion_mask=drawn_mask,
         finished=torch.tensor(ends, device=device),
         num_generations=num_generations(trainer),
+        answer_style=style_of(prompts),
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from rlif.answers.extract import AnswerStyle
 from rlif.errors import UserError
 from rlif.integrations.trl.fused import use_fused_token_stats
 from rlif.integrations.trl.rewards import (
@@ -70,6 +71,7 @@ class RLIFTrainer(GRPOTrainer):
         args: Any = None,
         *positional: Any,
         answer_column: str = "answer",
+        answer_style: AnswerStyle | None = None,
         **options: Any,
     ) -> None:
         """As TRL's, and
@@ -78,13 +80,15 @@ class RLIFTrainer(GRPOTrainer):
             reward_funcs: one or a list of names of `rlif.rewards.REWARDS`, functions marked by `rlif.rewards.uses`, and
                 whatever TRL takes. `args.reward_weights` weighs them all.
             answer_column: of the dataset, with the gold answers, for `verifiable`.
+            answer_style: where the answers of completions are looked for, "strict" or "lenient". None: lenient if
+                prompts are conversations.
 
         Raises:
             UserError: no such reward, no gold answers where one needs them, or a model that `use_fused_token_stats`
                 refuses.
         """
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        functions = [_reward(each, answer_column) for each in functions if each is not None]
+        functions = [_reward(each, answer_column, answer_style) for each in functions if each is not None]
         internal = [each.reward for each in functions if isinstance(each, TRLReward)]
         train_dataset = positional[0] if positional else options.get("train_dataset")
         columns = getattr(train_dataset, "column_names", None)
@@ -232,10 +236,10 @@ def without_tools(rollout: Rollout, tool_mask: list[list[int]], tokenizer: Any) 
     )
 
 
-def _reward(reward: Any, answer_column: str) -> Any:
+def _reward(reward: Any, answer_column: str, answer_style: AnswerStyle | None) -> Any:
     if isinstance(reward, str):
         if reward in REWARDS:
-            return trl_reward(reward, answer_column=answer_column)
+            return trl_reward(reward, answer_column=answer_column, answer_style=answer_style)
         near = difflib.get_close_matches(reward, REWARDS, n=1)
         if near and not os.path.exists(reward):
             raise UserError(f"reward_funcs: got {reward!r}, did you mean {near[0]}? A path or hub id is a reward model")
@@ -245,5 +249,5 @@ def _reward(reward: Any, answer_column: str) -> Any:
                 "or hub id of a reward model"
             )
     elif hasattr(reward, "outputs") and hasattr(reward, "needs_answers"):  # the marks of rlif.rewards.uses
-        return trl_reward(reward, answer_column=answer_column)
+        return trl_reward(reward, answer_column=answer_column, answer_style=answer_style)
     return reward

@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 import tiny_trl as tiny
 from rlif.errors import UserError
 from rlif.integrations.trl import RLIFTrainer, trl_reward
-from rlif.integrations.trl.rewards import gold_answer
+from rlif.integrations.trl.rewards import gold_answers, style_of
 from rlif.rewards import uses
 
 MODES: dict[str, tuple[dict[str, Any], str]] = {
@@ -212,17 +212,31 @@ def test_no_statistics_are_computed_where_no_reward_reads_any(model_dir: Path, t
     assert trainer.scored_rollout is None
 
 
+def test_what_is_no_gold_answer_is_refused_with_its_column() -> None:
+    with pytest.raises(UserError, match=r"solution: answer: got \[1\], expected text or a number"):
+        gold_answers(["1", [1]], "solution")
+
+
+def test_answers_to_conversations_are_looked_for_in_prose_unless_told() -> None:
+    assert style_of(["1+1="]) == "strict"
+    assert style_of([[{"role": "user", "content": "1+1"}]]) == "lenient"
+    assert trl_reward("format", answer_style="strict").answer_style == "strict"
+
+
 def test_gold_answers_come_from_the_column_that_is_named(model_dir: Path, tmp_path: Path) -> None:
     data = tiny.dataset().rename_column("answer", "gold")
     with pytest.raises(UserError, match=r"answer_column: got 'answer', .* for verifiable; it has prompt, gold"):
         RLIFTrainer(str(model_dir), "verifiable", tiny.config(tmp_path), data)
-    trainer = RLIFTrainer(str(model_dir), "verifiable", tiny.config(tmp_path), data, answer_column="gold")
+    trainer = RLIFTrainer(
+        str(model_dir), "verifiable", tiny.config(tmp_path), data, answer_column="gold", answer_style="lenient"
+    )
+    assert trainer.reward_funcs[0].answer_style == "lenient"
     trainer.train()
     assert trainer.reward_funcs[0]._answers({"gold": ["a #### 5", "7", None]}, 3) == ["5", "7", None]
     stock = GRPOTrainer(str(model_dir), trl_reward("verifiable"), tiny.config(tmp_path), data)
     with pytest.raises(UserError, match=r"reward verifiable: got no column 'answer'"):
         stock.train()
-    assert gold_answer(12) == "12"
+    assert gold_answers([12, 1e-05, math.nan, None], "answer") == ["12", "0.00001", None, None]
 
 
 def test_a_name_that_is_none_is_refused_before_any_work(model_dir: Path, tmp_path: Path) -> None:

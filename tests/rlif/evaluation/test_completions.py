@@ -95,3 +95,16 @@ def test_nan_in_a_table_is_no_answer(tmp_path: Path) -> None:
     completions = read_completions(tmp_path / "table.parquet")
     assert completions.golds == [None, "4.0"]
     assert completions.answers == [[None, None, "4.0"], ["4.0", None, "5.0"]]
+
+
+def test_prose_states_answers_only_where_it_is_asked_and_where_it_was_not_cut_off(write_jsonl: WriteJsonl) -> None:
+    texts = ["So 2 + 2 = 4.", "So 2 + 2 = 4.", "#### 5", "So it is 4"]
+    rows = [
+        {"prompt": "a", "completions": texts, "finished": [True, False, False, True]},
+        {"prompt": "b", "completions": texts},
+    ]
+    path = write_jsonl(*rows)
+    assert read_completions(path).answers == [[None, None, "5", None]] * 2
+    lenient = read_completions(path, answer_style="lenient")
+    assert lenient.answers == [["4", None, "5", "4"], ["4", "4", "5", None]]
+    assert lenient.tiers == {"equation": 3, "marker": 2, "number": 1}

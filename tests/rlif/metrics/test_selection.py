@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlif.answers.agreement import majorities
+from rlif.answers.extract import stated_answer
 from rlif.metrics.selection import (
     BORDA_POWERS,
     answer_clusters,
@@ -56,7 +57,9 @@ def test_borda_with_power_0_is_the_majority_whatever_the_scores(group: list[tupl
     (choice,) = borda_choice([scores], [numbers], 0.0)
     assert choice == majority_choice([numbers])[0]
     # The same winner as the training loop's majority vote over texts.
-    (expected,) = majorities(["" if number < 0 else f"#### {number}" for number in numbers], len(numbers))
+    (expected,) = majorities(
+        [stated_answer("" if number < 0 else f"#### {number}") for number in numbers], len(numbers)
+    )
     assert choice == (expected[0] if expected else -1)
 
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlif.data.prompts import Prompt, read_prompts
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import encode_prompts
+from rlif.rollouts.sample import sample
 from rlif.training.options import TrainConfig
 from runs import train
 
@@ -106,7 +108,37 @@ def test_training_on_conversations(
     chat_model.save(tmp_path / "chat")
     data = write_jsonl({"prompt": [QUESTION], "answer": 2}, {"prompt": "2+2", "answer": 4}, name="chat.jsonl")
     config = make_config(model=str(tmp_path / "chat"), data=str(data), system_prompt="8", prompts_per_step=2)
-    result = train(replace(config, eval_data=str(data)))
+    config = replace(config, eval_data=str(data), save_steps=1)
+    result = train(config)
     samples = (result.run_dir / "samples.jsonl").read_text()
     assert '"prompt": "0#8\\n1#1+1\\n="' in samples
     assert '"prompt": "0#8\\n1#2+2\\n="' in samples
+    # Resolved before a record is compared with it.
+    assert "answer_style: lenient\n" in (result.run_dir / "config.yaml").read_text()
+    train(replace(config, output_dir=result.run_dir, resume=True))
+    with pytest.raises(UserError, match="resume: answer_style is 'strict', but the run had 'lenient'"):
+        train(replace(config, output_dir=result.run_dir, resume=True, answer_style="strict"))
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "style"),
+    [
+        ("1+1", {}, "strict"),
+        ([QUESTION], {}, "lenient"),
+        ("1+1", {"chat": True}, "lenient"),
+        ("1+1", {"system_prompt": "8"}, "lenient"),
+        ("1+1", {"answer_style": "lenient"}, "lenient"),
+        ([QUESTION], {"answer_style": "strict"}, "strict"),
+    ],
+)
+def test_answers_to_a_conversation_are_looked_for_in_prose_too(
+    chat_model: LanguageModel, content: str, settings: dict[str, str], style: str
+) -> None:
+    prompts = encode_prompts(chat_model, [Prompt(content)], 6, **settings)  # type: ignore[arg-type]
+    rollout = sample(chat_model, prompts, num_generations=3, max_completion_length=2, temperature=1.0, seeds=[(0,)])
+    assert rollout.answer_style == style
+    rollout.texts[:] = ["So 1 + 1 = 2.", "So 1 + 1 = 2.", "#### 3"]
+    rollout.finished[:] = torch.tensor([True, False, False])
+    prose = "2" if style == "lenient" else None
+    assert [each and each.text for each in rollout.stated] == [prose, None, "3"]
+    assert [each and each.text for each in rollout.select([2, 0]).stated] == ["3", prose]

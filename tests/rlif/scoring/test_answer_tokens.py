@@ -2,6 +2,7 @@
 
 import pytest
 
+from rlif.answers.extract import stated_answer
 from rlif.scoring.answer_tokens import answer_tokens
 
 
@@ -25,5 +26,5 @@ class TokenPieces:
 )
 def test_the_answers_tokens_are_those_that_a_part_of_it_was_decoded_from(ids: list[int], tokens: list[int]) -> None:
     tokenizer = TokenPieces()
-    found = answer_tokens(tokenizer.decode(ids, skip_special_tokens=True), ids, tokenizer)  # type: ignore[arg-type]
+    found = answer_tokens(stated_answer(tokenizer.decode(ids, skip_special_tokens=True)), ids, tokenizer)  # type: ignore[arg-type]
     assert (None if found is None else ids[found]) == tokens

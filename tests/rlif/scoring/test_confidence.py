@@ -52,7 +52,7 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
     inputs = {
         "stats": stats,
         "completion_mask": rollout.completion_mask,
-        "completions": rollout.texts,
+        "stated": rollout.stated,
         "completion_ids": rollout.completion_ids,
         "tokenizer": language_model.tokenizer,
     }

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rlif.answers.extract import extract_answer
+from rlif.answers.extract import extract_answer, stated_answer
 from rlif.models.language_model import LanguageModel
 from rlif.scoring.answer_tokens import answer_tokens
 from rlif.self_feedback import sample as sampling
@@ -110,7 +110,7 @@ def test_the_elicited_answer_is_what_the_model_goes_on_with_greedily(language_mo
 def test_a_marker_gives_the_answers_tokens_and_a_completion_all_of_them(language_model: LanguageModel) -> None:
     texts = ["3+4\n#### 7", "3+4="]
     ids = [[*make_tokenizer()(text)["input_ids"], EOS] for text in texts]
-    arguments = (language_model, [[3], [3]], ids, texts)
+    arguments = (language_model, [[3], [3]], ids, [stated_answer(text) for text in texts])
     # A token a character: the 7 stands before the end token.
     marked = slice(len(ids[0]) - 2, len(ids[0]) - 1)
     assert find_answers(SampleOptions(answer_span="marker"), *arguments) == ([marked, None], ["7", None])
@@ -124,7 +124,7 @@ def test_a_marked_answer_has_all_bytes_of_its_characters_and_no_others(
     text: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-    tokens = answer_tokens(text, ids, tokenizer)
+    tokens = answer_tokens(stated_answer(text), ids, tokenizer)
     assert tokens is not None
     assert tokenizer.decode(ids[tokens]).strip() == extract_answer(text)
 
@@ -135,7 +135,7 @@ def test_an_elicited_answer_is_compared_without_the_marker_that_it_repeats(
     completion = language_model.tokenizer("3+4\n#### 7")["input_ids"]
     monkeypatch.setattr(sampling, "elicited_answers", lambda *arguments: [completion[-6:]])
     spans, answers = find_answers(
-        SampleOptions(answer_span="elicited"), language_model, [[3]], [completion], ["3+4\n#### 7"]
+        SampleOptions(answer_span="elicited"), language_model, [[3]], [completion], [stated_answer("3+4\n#### 7")]
     )
     assert answers == ["7"]
     assert spans == [slice(len(completion) - 6, len(completion))]

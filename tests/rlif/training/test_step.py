@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlif.answers import math_verification
 from rlif.data.prompts import read_prompts
 from rlif.models.language_model import load_language_model
 from rlif.rewards import load_rewards
@@ -167,3 +168,23 @@ def test_checkpointed_layers_run_twice_and_change_no_bit(make_config: MakeConfig
         assert not any(module.training for module in learner.models.scorer.model.modules())
     assert calls == {False: 2, True: 4}
     assert all(torch.equal(a, b) for a, b in zip(results[False], results[True], strict=True))
+
+
+def test_answers_that_cost_too_much_are_counted_and_cost_a_step_no_more_than_its_limit(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Slow(math_verification._Worker):
+        def ask(self, text: str) -> math_verification._Reply:
+            asked.append(text)
+            return math_verification._Reply(None, given_up=True, seconds=0.6 * math_verification.STEP_SECONDS)
+
+    monkeypatch.setattr(math_verification, "_worker", Slow())
+    learner = make(make_config(reward=("majority_vote",)))
+    rollout = roll(learner)
+    rollout.texts[:] = [rf"#### \sum_{{i=1}}^{{{number}}} i" for number in range(12)]
+    assert update(learner, rollout, 1, 0.0)["unread_answers"] == 12
+    assert len(asked) == 2
+    rollout = roll(learner)
+    assert update(learner, rollout, 2, 0.0)["unread_answers"] == 0
