@@ -56,7 +56,8 @@ def test_the_lock_of_a_killed_process_excludes_nobody(tmp_path: Path) -> None:
 
 
 def test_a_child_of_a_killed_process_does_not_keep_the_lock(tmp_path: Path) -> None:
-    fork = "import os; child = os.fork(); print(child, flush=True) if child else None; time.sleep(600)"
+    # The child says when it is there: it has forgotten the lock by then.
+    fork = "import os; os.fork() or print(os.getpid(), flush=True); time.sleep(600)"
     owner = start_owner(tmp_path / "run", fork)
     assert owner.stdout is not None
     child = int(owner.stdout.readline())
