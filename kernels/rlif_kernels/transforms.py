@@ -38,10 +38,19 @@ def keeps_graph() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-# Dynamo traces neither a Function with forward-mode AD, nor that its library op has none and would give no tangent.
-@torch.compiler.disable(reason="under torch.func and forward-mode AD the ops of rlif_kernels run uncompiled")
-def apply_uncompiled(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     return function.apply(*arguments)
+
+
+_uncompiled: list[Callable[..., Any]] = []
+
+
+# Dynamo traces neither a Function with forward-mode AD, nor that its library op has none and would give no tangent.
+def apply_uncompiled(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    if not _uncompiled:  # made on first use: it loads Dynamo, which takes as long to import as all of torch
+        reason = "under torch.func and forward-mode AD the ops of rlif_kernels run uncompiled"
+        _uncompiled.append(torch.compiler.disable(_apply, reason=reason))
+    return _uncompiled[0](function, *arguments)
 
 
 def check_first_backward(op: str, ctx: Any, grads: Sequence[Tensor | None]) -> None:

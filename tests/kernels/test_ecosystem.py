@@ -169,3 +169,14 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_importing_the_package_loads_neither_the_compiler_nor_triton():
+    # Each takes as long to import as torch; and kernels that are decorated by accident cannot be compiled for a GPU.
+    program = """
+import sys
+import rlif_kernels
+print([name for name in ("torch._dynamo", "triton") if name in sys.modules])
+"""
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]"
