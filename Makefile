@@ -50,10 +50,11 @@ format: $(STAMP)
 bench: $(BENCH_STAMP)
 	PYTHONPATH=$(BENCH_PEERS) $(BIN)/python -m benchmarks $(ARGS)
 
-# Speed and memory of the ops beside the naive form, held to what benchmarks/gates/gate.json has. Not part of `make test`:
-# a busy machine can fail it. ARGS=--write-gate takes this machine's figures, after a change that was meant.
+# Speed and memory of the ops beside the naive form, held to what benchmarks/gates/gate.json has, and the host's time for
+# a call beside eager's. Not part of `make test`: a busy machine can fail it. ARGS=--write-gate takes this machine's
+# figures, after a change that was meant.
 bench-gate: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest benchmarks/gates/test_cpu_ops.py -k test_gate $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest benchmarks/gates -k test_gate $(ARGS)
 
 # The ops of this tree and those of another commit, in turns: make bench-compare BASE=HEAD~3 ARGS="-k 64x8000"
 bench-compare: $(STAMP)
