@@ -124,7 +124,7 @@ def split_unit(text: str, unit: str = "") -> tuple[str, str, int]:
     return text[: words.start()], unit, exponent
 
 
-def _opposites(written: str) -> set[str]:
+def _opposites(written: str) -> frozenset[str]:
     first, *rest = written.lower().split()
     return (_OPPOSITES & {first, *rest}) | (_COMPASS & set(rest))
 
