@@ -38,8 +38,9 @@ _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trilli
 _NO_NOUNS = frozenset(
     [
         "or", "and", "to", "than", "minus", "plus", "times", "over", "by", "between", "not",
-        "no", "negative", "half", "halves", "thirds", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths",
-        "tens", "tenths", "hundreds", "hundredths", "thousandths", "point",
+        "no", "negative", "half", "halves", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "sixth",
+        "sixths", "seventh", "sevenths", "eighth", "eighths", "ninth", "ninths", "tens", "tenth", "hundredth",
+        "thousandth", "tenths", "hundreds", "hundredths", "thousandths", "point",
         "squared", "cubed", "from", "at", "least", "most", "about", "around",
         "approximately", "if", "when", "then", "is", "are", "was", "equals", "equal", "mod", "modulo", "base",
         "if", "infinity", "none", "all", "both", "th", "st", "nd", "rd", "choose", "factorial", "root",
@@ -54,7 +55,7 @@ _OPPOSITES = frozenset(
         "anticlockwise", "more", "less", "fewer", "increase", "decrease", "profit", "gain", "loss", "surplus",
         "deficit", "wins", "losses", "won", "lost", "early", "late", "earlier", "later", "ahead", "behind", "older",
         "younger", "taller", "shorter", "longer", "higher", "lower", "faster", "slower", "heavier", "lighter",
-        "larger", "bigger", "greater", "smaller", "noon", "midnight", "morning", "afternoon", "evening",
+        "larger", "ago", "bigger", "greater", "smaller", "noon", "midnight", "morning", "afternoon", "evening",
     ]
 )  # fmt: skip
 _COMPASS = frozenset("nsew")
@@ -102,7 +103,8 @@ def split_unit(text: str, unit: str = "") -> tuple[str, str, int]:
         unit: what the answer's currency said; "" for nothing.
 
     Returns:
-        The unit is "" where there is none, and one of `BARE_UNITS` where it says nothing beside the question.
+        The unit is "" where there is none, and one of `BARE_UNITS` where it says nothing beside the question. A rate
+        or a word with an opposite follows it, apart by a space.
     """
     degrees = _DEGREES.search(text)
     if degrees and _OPERAND_END.search(text, 0, degrees.start()) and not _ANGLE_FUNCTION.search(text):
@@ -118,9 +120,9 @@ def split_unit(text: str, unit: str = "") -> tuple[str, str, int]:
     kept = " ".join(sorted(_opposites(words["command"] or words["plain"])))
     unit = unit or named
     if named.startswith("/"):
-        unit = named if unit in BARE_UNITS else unit + named if unit != named else unit
+        unit = named if unit == named else f"{unit} {named}"
     if kept:
-        unit = kept if unit in BARE_UNITS else f"{unit} {kept}"
+        unit = f"{unit} {kept}"
     return text[: words.start()], unit, exponent
 
 
@@ -160,7 +162,11 @@ def _rate(written: str) -> str | None:
     if named is not None:
         return named
     above = _unit(rate["above"]) if rate["above"] else None
-    return f"/{below}" if above is None or above in BARE_UNITS else f"{above}/{below}"
+    return f"/{below}" if above is None or above in BARE_UNITS else _ratio(above, below)
+
+
+def _ratio(above: str, below: str) -> str:
+    return _TABLE.get(f"{above}/{below}", f"{above}/{below}")
 
 
 @lru_cache(maxsize=4096)
@@ -183,7 +189,7 @@ def _unit(written: str) -> str | None:
         over, under = _unit(above.strip()), _unit(below.strip())
         if over is None or under is None:
             return None
-        return f"/{under}" if over in BARE_UNITS else f"{over}/{under}"
+        return f"/{under}" if over in BARE_UNITS else _ratio(over, under)
     first, _, rest = text.partition(" ")
     # 18 miles away, 5 hours later; but 2 minutes 30 seconds are two numbers.
     return _unit(first) if rest and _NOUN.fullmatch(text) and not _NO_NOUNS.intersection(rest.split()) else None
