@@ -26,8 +26,8 @@ _ALIASES = {
     "degf": r"^\circ f|fahrenheit|degrees fahrenheit", "rad": "radian", "acre": "", "hectare": "ha", "mb": "megabyte",
     "gb": "gigabyte", "dozen": "", "pair": "", "quarter": "", "kelvin": "", "ppm": "parts per million",
 }  # fmt: skip
-# Units that say nothing beside the question: answers have them or not.
-BARE_UNITS = frozenset({"$", "degrees", "things"})
+# Units that say nothing beside the question: answers have them or not. So do the words "7 more" and "7 left".
+BARE_UNITS = frozenset({"$", "degrees", "things", "more", "left"})
 _BARE_ALIASES = {
     "$": ("dollar", "usd", "us$", "buck", r"\$", "$"),
     "degrees": ("degree", "deg"),
@@ -51,7 +51,7 @@ _NO_NOUNS = frozenset(
 _OPPOSITES = frozenset(
     [
         "north", "south", "east", "west", "northeast", "northwest", "southeast", "southwest", "up", "down", "upward",
-        "downward", "right", "forward", "forwards", "backward", "backwards", "clockwise", "counterclockwise",
+        "downward", "left", "right", "forward", "forwards", "backward", "backwards", "clockwise", "counterclockwise",
         "anticlockwise", "more", "less", "fewer", "increase", "decrease", "profit", "gain", "loss", "surplus",
         "deficit", "wins", "losses", "won", "lost", "early", "late", "earlier", "later", "ahead", "behind", "older",
         "younger", "taller", "shorter", "longer", "higher", "lower", "faster", "slower", "heavier", "lighter",
