@@ -42,6 +42,8 @@ def undecorated(text: str, start: int, end: int) -> Span | None:
         if label:
             start, end = _stripped(text, label.end(), end)
         start, end = _unwrapped(text, start, end)
+        if text.startswith("=", start, end):  # = 42
+            start += 1
         closing = _CLOSED_HEADING.search(text, max(start, end - 80), end)
         if closing:
             end = closing.start()

@@ -78,7 +78,10 @@ class Reading(NamedTuple):
     @property
     def key(self) -> Hashable:
         """The canonical key."""
-        return (self.value, "" if self.unit == "%" or self.unit in BARE_UNITS else self.unit, self.form)
+        unit = self.unit
+        if unit:
+            unit = " ".join(word for word in unit.split() if word != "%" and word not in BARE_UNITS)
+        return (self.value, unit, self.form)
 
 
 def answer_key(answer: str) -> Hashable:

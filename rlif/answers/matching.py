@@ -28,9 +28,10 @@ def is_right(answer: str, gold: str) -> bool:
     one, other = reading(answer), reading(gold)
     if one.key == other.key:
         return True
-    if one.form is not None or other.form is not None or one.bare is None or bool(one.unit) == bool(other.unit):
+    if one.form is not None or other.form is not None or one.bare is None or one.bare != other.bare:
         return False
-    return one.bare == other.bare
+    units = set(one.unit.split()), set(other.unit.split())
+    return units[0] < units[1] or units[1] < units[0]
 
 
 def matching_answers(answers: Sequence[str | None]) -> list[list[int]]:

@@ -59,6 +59,11 @@ def _several(items: Sequence[Meaning]) -> Meaning:
 
 
 def _list(tree: Node) -> Meaning:
+    if tree.name and any(_OPPOSITE.keys() & part.name.split() for part in tree.parts if part.kind == "relation"):
+        # x<1 or x>2 is most numbers, x<1 and x>2 is none.
+        return (
+            _union(tree) if tree.name == "or" else Meaning(("both", _several([meaning(part) for part in tree.parts])))
+        )
     assigned = None if tree.name == "or" else _assignments(tree.parts)
     return _several([meaning(part) for part in tree.parts]) if assigned is None else assigned
 

@@ -24,10 +24,10 @@ _ALIASES = {
     "kw": "kilowatt",
     "v": "volt", "hz": "hertz", "pa": "pascal", "mol": "mole", "degc": r"^\circ c|celsius|degrees celsius",
     "degf": r"^\circ f|fahrenheit|degrees fahrenheit", "rad": "radian", "acre": "", "hectare": "ha", "mb": "megabyte",
-    "gb": "gigabyte", "dozen": "",
+    "gb": "gigabyte", "dozen": "", "pair": "", "quarter": "", "kelvin": "", "ppm": "parts per million",
 }  # fmt: skip
-# Units that say nothing beside the question: answers have them or not.
-BARE_UNITS = frozenset({"$", "degrees", "things"})
+# Units that say nothing beside the question: answers have them or not. So do the words "7 more" and "7 left".
+BARE_UNITS = frozenset({"$", "degrees", "things", "more", "left"})
 _BARE_ALIASES = {
     "$": ("dollar", "usd", "us$", "buck", r"\$", "$"),
     "degrees": ("degree", "deg"),
@@ -38,12 +38,29 @@ _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trilli
 _NO_NOUNS = frozenset(
     [
         "or", "and", "to", "than", "minus", "plus", "times", "over", "by", "between", "not",
-        "no", "negative", "half", "point", "squared", "cubed", "from", "at", "least", "most", "about", "around",
+        "no", "negative", "half", "halves", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "sixth",
+        "sixths", "seventh", "sevenths", "eighth", "eighths", "ninth", "ninths", "tens", "tenth", "hundredth",
+        "thousandth", "tenths", "hundreds", "hundredths", "thousandths", "point",
+        "squared", "cubed", "from", "at", "least", "most", "about", "around",
         "approximately", "if", "when", "then", "is", "are", "was", "equals", "equal", "mod", "modulo", "base",
-        "if", "infinity", "none", "all", "both", "per", "th", "st", "nd", "rd", "choose", "factorial", "root",
+        "if", "infinity", "none", "all", "both", "th", "st", "nd", "rd", "choose", "factorial", "root",
         "square-root", "below", "above", "under", "zero", "divided", "multiplied",
     ]
 )  # fmt: skip
+# Words with an opposite, which are kept: 5 miles north are not 5 miles south.
+_OPPOSITES = frozenset(
+    [
+        "north", "south", "east", "west", "northeast", "northwest", "southeast", "southwest", "up", "down", "upward",
+        "downward", "left", "right", "forward", "forwards", "backward", "backwards", "clockwise", "counterclockwise",
+        "anticlockwise", "more", "less", "fewer", "increase", "decrease", "profit", "gain", "loss", "surplus",
+        "deficit", "wins", "losses", "won", "lost", "early", "late", "earlier", "later", "ahead", "behind", "older",
+        "younger", "taller", "shorter", "longer", "higher", "lower", "faster", "slower", "heavier", "lighter",
+        "larger", "ago", "bigger", "greater", "smaller", "noon", "midnight", "morning", "afternoon", "evening",
+    ]
+)  # fmt: skip
+_COMPASS = frozenset("nsew")
+# An hour, per day, each week.
+_RATE = re.compile(r"(?:(?P<above>.+) )?(?:per|an?|each|every) (?P<below>[a-z]+)")
 _WORDS = re.compile(
     r"(?:\s*\\(?:text|textrm|mathrm|mbox|hbox|operatorname|rm)\s*\{\s*(?P<command>[^{}\\]{1,60}?)\s*\}"
     r"|(?P<space>\s*)(?P<plain>[A-Za-z\u00a2\u20ac\u00a3][A-Za-z/.'\- ]{0,60}?))"
@@ -86,7 +103,8 @@ def split_unit(text: str, unit: str = "") -> tuple[str, str, int]:
         unit: what the answer's currency said; "" for nothing.
 
     Returns:
-        The unit is "" where there is none, and one of `BARE_UNITS` where it says nothing beside the question.
+        The unit is "" where there is none, and one of `BARE_UNITS` where it says nothing beside the question. A rate
+        or a word with an opposite follows it, apart by a space.
     """
     degrees = _DEGREES.search(text)
     if degrees and _OPERAND_END.search(text, 0, degrees.start()) and not _ANGLE_FUNCTION.search(text):
@@ -99,7 +117,18 @@ def split_unit(text: str, unit: str = "") -> tuple[str, str, int]:
     if found is None:
         return text, unit, 0
     named, exponent = found
-    return text[: words.start()], unit or named, exponent
+    kept = " ".join(sorted(_opposites(words["command"] or words["plain"])))
+    unit = unit or named
+    if named.startswith("/"):
+        unit = named if unit == named else f"{unit} {named}"
+    if kept:
+        unit = f"{unit} {kept}"
+    return text[: words.start()], unit, exponent
+
+
+def _opposites(written: str) -> frozenset[str]:
+    first, *rest = written.lower().split()
+    return (_OPPOSITES & {first, *rest}) | (_COMPASS & set(rest))
 
 
 def _named(words: re.Match[str], latex: bool) -> tuple[str, int] | None:
@@ -111,7 +140,7 @@ def _named(words: re.Match[str], latex: bool) -> tuple[str, int] | None:
         exponent, written = _MULTIPLIERS[first.lower()], rest.strip()
         if not written:
             return "", exponent
-    name = _unit(written)
+    name = _rate(written.lower()) or _unit(written)
     if name is not None:
         if words["command"] is None and len(written) == 1 and (latex or not words["space"]):
             return None  # 7m is a product
@@ -121,6 +150,23 @@ def _named(words: re.Match[str], latex: bool) -> tuple[str, int] | None:
     if words["command"] is None and (not words["space"] or max(map(len, written.split())) < 3):
         return None
     return None if _NO_NOUNS.intersection(written.lower().split()) else ("things", exponent)
+
+
+def _rate(written: str) -> str | None:
+    """A rate by time or measure of things that are counted: "an hour" and "apples per hour" are `/h`."""
+    rate = _RATE.fullmatch(written)
+    below = _unit(rate["below"]) if rate else None
+    if rate is None or below is None or below in BARE_UNITS:
+        return None
+    named = _TABLE.get(f"{rate['above']} per {rate['below']}")
+    if named is not None:
+        return named
+    above = _unit(rate["above"]) if rate["above"] else None
+    return f"/{below}" if above is None or above in BARE_UNITS else _ratio(above, below)
+
+
+def _ratio(above: str, below: str) -> str:
+    return _TABLE.get(f"{above}/{below}", f"{above}/{below}")
 
 
 @lru_cache(maxsize=4096)
@@ -141,7 +187,9 @@ def _unit(written: str) -> str | None:
     if " per " in text or "/" in text:
         above, _, below = text.replace("/", " per ").partition(" per ")
         over, under = _unit(above.strip()), _unit(below.strip())
-        return None if over is None or under is None else f"{over}/{under}"
+        if over is None or under is None:
+            return None
+        return f"/{under}" if over in BARE_UNITS else _ratio(over, under)
     first, _, rest = text.partition(" ")
     # 18 miles away, 5 hours later; but 2 minutes 30 seconds are two numbers.
     return _unit(first) if rest and _NOUN.fullmatch(text) and not _NO_NOUNS.intersection(rest.split()) else None

@@ -58,6 +58,7 @@ STRICT = [
     ("#### $42", "$42"),
     ("#### 42 apples", "42 apples"),
     ("#### 42.", "42"),
+    ("#### = 42", "42"),
     ("#### Paris", "Paris"),
     ("#### x = 5", "x = 5"),
     ("#### (B)", "(B)"),
@@ -117,6 +118,36 @@ LENIENT = [
     ("The answer is not 5. So it is 7.", "7", "number"),
     ("We look for the answer to this: first we add 5 and 3.\nSo he has 8 apples.", "8", "number"),
     ("So the final answer is:", None, None),
+    # Several solutions, and those that prose writes with a sign of its own.
+    ("The solutions are 2 and 3.", "2 and 3", "phrase"),
+    ("The answers are 1, 2, and 3.", "1, 2, and 3", "phrase"),
+    ("The solutions are $x = 2$ and $x = 3$.", "$x = 2$ and $x = 3$", "phrase"),
+    ("The answer is 5 and then we stop at 3.", "5", "phrase"),
+    ("The answer is 2.5 million.", "2.5 million", "phrase"),
+    ("The population is 3 million people.", "3 million", "number"),
+    ("The area is 25\u03c0.", "25\u03c0", "number"),
+    ("They need 2\u00bd cups.", "2\u00bd", "number"),
+    ("They need \u00bd cup.", "\u00bd", "number"),
+    ("The ratio is 3:4.", "3:4", "number"),
+    ("Therefore:\n\\[\n\\frac{1}{2}\n\\]", r"\frac{1}{2}", "number"),
+    ("Hence\n$$\n\\frac{3}{4}\n$$\nI hope this helps!", r"\frac{3}{4}", "number"),
+    ("Thus\n\\[\nx = 3\n+ y\n\\]", "3\n+ y", "equation"),
+    ("The answer is 42!", "42", "phrase"),
+    ("The answer is 5! = 120.", "120", "phrase"),
+    ("The answer is 5 * 3, which is 15.", "15", "phrase"),
+    ("So the correct option is D.", "D", "phrase"),
+    ("The correct answer is **option (C)**.", "C", "phrase"),
+    ("Therefore, option (B) is the correct answer.", "B", "phrase"),
+    ("The speed is 3 \u00d7 10^8 m/s.", "3 \u00d7 10^8", "number"),
+    ("The answer is 3.0 x 10^8 meters per second.", "3.0 x 10^8", "phrase"),
+    (r"He ate \frac{2}{3} of the pizza.", r"\frac{2}{3}", "number"),
+    ("\\[\n\\begin{aligned} x &= 3+4 \\\\ &= 7 \\end{aligned}\n\\]", "7", "equation"),
+    ("**Solution:**\n\nFirst, 3+4=7.\nThen 7*2=14.", "14", "equation"),
+    ("The answer is found by adding 3 and 4. So it is 7.", "7", "number"),
+    ("The solution is as follows. First 3+4=7. So 7*2=14.", "14", "equation"),
+    ("**Solution**: 7 apples.", "7", "phrase"),
+    ("Answer:\n```\n42\n```", "42", "phrase"),
+    ("Tom has 12 apples left after giving away 3.", "12", "number"),
 ]
 
 
@@ -222,7 +253,7 @@ def operations(function: Callable[[], object]) -> int:
     "repeated",
     [
         *(r"\boxed{", r"\boxed{1} ", "{", "#### ", "####\n", "#### a\n", "#### 1\n"),
-        *("**", "$", "The answer is ", "= ", "1 ", "(", "hope. "),
+        *("**", "$", "The answer is ", "= ", "1 ", "(", "hope. ", "\\[", "1 and ", "solution: "),
     ],
 )
 def test_the_work_grows_no_faster_than_the_text(repeated: str) -> None:

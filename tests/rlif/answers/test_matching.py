@@ -68,6 +68,8 @@ def test_there_are_many_pairs_of_many_kinds_in_both_directions() -> None:
         (r"\text{B}", "B"),
         ("1e2", "100"),
         ("42 apples", "42"),
+        ("7 more apples", "7"),
+        ("7 left", "7"),
         ("90°", "90"),
         ("50%", "0.5"),
     ],
@@ -222,3 +224,65 @@ def test_what_a_policy_may_write_has_a_key_without_computer_algebra(
     monkeypatch.setattr("rlif.answers.keys.evaluated", None)  # a call would be an error
     assert answers_match(answer, answer)
     assert not answers_match(answer, "46")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("5 miles north", "5 miles south"),
+        (r"5\text{ north}", r"5\text{ south}"),
+        ("30 degrees N", "30 degrees S"),
+        ("$5 profit", "$5 loss"),
+        ("3 steps forward", "3 steps backward"),
+        ("5 years older", "5 years younger"),
+        ("5 more", "5 fewer"),
+        ("12 noon", "12 midnight"),
+        ("7 in the morning", "7 in the evening"),
+        ("$5 an hour", "$5 a day"),
+        ("5 times a day", "5 times a week"),
+        ("5 apples per hour", "5 apples per day"),
+        ("5 days ago", "5 days later"),
+        ("5 steps left", "5 steps right"),
+        ("3 fourths", "3"),
+        ("1 third", "1"),
+        ("2 hundredths", "2"),
+        ("7 tens", "7"),
+        ("x<1 and x>2", "x<1 or x>2"),
+        ("5 kelvin", "5 ppm"),
+    ],
+)
+def test_opposites_rates_and_parts_of_one_are_told_apart(one: str, other: str) -> None:
+    assert not answers_match(one, other)
+    assert not is_right(one, other)
+    assert not is_right(other, one)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("5 miles north", "5"),
+        ("5 miles north", "5 miles"),
+        ("6 feet taller", "6 feet"),
+        ("$5 per hour", "5"),
+        ("$5 per hour", "$5 an hour"),
+        ("5 miles an hour", "5 mph"),
+        ("5 more apples", "5"),
+        ("5 more apples", "5 apples"),
+        ("$5 less", "$5"),
+        ("$5 per hour", "$5"),
+        ("60 km/hr", "60 kmph"),
+        ("60 km per hour", "60 km/h"),
+        ("3 quarters", "3"),
+        ("x<1 or x>2", r"(-\infty,1)\cup(2,\infty)"),
+        ("\u20135", "-5"),
+        ("5\u20448", "5/8"),
+        ("\u215d", "0.625"),
+        ("x\u207b\u00b9", r"\frac{1}{x}"),
+        ("2\u00b9\u2070", "2^{10}"),
+        ("x\u2081", "x_1"),
+        ("\ufeff5", "5"),
+    ],
+)
+def test_a_unit_direction_or_rate_may_stand_on_one_side_alone(answer: str, gold: str) -> None:
+    assert is_right(answer, gold)
+    assert is_right(gold, answer)
