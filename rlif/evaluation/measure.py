@@ -165,7 +165,7 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
     values = {"accuracy@1": correct[:, 0], f"average@{count}": correct.mean(axis=1)}
     values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
     for name, scores in completions.scores.items():
-        values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores))
+        values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores, clusters))
     voters = [name for name in ("self_certainty",) if name in completions.scores] or list(completions.scores)
     for name in voters:
         for power in borda_powers:
