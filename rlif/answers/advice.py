@@ -8,6 +8,8 @@ from itertools import islice
 
 from rlif.answers.extract import AnswerStyle
 
+# Where fewer completions state an answer, measures of their answers say more of the others.
+FEW_ANSWERED = 0.5
 # Completions that are shown, and the characters of each: its end, where an answer would stand.
 EXAMPLES = 3
 EXAMPLE_LENGTH = 200

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlif.answers.advice import how_to_get_answers
+from rlif.answers.advice import FEW_ANSWERED, how_to_get_answers
 from rlif.answers.extract import AnswerStyle
 from rlif.metrics.bootstrap import Resampled
 
@@ -59,7 +59,7 @@ class Thresholds:
     """Share of completions that end by themselves. Lower: said, but no verdict."""
     min_parse_rate: float = 0.8
     """Share of completions that state an answer. Lower: said, but no verdict."""
-    min_told_parse_rate: float = 0.5
+    min_told_parse_rate: float = FEW_ANSWERED
     """Lower: cannot tell. The rest count as disagreeing, so agreement would say more of them than of the answers."""
 
 
