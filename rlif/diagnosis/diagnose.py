@@ -18,6 +18,7 @@ from rich.console import Console
 from rlif.answers.advice import examples
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import AnswerStyle
+from rlif.answers.keys import answer_key
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
@@ -71,7 +72,7 @@ class Diagnosis:
     over completions; agreement: the share of a group that states its most common answer, mean over prompts;
     common_answer: share of the prompts whose majority answer is the most frequent of all prompts' majority answers."""
     distinct_answers: int
-    """How many different majority answers the prompts have, as text."""
+    """How many different majority answers the prompts have."""
     rewards: dict[str, RewardDiagnosis]
     accuracy: Estimate | None
     """Share of right completions among those of prompts with a gold answer; None without any. Not in the verdict."""
@@ -248,7 +249,8 @@ def judge(
     """Take the measures, and verdicts from them."""
     num_prompts, num_generations = samples.tokens.shape
     tokens: Floats = samples.tokens.sum(axis=1)
-    common = max(Counter(samples.majority_answers).items(), key=lambda item: item[1], default=(None, 0))[0]
+    keys = [answer_key(answer) for answer in samples.majority_answers]
+    common = max(Counter(keys).items(), key=lambda item: item[1], default=(None, 0))[0]
     measures = {
         "entropy": bootstrap.ratio(samples.entropy.sum(axis=1), tokens),
         "self_certainty": bootstrap.ratio(samples.self_certainty.sum(axis=1), tokens),
@@ -260,7 +262,7 @@ def judge(
     }
     has_majority = samples.agrees.sum(axis=1) > 0
     is_common = np.zeros(num_prompts)
-    is_common[has_majority] = [answer == common for answer in samples.majority_answers]
+    is_common[has_majority] = [key == common for key in keys]
     measures["common_answer"] = bootstrap.ratio(is_common, has_majority.astype(np.float64))
 
     # Where no two completions agree there is no majority to speak of.
@@ -290,7 +292,7 @@ def judge(
         num_generations=num_generations,
         temperature=temperature,
         measures=estimates(measures),
-        distinct_answers=len(set(samples.majority_answers)),
+        distinct_answers=len(set(keys)),
         rewards=rewards,
         accuracy=bootstrap.mean(samples.correct.mean(axis=1)).estimate if has_gold else None,
         warnings=model_warnings(measures, thresholds, answer_style),

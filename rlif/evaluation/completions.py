@@ -194,14 +194,13 @@ def _is_missing(value: object) -> bool:
 
 
 def _gold(value: object, place: str) -> str | None:
-    if _is_missing(value):
-        return None
-    return gold_answer(_text(value, "answer", place))
+    is_number = isinstance(value, Decimal | int | float) and not isinstance(value, bool)
+    return gold_answer(value if value is None or is_number else _text(value, "answer", place))
 
 
 def _text(value: object, name: str, place: str) -> str:
     if isinstance(value, Decimal | int | float) and not isinstance(value, bool) and name.startswith("answer"):
-        return format(Decimal(str(value)), "f")
+        return gold_answer(value) or ""  # written out as gold answers are
     if not isinstance(value, str):
         raise UserError(f"{place}: got {_shown(value)} for `{name}`, expected text")
     try:

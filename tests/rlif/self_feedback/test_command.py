@@ -64,7 +64,11 @@ def test_stages_one_by_one_write_what_all_in_one_writes_and_a_repetition_changes
 ) -> None:
     run_self_feedback(make_config())
     printed = capsys.readouterr().out
-    for word in ("sample: 24 completions of 6 prompts", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
+    said = "sample: few completions state an answer; try answer_style lenient"
+    nothing = (
+        "measure: no completion of the start model and the tuned model states an answer, so that 0% is no measurement"
+    )
+    for word in (said, nothing, "sample: 24 completions of 6 prompts", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
         assert word in printed
     together = contents(tmp_path / "out")
     assert {
