@@ -26,7 +26,7 @@ _COPULA = re.compile(r"\b(?:is|are|was|were|be|equals)\s+", re.IGNORECASE)
 _ARTICLES = frozenset({"the", "a", "an"})
 # A number is a part of something else before these (5x, 5k, 2\pi, 2\sqrt{3}, 10^3, 5!, 3:4, 1,2) …
 _GOES_ON = re.compile(
-    r"[A-Za-z](?![A-Za-z])|\s?\\(?!\\|%|,|;|\)|\]|text|mathrm)|\s?[\u221a\u03c0^]|[_!]|\s?:\s?\d|,\d|\.\d"
+    r"[A-Za-z](?![A-Za-z])|\s?\\(?!\\|%|,|;|\)|\]|text|mathrm)|\s?[\u221a\u03c0^]|[_!]|\s?:\s?\d|[,.'\u2019]\d"
 )
 # … behind these (x_1, 2^5, \sqrt 5, \frac{1}{2}, 3:4), …
 _WENT_BEFORE = re.compile(r"(?:\\[A-Za-z]+\s*|\d\s?:\s?|[_^\u221a]|(?<!boxed)(?<!fbox)\{)$")
@@ -36,6 +36,9 @@ _ENUMERATION = re.compile(
     r"^[ \t]*(?:#+ )?\**(?:(?:step|question|problem|part) )?\(?(\d+)\**[.):]", re.IGNORECASE | re.MULTILINE
 )
 _MULTIPLIER = re.compile(r"\s(?:hundred|thousand|million|billion|trillion)\b", re.IGNORECASE)
+# Several numbers that are one answer: 2 and 3, x = 2 or x = 3.
+_LIST_GOES_ON = re.compile(r"\s*(?:,|and\b|or\b)\s*(?:[A-Za-z]\s*=\s*)?[-\u2212$]?\d")
+_LIST_BEFORE = re.compile(r"\d\s*(?:,|and|or)\s+(?:[A-Za-z]\s*=\s*)?[-\u2212$]?$")
 # What makes an expression a part of a longer one.
 _JOINED = re.compile(r"(?:\w|[+\-\u2212*/^\u00d7.]\s?)$")
 _JOINS = re.compile(r"\w|\s?[+\-\u2212*/^\u00d7]|\.\d")
@@ -75,12 +78,15 @@ def _named(asked: str, question: str, cut_off: bool) -> Iterator[str]:
     if cut_off and line[-1].isalnum():
         line = line.rpartition(" ")[0]  # the last word or number may be a part of one
     stated = stated_answer(line, style="lenient", finished=True)
+    sentence = _SENTENCE_END.split(line.removeprefix("Answer:"), maxsplit=1)[0]
     if stated is not None and any(character.isdigit() for character in stated.text):
+        if _LIST_GOES_ON.match(line, stated.end) or _LIST_BEFORE.search(line, 0, stated.start):
+            yield sentence.strip()  # one number of several is a part of the answer
+            return
         whole = [place for place in _number_places(line) if place[0] == stated.start]
         end = whole[0][1] if whole else stated.end
         yield line[stated.start : end] + (_unit_behind(line, end) if whole else "")
         return
-    sentence = _SENTENCE_END.split(line.removeprefix("Answer:"), maxsplit=1)[0]
     if cut_off:  # what stands before a comma is whole
         yield sentence.rpartition(",")[0].partition(",")[0]
         return
@@ -109,8 +115,15 @@ def _place(text: str, answer: str, question: str) -> Span | None:
     if not places:
         return None
     start, end = max(places, key=lambda place: place[1])
+    if _is_said_first(text, start, end):
+        return start, end
     is_told = (len(answer.strip()) == 1 and answer.strip().isalpha()) or any(True for _ in _places(question, answer))
     return None if is_told and _WORD.search(text, end) else (start, end)
+
+
+def _is_said_first(text: str, start: int, end: int) -> bool:
+    """Whether a text begins with a place and a pause: "Yes, since …", "(C) 14"."""
+    return not _WORD.search(text, 0, start) and text[end : end + 1] in tuple(",.:!)")
 
 
 def _is_number_in(text: str, stated: Stated) -> bool:
@@ -119,22 +132,25 @@ def _is_number_in(text: str, stated: Stated) -> bool:
 
 def _places(text: str, answer: str) -> Iterator[Span]:
     """Yield where a text has the answer as a number of its value, or else as its words or signs."""
-    if any(character.isdigit() for character in answer):
+    has_digits = any(character.isdigit() for character in answer)
+    if has_digits or reading(answer).bare is not None:
         for start, end in _number_places(text):
             if is_right(text[start:end] + _unit_behind(text, end), answer):
                 yield start, end
-        if len(_WORD.findall(answer)) > 1 or any(character.isalpha() for character in answer):
-            yield from _literal_places(text, answer)
-    else:
+    if not has_digits:
         yield from _word_places(text, answer)
+    elif len(_WORD.findall(answer)) > 1 or any(character.isalpha() for character in answer):
+        yield from _literal_places(text, answer)
+    elif answer != "1":  # which is said of many things: this one
+        yield from (
+            word.span() for word in _WORD.finditer(text) if not word[0][0].isdigit() and is_right(word[0], answer)
+        )
 
 
 def _number_places(text: str) -> Iterator[Span]:
     """Yield where the numbers of a text stand that are no part of something else."""
-    others = [match.span() for match in _POINT.finditer(text)] + [
-        match.span(1) for match in _ENUMERATION.finditer(text)
-    ]
-    taken = {place for start, end in others for place in range(start, end)}
+    taken = {place for match in _POINT.finditer(text) for place in range(*match.span())}
+    taken |= {match.start(1) for match in _ENUMERATION.finditer(text)}
     for start, end in numbers_in(text):
         before = text[max(0, start - _NEIGHBOURHOOD) : start].removesuffix("$").removesuffix("\\")
         if start in taken or _GOES_ON.match(text, end) or _WENT_BEFORE.search(before):

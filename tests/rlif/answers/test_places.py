@@ -26,6 +26,14 @@ from rlif.answers.places import answer_place
         ("He has 12 apples and eats 5.", "He has 12 apples, eats 5 and so on. There are 7 left.", " 12", None),
         ("He has 12 apples.", "He has 12 - 0 = 12 apples.", " 12", "12"),  # it states what the question has
         ("Name a city.", "It is Paris, I think.", " Paris, which is the capital of France", "Paris"),
+        ("Is 3 prime? Answer yes or no.", "Yes, it has no divisors.", " Yes.", "Yes"),
+        ("Is 3 prime? Answer yes or no.", "Well, yes or no? It has no divisors.", " Yes.", None),
+        ("", "She has twenty-one coins, I say.", " 21", "twenty-one"),
+        ("", "She has 20 coins, I say.", " Twenty.", "20"),
+        ("", "She has this one.", " 1", None),
+        ("", "x=2 or x=3", " 2 and 3", None),  # one of them is a part
+        ("", "It is 2 and 3, I say so.", " 2 and 3", "2 and 3"),
+        ("", "He is 5'6\" tall", " 5", None),
         ("", "So x^2+1 it is.", " $x^2+1$", "x^2+1"),
         ("", "So x^2+1-y it is.", " $x^2+1$", None),
         ("", "The capital of France is Paris.", " The capital of France is Lyon", None),
