@@ -75,7 +75,8 @@ class Diagnosis:
     """How many different majority answers the prompts have."""
     rewards: dict[str, RewardDiagnosis]
     accuracy: Estimate | None
-    """Share of right completions among those of prompts with a gold answer; None without any. Not in the verdict."""
+    """Share of right completions among those of prompts with a gold answer; None without any, or if no completion states
+    an answer. Not in the verdict."""
     warnings: tuple[str, ...]
     """What makes the measures doubtful."""
     thresholds: Thresholds
@@ -267,7 +268,8 @@ def judge(
 
     # Where no two completions agree there is no majority to speak of.
     agrees = np.where(samples.agrees.sum(axis=1, keepdims=True) > 1, samples.agrees, np.nan)
-    has_gold = bool((~np.isnan(samples.correct)).any())
+    # Without any answer nothing is right, which is no measurement.
+    has_gold = bool((~np.isnan(samples.correct)).any() and samples.parsed.any())
     lengths = advantages_of(samples.tokens)
     agreeing = samples.agrees - samples.agrees.mean(axis=1, keepdims=True)
     rewards = {}

@@ -128,7 +128,9 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     )
     if answered < FEW_ANSWERED * len(completions):
         ended = sum(completion["finished"] for completion in completions) / len(completions)
-        advice = how_to_get_answers(config.answer_style, ended)
+        # Where answers are elicited, prose is read whatever the style.
+        style = "lenient" if config.sample.answer_span == "elicited" else config.answer_style
+        advice = how_to_get_answers(style, ended)
         console.print(
             f"sample: few completions state an answer; {advice}", highlight=False, soft_wrap=True, markup=False
         )

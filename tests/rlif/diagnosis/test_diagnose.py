@@ -244,6 +244,7 @@ def test_a_model_that_states_no_answer_gets_no_verdict_but_why_three_examples_an
     found = json.loads((tmp_path / "found.json").read_text())
     assert {each["verdict"]["outlook"] for each in found["rewards"].values()} == {"cannot tell"}
     assert found["measures"]["common_answer"]["value"] is None
+    assert found["accuracy"] is None  # 0% would be no measurement
     assert "self_certainty: Cannot tell (sure: 100%). Only 0% of the completions state an answer" in printed
     assert "Likely to help" not in printed
     assert "isk of collapse" not in printed
