@@ -75,8 +75,8 @@ class Diagnosis:
     """How many different majority answers the prompts have."""
     rewards: dict[str, RewardDiagnosis]
     accuracy: Estimate | None
-    """Share of right completions among those of prompts with a gold answer; None without any, or if no completion states
-    an answer. Not in the verdict."""
+    """Share of right completions among those of prompts with a gold answer; None without any, or if no completion
+    states an answer. Not in the verdict."""
     warnings: tuple[str, ...]
     """What makes the measures doubtful."""
     thresholds: Thresholds
