@@ -77,13 +77,20 @@ def main() -> None:
     for index in scores[0].argsort(descending=True).tolist():
         print(f"  {scores[0, index]:7.3f}  {completions[0][index].strip()!r}")
     if answers is not None:
+        from rlif.answers.extract import extract_answer
+        from rlif.answers.matching import is_right
+        from rlif.metrics.selection import answer_clusters, best_choice
+
+        stated = [[extract_answer(text) for text in texts] for texts in completions]
         right = torch.tensor(
             [
-                [text.rpartition("#### ")[2].strip() == answer for text in texts]
-                for texts, answer in zip(completions, answers, strict=True)
+                [each is not None and is_right(each, answer) for each in group]
+                for group, answer in zip(stated, answers, strict=True)
             ]
         )
-        surest = right.gather(1, scores.argmax(dim=1, keepdim=True))
+        # As in the paper, completions without an answer are left out where any has one.
+        choice = torch.from_numpy(best_choice(scores.numpy(), answer_clusters(stated)))
+        surest = right.gather(1, choice[:, None])
         print(f"Right answers to {len(prompts)} sums:")
         print(f"  a sample          {right.float().mean():6.1%}")
         print(f"  the surest of {arguments.n:<3d} {surest.float().mean():6.1%}")

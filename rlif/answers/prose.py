@@ -88,6 +88,13 @@ def stated_in_prose(text: str, finished: bool | None) -> tuple[ProseTier, Span] 
     return _by_last_sentence(text, _last_sentence(text, end))
 
 
+def numbers_in(text: str) -> Iterator[Span]:
+    """Yield where the numbers of a text stand, those left out that are yet to be added up."""
+    for number in _NUMBER.finditer(text):
+        if not _is_operand(number):
+            yield _with_percent(text, number.start(), number.end(), len(text))
+
+
 def _by_phrase(text: str) -> Span | None:
     last = _last(_PHRASE.finditer(text))
     option = _last(_RIGHT_OPTION.finditer(text))

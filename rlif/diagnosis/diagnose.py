@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from rlif.answers.advice import examples
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import AnswerStyle
+from rlif.answers.keys import answer_key
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
@@ -70,14 +72,19 @@ class Diagnosis:
     over completions; agreement: the share of a group that states its most common answer, mean over prompts;
     common_answer: share of the prompts whose majority answer is the most frequent of all prompts' majority answers."""
     distinct_answers: int
-    """How many different majority answers the prompts have, as text."""
+    """How many different majority answers the prompts have."""
     rewards: dict[str, RewardDiagnosis]
     accuracy: Estimate | None
-    """Share of right completions among those of prompts with a gold answer; None without any. Not in the verdict."""
+    """Share of right completions among those of prompts with a gold answer; None without any, or if no completion
+    states an answer. Not in the verdict."""
     warnings: tuple[str, ...]
     """What makes the measures doubtful."""
     thresholds: Thresholds
     """Those of the verdicts."""
+    answer_style: AnswerStyle
+    """Where answers were looked for."""
+    unanswered: tuple[str, ...]
+    """The ends of a few completions that state no answer, of different prompts."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ class Samples:
     rewards: dict[str, Floats]
     majority_answers: list[str]
     """Of the groups that have one."""
+    unanswered: list[str]
+    """The first completion of each group that states no answer, if one does not."""
 
 
 @torch.no_grad()
@@ -133,6 +142,8 @@ def diagnose(
         temperature: of sampling and of the statistics; greater than 0.
         chat: put prompts that are plain text into the chat template too.
         system_prompt: before every conversation.
+        answer_style: where answers are looked for (`rlif.answers.extract`). None: lenient where prompts go through a
+            chat template.
         batch_size: prompts sampled at a time. Changes nothing but memory and rounding.
         max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.
@@ -142,7 +153,7 @@ def diagnose(
         console: shows a progress bar; None shows nothing.
 
     Raises:
-        UserError: bad input, or no completion states an answer.
+        UserError: bad input.
     """
     if num_generations < 2:
         raise UserError(f"num_generations: got {num_generations!r}, expected at least 2: agreement is within a group")
@@ -179,7 +190,8 @@ def diagnose(
             looks.append(to_samples(rollout, stats, rewards, language_model))
             move(len(batch))
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
-    return judge(join(looks), Bootstrap(len(encoded), resamples=resamples, seed=seed), temperature, thresholds)
+    bootstrap = Bootstrap(len(encoded), resamples=resamples, seed=seed)
+    return judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
 
 
 def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:
@@ -208,6 +220,11 @@ def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, lang
             each.name: _groups((-1 if each.weight < 0 else 1) * parts[each.name].cpu().numpy(), size)
             for each in rewards.rewards
         },
+        unanswered=[
+            texts[0]
+            for start in range(0, len(rollout.texts), size)
+            if (texts := [rollout.texts[row] for row in range(start, start + size) if rollout.stated[row] is None])
+        ],
         majority_answers=[first.text for rows in groups if rows and (first := rollout.stated[rows[0]])],
     )
 
@@ -219,24 +236,22 @@ def join(parts: Sequence[Samples]) -> Samples:
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
         rewards={name: np.concatenate([part.rewards[name] for part in parts]) for name in parts[0].rewards},
         majority_answers=[answer for part in parts for answer in part.majority_answers],
+        unanswered=[text for part in parts for text in part.unanswered],
     )
 
 
-def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds: Thresholds) -> Diagnosis:
-    """Measures, and verdicts from them.
-
-    Raises:
-        UserError: no completion states an answer.
-    """
+def judge(
+    samples: Samples,
+    bootstrap: Bootstrap,
+    temperature: float,
+    thresholds: Thresholds,
+    answer_style: AnswerStyle = "strict",
+) -> Diagnosis:
+    """Take the measures, and verdicts from them."""
     num_prompts, num_generations = samples.tokens.shape
-    if not samples.majority_answers:
-        raise UserError(
-            f"data: none of {samples.tokens.size} completions states an answer (#### ANSWER or \\boxed{{ANSWER}}), so "
-            f"that agreement cannot be measured; {samples.finished.mean():.0%} ended by themselves: ask for that form "
-            "in the prompts or with system_prompt, or raise max_completion_length"
-        )
     tokens: Floats = samples.tokens.sum(axis=1)
-    (common, _), *_ = Counter(samples.majority_answers).most_common(1)
+    keys = [answer_key(answer) for answer in samples.majority_answers]
+    common = max(Counter(keys).items(), key=lambda item: item[1], default=(None, 0))[0]
     measures = {
         "entropy": bootstrap.ratio(samples.entropy.sum(axis=1), tokens),
         "self_certainty": bootstrap.ratio(samples.self_certainty.sum(axis=1), tokens),
@@ -248,12 +263,13 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
     }
     has_majority = samples.agrees.sum(axis=1) > 0
     is_common = np.zeros(num_prompts)
-    is_common[has_majority] = [answer == common for answer in samples.majority_answers]
+    is_common[has_majority] = [key == common for key in keys]
     measures["common_answer"] = bootstrap.ratio(is_common, has_majority.astype(np.float64))
 
     # Where no two completions agree there is no majority to speak of.
     agrees = np.where(samples.agrees.sum(axis=1, keepdims=True) > 1, samples.agrees, np.nan)
-    has_gold = bool((~np.isnan(samples.correct)).any())
+    # Without any answer nothing is right, which is no measurement.
+    has_gold = bool((~np.isnan(samples.correct)).any() and samples.parsed.any())
     lengths = advantages_of(samples.tokens)
     agreeing = samples.agrees - samples.agrees.mean(axis=1, keepdims=True)
     rewards = {}
@@ -281,11 +297,13 @@ def judge(samples: Samples, bootstrap: Bootstrap, temperature: float, thresholds
         num_generations=num_generations,
         temperature=temperature,
         measures=estimates(measures),
-        distinct_answers=len(set(samples.majority_answers)),
+        distinct_answers=len(set(keys)),
         rewards=rewards,
         accuracy=bootstrap.mean(samples.correct.mean(axis=1)).estimate if has_gold else None,
-        warnings=model_warnings(measures, thresholds),
+        warnings=model_warnings(measures, thresholds, answer_style),
         thresholds=thresholds,
+        answer_style=answer_style,
+        unanswered=examples(samples.unanswered),
     )
 
 

@@ -83,6 +83,10 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         say(console, f"{name}: {'. '.join(sentences)}.", bold=len(name))
         for warning in ruling.warnings:
             say(console, f"Warning: {warning}.")
+    if any(found.verdict.outlook == "cannot tell" for found in diagnosis.rewards.values()):
+        say(console, f"Completions without an answer, {diagnosis.answer_style} style, end like this:")
+        for text in diagnosis.unanswered:
+            say(console, f"  {text or '(nothing)'}")
     for warning in diagnosis.warnings:
         say(console, f"Warning: {warning}.")
     say(

@@ -1,11 +1,12 @@
 """From measures of a model and a reward to a verdict in words: rules, their thresholds, and how sure they are.
 
-The rules look at what needs no label, and the first that applies decides. There is a risk of collapse where the model
-has collapsed already (one answer to most prompts, loops), where there is nothing to be confident about (groups do not
-agree), and where much of what the reward prefers has nothing to do with the answers: training finds that, too. There is
-little to gain where the reward hardly ever tells the completions of a group apart, and where the model is sure already
-(groups that agree, low entropy). Otherwise the groups disagree and the reward knows which side to take: it is likely to
-help.
+The rules look at what needs no label, and the first that applies decides. They cannot tell where most completions state
+no answer: how far answers agree is then unknown, and so is what the reward has to do with them. There is a risk of
+collapse where the model has collapsed already (one answer to most prompts, loops), where there is nothing to be
+confident about (groups do not agree), and where much of what the reward prefers has nothing to do with the answers:
+training finds that, too. There is little to gain where the reward hardly ever tells the completions of a group apart,
+and where the model is sure already (groups that agree, low entropy). Otherwise the groups disagree and the reward knows
+which side to take: it is likely to help.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from rlif.answers.advice import FEW_ANSWERED, how_to_get_answers
+from rlif.answers.extract import AnswerStyle
 from rlif.metrics.bootstrap import Resampled
 
 # These reward the majority itself: that they tell it from the others says nothing.
 AGREEMENT_REWARDS = ("majority_vote", "semantic_entropy")
 
-Outlook = Literal["likely to help", "little to gain", "risk of collapse"]
+Outlook = Literal["likely to help", "little to gain", "risk of collapse", "cannot tell"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Thresholds:
     """Share of completions that end by themselves. Lower: said, but no verdict."""
     min_parse_rate: float = 0.8
     """Share of completions that state an answer. Lower: said, but no verdict."""
+    min_told_parse_rate: float = FEW_ANSWERED
+    """Lower: cannot tell. The rest count as disagreeing, so agreement would say more of them than of the answers."""
 
 
 # By the size of the vocabulary from which they hold, the largest first: nats a token of one tokenizer and text say
@@ -98,7 +103,7 @@ class Verdict:
     """What training with a reward would do, stopped in time: whether held-out accuracy rises before it falls.
 
     "likely to help": it rises first. "little to gain": it hardly moves. "risk of collapse": it falls without having
-    risen.
+    risen. "cannot tell": too few completions state an answer to know.
     """
 
     outlook: Outlook
@@ -138,8 +143,10 @@ def verdict(measures: Mapping[str, Resampled], reward: str, thresholds: Threshol
     return Verdict(ruling.outlook, sureness, ruling.reasons, tuple(warnings), lab_record(ruling.outlook))
 
 
-def model_warnings(measures: Mapping[str, Resampled], thresholds: Thresholds) -> tuple[str, ...]:
-    """What makes the measures of a model doubtful, in sentences."""
+def model_warnings(
+    measures: Mapping[str, Resampled], thresholds: Thresholds, answer_style: AnswerStyle = "strict"
+) -> tuple[str, ...]:
+    """Say what makes the measures of a model doubtful, in sentences."""
     warnings = []
     if (eos_rate := measures["eos_rate"].value) < thresholds.min_eos_rate:
         warnings.append(
@@ -148,8 +155,8 @@ def model_warnings(measures: Mapping[str, Resampled], thresholds: Thresholds) ->
         )
     if (parse_rate := measures["parse_rate"].value) < thresholds.min_parse_rate:
         warnings.append(
-            f"only {parse_rate:.0%} of the completions state an answer (#### ANSWER or \\boxed{{ANSWER}}): the others "
-            "count as disagreeing; ask for that form in the prompt or with system_prompt"
+            f"only {parse_rate:.0%} of the completions state an answer, and the others count as disagreeing: "
+            f"{how_to_get_answers(answer_style)}"
         )
     return tuple(warnings)
 
@@ -167,6 +174,12 @@ def rule(values: Mapping[str, float], reward: str, thresholds: Thresholds) -> Ru
     t, v = thresholds, values
     min_alignment = t.min_alignment if v["agreement"] < t.settled_agreement else t.min_settled_alignment
     rules: tuple[tuple[bool, Outlook, str], ...] = (
+        (
+            v["parse_rate"] < t.min_told_parse_rate,
+            "cannot tell",
+            f"only {v['parse_rate']:.0%} of the completions state an answer (less than {t.min_told_parse_rate:.0%}): "
+            "how far answers agree is unknown, and so is what the reward has to do with them",
+        ),
         (
             v["common_answer"] > t.max_common_answer,
             "risk of collapse",

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers
 from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
 from rlif.answers.matching import is_right
 from rlif.data.rows import written_out
@@ -47,6 +48,10 @@ class Completions:
     """(P, N) finite numbers each; higher is more confident."""
     tiers: Mapping[str, int] = field(default_factory=dict)
     """How many answers each rule of `rlif.answers.extract` found in the completions; none where a file has answers."""
+    unanswered: tuple[str, ...] = ()
+    """The ends of a few completions that state no answer, of different prompts."""
+    advice: str | None = None
+    """What may help where few state an answer; None where a file has answers in place of completions."""
 
     @property
     def num_generations(self) -> int:
@@ -111,7 +116,7 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
     prompts: list[str] = []
     golds: list[str | None] = []
     answers: list[list[str | None]] = []
-    tiers: Counter[str] = Counter()
+    found = _Found()
     scores: dict[str, list[list[float]]] = {}
     rows = read_table(
         path, argument="completions", columns=COMPLETIONS_COLUMNS, config=None, split=None, default="train"
@@ -119,7 +124,7 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
     first = ""
     for where, values in rows:
         place = f"completions: {path}, {where}"
-        group, line_scores = _answers(values, place, answer_style, tiers), _scores(values.get("scores"), place)
+        group, line_scores = _answers(values, place, answer_style, found), _scores(values.get("scores"), place)
         count = len(answers[0]) if answers else len(group)
         if len(group) != count:
             raise UserError(f"{place}: got {len(group)} completions, expected {count} as in {first}")
@@ -137,10 +142,31 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
             scores.setdefault(name, []).append(numbers)
     if not prompts:
         raise UserError(f"completions: {path} is empty, expected at least one line with `prompt` and `completions`")
-    return Completions(prompts, golds, answers, {name: np.array(numbers) for name, numbers in scores.items()}, tiers)
+    ended = found.ended
+    return Completions(
+        prompts,
+        golds,
+        answers,
+        {name: np.array(numbers) for name, numbers in scores.items()},
+        found.tiers,
+        examples(found.unanswered),
+        how_to_get_answers(answer_style, sum(ended) / len(ended) if ended else None) if found.texts else None,
+    )
 
 
-def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, tiers: Counter[str]) -> list[str | None]:
+@dataclass
+class _Found:
+    """What is found out about the texts of completions while they are read."""
+
+    texts: int = 0
+    tiers: Counter[str] = field(default_factory=Counter)
+    unanswered: list[str] = field(default_factory=list)
+    """The first of each prompt, as many as are shown."""
+    ended: list[bool] = field(default_factory=list)
+    """Whether each ended by itself, of those of which it is known."""
+
+
+def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, found: _Found) -> list[str | None]:
     name = "completions" if values.get("completions") is not None else "answers"
     items = values.get(name)
     if not isinstance(items, list) or not items:
@@ -155,7 +181,11 @@ def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, tiers
             stated_answer(_text(item, name, place), style=style, finished=None if ended is None else bool(ended))
             for item, ended in zip(items, finished, strict=True)
         ]
-        tiers.update(each.tier for each in stated if each is not None)
+        found.texts += len(items)
+        found.tiers.update(each.tier for each in stated if each is not None)
+        found.ended += [bool(ended) for ended in finished if ended is not None]
+        if None in stated and len(found.unanswered) < EXAMPLES:
+            found.unanswered.append(items[stated.index(None)])
         return [None if each is None else each.text for each in stated]
     return [None if _is_missing(item) else _text(item, name, place).strip() or None for item in items]
 
@@ -166,9 +196,8 @@ def _is_missing(value: object) -> bool:
 
 
 def _gold(value: object, place: str) -> str | None:
-    if _is_missing(value):
-        return None
-    return gold_answer(_text(value, "answer", place))
+    is_number = isinstance(value, Decimal | int | float) and not isinstance(value, bool)
+    return gold_answer(value if value is None or is_number else _text(value, "answer", place))
 
 
 def _text(value: object, name: str, place: str) -> str:

@@ -63,7 +63,8 @@ class Evaluation:
     prompts: int
     num_generations: int
     labelled: int
-    """Prompts that have a gold answer. Accuracies and calibration are of these; absent if there are none."""
+    """Prompts that have a gold answer. Accuracies and calibration are of these; absent if there are none, or if none of
+    their completions states an answer: 0% would be no measurement."""
     label_free: dict[str, Mean]
     """Share of completions that state an answer, share of the most common one, and the mean of each score."""
     selection: dict[str, Mean]
@@ -75,6 +76,10 @@ class Evaluation:
     """Share of completions whose answer each rule of `rlif.answers.extract` found."""
     unread_answers: int = 0
     """Answers that were compared as text, since computer algebra would have taken too long."""
+    unanswered: tuple[str, ...] = ()
+    """The ends of a few completions that state no answer."""
+    advice: str | None = None
+    """What may help where few state one."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: lists for arrays, null for NaN."""
@@ -83,6 +88,7 @@ class Evaluation:
             "num_generations": self.num_generations,
             "labelled": self.labelled,
             "tiers": self.tiers,
+            "unanswered": self.unanswered,
             "unread_answers": self.unread_answers,
             **{
                 kind: {name: without_nan(mean._asdict()) for name, mean in means.items()}
@@ -130,19 +136,22 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
         **{name: mean_over_prompts(values.mean(axis=1)) for name, values in completions.scores.items()},
     }
     labelled = completions.labelled()
+    measured = bool(labelled.prompts) and bool((labelled.clusters >= 0).any())
     size = len(completions.prompts) * completions.num_generations
     return Evaluation(
         prompts=len(completions.prompts),
         num_generations=completions.num_generations,
         labelled=len(labelled.prompts),
         label_free=label_free,
-        selection=_selection(labelled, borda_powers) if labelled.prompts else {},
-        scores=_scores(labelled, num_bins) if labelled.prompts else {},
+        selection=_selection(labelled, borda_powers) if measured else {},
+        scores=_scores(labelled, num_bins) if measured else {},
         majority_answers=[
             (group[place] if place >= 0 else None, float(share))
             for group, place, share in zip(completions.answers, majority, shares, strict=True)
         ],
         tiers={tier: count / size for tier, count in sorted(completions.tiers.items())},
+        unanswered=completions.unanswered,
+        advice=completions.advice,
     )
 
 
@@ -165,7 +174,7 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
     values = {"accuracy@1": correct[:, 0], f"average@{count}": correct.mean(axis=1)}
     values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
     for name, scores in completions.scores.items():
-        values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores))
+        values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores, clusters))
     voters = [name for name in ("self_certainty",) if name in completions.scores] or list(completions.scores)
     for name in voters:
         for power in borda_powers:

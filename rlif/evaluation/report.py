@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlif.answers.advice import FEW_ANSWERED
 from rlif.evaluation.completions import Completions
 from rlif.evaluation.measure import Evaluation
 from rlif.files.json_values import write_json
@@ -61,17 +62,33 @@ def print_tables(evaluation: Evaluation, console: Console | None = None) -> None
         console.print(f"{size}; accuracies are of the {evaluation.labelled} with a gold answer", highlight=False)
     else:
         console.print(size, highlight=False)
+    _say_what_is_missing(evaluation, console)
     if evaluation.unread_answers:
         console.print(
             f"{evaluation.unread_answers} answers would take computer algebra too long, and were compared as text",
             highlight=False,
         )
     tables = [label_free_table(evaluation)]
-    if evaluation.labelled:
+    if evaluation.selection:
         tables += [selection_table(evaluation), scores_table(evaluation)]
     for table in tables:
         console.print()
         console.print(table)
+
+
+def _say_what_is_missing(evaluation: Evaluation, console: Console) -> None:
+    """Say that answers are missing, what they end like, and what may help, where too few are there to be measured."""
+    answered = evaluation.label_free["answered"].value
+    if answered >= FEW_ANSWERED:
+        return
+    if evaluation.labelled and not evaluation.selection:
+        sentence = "No completion states an answer: accuracy is not 0%, it is not measured, nor are votes"
+    else:
+        sentence = f"Only {answered:.1%} of the completions state an answer: the others count as wrong"
+    advice = "" if evaluation.advice is None else f"; {evaluation.advice}"
+    console.print(f"{sentence}{advice}.", highlight=False, markup=False, soft_wrap=True)
+    for text in evaluation.unanswered:
+        console.print(f"  without: {text or '(nothing)'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def label_free_table(evaluation: Evaluation) -> Table:

@@ -93,9 +93,7 @@ def borda_choice(score: ArrayLike, clusters: ArrayLike, power: float) -> NDArray
     Returns:
         (P,) the first completion that states the winner; -1 where none states an answer.
     """
-    values, answers = _groups(score), _groups(clusters)
-    if values.shape != answers.shape:
-        raise ValueError(f"score has shape {values.shape} and clusters {answers.shape}, expected the same")
+    values, answers = _same_groups(score, clusters)
     count = values.shape[1]
     weights = [(count - place) ** power for place in range(count)]
     choice = np.full(len(values), -1, dtype=np.int64)
@@ -121,9 +119,24 @@ def majority_choice(clusters: ArrayLike) -> NDArray[np.int64]:
     return borda_choice(np.zeros(answers.shape), answers, power=0.0)
 
 
-def best_choice(score: ArrayLike) -> NDArray[np.int64]:
-    """Return (P,), the completion with the highest of (P, N) scores, with an answer or without; of equals the first."""
-    return _groups(score).argmax(axis=1)
+def best_choice(score: ArrayLike, clusters: ArrayLike) -> NDArray[np.int64]:
+    """Return the completion with the highest score of those that state an answer; of equal scores the first.
+
+    So do the authors of arXiv 2502.18581. Where none states an answer the highest score of all decides.
+
+    Args:
+        score: (P, N) numbers.
+        clusters: (P, N), see above.
+
+    Returns:
+        (P,) places; never -1.
+    """
+    values, answers = _same_groups(score, clusters)
+    stated = answers >= 0
+    may_win = stated | ~stated.any(axis=1, keepdims=True)
+    # The first of the best: a score may be -inf, so that no number could stand for what is left out.
+    best = values.max(axis=1, keepdims=True, where=may_win, initial=-np.inf)
+    return (may_win & (values == best)).argmax(axis=1)
 
 
 def chosen(values: ArrayLike, choice: ArrayLike) -> NDArray[np.float64]:
@@ -154,6 +167,13 @@ def majority_at_k(correct: ArrayLike, clusters: ArrayLike, k: int) -> NDArray[np
     blocks = count // k
     right, answers = (table[:, : blocks * k].reshape(prompts * blocks, k) for table in (right, answers))
     return chosen(right, majority_choice(answers)).reshape(prompts, blocks).mean(axis=1)
+
+
+def _same_groups(score: ArrayLike, clusters: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    values, answers = _groups(score), _groups(clusters)
+    if values.shape != answers.shape:
+        raise ValueError(f"score has shape {values.shape} and clusters {answers.shape}, expected the same")
+    return values, answers
 
 
 def _groups(values: ArrayLike) -> NDArray[Any]:

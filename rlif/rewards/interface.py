@@ -56,6 +56,11 @@ class Reward:
     outputs: tuple[str, ...] = ()
     needs_answers: bool = False
 
+    @property
+    def reads_stated(self) -> bool:
+        """Whether it names the answers that completions state: where none states one, it has nothing to compare."""
+        return "stated" in inspect.signature(self.function).parameters
+
     def arguments(self, inputs: Mapping[str, object]) -> dict[str, object]:
         """Select the inputs that the function takes."""
         parameters = inspect.signature(self.function).parameters.values()

@@ -22,8 +22,14 @@ def answer_tokens(stated: Stated | None, ids: list[int], tokenizer: PreTrainedTo
         ids: of the completion, without padding.
         tokenizer: that decodes them.
     """
-    if stated is None:
-        return None
+    return None if stated is None else tokens_at(stated.start, stated.end, ids, tokenizer)
+
+
+def tokens_at(start: int, end: int, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> slice | None:
+    """Find the tokens that `text[start:end]` was decoded from, where text is what `ids` decode to; None if none was.
+
+    Arguments are those of `answer_tokens`.
+    """
 
     def decoded(count: int) -> str:
         return tokenizer.decode(ids[:count], skip_special_tokens=True)
@@ -34,8 +40,8 @@ def answer_tokens(stated: Stated | None, ids: list[int], tokenizer: PreTrainedTo
     # The number of whole characters grows with the tokens, so bisection finds a place in it with few decodings. The
     # bytes of one that is not whole decode to one replacement or to one each.
     counts = range(len(ids) + 1)
-    first = bisect_right(counts, stated.start, key=decoded_length) - 1
+    first = bisect_right(counts, start, key=decoded_length) - 1
     while first > 0 and decoded(first).endswith(REPLACEMENT):
         first -= 1
-    end = bisect_left(counts, stated.end, key=decoded_length)
-    return slice(first, end) if first < end else None
+    last = bisect_left(counts, end, key=decoded_length)
+    return slice(first, last) if first < last else None

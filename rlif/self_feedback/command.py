@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from rlif.answers.advice import FEW_ANSWERED, how_to_get_answers
 from rlif.data.prompts import answer_style_of
 from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
@@ -133,6 +134,14 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if answered < FEW_ANSWERED * len(completions):
+        ended = sum(completion["finished"] for completion in completions) / len(completions)
+        # Where answers are elicited, prose is read whatever the style.
+        style = "lenient" if config.sample.answer_span == "elicited" else config.answer_style
+        advice = how_to_get_answers(style, ended)
+        console.print(
+            f"sample: few completions state an answer; {advice}", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
@@ -200,6 +209,12 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     assert shown is not None
     write_json(config.output_dir / "measure.json", {"confidence": shown, "models": without_nan(numbers)})
     console.print(models_table(numbers, shown, len(prompts) * config.measure.eval_generations))
+    silent = [label for label, row in numbers.items() if not row["answered"]]
+    if silent:
+        note = (
+            f"measure: no completion of the {' and the '.join(silent)} states an answer, so that 0% is no measurement"
+        )
+        console.print(note, highlight=False, soft_wrap=True)
     if shown != "self_certainty":
         draw_models_reliability(rows, shown, config.output_dir / FIGURE)
         console.print(f"Reliability diagrams: {config.output_dir / FIGURE}", highlight=False, soft_wrap=True)
@@ -237,6 +252,7 @@ def models_table(numbers: dict[str, dict[str, float]], confidence: str, count: i
         table.add_column(label, justify="right")
     lines = {
         "accuracy": lambda row: f"{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}",
+        "state an answer": lambda row: f"{row['answered']:.1%}",
         "mean confidence": lambda row: f"{row[f'{confidence}/mean']:.3f}",
         "ECE": lambda row: f"{row[f'{confidence}/ece']:.3f}",
         "Brier": lambda row: f"{row[f'{confidence}/brier']:.3f}",

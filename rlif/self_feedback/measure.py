@@ -13,12 +13,14 @@ from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.files.jsonl import Row
 from rlif.metrics.calibration import auroc, brier_score, expected_calibration_error, reliability_bins
 from rlif.plots.reliability import plot_reliability
-from rlif.self_feedback.rank import is_correct
+from rlif.self_feedback.rank import as_it_counts, is_correct
 
 
 def confidence_and_correctness(rows: Sequence[Row], confidence: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Confidence and correctness, (N,) each, of the completions of prompts that have a gold answer."""
-    judged = [(each, row["answer"]) for row in rows if row["answer"] is not None for each in row["completions"]]
+    """Return confidence and correctness, (N,) each, of the completions of prompts that have a gold answer."""
+    judged = [
+        (as_it_counts(each), row["answer"]) for row in rows if row["answer"] is not None for each in row["completions"]
+    ]
     scores = np.array([completion["confidence"][confidence] for completion, _ in judged], dtype=np.float64)
     return scores, np.array([bool(is_correct(completion, gold)) for completion, gold in judged])
 

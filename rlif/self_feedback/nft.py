@@ -17,7 +17,7 @@ from torch import Tensor
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.self_feedback.options import RankOptions
-from rlif.self_feedback.rank import check_confidence
+from rlif.self_feedback.rank import as_it_counts, check_confidence
 
 # The least ratio of the implied negative model whose logarithm is taken: below 1 its gradient grows without bound.
 LEAST_RATIO = 1.0
@@ -47,9 +47,9 @@ def judged_completions(rows: Sequence[Row], options: RankOptions) -> list[Judged
     check_confidence(rows, options)
     judged = []
     for row in rows:
+        counted = [as_it_counts(each, choose_unfinished=options.choose_unfinished) for each in row["completions"]]
         verdicts = [
-            bool(completion["span"]) and completion["confidence"][options.confidence] >= options.threshold
-            for completion in row["completions"]
+            bool(each["span"]) and each["confidence"][options.confidence] >= options.threshold for each in counted
         ]
         share = sum(verdicts) / len(verdicts)
         if 0 < share < 1:

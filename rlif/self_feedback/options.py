@@ -110,6 +110,10 @@ class RankOptions:
     best_only: bool = False
     """Only a prompt's most confident chain of thought is chosen, against each other one (CORE-PO, 2505.17454)."""
 
+    choose_unfinished: bool = False
+    """Choose chains of thought that were cut off, too: for models that never end. They state no answer, and what they
+    seem to come to may be copied from the prompt."""
+
     max_pairs_per_prompt: Annotated[Count | None, Formerly("max_pairs_per_question")] = None
     """Pairs of a prompt to keep, those with the largest gaps. None: all."""
 

@@ -22,6 +22,7 @@ from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_rows
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
+from rlif.scoring.confidence import SPAN_SCORES
 from rlif.self_feedback.options import RankOptions
 
 REQUIRED = ("prompt", "chosen", "rejected")
@@ -71,7 +72,8 @@ class Ranking:
 def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]:
     """Return the preference pairs of sampled completions, as rows of preferences.jsonl.
 
-    A prompt's identical completions count once, and two that only differ in how their text is cut into tokens
+    A completion that was cut off is chosen only where the options say so (`as_it_counts`). A prompt's identical
+    completions count once, and two that only differ in how their text is cut into tokens
     make no pair. The pairs of a prompt come with the largest gap first; of equal ones, in the order in which they
     were sampled.
 
@@ -80,6 +82,11 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
             message has the numbers.
     """
     check_confidence(rows, options)
+    rows = [
+        row | {"completions": [as_it_counts(each, choose_unfinished=options.choose_unfinished) for each in sampled]}
+        for row in rows
+        for sampled in (row["completions"],)
+    ]
     pairs: list[Row] = []
     with_pairs = judged = agreeing = 0
     for row in rows:
@@ -101,10 +108,13 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
         agreeing=agreeing,
     )
     if not any(completion["span"] for completion in completions):
+        cut_off = sum(not completion["finished"] for completion in completions)
         raise UserError(
-            f"answer_span: none of the {len(completions)} completions of {len(rows)} prompts has an answer; "
-            "expected some: look at samples.jsonl, and sample into another output_dir with another answer_span, with a "
-            "system_prompt that says how to state the answer, or with a longer max_completion_length"
+            f"answer_span: none of the {len(completions)} completions of {len(rows)} prompts has an answer"
+            + (f", and {cut_off} were cut off" if cut_off else "")
+            + "; expected some: look at samples.jsonl, and sample into another output_dir with another answer_span, "
+            "with a system_prompt that says how to state the answer, or with a longer max_completion_length"
+            + ("; choose_unfinished ranks what was cut off too" if cut_off and not options.choose_unfinished else "")
         )
     if not pairs:
         scores = sorted(completion["confidence"][options.confidence] for completion in completions)
@@ -131,6 +141,24 @@ def check_confidence(rows: Sequence[Row], options: RankOptions) -> None:
             f"{', '.join(lacking[0]['completions'][0]['confidence'])}; expected one of them (p_true is there if "
             "`sample` ran with a judge)"
         )
+
+
+def as_it_counts(completion: Row, *, choose_unfinished: bool = False) -> Row:
+    """Return a completion as it is ranked and measured: what was cut off is no answer.
+
+    A completion that was cut off cannot be chosen, so it has no span. Unless a marker or a box states its answer, the
+    confidence in that is 0, as where the paper finds no match: seen were .95 in what it had copied from the question.
+
+    Args:
+        completion: of samples.jsonl.
+        choose_unfinished: take it like one that ended by itself.
+    """
+    if completion["finished"] or choose_unfinished:
+        return completion
+    scores = completion["confidence"]
+    if completion["answer"] is None:
+        scores = {name: 0.0 if name in SPAN_SCORES else score for name, score in scores.items()}
+    return completion | {"span": None, "confidence": scores}
 
 
 def is_correct(completion: Row, gold: str | None) -> bool | None:
@@ -167,7 +195,7 @@ def _pairs(completions: Sequence[Row], options: RankOptions) -> Iterator[tuple[R
         assert options.confidence is not None
         return completion["confidence"][options.confidence]
 
-    best = max(distinct.values(), key=score)
+    best = max((each for each in distinct.values() if each["span"]), key=score, default=None)
     found = [
         (chosen, rejected)
         for chosen, rejected in itertools.permutations(distinct.values(), 2)

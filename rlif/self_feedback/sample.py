@@ -2,7 +2,9 @@
 
 A row of the file is one prompt: {"index": its number, "prompt": as the data has it, "prompt_ids", "answer": gold
 or null, "completions": a list of {"text", "ids", "finished", "span": [first, end) of its tokens or null, "answer": the
-text of the answer or null, "confidence": {name: score}}}. Files of rlif 0.1 call two of these "question" and "traces".
+text of the answer or null, "confidence": {name: score}}}. A completion that was cut off has no answer but one that a
+marker or a box states; its span is what it seems to come to, which counts only where that is asked for. Files of rlif
+0.1 call two of these "question" and "traces".
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import Any
 
 import torch
 
-from rlif.answers.extract import Stated, extract_answer
+from rlif.answers.extract import Stated
+from rlif.answers.matching import is_right
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, StageFile, read_rows
@@ -80,6 +83,8 @@ def sample_completions(
         "max_completion_length": options.max_completion_length,
         "answer_span": options.answer_span,
         "elicitation": options.elicitation if options.answer_span == "elicited" else None,
+        # None as in files from before spans were whole numbers and words, which are not gone on with.
+        "spans": "by value" if options.answer_span == "elicited" else None,
         "judge": None if options.judge is None else [options.judge, *options.verdicts],
         "seed": config.seed,
         # None for strict, as in files from before there were styles.
@@ -168,7 +173,9 @@ def _sample_batch(
     _, lengths = rollout.lengths()
     completions = [ids[:length] for ids, length in zip(rollout.completion_ids.tolist(), lengths, strict=True)]
     prompts = [prompt.ids for prompt in batch for _ in range(options.num_generations)]
-    spans, answers = find_answers(options, language_model, prompts, completions, rollout.stated)
+    spans, answers = find_answers(
+        options, language_model, prompts, completions, rollout.stated, rollout.finished.tolist()
+    )
     scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
     if options.judge is not None:
         judged = p_true(
@@ -196,8 +203,12 @@ def find_answers(
     prompts: list[list[int]],
     completions: list[list[int]],
     stated: list[Stated | None],
+    finished: list[bool],
 ) -> tuple[list[slice | None], list[str | None]]:
-    """Which tokens of each of N completions are its answer, and that answer as text; None where it has none.
+    """Find which tokens of each of N completions are its answer, and that answer as text; None where it has none.
+
+    Where answers are elicited, one that was cut off has the span of what it seems to come to; its answer is what a
+    marker or a box states, if that is the same.
 
     Args:
         options: whose `answer_span` says how answers are found. With "trace" the tokens are all, whatever is stated.
@@ -205,17 +216,21 @@ def find_answers(
         prompts: N lists of token ids.
         completions: N lists of token ids.
         stated: N answers that they state.
+        finished: whether each ended by itself.
     """
     tokenizer = language_model.tokenizer
     if options.answer_span == "elicited":
         asked = elicited_answers(language_model, prompts, completions, options.elicitation)
-        spans = [matching_span(ids, answer, tokenizer) for ids, answer in zip(completions, asked, strict=True)]
-        matched = [
-            None if span is None else tokenizer.decode(ids[span], skip_special_tokens=True).strip()
-            for ids, span in zip(completions, spans, strict=True)
+        questions = tokenizer.batch_decode(prompts, skip_special_tokens=True)
+        spans = [
+            matching_span(ids, answer, tokenizer, question)
+            for ids, answer, question in zip(completions, asked, questions, strict=True)
         ]
-        # What is repeated may be the answer with its marker.
-        return spans, [text if text is None else extract_answer(text) or text for text in matched]
+        answers = [
+            span.text if span and (ended or (sure and is_right(sure.text, span.text))) else None
+            for span, ended, sure in zip(spans, finished, stated, strict=True)
+        ]
+        return [span and span.tokens for span in spans], answers
     answers = [None if each is None else each.text for each in stated]
     if options.answer_span == "trace":
         return [slice(0, len(ids)) for ids in completions], answers

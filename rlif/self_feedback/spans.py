@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import SequenceMatcher
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from rlif.answers.places import answer_place
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.sample import sample
-from rlif.scoring.answer_tokens import REPLACEMENT
+from rlif.scoring.answer_tokens import tokens_at
 
 # Tokens of an elicited answer, as the paper has it.
 MAX_ANSWER_LENGTH = 20
@@ -48,48 +49,34 @@ def elicited_answers(
     return [[token for token in ids[:length] if token not in special] for ids, length in rows]
 
 
-def matching_span(completion: Sequence[int], answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> slice | None:
-    """The longest run of tokens that the completion has in common with an answer; the last one of several as long.
+class AnswerSpan(NamedTuple):
+    """An answer in a completion."""
 
-    Tokens are compared by their text without surrounding space, since ` 72` and `72` are different tokens of the same
-    answer, and those that are a part of a character by their id. Full stops in the answer, space and punctuation alone,
-    and special tokens match nothing.
+    tokens: slice
+    """That it was decoded from."""
+    text: str
+
+
+def matching_span(
+    completion: Sequence[int], answer: Sequence[int], tokenizer: PreTrainedTokenizerBase, question: str = ""
+) -> AnswerSpan | None:
+    """Find the answer that a model named when asked in its completion: whole numbers and whole words, by value.
+
+    The authors' code takes the longest run of tokens that both have in common, which with a token a digit is the 75 of
+    0.75, and in words may be the question's. What counts here says `rlif.answers.places`.
 
     Args:
         completion: token ids of the completion.
-        answer: token ids of the answer.
+        answer: token ids of what was answered; `MAX_ANSWER_LENGTH` of them are taken to be cut off.
         tokenizer: that both belong to.
+        question: the text of the prompt.
 
     Returns:
-        The tokens of the completion, without space at either end; None if nothing matches.
+        None if the completion does not have that answer.
     """
-    special = set(tokenizer.all_special_ids)
-    completion_words = [_word(token, tokenizer) for token in completion]
-    answer_words = [word for token in answer if token not in special and (word := _word(token, tokenizer)) != "."]
-    # Runs that no answer can be are taken out of the completion, and the rest is searched again.
-    words = zip(completion, completion_words, strict=True)
-    usable: list[object] = [None if token in special else word for token, word in words]
-    while True:
-        # Reversed, the first of several longest runs is the last: an answer stands at the end of its derivation.
-        matcher = SequenceMatcher(None, usable[::-1], answer_words[::-1], autojunk=False)
-        match = matcher.find_longest_match()
-        if match.size == 0:
-            return None
-        start, end = len(completion) - match.a - match.size, len(completion) - match.a
-        while start < end and completion_words[start] == "":
-            start += 1
-        while end > start and completion_words[end - 1] == "":
-            end -= 1
-        if any(_says_something(word) for word in completion_words[start:end]):
-            return slice(start, end)
-        usable[len(completion) - match.a - match.size : len(completion) - match.a] = [None] * match.size
-
-
-def _word(token: int, tokenizer: PreTrainedTokenizerBase) -> str | int:
-    """What makes two tokens the same."""
-    text = tokenizer.decode([token])
-    return token if REPLACEMENT in text else text.strip()
-
-
-def _says_something(word: str | int) -> bool:
-    return isinstance(word, int) or any(character.isalnum() for character in word)
+    ids = list(completion)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    asked = tokenizer.decode(list(answer), skip_special_tokens=True)
+    place = answer_place(text, asked, question=question, cut_off=len(answer) >= MAX_ANSWER_LENGTH)
+    tokens = None if place is None else tokens_at(*place, ids, tokenizer)
+    return None if place is None or tokens is None else AnswerSpan(tokens, text[slice(*place)])

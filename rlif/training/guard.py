@@ -9,7 +9,7 @@ is the start model. It is asked about held-out prompts before training: its majo
   with anything. This is the score wherever most prompts have such an answer.
 - `base_nll` + `kl`, nats per token: how unlikely the start model finds what the policy says, and how far the policy has
   gone. The first falls while the policy sharpens and rises when it drifts, but late; their sum turns in time. This is
-  the score, with the sign turned, where completions state no answers that could be compared.
+  the score, with the sign turned, where completions state no answers that could be compared; `fallback` says so.
 - length, EOS rate, parse rate and repetition, against those of the start model: degenerate completions (loops, empty
   answers) can be likely under any model, so a policy that has come to them is never the best, whatever its score.
 
@@ -22,6 +22,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from rlif.answers.advice import FEW_ANSWERED, how_to_get_answers
+from rlif.answers.extract import AnswerStyle
 
 Action = Literal["stop", "warn", "off"]
 
@@ -121,6 +124,23 @@ class Guard:
     def uses_consensus(self) -> bool:
         """Whether the score is the agreement with the start model's majority answers."""
         return self.start.get("consensus_prompts", 0.0) >= MIN_CONSENSUS_PROMPTS
+
+    def fallback(self, style: AnswerStyle) -> str | None:
+        """Say that the score is not the consensus, and why; None where it is.
+
+        Args:
+            style: where the answers of completions are looked for.
+        """
+        if self.uses_consensus:
+            return None
+        sentence = (
+            f"the guard has a majority answer of the start model to {self.start.get('consensus_prompts', 0.0):.0%} of "
+            f"its prompts only (less than {MIN_CONSENSUS_PROMPTS:.0%}), so it goes by that model's NLL plus KL, which "
+            "turn later"
+        )
+        if self.start["parse_rate"] >= FEW_ANSWERED:
+            return sentence
+        return f"{sentence}; {how_to_get_answers(style, self.start['eos_rate'])}"
 
     def _score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         if self.uses_consensus:

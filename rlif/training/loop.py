@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rlif.answers.advice import how_to_get_answers
 from rlif.data.prompts import shuffled_epochs
 from rlif.errors import UserError
 from rlif.interrupts import StopRequest
@@ -90,6 +91,8 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     run.state.step = step
                     run.state.skipped_updates += int(metrics["skipped_updates"])
                     row |= metrics | {"skipped_updates": run.state.skipped_updates}
+                    if step == max(first_step, 1):
+                        warn_of_silence(run, rollout)
                 alarm = None
                 if step % config.eval_steps == 0 or step == config.max_steps:
                     if run.eval_set:
@@ -207,6 +210,16 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         warmup_ratio=config.warmup_ratio,
         lr_scheduler_type=config.lr_scheduler_type,
     )
+
+
+def warn_of_silence(run: Run, rollout: Rollout) -> None:
+    """Say that the rewards have no answers to go by, if no completion of a step states one."""
+    reading = [reward.name for reward in run.learner.rewards.rewards if reward.reads_stated]
+    if reading and not all_reduce_max(run.learner.accelerator, float(any(rollout.stated))):
+        run.progress.warn(
+            f"no completion of this step states an answer, by which {', '.join(reading)} tells them apart: "
+            f"{how_to_get_answers(rollout.answer_style, rollout.finished.double().mean().item())}"
+        )
 
 
 def salvaged(run: Run, step: int) -> str:

@@ -70,6 +70,8 @@ class Run:
             return {}, None
         # Decisions that all processes take must rest on the same numbers, to the last bit.
         warning = self.guard.observe(step, broadcast(self.learner.accelerator, metrics))
+        if len(self.guard.readings) == 1 and (fallback := self.guard.fallback(self.eval_set[0].answer_style)):
+            self.progress.warn(fallback)
         best = self.guard.best
         if best is self.guard.readings[-1]:
             write = self.learner.writer(with_optimizer=False)

@@ -167,6 +167,8 @@ class GuardCallback(TrainerCallback):
         # Decisions that all processes take must rest on the same numbers, to the last bit.
         metrics = broadcast(self.trainer.accelerator, metrics)
         alarm = self.guard.observe(state.global_step, metrics)
+        if len(self.guard.readings) == 1 and (fallback := self.guard.fallback(self.prompts[0].answer_style)):
+            self._say(fallback)
         if self.guard.best is self.guard.readings[-1]:
             self._save_best()
         # GRPOTrainer's own would move the metrics of the step under way into this row, and logging takes back the wish

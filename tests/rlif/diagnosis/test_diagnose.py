@@ -141,6 +141,7 @@ def samples(agrees: list[list[int]], rewards: list[list[float]], answers: list[s
         correct=np.full(shape, np.nan),
         rewards={"reward": np.array(rewards, dtype=np.float64)},
         majority_answers=answers,
+        unanswered=[],
     )
 
 
@@ -149,7 +150,7 @@ def test_agreement_and_separation_by_hand() -> None:
         samples(
             [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]],
             [[3, 1, 1, 0], [5, 6, 7, 8], [0, 1, 1, 1], [2, 2, 2, 2]],
-            ["4", "7", "4"],
+            ["4", "7", "4.0"],  # the same answer in other characters
         ),
         Bootstrap(4, resamples=10, seed=0),
         1.0,
@@ -189,10 +190,6 @@ def test_group_statistics_are_their_definitions_and_nan_where_a_kind_is_missing(
         ({"num_generations": 1}, "num_generations: got 1, expected at least 2"),
         ({"temperature": 0.0}, "temperature: got 0.0, expected a number greater than 0"),
         ({"reward": "confidence"}, "reward: got 'confidence', expected one of"),
-        (
-            {"max_completion_length": 1},
-            r"none of 80 completions states an answer \(#### ANSWER or .* ended by themselves",
-        ),
     ],
 )
 def test_bad_input_is_one_error_that_names_it(
@@ -235,6 +232,31 @@ def test_the_command_prints_every_verdict_with_its_numbers(
         )
         agreed, pairs = each["verdict"]["lab"]  # of the lab's own run
         assert f"n the lab this came true in {agreed} of {pairs} trainings" in " ".join(printed.split())
+
+
+def test_a_model_that_states_no_answer_gets_no_verdict_but_why_three_examples_and_what_to_do(
+    config: DiagnoseConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    config.max_completion_length, config.json = 1, str(tmp_path / "found.json")  # cut off before any answer
+    run_diagnose(config)
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {each["verdict"]["outlook"] for each in found["rewards"].values()} == {"cannot tell"}
+    assert found["measures"]["common_answer"]["value"] is None
+    assert found["accuracy"] is None  # 0% would be no measurement
+    assert "self_certainty: Cannot tell (sure: 100%). Only 0% of the completions state an answer" in printed
+    assert "Likely to help" not in printed
+    assert "isk of collapse" not in printed
+    assert "Completions without an answer, strict style, end like this:" in printed
+    assert len(found["unanswered"]) == 3
+    for text in found["unanswered"]:
+        assert f"\n  {text}" in printed
+    assert (
+        "try answer_style lenient, which reads prose too; a system_prompt or prompts that ask for #### ANSWER"
+        in printed
+    )
+    assert "100% of the completions were cut off: raise max_completion_length" in printed
 
 
 def test_json_to_the_standard_output_is_json_alone(config: DiagnoseConfig, capsys: pytest.CaptureFixture[str]) -> None:

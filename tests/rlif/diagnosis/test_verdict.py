@@ -31,6 +31,13 @@ HOPEFUL = {
         ({}, "likely to help", "there is room: 50% of a group state its most common answer"),
         ({"agreement": 0.2}, "risk of collapse", "only 20% of a group state its most common answer"),
         ({"common_answer": 0.9}, "risk of collapse", "90% of the prompts get the same answer"),
+        # Where answers are missing, what the others would say is not known: neither collapse nor its contrary.
+        (
+            {"parse_rate": 0.0, "agreement": 0.0, "alignment": math.nan},
+            "cannot tell",
+            "only 0% of the completions state",
+        ),
+        ({"parse_rate": 0.4, "agreement": 0.1, "common_answer": 1.0}, "cannot tell", "(less than 50%)"),
         ({"repetition": 0.7}, "risk of collapse", "70% of what the model says repeats itself"),
         (
             {"alignment": 0.3},
@@ -89,6 +96,8 @@ def test_measures_of_completions_cut_off_or_without_an_answer_are_warned_of() ->
     cut_off, unstated = model_warnings(doubtful, Thresholds())
     assert cut_off.startswith("75% of the completions were cut off: raise max_completion_length")
     assert unstated.startswith("only 25% of the completions state an answer")
+    assert "answer_style lenient" in unstated
+    assert "answer_style" not in model_warnings(doubtful, Thresholds(), "lenient")[1]
 
 
 def test_a_large_vocabulary_has_the_entropy_threshold_of_the_paper() -> None:

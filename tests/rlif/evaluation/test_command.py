@@ -21,7 +21,7 @@ MakeEval = Callable[..., EvalConfig]
 def test_the_command_writes_completions_results_and_figures(
     make_eval: MakeEval, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_eval(make_eval())
+    run_eval(make_eval(answer_style="lenient", max_completion_length=24))  # some end, and with a number
     printed = capsys.readouterr().out
     assert "6 prompts x 4 completions" in printed
     assert "majority@4" in printed
@@ -36,7 +36,7 @@ def test_the_command_writes_completions_results_and_figures(
         "completions.jsonl", "config.yaml", "eval.json", "majority.jsonl", "reliability.png", "risk_coverage.png"
     }  # fmt: skip
     # The file is all that the measures need.
-    run_eval(EvalConfig(completions=out / "completions.jsonl", output_dir=tmp_path / "again"))
+    run_eval(EvalConfig(completions=out / "completions.jsonl", output_dir=tmp_path / "again", answer_style="lenient"))
     again = json.loads((tmp_path / "again" / "eval.json").read_text())
     assert again == results
 
@@ -123,7 +123,11 @@ def test_one_prompt_and_no_right_answer_leave_out_what_cannot_be_measured(
 ) -> None:
     data = write_jsonl({"prompt": "1+2=", "answer": "3"}, name="one.jsonl")
     run_eval(make_eval(data=str(data), temperature=0.0, num_generations=2))
+    # The tiny model states no answer: nothing is measured, and nothing divides by zero.
     results = json.loads((tmp_path / "out" / "eval.json").read_text())
-    assert results["selection"]["accuracy@1"]["standard_error"] is None
-    # The tiny model states no answer: nothing is right, and nothing divides by zero.
-    assert results["scores"]["inverse_perplexity"]["auroc"] is None
+    assert (results["labelled"], results["selection"], results["scores"]) == (1, {}, {})
+    row = {"prompt": "1+2=", "answer": "3", "completions": ["#### 4", "#### 5"], "scores": {"sure": [0.5, 0.25]}}
+    run_eval(EvalConfig(completions=write_jsonl(row, name="wrong.jsonl"), output_dir=tmp_path / "wrong"))
+    results = json.loads((tmp_path / "wrong" / "eval.json").read_text())
+    assert results["selection"]["accuracy@1"] == {"value": 0.0, "standard_error": None}
+    assert results["scores"]["sure"]["auroc"] is None

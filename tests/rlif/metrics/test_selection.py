@@ -92,8 +92,16 @@ def test_a_completion_without_an_answer_keeps_its_rank_and_casts_no_vote() -> No
     assert borda_choice([[9.0, 1.0]], [[-1, 0]], 1.0).tolist() == [1]
 
 
+def test_the_best_states_an_answer_where_any_completion_does() -> None:
+    scores = [[9.0, 1.0, 2.0]] * 3 + [[1.0, -np.inf, 2.0]]
+    clusters = [[-1, 0, 0], [0, -1, 1], [-1, -1, -1], [-1, 0, -1]]
+    assert best_choice(scores, clusters).tolist() == [2, 0, 0, 1]
+    with pytest.raises(ValueError, match=r"score has shape \(1, 2\) and clusters \(1, 3\)"):
+        best_choice([[1.0, 2.0]], [[0, 1, 2]])
+
+
 def test_ties_go_to_the_first() -> None:
-    assert best_choice([[1.0, 3.0, 3.0]]).tolist() == [1]
+    assert best_choice([[1.0, 3.0, 3.0]], [[0, 1, 2]]).tolist() == [1]
     assert majority_choice([[2, 0, 0, 2]]).tolist() == [0]
     assert majority_choice([[-1, -1]]).tolist() == [-1]
 

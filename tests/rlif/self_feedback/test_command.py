@@ -33,7 +33,7 @@ MakeConfig = Callable[..., SelfFeedbackConfig]
 
 @pytest.fixture
 def make_config(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Path) -> MakeConfig:
-    """Small sums for a random model, which has no answers to speak of: confidence is that of the completion."""
+    """Small sums for a random model, which has no answers and seldom an end: confidence is that of the completion."""
     rows = [{"prompt": f"{a}+{b}=", "answer": a + b} for a in (1, 20) for b in (3, 4, 50)]
 
     def make(**changes: Any) -> SelfFeedbackConfig:
@@ -44,7 +44,7 @@ def make_config(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Pat
             output_dir=tmp_path / "out",
             device="cpu",
             sample=SampleOptions(num_generations=4, max_completion_length=5, answer_span="trace"),
-            rank=RankOptions(confidence="inverse_perplexity", threshold=0.0),
+            rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, choose_unfinished=True),
             train=TrainOptions(num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8),
             measure=MeasureOptions(eval_generations=2),
         )
@@ -64,7 +64,11 @@ def test_stages_one_by_one_write_what_all_in_one_writes_and_a_repetition_changes
 ) -> None:
     run_self_feedback(make_config())
     printed = capsys.readouterr().out
-    for word in ("sample: 24 completions of 6 prompts", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
+    said = "sample: few completions state an answer; try answer_style lenient"
+    nothing = (
+        "measure: no completion of the start model and the tuned model states an answer, so that 0% is no measurement"
+    )
+    for word in (said, nothing, "sample: 24 completions of 6 prompts", "rank: ", "train: ", "accuracy", "ECE", "AUROC"):
         assert word in printed
     together = contents(tmp_path / "out")
     assert {
@@ -84,7 +88,8 @@ def test_ranking_again_with_another_threshold_trains_in_the_same_directory_once_
 ) -> None:
     run_self_feedback(make_config())
     samples = (tmp_path / "out" / "samples.jsonl").read_bytes()
-    other = make_config(rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, max_pairs_per_prompt=2))
+    rank = replace(make_config().rank, max_pairs_per_prompt=2)
+    other = make_config(rank=rank)
     run_self_feedback(replace(other, stage="rank"))
     with pytest.raises(UserError, match=r"preferences: got .* or metrics.jsonl removed"):
         run_self_feedback(replace(other, stage="train"))
@@ -122,7 +127,8 @@ def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_hav
     with (tmp_path / "out" / "samples.jsonl").open("a") as file:
         file.write('{"index": 3, "pro')
     # Nothing is said of the model, so the confidence is the paper's only if it is known not to be the built-in one.
-    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
+    rank = RankOptions(threshold=-1.0, choose_unfinished=True)
+    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=rank))
     pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()[:3]]
     scores = [completion["confidence"]["probability_disparity"] for row in rows for completion in row["completions"]]
@@ -160,7 +166,8 @@ def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig,
         run_self_feedback(short)  # the model is the user's, not the built-in one
     assert contents(tmp_path / "out") == expected
     # The paper's confidence, not that of the built-in model.
-    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=RankOptions(threshold=-1.0)))
+    rank = RankOptions(threshold=-1.0, choose_unfinished=True)
+    run_self_feedback(SelfFeedbackConfig(stage="rank", output_dir=tmp_path / "out", rank=rank))
     pair = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
     scores = [completion["confidence"]["probability_disparity"] for row in rows for completion in row["completions"]]
@@ -171,9 +178,8 @@ def test_an_adapter_is_trained_and_measured(make_config: MakeConfig, tmp_path: P
     options = TrainOptions(num_train_epochs=1, learning_rate=1e-2, pairs_per_step=8, lora_rank=4)
     run_self_feedback(make_config(train=options))
     assert (tmp_path / "out" / "model" / "adapter_model.safetensors").is_file()
-    models = json.loads((tmp_path / "out" / "measure.json").read_text())["models"]
-    name = "inverse_perplexity/mean"
-    assert models["start model"][name] != models["tuned model"][name]
+    before, after = ((tmp_path / "out" / f"measure-{name}.jsonl").read_bytes() for name in ("start", "tuned"))
+    assert before != after
 
 
 def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
@@ -182,7 +188,7 @@ def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
     run_self_feedback(make_config(stage="sample"))
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
     scores = [completion["confidence"]["inverse_perplexity"] for row in rows for completion in row["completions"]]
-    rank = RankOptions(confidence="inverse_perplexity", threshold=float(np.median(scores)))
+    rank = replace(make_config().rank, threshold=float(np.median(scores)))
     train = TrainOptions(objective="nft", num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8)
     for stage in ("train", "measure"):
         run_self_feedback(make_config(stage=stage, rank=rank, train=train))

@@ -63,7 +63,13 @@ def test_at_the_start_model_it_is_the_policy_gradient_of_verdict_less_its_mean()
 
 
 def completion(ids: list[int], confidence: float, span: list[int] | None) -> Row:
-    return {"ids": ids, "span": span, "confidence": {"probability_disparity": confidence}}
+    return {
+        "ids": ids,
+        "finished": True,
+        "answer": None,
+        "span": span,
+        "confidence": {"probability_disparity": confidence},
+    }
 
 
 def test_prompts_with_verdicts_of_both_kinds_are_judged_and_no_others() -> None:
@@ -84,6 +90,15 @@ def test_prompts_with_verdicts_of_both_kinds_are_judged_and_no_others() -> None:
         judged_completions(rows[1:], options)
     with pytest.raises(UserError, match="confidence: p_true is not among the samples' scores"):
         judged_completions(rows, replace(options, confidence="p_true"))
+
+
+def test_what_was_cut_off_is_negative_unless_it_is_asked_for() -> None:
+    cut_off = completion([3], 0.95, [0, 1]) | {"finished": False}
+    rows = [{"prompt_ids": [7], "completions": [cut_off, completion([4], 0.92, [0, 1])]}]
+    options = RankOptions(confidence="probability_disparity", threshold=0.9)
+    assert [each.positive for each in judged_completions(rows, options)] == [False, True]
+    with pytest.raises(UserError, match="threshold: none of 1 prompts"):  # then both are positive
+        judged_completions(rows, replace(options, choose_unfinished=True))
 
 
 def test_training_raises_positive_completions_over_negative_ones(model_dir: Path, tmp_path: Path) -> None:

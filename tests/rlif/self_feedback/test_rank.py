@@ -95,6 +95,28 @@ def test_a_completion_without_an_answer_is_never_chosen_however_low_the_threshol
         rank([row_of([completion([3], 0.0, None), completion([4], -0.1)])], replace(RANK, threshold=-1.0))
 
 
+def test_a_completion_that_was_cut_off_is_chosen_only_where_that_is_asked_for() -> None:
+    # Confidences as they were seen: three that were cut off, with spans copied from the question, and one with an end.
+    cut_off = [
+        completion([3 + n], score, None, finished=False) | {"span": [0, 1]}
+        for n, score in enumerate((0.955, 0.948, 0.898))
+    ]
+    completions = [*cut_off, completion([6], 0.579)]
+    pairs, ranking = rank([row_of(completions)], replace(RANK, threshold=0.5, best_only=True))
+    assert [(pair["chosen_ids"], pair["gap"]) for pair in pairs] == [([6], 0.579)] * 3
+    assert (ranking.answered, ranking.pair_accuracy) == (1, 1.0)
+    asked_for, _ = rank([row_of(completions)], replace(RANK, threshold=0.5, choose_unfinished=True))
+    assert [pair["chosen_ids"] for pair in asked_for] == [[3], [4], [5], [3], [4], [3]]
+    with pytest.raises(UserError, match=r"none of the 3 completions .* and 3 were cut off; .* choose_unfinished ranks"):
+        rank([row_of(cut_off)], RANK)
+
+
+def test_a_marked_answer_that_was_cut_off_keeps_its_confidence_and_is_not_chosen() -> None:
+    completions = [completion([3], 0.99, finished=False), completion([4], 0.95), completion([5], 0.1, "8")]
+    pairs, _ = rank([row_of(completions)], replace(RANK, best_only=True))
+    assert [(pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs] == [([4], [5])]
+
+
 def test_pair_accuracy_counts_pairs_of_a_right_and_a_wrong_answer_with_a_gold_one_only() -> None:
     rows = [
         row_of([completion([3], 0.99, "8"), completion([4], 0.5)]),  # the wrong one is surer

@@ -105,11 +105,16 @@ def test_after_an_error_before_the_first_sample_the_mended_command_runs(
     assert len(sample_completions(sampling_config(), language_model, PROMPTS, path)) == len(PROMPTS)
 
 
-def test_an_elicited_answer_is_text_of_the_completion(language_model: LanguageModel, tmp_path: Path) -> None:
-    config = sampling_config(answer_span="elicited", elicitation="=")
+def test_an_elicited_answer_is_text_of_the_completion_if_that_came_to_its_end(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    changes = {"sampling": "independent", "temperature": 2.0, "num_generations": 12}  # warm, so that some end
+    config = sampling_config(answer_span="elicited", elicitation="=", **changes)
     rows = sample_completions(config, language_model, PROMPTS, tmp_path / "samples.jsonl")
     found = [each for row in rows for each in row["completions"] if each["span"]]
-    assert found
+    assert {each["finished"] for each in found} == {True, False}
     for each in found:
-        ids = each["ids"][slice(*each["span"])]
-        assert each["answer"] == language_model.tokenizer.decode(ids, skip_special_tokens=True).strip() != ""
+        text = language_model.tokenizer.decode(each["ids"][slice(*each["span"])])
+        assert (each["answer"] is None) == (not each["finished"])
+        assert each["answer"] in (text, None)
+        assert text.strip("0123456789+= ") == ""

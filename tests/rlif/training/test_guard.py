@@ -19,11 +19,13 @@ from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
+from rlif.training import loop
 from rlif.training.checkpoint import checkpoints
 from rlif.training.command import guard_summary
 from rlif.training.guard import Guard, Reading
 from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
+from rlif.training.progress import SilentProgress
 from rlif.training.setup import held_out, validation_options
 from rlif.training.validation import majority_answers
 from runs import MakeConfig, evaluated, train
@@ -47,6 +49,43 @@ FREE_FORM = WELL | {"consensus_prompts": 0.1}  # answers that cannot be compared
 
 def observe(guard: Guard, *changes: dict[str, float], start: dict[str, float] = WELL) -> list[str | None]:
     return [guard.observe(10 * step, start | change) for step, change in enumerate(changes)]
+
+
+def test_a_guard_without_answers_to_go_by_says_what_it_goes_by_and_what_may_help() -> None:
+    def said(start: dict[str, float]) -> str | None:
+        guard = Guard(patience=2)
+        guard.observe(0, start)
+        return guard.fallback("strict")
+
+    assert said(WELL) is None
+    free_form = str(said(FREE_FORM))
+    assert "a majority answer of the start model to 10% of its prompts only (less than 50%), so it goes by" in free_form
+    assert free_form.endswith("NLL plus KL, which turn later")  # they state answers, and disagree
+    silent = str(said(FREE_FORM | {"parse_rate": 0.02, "eos_rate": 0.25}))
+    assert silent.startswith(free_form + "; try answer_style lenient, which reads prose too; a system_prompt")
+    assert silent.endswith("a longer max_completion_length (75% were cut off)")
+
+
+def test_a_run_without_answers_says_so_of_its_guard_and_of_its_reward_once_each(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    class Told(SilentProgress):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, message: str) -> None:
+            self.warnings.append(message)
+
+    told = Told()
+    loop.train(make_config(reward=("majority_vote",), guard="warn"), progress=told)
+    guard, reward = told.warnings
+    assert guard.startswith("the guard has a majority answer of the start model to 0% of its prompts only")
+    assert reward.startswith(
+        "no completion of this step states an answer, by which majority_vote tells them apart: try"
+    )
+    told = Told()
+    loop.train(make_config(reward=("token_entropy",), output_dir=tmp_path / "other"), progress=told)
+    assert told.warnings == []
 
 
 def test_the_best_policy_agrees_most_with_the_start_models_majority_and_a_fall_warns_once() -> None:
