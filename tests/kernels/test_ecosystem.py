@@ -67,6 +67,23 @@ def test_saved_tensors_are_freed_with_the_graph(backend):
     assert alive() is None
 
 
+def test_results_may_be_written_to_in_place(backend):
+    logits, targets = torch.randn(2, 3, 50, device=DEVICE), torch.randint(50, (2, 3), device=DEVICE)
+    weight = torch.randn(2, 3, device=DEVICE)
+    leaf = logits.clone().requires_grad_()
+    stats = token_stats(leaf, targets, outputs=FIELDS, backend=backend)
+    for name in FIELDS:
+        getattr(stats, name)[0] = 0
+    stats.logprob.mul_(weight)
+    (stats.logprob + stats.entropy).sum().backward()
+
+    expected = logits.clone().requires_grad_()
+    stats = token_stats(expected, targets, backend=backend)
+    (stats.logprob * weight + stats.entropy)[1].sum().backward()
+    # The same upstream gradients, so the same bits.
+    assert torch.equal(leaf.grad, expected.grad)
+
+
 def test_results_that_nobody_differentiates_need_no_backward(backend):
     logits, targets = inputs()
     with torch.no_grad():
