@@ -329,7 +329,7 @@ def _checked_temperature(
     if backend == "triton" or source.device.type != "cpu":
         # To raise there would need a device synchronisation: what must not divide makes NaN of its row.
         temperature = temperature.where(_divides(temperature), torch.nan)
-    return temperature.float().contiguous()
+    return temperature.float().resolve_neg().contiguous()
 
 
 def _divides(temperature: Tensor) -> Tensor:

@@ -133,9 +133,9 @@ def field_gradients(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | Non
 
 def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
     """The upstream gradients that there are, by field, flat."""
-    # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side.
+    # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side, as they are.
     named = zip(FIELDS[: len(grads)], grads, strict=True)
-    return {name: grad.contiguous().view(-1) for name, grad in named if grad is not None}
+    return {name: grad.resolve_neg().contiguous().view(-1) for name, grad in named if grad is not None}
 
 
 # ---------------------------------------------------------------- the loss

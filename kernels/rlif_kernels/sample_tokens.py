@@ -89,7 +89,7 @@ def sample_tokens(
         drawn, stats = _sample(logits, uniform, number, outputs, arguments.backend)
         return drawn, *stats
 
-    drawn, *stats = detached("sample_tokens", sample, logits, uniform)
+    drawn, *stats = detached("sample_tokens", sample, logits.resolve_neg(), uniform.resolve_neg())
     return SampledTokens(drawn, TokenStats(*stats))
 
 

@@ -238,6 +238,12 @@ def _gradient(ctx: Any, field_grads: list[Tensor | None], eager: bool = False) -
 torch.library.register_autograd("rlif::token_stats", _autograd_backward, setup_context=_setup_context)
 
 
+def _shaped(flat: Tensor, shape: torch.Size) -> Tensor:
+    """The same memory, but no view to autograd, which lets nobody write to the views that a Function returns."""
+    shaped: Tensor = torch.ops.aten._unsafe_view.default(flat, (*shape, *flat.shape[1:]))
+    return shaped
+
+
 class _Eager(torch.autograd.Function):
     """The op where nothing watches: its outputs are the requested fields, and no other."""
 
@@ -245,7 +251,7 @@ class _Eager(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, common: tuple[Any, ...], inplace_backward: bool) -> tuple[Tensor, ...]:
         targets, temperature, varying, *options, outputs, backend, group = common
         flat, row_state = _forward(logits, *common)
-        fields = {name: flat[name].view(targets.shape + flat[name].shape[1:]) for name in requested(outputs)}
+        fields = {name: _shaped(flat[name], targets.shape) for name in requested(outputs)}
         ctx.save_for_backward(logits, targets, temperature, varying, row_state)
         ctx.names = tuple(fields)
         ctx.differentiable = [name for name in fields if name != "top_probs"]

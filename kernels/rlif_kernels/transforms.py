@@ -20,7 +20,8 @@ def transformed() -> bool:
 
 def watched(tensor: Tensor) -> bool:
     """Whether anything but plain eager execution sees this call: a compiler or tracer, a mode that looks at each op
-    (selective checkpointing, counters of operations), a subclass of Tensor, a transform.
+    (selective checkpointing, counters of operations), a subclass of Tensor, a transform, or that its memory holds other
+    numbers than it stands for (the negated view that a conjugate's imaginary part is).
 
     To those an op is a library op. Elsewhere its function is called as it is: the layers of `torch.library`, all in
     Python, take longer than the work of a small op itself.
@@ -28,6 +29,7 @@ def watched(tensor: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or type(tensor) not in (Tensor, torch.nn.Parameter)
+        or tensor.is_neg()
         or torch._C._len_torch_dispatch_stack() > 0
         or transformed()
     )

@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from comparison import DEVICE, mostly_interpreted, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import token_stats
+from rlif_kernels import grpo_loss, sample_tokens, token_stats
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.stats import FIELDS
 
@@ -65,6 +65,39 @@ def test_saved_tensors_are_freed_with_the_graph(backend):
     del stats
     gc.collect()
     assert alive() is None
+
+
+def test_results_may_be_written_to_in_place(backend):
+    logits, targets = torch.randn(2, 3, 50, device=DEVICE), torch.randint(50, (2, 3), device=DEVICE)
+    weight = torch.randn(2, 3, device=DEVICE)
+    leaf = logits.clone().requires_grad_()
+    stats = token_stats(leaf, targets, outputs=FIELDS, backend=backend)
+    for name in FIELDS:
+        getattr(stats, name)[0] = 0
+    stats.logprob.mul_(weight)
+    (stats.logprob + stats.entropy).sum().backward()
+
+    expected = logits.clone().requires_grad_()
+    stats = token_stats(expected, targets, backend=backend)
+    (stats.logprob * weight + stats.entropy)[1].sum().backward()
+    # The same upstream gradients, so the same bits.
+    assert torch.equal(leaf.grad, expected.grad)
+
+
+def test_negated_views_count_as_what_they_stand_for(backend):
+    """PyTorch marks such views, the imaginary parts of conjugates, and leaves their memory as it was."""
+    logits, targets = torch.randn(3, 50, device=DEVICE), torch.randint(50, (3,), device=DEVICE)
+    temperature, uniform = torch.rand(3, device=DEVICE) + 0.5, torch.rand(3, dtype=torch.float64, device=DEVICE)
+    results = []
+    for view in (lambda value: torch._neg_view(-value), torch.clone):
+        leaf = view(logits).requires_grad_()
+        stats = token_stats(leaf, targets, temperature=view(temperature), backend=backend)
+        stats.logprob.backward(view(temperature))
+        losses = grpo_loss(view(logits), targets, view(temperature), view(temperature), backend=backend)
+        drawn = sample_tokens(view(logits), view(uniform), outputs=("entropy",), backend=backend)
+        results.append((*stats[:3], leaf.grad, losses.loss, drawn.token_ids, drawn.stats.entropy))
+    for of_views, expected in zip(*results, strict=True):
+        assert torch.equal(of_views, expected)
 
 
 def test_results_that_nobody_differentiates_need_no_backward(backend):
