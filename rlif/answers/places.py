@@ -80,7 +80,8 @@ def _named(asked: str, question: str, cut_off: bool) -> Iterator[str]:
     stated = stated_answer(line, style="lenient", finished=True)
     sentence = _SENTENCE_END.split(line.removeprefix("Answer:"), maxsplit=1)[0]
     if stated is not None and any(character.isdigit() for character in stated.text):
-        if _LIST_GOES_ON.match(line, stated.end) or _LIST_BEFORE.search(line, 0, stated.start):
+        several = any(_LIST_GOES_ON.match(stated.text, end) for _, end in numbers_in(stated.text))
+        if several or _LIST_GOES_ON.match(line, stated.end) or _LIST_BEFORE.search(line, 0, stated.start):
             yield sentence.strip()  # one number of several is a part of the answer
             return
         whole = [place for place in _number_places(line) if place[0] == stated.start]

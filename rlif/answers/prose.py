@@ -92,7 +92,7 @@ def numbers_in(text: str) -> Iterator[Span]:
     """Yield where the numbers of a text stand, those left out that are yet to be added up."""
     for number in _NUMBER.finditer(text):
         if not _is_operand(number):
-            yield _with_percent(text, number.start(), number.end(), len(text))
+            yield _with_scale(text, number.start(), number.end(), len(text))
 
 
 def _by_phrase(text: str) -> Span | None:
