@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # The modules of its packages, by the names under which they are imported.
 TRAIN = frozenset(
-    {"accelerate", "datasets", "huggingface_hub", "math_verify", "matplotlib", "numpy", "packaging", "peft"}
+    {"accelerate", "datasets", "huggingface_hub", "math_verify", "matplotlib", "mpmath", "numpy", "packaging", "peft"}
     | {"platformdirs", "rich", "safetensors", "sklearn", "tokenizers", "transformers", "tyro", "yaml"}
 )
 
