@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-# The modules of its packages, by the names under which they are imported.
+# The modules of its packages, by the names under which they are imported; mpmath aside, which torch brings as well.
 TRAIN = frozenset(
-    {"accelerate", "datasets", "huggingface_hub", "math_verify", "matplotlib", "mpmath", "numpy", "packaging", "peft"}
+    {"accelerate", "datasets", "huggingface_hub", "math_verify", "matplotlib", "numpy", "packaging", "peft"}
     | {"platformdirs", "rich", "safetensors", "sklearn", "tokenizers", "transformers", "tyro", "yaml"}
 )
 

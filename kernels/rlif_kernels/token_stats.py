@@ -239,9 +239,8 @@ torch.library.register_autograd("rlif::token_stats", _autograd_backward, setup_c
 
 
 def _shaped(flat: Tensor, shape: torch.Size) -> Tensor:
-    """The same memory, but no view to autograd, which lets nobody write to the views that a Function returns."""
-    shaped: Tensor = torch.ops.aten._unsafe_view.default(flat, (*shape, *flat.shape[1:]))
-    return shaped
+    """A backend's new tensor in another shape: no view, because autograd lets nobody write to a Function's views."""
+    return flat.contiguous().resize_(shape + flat.shape[1:])
 
 
 class _Eager(torch.autograd.Function):
