@@ -96,7 +96,8 @@ def grpo_loss(
         loss_scale: multiplies loss and gradient: 1 / gradient_accumulation_steps, or the factor of a gradient scaler.
             It costs nothing, where to multiply the loss afterwards costs one more pass over the gradient.
         outputs: which of "logprob", "entropy", "self_certainty" to return beside the loss.
-        inplace_backward: write the gradient into the logits' own storage, at once: this call destroys them.
+        inplace_backward: write the gradient into the logits' own storage, at once: this call destroys them. Not for
+            selective checkpointing whose policy saves this op: to recompute it would then leave the logits as they are.
 
     A backward hands out the gradient that the forward computed, in its own memory. With retain_graph=True, for a second
     backward or for the gradient of one term, it makes a copy, N·V elements.
