@@ -108,23 +108,6 @@ def token_stats(
 # The outputs of the forward op are the fields in the order of FIELDS, then the row state.
 
 
-def _forward(
-    logits: Tensor,
-    targets: Tensor,
-    temperature: Tensor | None,
-    varying: Tensor | None,
-    scalar_temperature: float,
-    softcap: float,
-    num_columns: int,
-    outputs: str,
-    backend: str,
-    group: str,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Flat fields by name, and the row state."""
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    return backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
-
-
 @torch.library.custom_op("rlif::token_stats", mutates_args=())
 def _forward_op(
     logits: Tensor,
@@ -139,8 +122,8 @@ def _forward_op(
     group: str,
     inplace_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    common = (targets, temperature, varying, scalar_temperature, softcap, num_columns, outputs, backend, group)
-    fields, row_state = _forward(logits, *common)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
+    fields, row_state = backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
     return (*field_outputs(fields, targets), row_state)
 
 
@@ -249,11 +232,12 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, common: tuple[Any, ...], inplace_backward: bool) -> tuple[Tensor, ...]:
         targets, temperature, varying, *options, outputs, backend, group = common
-        flat, row_state = _forward(logits, *common)
-        fields = {name: _shaped(flat[name], targets.shape) for name in requested(outputs)}
+        rows, names = op_rows(targets, temperature, varying, *options), requested(outputs)
+        flat, row_state = backend_for(backend, logits, group).forward(logits, rows, names)
+        fields = {name: _shaped(flat[name], targets.shape) for name in names}
         ctx.save_for_backward(logits, targets, temperature, varying, row_state)
-        ctx.names = tuple(fields)
-        ctx.differentiable = [name for name in fields if name != "top_probs"]
+        ctx.names = names
+        ctx.differentiable = [name for name in names if name != "top_probs"]
         if "top_probs" in fields:
             ctx.mark_non_differentiable(fields["top_probs"])
         ctx.set_materialize_grads(False)
