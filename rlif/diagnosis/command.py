@@ -8,7 +8,7 @@ from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.report import show, write_diagnosis
-from rlif.models.language_model import load_language_model
+from rlif.models.language_model import load_with_options
 from rlif.rewards import load_rewards
 from rlif.rewards.registry import INTERNAL
 from rlif.terminal import make_console
@@ -32,14 +32,7 @@ def run(config: DiagnoseConfig) -> None:
     )
     if len(prompts) > config.num_prompts:
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
-    language_model = load_language_model(
-        config.model,
-        device=config.device,
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        logits_dtype=config.logits_dtype,
-        trust_remote_code=config.trust_remote_code,
-    )
+    language_model = load_with_options(config, config.model)
     diagnosis = diagnose(
         language_model,
         prompts,

@@ -12,7 +12,7 @@ from rlif.errors import UserError
 from rlif.evaluation.completions import completion_row
 from rlif.evaluation.options import EvalConfig
 from rlif.files.jsonl import JsonLines, Row, read_rows
-from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.progress_bar import bar
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
@@ -119,14 +119,7 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
         split=config.split,
         default_split="test",
     )
-    language_model = load_language_model(
-        config.model,
-        device=config.device,
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        logits_dtype=config.logits_dtype,
-        trust_remote_code=config.trust_remote_code,
-    )
+    language_model = load_with_options(config, config.model)
     style = config.answer_style or answer_style_of(prompts, chat=config.chat, system_prompt=config.system_prompt)
     encoded = encode_prompts(
         language_model,

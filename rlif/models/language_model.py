@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from rlif.errors import UserError
 from rlif.models.float32_head import keep_logits_in_float32
 from rlif.models.loading import exists, loading, path_or_id
+from rlif.options.groups import LoadingOptions
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,18 @@ def load_language_model(
     candidates = (tokenizer.pad_token_id, *eos_token_ids, 0)
     pad_token_id = next(token for token in candidates if token is not None and token < num_embeddings)
     return LanguageModel(model, tokenizer, eos_token_ids, pad_token_id)
+
+
+def load_with_options(options: LoadingOptions, name: str, *, device: str | None = None) -> LanguageModel:
+    """`load_language_model` as a command's options say, but for the device if another one is given."""
+    return load_language_model(
+        name,
+        device=device or options.device,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        logits_dtype=options.logits_dtype,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def resolve_device(device: str) -> torch.device:

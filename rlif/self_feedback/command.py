@@ -15,14 +15,14 @@ from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
 from rlif.files.jsonl import Row, settings_of, write_rows
 from rlif.files.lock import Lock
-from rlif.models.language_model import check_model_path
+from rlif.models.language_model import check_model_path, load_with_options
 from rlif.options.fields import options_of
 from rlif.options.record import CONFIG_FILE, read_record, write_record
 from rlif.options.yaml_file import with_changes
 from rlif.self_feedback.measure import draw_models_reliability, measures
 from rlif.self_feedback.nft import judged_completions
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
-from rlif.self_feedback.prompts import held_out_prompts, load, start_model, training_prompts
+from rlif.self_feedback.prompts import held_out_prompts, start_model, training_prompts
 from rlif.self_feedback.rank import Ranking, rank, read_preferences
 from rlif.self_feedback.sample import RENAMED, read_samples, sample_completions
 from rlif.self_feedback.train import FOLDERS, Items, train_model
@@ -125,7 +125,7 @@ def run_sample(config: SelfFeedbackConfig, console: Console) -> None:
     def before_rows() -> None:  # what there is when sampling is interrupted can be used too
         remember(config, "sample")
 
-    language_model = load(config, start_model(config))
+    language_model = load_with_options(config, start_model(config))
     rows = sample_completions(config, language_model, prompts, config.output_dir / SAMPLES, before_rows=before_rows)
     completions = [completion for row in rows for completion in row["completions"]]
     answered = sum(completion["answer"] is not None for completion in completions)
@@ -163,7 +163,7 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:
     """Stage 3: the model, in model/."""
     name = start_model(config)
-    start = load(config, name)
+    start = load_with_options(config, name)
     if config.train.objective == "nft":
         if config.preferences:
             raise UserError("preferences: got a file of pairs with the objective nft, which learns from samples.jsonl")
@@ -200,7 +200,7 @@ def run_measure(config: SelfFeedbackConfig, console: Console) -> None:
     rows: dict[str, list[Row]] = {}
     for label, name in models.items():
         path = config.output_dir / f"measure-{label.split()[0]}.jsonl"
-        language_model = load(config, name)
+        language_model = load_with_options(config, name)
         rows[label] = sample_completions(
             evaluation, language_model, prompts, path, argument="eval_data", title=f"Measuring the {label}"
         )

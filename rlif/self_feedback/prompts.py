@@ -6,7 +6,7 @@ from itertools import islice
 
 from rlif.data.prompts import Prompt, read_prompts
 from rlif.errors import UserError
-from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.self_feedback.options import SelfFeedbackConfig
 from rlif.self_feedback.spans import MAX_ANSWER_LENGTH
@@ -18,22 +18,6 @@ from rlif.tasks.options import BaseModelConfig
 def start_model(config: SelfFeedbackConfig) -> str:
     """The name of the model to start from; the built-in one is pretrained first if the cache does not have it."""
     return config.model if config.model is not None else str(pretrained_base(BaseModelConfig()))
-
-
-def load(config: SelfFeedbackConfig, name: str) -> LanguageModel:
-    """Load a model as the configuration says.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    return load_language_model(
-        name,
-        device=config.device,
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        logits_dtype=config.logits_dtype,
-        trust_remote_code=config.trust_remote_code,
-    )
 
 
 def training_prompts(config: SelfFeedbackConfig) -> list[Prompt]:

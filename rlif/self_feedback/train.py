@@ -23,7 +23,7 @@ from rlif.files.jsonl import Row, StageFile
 from rlif.interrupts import StopRequest
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
-from rlif.models.language_model import LanguageModel
+from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import policy_to_train
 from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
@@ -33,7 +33,6 @@ from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.nft import JudgedCompletion
 from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
 from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
-from rlif.self_feedback.prompts import load
 from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import parts_within
@@ -188,7 +187,7 @@ def make_objective(
         max_tokens_per_forward=config.max_tokens_per_forward,
         per_token=options.objective == "nft",
     )
-    policy = policy_to_train(start, options, checkpoint, partial(load, config), seed=config.seed)
+    policy = policy_to_train(start, options, checkpoint, partial(load_with_options, config), seed=config.seed)
     if options.gradient_checkpointing:
         enable_checkpointing(policy.model)
     if options.objective == "nft":

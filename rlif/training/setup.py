@@ -11,7 +11,7 @@ from pathlib import Path
 from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.files.lock import Lock
-from rlif.models.language_model import load_language_model
+from rlif.models.language_model import load_with_options
 from rlif.rewards import load_rewards
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
@@ -162,14 +162,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
             f"its model; expected a new run, perhaps one that starts from {path / 'model'}"
         )
 
-    start = load_language_model(
-        config.model,
-        device=str(accelerator.device),
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        logits_dtype=config.logits_dtype,
-        trust_remote_code=config.trust_remote_code,
-    )
+    start = load_with_options(config, config.model, device=str(accelerator.device))
     encode = partial(
         encode_prompts,
         start,
