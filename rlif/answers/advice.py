@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from itertools import islice
 
 from rlif.answers.extract import AnswerStyle
+from rlif.printable import one_line
 
 # Where fewer completions state an answer, measures of their answers say more of the others.
 FEW_ANSWERED = 0.5
@@ -15,8 +15,6 @@ EXAMPLES = 3
 EXAMPLE_LENGTH = 200
 # Share of completions that end by themselves from which on their length is no concern.
 _MOST_FINISHED = 0.8
-# What a model writes must not reach a terminal as a command.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def how_to_get_answers(style: AnswerStyle, finished: float | None = None) -> str:
@@ -39,6 +37,6 @@ def examples(completions: Iterable[str]) -> tuple[str, ...]:
     """Return the ends of the first few completions, each in one line."""
     shown = []
     for text in islice(completions, EXAMPLES):
-        line = _CONTROL.sub(" ", text).strip()
+        line = " ".join(one_line(text).split())
         shown.append(line if len(line) <= EXAMPLE_LENGTH else "\N{HORIZONTAL ELLIPSIS}" + line[-EXAMPLE_LENGTH:])
     return tuple(shown)

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers
 from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
 from rlif.answers.matching import is_right
-from rlif.data.rows import written_out
 from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
@@ -202,7 +201,7 @@ def _gold(value: object, place: str) -> str | None:
 
 def _text(value: object, name: str, place: str) -> str:
     if isinstance(value, Decimal | int | float) and not isinstance(value, bool) and name.startswith("answer"):
-        return written_out(value)
+        return gold_answer(value) or ""  # written out as gold answers are
     if not isinstance(value, str):
         raise UserError(f"{place}: got {_shown(value)} for `{name}`, expected text")
     try:

@@ -83,9 +83,13 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
     """
     check_confidence(rows, options)
     rows = [
-        row | {"completions": [as_it_counts(each, choose_unfinished=options.choose_unfinished) for each in sampled]}
+        row
+        | {
+            "completions": [
+                as_it_counts(each, choose_unfinished=options.choose_unfinished) for each in row["completions"]
+            ]
+        }
         for row in rows
-        for sampled in (row["completions"],)
     ]
     pairs: list[Row] = []
     with_pairs = judged = agreeing = 0
