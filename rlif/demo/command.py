@@ -97,6 +97,7 @@ def runs_table(results: Mapping[str, TrainResult], eval_samples: int) -> Table:
     table = Table(
         title="Held-out accuracy",
         caption=f"{eval_samples} samples at temperature 1, standard error <= {standard_error:.1%}",
+        pad_edge=False,  # which leaves room for the names in a terminal of 80 columns
     )
     for header in ("trained on", "start", "best", "at step", "guard's", "at step", "last", "at step"):
         table.add_column(header, justify="left" if header == "trained on" else "right")
