@@ -1,0 +1,238 @@
+"""How a call is launched: pure functions of rows, columns and what is known of the device. Nothing here needs a GPU.
+
+The launcher goes by these plans, and `python -m benchmarks static` predicts from them.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+from rlif_kernels.backends.triton import launches
+from rlif_kernels.backends.triton.launches import Launch, Table
+
+# LANES and warps: 512 lanes on 128 threads give each thread four independent 16-byte loads, enough in flight at the
+#   occupancy that their registers leave; LANES also fixes the bits of a result, so it does not vary with the shape.
+# TILES a chunk, which fix the bits as well: 8 tiles of 4096 (bf16) or 2048 (fp32) columns. Merging a chunk costs a lane
+#   about 14 instructions, 0.2 an element; a smaller chunk would cost more, a larger one would add up too many terms.
+LANES = 512
+TILES = 8
+LOAD_BYTES = 16
+TILE_BYTES = LANES * LOAD_BYTES
+# How a row can be split over programs, without a change of bits: into chunks, and the lanes of each into slices. Four
+# slices leave each of 128 threads one lane; more would only leave threads without one.
+SLICES = (1, 2, 4)
+# What of a split row's time is not spent on logits: its lanes' state is written and read again, 8 KB for 64 KB.
+SPLIT_EFFICIENCY = 0.85
+# Bytes under way that keep a multiprocessor's share of the memory busy: 4.3 TB/s at 700 ns on 132 of them are 23 KB.
+BYTES_NEEDED = 24 << 10
+# The second look of the fused loss finds its rows in the cache if they fill no more than this share of it.
+CACHE_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a plan has to know of a GPU."""
+
+    architecture: str
+    """"sm_90", "gfx942"; of others any name."""
+    multiprocessors: int
+    cache_bytes: int
+    """Of the last cache before the memory that all multiprocessors share."""
+    warp: int = 32
+    registers: int = 65536
+    """32-bit, of a multiprocessor."""
+    threads: int = 2048
+    """Resident on a multiprocessor, at most."""
+    shared_bytes: int = 228 << 10
+    """Of a multiprocessor."""
+
+
+@dataclass(frozen=True)
+class ForwardPlan:
+    """A forward is one launch: of a program for each row, or for each part of a row, the last of which sums them up."""
+
+    launch: Launch
+    split: bool
+    chunks: int
+    """Of a row."""
+    slices: int
+    programs: int
+    resident: int
+    """Programs on a multiprocessor at a time."""
+    balance: float
+    efficiency: float
+    """Balance, times the share of the memory's rate that the loads under way allow, less what splitting costs."""
+    memsets: int
+    launches: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Programs to a row."""
+        return self.chunks * self.slices if self.split else 1
+
+
+@dataclass(frozen=True)
+class BackwardPlan:
+    """A backward is one launch, of a program for each chunk of each row."""
+
+    launch: Launch
+    tiles: int
+    """Blocks to a chunk."""
+    chunks: int
+    """Of a row."""
+    programs: int
+    resident: int
+    balance: float
+    efficiency: float
+    launches: int = 1
+    memsets: int = 0
+
+
+@dataclass(frozen=True)
+class LossPlan:
+    """The fused loss is one launch of a program a row; the pair is a forward, the loss's terms, and a backward."""
+
+    path: Literal["fused", "pair"]
+    launch: Launch
+    """Of the fused kernel."""
+    programs: int
+    resident: int
+    balance: float
+    rows_in_flight: int
+    """Of the fused kernel, at most."""
+    fits: bool
+    """Whether these rows stay in the cache until they are looked at again."""
+    forward: ForwardPlan
+    backward: BackwardPlan
+    launches: int
+    memsets: int
+
+
+def forward(
+    num_rows: int, num_columns: int, itemsize: int, device: Device, all_fields: bool = False
+) -> ForwardPlan:
+    """Plan a forward: whole rows where they fill the device, or else as many parts as do."""
+    return _forward(launches.current(), num_rows, num_columns, itemsize, device, all_fields)
+
+
+def backward(num_rows: int, num_columns: int, itemsize: int, device: Device) -> BackwardPlan:
+    """Plan a backward: chunks as large as still fill the device."""
+    return _backward(launches.current(), num_rows, num_columns, itemsize, device)
+
+
+def loss(num_rows: int, num_columns: int, itemsize: int, device: Device) -> LossPlan:
+    """Plan a policy loss: fused where the rows under way stay in the cache and fill the device better than the pair."""
+    return _loss(launches.current(), num_rows, num_columns, itemsize, device)
+
+
+def resident_programs(launch: Launch, device: Device) -> int:
+    """How many programs a multiprocessor holds at a time, by their threads, registers and shared memory; at least 1."""
+    threads = launch.num_warps * device.warp
+    registers = _round_up(launch.max_registers or launch.registers, 8)
+    programs = min(device.threads // threads, device.registers // (registers * threads))
+    if launch.num_stages > 1:
+        # Tiles that wait in shared memory, and 1 KB that the system keeps of each program.
+        programs = min(programs, device.shared_bytes // (launch.num_stages * TILE_BYTES + 1024))
+    return max(1, programs)
+
+
+def bytes_in_flight(launch: Launch) -> int:
+    """Bytes that a program reading a row, or a slice of its lanes, has asked for before it waits for the first of them."""
+    return launch.unroll * max(1, launch.num_stages - 1) * TILE_BYTES
+
+
+def balance(programs: int, resident: int, multiprocessors: int) -> float:
+    """The share of the time that multiprocessors have work, all programs being equal.
+
+    Programs that are all resident at once share the memory: then the multiprocessor with the most decides. More come in
+    waves, and the last one is as long as the others.
+    """
+    if programs <= resident * multiprocessors:
+        return programs / multiprocessors / -(-programs // multiprocessors)
+    waves = programs / (resident * multiprocessors)
+    return waves / -(-programs // (resident * multiprocessors))
+
+
+def _fill(programs: int, resident: int, multiprocessors: int, in_flight: int) -> float:
+    """The share of the memory's rate that the loads under way allow."""
+    return min(1.0, min(resident, programs / multiprocessors) * in_flight / BYTES_NEEDED)
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward(
+    table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device, all_fields: bool
+) -> ForwardPlan:
+    def plan(name: str, slices: int) -> ForwardPlan:
+        launch = table.find(name, device.architecture, itemsize, num_columns)
+        split = slices > 0
+        programs = num_rows * (chunks * slices if split else 1)
+        resident = resident_programs(launch, device)
+        balanced = balance(programs, resident, device.multiprocessors)
+        efficiency = balanced * _fill(programs, resident, device.multiprocessors, bytes_in_flight(launch))
+        if split:
+            efficiency *= SPLIT_EFFICIENCY
+        return ForwardPlan(launch, split, chunks, slices, programs, resident, balanced, efficiency, int(split))
+
+    chunks = _cdiv(num_columns * itemsize, TILES * TILE_BYTES)
+    whole = plan("forward_all" if all_fields else "forward", 0)
+    if whole.launch.slices is not None:
+        return plan("forward_part", whole.launch.slices) if whole.launch.slices else whole
+    parts = [plan("forward_part", slices) for slices in SLICES if chunks * slices > 1]
+    return max([whole, *parts], key=lambda each: each.efficiency)
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward(table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device) -> BackwardPlan:
+    launch = table.find("backward", device.architecture, itemsize, num_columns)
+    resident = resident_programs(launch, device)
+    needed = device.multiprocessors * min(resident, _cdiv(BYTES_NEEDED, launch.block_bytes) + 1)
+    tiles = launch.tiles
+    while tiles > 1 and num_rows * _cdiv(num_columns * itemsize, tiles * launch.block_bytes) < needed:
+        tiles //= 2
+    chunks = _cdiv(num_columns * itemsize, tiles * launch.block_bytes)
+    programs = num_rows * chunks
+    balanced = balance(programs, resident, device.multiprocessors)
+    efficiency = balanced * _fill(programs, resident, device.multiprocessors, launch.block_bytes)
+    return BackwardPlan(launch, tiles, chunks, programs, resident, balanced, efficiency)
+
+
+@functools.lru_cache(maxsize=4096)
+def _loss(table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device) -> LossPlan:
+    forward_plan = _forward(table, num_rows, num_columns, itemsize, device, False)
+    backward_plan = _backward(table, num_rows, num_columns, itemsize, device)
+
+    def plan(name: str) -> tuple[float, LossPlan]:
+        """The fused loss by one of its kernels, and how many times the rows are moved, over the efficiency."""
+        launch = table.find(name, device.architecture, itemsize, num_columns)
+        resident = resident_programs(launch, device)
+        balanced = balance(num_rows, resident, device.multiprocessors)
+        cost = 2 / balanced / _fill(num_rows, resident, device.multiprocessors, bytes_in_flight(launch))
+        rows = min(num_rows, resident * device.multiprocessors)
+        fits = rows * num_columns * itemsize <= CACHE_SHARE * device.cache_bytes
+        plan = LossPlan(
+            "fused", launch, num_rows, resident, balanced, rows, fits, forward_plan, backward_plan, launches=1, memsets=0
+        )
+        return cost, plan
+
+    # Those that fit first, then by cost; of equal ones that with more rows under way.
+    cost, fused = min((plan(name) for name in ("grpo_short", "grpo")), key=lambda each: (not each[1].fits, each[0]))
+    pair_cost = 1 / forward_plan.efficiency + 2 / backward_plan.efficiency
+    path = table.find("grpo", device.architecture, itemsize, num_columns).path
+    if path == "auto":
+        path = "fused" if fused.fits and cost <= pair_cost else "pair"
+    if path == "fused":
+        return fused
+    return LossPlan(
+        "pair", fused.launch, forward_plan.programs, forward_plan.resident,
+        min(forward_plan.balance, backward_plan.balance), fused.rows_in_flight, fused.fits, forward_plan, backward_plan,
+        launches=forward_plan.launches + 1 + backward_plan.launches, memsets=forward_plan.memsets,
+    )  # fmt: skip
+
+
+def _cdiv(number: int, divisor: int) -> int:
+    """`triton.cdiv`, which a tracer of constants wraps: a hundred times the work."""
+    return -(-number // divisor)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
