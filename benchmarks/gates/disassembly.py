@@ -49,7 +49,7 @@ def count_compiled(
     of them to count, the one that writes or the one that does not.
     """
     amd = target.startswith("gfx")
-    program = amd_program(compiled.asm["amdgcn"]) if amd else nvidia_program(compiled.asm["cubin"])
+    program = disassembled(target, compiled)
     if per_thread is None:
         return Counts(name, target, program.registers, program.spills)
     exponential, store = ("v_exp_f32", "_store_") if amd else ("MUFU", "STG")
@@ -74,6 +74,13 @@ def count_compiled(
         narrowest(loads, loop),
         narrowest(writes, loop),
     )
+
+
+def disassembled(target: str, compiled: Any) -> Program:
+    """The program that Triton compiled for a target."""
+    if target.startswith("gfx"):
+        return amd_program(compiled.asm["amdgcn"])
+    return nvidia_program(compiled.asm["cubin"])
 
 
 def nvidia_program(cubin: bytes) -> Program:
