@@ -8,6 +8,7 @@ from typing import Any
 from scipy import stats
 
 from benchmarks.ops.floor import floor_milliseconds
+from benchmarks.report.answering import evidence, word_prompts
 from benchmarks.report.markdown import notes, table
 from benchmarks.steps.answers import scores
 
@@ -294,6 +295,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "self-feedback": self_feedback,
     "demo": demo,
     "answers": answers,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {"ops": all_ops}

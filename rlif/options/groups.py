@@ -88,7 +88,8 @@ class DataOptions:
     """The prompts."""
 
     data: str
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256."""
 
 
 @dataclass(kw_only=True)

@@ -14,8 +14,10 @@ from benchmarks import __main__ as command_line
         (
             ["opps"],
             "suite is 'opps'; expected some of static, ops, loop, generation, trl-step, self-feedback, demo, answers, "
-            "or",
+            "word-prompts, evidence, or",
         ),
+        (["word-prompts"], "--model is None; expected a directory saved by transformers"),
+        (["evidence", "--completions", "none.jsonl"], "--completions is none.jsonl; expected a completions.jsonl"),
         (["ops", "--peers", "trk"], "--peers is 'trk'; expected some of"),
         (["ops", "--output", "/proc/none"], "--output is /proc/none; expected a directory"),
     ],

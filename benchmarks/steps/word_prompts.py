@@ -1,0 +1,120 @@
+"""Suite `word-prompts`: after which instruction does a model state its answers to word problems, and how hard may they be?
+
+    python -m benchmarks word-prompts --model DIR
+
+Every wording is put before the same problems of a few levels, then that of the recipe before problems of all levels.
+Problems are those of the training templates. The completions are kept in runs/word-prompts, to be read.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.runner import Options, Step
+from rlif.evaluation.completions import read_completions
+from rlif.evaluation.options import EvalConfig
+from rlif.evaluation.sampling import prepare_sampling
+from rlif.files.jsonl import read_rows
+from rlif.metrics.selection import Mean, mean_over_prompts
+
+RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "smollm2-word-problems.yaml"
+COMPLETIONS = Path("runs") / "word-prompts"
+
+# None: the system prompt that the chat template puts there by itself, if any.
+WORDINGS: dict[str, str | None] = {
+    "none": None,
+    "number alone": "Answer with a single number and nothing else.",
+    "phrase": 'Solve the problem step by step. End with "The answer is" and the number.',
+    "marker": 'Solve the problem step by step. End with "#### " and the number.',
+    "box": "Solve the problem step by step, and put your final answer within \\boxed{}.",
+    "short": "Solve the math problem in one or two short sentences. End with the answer.",
+    "example": (
+        "Solve the math problem. Write the calculation, then the answer, as in this example.\n"
+        "Problem: A shelf holds 4 red books and 9 blue books. How many books does it hold?\n"
+        "Solution: It holds 4 + 9 = 13 books.\n#### 13"
+    ),
+}
+# Levels that wordings are compared at: one step, two steps, with small numbers.
+COMPARED = (1, 3)
+LEVELS = range(1, 9)
+
+
+def steps(options: Options) -> list[Step]:
+    prompts = {"full": 48, "quick": 12, "tiny": 2}[options.size]
+    found = []
+    for name, text in WORDINGS.items():
+        for level in COMPARED:
+            config = evaluation(options, level, prompts // 2, system_prompt=text)
+            found.append(Step(f"{name}, level {level}", 60, partial(measure, name, config)))
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    for level in LEVELS:
+        config = evaluation(
+            options,
+            level,
+            prompts,
+            system_prompt=recipe["system_prompt"],
+            temperature=recipe["temperature"],
+            max_completion_length=recipe["max_completion_length"],
+        )
+        found.append(Step(f"recipe, level {level}", 100, partial(measure, "recipe", config)))
+    return found
+
+
+def evaluation(options: Options, level: int, prompts: int, **more: Any) -> EvalConfig:
+    """What samples the problems of a level; the seed is that of the first problems, so that all wordings see the same."""
+    given: dict[str, Any] = {"num_generations": 4, "max_completion_length": 128, "temperature": 1.0} | more
+    return EvalConfig(
+        model=str(options.model),
+        data=f"word_problems:level={level},n={prompts},seed=0,split=train",
+        chat=True,
+        device=options.device,
+        max_batch_tokens=8192,
+        **given,
+    )
+
+
+def measure(name: str, config: EvalConfig, results: dict[str, Any]) -> str:
+    """Sample, and add to the entries what share of the completions ended, stated an answer, and were right."""
+    assert config.data is not None
+    level = int(config.data.split("level=")[1].split(",")[0])
+    path = COMPLETIONS / f"{name.replace(' ', '-')}-level-{level}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    prepare_sampling(config).run(path)
+    entry = {"wording": name, "level": level} | summary(path)
+    results["entries"].append(entry)
+    results["model"] = Path(str(config.model)).name
+    results.setdefault("settings", {})[name] = {
+        key: getattr(config, key) for key in ("system_prompt", "temperature", "max_completion_length")
+    }
+    return ", ".join(f"{key} {entry[key]['value']:.0%}" for key in ("stated", "right"))
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Shares of a file of completions, each a mean over prompts with its standard error, and the mean length."""
+    rows = read_rows(path)
+    completions = read_completions(path, answer_style="lenient")
+    right = completions.correct()
+
+    def share(values: Any) -> Mean:
+        return mean_over_prompts(np.asarray(values, dtype=np.float64).mean(axis=1))
+
+    means = {
+        "ended": share([row["finished"] for row in rows]),
+        "stated": share(completions.clusters >= 0),
+        "right": share(right),
+        # Groups whose completions are not all right or all wrong: all that a group's advantages can learn from.
+        "mixed": share((right.any(axis=1) & ~right.all(axis=1))[:, None]),
+    }
+    return {
+        "prompts": len(rows),
+        "completions": int(right.size),
+        "tiers": dict(completions.tiers),
+        "tokens": float(np.mean([row["tokens"] for row in rows])),
+        **{name: mean._asdict() for name, mean in means.items()},
+    }

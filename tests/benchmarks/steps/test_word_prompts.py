@@ -1,0 +1,61 @@
+"""The suite `word-prompts` counts what completions say, and the recipe is what it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from benchmarks.report.answering import word_prompts
+from benchmarks.runner import Options
+from benchmarks.steps.word_prompts import LEVELS, RECIPE, WORDINGS, evaluation, steps, summary
+from rlif.data.prompts import read_prompts
+from rlif.options.yaml_file import read_config, with_values
+from rlif.training.options import TrainConfig
+
+
+def test_shares_are_those_of_the_completions(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": "1+1", "answer": "2", "tokens": [4, 6], "finished": [True, True],
+            "completions": ["The answer is 2.", "The answer is 3."], "scores": {},
+        },
+        {
+            "prompt": "2+2", "answer": "4", "tokens": [2, 8], "finished": [True, False],
+            "completions": ["#### 4", "So 2 + 2 = 4, and the"], "scores": {},
+        },
+    ]  # fmt: skip
+    path = tmp_path / "completions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = summary(path)
+    assert {name: found[name]["value"] for name in ("ended", "stated", "right", "mixed")} == {
+        "ended": 0.75,
+        "stated": 0.75,
+        "right": 0.5,
+        "mixed": 1.0,
+    }
+    assert (found["prompts"], found["completions"], found["tokens"]) == (2, 4, 5.0)
+    assert found["tiers"] == {"phrase": 2, "marker": 1}
+    settings = {"system_prompt": "Say it.\nNow.", "temperature": 1.0, "max_completion_length": 9}
+    entries = [{"wording": name, "level": 1} | found for name in ("short", "recipe")]
+    results = {"model": "tiny", "settings": {"short": settings, "recipe": settings}, "entries": entries}
+    text = word_prompts(results)
+    assert "| short | 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text
+    assert "| 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text.split("With the recipe's, at temperature 1, 2 problems")[1]
+    assert "| short | Say it. ⏎ Now. |" in text
+
+
+def test_every_wording_is_put_before_the_same_problems(tmp_path: Path) -> None:
+    options = Options(tmp_path, size="tiny", model=tmp_path)
+    assert len(steps(options)) == 2 * len(WORDINGS) + len(LEVELS)
+    one, other = (evaluation(options, 3, 5, system_prompt=text) for text in (None, "Say it."))
+    assert read_prompts(str(one.data)) == read_prompts(str(other.data))
+
+
+def test_the_recipe_is_one_that_train_takes_with_a_wording_that_was_measured() -> None:
+    assert yaml.safe_load(RECIPE.read_text())["system_prompt"] in WORDINGS.values()
+    config = with_values(TrainConfig, {"model": "DIR"} | read_config(RECIPE, TrainConfig, "rlif train"))
+    config.validate()
+    trained, held_out = read_prompts(config.data), read_prompts(config.eval_data, argument="eval_data")
+    assert not {prompt.content for prompt in trained} & {prompt.content for prompt in held_out}
