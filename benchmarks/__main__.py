@@ -90,7 +90,9 @@ def run_options(options: argparse.Namespace) -> Options:
     if "word-prompts" in options.suites and not (options.model and options.model.is_dir()):
         parser().error(f"--model is {options.model}; expected a directory saved by transformers, for word-prompts")
     if "evidence" in options.suites and not (options.completions and options.completions.is_file()):
-        parser().error(f"--completions is {options.completions}; expected a completions.jsonl of rlif eval, for evidence")
+        parser().error(
+            f"--completions is {options.completions}; expected a completions.jsonl of rlif eval, for evidence"
+        )
     if repeats < 1:
         parser().error(f"--repeats is {repeats}; expected a positive number")
     try:

@@ -16,22 +16,22 @@ def word_prompts(results: dict[str, Any]) -> str:
         return [*shares, f"{entry['tokens']:.0f}"]
 
     headings = ["ended", "answer stated", "right", "mixed groups", "tokens"]
-    wordings = [[e["wording"], str(e["level"]), *cells(e)] for e in results["entries"] if e["wording"] != "recipe"]
-    levels = [[str(e["level"]), *cells(e)] for e in results["entries"] if e["wording"] == "recipe"]
+    compared = [entry for entry in results["entries"] if entry["wording"] != "recipe"]
+    recipe = [entry for entry in results["entries"] if entry["wording"] == "recipe"]
+    wordings = [[entry["wording"], f"{entry['temperature']:g}", *cells(entry)] for entry in compared]
+    levels = [[str(entry["level"]), *cells(entry)] for entry in recipe]
     texts = [
-        [name, f"{each['system_prompt'] or 'that of the chat template'}".replace("\n", " ⏎ ")]
-        for name, each in results["settings"].items()
+        [name, "that of the chat template" if text is None else text.replace("\n", " ⏎ ")]
+        for name, text in results["system_prompts"].items()
     ]
-    first, recipe = (next(e for e in results["entries"] if (e["wording"] == "recipe") is is_recipe) for is_recipe in (0, 1))
-    temperature = results["settings"]["recipe"]["temperature"]
     return (
-        f"{table(['wording', 'level', *headings], wordings)}\n\n"
-        f"{first['prompts']} problems, {first['completions']} completions a row. The wordings are these system prompts:\n\n"
-        f"{table(['wording', 'text'], texts)}\n\n"
-        f"With the recipe's, at temperature {temperature:g}, {recipe['prompts']} problems and {recipe['completions']} "
-        f"completions a level:\n\n{table(['level', *headings], levels)}\n\n"
-        f"Model `{results['model']}`; ± is a standard error over prompts. A group of 4 completions is mixed if some are "
-        "right and some are not."
+        f"{table(['wording', 'temperature', *headings], wordings)}\n\n"
+        f"Level {compared[0]['level']}, {compared[0]['prompts']} problems and {compared[0]['completions']} completions a "
+        f"row. The wordings are these system prompts:\n\n{table(['wording', 'text'], texts)}\n\n"
+        f"With the recipe's, at temperature {recipe[0]['temperature']:g}, {recipe[0]['prompts']} problems and "
+        f"{recipe[0]['completions']} completions a level:\n\n{table(['level', *headings], levels)}\n\n"
+        f"Model `{results['model']}`; ± is a standard error over prompts. A group of {results['num_generations']} "
+        "completions is mixed if some are right and some are not."
     )
 
 
@@ -52,7 +52,11 @@ def evidence(results: dict[str, Any]) -> str:
         for name, entry in results["scores"].items()
     ]
     chosen = [
-        [name, interval(entry["right"], ".1%"), "" if name == "majority vote" else interval(entry["over_majority"], "+.1%")]
+        [
+            name,
+            interval(entry["right"], ".1%"),
+            "" if name == "majority vote" else interval(entry["over_majority"], "+.1%"),
+        ]
         for name, entry in results["choices"].items()
     ]
     settings, count = results["settings"], results["num_generations"]
@@ -60,9 +64,9 @@ def evidence(results: dict[str, Any]) -> str:
     return (
         f"{table(headings, rows)}\n\n"
         f"{table([f'answer of {count} by', 'right', 'over the majority vote'], chosen)}\n\n"
-        f"`{settings['model']}`, `{settings['data']}`, temperature {settings['temperature']:g}: {results['completions']} "
-        f"completions of {results['prompts']} prompts, of which {interval(results['stated'], '.1%')} state an answer and "
-        f"{interval(results['right'], '.1%')} are right. Brackets hold 95% intervals over resampled prompts. The "
-        f"correlation is that within prompts. ECE and Brier score are those of the score made a probability on other "
+        f"`{settings['model']}`, `{settings['data']}`, temperature {settings['temperature']:g}: "
+        f"{results['completions']} completions of {results['prompts']} prompts, of which "
+        f"{interval(results['stated'], '.1%')} state an answer and {interval(results['right'], '.1%')} are "
+        f"right. Brackets hold 95% intervals over resampled prompts. The correlation is that within prompts. ECE and Brier score are those of the score made a probability on other "
         f"prompts. Borda votes have the power {results['borda_power']:g}."
     )

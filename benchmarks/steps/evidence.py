@@ -4,8 +4,8 @@
     python -m benchmarks evidence --completions runs/evidence/completions.jsonl
 
 Every score's discrimination, its correlation with length, its calibration, and what is right if it chooses among the
-completions of a prompt, with intervals from resampled prompts. What was sampled, and how, is read from the `config.yaml`
-beside the completions.
+completions of a prompt, with intervals from resampled prompts. What was sampled, and how, is read from the
+`config.yaml` beside the completions.
 """
 
 from __future__ import annotations

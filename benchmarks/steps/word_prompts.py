@@ -1,9 +1,9 @@
-"""Suite `word-prompts`: after which instruction does a model state its answers to word problems, and how hard may they be?
+"""Suite `word-prompts`: after which instruction does a model state answers to word problems, and which are too hard?
 
     python -m benchmarks word-prompts --model DIR
 
-Every wording is put before the same problems of a few levels, then that of the recipe before problems of all levels.
-Problems are those of the training templates. The completions are kept in runs/word-prompts, to be read.
+Every wording is put before the same problems of level 1, at two temperatures, then that of the recipe before problems
+of all levels at its temperature. Problems are those of the training templates. The completions are kept in runs/word-prompts, to be read.
 """
 
 from __future__ import annotations
@@ -39,35 +39,29 @@ WORDINGS: dict[str, str | None] = {
         "Solution: It holds 4 + 9 = 13 books.\n#### 13"
     ),
 }
-# Levels that wordings are compared at: one step, two steps, with small numbers.
-COMPARED = (1, 3)
+# Temperatures that wordings are compared at.
+TEMPERATURES = (1.0, 0.6)
 LEVELS = range(1, 9)
 
 
 def steps(options: Options) -> list[Step]:
-    prompts = {"full": 48, "quick": 12, "tiny": 2}[options.size]
+    compared, each_level = {"full": (12, 16), "quick": (4, 4), "tiny": (2, 2)}[options.size]
     found = []
     for name, text in WORDINGS.items():
-        for level in COMPARED:
-            config = evaluation(options, level, prompts // 2, system_prompt=text)
-            found.append(Step(f"{name}, level {level}", 60, partial(measure, name, config)))
+        for temperature in TEMPERATURES:
+            config = evaluation(options, 1, compared, system_prompt=text, temperature=temperature)
+            found.append(Step(f"{name}, temperature {temperature}", 60, partial(measure, name, config)))
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    chosen = {name: recipe[name] for name in ("system_prompt", "temperature", "max_completion_length")}
     for level in LEVELS:
-        config = evaluation(
-            options,
-            level,
-            prompts,
-            system_prompt=recipe["system_prompt"],
-            temperature=recipe["temperature"],
-            max_completion_length=recipe["max_completion_length"],
-        )
-        found.append(Step(f"recipe, level {level}", 100, partial(measure, "recipe", config)))
+        config = evaluation(options, level, each_level, **chosen)
+        found.append(Step(f"recipe, level {level}", 60, partial(measure, "recipe", config)))
     return found
 
 
 def evaluation(options: Options, level: int, prompts: int, **more: Any) -> EvalConfig:
-    """What samples the problems of a level; the seed is that of the first problems, so that all wordings see the same."""
-    given: dict[str, Any] = {"num_generations": 4, "max_completion_length": 128, "temperature": 1.0} | more
+    """Return what samples the problems of a level, the same ones whatever the wording."""
+    given: dict[str, Any] = {"num_generations": 4, "max_completion_length": 96} | more
     return EvalConfig(
         model=str(options.model),
         data=f"word_problems:level={level},n={prompts},seed=0,split=train",
@@ -82,16 +76,15 @@ def measure(name: str, config: EvalConfig, results: dict[str, Any]) -> str:
     """Sample, and add to the entries what share of the completions ended, stated an answer, and were right."""
     assert config.data is not None
     level = int(config.data.split("level=")[1].split(",")[0])
-    path = COMPLETIONS / f"{name.replace(' ', '-')}-level-{level}.jsonl"
+    path = COMPLETIONS / f"{name.replace(' ', '-')}-level-{level}-temperature-{config.temperature:g}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     prepare_sampling(config).run(path)
-    entry = {"wording": name, "level": level} | summary(path)
+    entry = {"wording": name, "level": level, "temperature": config.temperature} | summary(path)
     results["entries"].append(entry)
     results["model"] = Path(str(config.model)).name
-    results.setdefault("settings", {})[name] = {
-        key: getattr(config, key) for key in ("system_prompt", "temperature", "max_completion_length")
-    }
+    results.setdefault("system_prompts", {})[name] = config.system_prompt
+    results["num_generations"] = config.num_generations
     return ", ".join(f"{key} {entry[key]['value']:.0%}" for key in ("stated", "right"))
 
 

@@ -70,7 +70,7 @@ class Bootstrap:
         return self.ratio(np.where(known, values, 0.0), known.astype(np.float64))
 
     def auroc(self, scores: Floats, positive: NDArray[np.bool_]) -> Resampled:
-        """The chance that a positive completion scores above a negative one, of (P, N) each; equal scores count half."""
+        """The chance that a positive one of (P, N) completions scores above a negative one; equal ones count half."""
         order = np.argsort(scores, axis=None)
         prompt = np.repeat(np.arange(len(scores)), scores.shape[1])[order]
         is_positive = positive.ravel()[order]

@@ -53,6 +53,7 @@ FRUIT = (*_nouns("apple, orange, pear, plum, lemon, banana"), Noun("peach", "pea
 BAKED = _nouns("cookie, muffin, cupcake, bagel, brownie, scone")
 STATIONERY = _nouns("pencil, notebook, eraser, pen, ruler, folder, marker")
 CLOTHES = (*_nouns("shirt, hat, belt, sweater, cap"), Noun("scarf", "scarves"))
+GOODS = _nouns("jacket, coat, lamp, chair, suitcase, backpack")
 FLOWERS = (*_nouns("tulip, rose, sunflower, orchid"), Noun("daisy", "daisies"))
 CONTAINERS = (*_nouns("bag, basket, crate, jar"), Noun("box", "boxes"))
 COLORS = ("red", "blue", "green", "yellow", "white", "black")

@@ -42,8 +42,8 @@ def seats_on_a_school_trip(d: Draw) -> Draft:
     empty = d.number((2, 9), (4, 30))
     aside = d.aside(f"The museum is {d.number((20, 30), (25, 95))} miles away.")
     return draft(
-        f"For a school trip there are {buses} buses with {seats} seats each and {vans} vans with {van_seats} seats each. "
-        f"{aside}Of all these seats, {one + two - empty} are taken. How many seats are empty?",
+        f"For a school trip there are {buses} buses with {seats} seats each and {vans} vans with {van_seats} seats "
+        f"each. {aside}Of all these seats, {one + two - empty} are taken. How many seats are empty?",
         f"The buses have {buses} × {seats} = {one} seats.",
         f"The vans have {vans} × {van_seats} = {two} seats.",
         f"In all there are {one} + {two} = {one + two} seats.",
@@ -99,8 +99,8 @@ def shared_trays(d: Draw) -> Draft:
     aside = d.aside(f"The bakery opens at {d.number((6, 8), (5, 9))} o'clock.")
     return draft(
         f"{who.name} bakes {trays} trays of {thing.many} with {per_tray} on each tray. {aside}{who.He} gives "
-        f"{part_of(part)} of them to {who.his} neighbors and packs the rest into {boxes} boxes, the same number in each. "
-        f"How many {thing.many} are in each box?",
+        f"{part_of(part)} of the {thing.many} to {who.his} neighbors and packs the rest into {boxes} boxes, the "
+        f"same number in each. How many {thing.many} are in each box?",
         f"{who.name} bakes {trays} × {per_tray} = {total} {thing.many}.",
         f"{who.He} gives away {total} × {part} = {given} of them.",
         f"So {total} - {given} = {left} are left.",
@@ -117,8 +117,8 @@ def miles_to_go(d: Draw) -> Draft:
     rest = d.number((5, 25), (15, 180))
     aside = d.aside(f"{who.His} car is {d.number((2, 5), (2, 16))} years old.")
     return draft(
-        f"{who.name} is on a trip of {one + two + rest} miles. {who.He} drives for {slow_hours} hours at {slow} miles per "
-        f"hour, and then for {fast_hours} hours at {fast} miles per hour. {aside}"
+        f"{who.name} is on a trip of {one + two + rest} miles. {who.He} drives for {slow_hours} hours at {slow} "
+        f"miles per hour, and then for {fast_hours} hours at {fast} miles per hour. {aside}"
         f"How many miles does {who.he} still have to go?",
         f"First {who.name} drives {slow_hours} × {slow} = {one} miles.",
         f"Then {who.he} drives {fast_hours} × {fast} = {two} miles.",
@@ -138,11 +138,11 @@ def ways_to_school(d: Draw) -> Draft:
     bike = int(others * part)
     aside = d.aside(f"The school has {d.number((10, 15), (12, 45))} classrooms.")
     return draft(
-        f"{who.name}'s school has {students:,} students. Of all students, {percent}% come by bus. {aside}Of the others, "
-        f"{part_of(part)} come by bike, and the rest walk. How many students walk to school?",
-        f"By bus come {students} × {percent}/100 = {bus} students.",
+        f"{who.name}'s school has {students:,} students. Of all students, {percent}% come by bus. {aside}Of the "
+        f"others, {part_of(part)} come by bike, and the rest walk. How many students walk to school?",
+        f"The bus brings {students} × {percent}/100 = {bus} students.",
         f"The others are {students} - {bus} = {others} students.",
-        f"By bike come {others} × {part} = {bike} students.",
+        f"The bike riders are {others} × {part} = {bike} students.",
         f"So {others} - {bike} = {others - bike} students walk.",
         answer=others - bike,
     )
@@ -157,8 +157,8 @@ def fence_and_budget(d: Draw) -> Draft:
     rest = d.number((5, 20), (15, 150))
     aside = d.aside(f"The fence is {d.number((3, 4), (3, 6))} feet high.")
     return draft(
-        f"{who.name} wants a fence all around a garden in the shape of a rectangle, which is {length} feet long and "
-        f"{width} feet wide. {aside}A foot of fence costs ${price}. {who.name} has ${cost + rest}. "
+        f"{who.name} wants a fence all around a flower bed in the shape of a rectangle, which is {length} feet long "
+        f"and {width} feet wide. {aside}A foot of fence costs ${price}. {who.name} has ${cost + rest}. "
         f"How many dollars does {who.he} have left after buying the fence?",
         f"One long and one short side are {length} + {width} = {half} feet.",
         f"All four sides are {half} × 2 = {2 * half} feet.",
@@ -178,7 +178,8 @@ def candles_for_sale(d: Draw) -> Draft:
     wax = d.number((3, 9), (12, 60))
     aside = d.aside(f"A candle burns for {d.number((5, 8), (5, 25))} hours.")
     return draft(
-        f"{who.name} makes {daily} candles a day for {days} days. {aside}{who.He} keeps {kept} of them and sells the others "
+        f"{who.name} makes {daily} candles a day for {days} days. {aside}{who.He} keeps {kept} of the candles and "
+        "sells the others "
         f"for ${price} each. The wax costs {who.him} ${wax}. How many dollars of profit does {who.he} make?",
         f"{who.name} makes {daily} × {days} = {made} candles.",
         f"{who.He} sells {made} - {kept} = {sold} of them.",
@@ -214,7 +215,8 @@ def last_game(d: Draw) -> Draft:
     needed = 4 * target - first - second - third
     aside = d.aside(f"A ticket for a game costs {dollars(100 * d.number((5, 9), (5, 30)))}.")
     return draft(
-        f"{who.name}'s team scores {first}, {second} and {third} points in its first three games. {aside}The team wants an "
+        f"{who.name}'s team scores {first}, {second} and {third} points in its first three games. {aside}The team "
+        "wants an "
         f"average of {target} points over four games. How many points does it have to score in the fourth game?",
         f"An average of {target} over four games takes {target} × 4 = {target * 4} points.",
         f"In the first two games the team scores {first} + {second} = {first + second} points.",

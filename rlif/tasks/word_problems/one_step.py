@@ -30,7 +30,7 @@ def finds_more(d: Draw) -> Draft:
         f"{who.He} is {d.number((7, 9), (7, 14))} years old.",
     )
     return draft(
-        f"{who.name} has {count(first, thing)}. {aside}Then {who.he} finds {more} more. "
+        f"{who.name} has {count(first, thing)}. {aside}Then {who.he} finds {more} more {thing.many}. "
         f"How many {thing.many} does {who.name} have now?",
         f"{who.name} now has {first} + {more} = {first + more} {thing.many}.",
         answer=first + more,
@@ -46,8 +46,8 @@ def gives_away(d: Draw) -> Draft:
         f"They have been friends for {d.number((2, 3), (2, 6))} years.",
     )
     return draft(
-        f"{who.name} has {count(gift + left, thing)}. {aside}{who.name} gives {gift} of them to {friend.name}. "
-        f"How many {thing.many} does {who.name} have left?",
+        f"{who.name} has {count(gift + left, thing)}. {aside}{who.name} gives {gift} of the {thing.many} to "
+        f"{friend.name}. How many {thing.many} does {who.name} have left?",
         f"{who.name} has {gift + left} - {gift} = {left} {thing.many} left.",
         answer=left,
     )
@@ -96,7 +96,7 @@ def price_of_several(d: Draw) -> Draft:
     aside = d.aside(f"The store opens at {d.number((8, 9), (7, 10))} o'clock.")
     return draft(
         f"One {thing.one} costs {dollars(price)}. {aside}{who.name} buys {count(number, thing)}. "
-        "How many dollars does that cost?",
+        f"How many dollars do the {thing.many} cost?",
         f"The {thing.many} cost {number} × {dollars(price)} = {dollars(number * price)}.",
         answer=plain_dollars(number * price),
     )
@@ -130,7 +130,7 @@ def change_from_a_bill(d: Draw) -> Draft:
 
 def distance_at_a_speed(d: Draw) -> Draft:
     who, vehicle = d.person(), d.pick(("train", "bus", "boat"))
-    speed, hours = d.number((10, 50), (35, 85), step=5), d.number((2, 5), (3, 12))
+    speed, hours = d.number((10, 50), (35, 65), step=5), d.number((2, 5), (3, 12))
     aside = d.aside(f"There are {d.number((20, 40), (40, 180))} passengers on board.")
     return draft(
         f"{who.name} is on a {vehicle} that travels at {speed} miles per hour. {aside}"

@@ -58,8 +58,8 @@ def average_of_three(d: Draw) -> Draft:
     first, second, third = pages
     aside = d.aside(f"The book cost {dollars(100 * d.number((5, 9), (6, 30)))}.")
     return draft(
-        f"{who.name} reads a book for three days: {first} pages on Friday, {second} pages on Saturday and {third} pages "
-        f"on Sunday. {aside}How many pages a day is that on average?",
+        f"{who.name} reads a book for three days: {first} pages on Friday, {second} pages on Saturday and {third} "
+        f"pages on Sunday. {aside}How many pages a day is that on average?",
         f"On Friday and Saturday {who.name} reads {first} + {second} = {first + second} pages.",
         f"In all {who.he} reads {first + second} + {third} = {3 * average} pages.",
         f"The average is {3 * average} / 3 = {average} pages a day.",
@@ -74,8 +74,8 @@ def lemonade_stand(d: Draw) -> Draft:
     taken, spent = cups * price, lemons + sugar
     aside = d.aside(f"The sun shines for {d.number((5, 8), (6, 13))} hours.")
     return draft(
-        f"{who.name} spends ${lemons} on lemons and ${sugar} on sugar. {aside}Then {who.he} sells {cups} cups of lemonade "
-        f"for ${price} each. How many dollars of profit does {who.he} make?",
+        f"{who.name} spends ${lemons} on lemons and ${sugar} on sugar. {aside}Then {who.he} sells {cups} cups of "
+        f"lemonade for ${price} each. How many dollars of profit does {who.he} make?",
         f"{who.name} spends ${lemons} + ${sugar} = ${spent}.",
         f"{who.He} takes in {cups} × ${price} = ${taken}.",
         f"The profit is ${taken} - ${spent} = ${taken - spent}.",
@@ -91,8 +91,8 @@ def garden_rows(d: Draw) -> Draft:
     planted, cut = rows * per_row, vases * each
     aside = d.aside(f"The garden is {d.number((20, 30), (20, 90))} feet long.")
     return draft(
-        f"{who.name} plants {rows} rows of {count(per_row, flower)} each. {aside}A storm breaks {planted - cut} of them. "
-        f"{who.He} cuts the rest and puts the same number into each of {vases} vases. "
+        f"{who.name} plants {rows} rows of {count(per_row, flower)} each. {aside}A storm breaks {planted - cut} of "
+        f"the {flower.many}. {who.He} cuts the rest and puts the same number into each of {vases} vases. "
         f"How many {flower.many} are in each vase?",
         f"{who.name} plants {rows} × {per_row} = {planted} {flower.many}.",
         f"After the storm {planted} - {planted - cut} = {cut} are left.",
@@ -126,8 +126,8 @@ def pocket_money(d: Draw) -> Draft:
     spent = int(total * part)
     aside = d.aside(f"{who.He} has {d.number((2, 3), (2, 7))} cousins.")
     return draft(
-        f"{who.name} saves ${weekly} each week for {weeks} weeks. {aside}Then {who.he} spends {part_of(part)} of the money "
-        f"on {a(thing.one)}. How many dollars does {who.he} have left?",
+        f"{who.name} saves ${weekly} each week for {weeks} weeks. {aside}Then {who.he} spends {part_of(part)} of "
+        f"the money on {a(thing.one)}. How many dollars does {who.he} have left?",
         f"{who.name} saves {weeks} × ${weekly} = ${total}.",
         f"{who.He} spends ${total} × {part} = ${spent}.",
         f"{who.He} has ${total} - ${spent} = ${total - spent} left.",
@@ -143,8 +143,10 @@ def compares_three(d: Draw) -> Draft:
     rest = many - fewer
     aside = d.aside(f"{who.name} is {d.number((7, 9), (7, 14))} years old.")
     return draft(
-        f"{who.name} has {count(number, thing)}. {other.name} has {times} times as many as {who.name}, and {third.name} "
-        f"has {fewer} fewer than {other.name}. {aside}How many more {thing.many} does {third.name} have than {who.name}?",
+        f"{who.name} has {count(number, thing)}. {other.name} has {times} times as many as {who.name}, and "
+        f"{third.name} "
+        f"has {fewer} fewer than {other.name}. {aside}How many more {thing.many} does {third.name} have than "
+        f"{who.name}?",
         f"{other.name} has {number} × {times} = {many} {thing.many}.",
         f"{third.name} has {many} - {fewer} = {rest} {thing.many}.",
         f"{third.name} has {rest} - {number} = {rest - number} {thing.many} more than {who.name}.",
@@ -162,8 +164,8 @@ def market_stall(d: Draw) -> Draft:
     are = "is" if spoiled == 1 else "are"
     return draft(
         f"{who.name} brings {count(containers, container)} of {fruit.many} to the market, with {count(each, fruit)} in "
-        f"each {container.one}. {aside}Of these, {spoiled} {are} spoiled. {who.name} sells all the others for ${price} "
-        f"each. How many dollars does {who.he} take in?",
+        f"each {container.one}. {aside}Of the {fruit.many}, {spoiled} {are} spoiled. {who.name} sells all the "
+        f"others for ${price} each. How many dollars does {who.he} take in?",
         f"{who.name} brings {containers} × {each} = {total} {fruit.many}.",
         f"Of these, {total} - {spoiled} = {good} can be sold.",
         f"{who.name} takes in {good} × ${price} = ${good * price:,}.",
@@ -177,8 +179,8 @@ def library(d: Draw) -> Draft:
     total = shelves * each
     aside = d.aside(f"The library has {d.number((20, 30), (25, 95))} chairs.")
     return draft(
-        f"A small library has {shelves} shelves with {each} books on each shelf. {aside}On Monday {lent} books are lent "
-        f"out, and on Tuesday {back} of them are brought back. How many books are in the library then?",
+        f"A small library has {shelves} shelves with {each} books on each shelf. {aside}On Monday {lent} books are "
+        f"lent out, and on Tuesday {back} of them are brought back. How many books are in the library then?",
         f"The library has {shelves} × {each} = {total} books.",
         f"After Monday {total} - {lent} = {total - lent} books are in the library.",
         f"After Tuesday there are {total - lent} + {back} = {total - lent + back} books.",
@@ -194,9 +196,9 @@ def bigger_batch(d: Draw) -> Draft:
     aside = d.aside(f"The oven has to be heated for {d.number((10, 15), (10, 25), step=5)} minutes.")
     has = "1 cup" if at_home == 1 else f"{at_home} cups"
     return draft(
-        f"A recipe for {batch} {thing.many} takes {cups} cups of flour. {aside}{who.name} wants to bake {batch * times} "
-        f"{thing.many} and has {has} of flour. How many more cups of flour does {who.he} need?",
-        f"{who.name} bakes {batch * times} / {batch} = {times} times the recipe.",
+        f"A recipe for {batch} {thing.many} takes {cups} cups of flour. {aside}{who.name} wants to bake "
+        f"{batch * times} {thing.many} and has {has} of flour. How many more cups of flour does {who.he} need?",
+        f"{who.name} makes {batch * times} / {batch} = {times} times the recipe.",
         f"That takes {times} × {cups} = {needed} cups of flour.",
         f"{who.He} needs {needed} - {at_home} = {needed - at_home} cups more.",
         answer=needed - at_home,
@@ -210,8 +212,8 @@ def reduced_order(d: Draw) -> Draft:
     off = total * percent // 100
     aside = d.aside(f"The store has been open for {d.number((3, 9), (3, 40))} years.")
     return draft(
-        f"{who.name} orders {count(number, thing)} for ${price} each. {aside}A coupon reduces the price of the whole order "
-        f"by {percent}%. How many dollars does {who.name} pay?",
+        f"{who.name} orders {count(number, thing)} for ${price} each. {aside}A coupon reduces the price of the "
+        f"whole order by {percent}%. How many dollars does {who.name} pay?",
         f"Without the coupon the {thing.many} cost {number} × ${price} = ${total}.",
         f"The coupon takes off ${total} × {percent}/100 = ${off}.",
         f"{who.name} pays ${total} - ${off} = ${total - off}.",

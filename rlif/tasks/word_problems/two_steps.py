@@ -11,6 +11,7 @@ from rlif.tasks.word_problems.english import (
     COLORS,
     CONTAINERS,
     FRUIT,
+    GOODS,
     KEEPSAKES,
     STATIONERY,
     a,
@@ -29,7 +30,7 @@ def finds_and_gives(d: Draw) -> Draft:
     aside = d.aside(f"{friend.name} is {d.number((7, 9), (7, 14))} years old.")
     return draft(
         f"{who.name} has {count(first, thing)} and finds {found} more. {aside}"
-        f"Then {who.he} gives {given} of them to {friend.name}. How many {thing.many} does {who.name} have left?",
+        f"Then {who.he} gives {given} {thing.many} to {friend.name}. How many {thing.many} does {who.name} have left?",
         f"{who.name} has {first} + {found} = {total} {thing.many} before giving any away.",
         f"{who.name} has {total} - {given} = {total - given} {thing.many} left.",
         answer=total - given,
@@ -137,12 +138,12 @@ def runs_twice_a_day(d: Draw) -> Draft:
 
 
 def sale_price(d: Draw) -> Draft:
-    thing, percent = d.pick(CLOTHES), d.percent()
+    thing, percent = d.pick(GOODS), d.percent()
     price = d.number((20, 60), (40, 180), step=20)
     off = price * percent // 100
-    aside = d.aside(f"The sale lasts for {d.number((3, 5), (3, 21))} days.")
+    aside = d.aside(f"The store is {d.number((3, 5), (3, 40))} years old.")
     return draft(
-        f"{a(thing.one).capitalize()} usually costs ${price}. {aside}In a sale its price is reduced by {percent}%. "
+        f"{a(thing.one).capitalize()} usually costs ${price}. {aside}In a sale the price is reduced by {percent}%. "
         f"How many dollars does the {thing.one} cost in the sale?",
         f"The price is reduced by ${price} × {percent}/100 = ${off}.",
         f"In the sale the {thing.one} costs ${price} - ${off} = ${price - off}.",
@@ -185,7 +186,7 @@ def fraction_of_a_color(d: Draw) -> Draft:
     aside = d.aside(f"The bag weighs {d.number((5, 9), (41, 90))} grams.")
     return draft(
         f"A bag holds {one} {color} {thing.many} and {two} {other} {thing.many}, and nothing else. {aside}"
-        f"What fraction of the {thing.many} is {color}?",
+        f"What fraction of the {thing.many} are {color}?",
         f"The bag holds {one} + {two} = {total} {thing.many}.",
         f"The {color} part is {one} / {total} = {one}/{total} of them.",
         answer=f"{one}/{total}",
@@ -194,7 +195,8 @@ def fraction_of_a_color(d: Draw) -> Draft:
 
 # Pairs of numbers, the smaller totals first, whose shares are fractions in lowest terms.
 _SHARES = sorted(
-    ((one, two) for one in range(2, 13) for two in range(2, 13) if gcd(one, two) == 1), key=lambda pair: (sum(pair), pair)
+    ((one, two) for one in range(2, 13) for two in range(2, 13) if gcd(one, two) == 1),
+    key=lambda pair: (sum(pair), pair),
 )
 
 
@@ -202,8 +204,8 @@ def passengers(d: Draw) -> Draft:
     off, stay, on = d.number((2, 6), (5, 18)), d.number((3, 10), (9, 35)), d.number((2, 8), (4, 22))
     aside = d.aside(f"The bus has run for {d.number((20, 30), (20, 75))} minutes.")
     return draft(
-        f"There are {off + stay} passengers on a bus. {aside}At a stop, {off} of them get off and {on} others get on. "
-        "How many passengers are on the bus now?",
+        f"There are {off + stay} passengers on a bus. {aside}At a stop, {off} passengers get off and {on} others "
+        "get on. How many passengers are on the bus now?",
         f"After {off} have got off, {off + stay} - {off} = {stay} passengers stay on the bus.",
         f"Now there are {stay} + {on} = {stay + on} passengers.",
         answer=stay + on,
@@ -217,7 +219,7 @@ def fence(d: Draw) -> Draft:
     half = length + width
     aside = d.aside(f"The fence is {d.number((3, 4), (3, 6))} feet high.")
     return draft(
-        f"{who.name} puts a fence all around a garden in the shape of a rectangle, which is {length} feet long and "
+        f"{who.name} puts a fence all around a flower bed in the shape of a rectangle, which is {length} feet long and "
         f"{width} feet wide. {aside}How many feet of fence does {who.he} need?",
         f"One long and one short side are {length} + {width} = {half} feet.",
         f"All four sides are {half} × 2 = {half * 2} feet.",
@@ -232,7 +234,7 @@ def fuel(d: Draw) -> Draft:
     aside = d.aside(f"Its tank holds {d.number((40, 50), (40, 90))} liters.")
     return draft(
         f"{who.name}'s {vehicle} uses {liters} liters of fuel for every {distance} miles. {aside}"
-        f"How many liters does it use for {distance * times:,} miles?",
+        f"How many liters does the {vehicle} use for {distance * times:,} miles?",
         f"The trip is {distance * times:,} / {distance} = {times} times as long.",
         f"It takes {times} × {liters} = {times * liters} liters.",
         answer=times * liters,
@@ -240,13 +242,13 @@ def fuel(d: Draw) -> Draft:
 
 
 def weeks_of_saving(d: Draw) -> Draft:
-    who = d.person()
+    who, thing = d.person(), "bicycle" if d.large else "board game"
     saved, weekly, weeks = d.number((4, 15), (25, 90)), d.number((3, 9), (6, 25)), d.number((2, 6), (7, 20))
     missing = weekly * weeks
     aside = d.aside(f"{who.He} is {d.number((8, 9), (8, 15))} years old.")
     return draft(
-        f"{who.name} wants to buy a bicycle that costs ${saved + missing}. {aside}{who.He} already has ${saved} and saves "
-        f"${weekly} each week. In how many weeks will {who.he} have enough money?",
+        f"{who.name} wants to buy a {thing} that costs ${saved + missing}. {aside}{who.He} already has ${saved} and "
+        f"saves ${weekly} each week. In how many weeks will {who.he} have enough money?",
         f"{who.name} still needs ${saved + missing} - ${saved} = ${missing}.",
         f"That takes ${missing} / ${weekly} = {weeks} weeks.",
         answer=weeks,
@@ -260,7 +262,7 @@ def meal_with_a_tip(d: Draw) -> Draft:
     tip = price * percent // 100
     aside = d.aside(f"There are {d.number((3, 4), (3, 4))} people at the table.")
     return draft(
-        f"A meal costs ${price}. {aside}{who.name} pays for it and adds a tip of {percent}%. "
+        f"A meal costs ${price}. {aside}{who.name} pays for the meal and adds a tip of {percent}%. "
         f"How many dollars does {who.he} pay in all?",
         f"The tip is ${price} × {percent}/100 = ${tip}.",
         f"In all {who.name} pays ${price} + ${tip} = ${price + tip}.",

@@ -37,19 +37,21 @@ def test_shares_are_those_of_the_completions(tmp_path: Path) -> None:
     }
     assert (found["prompts"], found["completions"], found["tokens"]) == (2, 4, 5.0)
     assert found["tiers"] == {"phrase": 2, "marker": 1}
-    settings = {"system_prompt": "Say it.\nNow.", "temperature": 1.0, "max_completion_length": 9}
-    entries = [{"wording": name, "level": 1} | found for name in ("short", "recipe")]
-    results = {"model": "tiny", "settings": {"short": settings, "recipe": settings}, "entries": entries}
+    entries = [{"wording": name, "level": 1, "temperature": 0.6} | found for name in ("short", "recipe")]
+    texts = {"short": "Say it.\nNow.", "recipe": None}
+    results = {"model": "tiny", "num_generations": 2, "system_prompts": texts, "entries": entries}
     text = word_prompts(results)
-    assert "| short | 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text
-    assert "| 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text.split("With the recipe's, at temperature 1, 2 problems")[1]
+    assert "| short | 0.6 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text
+    assert (
+        "| 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text.split("With the recipe's, at temperature 0.6, 2 problems")[1]
+    )
     assert "| short | Say it. ⏎ Now. |" in text
 
 
 def test_every_wording_is_put_before_the_same_problems(tmp_path: Path) -> None:
     options = Options(tmp_path, size="tiny", model=tmp_path)
     assert len(steps(options)) == 2 * len(WORDINGS) + len(LEVELS)
-    one, other = (evaluation(options, 3, 5, system_prompt=text) for text in (None, "Say it."))
+    one, other = (evaluation(options, 3, 5, system_prompt=text, temperature=1.0) for text in (None, "Say it."))
     assert read_prompts(str(one.data)) == read_prompts(str(other.data))
 
 

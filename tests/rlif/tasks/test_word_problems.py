@@ -29,11 +29,11 @@ EQUATION = re.compile(r"(\$?\d[\d,.$/×+\- ]*) = (\$?\d[\d,]*(?:\.\d\d)?(?:/\d+)
 
 @cache
 def some(level: int, split: str) -> tuple[WordProblem, ...]:
-    """Problems of each template of a level and split, from three seeds."""
+    """A few problems of each template of a level and split."""
     return tuple(
         problem
-        for seed in range(3)
-        for problem in word_problems(WordProblemConfig(level=level, n=80, seed=seed, split=split))  # type: ignore[arg-type]
+        for seed in range(2)
+        for problem in word_problems(WordProblemConfig(level=level, n=40, seed=seed, split=split))  # type: ignore[arg-type]
     )
 
 
