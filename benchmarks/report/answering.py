@@ -26,8 +26,8 @@ def word_prompts(results: dict[str, Any]) -> str:
     ]
     return (
         f"{table(['wording', 'temperature', *headings], wordings)}\n\n"
-        f"Level {compared[0]['level']}, {compared[0]['prompts']} problems and {compared[0]['completions']} completions a "
-        f"row. The wordings are these system prompts:\n\n{table(['wording', 'text'], texts)}\n\n"
+        f"Level {compared[0]['level']}, {compared[0]['prompts']} problems and {compared[0]['completions']} completions "
+        f"a row. The wordings are these system prompts:\n\n{table(['wording', 'text'], texts)}\n\n"
         f"With the recipe's, at temperature {recipe[0]['temperature']:g}, {recipe[0]['prompts']} problems and "
         f"{recipe[0]['completions']} completions a level:\n\n{table(['level', *headings], levels)}\n\n"
         f"Model `{results['model']}`; ± is a standard error over prompts. A group of {results['num_generations']} "
@@ -66,7 +66,8 @@ def evidence(results: dict[str, Any]) -> str:
         f"{table([f'answer of {count} by', 'right', 'over the majority vote'], chosen)}\n\n"
         f"`{settings['model']}`, `{settings['data']}`, temperature {settings['temperature']:g}: "
         f"{results['completions']} completions of {results['prompts']} prompts, of which "
-        f"{interval(results['stated'], '.1%')} state an answer and {interval(results['right'], '.1%')} are "
-        f"right. Brackets hold 95% intervals over resampled prompts. The correlation is that within prompts. ECE and Brier score are those of the score made a probability on other "
+        f"{interval(results['stated'], '.1%')} state an answer and {interval(results['right'], '.1%')} are right. "
+        "Brackets hold 95% intervals over resampled prompts. The correlation is that within prompts. ECE and Brier "
+        "score are those of the score made a probability on other "
         f"prompts. Borda votes have the power {results['borda_power']:g}."
     )

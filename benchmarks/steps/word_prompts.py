@@ -3,7 +3,8 @@
     python -m benchmarks word-prompts --model DIR
 
 Every wording is put before the same problems of level 1, at two temperatures, then that of the recipe before problems
-of all levels at its temperature. Problems are those of the training templates. The completions are kept in runs/word-prompts, to be read.
+of all levels at its temperature. Problems are those of the training templates. The completions are kept in
+runs/word-prompts, to be read.
 """
 
 from __future__ import annotations
