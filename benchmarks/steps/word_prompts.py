@@ -81,7 +81,7 @@ def measure(name: str, config: EvalConfig, results: dict[str, Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     prepare_sampling(config).run(path)
-    entry = {"wording": name, "level": level, "temperature": config.temperature} | summary(path)
+    entry: dict[str, Any] = {"wording": name, "level": level, "temperature": config.temperature} | summary(path)
     results["entries"].append(entry)
     results["model"] = Path(str(config.model)).name
     results.setdefault("system_prompts", {})[name] = config.system_prompt
@@ -103,7 +103,7 @@ def summary(path: Path) -> dict[str, Any]:
         "stated": share(completions.clusters >= 0),
         "right": share(right),
         # Groups whose completions are not all right or all wrong: all that a group's advantages can learn from.
-        "mixed": share((right.any(axis=1) & ~right.all(axis=1))[:, None]),
+        "mixed": mean_over_prompts([0 < count < right.shape[1] for count in right.sum(axis=1)]),
     }
     return {
         "prompts": len(rows),
