@@ -13,7 +13,6 @@ import json
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 from rlif.data.folders import split_files, split_rows
 from rlif.data.rows import TableRow, as_written
 from rlif.errors import UserError
-from rlif.tasks.word_problems.problems import is_spec, read_spec, word_problems
+from rlif.tasks.word_problems.problems import is_spec, read_spec, word_problem_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,8 +58,8 @@ def read_table(
     path = Path(data).expanduser()
     mode = _file_mode(path) if str(data) else None  # an empty path would be the working directory
     if mode is None and is_spec(str(data)):
-        problems = word_problems(read_spec(str(data), argument=argument, split=split, default_split=default))
-        return (TableRow(f"problem {number}", asdict(problem)) for number, problem in enumerate(problems, start=1))
+        problems = read_spec(str(data), argument=argument, split=split, default_split=default)
+        return (TableRow(f"problem {number}", row) for number, row in enumerate(word_problem_rows(problems), start=1))
     if mode is None and _is_hub_id(str(data)):
         return _dataset_rows(_load_from_hub(str(data), argument, config, split, default), columns)
     if mode is not None and stat.S_ISDIR(mode):

@@ -27,8 +27,8 @@ def two_kinds_and_change(d: Draw) -> Draft:
         f"{who.name} buys {count(number, thing)} for {dollars(price)} each and {count(number_too, other)} for "
         f"{dollars(price_too)} each. {aside}{who.He} pays with a {dollars(bill)} bill. "
         f"How many dollars of change does {who.he} get?",
-        f"The {thing.many} cost {number} × {dollars(price)} = {dollars(one)}.",
-        f"The {other.many} cost {number_too} × {dollars(price_too)} = {dollars(two)}.",
+        f"The {thing.many} cost {number} * {dollars(price)} = {dollars(one)}.",
+        f"The {other.many} cost {number_too} * {dollars(price_too)} = {dollars(two)}.",
         f"Everything costs {dollars(one)} + {dollars(two)} = {dollars(one + two)}.",
         f"{who.name} gets {dollars(bill)} - {dollars(one + two)} = {dollars(bill - one - two)} of change.",
         answer=plain_dollars(bill - one - two),
@@ -44,8 +44,8 @@ def seats_on_a_school_trip(d: Draw) -> Draft:
     return draft(
         f"For a school trip there are {buses} buses with {seats} seats each and {vans} vans with {van_seats} seats "
         f"each. {aside}Of all these seats, {one + two - empty} are taken. How many seats are empty?",
-        f"The buses have {buses} × {seats} = {one} seats.",
-        f"The vans have {vans} × {van_seats} = {two} seats.",
+        f"The buses have {buses} * {seats} = {one} seats.",
+        f"The vans have {vans} * {van_seats} = {two} seats.",
         f"In all there are {one} + {two} = {one + two} seats.",
         f"So {one + two} - {one + two - empty} = {empty} seats are empty.",
         answer=empty,
@@ -62,7 +62,7 @@ def three_together(d: Draw) -> Draft:
     return draft(
         f"{who.name} has {count(number, thing)}. {other.name} has {how} as many as {who.name}, and {third.name} has "
         f"{more} more than {other.name}. {aside}How many {thing.many} do the three of them have together?",
-        f"{other.name} has {number} × {times} = {many} {thing.many}.",
+        f"{other.name} has {number} * {times} = {many} {thing.many}.",
         f"{third.name} has {many} + {more} = {most} {thing.many}.",
         f"{who.name} and {other.name} have {number} + {many} = {number + many} {thing.many}.",
         f"All three have {number + many} + {most} = {number + many + most} {thing.many}.",
@@ -81,7 +81,7 @@ def mowing_lawns(d: Draw) -> Draft:
         f"{who.name} mows {lawns} lawns for ${pay} each and gets a gift of ${gift} from {who.his} aunt. {aside}"
         f"{who.He} pays ${cost} for gasoline. Then {who.he} shares what is left equally with {friend.name}. "
         f"How many dollars does each of them get?",
-        f"{who.name} earns {lawns} × ${pay} = ${earned}.",
+        f"{who.name} earns {lawns} * ${pay} = ${earned}.",
         f"With the gift {who.he} has ${earned} + ${gift} = ${earned + gift}.",
         f"After paying for gasoline {who.he} has ${earned + gift} - ${cost} = ${left}.",
         f"Each of them gets ${left} / 2 = ${left // 2}.",
@@ -101,8 +101,8 @@ def shared_trays(d: Draw) -> Draft:
         f"{who.name} bakes {trays} trays of {thing.many} with {per_tray} on each tray. {aside}{who.He} gives "
         f"{part_of(part)} of the {thing.many} to {who.his} neighbors and packs the rest into {boxes} boxes, the "
         f"same number in each. How many {thing.many} are in each box?",
-        f"{who.name} bakes {trays} × {per_tray} = {total} {thing.many}.",
-        f"{who.He} gives away {total} × {part} = {given} of them.",
+        f"{who.name} bakes {trays} * {per_tray} = {total} {thing.many}.",
+        f"{who.He} gives away {total} * {part} = {given} of them.",
         f"So {total} - {given} = {left} are left.",
         f"Each box holds {left} / {boxes} = {left // boxes} {thing.many}.",
         answer=left // boxes,
@@ -120,8 +120,8 @@ def miles_to_go(d: Draw) -> Draft:
         f"{who.name} is on a trip of {one + two + rest} miles. {who.He} drives for {slow_hours} hours at {slow} "
         f"miles per hour, and then for {fast_hours} hours at {fast} miles per hour. {aside}"
         f"How many miles does {who.he} still have to go?",
-        f"First {who.name} drives {slow_hours} × {slow} = {one} miles.",
-        f"Then {who.he} drives {fast_hours} × {fast} = {two} miles.",
+        f"First {who.name} drives {slow_hours} * {slow} = {one} miles.",
+        f"Then {who.he} drives {fast_hours} * {fast} = {two} miles.",
         f"So far that is {one} + {two} = {one + two} miles.",
         f"There are {one + two + rest} - {one + two} = {rest} miles to go.",
         answer=rest,
@@ -140,9 +140,9 @@ def ways_to_school(d: Draw) -> Draft:
     return draft(
         f"{who.name}'s school has {students:,} students. Of all students, {percent}% come by bus. {aside}Of the "
         f"others, {part_of(part)} come by bike, and the rest walk. How many students walk to school?",
-        f"The bus brings {students} × {percent}/100 = {bus} students.",
+        f"The bus brings {students} * {percent}/100 = {bus} students.",
         f"The others are {students} - {bus} = {others} students.",
-        f"The bike riders are {others} × {part} = {bike} students.",
+        f"The bike riders are {others} * {part} = {bike} students.",
         f"So {others} - {bike} = {others - bike} students walk.",
         answer=others - bike,
     )
@@ -161,8 +161,8 @@ def fence_and_budget(d: Draw) -> Draft:
         f"and {width} feet wide. {aside}A foot of fence costs ${price}. {who.name} has ${cost + rest}. "
         f"How many dollars does {who.he} have left after buying the fence?",
         f"One long and one short side are {length} + {width} = {half} feet.",
-        f"All four sides are {half} × 2 = {2 * half} feet.",
-        f"The fence costs {2 * half} × ${price} = ${cost}.",
+        f"All four sides are {half} * 2 = {2 * half} feet.",
+        f"The fence costs {2 * half} * ${price} = ${cost}.",
         f"{who.name} has ${cost + rest} - ${cost} = ${rest} left.",
         answer=rest,
     )
@@ -181,9 +181,9 @@ def candles_for_sale(d: Draw) -> Draft:
         f"{who.name} makes {daily} candles a day for {days} days. {aside}{who.He} keeps {kept} of the candles and "
         "sells the others "
         f"for ${price} each. The wax costs {who.him} ${wax}. How many dollars of profit does {who.he} make?",
-        f"{who.name} makes {daily} × {days} = {made} candles.",
+        f"{who.name} makes {daily} * {days} = {made} candles.",
         f"{who.He} sells {made} - {kept} = {sold} of them.",
-        f"{who.He} takes in {sold} × ${price} = ${taken}.",
+        f"{who.He} takes in {sold} * ${price} = ${taken}.",
         f"The profit is ${taken} - ${wax} = ${taken - wax}.",
         answer=taken - wax,
     )
@@ -200,9 +200,9 @@ def hours_of_practice(d: Draw) -> Draft:
     return draft(
         f"{who.name} practices the violin for {weekday} minutes on each of five weekdays and for {saturday} minutes on "
         f"Saturday. {aside}How many hours does {who.he} practice in {weeks} weeks?",
-        f"On weekdays {who.name} practices {weekday} × 5 = {week - saturday} minutes.",
+        f"On weekdays {who.name} practices {weekday} * 5 = {week - saturday} minutes.",
         f"In a week that is {week - saturday} + {saturday} = {week} minutes.",
-        f"In {weeks} weeks it is {week} × {weeks} = {week * weeks} minutes.",
+        f"In {weeks} weeks it is {week} * {weeks} = {week * weeks} minutes.",
         f"That is {week * weeks} / 60 = {week * weeks // 60} hours.",
         answer=week * weeks // 60,
     )
@@ -218,7 +218,7 @@ def last_game(d: Draw) -> Draft:
         f"{who.name}'s team scores {first}, {second} and {third} points in its first three games. {aside}The team "
         "wants an "
         f"average of {target} points over four games. How many points does it have to score in the fourth game?",
-        f"An average of {target} over four games takes {target} × 4 = {target * 4} points.",
+        f"An average of {target} over four games takes {target} * 4 = {target * 4} points.",
         f"In the first two games the team scores {first} + {second} = {first + second} points.",
         f"In the first three it scores {first + second} + {third} = {first + second + third} points.",
         f"It needs {target * 4} - {first + second + third} = {needed} points more.",

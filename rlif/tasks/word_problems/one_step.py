@@ -60,7 +60,7 @@ def equal_containers(d: Draw) -> Draft:
     return draft(
         f"There are {count(containers, container)} with {count(each, fruit)} in each {container.one}. {aside}"
         f"How many {fruit.many} are there in all?",
-        f"There are {containers} × {each} = {containers * each} {fruit.many}.",
+        f"There are {containers} * {each} = {containers * each} {fruit.many}.",
         answer=containers * each,
     )
 
@@ -97,7 +97,7 @@ def price_of_several(d: Draw) -> Draft:
     return draft(
         f"One {thing.one} costs {dollars(price)}. {aside}{who.name} buys {count(number, thing)}. "
         f"How many dollars do the {thing.many} cost?",
-        f"The {thing.many} cost {number} × {dollars(price)} = {dollars(number * price)}.",
+        f"The {thing.many} cost {number} * {dollars(price)} = {dollars(number * price)}.",
         answer=plain_dollars(number * price),
     )
 
@@ -135,7 +135,7 @@ def distance_at_a_speed(d: Draw) -> Draft:
     return draft(
         f"{who.name} is on a {vehicle} that travels at {speed} miles per hour. {aside}"
         f"How many miles does the {vehicle} travel in {hours} hours?",
-        f"The {vehicle} travels {speed} × {hours} = {speed * hours} miles.",
+        f"The {vehicle} travels {speed} * {hours} = {speed * hours} miles.",
         answer=speed * hours,
     )
 
@@ -155,7 +155,7 @@ def other_unit(d: Draw) -> Draft:
     number = d.number(small, large)
     return draft(
         f"{who.name} {text.format(number)}. How many {unit} is that?",
-        f"That is {number} × {factor} = {number * factor} {unit}.",
+        f"That is {number} * {factor} = {number * factor} {unit}.",
         answer=number * factor,
     )
 
@@ -168,7 +168,7 @@ def part_of_a_number(d: Draw) -> Draft:
     return draft(
         f"{who.name} has {count(total, thing)}. {aside}{part_of(part).capitalize()} of them are {color}. "
         f"How many of the {thing.many} are {color}?",
-        f"There are {total} × {part} = {share} {color} {thing.many}.",
+        f"There are {total} * {part} = {share} {color} {thing.many}.",
         answer=share,
     )
 
@@ -184,7 +184,7 @@ def percent_of_a_number(d: Draw) -> Draft:
     return draft(
         f"{who.name}'s school has {students} students. {aside}Of these students, {percent}% {do}. "
         f"How many students {do}?",
-        f"So {students} × {percent}/100 = {share} students {do}.",
+        f"So {students} * {percent}/100 = {share} students {do}.",
         answer=share,
     )
 
@@ -219,7 +219,7 @@ def rows_of_seats(d: Draw) -> Draft:
     aside = d.aside(f"A ticket costs {dollars(100 * d.number((5, 9), (8, 60)))}.")
     return draft(
         f"A {place} has {rows} rows with {seats} seats in each row. {aside}How many seats does the {place} have?",
-        f"The {place} has {rows} × {seats} = {rows * seats} seats.",
+        f"The {place} has {rows} * {seats} = {rows * seats} seats.",
         answer=rows * seats,
     )
 

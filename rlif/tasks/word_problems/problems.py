@@ -1,6 +1,6 @@
 """Word problems as a stream, as rows of data, and as a file.
 
-    word_problems:level=3,n=256,seed=0,split=train
+    word_problems:level=3,n=256,seed=0,split=train,shots=0
 
 names as many, wherever a command takes data. A level is a number of steps and a size of numbers:
 
@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rlif.errors import UserError
 from rlif.files.jsonl import write_rows
@@ -62,6 +62,9 @@ class WordProblemConfig:
     """Seed of what is drawn."""
     split: Split = "train"
     """Templates to train with, or those kept for testing."""
+    shots: Annotated[int, Between(0, 8)] = 0
+    """Solved problems before each, as earlier turns of a conversation: they show a chat model the form of an answer.
+    They are the same before all problems, of the same level, and of templates to train with whatever the split."""
 
     @property
     def steps(self) -> int:
@@ -93,16 +96,34 @@ def word_problems(config: WordProblemConfig) -> Iterator[WordProblem]:
         UserError: a bad value in the configuration.
     """
     check(config)
-    return islice(_stream(config), config.n)
+    shots = {shot.prompt for shot in _shots(config)}
+    generator = random.Random(f"{NAME}/{config.level}/{config.split}/{config.seed}")
+    return islice(_stream(config, TEMPLATES[config.steps, config.split], generator, shots), config.n)
+
+
+def word_problem_rows(config: WordProblemConfig) -> Iterator[dict[str, Any]]:
+    """Yield problems as rows of data: the fields of `WordProblem`, the prompt a conversation where there are shots.
+
+    Raises:
+        UserError: a bad value in the configuration.
+    """
+    turns = [
+        {"role": role, "content": content}
+        for shot in _shots(config)
+        for role, content in (("user", shot.prompt), ("assistant", shot.solution))
+    ]
+    for problem in word_problems(config):
+        prompt = [*turns, {"role": "user", "content": problem.prompt}] if turns else problem.prompt
+        yield asdict(problem) | {"prompt": prompt}
 
 
 def write_jsonl(path: Path, config: WordProblemConfig) -> None:
-    """Write problems, one JSON object a line with the fields of `WordProblem`.
+    """Write problems, one row a line.
 
     Raises:
         UserError: a bad value in the configuration, or the file cannot be written.
     """
-    write_rows(path, map(asdict, word_problems(config)), argument="path")
+    write_rows(path, word_problem_rows(config), argument="path")
 
 
 def is_spec(data: str) -> bool:
@@ -143,11 +164,18 @@ def read_spec(spec: str, *, argument: str, split: str | None, default_split: str
     return config
 
 
-def _stream(config: WordProblemConfig) -> Iterator[WordProblem]:
-    generator = random.Random(f"{NAME}/{config.level}/{config.split}/{config.seed}")
+def _shots(config: WordProblemConfig) -> list[WordProblem]:
+    check(config)
+    generator = random.Random(f"{NAME}/shots/{config.level}/{config.seed}")
+    return list(islice(_stream(config, TEMPLATES[config.steps, "train"], generator, set()), config.shots))
+
+
+def _stream(
+    config: WordProblemConfig, templates: tuple[Template, ...], generator: random.Random, seen: set[str]
+) -> Iterator[WordProblem]:
+    """Yield problems without end; none is one of the questions seen, which become more."""
     draw = Draw(generator, large=config.large)
-    order = list(TEMPLATES[config.steps, config.split])
-    seen: set[str] = set()
+    order = list(templates)
     while True:
         generator.shuffle(order)
         for template in order:

@@ -29,7 +29,7 @@ def two_things_and_change(d: Draw) -> Draft:
     return draft(
         f"{who.name} buys {count(number, thing)} for {dollars(price)} each and {a(other.one)} for {dollars(single)}. "
         f"{aside}{who.He} pays with a {dollars(bill)} bill. How many dollars of change does {who.he} get?",
-        f"The {thing.many} cost {number} × {dollars(price)} = {dollars(several)}.",
+        f"The {thing.many} cost {number} * {dollars(price)} = {dollars(several)}.",
         f"Everything costs {dollars(several)} + {dollars(single)} = {dollars(cost)}.",
         f"{who.name} gets {dollars(bill)} - {dollars(cost)} = {dollars(bill - cost)} of change.",
         answer=plain_dollars(bill - cost),
@@ -43,8 +43,8 @@ def legs_on_a_farm(d: Draw) -> Draft:
     return draft(
         f"On {who.name}'s farm there are {many} {four}s and {more} {two}s. A {four} has 4 legs and a {two} has 2 legs. "
         f"{aside}How many legs do the {four}s and the {two}s have in all?",
-        f"The {four}s have {many} × 4 = {many * 4} legs.",
-        f"The {two}s have {more} × 2 = {more * 2} legs.",
+        f"The {four}s have {many} * 4 = {many * 4} legs.",
+        f"The {two}s have {more} * 2 = {more * 2} legs.",
         f"In all there are {many * 4} + {more * 2} = {many * 4 + more * 2} legs.",
         answer=many * 4 + more * 2,
     )
@@ -77,7 +77,7 @@ def lemonade_stand(d: Draw) -> Draft:
         f"{who.name} spends ${lemons} on lemons and ${sugar} on sugar. {aside}Then {who.he} sells {cups} cups of "
         f"lemonade for ${price} each. How many dollars of profit does {who.he} make?",
         f"{who.name} spends ${lemons} + ${sugar} = ${spent}.",
-        f"{who.He} takes in {cups} × ${price} = ${taken}.",
+        f"{who.He} takes in {cups} * ${price} = ${taken}.",
         f"The profit is ${taken} - ${spent} = ${taken - spent}.",
         answer=taken - spent,
     )
@@ -94,7 +94,7 @@ def garden_rows(d: Draw) -> Draft:
         f"{who.name} plants {rows} rows of {count(per_row, flower)} each. {aside}A storm breaks {planted - cut} of "
         f"the {flower.many}. {who.He} cuts the rest and puts the same number into each of {vases} vases. "
         f"How many {flower.many} are in each vase?",
-        f"{who.name} plants {rows} × {per_row} = {planted} {flower.many}.",
+        f"{who.name} plants {rows} * {per_row} = {planted} {flower.many}.",
         f"After the storm {planted} - {planted - cut} = {cut} are left.",
         f"Each vase holds {cut} / {vases} = {each} {flower.many}.",
         answer=each,
@@ -110,8 +110,8 @@ def two_legs_of_a_trip(d: Draw) -> Draft:
     return draft(
         f"{who.name} drives for {slow_hours} hours at {slow} miles per hour, and then for {fast_hours} hours at {fast} "
         f"miles per hour. {aside}How many miles does {who.he} drive in all?",
-        f"First {who.name} drives {slow_hours} × {slow} = {one} miles.",
-        f"Then {who.he} drives {fast_hours} × {fast} = {two} miles.",
+        f"First {who.name} drives {slow_hours} * {slow} = {one} miles.",
+        f"Then {who.he} drives {fast_hours} * {fast} = {two} miles.",
         f"In all that is {one} + {two} = {one + two} miles.",
         answer=one + two,
     )
@@ -128,8 +128,8 @@ def pocket_money(d: Draw) -> Draft:
     return draft(
         f"{who.name} saves ${weekly} each week for {weeks} weeks. {aside}Then {who.he} spends {part_of(part)} of "
         f"the money on {a(thing.one)}. How many dollars does {who.he} have left?",
-        f"{who.name} saves {weeks} × ${weekly} = ${total}.",
-        f"{who.He} spends ${total} × {part} = ${spent}.",
+        f"{who.name} saves {weeks} * ${weekly} = ${total}.",
+        f"{who.He} spends ${total} * {part} = ${spent}.",
         f"{who.He} has ${total} - ${spent} = ${total - spent} left.",
         answer=total - spent,
     )
@@ -147,7 +147,7 @@ def compares_three(d: Draw) -> Draft:
         f"{third.name} "
         f"has {fewer} fewer than {other.name}. {aside}How many more {thing.many} does {third.name} have than "
         f"{who.name}?",
-        f"{other.name} has {number} × {times} = {many} {thing.many}.",
+        f"{other.name} has {number} * {times} = {many} {thing.many}.",
         f"{third.name} has {many} - {fewer} = {rest} {thing.many}.",
         f"{third.name} has {rest} - {number} = {rest - number} {thing.many} more than {who.name}.",
         answer=rest - number,
@@ -166,9 +166,9 @@ def market_stall(d: Draw) -> Draft:
         f"{who.name} brings {count(containers, container)} of {fruit.many} to the market, with {count(each, fruit)} in "
         f"each {container.one}. {aside}Of the {fruit.many}, {spoiled} {are} spoiled. {who.name} sells all the "
         f"others for ${price} each. How many dollars does {who.he} take in?",
-        f"{who.name} brings {containers} × {each} = {total} {fruit.many}.",
+        f"{who.name} brings {containers} * {each} = {total} {fruit.many}.",
         f"Of these, {total} - {spoiled} = {good} can be sold.",
-        f"{who.name} takes in {good} × ${price} = ${good * price:,}.",
+        f"{who.name} takes in {good} * ${price} = ${good * price:,}.",
         answer=good * price,
     )
 
@@ -181,7 +181,7 @@ def library(d: Draw) -> Draft:
     return draft(
         f"A small library has {shelves} shelves with {each} books on each shelf. {aside}On Monday {lent} books are "
         f"lent out, and on Tuesday {back} of them are brought back. How many books are in the library then?",
-        f"The library has {shelves} × {each} = {total} books.",
+        f"The library has {shelves} * {each} = {total} books.",
         f"After Monday {total} - {lent} = {total - lent} books are in the library.",
         f"After Tuesday there are {total - lent} + {back} = {total - lent + back} books.",
         answer=total - lent + back,
@@ -199,7 +199,7 @@ def bigger_batch(d: Draw) -> Draft:
         f"A recipe for {batch} {thing.many} takes {cups} cups of flour. {aside}{who.name} wants to bake "
         f"{batch * times} {thing.many} and has {has} of flour. How many more cups of flour does {who.he} need?",
         f"{who.name} makes {batch * times} / {batch} = {times} times the recipe.",
-        f"That takes {times} × {cups} = {needed} cups of flour.",
+        f"That takes {times} * {cups} = {needed} cups of flour.",
         f"{who.He} needs {needed} - {at_home} = {needed - at_home} cups more.",
         answer=needed - at_home,
     )
@@ -214,8 +214,8 @@ def reduced_order(d: Draw) -> Draft:
     return draft(
         f"{who.name} orders {count(number, thing)} for ${price} each. {aside}A coupon reduces the price of the "
         f"whole order by {percent}%. How many dollars does {who.name} pay?",
-        f"Without the coupon the {thing.many} cost {number} × ${price} = ${total}.",
-        f"The coupon takes off ${total} × {percent}/100 = ${off}.",
+        f"Without the coupon the {thing.many} cost {number} * ${price} = ${total}.",
+        f"The coupon takes off ${total} * {percent}/100 = ${off}.",
         f"{who.name} pays ${total} - ${off} = ${total - off}.",
         answer=total - off,
     )
@@ -230,8 +230,8 @@ def filling_a_tank(d: Draw) -> Draft:
     return draft(
         f"A tank holds {size} liters when it is full. Now {percent}% of the tank is filled with water. {aside}"
         f"A pump adds {rate} liters each minute. How many liters of water are in the tank after {minutes} minutes?",
-        f"At first {size} × {percent}/100 = {inside} liters are in the tank.",
-        f"The pump adds {minutes} × {rate} = {added} liters.",
+        f"At first {size} * {percent}/100 = {inside} liters are in the tank.",
+        f"The pump adds {minutes} * {rate} = {added} liters.",
         f"Then {inside} + {added} = {inside + added} liters are in the tank.",
         answer=inside + added,
     )

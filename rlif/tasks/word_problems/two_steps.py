@@ -45,7 +45,7 @@ def containers_and_loose_ones(d: Draw) -> Draft:
     return draft(
         f"{who.name} has {count(containers, container)} with {count(each, fruit)} in each {container.one}, and "
         f"{loose} more {fruit.many} on the table. {aside}How many {fruit.many} does {who.name} have in all?",
-        f"There are {containers} × {each} = {packed} {fruit.many} in the {container.many}.",
+        f"There are {containers} * {each} = {packed} {fruit.many} in the {container.many}.",
         f"In all there are {packed} + {loose} = {packed + loose} {fruit.many}.",
         answer=packed + loose,
     )
@@ -58,7 +58,7 @@ def several_and_one(d: Draw) -> Draft:
     return draft(
         f"{who.name} buys {count(number, thing)} for {dollars(price)} each and {a(other.one)} for {dollars(single)}. "
         f"{aside}How many dollars does {who.he} spend in all?",
-        f"The {thing.many} cost {number} × {dollars(price)} = {dollars(number * price)}.",
+        f"The {thing.many} cost {number} * {dollars(price)} = {dollars(number * price)}.",
         f"In all {who.name} spends {dollars(number * price)} + {dollars(single)} = {dollars(number * price + single)}.",
         answer=plain_dollars(number * price + single),
     )
@@ -73,7 +73,7 @@ def change_after_several(d: Draw) -> Draft:
     return draft(
         f"{who.name} buys {count(number, thing)} for {dollars(price)} each. {aside}"
         f"{who.He} pays with a {dollars(bill)} bill. How many dollars of change does {who.he} get?",
-        f"The {thing.many} cost {number} × {dollars(price)} = {dollars(cost)}.",
+        f"The {thing.many} cost {number} * {dollars(price)} = {dollars(cost)}.",
         f"{who.name} gets {dollars(bill)} - {dollars(cost)} = {dollars(bill - cost)} of change.",
         answer=plain_dollars(bill - cost),
     )
@@ -103,7 +103,7 @@ def times_as_many_together(d: Draw) -> Draft:
     return draft(
         f"{who.name} has {count(number, thing)}. {other.name} has {how} as many. {aside}"
         f"How many {thing.many} do they have together?",
-        f"{other.name} has {number} × {times} = {many} {thing.many}.",
+        f"{other.name} has {number} * {times} = {many} {thing.many}.",
         f"Together they have {number} + {many} = {number + many} {thing.many}.",
         answer=number + many,
     )
@@ -117,7 +117,7 @@ def earns_and_spends(d: Draw) -> Draft:
     return draft(
         f"{who.name} works {hours} hours for ${wage} per hour. {aside}Then {who.he} buys {a(thing.one)} for ${spent}. "
         f"How many dollars of {who.his} pay does {who.he} have left?",
-        f"{who.name} earns {hours} × ${wage} = ${earned:,}.",
+        f"{who.name} earns {hours} * ${wage} = ${earned:,}.",
         f"{who.He} has ${earned:,} - ${spent} = ${earned - spent:,} left.",
         answer=earned - spent,
     )
@@ -132,7 +132,7 @@ def runs_twice_a_day(d: Draw) -> Draft:
         f"Each day {who.name} runs {morning} miles in the morning and {evening} miles in the evening. {aside}"
         f"How many miles does {who.he} run in {days} days?",
         f"Each day {who.name} runs {morning} + {evening} = {daily} miles.",
-        f"In {days} days {who.he} runs {daily} × {days} = {daily * days} miles.",
+        f"In {days} days {who.he} runs {daily} * {days} = {daily * days} miles.",
         answer=daily * days,
     )
 
@@ -145,7 +145,7 @@ def sale_price(d: Draw) -> Draft:
     return draft(
         f"{a(thing.one).capitalize()} usually costs ${price}. {aside}In a sale the price is reduced by {percent}%. "
         f"How many dollars does the {thing.one} cost in the sale?",
-        f"The price is reduced by ${price} × {percent}/100 = ${off}.",
+        f"The price is reduced by ${price} * {percent}/100 = ${off}.",
         f"In the sale the {thing.one} costs ${price} - ${off} = ${price - off}.",
         answer=price - off,
     )
@@ -159,7 +159,7 @@ def the_other_part(d: Draw) -> Draft:
     return draft(
         f"{who.name} has {count(total, thing)}. {aside}{part_of(part).capitalize()} of them are {color}, and all the "
         f"others are {other}. How many of the {thing.many} are {other}?",
-        f"There are {total} × {part} = {share} {color} {thing.many}.",
+        f"There are {total} * {part} = {share} {color} {thing.many}.",
         f"So {total} - {share} = {total - share} {thing.many} are {other}.",
         answer=total - share,
     )
@@ -222,7 +222,7 @@ def fence(d: Draw) -> Draft:
         f"{who.name} puts a fence all around a flower bed in the shape of a rectangle, which is {length} feet long and "
         f"{width} feet wide. {aside}How many feet of fence does {who.he} need?",
         f"One long and one short side are {length} + {width} = {half} feet.",
-        f"All four sides are {half} × 2 = {half * 2} feet.",
+        f"All four sides are {half} * 2 = {half * 2} feet.",
         answer=half * 2,
     )
 
@@ -236,7 +236,7 @@ def fuel(d: Draw) -> Draft:
         f"{who.name}'s {vehicle} uses {liters} liters of fuel for every {distance} miles. {aside}"
         f"How many liters does the {vehicle} use for {distance * times:,} miles?",
         f"The trip is {distance * times:,} / {distance} = {times} times as long.",
-        f"It takes {times} × {liters} = {times * liters} liters.",
+        f"It takes {times} * {liters} = {times * liters} liters.",
         answer=times * liters,
     )
 
@@ -264,7 +264,7 @@ def meal_with_a_tip(d: Draw) -> Draft:
     return draft(
         f"A meal costs ${price}. {aside}{who.name} pays for the meal and adds a tip of {percent}%. "
         f"How many dollars does {who.he} pay in all?",
-        f"The tip is ${price} × {percent}/100 = ${tip}.",
+        f"The tip is ${price} * {percent}/100 = ${tip}.",
         f"In all {who.name} pays ${price} + ${tip} = ${price + tip}.",
         answer=price + tip,
     )

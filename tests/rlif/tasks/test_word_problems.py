@@ -24,7 +24,7 @@ from rlif.tasks.word_problems.problems import TEMPLATES, WordProblem, WordProble
 LEVELS = range(1, 9)
 SPLITS = ("train", "test")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-EQUATION = re.compile(r"(\$?\d[\d,.$/×+\- ]*) = (\$?\d[\d,]*(?:\.\d\d)?(?:/\d+)?)")
+EQUATION = re.compile(r"(\$?\d[\d,.$/*+\- ]*) = (\$?\d[\d,]*(?:\.\d\d)?(?:/\d+)?)")
 
 
 @cache
@@ -39,7 +39,7 @@ each_level_and_split = pytest.mark.parametrize(("level", "split"), EVERYWHERE)
 
 def value(text: str) -> Fraction:
     """What sums, products and quotients of numbers come to, in exact arithmetic."""
-    plain = text.replace("$", "").replace(",", "").replace("×", "*")
+    plain = text.replace("$", "").replace(",", "")
     assert re.fullmatch(r"[\d./*+\- ]+", plain)
     exact: Fraction = eval(re.sub(r"[\d.]+", r"Fraction('\g<0>')", plain), {"Fraction": Fraction})
     return exact
@@ -219,6 +219,19 @@ def test_commands_read_them_by_name() -> None:
     assert [prompt.answer for prompt in solutions] == [each.answer for each in expected]
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_shots_are_solved_problems_before_each_and_none_of_them(split: str) -> None:
+    prompts = read_prompts(f"word_problems:level=5,n=30,shots=3,split={split}")
+    plain = read_prompts(f"word_problems:level=5,n=30,split={split}")
+    (turns,) = {json.dumps(prompt.content[:-1]) for prompt in prompts}
+    *pairs, last = (json.loads(turns)[start : start + 2] for start in (0, 2, 4))
+    for question, solution in [*pairs, last]:
+        assert (question["role"], solution["role"]) == ("user", "assistant")
+        assert extract_answer(solution["content"]) is not None
+    assert [prompt.content[-1] for prompt in prompts] == [{"role": "user", "content": each.content} for each in plain]
+    assert not {question["content"] for question, _ in [*pairs, last]} & {each.content for each in plain}
+
+
 @pytest.mark.parametrize(
     ("arguments", "split"),
     [
@@ -237,11 +250,11 @@ def test_the_split_is_the_one_named_or_that_which_the_option_takes(arguments: di
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("levle=2", "got 'levle=2', expected level=…, n=…, seed=…, split=…; did you mean level=…?"),
-        ("difficulty=2", "got 'difficulty=2', expected level=…, n=…, seed=…, split=…"),
-        ("level", "got 'level', expected level=…, n=…, seed=…, split=…; did you mean level=…?"),
-        ("", "got '', expected level=…, n=…, seed=…, split=…"),
-        ("level=2,", "got '', expected level=…, n=…, seed=…, split=…"),
+        ("levle=2", "got 'levle=2', expected level=…, n=…, seed=…, split=…, shots=…; did you mean level=…?"),
+        ("difficulty=2", "got 'difficulty=2', expected level=…, n=…, seed=…, split=…, shots=…"),
+        ("level", "got 'level', expected level=…, n=…, seed=…, split=…, shots=…; did you mean level=…?"),
+        ("", "got '', expected level=…, n=…, seed=…, split=…, shots=…"),
+        ("level=2,", "got '', expected level=…, n=…, seed=…, split=…, shots=…"),
         ("level=9", "level: got 9, expected an integer from 1 to 8"),
         ("level=hard", "level: got 'hard', expected an integer from 1 to 8"),
         ("level=", "level: got '', expected an integer from 1 to 8"),
@@ -249,6 +262,7 @@ def test_the_split_is_the_one_named_or_that_which_the_option_takes(arguments: di
         ("n=-3", "n: got -3, expected an integer from 1 to 100000"),
         ("n=2.5", "n: got '2.5', expected an integer from 1 to 100000"),
         ("seed=-1", "seed: got -1, expected an integer of at least 0 and below 2**63"),
+        ("shots=9", "shots: got 9, expected an integer from 0 to 8"),
         ("split=eval", "split: got 'eval', expected one of train, test"),
         ("n=5,n=6", "n: got it twice, expected it once"),
     ],
