@@ -21,13 +21,14 @@ def word_prompts(results: dict[str, Any]) -> str:
     wordings = [[entry["wording"], f"{entry['temperature']:g}", *cells(entry)] for entry in compared]
     levels = [[str(entry["level"]), *cells(entry)] for entry in recipe]
     texts = [
-        [name, "that of the chat template" if text is None else text.replace("\n", " ⏎ ")]
-        for name, text in results["system_prompts"].items()
+        [name, "that of the chat template" if text is None else text.replace("\n", " ⏎ "), str(each["shots"])]
+        for name, each in results["wordings"].items()
+        for text in [each["system_prompt"]]
     ]
     return (
         f"{table(['wording', 'temperature', *headings], wordings)}\n\n"
         f"Level {compared[0]['level']}, {compared[0]['prompts']} problems and {compared[0]['completions']} completions "
-        f"a row. The wordings are these system prompts:\n\n{table(['wording', 'text'], texts)}\n\n"
+        f"a row. The wordings are:\n\n{table(['wording', 'system prompt', 'solved problems before it'], texts)}\n\n"
         f"With the recipe's, at temperature {recipe[0]['temperature']:g}, {recipe[0]['prompts']} problems and "
         f"{recipe[0]['completions']} completions a level:\n\n{table(['level', *headings], levels)}\n\n"
         f"Model `{results['model']}`; ± is a standard error over prompts. A group of {results['num_generations']} "

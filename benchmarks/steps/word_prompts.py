@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -22,23 +22,33 @@ from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.sampling import prepare_sampling
 from rlif.files.jsonl import read_rows
 from rlif.metrics.selection import Mean, mean_over_prompts
+from rlif.tasks.word_problems.problems import read_spec
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "smollm2-word-problems.yaml"
 COMPLETIONS = Path("runs") / "word-prompts"
 
-# None: the system prompt that the chat template puts there by itself, if any.
-WORDINGS: dict[str, str | None] = {
-    "none": None,
-    "number alone": "Answer with a single number and nothing else.",
-    "phrase": 'Solve the problem step by step. End with "The answer is" and the number.',
-    "marker": 'Solve the problem step by step. End with "#### " and the number.',
-    "box": "Solve the problem step by step, and put your final answer within \\boxed{}.",
-    "short": "Solve the math problem in one or two short sentences. End with the answer.",
-    "example": (
+
+class Wording(NamedTuple):
+    """How a problem is put to the model."""
+
+    system_prompt: str | None = None
+    """None: the one that the chat template puts there by itself, if any."""
+    shots: int = 0
+    """Solved problems before it."""
+
+
+WORDINGS = {
+    "none": Wording(),
+    "number alone": Wording("Answer with a single number and nothing else."),
+    "phrase": Wording('Solve the problem step by step. End with "The answer is" and the number.'),
+    "marker": Wording('Solve the problem step by step. End with "#### " and the number.'),
+    "short": Wording("Solve the math problem in one or two short sentences. End with the answer."),
+    "example": Wording(
         "Solve the math problem. Write the calculation, then the answer, as in this example.\n"
         "Problem: A shelf holds 4 red books and 9 blue books. How many books does it hold?\n"
         "Solution: It holds 4 + 9 = 13 books.\n#### 13"
     ),
+    "4 shots": Wording(shots=4),
 }
 # Temperatures that wordings are compared at.
 TEMPERATURES = (1.0, 0.6)
@@ -48,24 +58,37 @@ LEVELS = range(1, 9)
 def steps(options: Options) -> list[Step]:
     compared, each_level = {"full": (12, 16), "quick": (4, 4), "tiny": (2, 2)}[options.size]
     found = []
-    for name, text in WORDINGS.items():
+    for name, wording in WORDINGS.items():
         for temperature in TEMPERATURES:
-            config = evaluation(options, 1, compared, system_prompt=text, temperature=temperature)
+            config = evaluation(options, wording, level=1, prompts=compared, temperature=temperature)
             found.append(Step(f"{name}, temperature {temperature}", 60, partial(measure, name, config)))
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    chosen = {name: recipe[name] for name in ("system_prompt", "temperature", "max_completion_length")}
     for level in LEVELS:
-        config = evaluation(options, level, each_level, **chosen)
+        config = evaluation(
+            options,
+            recipe_wording(),
+            level=level,
+            prompts=each_level,
+            temperature=recipe["temperature"],
+            max_completion_length=recipe["max_completion_length"],
+        )
         found.append(Step(f"recipe, level {level}", 60, partial(measure, "recipe", config)))
     return found
 
 
-def evaluation(options: Options, level: int, prompts: int, **more: Any) -> EvalConfig:
+def recipe_wording() -> Wording:
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    problems = read_spec(recipe["data"], argument="data", split=None, default_split="train")
+    return Wording(recipe.get("system_prompt"), problems.shots)
+
+
+def evaluation(options: Options, wording: Wording, *, level: int, prompts: int, **more: Any) -> EvalConfig:
     """Return what samples the problems of a level, the same ones whatever the wording."""
     given: dict[str, Any] = {"num_generations": 4, "max_completion_length": 96} | more
     return EvalConfig(
         model=str(options.model),
-        data=f"word_problems:level={level},n={prompts},seed=0,split=train",
+        data=f"word_problems:level={level},n={prompts},seed=0,split=train,shots={wording.shots}",
+        system_prompt=wording.system_prompt,
         chat=True,
         device=options.device,
         max_batch_tokens=8192,
@@ -84,7 +107,8 @@ def measure(name: str, config: EvalConfig, results: dict[str, Any]) -> str:
     entry: dict[str, Any] = {"wording": name, "level": level, "temperature": config.temperature} | summary(path)
     results["entries"].append(entry)
     results["model"] = Path(str(config.model)).name
-    results.setdefault("system_prompts", {})[name] = config.system_prompt
+    shots = int(config.data.split("shots=")[1])
+    results.setdefault("wordings", {})[name] = {"system_prompt": config.system_prompt, "shots": shots}
     results["num_generations"] = config.num_generations
     return ", ".join(f"{key} {entry[key]['value']:.0%}" for key in ("stated", "right"))
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import yaml
-
 from benchmarks.report.answering import word_prompts
 from benchmarks.runner import Options
-from benchmarks.steps.word_prompts import LEVELS, RECIPE, WORDINGS, evaluation, steps, summary
+from benchmarks.steps.word_prompts import LEVELS, RECIPE, WORDINGS, Wording, evaluation, recipe_wording, steps, summary
 from rlif.data.prompts import read_prompts
 from rlif.options.yaml_file import read_config, with_values
 from rlif.training.options import TrainConfig
@@ -38,26 +36,30 @@ def test_shares_are_those_of_the_completions(tmp_path: Path) -> None:
     assert (found["prompts"], found["completions"], found["tokens"]) == (2, 4, 5.0)
     assert found["tiers"] == {"phrase": 2, "marker": 1}
     entries = [{"wording": name, "level": 1, "temperature": 0.6} | found for name in ("short", "recipe")]
-    texts = {"short": "Say it.\nNow.", "recipe": None}
-    results = {"model": "tiny", "num_generations": 2, "system_prompts": texts, "entries": entries}
+    wordings = {
+        "short": {"system_prompt": "Say it.\nNow.", "shots": 2},
+        "recipe": {"system_prompt": None, "shots": 0},
+    }
+    results = {"model": "tiny", "num_generations": 2, "wordings": wordings, "entries": entries}
     text = word_prompts(results)
     assert "| short | 0.6 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text
     assert (
         "| 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text.split("With the recipe's, at temperature 0.6, 2 problems")[1]
     )
-    assert "| short | Say it. ⏎ Now. |" in text
+    assert "| short | Say it. ⏎ Now. | 2 |" in text
 
 
 def test_every_wording_is_put_before_the_same_problems(tmp_path: Path) -> None:
     options = Options(tmp_path, size="tiny", model=tmp_path)
     assert len(steps(options)) == 2 * len(WORDINGS) + len(LEVELS)
-    one, other = (evaluation(options, 3, 5, system_prompt=text, temperature=1.0) for text in (None, "Say it."))
+    wordings = (Wording(None), Wording("Say it."))
+    one, other = (evaluation(options, each, level=3, prompts=5, temperature=1.0) for each in wordings)
     assert read_prompts(str(one.data)) == read_prompts(str(other.data))
 
 
 def test_the_recipe_is_one_that_train_takes_with_a_wording_that_was_measured() -> None:
-    assert yaml.safe_load(RECIPE.read_text())["system_prompt"] in WORDINGS.values()
+    assert recipe_wording() in WORDINGS.values()
     config = with_values(TrainConfig, {"model": "DIR"} | read_config(RECIPE, TrainConfig, "rlif train"))
     config.validate()
     trained, held_out = read_prompts(config.data), read_prompts(config.eval_data, argument="eval_data")
-    assert not {prompt.content for prompt in trained} & {prompt.content for prompt in held_out}
+    assert not {str(prompt.content) for prompt in trained} & {str(prompt.content) for prompt in held_out}
