@@ -18,19 +18,24 @@ def word_prompts(results: dict[str, Any]) -> str:
     headings = ["ended", "answer stated", "right", "mixed groups", "tokens"]
     compared = [entry for entry in results["entries"] if entry["wording"] != "recipe"]
     recipe = [entry for entry in results["entries"] if entry["wording"] == "recipe"]
-    wordings = [[entry["wording"], f"{entry['temperature']:g}", *cells(entry)] for entry in compared]
-    levels = [[str(entry["level"]), *cells(entry)] for entry in recipe]
+    warmer = [entry for entry in recipe if entry["temperature"] != results["temperature"]]
+    levels = [entry for entry in recipe if entry["temperature"] == results["temperature"]]
     texts = [
-        [name, "that of the chat template" if text is None else text.replace("\n", " ⏎ "), str(each["shots"])]
+        [name, (each["system_prompt"] or "that of the chat template").replace("\n", " ⏎ "), str(each["shots"])]
         for name, each in results["wordings"].items()
-        for text in [each["system_prompt"]]
     ]
+
+    def drawn(first: str, entries: list[dict[str, Any]], key: str) -> str:
+        return table([first, *headings], [[str(entry[key]).removesuffix(".0"), *cells(entry)] for entry in entries])
+
     return (
-        f"{table(['wording', 'temperature', *headings], wordings)}\n\n"
-        f"Level {compared[0]['level']}, {compared[0]['prompts']} problems and {compared[0]['completions']} completions "
-        f"a row. The wordings are:\n\n{table(['wording', 'system prompt', 'solved problems before it'], texts)}\n\n"
-        f"With the recipe's, at temperature {recipe[0]['temperature']:g}, {recipe[0]['prompts']} problems and "
-        f"{recipe[0]['completions']} completions a level:\n\n{table(['level', *headings], levels)}\n\n"
+        f"Level {compared[0]['level']} at temperature {results['temperature']:g}, {compared[0]['prompts']} problems "
+        f"and {compared[0]['completions']} completions a row:\n\n{drawn('wording', compared, 'wording')}\n\n"
+        f"{table(['wording', 'system prompt', 'solved problems before it'], texts)}\n\n"
+        f"The recipe's wording on the same problems at other temperatures:\n\n"
+        f"{drawn('temperature', warmer, 'temperature')}\n\n"
+        f"And on problems of all levels, {levels[0]['prompts']} problems and {levels[0]['completions']} completions a "
+        f"row:\n\n{drawn('level', levels, 'level')}\n\n"
         f"Model `{results['model']}`; ± is a standard error over prompts. A group of {results['num_generations']} "
         "completions is mixed if some are right and some are not."
     )

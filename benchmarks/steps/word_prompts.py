@@ -2,9 +2,9 @@
 
     python -m benchmarks word-prompts --model DIR
 
-Every wording is put before the same problems of level 1, at two temperatures, then that of the recipe before problems
-of all levels at its temperature. Problems are those of the training templates. The completions are kept in
-runs/word-prompts, to be read.
+Every wording is put before the same problems of level 1, at the temperature of the recipe; then that of the recipe at
+other temperatures, and before problems of all levels. Problems are those of the training templates. The completions
+are kept in runs/word-prompts, to be read.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Wording(NamedTuple):
 
 
 WORDINGS = {
+    "4 shots": Wording(shots=4),
     "none": Wording(),
     "number alone": Wording("Answer with a single number and nothing else."),
     "phrase": Wording('Solve the problem step by step. End with "The answer is" and the number.'),
@@ -48,32 +49,25 @@ WORDINGS = {
         "Problem: A shelf holds 4 red books and 9 blue books. How many books does it hold?\n"
         "Solution: It holds 4 + 9 = 13 books.\n#### 13"
     ),
-    "4 shots": Wording(shots=4),
 }
-# Temperatures that wordings are compared at.
-TEMPERATURES = (1.0, 0.6)
+# Of the recipe's wording.
+TEMPERATURES = (1.0, 0.3)
 LEVELS = range(1, 9)
 
 
 def steps(options: Options) -> list[Step]:
-    compared, each_level = {"full": (12, 16), "quick": (4, 4), "tiny": (2, 2)}[options.size]
-    found = []
-    for name, wording in WORDINGS.items():
-        for temperature in TEMPERATURES:
-            config = evaluation(options, wording, level=1, prompts=compared, temperature=temperature)
-            found.append(Step(f"{name}, temperature {temperature}", 60, partial(measure, name, config)))
+    compared, each_level = {"full": (8, 12), "quick": (4, 4), "tiny": (2, 2)}[options.size]
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    for level in LEVELS:
-        config = evaluation(
-            options,
-            recipe_wording(),
-            level=level,
-            prompts=each_level,
-            temperature=recipe["temperature"],
-            max_completion_length=recipe["max_completion_length"],
-        )
-        found.append(Step(f"recipe, level {level}", 60, partial(measure, "recipe", config)))
-    return found
+    chosen = {name: recipe[name] for name in ("temperature", "max_completion_length")}
+    asked = [(name, evaluation(options, each, level=1, prompts=compared, **chosen)) for name, each in WORDINGS.items()]
+    asked += [
+        ("recipe", evaluation(options, recipe_wording(), level=1, prompts=compared, **chosen | {"temperature": each}))
+        for each in TEMPERATURES
+    ]
+    asked += [
+        ("recipe", evaluation(options, recipe_wording(), level=each, prompts=each_level, **chosen)) for each in LEVELS
+    ]
+    return [Step(f"{name}, level {level_of(config)}", 60, partial(measure, name, config)) for name, config in asked]
 
 
 def recipe_wording() -> Wording:
@@ -84,22 +78,26 @@ def recipe_wording() -> Wording:
 
 def evaluation(options: Options, wording: Wording, *, level: int, prompts: int, **more: Any) -> EvalConfig:
     """Return what samples the problems of a level, the same ones whatever the wording."""
-    given: dict[str, Any] = {"num_generations": 4, "max_completion_length": 96} | more
     return EvalConfig(
         model=str(options.model),
         data=f"word_problems:level={level},n={prompts},seed=0,split=train,shots={wording.shots}",
         system_prompt=wording.system_prompt,
         chat=True,
         device=options.device,
+        num_generations=4,
         max_batch_tokens=8192,
-        **given,
+        **more,
     )
+
+
+def level_of(config: EvalConfig) -> int:
+    assert config.data is not None
+    return read_spec(config.data, argument="data", split=None, default_split="train").level
 
 
 def measure(name: str, config: EvalConfig, results: dict[str, Any]) -> str:
     """Sample, and add to the entries what share of the completions ended, stated an answer, and were right."""
-    assert config.data is not None
-    level = int(config.data.split("level=")[1].split(",")[0])
+    level = level_of(config)
     path = COMPLETIONS / f"{name.replace(' ', '-')}-level-{level}-temperature-{config.temperature:g}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -107,8 +105,8 @@ def measure(name: str, config: EvalConfig, results: dict[str, Any]) -> str:
     entry: dict[str, Any] = {"wording": name, "level": level, "temperature": config.temperature} | summary(path)
     results["entries"].append(entry)
     results["model"] = Path(str(config.model)).name
-    shots = int(config.data.split("shots=")[1])
-    results.setdefault("wordings", {})[name] = {"system_prompt": config.system_prompt, "shots": shots}
+    results["wordings"] = {each: wording._asdict() for each, wording in WORDINGS.items()}
+    results["temperature"] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["temperature"]
     results["num_generations"] = config.num_generations
     return ", ".join(f"{key} {entry[key]['value']:.0%}" for key in ("stated", "right"))
 

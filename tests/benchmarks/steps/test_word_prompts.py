@@ -7,7 +7,17 @@ from pathlib import Path
 
 from benchmarks.report.answering import word_prompts
 from benchmarks.runner import Options
-from benchmarks.steps.word_prompts import LEVELS, RECIPE, WORDINGS, Wording, evaluation, recipe_wording, steps, summary
+from benchmarks.steps.word_prompts import (
+    LEVELS,
+    RECIPE,
+    TEMPERATURES,
+    WORDINGS,
+    Wording,
+    evaluation,
+    recipe_wording,
+    steps,
+    summary,
+)
 from rlif.data.prompts import read_prompts
 from rlif.options.yaml_file import read_config, with_values
 from rlif.training.options import TrainConfig
@@ -35,25 +45,25 @@ def test_shares_are_those_of_the_completions(tmp_path: Path) -> None:
     }
     assert (found["prompts"], found["completions"], found["tokens"]) == (2, 4, 5.0)
     assert found["tiers"] == {"phrase": 2, "marker": 1}
-    entries = [{"wording": name, "level": 1, "temperature": 0.6} | found for name in ("short", "recipe")]
-    wordings = {
-        "short": {"system_prompt": "Say it.\nNow.", "shots": 2},
-        "recipe": {"system_prompt": None, "shots": 0},
-    }
-    results = {"model": "tiny", "num_generations": 2, "wordings": wordings, "entries": entries}
+    asked = (("short", 0.6), ("recipe", 1.0), ("recipe", 0.6))
+    entries = [{"wording": name, "level": 3, "temperature": temperature} | found for name, temperature in asked]
+    wordings = {"short": {"system_prompt": "Say it.\nNow.", "shots": 2}}
+    results = {
+        "model": "tiny", "num_generations": 2, "wordings": wordings, "entries": entries, "temperature": 0.6,
+    }  # fmt: skip
     text = word_prompts(results)
-    assert "| short | 0.6 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text
-    assert (
-        "| 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in text.split("With the recipe's, at temperature 0.6, 2 problems")[1]
-    )
+    assert "| short | 75% | 75% | 50% ± 0% | 100% | 5 |" in text
+    others, levels = text.split("at other temperatures")[1].split("all levels")
+    assert "| 1 | 75% | 75% | 50% ± 0% | 100% | 5 |" in others
+    assert "| 3 | 75% | 75% | 50% ± 0% | 100% | 5 |" in levels
     assert "| short | Say it. ⏎ Now. | 2 |" in text
 
 
 def test_every_wording_is_put_before_the_same_problems(tmp_path: Path) -> None:
     options = Options(tmp_path, size="tiny", model=tmp_path)
-    assert len(steps(options)) == 2 * len(WORDINGS) + len(LEVELS)
+    assert len(steps(options)) == len(WORDINGS) + len(TEMPERATURES) + len(LEVELS)
     wordings = (Wording(None), Wording("Say it."))
-    one, other = (evaluation(options, each, level=3, prompts=5, temperature=1.0) for each in wordings)
+    one, other = (evaluation(options, each, level=3, prompts=5) for each in wordings)
     assert read_prompts(str(one.data)) == read_prompts(str(other.data))
 
 
