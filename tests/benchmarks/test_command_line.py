@@ -13,8 +13,8 @@ from benchmarks import __main__ as command_line
     [
         (
             ["opps"],
-            "suite is 'opps'; expected some of static, ops, loop, generation, trl-step, self-feedback, demo, answers, "
-            "word-prompts, evidence, or",
+            "suite is 'opps'; expected some of static, ops, loop, generation, levels, trl-step, self-feedback, demo, "
+            "answers, word-prompts, evidence, or",
         ),
         (["word-prompts"], "--model is None; expected a directory saved by transformers"),
         (["evidence", "--completions", "none.jsonl"], "--completions is none.jsonl; expected a completions.jsonl"),
