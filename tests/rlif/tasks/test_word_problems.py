@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlif.answers.extract import extract_answer
 from rlif.answers.matching import is_right
@@ -52,15 +54,25 @@ def numbers(text: str) -> list[Fraction]:
 @each_level_and_split
 def test_every_equation_of_a_solution_holds_and_the_last_result_is_the_answer(level: int, split: str) -> None:
     for problem in some(level, split):
-        *steps, last = problem.solution.split("\n")
-        assert len(steps) == (level + 1) // 2
-        results = []
-        for step in steps:
-            ((left, right),) = EQUATION.findall(step)
-            assert value(left) == value(right), step
-            results.append(value(right))
-        assert last == f"#### {problem.answer}"
-        assert Fraction(problem.answer) == results[-1]
+        check_solution(problem)
+
+
+@settings(max_examples=60, deadline=None)
+@given(level=st.sampled_from(LEVELS), split=st.sampled_from(SPLITS), seed=st.integers(0, 2**63 - 1))
+def test_every_seed_gives_right_solutions(level: int, split: str, seed: int) -> None:
+    for problem in word_problems(WordProblemConfig(level=level, n=2, seed=seed, split=split)):  # type: ignore[arg-type]
+        check_solution(problem)
+        assert Fraction(problem.answer) not in numbers(problem.prompt)
+
+
+def check_solution(problem: WordProblem) -> None:
+    *steps, last = problem.solution.split("\n")
+    assert len(steps) == (problem.level + 1) // 2
+    for step in steps:
+        ((left, right),) = EQUATION.findall(step)
+        assert value(left) == value(right) > 0, step
+    assert last == f"#### {problem.answer}"
+    assert Fraction(problem.answer) == value(right)
 
 
 @each_level_and_split
