@@ -297,8 +297,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "self-feedback": self_feedback,
     "demo": demo,
     "answers": answers,
-    "word-prompts": word_prompts,
-    "evidence": evidence,
 }
 # What a report says of each suite.
-SUITE_TABLES = TABLES | {"ops": all_ops}
+SUITE_TABLES = TABLES | {"ops": all_ops, "word-prompts": word_prompts, "evidence": evidence}
