@@ -56,8 +56,7 @@ class Draw:
         return self.generator.randint(-(-low // step), high // step) * step
 
     def cents(self, small: Range, large: Range) -> int:
-        """Return an amount of money from ranges in dollars: whole dollars in a small problem, quarters in a large "
-        "one."""
+        """Return cents from ranges in dollars: of whole dollars in a small problem, of quarters in a large one."""
         low, high = large if self.large else small
         return 25 * self.generator.randint(4 * low, 4 * high) if self.large else 100 * self.generator.randint(low, high)
 

@@ -8,8 +8,8 @@ names as many, wherever a command takes data. A level is a number of steps and a
     steps          1      1      2      2      3      3      4      4
     numbers        small  large  small  large  small  large  small  large
 
-Small numbers are those of a times table, and money is whole dollars. Large ones have two or three digits, money has
-quarters, fractions have several parts, and every second problem tells something that has nothing to do with its
+Small numbers are mostly those of a times table, and money is whole dollars. Large ones have two or three digits, money
+has quarters, fractions have several parts, and every second problem tells something that has nothing to do with its
 question. Every quantity is one that can be: people, things and changes are whole and not negative.
 
 Everything is a function of level, split and seed; the first problems are the same whatever n. Templates come equally
