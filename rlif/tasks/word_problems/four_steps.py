@@ -138,8 +138,8 @@ def ways_to_school(d: Draw) -> Draft:
     bike = int(others * part)
     aside = d.aside(f"The school has {d.number((10, 15), (12, 45))} classrooms.")
     return draft(
-        f"{who.name}'s school has {students:,} students. Of all students, {percent}% come by bus. {aside}Of the "
-        f"others, {part_of(part)} come by bike, and the rest walk. How many students walk to school?",
+        f"{who.name}'s school has {students:,} students. {aside}Of all students, {percent}% come by bus. "
+        f"Of the others, {part_of(part)} come by bike, and the rest walk. How many students walk to school?",
         f"The bus brings {students} * {percent}/100 = {bus} students.",
         f"The others are {students} - {bus} = {others} students.",
         f"The bike riders are {others} * {part} = {bike} students.",

@@ -191,11 +191,11 @@ def percent_of_a_number(d: Draw) -> Draft:
 
 def warmer(d: Draw) -> Draft:
     day = d.pick(("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"))
-    morning, rise = d.number((3, 15), (18, 49)), d.number((2, 9), (11, 37))
+    morning, rise = d.number((3, 15), (18, 49)), d.number((2, 9), (11, 24))
     aside = d.aside(f"The wind blew at {d.number((5, 9), (5, 25))} miles per hour.")
     return draft(
-        f"On {day} morning the temperature was {morning} degrees. {aside}By noon it had risen by {rise} degrees. "
-        "What was the temperature at noon, in degrees?",
+        f"On {day} morning the temperature was {morning} degrees. {aside}"
+        f"By noon the temperature had risen by {rise} degrees. How many degrees was it then?",
         f"At noon it was {morning} + {rise} = {morning + rise} degrees.",
         answer=morning + rise,
     )

@@ -125,7 +125,7 @@ def earns_and_spends(d: Draw) -> Draft:
 
 def runs_twice_a_day(d: Draw) -> Draft:
     who = d.person()
-    morning, evening, days = d.number((2, 5), (3, 9)), d.number((2, 4), (2, 8)), d.number((2, 5), (6, 30))
+    morning, evening, days = d.number((2, 5), (3, 7)), d.number((2, 4), (2, 5)), d.number((2, 5), (6, 30))
     daily = morning + evening
     aside = d.aside(f"{who.He} started running {d.number((2, 3), (2, 15))} years ago.")
     return draft(
