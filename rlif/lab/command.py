@@ -22,6 +22,7 @@ from rlif.lab.trials import run_trials, write_data
 from rlif.mixing.mix import mix
 from rlif.models.language_model import load_language_model
 from rlif.options.record import check_unchanged, make_directory, output_directory
+from rlif.quantities import duration
 from rlif.rewards.registry import INTERNAL
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
@@ -52,8 +53,8 @@ def run(config: LabConfig) -> None:
             _run_stages(directory, config, console)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
-    spent = (time.monotonic() - started) / 60
-    console.print(f"Report: {directory / 'report.md'} ({spent:.0f} minutes)", soft_wrap=True)
+    spent = duration(time.monotonic() - started)
+    console.print(f"Report: {directory / 'report.md'} ({spent})", soft_wrap=True)
 
 
 def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:

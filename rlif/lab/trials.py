@@ -31,6 +31,7 @@ from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS, Trial, start_name
 from rlif.models.language_model import load_language_model
 from rlif.progress_bar import bar
+from rlif.quantities import duration
 from rlif.rewards.controls import verifiable
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.sample import sample
@@ -106,7 +107,7 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
                     start, guarded, last = (result["accuracy"][key] for key in ("start", "guarded", "last"))
                     console.print(
                         f"{running[future].name}: accuracy {start:.1%}, {guarded:.1%} at the guard's choice (step "
-                        f"{result['guard_step']}), {last:.1%} at the end ({result['seconds']:.0f} s)",
+                        f"{result['guard_step']}), {last:.1%} at the end ({duration(result['seconds'])})",
                         highlight=False,
                         soft_wrap=True,
                     )
