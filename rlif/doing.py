@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from rlif.quantities import duration
+from rlif.digits import duration
 
 # What takes less is not worth a line.
 FIRST_SECONDS = 1.0

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from rlif.doing import LOG_SECONDS, Work, display, doing, inside, silent_for, told
-from rlif.quantities import duration
+from rlif.digits import duration
 from rlif.terminal import make_console
 
 

@@ -22,7 +22,7 @@ from rlif.lab.trials import run_trials, write_data
 from rlif.mixing.mix import mix
 from rlif.models.language_model import load_language_model
 from rlif.options.record import check_unchanged, make_directory, output_directory
-from rlif.quantities import duration
+from rlif.digits import duration
 from rlif.rewards.registry import INTERNAL
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.built_in_models import pretrained_base, tuned_instruct

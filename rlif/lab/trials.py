@@ -31,7 +31,7 @@ from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS, Trial, start_name
 from rlif.models.language_model import load_language_model
 from rlif.progress_bar import bar
-from rlif.quantities import duration
+from rlif.digits import duration
 from rlif.rewards.controls import verifiable
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.sample import sample

@@ -54,12 +54,11 @@ class Learner:
         """Within, have the model that training started from, to sample from it; there must be a start model."""
         models = self.models
         assert models.start_model is not None
-        with unsharded(self.accelerator, models.scorer), models.start_model.within():
-            if self.config.lora_rank > 0:  # then it is the policy, whose adapter is off now
+        if self.config.lora_rank > 0:  # it is the policy with its adapter off
+            with unsharded(self.accelerator, models.scorer), models.start_model.within():
                 yield models.language_model
-            else:
-                scorer = cast(Scorer, models.start_model.scorer)
-                yield replace(models.language_model, model=scorer.model)
+        else:
+            yield replace(models.language_model, model=cast(Scorer, models.start_model.scorer).model)
 
     def writer(self, *, with_optimizer: bool) -> Callable[[Path], None]:
         """Return what writes the model, or with LoRA its adapter, and the tokenizer, into a directory.

@@ -239,7 +239,7 @@ def warn_of_silence(run: Run, rollout: Rollout) -> None:
 
 
 def kept(run: Run) -> str:
-    """Save a checkpoint of the steps that are done, and say how the run goes on; without new ones nothing is lacking."""
+    """Save a checkpoint of the steps that are done, and say how the run goes on; without any there is none to save."""
     step = run.state.step
     if step == 0 or (run.guard and run.consensus is None):
         return f"stopped before another step was done; --resume continues the run in {run.path}"
@@ -255,7 +255,9 @@ def salvaged(run: Run, step: int) -> str:
     found = [f"stopped in step {step}; metrics are in {run.path}"]
     if not run.path.is_dir():
         found = [f"stopped in step {step}; {run.path} was removed or renamed while the run wrote to it"]
-    if run.learner.accelerator.num_processes == 1:  # saving may take all processes, and the others may be elsewhere
+    trained = run.state.step > 0 or run.in_update
+    # Saving may take all processes, and the others may be elsewhere.
+    if trained and run.learner.accelerator.num_processes == 1:
         try:
             found.append(f"the model in {run.save_model()}")
         except UserError as error:

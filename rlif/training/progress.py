@@ -16,7 +16,7 @@ from rich.text import Text
 from rlif.doing import display, doing, told
 from rlif.printable import printable
 from rlif.progress_bar import Move, bar, make_bar
-from rlif.quantities import duration, two_digits
+from rlif.digits import duration, two_digits
 from rlif.terminal import Printable, make_console
 
 # Characters of a completion that stay on the screen.

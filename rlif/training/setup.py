@@ -114,7 +114,7 @@ class Run:
         )
 
     def _parts(self, name: str, work: dict[str, object]) -> tuple[list[Row], Callable[[list[Row]], None]]:
-        """What of this work is in its file, for all processes, and what adds to that; the first process has the file."""
+        """What of this work is in its file, and what adds to that; the first process alone has the file."""
         file = on_first(self.learner.accelerator, lambda: self.directory.part(name, work) if self.directory else None)
         rows = broadcast(self.learner.accelerator, list(file.rows) if file else [])
         return rows, file.append if file else lambda more: None

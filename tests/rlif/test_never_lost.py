@@ -1,4 +1,4 @@
-"""Every command says what it does before it does it, keeps what is done, and stops at the next forward when asked to."""
+"""Every command says what it does before it does it, keeps what is done, and stops at the next forward if asked to."""
 
 from __future__ import annotations
 

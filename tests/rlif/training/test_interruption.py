@@ -140,7 +140,9 @@ def test_a_step_that_has_changed_weights_is_finished_first(
     assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-2"]
 
 
-@pytest.mark.parametrize("text", ["", "[]\n", '{"step": 2}\n', '{"step": 1}\n{"step": 1}\n', '{"step": 1, "loss": "x"}\n'])
+@pytest.mark.parametrize(
+    "text", ["", "[]\n", '{"step": 2}\n', '{"step": 1}\n{"step": 1}\n', '{"step": 1, "loss": "x"}\n']
+)
 def test_a_step_without_evaluation_that_somebody_has_changed_is_one_error(text: str, tmp_path: Path) -> None:
     assert unfinished_row(tmp_path, 1) is None
     (tmp_path / UNFINISHED_ROW).write_text('{"step": 1, "loss": null}\n')

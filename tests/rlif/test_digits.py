@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlif.quantities import duration, two_digits
+from rlif.digits import duration, two_digits
 
 
 @pytest.mark.parametrize(
