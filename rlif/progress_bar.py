@@ -24,8 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from rlif.doing import LOG_SECONDS, Work, display, doing, inside, silent_for, told
 from rlif.digits import duration
+from rlif.doing import LOG_SECONDS, Work, display, doing, inside, silent_for, told
 from rlif.terminal import make_console
 
 

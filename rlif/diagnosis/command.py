@@ -70,9 +70,7 @@ def _prompts(config: DiagnoseConfig) -> list[Prompt]:
     return prompts
 
 
-def _diagnose(
-    config: DiagnoseConfig, language_model: LanguageModel, prompts: list[Prompt], samples: Path
-) -> Diagnosis:
+def _diagnose(config: DiagnoseConfig, language_model: LanguageModel, prompts: list[Prompt], samples: Path) -> Diagnosis:
     """Measure as the options say, and keep the samples in a file."""
     return diagnose(
         language_model,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
+from rlif.digits import duration
 from rlif.files.directories import write_directory
 from rlif.files.json_values import write_json
 from rlif.files.lock import Lock
@@ -22,7 +23,6 @@ from rlif.lab.trials import run_trials, write_data
 from rlif.mixing.mix import mix
 from rlif.models.language_model import load_language_model
 from rlif.options.record import check_unchanged, make_directory, output_directory
-from rlif.digits import duration
 from rlif.rewards.registry import INTERNAL
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.built_in_models import pretrained_base, tuned_instruct

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
 from rlif.data.prompts import read_prompts
+from rlif.digits import duration
 from rlif.errors import UserError
 from rlif.files.json_values import read_json, without_nan, write_json
 from rlif.files.jsonl import read_rows, write_rows
@@ -31,7 +32,6 @@ from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS, Trial, start_name
 from rlif.models.language_model import load_language_model
 from rlif.progress_bar import bar
-from rlif.digits import duration
 from rlif.rewards.controls import verifiable
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.sample import sample

@@ -115,6 +115,8 @@ def train_model(
         save_optimizer(optimizer_tensors(objective.module, optimizer), target)
         write_json(target / STEP_FILE, {"step": step}, indent=None)
 
+    changing = False  # whether a step has begun to change the weights, and is not done
+
     def hold() -> None:
         nonlocal changing
         stop.hold()
@@ -136,7 +138,6 @@ def train_model(
         metrics.append([{"step": step + 1} | row])
         step, changing = step + 1, False
 
-    changing = False  # whether a step has begun to change the weights, and is not done
     with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(hold):
         try:
             while step < max_steps:

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rlif.digits import duration, two_digits
 from rlif.doing import display, doing, told
 from rlif.printable import printable
 from rlif.progress_bar import Move, bar, make_bar
-from rlif.digits import duration, two_digits
 from rlif.terminal import Printable, make_console
 
 # Characters of a completion that stay on the screen.

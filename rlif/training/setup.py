@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -109,11 +109,9 @@ class Run:
         work = {"step": step, "prompts": self.state.eval_data_fingerprint, "options": asdict(self.validation)}
         done, keep = self._parts(EVALUATION_FILE, work | {"consensus": fingerprint([self.consensus])})
         models, accelerator = self.learner.models, self.learner.accelerator
-        return evaluate(
-            models, accelerator, self.validation, self.eval_set, self.consensus, done=done, keep=keep
-        )
+        return evaluate(models, accelerator, self.validation, self.eval_set, self.consensus, done=done, keep=keep)
 
-    def _parts(self, name: str, work: dict[str, object]) -> tuple[list[Row], Callable[[list[Row]], None]]:
+    def _parts(self, name: str, work: Mapping[str, object]) -> tuple[list[Row], Callable[[list[Row]], None]]:
         """What of this work is in its file, and what adds to that; the first process alone has the file."""
         file = on_first(self.learner.accelerator, lambda: self.directory.part(name, work) if self.directory else None)
         rows = broadcast(self.learner.accelerator, list(file.rows) if file else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from rlif import doing
 from rlif.doing import FIRST_SECONDS, LOG_SECONDS, display, due, inside, speaking
-from rlif.progress_bar import bar
+from rlif.progress_bar import bar, make_bar
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,9 @@ def test_a_bar_of_what_is_done_already_is_one_line(clock: list[float]) -> None:
 
 def test_a_bar_in_a_terminal_shows_what_is_done_within(clock: list[float]) -> None:
     output = io.StringIO()
-    console = Console(file=output, force_terminal=True, width=80)
-    with bar("Sampling", "prompts", 8, console=console) as move, doing.doing("4 completions", "tokens at most", 9):
-        move(1)
-    assert "4 completions: 0 of 9 tokens at most" in output.getvalue()
+    console = Console(file=output, width=80)
+    progress = make_bar()
+    progress.add_task("Sampling", total=8)
+    with doing.doing("Sampling") as progress.work, doing.doing("4 completions", "tokens at most", 9):
+        console.print(progress.get_renderable())
+    assert re.fullmatch(r"Sampling .* 0/8 .*\n4 completions: 0 of 9 tokens at most *\n", output.getvalue())

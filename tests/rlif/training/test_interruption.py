@@ -13,7 +13,7 @@ from rich.console import Console
 
 from forwards import before_each_forward, done_of
 from rlif.errors import UserError
-from rlif.files.jsonl import read_rows
+from rlif.files.jsonl import read_rows, write_rows
 from rlif.training import loop
 from rlif.training import step as step_module
 from rlif.training.checkpoint import checkpoints
@@ -35,10 +35,11 @@ MOMENTS = {
 
 
 @pytest.fixture
-def config(make_config: MakeConfig) -> TrainConfig:
-    """A guarded run of three steps, which asks and evaluates one prompt at a time."""
-    config = make_config(max_steps=3, eval_steps=1, prompts_per_step=1, num_generations=8, eval_generations=8)
-    return replace(config, guard="warn", eval_data=config.data)
+def config(make_config: MakeConfig, tmp_path: Path) -> TrainConfig:
+    """A guarded run of two steps, which asks and evaluates three prompts, one at a time."""
+    config = make_config(max_steps=2, eval_steps=1, prompts_per_step=1, num_generations=8, eval_generations=8)
+    write_rows(tmp_path / "eval.jsonl", read_rows(Path(config.data))[:3])
+    return replace(config, guard="warn", eval_data=str(tmp_path / "eval.jsonl"))
 
 
 def rows_of(path: Path) -> int:
@@ -102,7 +103,7 @@ def test_what_is_computed_is_on_the_disk_before_the_next_part_begins(config: Tra
 
     with before_each_forward(look):
         train(config)
-    assert parts == {CONSENSUS: 5, "evaluating": 5}  # while the last of six prompts was being sampled
+    assert parts == {CONSENSUS: 2, "evaluating": 2}  # while the last of three prompts was being sampled
 
 
 def test_before_the_start_model_is_asked_there_is_a_directory_a_lock_and_a_line(config: TrainConfig) -> None:
@@ -117,7 +118,7 @@ def test_before_the_start_model_is_asked_there_is_a_directory_a_lock_and_a_line(
     with before_each_forward(look):
         loop.train(replace(config, max_steps=1), progress=PlainProgress(Console(file=output, width=200)))
     said, files = before[0]
-    assert said == f"{CONSENSUS}: 0 of 6 prompts\n"
+    assert said == f"{CONSENSUS}: 0 of 3 prompts\n"
     assert files >= {"config.yaml", ".lock", CONSENSUS_FILE}
 
 
