@@ -155,7 +155,7 @@ def diagnose(
         system_prompt: before every conversation.
         answer_style: where answers are looked for (`rlif.answers.extract`). None: lenient where prompts go through a
             chat template.
-        batch_size: prompts sampled at a time; None: 32, and on a CPU few enough for results within half a minute
+        batch_size: prompts sampled at a time; None: 32, and on a CPU few enough for results about each minute
             (`rlif.rollouts.batch_size`). Changes nothing but memory and rounding.
         max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.

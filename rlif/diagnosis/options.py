@@ -72,7 +72,7 @@ class DiagnoseConfig(
 
     prompts_per_batch: Annotated[Count | None, Formerly("batch_size")] = None
     """Prompts sampled at a time: fewer need less memory. None: 32; on a CPU no more than make 2^40 / parameters tokens
-    (8,000 at 135M), completions included, for results within half a minute."""
+    (8,000 at 135M), completions included, for results about each minute."""
 
     json: str | None = None
     """File to write diagnosis.json to as well; - writes it to the standard output, and nothing else."""

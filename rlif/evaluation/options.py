@@ -50,7 +50,7 @@ class EvalConfig(
 
     max_batch_tokens: Count | None = None
     """Tokens of prompts and completions sampled at a time: fewer need less memory. Every prompt has its own random
-    numbers. None: 16384; on a CPU at most 2^40 / parameters (8,000 at 135M), for results within half a minute."""
+    numbers. None: 16384; on a CPU at most 2^40 / parameters (8,000 at 135M), for results about each minute."""
 
     num_bins: Count = 10
     """Bins of the calibration error and of the reliability diagram, of equal width."""

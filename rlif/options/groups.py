@@ -153,7 +153,7 @@ class BatchOptions:
 
     prompts_per_batch: Count | None = None
     """Prompts sampled at a time: fewer need less memory. None: 32; on a CPU no more than make 2^40 / parameters tokens
-    (8,000 at 135M), completions included, for results within half a minute."""
+    (8,000 at 135M), completions included, for results about each minute."""
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 """How many completions are sampled at a time where nobody says it: few enough that results come soon.
 
 What a forward costs is proportional to parameters x tokens. A GPU takes what its memory takes, and is best kept busy. A
-CPU of two cores needs about half a minute for `CPU_WORK`, so it gets CPU_WORK / parameters tokens.
+core or two need about a minute for `CPU_WORK`, so a CPU gets CPU_WORK / parameters tokens, whatever the model's size.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class SampleOptions(SamplingOptions, BatchOptions):
 
     prompts_per_batch: Annotated[Count | None, Formerly("questions_per_batch")] = None
     """Prompts sampled at a time, and written to samples.jsonl at a time: fewer need less memory. None: 32; on a CPU no
-    more than make 2^40 / parameters tokens (8,000 at 135M), completions included, for results within half a minute."""
+    more than make 2^40 / parameters tokens (8,000 at 135M), completions included, for results about each minute."""
 
 
 @dataclass(kw_only=True)
