@@ -24,18 +24,17 @@ def mostly_interpreted(*values: Any, fast: tuple[Any, ...], slow: tuple[Any, ...
     """The values as parameters, divided by what they cost where Triton's interpreter computes.
 
     Args:
-        values: that a device tries all.
+        values: that a device tries all; a tuple is the values of several parameters.
         fast: the interpreter always tries these.
         slow: those that it tries among the slow tests: one for each branch that the fast ones do not take, and it never
             tries the others. None: all others.
     """
-    marks = {
-        True: pytest.mark.slow_interpreted,
-        False: pytest.mark.not_interpreted,
-    }
-    return [
-        value if value in fast else pytest.param(value, marks=marks[slow is None or value in slow]) for value in values
-    ]
+    parameters = []
+    for value in values:
+        mark = pytest.mark.slow_interpreted if slow is None or value in slow else pytest.mark.not_interpreted
+        several = value if isinstance(value, tuple) else (value,)
+        parameters.append(value if value in fast else pytest.param(*several, marks=mark))
+    return parameters
 
 
 def random_targets(
