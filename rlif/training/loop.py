@@ -108,7 +108,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                         samples = evaluation.samples[:NUM_SAMPLES]
                         guarded, alarm = run.watch(step, evaluation.metrics)
                         row |= guarded
-                    elif step > 0:
+                    elif step >= first_trained:
                         samples = sample_rows(rollout)[:NUM_SAMPLES]
                 if len(row) > 1:  # step 0 without evaluation data has nothing to say
                     run.log(row, samples)
