@@ -112,9 +112,8 @@ def due(now: float, command: str, begun: float) -> str | None:
     works = list(_works)
     if _displays:
         return None
-    since = works[0].begun if works else begun
-    is_new = _told < since and bool(works)
-    if now - max(_told, since) < (FIRST_SECONDS if is_new else LOG_SECONDS):
+    is_news = bool(works) and _told < works[0].begun <= now - FIRST_SECONDS
+    if not is_news and now - max(_told, begun) < LOG_SECONDS:
         return None
     text = "; ".join(work.words(now) for work in works) or f"still working ({duration(now - begun)})"
     return f"{command}: {text}"

@@ -43,6 +43,17 @@ def test_a_command_that_names_nothing_is_not_silent_either(clock: list[float]) -
     assert due(1030.0, "rlif mix", 1000.0) == "rlif mix: still working (30 s)"
 
 
+def test_many_short_works_are_not_silent_together(clock: list[float]) -> None:
+    for _ in range(100):
+        with doing.doing("one of many"):
+            clock[0] += 0.5
+            line = due(clock[0], "rlif lab", 1000.0)
+            if line is not None:
+                break
+    assert line == "rlif lab: one of many"
+    assert clock[0] == 1000.0 + LOG_SECONDS
+
+
 def test_work_within_work_is_one_line_with_the_time_that_is_left(clock: list[float]) -> None:
     with doing.doing("Sampling", "prompts", 128, 8) as outer:
         clock[0] += 20
