@@ -71,7 +71,7 @@ LAYERS = (
     ("models", "a model, its fused head, LoRA, a reward model", BLUE),
     ("data", "rows and prompts, word problems", BLUE),
     ("options, files, answers", "shared options; how anything is written; what a text states", BLUE),
-    ("errors, interrupts, progress_bar, terminal, printable, extras", "", GREY),
+    ("errors, interrupts, doing, progress_bar, digits, terminal, printable, extras", "", GREY),
 )
 
 

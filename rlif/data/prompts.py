@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from rlif.answers.extract import AnswerStyle, gold_answer
 from rlif.data.tables import read_table, shorten
+from rlif.doing import doing
 from rlif.errors import UserError
 
 Item = TypeVar("Item")
@@ -30,6 +31,7 @@ class Prompt:
     """Where the prompt was read: "line 3" of a file, "row 3" of a table."""
 
 
+@doing("reading prompts")
 def read_prompts(
     data: str | Path,
     *,

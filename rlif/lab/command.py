@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
+from rlif.digits import duration
 from rlif.files.directories import write_directory
 from rlif.files.json_values import write_json
 from rlif.files.lock import Lock
@@ -52,8 +53,8 @@ def run(config: LabConfig) -> None:
             _run_stages(directory, config, console)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
-    spent = (time.monotonic() - started) / 60
-    console.print(f"Report: {directory / 'report.md'} ({spent:.0f} minutes)", soft_wrap=True)
+    spent = duration(time.monotonic() - started)
+    console.print(f"Report: {directory / 'report.md'} ({spent})", soft_wrap=True)
 
 
 def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:

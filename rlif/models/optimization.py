@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 def scheduled(step: int, max_steps: int, *, learning_rate: float, warmup_ratio: float, lr_scheduler_type: str) -> float:
@@ -55,3 +58,13 @@ def step_if_finite(optimizer: torch.optim.Optimizer, loss: float, grad_norm: flo
     if is_finite:
         optimizer.step()
     return is_finite
+
+
+@contextmanager
+def before_weights_change(act: Callable[[], None]) -> Iterator[None]:
+    """Within, `act` is called whenever an optimizer is about to change weights."""
+    handle = register_optimizer_step_pre_hook(lambda *_: act())
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -10,10 +10,11 @@ import torch
 from rlif.files.jsonl import StageFile
 from rlif.models.language_model import LanguageModel
 from rlif.progress_bar import bar
+from rlif.rollouts.batch_size import tokens_at_a_time
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.sequences import Ids, as_rollout, parts_within
 
-# Sequences that are written to the file at a time.
+# Sequences that are written to the file at a time, by a GPU.
 SEQUENCES_PER_WRITE = 256
 
 
@@ -50,9 +51,11 @@ def reference_logprobs(
     keys = [(tuple(prompt), tuple(completion)) for prompt, completion in sequences]
     distinct = list(dict.fromkeys(keys))
     file = StageFile(path, settings)
+    longest = max(len(prompt) + len(completion) for prompt, completion in distinct)
+    at_a_time = max(1, tokens_at_a_time(language_model, SEQUENCES_PER_WRITE * longest) // longest)
     with bar("Reference log-probabilities", "completions", len(distinct), len(file.rows)) as advance:
-        for start in range(len(file.rows), len(distinct), SEQUENCES_PER_WRITE):
-            batch = distinct[start : start + SEQUENCES_PER_WRITE]
+        for start in range(len(file.rows), len(distinct), at_a_time):
+            batch = distinct[start : start + at_a_time]
             prompts, completions = [list(prompt) for prompt, _ in batch], [list(completion) for _, completion in batch]
             values: list[list[float]] = [[] for _ in batch]
             for rows in parts_within(prompts, completions, max_tokens_per_forward):

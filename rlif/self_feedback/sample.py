@@ -18,11 +18,13 @@ import torch
 from rlif.answers.extract import Stated
 from rlif.answers.matching import is_right
 from rlif.data.prompts import Prompt
+from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, StageFile, read_rows
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
 from rlif.progress_bar import bar
+from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
@@ -37,6 +39,8 @@ from rlif.self_feedback.prompts import encode
 from rlif.self_feedback.spans import elicited_answers, matching_span
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
 
+# Prompts sampled at a time where nobody says it, on a GPU.
+PROMPTS_PER_BATCH = 32
 # Names in samples.jsonl and beside it: those of rlif 0.1, and what is written since.
 RENAMED = {"question": "index", "traces": "completions", "num_questions": "num_prompts"}
 
@@ -92,9 +96,16 @@ def sample_completions(
     }
     file = StageFile(path, settings, RENAMED)
     size = options.num_generations
+    at_a_time = options.prompts_per_batch or prompts_at_a_time(
+        language_model,
+        encoded,
+        num_generations=size,
+        max_completion_length=options.max_completion_length,
+        at_most=PROMPTS_PER_BATCH,
+    )
     with bar(title, "prompts", len(encoded), len(file.rows)) as advance:
-        for start in range(len(file.rows), len(encoded), options.prompts_per_batch):
-            batch = encoded[start : start + options.prompts_per_batch]
+        for start in range(len(file.rows), len(encoded), at_a_time):
+            batch = encoded[start : start + at_a_time]
             completions = _sample_batch(config, language_model, scorer, batch, start)
             before_rows()
             file.append(
@@ -176,7 +187,8 @@ def _sample_batch(
     spans, answers = find_answers(
         options, language_model, prompts, completions, rollout.stated, rollout.finished.tolist()
     )
-    scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
+    with doing("scoring"):
+        scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
     if options.judge is not None:
         judged = p_true(
             language_model, prompts, completions, options.judge, options.verdicts, config.max_tokens_per_forward

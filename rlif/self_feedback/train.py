@@ -25,7 +25,7 @@ from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import policy_to_train
-from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
+from rlif.models.optimization import before_weights_change, scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
 from rlif.options.checks import Count, read_checked
 from rlif.progress_bar import bar
@@ -77,7 +77,7 @@ def train_model(
 
     Raises:
         UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step is finished and a checkpoint saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, within one forward and after a checkpoint is saved.
     """
     options, directory = config.train, output_dir / f"train-{config.train.objective}"
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in STAGE_CHANGEABLE}
@@ -115,24 +115,43 @@ def train_model(
         save_optimizer(optimizer_tensors(objective.module, optimizer), target)
         write_json(target / STEP_FILE, {"step": step}, indent=None)
 
-    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop:
-        while step < max_steps:
-            step += 1
-            rows = step_rows(len(items), step, options, config.seed)
-            learning_rate = scheduled(
-                step,
-                max_steps,
-                learning_rate=_given(options.learning_rate),
-                warmup_ratio=options.warmup_ratio,
-                lr_scheduler_type=options.lr_scheduler_type,
-            )
+    changing = False  # whether a step has begun to change the weights, and is not done
+
+    def hold() -> None:
+        nonlocal changing
+        stop.hold()
+        changing = True
+
+    def take_step() -> None:
+        """Train the step after `step`; until it begins to change the weights, a signal abandons it."""
+        nonlocal step, changing
+        rows = step_rows(len(items), step + 1, options, config.seed)
+        learning_rate = scheduled(
+            step + 1,
+            max_steps,
+            learning_rate=_given(options.learning_rate),
+            warmup_ratio=options.warmup_ratio,
+            lr_scheduler_type=options.lr_scheduler_type,
+        )
+        with stop.interruptible():
             row = train_batch(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
-            metrics.append([{"step": step} | row])
-            advance(1)
-            if (step % options.save_steps == 0 and step < max_steps) or stop.received is not None:
+        metrics.append([{"step": step + 1} | row])
+        step, changing = step + 1, False
+
+    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(hold):
+        try:
+            while step < max_steps:
+                take_step()
+                advance(1)
+                if step % options.save_steps == 0 and step < max_steps:
+                    write_directory(checkpoint, save_checkpoint)
+                if stop.received is not None:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            stop.save_in_peace()
+            if step > 0 and not changing:
                 write_directory(checkpoint, save_checkpoint)
-            if stop.received is not None:
-                raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training")
+            raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training") from None
 
     def save_final(target: Path) -> None:
         write(target)
