@@ -17,11 +17,10 @@ from typing import Annotated, Any, Union
 from rlif.errors import UserError
 from rlif.extras import advice
 from rlif.files.versions import versions
-from rlif.interrupts import as_ctrl_c
+from rlif.interrupts import as_ctrl_c, exit_code
 from rlif.printable import one_line
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NOBODY_READS = 141  # 128 + SIGPIPE
 
 # Of each command the package, whose options.py has the dataclass of that name, and whose command.py runs with it.
@@ -43,7 +42,7 @@ rlif train --help explains every option; rlif --version prints the versions of w
 
 
 def main() -> None:
-    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C and other signals to stop."""
+    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 128 and the number of a signal that stopped it."""
     open_streams()
     with as_ctrl_c():
         try:
@@ -56,7 +55,7 @@ def main() -> None:
                 sys.exit(BAD_INPUT)
             except KeyboardInterrupt as interrupt:
                 say(what_is_saved(interrupt))
-                sys.exit(INTERRUPTED)
+                sys.exit(exit_code())
             except ModuleNotFoundError as error:
                 if (hint := advice(error)) is None:
                     raise

@@ -18,6 +18,23 @@ SECONDS_OF_ONE = 1.0
 
 
 _last = -math.inf  # when a signal was last obeyed
+_first: int | None = None  # the signal that asked this command to stop
+
+
+def exit_code() -> int:
+    """Return the exit code of a command that stops as it was asked to: 128 and the number of the signal, as a shell has it.
+
+    That of the first signal if several came: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    return 128 + (signal.SIGINT if _first is None else _first)
+
+
+def _receive(number: int) -> None:
+    """Note who asked first, and leave the terminal if it was closed."""
+    global _first
+    _first = _first or number
+    if number == getattr(signal, "SIGHUP", None):
+        leave_terminal()
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -58,13 +75,14 @@ def as_ctrl_c() -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         global _last
-        if number == getattr(signal, "SIGHUP", None):
-            leave_terminal()
+        _receive(number)
         now = time.monotonic()
         if now - _last >= SECONDS_OF_ONE:
             _last = now
             raise KeyboardInterrupt
 
+    global _first
+    _first = None
     with handled(interrupt, [number for number in stop_signals() if signal.getsignal(number) is not signal.SIG_IGN]):
         yield
 
@@ -112,8 +130,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         global _last
-        if number == getattr(signal, "SIGHUP", None):
-            leave_terminal()
+        _receive(number)
         _last = time.monotonic()
         if self.received is not None and number == signal.SIGINT and self._may_interrupt:
             self._may_interrupt = False

@@ -1,6 +1,7 @@
 """Where the tests run: on a GPU if there is one, else the Triton kernels run in Triton's interpreter."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write the records of tests/golden anew")
+    faults = parser.getgroup("tests/faults")
+    faults.addoption("--full", action="store_true", help="random hurts too, after those that are the same at every run")
+    faults.addoption("--hurts", type=int, default=200, help="how many of them")
+    faults.addoption("--seed", type=int, default=0, help="of theirs")
+    faults.addoption("--output", type=Path, help="file for the results, which `python -m benchmarks report` draws")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

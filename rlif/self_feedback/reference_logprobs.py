@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from rlif.errors import UserError
 from rlif.files.jsonl import StageFile
 from rlif.models.language_model import LanguageModel
 from rlif.progress_bar import bar
@@ -50,6 +52,11 @@ def reference_logprobs(
     keys = [(tuple(prompt), tuple(completion)) for prompt, completion in sequences]
     distinct = list(dict.fromkeys(keys))
     file = StageFile(path, settings)
+    for number, (row, (_, completion)) in enumerate(zip(file.rows, distinct, strict=False), start=1):
+        if not _is_finite(row.get("logprob"), len(completion) if per_token else 1):
+            raise UserError(f"output_dir: {path}, row {number} has no logprob, or one of another completion")
+    if len(file.rows) > len(distinct):
+        raise UserError(f"output_dir: {path} has {len(file.rows)} rows, expected at most {len(distinct)}")
     with bar("Reference log-probabilities", "completions", len(distinct), len(file.rows)) as advance:
         for start in range(len(file.rows), len(distinct), SEQUENCES_PER_WRITE):
             batch = distinct[start : start + SEQUENCES_PER_WRITE]
@@ -66,3 +73,10 @@ def reference_logprobs(
             advance(len(batch))
     by_key = dict(zip(distinct, (row["logprob"] for row in file.rows), strict=True))
     return [by_key[key] for key in keys]
+
+
+def _is_finite(value: object, length: int) -> bool:
+    """Tell whether a value is a list of that many finite numbers."""
+    if not isinstance(value, list) or len(value) != length:
+        return False
+    return all(type(each) in (int, float) and abs(each) <= sys.float_info.max for each in value)

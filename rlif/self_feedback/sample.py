@@ -91,6 +91,7 @@ def sample_completions(
         "answer_style": None if encoded[0].answer_style == "strict" else encoded[0].answer_style,
     }
     file = StageFile(path, settings, RENAMED)
+    check_samples(file.rows, path)
     size = options.num_generations
     with bar(title, "prompts", len(encoded), len(file.rows)) as advance:
         for start in range(len(file.rows), len(encoded), options.prompts_per_batch):
@@ -118,12 +119,21 @@ def read_samples(path: Path) -> list[Row]:
         UserError: naming the file, and the line if one is at fault.
     """
     rows = read_rows(path, made_by="rlif self-feedback sample", growing=True, renamed=RENAMED)
+    check_samples(rows, path)
+    return rows
+
+
+def check_samples(rows: Sequence[Row], path: Path) -> None:
+    """Hold rows of samples to what sampling writes.
+
+    Raises:
+        UserError: naming the file and the row that is something else.
+    """
     for number, row in enumerate(rows, start=1):
         if (fault := _fault(row)) is not None:
             raise UserError(
                 f"output_dir: {path}, row {number}: {fault}; expected what `rlif self-feedback sample` writes"
             )
-    return rows
 
 
 def _fault(row: Row) -> str | None:
