@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,15 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 CELLS = [(command, kind) for command in ROWS for kind in KINDS]
 
 
+def without_a_row(commands: Iterable[str]) -> set[str]:
+    """Commands that nothing is done to."""
+    return {*commands} - ROWS.keys()
+
+
 def test_every_command_has_a_row() -> None:
-    assert list(ROWS) == list(COMMANDS)
+    assert without_a_row(COMMANDS) == set()
+    assert without_a_row([*COMMANDS, "news"]) == {"news"}
+    assert ROWS.keys() <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize(("command", "kind"), [cell for cell in CELLS if why_not(*cell) is None])

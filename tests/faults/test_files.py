@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from collections.abc import Callable
@@ -93,10 +94,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     model = make_model()
     model.save_pretrained(directory / "sharded", max_shard_size=4000)
     make_tokenizer().save_pretrained(directory / "sharded")
-    reward = Qwen3ForSequenceClassification(model.config)
-    reward.config.num_labels = 1
-    reward = Qwen3ForSequenceClassification(reward.config)
-    reward.save_pretrained(directory / "reward")
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    Qwen3ForSequenceClassification(config).save_pretrained(directory / "reward")
     make_tokenizer().save_pretrained(directory / "reward")
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     for weight in model.parameters():

@@ -115,7 +115,7 @@ def unclean(end: End, codes: set[int]) -> list[str]:
         found.append(f"exit code {end.code}, not {' or '.join(map(str, sorted(codes)))} ({' '.join(lines[-1:])[:300]})")
     elif end.code > 0:
         said = [line for line in lines if line.startswith("rlif: ")]
-        if said != lines[-1:] or (end.code == 2) != said[-1].startswith("rlif: error: "):
+        if not said or said != lines[-1:] or (end.code == 2) != said[-1].startswith("rlif: error: "):
             found.append(f"it ends with {' / '.join(lines[-2:])[:300]}")
     return found
 
@@ -170,8 +170,8 @@ def by_damage(bench: Bench, detail: Detail) -> None:
     if end.code == 2:
         path.write_bytes(whole)
         bench.finish(f"{what}, then as it was")
-        return
-    bench.tell(differences(contents(bench.out), bench.expected), what)
+    else:
+        bench.tell(differences(contents(bench.out), bench.expected), what)
     if bench.told:  # for the next one
         shutil.rmtree(bench.out)
         shutil.copytree(bench.unhurt.out, bench.out)
