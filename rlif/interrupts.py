@@ -22,7 +22,7 @@ _first: int | None = None  # the signal that asked this command to stop
 
 
 def exit_code() -> int:
-    """Return the exit code of a command that stops as it was asked to: 128 and the number of the signal, as a shell has it.
+    """Return the exit code of a command that was asked to stop: 128 + the number of the signal, as a shell has it.
 
     That of the first signal if several came: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
@@ -67,24 +67,40 @@ def handled(handler: Handler, signals: Sequence[signal.Signals] | None = None) -
 
 
 @contextmanager
-def as_ctrl_c() -> Iterator[None]:
+def as_ctrl_c() -> Iterator[Callable[[], None]]:
     """Within, each of these signals interrupts as Ctrl-C does; those that follow at once add nothing.
 
-    One that is ignored stays so: a shell starts a job in the background of a script with SIGINT ignored.
+    One that is ignored stays so: a shell starts a job in the background of a script with SIGINT ignored. What is
+    yielded is to be called when the work is over: from then on no signal interrupts.
     """
+    is_over = False
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         global _last
         _receive(number)
         now = time.monotonic()
-        if now - _last >= SECONDS_OF_ONE:
+        if now - _last >= SECONDS_OF_ONE and not is_over:
             _last = now
             raise KeyboardInterrupt
 
     global _first
     _first = None
     with handled(interrupt, [number for number in stop_signals() if signal.getsignal(number) is not signal.SIG_IGN]):
-        yield
+        yield end
+
+
+def ignore_signals_after() -> None:
+    """From now on a signal to stop changes nothing but where `as_ctrl_c` is: its command is over before and after.
+
+    Python takes a while to end a program, in which an interrupt would be a traceback.
+    """
+    for number in stop_signals():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @contextmanager

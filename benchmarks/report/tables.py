@@ -293,7 +293,9 @@ def faults(results: dict[str, Any]) -> str:
         (cell["command"], cell["hurt"]): cell["why_not"] or f"{len(cell['lost'])} lost of {cell['tried']}"
         for cell in results["entries"]
     }
-    shown = table(["", *(f"`{each}`" for each in commands)], [[kind, *(cells[each, kind] for each in commands)] for kind in kinds])
+    shown = table(
+        ["", *(f"`{each}`" for each in commands)], [[kind, *(cells[each, kind] for each in commands)] for kind in kinds]
+    )
     tried = sum(cell["tried"] for cell in results["entries"])
     return f"{shown}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
 

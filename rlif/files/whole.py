@@ -33,7 +33,7 @@ def written_whole(path: Path, *, argument: str = "output_dir") -> Iterator[Path]
             return
         path = path.resolve()  # of a link, what it leads to
         _remove_left_over(path)
-        # Each process has its own, whose ending says what is in it: of two at once the last one wins, with a whole file.
+        # Each process has its own, whose ending says what is in it: of two the last one wins, with a whole file.
         unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
         try:
             yield unfinished

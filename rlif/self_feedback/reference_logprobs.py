@@ -52,8 +52,8 @@ def reference_logprobs(
     keys = [(tuple(prompt), tuple(completion)) for prompt, completion in sequences]
     distinct = list(dict.fromkeys(keys))
     file = StageFile(path, settings)
-    for number, (row, (_, completion)) in enumerate(zip(file.rows, distinct, strict=False), start=1):
-        if not _is_finite(row.get("logprob"), len(completion) if per_token else 1):
+    for number, (kept, (_, completion)) in enumerate(zip(file.rows, distinct, strict=False), start=1):
+        if not _is_finite(kept.get("logprob"), len(completion) if per_token else 1):
             raise UserError(f"output_dir: {path}, row {number} has no logprob, or one of another completion")
     if len(file.rows) > len(distinct):
         raise UserError(f"output_dir: {path} has {len(file.rows)} rows, expected at most {len(distinct)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
 
@@ -37,7 +36,7 @@ def test_nothing_is_lost(
     details = details_of(command, kind, bench.unhurt)
     hurt(bench, kind, details)
     record_property(FAULT, as_told(bench, kind, details))
-    assert not bench.told
+    assert not bench.told, "\n".join(bench.told)
     assert bench.tried, "no hurt came before the command was over"
 
 
@@ -54,4 +53,4 @@ def test_nothing_is_lost_by_a_random_hurt(
     details = [KINDS[kind].draw(chance, bench.row, bench.unhurt)]
     hurt(bench, kind, details)
     record_property(FAULT, as_told(bench, kind, details, by_chance=True))
-    assert not bench.told, (command, kind, details)
+    assert not bench.told, "\n".join([f"{command}, {kind}: {details}", *bench.told])

@@ -135,9 +135,8 @@ def test_a_hostile_file_is_read_or_refused_in_one_line(
         try:
             row.read(path, models)
             seen.append("read")
-        except UserError as error:
+        except UserError:
             seen.append("refused")
-            assert str(error)
 
     with warnings.catch_warnings(), one_torch_thread():
         warnings.simplefilter("ignore")

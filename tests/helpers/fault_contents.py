@@ -1,4 +1,4 @@
-"""What a command has left, so that two runs can be compared: everything but times, versions and the bytes of figures."""
+"""What a command has left, to compare two runs: everything but times, versions and the bytes of figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from rlif.files.json_values import without_nan
 from tiny_models import TIMES
 
 # Values that are another's at every run, or that follow from them.
-OTHER_EACH_TIME = TIMES | {"seconds", "cpu_seconds", "cpu_minutes", "versions", "made_with", "machine", SEAL}
+OTHER_EACH_TIME = TIMES | {
+    "seconds", "cpu_seconds", "cpu_minutes", "versions", "made_with", "machine", "metrics_bytes", "metrics_sha256",
+    SEAL,
+}  # fmt: skip
 # What a run that was killed before its first checkpoint had logged by then is kept beside what it logs when it goes on.
 KEPT = "before-restart-"
 

@@ -1,4 +1,4 @@
-"""The results file of the hurts: a cell for each command and kind of hurt, with how often it was tried and what was lost."""
+"""The results file of the hurts: for each command and kind of hurt how often it was tried, and what was lost."""
 
 from __future__ import annotations
 

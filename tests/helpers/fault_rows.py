@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from rlif.files.jsonl import write_rows
 from rlif.tasks.arithmetic import ArithmeticConfig, write_jsonl
 from rlif.tasks.options import BaseModelConfig, InstructModelConfig
 
@@ -30,8 +31,8 @@ class Shared:
     train_data: Path
     eval_data: Path
     lab_options: Path
-    runs: tuple[Path, ...] = ()
-    """Directories of finished runs."""
+    runs: tuple[Path, ...]
+    """Directories with the metrics of runs."""
 
     @classmethod
     def make(cls, directory: Path) -> Shared:
@@ -45,9 +46,18 @@ class Shared:
         if not files["train"].exists():
             (directory / "lab.yaml").write_text(yaml.safe_dump(options))
             write_jsonl(files["eval"], TASK, "eval", 6, seed=0)
+            for run in ("a", "b"):
+                rows = [{"step": step, "eval/accuracy": 0.1 * step} for step in range(3)]
+                (directory / run).mkdir()
+                write_rows(directory / run / "metrics.jsonl", rows)
             write_jsonl(files["train"], TASK, "train", 8, seed=0)
         return cls(
-            pretrained_base(BASE), tuned_instruct(INSTRUCT), files["train"], files["eval"], directory / "lab.yaml"
+            base=pretrained_base(BASE),
+            instruct=tuned_instruct(INSTRUCT),
+            train_data=files["train"],
+            eval_data=files["eval"],
+            lab_options=directory / "lab.yaml",
+            runs=(directory / "a", directory / "b"),
         )
 
 
@@ -65,7 +75,9 @@ class Row:
     """Whether `OUT` must be there before."""
     all_at_once: bool = False
     """Whether what it leaves is whole or not there, whenever it is hurt."""
-    files_damaged: int = 12
+    hurts: int = 4
+    """How often the suite sends it each signal, at the most."""
+    files_damaged: int = 6
     """How many of its files the suite damages in each way; --full draws from all."""
     delay: float = 0.3
     """Seconds between two of its changes at the most, about."""
@@ -87,8 +99,8 @@ def plot(shared: Shared) -> str:
 
 def demo(shared: Shared) -> str:
     return (
-        f"demo --output-dir {OUT} --max-steps 2 --prompts-per-step 2 --eval-prompts 4 --base.task.digits 2 "
-        "--base.hidden-size 64 --base.num-hidden-layers 1 --base.pretraining-steps 40 --base.pretraining-batch-size 16"
+        f"demo --output-dir {OUT} --max-steps 2 --prompts-per-step 2 --eval-prompts 2 --base.task.digits 1 "
+        "--base.hidden-size 64 --base.num-hidden-layers 1 --base.pretraining-steps 3 --base.pretraining-batch-size 8"
     )
 
 
@@ -154,9 +166,9 @@ def run_small_trial(limits: tuple[int, int], *arguments: object) -> object:
 
 ROWS = {
     "train": Row(train, "--resume"),
-    "plot": Row(plot, None, reads_own_files=False, needs_out=True, all_at_once=True),
-    "demo": Row(demo, None, reads_own_files=False),
-    "lab": Row(lab, "--resume", files_damaged=4, delay=3.0, miniature=make_lab_small),
+    "plot": Row(plot, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
+    "demo": Row(demo, None, reads_own_files=False, hurts=2),
+    "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small),
     "diagnose": Row(diagnose, None, reads_own_files=False, needs_out=True, all_at_once=True),
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),
     "eval": Row(evaluate, "--resume"),

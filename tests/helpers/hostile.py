@@ -23,7 +23,19 @@ SMALL_VALUES = tuple(
     for value in VALUES
     if not (isinstance(value, int | float) and abs(value) > 100) and value not in ("1e99999", "0" * 400)
 )
-BROKEN = (b"", b"null", b"[]", b"3", b'"x"', b"{", b"[" * 3000, b"\xff\xfe{\x00}\x00", b"\x00" * 9, b"\xef\xbb\xbf{}", b"{}")
+BROKEN = (
+    b"",
+    b"null",
+    b"[]",
+    b"3",
+    b'"x"',
+    b"{",
+    b"[" * 3000,
+    b"\xff\xfe{\x00}\x00",
+    b"\x00" * 9,
+    b"\xef\xbb\xbf{}",
+    b"{}",
+)
 
 
 def places(document: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
@@ -138,8 +150,8 @@ def parquet_file(rows: list[dict[str, object]], write: Callable[[dict[str, Any]]
     """A Parquet file with columns of any type, or a broken one; `write` makes one of columns."""
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
     kinds: tuple[list[Any], ...] = (
-        [None], [True], [-1], [2**63 - 1], [float("nan")], [1e300], [b"\xff"], ["\x1b[2J"], [[1]], [{"a": 1}], [[]], [""],
-        [[{"role": "user"}]], [[{"role": None, "content": "x"}]],
+        [None], [True], [-1], [2**63 - 1], [float("nan")], [1e300], [b"\xff"], ["\x1b[2J"], [[1]], [{"a": 1}], [[]],
+        [""], [[{"role": "user"}]], [[{"role": None, "content": "x"}]],
     )  # fmt: skip
 
     @st.composite

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from rlif import cli
-from rlif.interrupts import StopRequest, as_ctrl_c, exit_code, stop_signals, without_interrupts
+from rlif.interrupts import StopRequest, as_ctrl_c, exit_code, ignore_signals_after, stop_signals, without_interrupts
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -53,6 +53,26 @@ def test_the_exit_code_is_that_of_the_first_signal_as_a_shell_and_a_scheduler_kn
                 send(number)
                 send(signal.SIGINT)
             assert exit_code() == 128 + number
+
+
+def test_nothing_interrupts_what_is_over() -> None:
+    with as_ctrl_c() as end:
+        end()
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+
+
+def test_a_signal_to_a_program_that_is_over_changes_nothing() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        ignore_signals_after()
+        with pytest.raises(KeyboardInterrupt), as_ctrl_c():
+            send(signal.SIGTERM)
+        for number in SIGNALS:
+            send(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_handlers_are_as_before_afterwards() -> None:

@@ -251,7 +251,9 @@ def test_a_resume_with_another_configuration_is_refused(field: str, value: objec
 def test_there_must_be_a_run_to_resume(make_config: MakeConfig) -> None:
     with pytest.raises(UserError, match=r"output_dir: .* does not exist, expected the directory of the run to resume"):
         train(make_config(resume=True))
-    with pytest.raises(UserError, match=r"output_dir: got none, expected .* run to resume: --output-dir DIRECTORY, which"):
+    with pytest.raises(
+        UserError, match=r"output_dir: got none, expected .* run to resume: --output-dir DIRECTORY, which"
+    ):
         train(make_config(resume=True, output_dir=None))
 
 

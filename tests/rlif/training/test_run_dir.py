@@ -61,7 +61,9 @@ def test_a_best_policy_that_is_damaged_is_named_and_one_that_was_removed_is_none
     assert best_reading(run.path) == reading
     file = run.path / "best" / "guard.json"
     file.write_text(file.read_text().replace("0.5", "0.6"))
-    with pytest.raises(UserError, match=r"^resume: .*best is damaged \(guard.json has changed .*; expected .* removed, so"):
+    with pytest.raises(
+        UserError, match=r"^resume: .*best is damaged \(guard.json has changed .*; expected .* removed, so"
+    ):
         best_reading(run.path)
     run.remove_model("best")
     assert best_reading(run.path) is None
