@@ -41,13 +41,7 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
     if missing:
         raise UserError(f"output_dir: {directory} lacks the results of {', '.join(missing)}; --resume runs them")
     results: list[TrialResult] = [read_result(directory / "runs" / trial.name / RESULT) for trial in trials]
-    try:
-        found, rules, guarded = findings(results), rules_table(results), guarded_against_start(results)
-    except (KeyError, ValueError) as error:  # of a metric or a step that a trial does not have
-        raise UserError(
-            f"output_dir: a {RESULT} in {directory / 'runs'} is damaged ({type(error).__name__}: {error}); expected "
-            "what trials write, or those removed, so that --resume runs them again"
-        ) from error
+    found, rules, guarded = conclusions(results, directory / "runs")
     diagnoses, pairs = pairs_of(results, directory / "diagnoses.json")
     drawn = draw_all(results, directory)
     drawn.append(draw_trials_reliability(directory, trials))
@@ -67,6 +61,23 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
     body = json_text(summary)[:-2]  # one trial a line: the file stays readable and small
     write_text(directory / "lab.json", f'{body},\n "trials": [\n' + ",\n".join(lines) + "\n ]\n}\n")
     write_text(directory / "report.md", page(summary, found, results, drawn))
+
+
+def conclusions(
+    results: Sequence[TrialResult], runs: Path
+) -> tuple[list[Finding], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the findings, the rules of the guard, and how policies compare with their start models.
+
+    Raises:
+        UserError: naming the directory of the trials: one of them lacks what they rest on.
+    """
+    try:
+        return findings(results), rules_table(results), guarded_against_start(results)
+    except (KeyError, ValueError) as error:  # of a metric, a step or a trial that is not there
+        raise UserError(
+            f"output_dir: a {RESULT} in {runs} is damaged ({type(error).__name__}: {error}); expected what trials "
+            "write, or those removed, so that --resume runs them again"
+        ) from error
 
 
 def pairs_of(results: Sequence[TrialResult], path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

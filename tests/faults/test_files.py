@@ -28,7 +28,7 @@ from tiny_models import make_model, make_tokenizer, one_torch_thread, save_model
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
-EXAMPLES = 60  # of a file that is read in a millisecond
+EXAMPLES = 100  # of a file that is read in a millisecond
 
 # Of the files and endings that the code names, those that no command reads again, and those read under another name.
 ONLY_WRITTEN = {

@@ -61,7 +61,7 @@ def changed(draw: st.DrawFn, document: Any, values: tuple[object, ...] = VALUES)
 
 def _change(draw: st.DrawFn, document: Any, values: tuple[object, ...]) -> Any:
     *path, last = (None, *draw(st.sampled_from(places(document))))
-    value = draw(st.sampled_from(values))
+    value = copy.deepcopy(draw(st.sampled_from(values)))
     if last is None:
         return value
     holder = document

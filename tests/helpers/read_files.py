@@ -202,10 +202,10 @@ def read_reference(path: Path, models: Models) -> object:
 
 
 def read_trial(path: Path, models: Models) -> object:
-    from rlif.lab.findings import findings
+    from rlif.lab.report import conclusions
     from rlif.lab.trials import read_result
 
-    return findings([read_result(path)])
+    return conclusions([read_result(path)], path.parent)
 
 
 def read_diagnoses(path: Path, models: Models) -> object:
