@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults.addoption("--full", action="store_true", help="random hurts too, after those that are the same at every run")
     faults.addoption("--hurts", type=int, default=200, help="how many of them")
     faults.addoption("--seed", type=int, default=0, help="of theirs")
-    faults.addoption("--output", type=Path, help="file for the results, which `python -m benchmarks report` draws")
+    faults.addoption("--output", type=Path, help="file that results are added to, for `python -m benchmarks report`")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

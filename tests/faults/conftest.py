@@ -44,7 +44,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the results, in the process that has those of all."""
     options = session.config.option
     if options.output is not None and not hasattr(session.config, "workerinput"):
-        write_results(options.output, _told, hurts=options.hurts if options.full else 0, seed=options.seed)
+        by_chance = f"--full --hurts {options.hurts} --seed {options.seed} " if options.full else ""
+        only = f"-k {options.keyword} " if options.keyword else ""
+        write_results(options.output, _told, f"{by_chance}{only}--output {options.output.name}")
 
 
 @pytest.fixture(scope="session")

@@ -21,38 +21,40 @@ def as_told(bench: Bench, kind: str, details: Sequence[Detail], *, by_chance: bo
     return json.dumps(told | {"details": list(details), "by_chance": by_chance})
 
 
-def write_results(path: Path, told: Sequence[dict[str, Any]], *, hurts: int, seed: int) -> None:
-    """Write what all hurts came to.
+def write_results(path: Path, told: Sequence[dict[str, Any]], words: str) -> None:
+    """Write what all hurts came to, in addition to what is in the file: it may take several nights.
 
     Args:
         path: of the file; those of benchmarks/results end with -faults.json.
         told: of every test, as `as_told` has it.
-        hurts: how many random ones were wanted, beside those that are the same at every run.
-        seed: of theirs.
+        words: given to the tests.
     """
     from benchmarks.machine import describe_machine
 
+    before = json.loads(path.read_text()) if path.exists() else {"entries": [], "command": "", "by_chance": 0}
+    sums = {(cell["command"], cell["hurt"]): cell for cell in before["entries"]}
     cells = []
     for command in ROWS:
         for kind in KINDS:
-            mine = [each for each in told if (each["command"], each["hurt"]) == (command, kind)]
-            found = {
-                "tried": sum(each["tried"] for each in mine),
-                "lost": [text for each in mine for text in each["lost"]],
-                "by_chance": [each["details"][0] for each in mine if each["by_chance"] and each["tried"]],
-            }
-            cells.append({"command": command, "hurt": kind, "why_not": why_not(command, kind)} | found)
-    words = f" --full --hurts {hurts} --seed {seed}" if hurts else ""
+            cell = {"tried": 0, "lost": [], "by_chance": []} | sums.get((command, kind), {})
+            for each in told:
+                if (each["command"], each["hurt"]) == (command, kind):
+                    cell["tried"] += each["tried"]
+                    cell["lost"] += each["lost"]
+                    cell["by_chance"] += each["details"] if each["by_chance"] and each["tried"] else []
+            cells.append({"command": command, "hurt": kind, "why_not": why_not(command, kind)} | cell)
+    commands = [each for each in (before["command"], f'make test-faults ARGS="{words}"') if each]
     results = {
         "suite": "faults",
         "date": date.today().isoformat(),
-        "command": f'make test-faults ARGS="{words.strip()} --output {path.name}"',
+        "command": "; ".join(commands),
         "machine": describe_machine(),
-        "size": "full" if hurts else "quick",
+        "device": "cpu",
+        "size": "full",
         "missing": {},
         "skipped": {},
         "finished": all(cell["tried"] or cell["why_not"] for cell in cells),
-        "by_chance": sum(each["tried"] for each in told if each["by_chance"]),
+        "by_chance": sum(len(cell["by_chance"]) for cell in cells),
         "entries": cells,
     }
     path.write_text(json.dumps(results, indent=1) + "\n")
