@@ -224,8 +224,9 @@ def check_metrics(rows: Iterable[Row], path: Path, *, argument: str, needed: Ite
     """
     for number, row in enumerate(rows, start=1):
         place = f"{argument}: {path}, row {number}"
-        if type(row.get("step")) is not int:
-            raise UserError(f"{place}: got step {row.get('step')!r}, expected a whole number")
+        step = row.get("step")
+        if type(step) is not int and not (isinstance(step, float) and step.is_integer()):
+            raise UserError(f"{place}: got step {step!r}, expected a whole number")
         for name, value in row.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             fits = is_number and (isinstance(value, float) or abs(value) <= sys.float_info.max)

@@ -83,6 +83,7 @@ def unhurt(server: Server, shared: Shared, common: Path) -> Callable[[str], tupl
         with Lock(place, wait=lambda owner: None):
             if not changes.exists():
                 made, row = place / "run", ROWS[name]
+                shutil.rmtree(made, ignore_errors=True)  # of a run that failed
                 made.mkdir()
                 if row.needs_out:
                     (made / OUT).mkdir()
