@@ -6,7 +6,8 @@ import dataclasses
 import platform
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
     results: list[TrialResult] = [read_result(directory / "runs" / trial.name / RESULT) for trial in trials]
     found, rules, guarded = conclusions(results, directory / "runs")
     diagnoses, pairs = pairs_of(results, directory / "diagnoses.json")
-    drawn = draw_all(results, directory)
+    with damaged_results(directory / "runs"):
+        drawn = draw_all(results, directory)
     drawn.append(draw_trials_reliability(directory, trials))
     summary: dict[str, Any] = {
         "versions": versions(),
@@ -71,8 +73,16 @@ def conclusions(
     Raises:
         UserError: naming the directory of the trials: one of them lacks what they rest on.
     """
+    with damaged_results(runs):
+        concluded = findings(results), rules_table(results), guarded_against_start(results)
+    return concluded
+
+
+@contextmanager
+def damaged_results(runs: Path) -> Iterator[None]:
+    """Within, what results of trials lack is a `UserError` that names their directory."""
     try:
-        return findings(results), rules_table(results), guarded_against_start(results)
+        yield
     except (KeyError, ValueError) as error:  # of a metric, a step or a trial that is not there
         raise UserError(
             f"output_dir: a {RESULT} in {runs} is damaged ({type(error).__name__}: {error}); expected what trials "

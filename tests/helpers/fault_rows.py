@@ -139,7 +139,7 @@ def make_lab_small() -> None:
     """Make the lab's trials few and short, and fork its workers from where the command was forked."""
     from rlif.lab import command, options, plan
 
-    options.QUICK = options.Size(2, 1, guard_prompts=4, eval_prompts=4, test_prompts=4)
+    options.QUICK = options.Size(5, 5, guard_prompts=4, eval_prompts=4, test_prompts=4)
     planned = plan.plan_trials
 
     def plan_few(config: options.LabConfig) -> list[plan.Trial]:
