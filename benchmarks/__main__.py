@@ -7,6 +7,7 @@
 
   static         instructions, registers and bytes of the compiled GPU kernels; needs no GPU
   ops            token_stats, grpo_loss and their forms with the head in them: time, share of the floor, error, memory
+  levels         the C kernels with and without AVX-512, beside torch.compile and TRL
   loop           the whole training step, and TRL's
   generation     statistics kept while sampling
   trl-step       a step of TRL's GRPOTrainer, stock and with our parts in it
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = Path("runs/benchmarks")
 TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
 BY_DEFAULT = ("static", "ops", "loop", "generation")
-SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo", "answers")
+SUITE_NAMES = (*BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -29,6 +29,7 @@ from rlif.files.whole import write_text
 SUITES = {
     "static": "benchmarks.gates.static",
     "ops": "benchmarks.ops.suite",
+    "levels": "benchmarks.ops.cpu_levels",
     "loop": "benchmarks.steps.loop",
     "generation": "benchmarks.steps.generation",
     "trl-step": "benchmarks.steps.trl_step",

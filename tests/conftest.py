@@ -1,6 +1,8 @@
 """Where the tests run: on a GPU if there is one, else the Triton kernels run in Triton's interpreter."""
 
+import getpass
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     from interpreter import make_interpreted_fma_fused
 
     make_interpreted_fma_fused()
+
+# As for the benchmarks: the key of torch.compile's cache names no instruction set.
+if level := os.environ.get("ATEN_CPU_CAPABILITY"):
+    own = f"torchinductor_{getpass.getuser()}_{level}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), own))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

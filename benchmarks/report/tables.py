@@ -8,6 +8,7 @@ from typing import Any
 from scipy import stats
 
 from benchmarks.ops.floor import floor_milliseconds
+from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.steps.answers import scores
 
@@ -303,6 +304,7 @@ def faults(results: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
+    "levels": levels,
     "loop": training_step,
     "generation": generation,
     "trl-step": trl_step,
