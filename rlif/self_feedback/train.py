@@ -87,12 +87,12 @@ def train_model(
     }
     settings |= origin | {"seed": config.seed}
     metrics = StageFile(directory / "metrics.jsonl", settings)
-    check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
     final = output_dir / FOLDERS[options.objective]
     max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
     is_done = len(metrics.rows) == max_steps and is_whole(final)
     # The other objective may have replaced the model since.
     if is_done and read_json(final / ORIGIN_FILE) == json.loads(json.dumps(settings)):
+        check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
         return metrics.rows
 
     checkpoint = directory / "checkpoint"
@@ -105,6 +105,7 @@ def train_model(
             # Without its rows it belongs to another training, and must be gone before the new one has as many.
             shutil.rmtree(checkpoint)
     metrics.keep(step)
+    check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
     objective, write = make_objective(config, start, name, items, directory, origin, resumed)
     parameters = [parameter for parameter in objective.module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=options.weight_decay, fused=True)
