@@ -287,6 +287,21 @@ def answers(results: dict[str, Any]) -> str:
     )
 
 
+def faults(results: dict[str, Any]) -> str:
+    """Return what was lost of every command by every kind of hurt."""
+    commands = list(dict.fromkeys(cell["command"] for cell in results["entries"]))
+    kinds = list(dict.fromkeys(cell["hurt"] for cell in results["entries"]))
+    cells = {
+        (cell["command"], cell["hurt"]): cell["why_not"] or f"{len(cell['lost'])} lost of {cell['tried']}"
+        for cell in results["entries"]
+    }
+    shown = table(
+        ["", *(f"`{each}`" for each in commands)], [[kind, *(cells[each, kind] for each in commands)] for kind in kinds]
+    )
+    tried = sum(cell["tried"] for cell in results["entries"])
+    return f"{shown}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
@@ -297,6 +312,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "self-feedback": self_feedback,
     "demo": demo,
     "answers": answers,
+    "faults": faults,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {"ops": all_ops, "word-prompts": word_prompts, "evidence": evidence}

@@ -10,6 +10,7 @@ from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.evaluation.completions import completion_row
 from rlif.evaluation.options import EvalConfig
+from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.progress_bar import bar
@@ -45,7 +46,7 @@ class EvalSampling:
             with bar("Sampling", "prompts", len(self.prompts), done) as move:
                 for start in range(done, len(self.prompts), size):
                     rows = self.rows(start, self.prompts[start : start + size])
-                    file.append(rows)
+                    file.append(map(sealed, rows))
                     move(len(rows))
         except OSError as error:
             raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error

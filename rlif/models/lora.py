@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
+from rlif.models.loading import loading
 from rlif.options.groups import LoraOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -74,8 +75,13 @@ def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, target_modules:
 
 
 def load_lora(model: PreTrainedModel, directory: Path) -> None:
-    """Give the adapter of `add_lora` the weights that were saved in a directory."""
-    set_peft_model_state_dict(model, load_file(directory / ADAPTER_FILE))
+    """Give the adapter of `add_lora` the weights that were saved in a directory.
+
+    Raises:
+        UserError: there are none, or they are of another adapter.
+    """
+    with loading("resume", str(directory)):
+        set_peft_model_state_dict(model, load_file(directory / ADAPTER_FILE))
 
 
 @contextmanager

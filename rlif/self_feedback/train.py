@@ -16,10 +16,10 @@ from typing import cast
 import torch
 
 from rlif.errors import UserError
-from rlif.files.directories import damage, write_directory
+from rlif.files.directories import is_whole, write_directory
 from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import read_json, write_json
-from rlif.files.jsonl import Row, StageFile
+from rlif.files.jsonl import Row, StageFile, check_metrics
 from rlif.interrupts import StopRequest
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.fused_head import fused_head
@@ -89,14 +89,15 @@ def train_model(
     metrics = StageFile(directory / "metrics.jsonl", settings)
     final = output_dir / FOLDERS[options.objective]
     max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
-    is_done = len(metrics.rows) == max_steps and final.is_dir() and damage(final) is None
+    is_done = len(metrics.rows) == max_steps and is_whole(final)
     # The other objective may have replaced the model since.
     if is_done and read_json(final / ORIGIN_FILE) == json.loads(json.dumps(settings)):
+        check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
         return metrics.rows
 
     checkpoint = directory / "checkpoint"
     step, resumed = 0, None
-    if checkpoint.is_dir() and damage(checkpoint) is None:
+    if is_whole(checkpoint):
         saved = read_checked(StepFile, checkpoint / STEP_FILE, argument="output_dir").step
         if saved <= len(metrics.rows):
             step, resumed = saved, checkpoint
@@ -104,6 +105,7 @@ def train_model(
             # Without its rows it belongs to another training, and must be gone before the new one has as many.
             shutil.rmtree(checkpoint)
     metrics.keep(step)
+    check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
     objective, write = make_objective(config, start, name, items, directory, origin, resumed)
     parameters = [parameter for parameter in objective.module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=options.weight_decay, fused=True)
