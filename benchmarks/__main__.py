@@ -13,6 +13,7 @@
   self-feedback  RLSF on the built-in task, and a DPO step beside TRL's
   demo           `rlif demo` with several seeds
   answers        which answers are right, by `rlif` and by math-verify
+  shared-prompts an update where completions share their prompt, and where each has its own
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = Path("runs/benchmarks")
 TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
 BY_DEFAULT = ("static", "ops", "loop", "generation")
-SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo", "answers")
+SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo", "answers", "shared-prompts")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PACKAGE",
         help="only these, trl or liger_kernel say; none: ours and PyTorch alone",
     )
+    found.add_argument("--model", type=Path, help="a model's directory, which `shared-prompts` measures too")
     found.add_argument("--repeats", type=int, help="turns of each trainer, or seeds; default 3, or 1 with --quick")
     return found
 
@@ -89,12 +91,15 @@ def run_options(options: argparse.Namespace) -> Options:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser().error(f"--output is {options.output}; expected a directory that can be written to ({error.strerror})")
+    if options.model is not None and not (options.model / "config.json").is_file():
+        parser().error(f"--model is {options.model}; expected a directory with a config.json")
     return Options(
         options.output,
         options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         "quick" if options.quick else "full",
         peers,
         repeats,
+        options.model,
     )
 
 

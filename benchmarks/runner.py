@@ -35,6 +35,7 @@ SUITES = {
     "self-feedback": "benchmarks.steps.self_feedback",
     "demo": "benchmarks.steps.demo",
     "answers": "benchmarks.steps.answers",
+    "shared-prompts": "benchmarks.steps.shared_prompts",
 }
 
 
@@ -51,6 +52,8 @@ class Options:
     """Only these packages beside ours and torch; None: all that there are."""
     repeats: int = 3
     """Turns of each trainer, or seeds."""
+    model: Path | None = None
+    """Directory of a model that `shared-prompts` is measured on beside the random one."""
     seconds: float | None = None
     """Steps that are expected to end after so many seconds are skipped, and named; None: none are."""
 

@@ -22,6 +22,7 @@ from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring.scorer import shared_prompts
 from rlif.training.distributed import unsharded
 from rlif.training.learner import Models
 from rlif_kernels import TokenStats, k3_kl
@@ -104,7 +105,8 @@ def evaluate(
             )
         samples += sample_rows(rollout)
         totals.update(text_totals(rollout, consensus[start : start + len(batch)] if consensus else []))
-        for rows in microbatches(rollout, list(range(len(rollout.texts))), options.max_tokens_per_forward):
+        everything, sharing = list(range(len(rollout.texts))), shared_prompts(models.scorer)
+        for rows in microbatches(rollout, everything, options.max_tokens_per_forward, share_prompts=sharing):
             part = rollout.select(rows)
             stats = models.scorer(part, temperature)
             start_logprob = models.start_model.logprob(part, temperature)

@@ -14,9 +14,10 @@ from benchmarks import __main__ as command_line
         (
             ["opps"],
             "suite is 'opps'; expected some of static, ops, loop, generation, trl-step, self-feedback, demo, answers, "
-            "or",
+            "shared-prompts, or",
         ),
         (["ops", "--peers", "trk"], "--peers is 'trk'; expected some of"),
+        (["shared-prompts", "--model", "/proc/none"], "--model is /proc/none; expected a directory with a config.json"),
         (["ops", "--output", "/proc/none"], "--output is /proc/none; expected a directory"),
     ],
 )
