@@ -1,8 +1,8 @@
 """Suite `shared-prompts`: an update where completions share their prompt, and one where each has its own, in turns.
 
 Both update the same model from the same made-up rollout, in one process, one after the other. The random model shows
-how the time grows with the size of a group and with the prompt; with `--model DIRECTORY` that model is measured too, with
-prompts of 160 tokens and groups of 8 completions of 64. Memory is of one update in a process of its own for each.
+how the time grows with the size of a group and with the prompt; with `--model DIRECTORY` that model is measured too,
+with prompts of 160 tokens and groups of 8 completions of 64. Memory is of one update in a process of its own for each.
 """
 
 from __future__ import annotations

@@ -84,6 +84,11 @@ class PackedMask:
         """`Group.padded` of each group that has completions."""
         return [group.padded(self.device) if group.completions else None for group in self.groups]
 
+    @cached_property
+    def batches(self) -> list[_Batch]:
+        """What `_Parts` takes together."""
+        return _batches(self.groups)
+
 
 def packed_attention(
     module: nn.Module,
@@ -124,7 +129,7 @@ def packed_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     plain = softcap is None and s_aux is None and attention_mask.causal and query.shape[-1] == value.shape[-1]
     if plain and query.device.type == "cpu" and hasattr(torch.ops.aten, CPU_KERNEL):
-        return _Parts.apply(query, key, value, attention_mask.groups, scale), None
+        return _Parts.apply(query, key, value, attention_mask, scale), None
     return _by_group(query, key, value, attention_mask, scale, softcap, s_aux), None
 
 
@@ -195,27 +200,57 @@ def _attend(
 # ---------------------------------------------------------------- in parts that are put together, on a CPU
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Sequences of similar length that attend to themselves in one call of the kernel."""
+
+    places: Tensor
+    """(n, L) int64: where their tokens stand in the row; behind a sequence's end its last one again."""
+    real: Tensor
+    """(n, L) bool: which of them are no repetition."""
+
+
+def _batches(groups: tuple[Group, ...]) -> list[_Batch]:
+    """Divide prompts and completions by their length, so that no batch repeats more tokens than it has."""
+    by_size: dict[int, list[tuple[int, int]]] = {}
+    for group in groups:
+        start = group.start
+        for length in (group.prompt, *group.completions):
+            by_size.setdefault((length - 1).bit_length(), []).append((start, length))
+            start += length
+    batches = []
+    for sequences in by_size.values():
+        starts, lengths = torch.tensor(sequences).T[:, :, None]
+        steps = torch.arange(int(lengths.max()))
+        batches.append(_Batch(starts + torch.minimum(steps, lengths - 1), steps < lengths))
+    return batches
+
+
 class _Parts(torch.autograd.Function):
-    """`packed_attention` where nothing but causality hides a token."""
+    """`packed_attention` where nothing but causality hides a token.
+
+    Heads that share a key head are (key heads, repeats, …) here, and a batch adds its n sequences to the key heads, so
+    that no key is repeated.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: tuple[Group, ...], scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, scale: float) -> Tensor:
         """Return (1, S, heads, d), and keep it with the log-sum-exp of every query's scores."""
-        queries, keys, values = _by_key_head(query, key, value)
-        # Laid out as the next layer wants it, and seen as (key heads, heads a key head, S, d).
+        queries = query[0].unflatten(0, (key.shape[1], -1))
+        # Laid out as the next layer wants it, and seen as the queries are.
         flat = torch.empty(query.shape[2], query.shape[1], query.shape[3], dtype=query.dtype)
-        out = flat.view(-1, *queries.shape[:2], query.shape[3]).permute(1, 2, 0, 3)
+        out = _as_queries(flat, queries)
         total = torch.empty(queries.shape[:3], dtype=torch.promote_types(torch.float32, query.dtype))
-        for start, end in _sequences(groups):
-            own = slice(start, end)
-            out[:, :, own], total[:, :, own] = _kernel(queries, keys, values, own, own, True, scale)
-        for group in groups:
-            if group.completions:
-                behind, own = slice(group.behind, group.end), slice(group.start, group.behind)
-                other, other_total = _kernel(queries, keys, values, behind, own, False, scale)
-                _put_together(out[:, :, behind], total[:, :, behind], other, other_total)
+        kernel = getattr(torch.ops.aten, CPU_KERNEL)
+        for batch in mask.batches:
+            states = _own(queries, batch), *(_shared(each, batch, queries) for each in (key, value))
+            _write(out, batch, (found := kernel(*states, 0.0, True, scale=scale))[0])
+            _write(total, batch, found[1])
+        for rows, columns in _to_prompts(mask.groups):
+            states = queries[:, :, rows], *(_repeated(each, columns, queries) for each in (key, value))
+            _put_together(out[:, :, rows], total[:, :, rows], *kernel(*states, 0.0, False, scale=scale))
         ctx.save_for_backward(query, key, value, flat, total)
-        ctx.groups, ctx.scale = groups, scale
+        ctx.mask, ctx.scale = mask, scale
         return flat[None]
 
     @staticmethod
@@ -223,64 +258,64 @@ class _Parts(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Go back through each block with the output and the log-sum-exp of all of them together."""
         query, key, value, flat, total = ctx.saved_tensors
-        queries, keys, values = _by_key_head(query, key, value)
-        out, above = (
-            each.view(-1, *queries.shape[:2], query.shape[3]).permute(1, 2, 0, 3) for each in (flat, gradient[0])
-        )
+        queries = query[0].unflatten(0, (key.shape[1], -1))
+        out, above = _as_queries(flat, queries), _as_queries(gradient[0], queries)
         slopes = [torch.empty_like(states) for states in (query, key, value)]
-        query_slope = slopes[0][0].unflatten(0, queries.shape[:2])
-
-        def back(rows: slice, columns: slice, causal: bool) -> list[Tensor]:
-            by_query, by_key, by_value = getattr(torch.ops.aten, f"{CPU_KERNEL}_backward")(
-                above[:, :, rows],
-                queries[:, :, rows],
-                keys[:, :, columns],
-                values[:, :, columns],
-                out[:, :, rows],
-                total[:, :, rows],
-                0.0,
-                causal,
-                scale=ctx.scale,
-            )
-            return [by_query, by_key.sum(dim=1), by_value.sum(dim=1)]
-
-        for start, end in _sequences(ctx.groups):
-            own = slice(start, end)
-            query_slope[:, :, own], slopes[1][0, :, own], slopes[2][0, :, own] = back(own, own, True)
-        for group in ctx.groups:
-            if group.completions:
-                behind, own = slice(group.behind, group.end), slice(group.start, group.behind)
-                by_query, by_key, by_value = back(behind, own, False)
-                query_slope[:, :, behind] += by_query
-                slopes[1][0, :, own] += by_key
-                slopes[2][0, :, own] += by_value
+        by_query = slopes[0][0].unflatten(0, queries.shape[:2])
+        kernel = getattr(torch.ops.aten, f"{CPU_KERNEL}_backward")
+        for batch in ctx.mask.batches:
+            # A repeated token has no gradient, so that it adds nothing to those of keys and values.
+            above_batch = _own(above, batch).masked_fill(~_real(batch, queries), 0)
+            states = _own(queries, batch), *(_shared(each, batch, queries) for each in (key, value))
+            totals = _own(total.unsqueeze(3), batch).squeeze(3)
+            found = kernel(above_batch, *states, _own(out, batch), totals, 0.0, True, scale=ctx.scale)
+            _write(by_query, batch, found[0])
+            for slope, each in zip(slopes[1:], found[1:], strict=True):
+                _write(slope[0].unsqueeze(1), batch, each.sum(dim=1, keepdim=True))
+        for rows, columns in _to_prompts(ctx.mask.groups):
+            states = queries[:, :, rows], *(_repeated(each, columns, queries) for each in (key, value))
+            results = out[:, :, rows], total[:, :, rows]
+            found = kernel(above[:, :, rows], *states, *results, 0.0, False, scale=ctx.scale)
+            by_query[:, :, rows] += found[0]
+            for slope, each in zip(slopes[1:], found[1:], strict=True):
+                slope[0, :, columns] += each.sum(dim=1)
         return *slopes, None, None
 
 
-def _by_key_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See (1, heads, S, d) as (key heads, heads a key head, S, d), keys and values repeated without a copy."""
-    queries = query[0].unflatten(0, (key.shape[1], -1))
-    return queries, *(states[0][:, None].expand(-1, queries.shape[1], -1, -1) for states in (key, value))
+def _to_prompts(groups: tuple[Group, ...]) -> list[tuple[slice, slice]]:
+    """List where the completions of each group stand, and their prompt."""
+    return [(slice(group.behind, group.end), slice(group.start, group.behind)) for group in groups if group.completions]
 
 
-def _sequences(groups: tuple[Group, ...]) -> list[tuple[int, int]]:
-    """List where each prompt and each completion begins and ends."""
-    places = []
-    for group in groups:
-        end = group.start
-        for length in (group.prompt, *group.completions):
-            places.append((end, end + length))
-            end += length
-    return places
+def _as_queries(flat: Tensor, queries: Tensor) -> Tensor:
+    """See (S, heads, d) as (key heads, repeats, S, d)."""
+    return flat.view(-1, *queries.shape[:2], queries.shape[3]).permute(1, 2, 0, 3)
 
 
-def _kernel(
-    queries: Tensor, keys: Tensor, values: Tensor, rows: slice, columns: slice, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Attend from some tokens to some; also return the log-sum-exp of each query's scores, in nats."""
-    return getattr(torch.ops.aten, CPU_KERNEL)(
-        queries[:, :, rows], keys[:, :, columns], values[:, :, columns], 0.0, causal, scale=scale
-    )
+def _own(states: Tensor, batch: _Batch) -> Tensor:
+    """Take the tokens of a batch: (key heads, repeats, S, d) -> (key heads x n, repeats, L, d)."""
+    return states.transpose(1, 2)[:, batch.places].flatten(0, 1).transpose(1, 2)
+
+
+def _real(batch: _Batch, queries: Tensor) -> Tensor:
+    """Tell which tokens of `_own` are real: (key heads x n, 1, L, 1)."""
+    return batch.real.repeat(queries.shape[0], 1)[:, None, :, None]
+
+
+def _shared(states: Tensor, batch: _Batch, queries: Tensor) -> Tensor:
+    """Take keys or values of a batch: (1, key heads, S, d) -> (key heads x n, repeats, L, d), without a copy a head."""
+    return states[0][:, batch.places].flatten(0, 1)[:, None].expand(-1, queries.shape[1], -1, -1)
+
+
+def _repeated(states: Tensor, columns: slice, queries: Tensor) -> Tensor:
+    """Take some keys or values: (1, key heads, S, d) -> (key heads, repeats, K, d), without a copy."""
+    return states[0, :, columns][:, None].expand(-1, queries.shape[1], -1, -1)
+
+
+def _write(states: Tensor, batch: _Batch, found: Tensor) -> None:
+    """Put what was found for `_own` in its place in (key heads, repeats, S, …)."""
+    found = found.unflatten(0, (-1, len(batch.places))).transpose(1, 2)
+    states[:, :, batch.places[batch.real]] = found[:, :, batch.real]
 
 
 def _put_together(out: Tensor, total: Tensor, other: Tensor, other_total: Tensor) -> None:

@@ -72,7 +72,8 @@ def pack_row(prompts: Sequence[Ids], completions: Sequence[Ids], device: torch.d
     positions: Ids = []
     groups = []
     places, prompt_ends = [range(0)] * len(prompts), [0] * len(prompts)
-    for prompt, numbers in members.items():
+    for shared, numbers in members.items():
+        prompt = list(shared)
         start = len(tokens)
         tokens.extend(prompt)
         positions.extend(range(len(prompt)))
