@@ -38,6 +38,7 @@ SUITES = {
     "answers": "benchmarks.steps.answers",
     "word-prompts": "benchmarks.steps.word_prompts",
     "evidence": "benchmarks.steps.evidence",
+    "shared-prompts": "benchmarks.steps.shared_prompts",
 }
 
 
@@ -55,7 +56,7 @@ class Options:
     repeats: int = 3
     """Turns of each trainer, or seeds."""
     model: Path | None = None
-    """Directory of the model that `word-prompts` asks."""
+    """Directory of the model that `word-prompts` asks, and that `shared-prompts` measures beside the random one."""
     completions: Path | None = None
     """File of `rlif eval` that `evidence` measures."""
     seconds: float | None = None

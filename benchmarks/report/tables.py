@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from scipy import stats
@@ -302,6 +303,30 @@ def faults(results: dict[str, Any]) -> str:
     return f"{shown}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
 
 
+def shared_prompts(results: dict[str, Any]) -> str:
+    """Return a row for each shape: tokens, times and memory where completions share their prompt, and where not."""
+    rows = []
+    for entry in results["entries"]:
+        shape, seconds, peak = entry["shape"], entry["seconds"], entry["peak_bytes"]
+        model = "random" if shape["model"] is None else Path(shape["model"]).name
+        again = ", checkpointed" if shape["gradient_checkpointing"] else ""
+        sizes = [str(shape[name]) for name in ("prompts", "prompt_length", "completion_length", "num_generations")]
+        times = [f"{statistics.median(seconds[arm]):.2f} s" for arm in ("shared", "separate")]
+        speedup = entry["speedup"]
+        rows.append(
+            [
+                f"{model}{again}",
+                *sizes,
+                f"{entry['tokens']['shared'] / entry['tokens']['separate']:.3f}",
+                *times,
+                f"{speedup['median']:.2f} ({speedup['low']:.2f} to {speedup['high']:.2f})",
+                f"{peak['shared'] / peak['separate']:.2f}",
+            ]
+        )
+    headings = ["model", "prompts", "P", "T", "G", "tokens", "shared", "separate", "speed-up (quartiles)", "memory"]
+    return table(headings, rows) + notes({}, [f"{name}: {reason}" for name, reason in results["missing"].items()], [])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
@@ -315,4 +340,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "faults": faults,
 }
 # What a report says of each suite.
-SUITE_TABLES = TABLES | {"ops": all_ops, "word-prompts": word_prompts, "evidence": evidence}
+SUITE_TABLES = TABLES | {
+    "ops": all_ops,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
+    "shared-prompts": shared_prompts,
+}

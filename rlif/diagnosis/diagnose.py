@@ -31,8 +31,8 @@ from rlif.files.parts import PartsFile
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
 from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
-from rlif.models.fused_head import fused_head as find_head
 from rlif.models.language_model import LanguageModel
+from rlif.options.groups import MemoryOptions
 from rlif.progress_bar import bar
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
@@ -44,7 +44,7 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import Scorer, score_parts
+from rlif.scoring.scorer import make_scorer, score_parts
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
 from rlif_kernels import TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
@@ -136,6 +136,7 @@ def diagnose(
     batch_size: int | None = None,
     max_tokens_per_forward: int = 8192,
     fused_head: bool = True,
+    share_prompts: bool = True,
     resamples: int = 1000,
     thresholds: Thresholds | None = None,
     seed: int = 0,
@@ -159,6 +160,8 @@ def diagnose(
             (`rlif.rollouts.batch_size`). Changes nothing but memory and rounding.
         max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.
+        share_prompts: compute a prompt once for all its completions in the scoring, where the model can. Changes
+            nothing but rounding.
         resamples: of the prompts, for the intervals and the sureness of verdicts.
         thresholds: of the verdicts; None are those of `rlif.diagnosis.verdict`.
         seed: of sampling and of the resamples; alone decides the result on a CPU.
@@ -185,7 +188,10 @@ def diagnose(
         answer_style=answer_style,
     )
     check_decoding(language_model, encoded[0].ids)
-    scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
+    memory = MemoryOptions(
+        max_tokens_per_forward=max_tokens_per_forward, fused_head=fused_head, share_prompts=share_prompts
+    )
+    scorer = make_scorer(language_model.model, memory)
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
     work = {
         "model": model_fingerprint(language_model.model),
@@ -218,7 +224,8 @@ def diagnose(
                 seeds=[(seed, start + offset) for offset in range(len(batch))],
             )
             with doing("scoring"):
-                divided = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
+                everything = list(range(len(rollout.texts)))
+                divided = microbatches(rollout, everything, max_tokens_per_forward, share_prompts=scorer.share_prompts)
                 stats = score_parts(scorer, rollout, divided, temperature, outputs)
                 rows = look_at(rollout, stats, rewards, language_model)
             if file:

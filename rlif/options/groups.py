@@ -165,7 +165,11 @@ class MemoryOptions:
 
     max_tokens_per_forward: Count = 8192
     """Tokens in one forward, and in its backward, padding included: fewer need less memory and change nothing but
-    rounding."""
+    rounding. A prompt that completions share counts once."""
+
+    share_prompts: bool = True
+    """Compute a prompt once for all its completions when they are scored and learned from, which changes nothing but
+    rounding. A model that cannot is named in a warning, and computes it for each. Off: it is computed for each."""
 
     fused_head: bool = True
     """Apply the head in tiles, so that logits are never in memory. Off: the model's own logits."""

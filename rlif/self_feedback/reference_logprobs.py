@@ -41,7 +41,7 @@ def reference_logprobs(
         sequences: N pairs of prompt and completion, as token ids.
         path: of the file.
         settings: what tells this model and these sequences from others, to which the file may belong.
-        max_tokens_per_forward: padding included.
+        max_tokens_per_forward: as `rlif.rollouts.microbatches` counts them.
         per_token: whether each token is wanted.
 
     Returns:
@@ -65,7 +65,7 @@ def reference_logprobs(
             batch = distinct[start : start + at_a_time]
             prompts, completions = [list(prompt) for prompt, _ in batch], [list(completion) for _, completion in batch]
             values: list[list[float]] = [[] for _ in batch]
-            for rows in parts_within(prompts, completions, max_tokens_per_forward):
+            for rows in parts_within(prompts, completions, max_tokens_per_forward, share_prompts=scorer.share_prompts):
                 rollout = as_rollout(language_model, [prompts[row] for row in rows], [completions[row] for row in rows])
                 logprob = scorer(rollout, 1.0, outputs=("logprob",)).logprob
                 if not per_token:

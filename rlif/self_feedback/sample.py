@@ -21,7 +21,6 @@ from rlif.data.prompts import Prompt
 from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, StageFile, read_rows
-from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
 from rlif.progress_bar import bar
 from rlif.rollouts.batch_size import prompts_at_a_time
@@ -32,7 +31,7 @@ from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.answer_tokens import answer_tokens
 from rlif.scoring.confidence import OUTPUTS, span_scores
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.self_feedback.judge import p_true, verdict_tokens
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import encode
@@ -76,7 +75,7 @@ def sample_completions(
     check_decoding(language_model, encoded[0].ids)
     if options.judge is not None:
         verdict_tokens(language_model, options.verdicts)
-    scorer = Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
+    scorer = make_scorer(language_model.model, config)
     settings = {
         "model": model_fingerprint(language_model.model)[:16],
         argument: data_fingerprint(encoded)[:16],
@@ -206,7 +205,13 @@ def _sample_batch(
         scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
     if options.judge is not None:
         judged = p_true(
-            language_model, prompts, completions, options.judge, options.verdicts, config.max_tokens_per_forward
+            language_model,
+            prompts,
+            completions,
+            options.judge,
+            options.verdicts,
+            config.max_tokens_per_forward,
+            share_prompts=scorer.share_prompts,
         )
         scores = [{**score, "p_true": verdict} for score, verdict in zip(scores, judged, strict=True)]
     return [
@@ -270,7 +275,7 @@ def _confidences(
     """Every score of every completion, at temperature 1 whatever that of sampling was."""
     vocab_size = scorer.model.get_output_embeddings().weight.shape[0]
     scores: list[dict[str, float]] = [{} for _ in spans]
-    for rows in microbatches(rollout, list(range(len(spans))), max_tokens):
+    for rows in microbatches(rollout, list(range(len(spans))), max_tokens, share_prompts=scorer.share_prompts):
         part = rollout.select(rows)
         stats = scorer(part, 1.0, outputs=OUTPUTS)
         for place, row in enumerate(rows):

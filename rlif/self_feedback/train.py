@@ -22,14 +22,13 @@ from rlif.files.json_values import read_json, write_json
 from rlif.files.jsonl import Row, StageFile, check_metrics
 from rlif.interrupts import StopRequest
 from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import policy_to_train
 from rlif.models.optimization import before_weights_change, scheduled, set_learning_rate, step_if_finite
 from rlif.models.reward_model import load_reward_model
 from rlif.options.checks import Count, read_checked
 from rlif.progress_bar import bar
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.self_feedback.nft import JudgedCompletion
 from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
 from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
@@ -195,12 +194,9 @@ def make_objective(
 
         return BradleyTerry(reward_model, cast(Sequence[Pair], items), options), write_reward_model
 
-    def scorer_of(language_model: LanguageModel) -> Scorer:
-        return Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
-
     sequences = [sequence for item in items for sequence in item.sequences()]
     reference = reference_logprobs(
-        scorer_of(start),
+        make_scorer(start.model, config),
         start,
         sequences,
         directory / f"reference_logprobs-{origin['preferences']}.jsonl",
@@ -211,10 +207,11 @@ def make_objective(
     policy = policy_to_train(start, options, checkpoint, partial(load_with_options, config), seed=config.seed)
     if options.gradient_checkpointing:
         enable_checkpointing(policy.model)
+    scorer = make_scorer(policy.model, config)
     if options.objective == "nft":
-        return NFT(scorer_of(policy), policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
+        return NFT(scorer, policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
     sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(-1, 2)
-    return DPO(scorer_of(policy), policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
+    return DPO(scorer, policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
 
 
 def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> list[int]:
@@ -243,10 +240,16 @@ def train_batch(
     optimizer.zero_grad()
     totals: dict[str, float] = defaultdict(float)
     sequences = [objective.sequences(row) for row in rows]
-    prompts = [each[0][0] for each in sequences]
-    longest = [max((completion for _, completion in each), key=len) for each in sequences]
-    for places in parts_within(prompts, longest, max(1, max_tokens_per_forward // len(sequences[0]))):
-        result = objective([rows[place] for place in places])
+    together, module = len(sequences[0]), objective.module
+    parts = parts_within(
+        [prompt for each in sequences for prompt, _ in each],
+        [completion for each in sequences for _, completion in each],
+        max_tokens_per_forward,
+        share_prompts=isinstance(module, Scorer) and module.share_prompts,
+        rows_together=together,
+    )
+    for part in parts:
+        result = objective([rows[place // together] for place in part[::together]])
         loss = result.loss.sum() / len(rows)
         loss.backward()
         totals["loss"] += loss.item()

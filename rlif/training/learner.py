@@ -13,14 +13,12 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedModel
 
 from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.models.lora import adapter_off, policy_to_train
 from rlif.rewards import RewardMixture
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.checkpoint import load_optimizer, optimizer_tensors, save_optimizer
 from rlif.training.distributed import full_state_dict, initialize_fsdp, reshard, unsharded
@@ -118,12 +116,3 @@ def make_learner(
     if need_start_model and config.lora_rank > 0:
         start_model = StartModel(scorer, partial(adapter_off, policy.model))
     return Learner(config, accelerator, Models(policy, scorer, start_model), rewards, optimizer)
-
-
-def make_scorer(model: PreTrainedModel, config: TrainConfig) -> Scorer:
-    """Make a scorer of the model, with its head fused unless the configuration says otherwise.
-
-    Raises:
-        UserError: the head cannot be fused.
-    """
-    return Scorer(model, fused_head(model) if config.fused_head else None)

@@ -36,7 +36,7 @@ CHANGEABLE = frozenset(
     # The weights do not depend on these. Model and data may move: their contents are compared instead.
     {"max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
     # These change the rounding of sums at most, and let a run that ran out of memory go on.
-    | {"max_tokens_per_forward", "gradient_checkpointing"}
+    | {"max_tokens_per_forward", "gradient_checkpointing", "share_prompts"}
     # These decide what is watched and measured. `_check_guard` refuses what would change the prompts of training.
     | {"guard", "guard_patience"}
     | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
