@@ -13,6 +13,7 @@
   self-feedback  RLSF on the built-in task, and a DPO step beside TRL's
   demo           `rlif demo` with several seeds
   answers        which answers are right, by `rlif` and by math-verify
+  architectures  sampled and scored distributions of some thirty kinds of models, beside float64
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = Path("runs/benchmarks")
 TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
 BY_DEFAULT = ("static", "ops", "loop", "generation")
-SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo", "answers")
+SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo", "answers", "architectures")
 
 
 def main(arguments: list[str] | None = None) -> int:

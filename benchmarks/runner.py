@@ -35,6 +35,7 @@ SUITES = {
     "self-feedback": "benchmarks.steps.self_feedback",
     "demo": "benchmarks.steps.demo",
     "answers": "benchmarks.steps.answers",
+    "architectures": "benchmarks.steps.architectures",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from rlif.answers.extract import AnswerStyle
 from rlif.answers.keys import answer_key
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
+from rlif.diagnosis.columns import look_at_columns
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.errors import UserError
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
@@ -28,6 +29,7 @@ from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
 from rlif.models.fused_head import fused_head as find_head
 from rlif.models.language_model import LanguageModel
+from rlif.models.vocabulary import UnusedColumns
 from rlif.progress_bar import bar
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
@@ -85,6 +87,8 @@ class Diagnosis:
     """Where answers were looked for."""
     unanswered: tuple[str, ...]
     """The ends of a few completions that state no answer, of different prompts."""
+    unused_columns: UnusedColumns | None = None
+    """Columns of the head that are no tokens; None if all are. `warnings` says what they do."""
 
 
 @dataclass(frozen=True)
@@ -188,10 +192,13 @@ def diagnose(
             parts = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
             stats = score_parts(scorer, rollout, parts, temperature, outputs)
             looks.append(to_samples(rollout, stats, rewards, language_model))
+            if start == 0:
+                unused, said = look_at_columns(language_model, scorer, rollout.select(parts[-1]), temperature)
             move(len(batch))
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
     bootstrap = Bootstrap(len(encoded), resamples=resamples, seed=seed)
-    return judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
+    found = judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
+    return replace(found, unused_columns=unused, warnings=(*found.warnings, *said))
 
 
 def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:

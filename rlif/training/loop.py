@@ -24,7 +24,7 @@ from rlif.answers.advice import how_to_get_answers
 from rlif.data.prompts import shuffled_epochs
 from rlif.errors import UserError
 from rlif.interrupts import StopRequest
-from rlif.models.optimization import scheduled
+from rlif.models.optimization import rounded_away, scheduled
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.paged import sample_paged
 from rlif.rollouts.rollout import Rollout
@@ -76,7 +76,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     """
     run = prepare(config, progress)
     learner, step, bad_steps = run.learner, run.state.step, 0
-    warning, stopped_by_guard = None, False
+    warning, stopped_by_guard, few_moved = None, False, False
     first_step = step + 1 if step > 0 else 0
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
     with StopRequest() as stop:
@@ -93,6 +93,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     row |= metrics | {"skipped_updates": run.state.skipped_updates}
                     if step == max(first_step, 1):
                         warn_of_silence(run, rollout)
+                    few_moved = few_moved or warn_of_rounding(run, metrics["moved_weights"])
                 alarm = None
                 if step % config.eval_steps == 0 or step == config.max_steps:
                     if run.eval_set:
@@ -220,6 +221,15 @@ def warn_of_silence(run: Run, rollout: Rollout) -> None:
             f"no completion of this step states an answer, by which {', '.join(reading)} tells them apart: "
             f"{how_to_get_answers(rollout.answer_style, rollout.finished.double().mean().item())}"
         )
+
+
+def warn_of_rounding(run: Run, moved: float) -> bool:
+    """Say that a step moved few weights, if it did; returns whether it was said."""
+    config = run.learner.config
+    warning = rounded_away(moved, config, config.dtype)
+    if warning is not None:
+        run.progress.warn(warning)
+    return warning is not None
 
 
 def salvaged(run: Run, step: int) -> str:
