@@ -150,6 +150,7 @@ def check(name: str) -> dict[str, Any]:
 
 def in_float64(model: PreTrainedModel, rollout: Rollout) -> dict[str, Tensor]:
     """Compute the statistics of each completion by itself, without padding and without a cache: (N, T) each."""
+    model.config._experts_implementation = "eager"  # the others' products of groups have no float64
     found = {field: torch.zeros(rollout.completion_ids.shape, dtype=torch.float64) for field in FIELDS}
     for row, (prompt, length) in enumerate(zip(*rollout.lengths(), strict=True)):
         completion = rollout.completion_ids[row, :length]

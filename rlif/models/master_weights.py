@@ -7,7 +7,6 @@ every step; the weight is the copy, rounded, and moves when the steps have come 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,15 +25,15 @@ class MasterWeightsAdamW(torch.optim.AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Make a step; there is no closure to call."""
         assert closure is None
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, group)
+                    self._update(weight, weight.grad, group)
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if weight.dtype not in WIDE and MASTER not in state:
             state[MASTER] = weight.detach().float()
@@ -46,7 +45,7 @@ class MasterWeightsAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
         adamw(
             [master],
-            [weight.grad.to(master.dtype)],  # one float32 gradient at a time
+            [gradient.to(master.dtype)],  # one float32 gradient at a time
             [state["exp_avg"]],
             [state["exp_avg_sq"]],
             [],

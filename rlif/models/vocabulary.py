@@ -88,7 +88,7 @@ def limited_vocabulary(model: PreTrainedModel, vocab_size: int) -> Iterator[None
 
 
 def _limit(linear: nn.Module, vocab_size: int) -> Any:
-    linear.first_columns = vocab_size  # type: ignore[assignment] - a number of ours beside the module's own
+    linear.__dict__["first_columns"] = vocab_size  # which is no module and no weight
     return linear.register_forward_hook(_first_columns)
 
 

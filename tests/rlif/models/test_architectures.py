@@ -8,7 +8,7 @@ from benchmarks.steps.architectures import ARCHITECTURES, check
 
 # With a cache, sliding windows shorter than the texts, softcaps, experts, dropout: one each, and two that are refused.
 QUICK = ("Llama, dropout", "Gemma 2", "Gemma 3", "Mixtral", "GPT-2", "Mamba", "RecurrentGemma")
-REFUSED = {"Mamba", "RecurrentGemma", "Jamba", "LFM2"}
+REFUSED = {"Mamba", "RecurrentGemma"}
 # Float32 through two layers, to logits of order 10, divided by a temperature of 0.7.
 TOLERANCE = 1e-4
 
