@@ -17,6 +17,7 @@
   word-prompts   word problems: after which instruction the model in --model DIR states answers, and is right how often
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
+  architectures  sampled and scored distributions of some thirty kinds of models, beside float64
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
@@ -41,6 +42,7 @@ TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "evidence", "shared-prompts",
+    "architectures",
 )  # fmt: skip
 
 

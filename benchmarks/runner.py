@@ -39,6 +39,7 @@ SUITES = {
     "word-prompts": "benchmarks.steps.word_prompts",
     "evidence": "benchmarks.steps.evidence",
     "shared-prompts": "benchmarks.steps.shared_prompts",
+    "architectures": "benchmarks.steps.architectures",
 }
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "demo": ("rlif.demo", "DemoConfig"),
     "lab": ("rlif.lab", "LabConfig"),
     "diagnose": ("rlif.diagnosis", "DiagnoseConfig"),
+    "convert": ("rlif.conversion", "ConvertConfig"),
     "mix": ("rlif.mixing", "MixConfig"),
     "eval": ("rlif.evaluation", "EvalConfig"),
     "self-feedback": ("rlif.self_feedback", "SelfFeedbackConfig"),

@@ -327,6 +327,26 @@ def shared_prompts(results: dict[str, Any]) -> str:
     return table(headings, rows) + notes({}, [f"{name}: {reason}" for name, reason in results["missing"].items()], [])
 
 
+def architectures(results: dict[str, Any]) -> str:
+    """How far each architecture's distributions are from float64, or why it is refused."""
+    rows = []
+    for entry in results["entries"]:
+        name = [entry["name"], entry["special"]]
+        if entry["refused"]:
+            rows.append([*name, "refused", "", ""])
+            continue
+        head = "fused" if entry["head"] == "fused" else "its own logits"
+        rows.append([*name, head, *(f"{entry[way]:.0e}" for way in ("sampled", "scored"))])
+    served = [entry for entry in results["entries"] if not entry["refused"]]
+    worst = max(max(entry["sampled"], entry["scored"]) for entry in served)
+    return (
+        table(["architecture", "what is special", "head", "sampled", "scored"], rows)
+        + f"\n\n{len(served)} of {len(rows)} architectures are served, {len(rows) - len(served)} refused. The last two "
+        f"columns are the largest difference from float64, in nats, of any token's log-probability, entropy or "
+        f"self-certainty; none exceeds {worst:.0e}."
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
@@ -338,6 +358,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "answers": answers,
     "faults": faults,
+    "architectures": architectures,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from rlif.answers.extract import AnswerStyle
 from rlif.answers.keys import answer_key
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
+from rlif.diagnosis.columns import look_at_columns
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.doing import doing
 from rlif.errors import UserError
@@ -32,6 +33,7 @@ from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
 from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
 from rlif.models.language_model import LanguageModel
+from rlif.models.vocabulary import UnusedColumns, num_columns
 from rlif.options.groups import MemoryOptions
 from rlif.progress_bar import bar
 from rlif.rewards import RewardMixture, load_rewards
@@ -95,6 +97,8 @@ class Diagnosis:
     """Where answers were looked for."""
     unanswered: tuple[str, ...]
     """The ends of a few completions that state no answer, of different prompts."""
+    unused_columns: UnusedColumns | None = None
+    """Columns of the head that are no tokens; None if all are. `warnings` says what they do."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,7 @@ def diagnose(
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
     work = {
         "model": model_fingerprint(language_model.model),
+        "columns": num_columns(language_model.model),
         "prompts": data_fingerprint(encoded),
         "rewards": [[each.name, each.weight] for each in rewards.rewards],
         "num_generations": num_generations,
@@ -228,6 +233,9 @@ def diagnose(
                 divided = microbatches(rollout, everything, max_tokens_per_forward, share_prompts=scorer.share_prompts)
                 stats = score_parts(scorer, rollout, divided, temperature, outputs)
                 rows = look_at(rollout, stats, rewards, language_model)
+            if start == 0:
+                unused, said = look_at_columns(language_model, scorer, rollout.select(divided[-1]), temperature)
+                rows[0]["columns"] = {"unused": unused and asdict(unused), "said": list(said)}
             if file:
                 file.append(rows)
             looks += rows
@@ -235,7 +243,10 @@ def diagnose(
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
     bootstrap = Bootstrap(len(encoded), resamples=resamples, seed=seed)
     with doing("judging"):
-        return judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
+        found = judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
+    columns = looks[0]["columns"]
+    unused = columns["unused"] and UnusedColumns(**columns["unused"])
+    return replace(found, unused_columns=unused, warnings=(*found.warnings, *columns["said"]))
 
 
 def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> list[Row]:

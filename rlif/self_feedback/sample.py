@@ -22,6 +22,7 @@ from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, StageFile, read_rows
 from rlif.models.language_model import LanguageModel
+from rlif.models.vocabulary import num_columns
 from rlif.progress_bar import bar
 from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
@@ -273,7 +274,7 @@ def _confidences(
     scorer: Scorer, rollout: Rollout, spans: list[slice | None], max_tokens: int
 ) -> list[dict[str, float]]:
     """Every score of every completion, at temperature 1 whatever that of sampling was."""
-    vocab_size = scorer.model.get_output_embeddings().weight.shape[0]
+    vocab_size = num_columns(scorer.model)
     scores: list[dict[str, float]] = [{} for _ in spans]
     for rows in microbatches(rollout, list(range(len(spans))), max_tokens, share_prompts=scorer.share_prompts):
         part = rollout.select(rows)

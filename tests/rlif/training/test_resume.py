@@ -41,7 +41,8 @@ def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     "changes",
     [
         {"num_iterations": 2, "mask_truncated_completions": True},
-        {"lora_rank": 4},
+        {"lora_rank": 4, "lora_modules_to_save": ("lm_head",)},
+        {"dtype": "bfloat16", "learning_rate": 3e-6, "logits_dtype": "float32"},
         {"reward": ("random", "self_certainty=0.5"), "weight_decay": 0.1, "evaluates": True},
     ],
 )
