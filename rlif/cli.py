@@ -19,11 +19,10 @@ from rlif.doing import doing, speaking
 from rlif.errors import UserError
 from rlif.extras import advice
 from rlif.files.versions import versions
-from rlif.interrupts import as_ctrl_c
+from rlif.interrupts import as_ctrl_c, exit_code, ignore_signals_after
 from rlif.printable import one_line
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NOBODY_READS = 141  # 128 + SIGPIPE
 
 # Of each command the package, whose options.py has the dataclass of that name, and whose command.py runs with it.
@@ -33,6 +32,7 @@ COMMANDS = {
     "demo": ("rlif.demo", "DemoConfig"),
     "lab": ("rlif.lab", "LabConfig"),
     "diagnose": ("rlif.diagnosis", "DiagnoseConfig"),
+    "convert": ("rlif.conversion", "ConvertConfig"),
     "mix": ("rlif.mixing", "MixConfig"),
     "eval": ("rlif.evaluation", "EvalConfig"),
     "self-feedback": ("rlif.self_feedback", "SelfFeedbackConfig"),
@@ -44,10 +44,16 @@ Train language models on their own confidence: reinforcement learning from inter
 rlif train --help explains every option; rlif --version prints the versions of what is installed."""
 
 
+def program() -> None:
+    """Entry point of `rlif`: `main`, for a process that is there for nothing else."""
+    ignore_signals_after()
+    main()
+
+
 def main() -> None:
-    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C and other signals to stop."""
+    """Run what the command line says; exits with 0, with 2 on bad input, with 128 + the number of a signal to stop."""
     open_streams()
-    with as_ctrl_c():
+    with as_ctrl_c() as end:
         try:
             try:
                 words = sys.argv[1:]
@@ -56,17 +62,20 @@ def main() -> None:
                 with speaking(f"rlif {words[0]}", tell) if is_first else nullcontext(), build_told():
                     run(words[0], options)
             except UserError as error:
+                end()
                 say(f"error: {error}")
                 sys.exit(BAD_INPUT)
             except KeyboardInterrupt as interrupt:
+                end()
                 say(what_is_saved(interrupt))
-                sys.exit(INTERRUPTED)
+                sys.exit(exit_code())
             except ModuleNotFoundError as error:
                 if (hint := advice(error)) is None:
                     raise
                 say(f"error: {hint}")
                 sys.exit(BAD_INPUT)
             finally:
+                end()
                 sys.stdout.flush()
         except BrokenPipeError:  # `rlif --help | head`: what Python would write at its end has nowhere to go either
             write_to_nowhere()

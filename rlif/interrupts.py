@@ -18,6 +18,23 @@ SECONDS_OF_ONE = 1.0
 
 
 _last = -math.inf  # when a signal was last obeyed
+_first: int | None = None  # the signal that asked this command to stop
+
+
+def exit_code() -> int:
+    """Return the exit code of a command that was asked to stop: 128 + the number of the signal, as a shell has it.
+
+    That of the first signal if several came: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    return 128 + (signal.SIGINT if _first is None else _first)
+
+
+def _receive(number: int) -> None:
+    """Note who asked first, and leave the terminal if it was closed."""
+    global _first
+    _first = _first or number
+    if number == getattr(signal, "SIGHUP", None):
+        leave_terminal()
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -50,23 +67,40 @@ def handled(handler: Handler, signals: Sequence[signal.Signals] | None = None) -
 
 
 @contextmanager
-def as_ctrl_c() -> Iterator[None]:
+def as_ctrl_c() -> Iterator[Callable[[], None]]:
     """Within, each of these signals interrupts as Ctrl-C does; those that follow at once add nothing.
 
-    One that is ignored stays so: a shell starts a job in the background of a script with SIGINT ignored.
+    One that is ignored stays so: a shell starts a job in the background of a script with SIGINT ignored. What is
+    yielded is to be called when the work is over: from then on no signal interrupts.
     """
+    is_over = False
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         global _last
-        if number == getattr(signal, "SIGHUP", None):
-            leave_terminal()
+        _receive(number)
         now = time.monotonic()
-        if now - _last >= SECONDS_OF_ONE:
+        if now - _last >= SECONDS_OF_ONE and not is_over:
             _last = now
             raise KeyboardInterrupt
 
+    global _first
+    _first = None
     with handled(interrupt, [number for number in stop_signals() if signal.getsignal(number) is not signal.SIG_IGN]):
-        yield
+        yield end
+
+
+def ignore_signals_after() -> None:
+    """From now on a signal to stop changes nothing but where `as_ctrl_c` is: its command is over before and after.
+
+    Python takes a while to end a program, in which an interrupt would be a traceback.
+    """
+    for number in stop_signals():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @contextmanager
@@ -135,8 +169,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         global _last
-        if number == getattr(signal, "SIGHUP", None):
-            leave_terminal()
+        _receive(number)
         _last = time.monotonic()
         if self._at_once:
             self.received = signal.Signals(number).name

@@ -3,6 +3,7 @@
 import getpass
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,11 @@ if level := os.environ.get("ATEN_CPU_CAPABILITY"):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write the records of tests/golden anew")
+    faults = parser.getgroup("tests/faults")
+    faults.addoption("--full", action="store_true", help="random hurts too, after those that are the same at every run")
+    faults.addoption("--hurts", type=int, default=200, help="how many of them")
+    faults.addoption("--seed", type=int, default=0, help="of theirs")
+    faults.addoption("--output", type=Path, help="file that results are added to, for `python -m benchmarks report`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -85,6 +85,7 @@ def _diagnose(config: DiagnoseConfig, language_model: LanguageModel, prompts: li
         batch_size=config.prompts_per_batch,
         max_tokens_per_forward=config.max_tokens_per_forward,
         fused_head=config.fused_head,
+        share_prompts=config.share_prompts,
         seed=config.seed,
         console=make_console(errors=True),
         parts=samples,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from rlif.answers.extract import AnswerStyle
 from rlif.answers.keys import answer_key
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
+from rlif.diagnosis.columns import look_at_columns
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.doing import doing
 from rlif.errors import UserError
@@ -31,8 +32,9 @@ from rlif.files.parts import PartsFile
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
 from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
-from rlif.models.fused_head import fused_head as find_head
 from rlif.models.language_model import LanguageModel
+from rlif.models.vocabulary import UnusedColumns, num_columns
+from rlif.options.groups import MemoryOptions
 from rlif.progress_bar import bar
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
@@ -44,7 +46,7 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import Scorer, score_parts
+from rlif.scoring.scorer import make_scorer, score_parts
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
 from rlif_kernels import TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
@@ -95,6 +97,8 @@ class Diagnosis:
     """Where answers were looked for."""
     unanswered: tuple[str, ...]
     """The ends of a few completions that state no answer, of different prompts."""
+    unused_columns: UnusedColumns | None = None
+    """Columns of the head that are no tokens; None if all are. `warnings` says what they do."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def diagnose(
     batch_size: int | None = None,
     max_tokens_per_forward: int = 8192,
     fused_head: bool = True,
+    share_prompts: bool = True,
     resamples: int = 1000,
     thresholds: Thresholds | None = None,
     seed: int = 0,
@@ -159,6 +164,8 @@ def diagnose(
             (`rlif.rollouts.batch_size`). Changes nothing but memory and rounding.
         max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.
+        share_prompts: compute a prompt once for all its completions in the scoring, where the model can. Changes
+            nothing but rounding.
         resamples: of the prompts, for the intervals and the sureness of verdicts.
         thresholds: of the verdicts; None are those of `rlif.diagnosis.verdict`.
         seed: of sampling and of the resamples; alone decides the result on a CPU.
@@ -185,10 +192,14 @@ def diagnose(
         answer_style=answer_style,
     )
     check_decoding(language_model, encoded[0].ids)
-    scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
+    memory = MemoryOptions(
+        max_tokens_per_forward=max_tokens_per_forward, fused_head=fused_head, share_prompts=share_prompts
+    )
+    scorer = make_scorer(language_model.model, memory)
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
     work = {
         "model": model_fingerprint(language_model.model),
+        "columns": num_columns(language_model.model),
         "prompts": data_fingerprint(encoded),
         "rewards": [[each.name, each.weight] for each in rewards.rewards],
         "num_generations": num_generations,
@@ -218,9 +229,13 @@ def diagnose(
                 seeds=[(seed, start + offset) for offset in range(len(batch))],
             )
             with doing("scoring"):
-                divided = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
+                everything = list(range(len(rollout.texts)))
+                divided = microbatches(rollout, everything, max_tokens_per_forward, share_prompts=scorer.share_prompts)
                 stats = score_parts(scorer, rollout, divided, temperature, outputs)
                 rows = look_at(rollout, stats, rewards, language_model)
+            if start == 0:
+                unused, said = look_at_columns(language_model, scorer, rollout.select(divided[-1]), temperature)
+                rows[0]["columns"] = {"unused": unused and asdict(unused), "said": list(said)}
             if file:
                 file.append(rows)
             looks += rows
@@ -228,7 +243,10 @@ def diagnose(
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
     bootstrap = Bootstrap(len(encoded), resamples=resamples, seed=seed)
     with doing("judging"):
-        return judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
+        found = judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
+    columns = looks[0]["columns"]
+    unused = columns["unused"] and UnusedColumns(**columns["unused"])
+    return replace(found, unused_columns=unused, warnings=(*found.warnings, *columns["said"]))
 
 
 def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> list[Row]:

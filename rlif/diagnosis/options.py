@@ -48,8 +48,8 @@ class DiagnoseConfig(
     """
 
     data: str
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id. Gold answers, where
-    there are any, are reported beside and not used."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256. Gold answers, where there are any, are reported beside and not used."""
 
     reward: Annotated[
         tuple[str, ...],

@@ -34,7 +34,8 @@ class EvalConfig(
     """Model to sample from: a directory saved by transformers, or a Hugging Face hub id."""
 
     data: str | None = None
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256."""
 
     completions: Path | None = None
     """Measure the completions in this file instead: a completions.jsonl of `rlif eval`, or lines of that form."""

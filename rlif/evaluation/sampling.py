@@ -10,6 +10,7 @@ from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.evaluation.completions import completion_row
 from rlif.evaluation.options import EvalConfig
+from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.progress_bar import bar
@@ -45,7 +46,7 @@ class EvalSampling:
             with bar("Sampling", "prompts", len(self.prompts), done) as move:
                 for start in range(done, len(self.prompts), size):
                     rows = self.rows(start, self.prompts[start : start + size])
-                    file.append(rows)
+                    file.append(map(sealed, rows))
                     move(len(rows))
         except OSError as error:
             raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
@@ -84,8 +85,7 @@ class EvalSampling:
             top_p=config.top_p,
             outputs=OUTPUTS,
         )
-        vocab_size = self.language_model.model.config.get_text_config().vocab_size
-        tensors = confidence_scores(rollout, self.language_model.tokenizer, vocab_size)
+        tensors = confidence_scores(rollout, self.language_model.tokenizer, self.language_model.vocab_size)
         scores = {name: values.tolist() for name, values in tensors.items()}
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
         groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]

@@ -177,7 +177,8 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
     and its additions."""
 
     data: str | None = None
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256."""
 
     eval_data: str | None = None
     """Held-out prompts with gold answers, read like `data`. None: nothing is measured."""

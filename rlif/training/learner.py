@@ -13,14 +13,13 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedModel
 
 from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.fused_head import fused_head
-from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import adapter_off, policy_to_train
+from rlif.models.optimization import adamw
 from rlif.rewards import RewardMixture
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.checkpoint import load_optimizer, optimizer_tensors, save_optimizer
 from rlif.training.distributed import full_state_dict, initialize_fsdp, reshard, unsharded
@@ -93,13 +92,7 @@ def make_learner(
     Raises:
         UserError: the model cannot be trained as the configuration says.
     """
-    load = partial(
-        load_language_model,
-        device=str(accelerator.device),
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )
+    load = partial(load_with_options, config, device=str(accelerator.device))
     policy, start_model = policy_to_train(start, config, checkpoint, load, seed=config.seed), None
     if need_start_model and config.lora_rank == 0:
         frozen = start.model if policy is not start else copy.deepcopy(start.model)
@@ -108,8 +101,7 @@ def make_learner(
         enable_checkpointing(policy.model)
 
     scorer = make_scorer(policy.model, config)
-    trained = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, weight_decay=config.weight_decay, fused=True)
+    optimizer = adamw(scorer.parameters(), config)
     one_token = scorer.one_token()
     scorer, optimizer = accelerator.prepare(scorer, optimizer)
     initialize_fsdp(scorer, one_token)
@@ -118,12 +110,3 @@ def make_learner(
     if need_start_model and config.lora_rank > 0:
         start_model = StartModel(scorer, partial(adapter_off, policy.model))
     return Learner(config, accelerator, Models(policy, scorer, start_model), rewards, optimizer)
-
-
-def make_scorer(model: PreTrainedModel, config: TrainConfig) -> Scorer:
-    """Make a scorer of the model, with its head fused unless the configuration says otherwise.
-
-    Raises:
-        UserError: the head cannot be fused.
-    """
-    return Scorer(model, fused_head(model) if config.fused_head else None)

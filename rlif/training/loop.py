@@ -27,7 +27,7 @@ from rlif.data.prompts import shuffled_epochs
 from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.interrupts import StopRequest
-from rlif.models.optimization import before_weights_change, scheduled
+from rlif.models.optimization import before_weights_change, rounded_away, scheduled
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.paged import sample_paged
 from rlif.rollouts.rollout import Rollout
@@ -80,7 +80,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     """
     run = prepare(config, progress)
     learner, step, bad_steps = run.learner, run.state.step, 0
-    warning, stopped_by_guard = None, False
+    warning, stopped_by_guard, few_moved = None, False, False
     first_trained = step + 1
     first = step if step == 0 or run.unfinished else first_trained
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
@@ -99,6 +99,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     row |= run.finish_step(step, metrics)
                     if step == first_trained:
                         warn_of_silence(run, rollout)
+                    few_moved = few_moved or warn_of_rounding(run, metrics["moved_weights"])
                 alarm = None
                 if step % config.eval_steps == 0 or step == config.max_steps:
                     if run.eval_set:
@@ -249,6 +250,15 @@ def kept(run: Run) -> str:
     except UserError as error:
         raise UserError(f"{error} ({salvaged(run, step)})") from error
     return f"stopped after step {step}; --resume continues the run in {run.path}"
+
+
+def warn_of_rounding(run: Run, moved: float) -> bool:
+    """Say that a step moved few weights, if it did; returns whether it was said."""
+    config = run.learner.config
+    warning = rounded_away(moved, config, config.dtype)
+    if warning is not None:
+        run.progress.warn(warning)
+    return warning is not None
 
 
 def salvaged(run: Run, step: int) -> str:

@@ -36,7 +36,7 @@ CHANGEABLE = frozenset(
     # The weights do not depend on these. Model and data may move: their contents are compared instead.
     {"max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
     # These change the rounding of sums at most, and let a run that ran out of memory go on.
-    | {"max_tokens_per_forward", "gradient_checkpointing"}
+    | {"max_tokens_per_forward", "gradient_checkpointing", "share_prompts"}
     # These decide what is watched and measured. `_check_guard` refuses what would change the prompts of training.
     | {"guard", "guard_patience"}
     | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
@@ -80,10 +80,9 @@ class RunDir:
         try:
             if state is None or state.step == 0:
                 _set_aside(path, LOGS)
-            sizes = (state.metrics_bytes, state.samples_bytes) if state else (0, 0)
-            self._metrics, self._samples = (
-                JsonLines(path / name, size=size) for name, size in zip(LOGS, sizes, strict=True)
-            )
+            before = state or RunState("", "")
+            self._metrics = JsonLines(path / LOGS[0], size=before.metrics_bytes, checksum=before.metrics_sha256)
+            self._samples = JsonLines(path / LOGS[1], size=before.samples_bytes, checksum=before.samples_sha256)
         except OSError as error:
             raise UserError(f"output_dir: cannot make {path}: {error.strerror}") from error
 
@@ -163,6 +162,7 @@ class RunDir:
             UserError: it cannot be written; those before it are still there.
         """
         state.metrics_bytes, state.samples_bytes = self._metrics.sync(), self._samples.sync()
+        state.metrics_sha256, state.samples_sha256 = self._metrics.checksum, self._samples.checksum
 
         def write_all(directory: Path) -> None:
             write(directory)
@@ -203,14 +203,19 @@ def unfinished_row(checkpoint: Path, step: int) -> dict[str, float] | None:
 
 
 def best_reading(run_dir: Path) -> Reading | None:
-    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none, or it is damaged.
+    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none.
 
     Raises:
-        UserError: something else than the guard wrote it.
+        UserError: it is damaged, or something else than the guard wrote it.
     """
     best = run_dir / BEST
-    if not best.is_dir() or damage(best) is not None:
+    if not best.is_dir():
         return None
+    if (fault := damage(best)) is not None:
+        raise UserError(
+            f"resume: {best} is damaged ({fault}); expected the best policy so far, or {BEST}/ removed, so that the "
+            "guard keeps the best from here on"
+        )
     return read_checked(Reading, best / READING_FILE, argument="resume")
 
 

@@ -26,6 +26,7 @@ from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring.scorer import shared_prompts
 from rlif.training.distributed import unsharded
 from rlif.training.learner import Models
 from rlif_kernels import TokenStats, k3_kl
@@ -142,7 +143,8 @@ def _measured(
     assert models.start_model is not None
     totals: Counter[str] = Counter(text_totals(rollout, consensus))
     drift = []
-    for rows in microbatches(rollout, list(range(len(rollout.texts))), max_tokens):
+    everything, sharing = list(range(len(rollout.texts))), shared_prompts(models.scorer)
+    for rows in microbatches(rollout, everything, max_tokens, share_prompts=sharing):
         part = rollout.select(rows)
         stats = models.scorer(part, temperature)
         start_logprob = models.start_model.logprob(part, temperature)

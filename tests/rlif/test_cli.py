@@ -313,7 +313,7 @@ def test_a_terminal_that_is_closed_ends_a_run_with_a_checkpoint(make_config: Mak
     with running(arguments(config), lambda: metrics.exists() and metrics.stat().st_size > 0, **streams) as process:
         os.close(theirs)
         os.close(ours)
-        assert process.wait(timeout=60) == cli.INTERRUPTED
+        assert process.wait(timeout=60) == 128 + signal.SIGHUP
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert [path.name for path in checkpoints(config.output_dir)] == [f"checkpoint-{steps[-1]}"]
 
