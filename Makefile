@@ -15,10 +15,14 @@ BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-slow test-all test-faults test-integrations lint format bench bench-gate bench-compare docs clean
+.PHONY: demo real test test-slow test-all test-faults test-integrations lint format bench bench-gate bench-compare docs clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
+
+# A real language model from a package, 98 MB, put through the commands; ARGS="--models smollm2 gemma3" takes both.
+real: $(STAMP)
+	$(BIN)/python examples/real/run.py $(ARGS)
 
 # What guards every promise once, in five minutes on two cores.
 test: $(STAMP)

@@ -6,14 +6,16 @@ Torch and transformers load only once a command runs, so that `--help` and a mis
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import make_dataclass
 from importlib import import_module
 from typing import Annotated, Any, Union
 
+from rlif.doing import doing, speaking
 from rlif.errors import UserError
 from rlif.extras import advice
 from rlif.files.versions import versions
@@ -30,6 +32,7 @@ COMMANDS = {
     "demo": ("rlif.demo", "DemoConfig"),
     "lab": ("rlif.lab", "LabConfig"),
     "diagnose": ("rlif.diagnosis", "DiagnoseConfig"),
+    "convert": ("rlif.conversion", "ConvertConfig"),
     "mix": ("rlif.mixing", "MixConfig"),
     "eval": ("rlif.evaluation", "EvalConfig"),
     "self-feedback": ("rlif.self_feedback", "SelfFeedbackConfig"),
@@ -55,7 +58,9 @@ def main() -> None:
             try:
                 words = sys.argv[1:]
                 options = parse(words)
-                run(words[0], options)
+                is_first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+                with speaking(f"rlif {words[0]}", tell) if is_first else nullcontext(), build_told():
+                    run(words[0], options)
             except UserError as error:
                 end()
                 say(f"error: {error}")
@@ -105,6 +110,31 @@ def say(text: str) -> None:
         print(one_line(f"rlif: {text}"), file=sys.stderr)
 
 
+def tell(line: str) -> None:
+    """Print a line of what a command is doing, on stderr."""
+    print(one_line(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def build_told() -> Iterator[None]:
+    """Tell, within, when the C kernels are compiled, which happens once on a machine."""
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with suppress(OSError):
+                tell(f"rlif: {record.getMessage()}")
+
+    logger, handler = logging.getLogger("rlif_kernels.backends.c.build"), Told()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
 def what_is_saved(interrupt: BaseException | None) -> str:
     """Return what a command says of its end; an interrupt that came while another one ended it may say nothing."""
     while interrupt is not None:
@@ -150,7 +180,8 @@ def options_class(name: str) -> type:
 def run(name: str, options: Any) -> None:
     """Run a command."""
     package, _ = COMMANDS[name]
-    command = import_module(f"{package}.command")
+    with doing("importing what it needs"):
+        command = import_module(f"{package}.command")
     if "transformers" in sys.modules:
         # Its bars for loading and saving a model would break the lines of ours. Downloads keep theirs.
         sys.modules["transformers"].utils.logging.disable_progress_bar()

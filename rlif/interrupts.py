@@ -122,12 +122,15 @@ def without_interrupts() -> Iterator[None]:
 class StopRequest:
     """Within this context a first signal is only noted, and a second SIGINT interrupts at once; others do nothing.
 
+    What is `interruptible` the first interrupts at once, and no other after it: all that is left then is to save.
+
     Signals reach the main thread alone: in others this notes nothing.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         """Name of the signal that came."""
+        self._at_once = False
         self._may_interrupt = True
 
     def __enter__(self) -> StopRequest:
@@ -140,6 +143,26 @@ class StopRequest:
     ) -> None:
         self._handled.__exit__(kind, error, traceback)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within, a first signal interrupts at once, until `hold`; so does one that came before.
+
+        Raises:
+            KeyboardInterrupt: a signal came.
+        """
+        if self.received is not None:
+            self._may_interrupt = False
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def hold(self) -> None:
+        """From now on a signal is only noted again: what is being done must not be abandoned half done."""
+        self._at_once = False
+
     def save_in_peace(self) -> None:
         """From now on nothing interrupts: all that is left to do is to save what there is."""
         self._may_interrupt = False
@@ -148,6 +171,10 @@ class StopRequest:
         global _last
         _receive(number)
         _last = time.monotonic()
+        if self._at_once:
+            self.received = signal.Signals(number).name
+            self._at_once = self._may_interrupt = False
+            raise KeyboardInterrupt
         if self.received is not None and number == signal.SIGINT and self._may_interrupt:
             self._may_interrupt = False
             raise KeyboardInterrupt

@@ -32,13 +32,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults.addoption("--output", type=Path, help="file that results are added to, for `python -m benchmarks report`")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`-m gpu` selects what runs on a device: tests that need one, and there every test of the Triton backend.
 
-    Where there is none that backend is interpreted, and slow for what is marked so.
+    Where there is none that backend is interpreted: slow for what is marked so, and not at all for what is marked
+    not_interpreted. Nor for what is marked slow in two parameters at once: each is tried with the fast values of the
+    others, and a device and the other backends try all together.
     """
+    left_out = []
     for item in items:
-        on_triton = "triton" in getattr(getattr(item, "callspec", None), "params", {}).values()
+        callspec = getattr(item, "callspec", None)
+        on_triton = callspec is not None and "triton" in callspec.params.values()
+        if on_triton and not torch.cuda.is_available():
+            unusual = sum(mark.name == "slow_interpreted" for mark in callspec.marks)
+            if unusual > 1 or "not_interpreted" in item.keywords:
+                left_out.append(item)
         if on_triton and not torch.cuda.is_available() and "slow_interpreted" in item.keywords:
             item.add_marker(pytest.mark.slow)
         if torch.cuda.is_available():
@@ -46,6 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.gpu)
         elif item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA, ROCm or XPU device, and there is none"))
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,13 @@
 import math
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
 from benchmarks.ops.floor import floor_milliseconds
+from benchmarks.report.answering import evidence, word_prompts
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.steps.answers import scores
@@ -303,6 +305,50 @@ def faults(results: dict[str, Any]) -> str:
     return f"{drawn}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
 
 
+def shared_prompts(results: dict[str, Any]) -> str:
+    """Return a row for each shape: tokens, times and memory where completions share their prompt, and where not."""
+    rows = []
+    for entry in results["entries"]:
+        shape, seconds, peak = entry["shape"], entry["seconds"], entry["peak_bytes"]
+        model = "random" if shape["model"] is None else Path(shape["model"]).name
+        again = ", checkpointed" if shape["gradient_checkpointing"] else ""
+        sizes = [str(shape[name]) for name in ("prompts", "prompt_length", "completion_length", "num_generations")]
+        times = [f"{statistics.median(seconds[arm]):.2f} s" for arm in ("shared", "separate")]
+        speedup = entry["speedup"]
+        rows.append(
+            [
+                f"{model}{again}",
+                *sizes,
+                f"{entry['tokens']['shared'] / entry['tokens']['separate']:.3f}",
+                *times,
+                f"{speedup['median']:.2f} ({speedup['low']:.2f} to {speedup['high']:.2f})",
+                f"{peak['shared'] / peak['separate']:.2f}",
+            ]
+        )
+    headings = ["model", "prompts", "P", "T", "G", "tokens", "shared", "separate", "speed-up (quartiles)", "memory"]
+    return table(headings, rows) + notes({}, [f"{name}: {reason}" for name, reason in results["missing"].items()], [])
+
+
+def architectures(results: dict[str, Any]) -> str:
+    """How far each architecture's distributions are from float64, or why it is refused."""
+    rows = []
+    for entry in results["entries"]:
+        name = [entry["name"], entry["special"]]
+        if entry["refused"]:
+            rows.append([*name, "refused", "", ""])
+            continue
+        head = "fused" if entry["head"] == "fused" else "its own logits"
+        rows.append([*name, head, *(f"{entry[way]:.0e}" for way in ("sampled", "scored"))])
+    served = [entry for entry in results["entries"] if not entry["refused"]]
+    worst = max(max(entry["sampled"], entry["scored"]) for entry in served)
+    return (
+        table(["architecture", "what is special", "head", "sampled", "scored"], rows)
+        + f"\n\n{len(served)} of {len(rows)} architectures are served, {len(rows) - len(served)} refused. The last two "
+        f"columns are the largest difference from float64, in nats, of any token's log-probability, entropy or "
+        f"self-certainty; none exceeds {worst:.0e}."
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
@@ -314,6 +360,12 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "answers": answers,
     "faults": faults,
+    "architectures": architectures,
 }
 # What a report says of each suite.
-SUITE_TABLES = TABLES | {"ops": all_ops}
+SUITE_TABLES = TABLES | {
+    "ops": all_ops,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
+    "shared-prompts": shared_prompts,
+}

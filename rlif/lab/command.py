@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
+from rlif.digits import duration
 from rlif.files.checksums import sealed
 from rlif.files.directories import is_whole, write_directory
 from rlif.files.json_values import write_json
@@ -54,8 +55,8 @@ def run(config: LabConfig) -> None:
             _run_stages(directory, config, console)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
-    spent = (time.monotonic() - started) / 60
-    console.print(f"Report: {directory / 'report.md'} ({spent:.0f} minutes)", soft_wrap=True)
+    spent = duration(time.monotonic() - started)
+    console.print(f"Report: {directory / 'report.md'} ({spent})", soft_wrap=True)
 
 
 def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:

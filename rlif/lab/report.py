@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlif.digits import duration
 from rlif.errors import UserError
 from rlif.files.checksums import check_seal
 from rlif.files.json_values import json_text, read_json
@@ -141,7 +142,7 @@ def page(
         f"(temperature 1) of {size['eval_prompts']} held-out problems x 4, every {size['eval_steps']} of "
         f"{size['max_steps']} steps. The majority answers that the guard goes by are those to {size['guard_prompts']} "
         "other problems, which have no answers; whether samples are degenerate it judges by all of them. "
-        f"{len(results)} trials, {summary['cpu_minutes']:.0f} minutes of processor time.",
+        f"{len(results)} trials, {duration(60 * summary['cpu_minutes'])} of processor time.",
         "",
         "![Training](training.png)",
         "",

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
 from rlif.data.prompts import read_prompts
+from rlif.digits import duration
 from rlif.errors import UserError
 from rlif.files.checksums import check_seal, sealed
 from rlif.files.json_values import read_json, without_nan, write_json
@@ -106,7 +107,7 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
                     start, guarded, last = (result["accuracy"][key] for key in ("start", "guarded", "last"))
                     console.print(
                         f"{running[future].name}: accuracy {start:.1%}, {guarded:.1%} at the guard's choice (step "
-                        f"{result['guard_step']}), {last:.1%} at the end ({result['seconds']:.0f} s)",
+                        f"{result['guard_step']}), {last:.1%} at the end ({duration(result['seconds'])})",
                         highlight=False,
                         soft_wrap=True,
                     )

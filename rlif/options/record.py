@@ -39,6 +39,20 @@ def check_resume(config: Any, what: str) -> None:
         )
 
 
+def check_new(output_dir: Path) -> None:
+    """Hold an output directory to being new: what it is for appears when it is whole.
+
+    Raises:
+        UserError: there is something of that name.
+    """
+    try:
+        exists = output_dir.exists()
+    except OSError as error:
+        raise UserError(f"output_dir: cannot make {output_dir}: {error.strerror}") from error
+    if exists:
+        raise UserError(f"output_dir: {output_dir} exists, expected a new directory")
+
+
 def output_directory(config: Any, name: str, *, what: str | None = None) -> Path:
     """The directory that a command will make, or that it resumes: `config.output_dir`, or runs/NAME-DATE-TIME.
 

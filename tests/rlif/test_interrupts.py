@@ -112,6 +112,36 @@ def test_a_first_signal_is_noted_and_only_a_second_ctrl_c_interrupts(number: int
     assert stop.received == signal.Signals(number).name
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_may_be_abandoned_is_at_once_and_then_nothing_interrupts(number: int) -> None:
+    went_on = []
+
+    def work(stop: StopRequest, count: int) -> None:
+        with stop.interruptible():
+            went_on.append("began")
+            send(number, count)
+            went_on.append("ended")
+
+    with StopRequest() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            work(stop, 1)
+        send(signal.SIGINT, times=3)  # what is being saved now is not interrupted
+        with pytest.raises(KeyboardInterrupt):
+            work(stop, 0)
+    assert went_on == ["began"]
+    assert stop.received == signal.Signals(number).name
+
+
+def test_what_must_not_be_abandoned_any_more_is_finished() -> None:
+    with StopRequest() as stop:
+        with stop.interruptible():
+            stop.hold()
+            send(signal.SIGTERM)
+        assert stop.received == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
 def test_nothing_interrupts_what_is_left_to_save() -> None:
     with StopRequest() as stop:
         stop.save_in_peace()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hurt import HOSTILE_VALUES, rewrite
 from rlif.errors import UserError
@@ -22,30 +21,12 @@ from rlif.training import setup as prepare
 from rlif.training.checkpoint import RunState, checkpoints
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
-from runs import MakeConfig, train
-from tiny_models import TIMES, files_of_at_most, make_model
+from runs import MakeConfig, assert_same_runs, train
+from tiny_models import files_of_at_most, make_model
 
 
-def weights(directory: Path) -> dict[str, torch.Tensor]:
-    (file,) = directory.glob("*model.safetensors")
-    return load_file(file)
-
-
-def assert_same(first: Path, second: Path) -> None:
-    """Both runs ended with the same bits, and logged the same."""
-    ours, theirs = weights(first / "model"), weights(second / "model")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    logs = []
-    for run in (first, second):
-        rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-        logs.append([{name: value for name, value in row.items() if name not in TIMES} for row in rows])
-    assert logs[0] == logs[1]
-    assert (first / "samples.jsonl").read_text() == (second / "samples.jsonl").read_text()
-
-
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send SIGTERM in the middle of that step, as a scheduler would."""
+def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send SIGTERM in that step, before its first weight has changed, as a scheduler would."""
     update = trainer.update
 
     def stop(learner: object, rollout: object, at: int, learning_rate: float) -> dict[str, float]:
@@ -60,7 +41,8 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     "changes",
     [
         {"num_iterations": 2, "mask_truncated_completions": True},
-        {"lora_rank": 4},
+        {"lora_rank": 4, "lora_modules_to_save": ("lm_head",)},
+        {"dtype": "bfloat16", "learning_rate": 3e-6, "logits_dtype": "float32"},
         {"reward": ("random", "self_certainty=0.5"), "weight_decay": 0.1, "evaluates": True},
     ],
 )
@@ -73,13 +55,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     whole = replace(config, output_dir=tmp_path / "whole")
     train(whole)
     with monkeypatch.context() as patch:
-        stop_after(3, patch)
-        with pytest.raises(KeyboardInterrupt, match="stopped after step 3; --resume continues"):
+        stop_in(3, patch)
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 2; --resume continues"):
             train(config)
-    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-3"]
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-2"]
     result = train(replace(config, resume=True))
     assert [row["step"] for row in result.rows] == ([0] if evaluates else []) + [1, 2, 3, 4, 5]
-    assert_same(whole.output_dir, config.output_dir)
+    assert_same_runs(whole.output_dir, config.output_dir)
 
 
 @pytest.fixture
@@ -136,7 +118,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint_to_resume_from(
     assert str(error.value).endswith("the newest checkpoint is checkpoint-4)")
     assert checkpoints(stopped.output_dir)[0].name == "checkpoint-4"
     train(stopped)
-    assert_same(whole.output_dir, stopped.output_dir)
+    assert_same_runs(whole.output_dir, stopped.output_dir)
 
 
 def test_only_the_newest_checkpoints_are_kept(make_config: MakeConfig) -> None:
