@@ -292,15 +292,17 @@ def faults(results: dict[str, Any]) -> str:
     """Return what was lost of every command by every kind of hurt."""
     commands = list(dict.fromkeys(cell["command"] for cell in results["entries"]))
     kinds = list(dict.fromkeys(cell["hurt"] for cell in results["entries"]))
-    cells = {
-        (cell["command"], cell["hurt"]): cell["why_not"] or f"{len(cell['lost'])} lost of {cell['tried']}"
-        for cell in results["entries"]
-    }
-    shown = table(
+
+    def shown(cell: dict[str, Any]) -> str:
+        tried = f"{len(cell['lost'])} lost of {cell['tried']}" if cell["tried"] else "not tried"
+        return cell["why_not"] or tried
+
+    cells = {(cell["command"], cell["hurt"]): shown(cell) for cell in results["entries"]}
+    drawn = table(
         ["", *(f"`{each}`" for each in commands)], [[kind, *(cells[each, kind] for each in commands)] for kind in kinds]
     )
     tried = sum(cell["tried"] for cell in results["entries"])
-    return f"{shown}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
+    return f"{drawn}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
 
 
 def shared_prompts(results: dict[str, Any]) -> str:

@@ -142,6 +142,18 @@ def test_what_is_said_of_all_shapes_has_the_least_speed_up_as_well_as_the_most()
     assert tables.all_shapes({"entries": []}) == ""
 
 
+def test_a_cell_of_the_hurts_says_how_many_were_lost_of_how_many_or_why_there_are_none():
+    kinds = {"SIGKILL": (4, [], None), "file cut": (3, ["x is gone"], None), "second process": (0, [], None)}
+    kinds["bit flipped"] = (0, [], "anew")
+    entries = [
+        {"command": "train", "hurt": kind, "tried": tried, "lost": lost, "why_not": why_not}
+        for kind, (tried, lost, why_not) in kinds.items()
+    ]
+    text = tables.faults({"entries": entries, "by_chance": 2})
+    for cell in ("0 lost of 4", "1 lost of 3", "not tried", "anew", "7 hurts, 2 of them drawn at random"):
+        assert cell in text
+
+
 def test_who_is_missing_from_one_op_is_not_said_to_be_missing_from_all():
     assert tables.missing({"missing": {"verl: token_stats": "no ray"}}) == ["verl in token_stats (no ray)"]
 
