@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.gates.disassembly import Counts, count_compiled
+from benchmarks.gates.peers_compiled import count_liger
 from rlif_kernels.backends import triton as launcher
 from rlif_kernels.backends.triton.backward import backward_kernel
 from rlif_kernels.backends.triton.forward import forward_kernel
@@ -180,5 +181,5 @@ def count_target(target: str) -> dict[str, Any]:
     ours = [count_kernel(kernel, target) for kernel in kernels()]
     return {
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
-        "counts": [asdict(counts) for counts in (*ours, *count_trl(target))],
+        "counts": [asdict(counts) for counts in (*ours, *count_trl(target), *count_liger(ahead_of_time, target))],
     }

@@ -28,7 +28,7 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
     target, kernels, _ = counts
     assert set(MAIN_PATHS) <= set(kernels)
     for name, entry in kernels.items():
-        if name.startswith("TRL"):  # shown beside ours where it is installed
+        if name.startswith(("TRL", "Liger")):  # shown beside ours where it is installed
             continue
         assert entry["spills"] == 0, name
         assert entry["barriers"] in (0, None), name  # None: no main loop over elements
@@ -47,6 +47,10 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
                 assert entry["load_bytes"] == 16, name
                 # Two programs of 256 threads, or one of 512, to a multiprocessor of 65536 registers (of 255 a thread).
                 assert entry["registers"] <= (168 if target == "sm_100" else 128), name
+    if target == "sm_90":
+        for name in MAIN_PATHS:
+            # 4.3 TB/s at 700 ns are 23 KB for each of 132 multiprocessors; the rest is for what the 700 ns leave out.
+            assert kernels[name]["in_flight"] >= 32 << 10, name
     # No cliff where rows do not start on 16 bytes: an instruction or so for each load, not twice the work.
     unaligned = kernels["forward (bf16, unaligned)"]["instructions"]
     assert unaligned <= kernels["forward (bf16)"]["instructions"] + 1.5, target
@@ -59,5 +63,5 @@ def test_no_kernel_is_larger_than_in_the_committed_counts(counts):
         pytest.skip(f"counted with Triton {committed['versions']['triton']}, compiled here with {triton_version}")
     baseline = {entry["kernel"]: entry for entry in committed["counts"] if entry["target"] == target}
     # Peers come and go with what is installed.
-    assert {name for name in baseline if not name.startswith("TRL")} <= set(kernels)
+    assert {name for name in baseline if not name.startswith(("TRL", "Liger"))} <= set(kernels)
     assert [fault for name in baseline if name in kernels for fault in larger(kernels[name], baseline[name])] == []
