@@ -3,6 +3,7 @@
     python -m benchmarks [SUITE ...] [--quick] [--output DIR] [--device cpu|cuda] [--peers PACKAGE ...] [--repeats N]
     python -m benchmarks report [--check] [--results DIR]
     python -m benchmarks compare BASE [--turns N] [options of pytest]
+    python -m benchmarks releases [--triton VERSION ...] [--targets TARGET ...]
     python -m benchmarks gpu --output DIR [--minutes N] [--wheels DIR] [--dry-run], or --apply FILE
 
   static         what the GPU kernels compile to, and what a call should take; needs no GPU
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     from benchmarks.runner import Options
 
 DEFAULT_OUTPUT = Path("runs/benchmarks")
-TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
+TOOLS = {
+    "report": "benchmarks.report",
+    "compare": "benchmarks.gates.compare",
+    "releases": "benchmarks.gates.releases",
+    "gpu": "benchmarks.gpu.command",
+}
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo", "answers")
 

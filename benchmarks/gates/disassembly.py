@@ -56,7 +56,7 @@ def count_compiled(
     of them to count, the one that writes or the one that does not.
     """
     amd = target.startswith("gfx")
-    program = amd_program(compiled.asm["amdgcn"]) if amd else nvidia_program(compiled.asm["cubin"])
+    program = disassembled(target, compiled)
     warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
     device = gpu_of(target).device
     programs = resident_programs(device, program.registers, warps, shared)
@@ -87,6 +87,13 @@ def count_compiled(
         **residency,
         in_flight=(bytes_under_way_amd if amd else bytes_under_way)(loop) * warps * device.warp * programs,
     )
+
+
+def disassembled(target: str, compiled: Any) -> Program:
+    """The program that Triton compiled for a target."""
+    if target.startswith("gfx"):
+        return amd_program(compiled.asm["amdgcn"])
+    return nvidia_program(compiled.asm["cubin"])
 
 
 def nvidia_program(cubin: bytes) -> Program:

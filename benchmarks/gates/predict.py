@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.gates.hardware import GPU, GPUS, LATENCY_SECONDS, LAUNCH_SECONDS, balance
-from rlif_kernels.backends.triton import plan
+from rlif_kernels.backends.triton import launches, plan
 
 # Those of the report: vocabularies of Llama 2, GPT-2, Llama 3, Qwen2.5 and Gemma.
 COLUMNS = (32000, 50257, 102400, 128256, 151936, 262144)
@@ -101,7 +101,8 @@ def passes(gpu: GPU, op: str, rows: int, columns: int, dtype: str, counts: Mappi
     size = float(rows * columns * itemsize)
 
     def forward(planned: plan.ForwardPlan) -> Pass:
-        counted = counts[f"{'chunk' if planned.split else 'forward'} ({dtype})"]
+        slices = f", {planned.slices} slices" if planned.slices > 1 else ""
+        counted = counts[f"part ({dtype}{slices})" if planned.split else f"forward ({dtype})"]
         return Pass(counted, size, size, planned.programs, planned.resident, planned.balance)
 
     def backward(planned: plan.BackwardPlan) -> Pass:
@@ -115,7 +116,8 @@ def passes(gpu: GPU, op: str, rows: int, columns: int, dtype: str, counts: Mappi
     loss = plan.loss(rows, columns, itemsize, device)
     if loss.path == "pair":
         return [forward(loss.forward), backward(loss.backward)]
-    kind = "" if loss.launch.num_warps == 16 else ", short rows"
+    short = launches.current().find("grpo_short", device.architecture, itemsize, columns)
+    kind = ", short rows" if loss.launch == short else ""
     looks = [counts[f"grpo {loop} ({dtype}{kind})"] for loop in ("statistics", "gradient")]
     share = (loss.programs, loss.resident, loss.balance)
     again = 0.0 if loss.fits else size

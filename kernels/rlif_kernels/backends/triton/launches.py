@@ -17,9 +17,9 @@ from typing import Any
 FILE = Path(__file__).with_name("launches.json")
 HINTS = ("", "evict_first", "evict_last")
 PATHS = ("auto", "fused", "pair")
-# forward: a whole row, with up to the three default fields; forward_all: with sum_sq_probs or top_probs; forward_part: a
-# part of a row that several programs share. grpo: one program has a multiprocessor to itself; grpo_short: two share it.
-KERNELS = ("forward", "forward_all", "forward_part", "backward", "grpo", "grpo_short")
+# forward: a whole row; forward_all: with sum_sq_probs or top_probs, whose state is twice as large; ..._part: a part of a
+# row that several programs share. grpo: one program has a multiprocessor to itself; grpo_short: two share it.
+KERNELS = ("forward", "forward_all", "forward_part", "forward_all_part", "backward", "grpo", "grpo_short")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Launch:
     """Of the loss: "fused" in one kernel, "pair" in a forward and a backward; "auto" lets `plan` decide."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("num_warps", 1, 32), ("num_stages", 1, 8), ("unroll", 1, 16)):
+        for name, low, high in (("num_warps", 1, 32), ("num_stages", 1, 8), ("unroll", 1, 64)):
             value = getattr(self, name)
             if not low <= value <= high or (name == "num_warps" and value & (value - 1)):
                 powers = "a power of two, " if name == "num_warps" else ""

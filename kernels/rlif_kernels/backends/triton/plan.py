@@ -4,7 +4,7 @@ The launcher goes by these plans, and `python -m benchmarks static` predicts fro
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlif_kernels.backends.triton import launches
@@ -25,6 +25,8 @@ SLICES = (1, 2, 4)
 SPLIT_EFFICIENCY = 0.85
 # Bytes under way that keep a multiprocessor's share of the memory busy: 4.3 TB/s at 700 ns on 132 of them are 23 KB.
 BYTES_NEEDED = 24 << 10
+# A plan this close to the best that there can be is not split further.
+GOOD = 0.95
 # The second look of the fused loss finds its rows in the cache if they fill no more than this share of it.
 CACHE_SHARE = 0.8
 
@@ -125,6 +127,11 @@ def loss(num_rows: int, num_columns: int, itemsize: int, device: Device) -> Loss
     return _loss(launches.current(), num_rows, num_columns, itemsize, device)
 
 
+def num_chunks(num_columns: int, itemsize: int) -> int:
+    """Chunks of a row: the parts of it that are added up first, whoever does."""
+    return _cdiv(num_columns * itemsize, TILES * TILE_BYTES)
+
+
 def resident_programs(launch: Launch, device: Device) -> int:
     """How many programs a multiprocessor holds at a time, by their threads, registers and shared memory; at least 1."""
     threads = launch.num_warps * device.warp
@@ -136,9 +143,14 @@ def resident_programs(launch: Launch, device: Device) -> int:
     return max(1, programs)
 
 
-def bytes_in_flight(launch: Launch) -> int:
-    """Bytes that a program reading a row, or a slice of its lanes, has asked for before it waits for the first of them."""
-    return launch.unroll * max(1, launch.num_stages - 1) * TILE_BYTES
+def part_of(launch: Launch, slices: int, warp: int) -> Launch:
+    """The launch of a slice: threads that have fewer lanes each take more tiles in a turn, and none has no lane."""
+    return replace(launch, num_warps=min(launch.num_warps, LANES // slices // warp), unroll=launch.unroll * slices)
+
+
+def bytes_in_flight(launch: Launch, slices: int = 1) -> int:
+    """Bytes of a row, or of a slice of its lanes, that a program has asked for before it waits for the first."""
+    return launch.unroll * max(1, launch.num_stages - 1) * TILE_BYTES // slices
 
 
 def balance(programs: int, resident: int, multiprocessors: int) -> float:
@@ -165,19 +177,22 @@ def _forward(
     def plan(name: str, slices: int) -> ForwardPlan:
         launch = table.find(name, device.architecture, itemsize, num_columns)
         split = slices > 0
+        if split:
+            launch = part_of(launch, slices, device.warp)
         programs = num_rows * (chunks * slices if split else 1)
         resident = resident_programs(launch, device)
         balanced = balance(programs, resident, device.multiprocessors)
-        efficiency = balanced * _fill(programs, resident, device.multiprocessors, bytes_in_flight(launch))
+        efficiency = balanced * _fill(programs, resident, device.multiprocessors, bytes_in_flight(launch, max(1, slices)))
         if split:
             efficiency *= SPLIT_EFFICIENCY
         return ForwardPlan(launch, split, chunks, slices, programs, resident, balanced, efficiency, int(split))
 
-    chunks = _cdiv(num_columns * itemsize, TILES * TILE_BYTES)
-    whole = plan("forward_all" if all_fields else "forward", 0)
+    chunks = num_chunks(num_columns, itemsize)
+    name = "forward_all" if all_fields else "forward"
+    whole = plan(name, 0)
     if whole.launch.slices is not None:
-        return plan("forward_part", whole.launch.slices) if whole.launch.slices else whole
-    parts = [plan("forward_part", slices) for slices in SLICES if chunks * slices > 1]
+        return plan(f"{name}_part", whole.launch.slices) if whole.launch.slices else whole
+    parts = [plan(f"{name}_part", slices) for slices in SLICES if chunks * slices > 1]
     return max([whole, *parts], key=lambda each: each.efficiency)
 
 
@@ -185,15 +200,17 @@ def _forward(
 def _backward(table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device) -> BackwardPlan:
     launch = table.find("backward", device.architecture, itemsize, num_columns)
     resident = resident_programs(launch, device)
-    needed = device.multiprocessors * min(resident, _cdiv(BYTES_NEEDED, launch.block_bytes) + 1)
-    tiles = launch.tiles
-    while tiles > 1 and num_rows * _cdiv(num_columns * itemsize, tiles * launch.block_bytes) < needed:
-        tiles //= 2
-    chunks = _cdiv(num_columns * itemsize, tiles * launch.block_bytes)
-    programs = num_rows * chunks
-    balanced = balance(programs, resident, device.multiprocessors)
-    efficiency = balanced * _fill(programs, resident, device.multiprocessors, launch.block_bytes)
-    return BackwardPlan(launch, tiles, chunks, programs, resident, balanced, efficiency)
+
+    def plan(tiles: int) -> BackwardPlan:
+        chunks = _cdiv(num_columns * itemsize, tiles * launch.block_bytes)
+        programs = num_rows * chunks
+        balanced = balance(programs, resident, device.multiprocessors)
+        efficiency = balanced * _fill(programs, resident, device.multiprocessors, launch.block_bytes)
+        return BackwardPlan(launch, tiles, chunks, programs, resident, balanced, efficiency)
+
+    # The largest chunks that are good enough: each program loads its row's constants anew.
+    plans = [plan(launch.tiles >> i) for i in range(launch.tiles.bit_length())]
+    return next((each for each in plans if each.efficiency >= GOOD), max(plans, key=lambda each: each.efficiency))
 
 
 @functools.lru_cache(maxsize=4096)
