@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-# A GPU waits so many cycles, about a millisecond, before each call that is timed: in the meantime the host hands over all
-# of the call's launches, and what is timed is the device's work and not how fast the host is.
+# A GPU waits so many cycles, about a millisecond, before each call that is timed: in the meantime the host hands over
+# all of the call's launches, and what is timed is the device's work and not how fast the host is.
 AHEAD_CYCLES = 2_000_000
 
 

@@ -60,9 +60,9 @@ GPUS = {
         GPU("H200", "sm_90", Device("sm_90", 132, **_HOPPER), 1.75e9, 4.8e12, 128, 16,
             f"NVIDIA H200 SXM datasheet; {_CUDA}; the rest is the H100's"),
         GPU("B200", "sm_100", Device("sm_100", 148, 126 << 20), 1.85e9, 8e12, 128, 16,
-            f"NVIDIA HGX B200 datasheet; {_CUDA}; cache and multiprocessors as its driver reports them, the clock is assumed"),
+            f"NVIDIA HGX B200 datasheet; {_CUDA}; cache and multiprocessors as reported; the clock is assumed"),
         GPU("MI300X", "gfx942", Device("gfx942", 304, 256 << 20, warp=64, registers=131072, shared_bytes=64 << 10),
-            2.1e9, 5.3e12, 64, 16, "AMD Instinct MI300X datasheet and CDNA 3 whitepaper; the cache is the Infinity Cache"),
+            2.1e9, 5.3e12, 64, 16, "AMD Instinct MI300X datasheet, CDNA 3 whitepaper; the cache is the Infinity Cache"),
     )
 }  # fmt: skip
 # How many programs a multiprocessor holds at most, whatever they need.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.gates.hardware import GPU, GPUS, LATENCY_SECONDS, LAUNCH_SECONDS, balance
+from benchmarks.gates.hardware import GPU, GPUS, LATENCY_SECONDS, LAUNCH_SECONDS
 from rlif_kernels.backends.triton import launches, plan
 
 # Those of the report: vocabularies of Llama 2, GPT-2, Llama 3, Qwen2.5 and Gemma.
@@ -133,7 +133,7 @@ def peers(gpu: GPU, name: str, rows: int, columns: int, counts: Mapping[str, Cou
     reads_alone = name.split()[-2] == "forward"
     blocks = -(-columns // TRL_BLOCK) if name.startswith("TRL") and not reads_alone else 1
     programs, resident = rows * blocks, counted["programs"]
-    share = balance(programs, resident * gpu.device.multiprocessors)
+    share = plan.balance(programs, resident, gpu.device.multiprocessors)
     each = Pass(counted, (2 if reads_alone else 4) * elements, 2 * elements, programs, resident, share)
     return together(gpu, elements, [each], launches=1, memsets=0)
 

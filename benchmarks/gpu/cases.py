@@ -348,7 +348,7 @@ def head_faults(case: Case, device: str, backend: str | None) -> list[str]:
         torch.randn(case.rows, HIDDEN_SIZE, device=device).to(dtype),
         (3 / math.sqrt(HIDDEN_SIZE) * torch.randn(case.columns, HIDDEN_SIZE, device=device)).to(dtype),
     ]
-    ours, exact = ([leaf.to(to).requires_grad_() for leaf in leaves] for to in (dtype, torch.float64))
+    ours, exact = ([leaf.to(to, copy=True).requires_grad_() for leaf in leaves] for to in (dtype, torch.float64))
     targets = torch.randint(case.columns, (case.rows,), device=device)
     more: dict[str, Any] = {"backend": backend, "tile_bytes": case.columns * dtype.itemsize * case.rows // 3}
     if case.op == "linear_token_stats":

@@ -1,4 +1,4 @@
-"""Part `counters`: profile counters of our kernels, by NVIDIA's Nsight Compute (`ncu`), where it is installed and allowed to count."""
+"""Part `counters`: profile counters of our kernels, by NVIDIA's Nsight Compute (`ncu`), where it may count."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ PEERS = ("TRL", "Liger")
 
 def static_table(results: dict[str, Any]) -> str:
     """The main loops on every target, and what is predicted of a few calls."""
+    if not results.get("counts"):  # no target's kernels compiled: what is missing says why
+        return ""
     found = [each for each in predictions(results["counts"]) if (each["rows"], each["columns"]) in PAGE_SHAPES]
     page = [each for each in found if each["dtype"] == "bf16"]
     return f"{counts_table(results)}\n\nPredicted, of bfloat16 logits:\n\n{calls_table(page)}"
@@ -85,6 +87,8 @@ def launches_table(found: list[Prediction], gpu: str) -> str:
 
 def static_report(results: dict[str, Any]) -> str:
     """All kernels, all shapes, and what each GPU is taken to be."""
+    if not results.get("counts"):
+        return ""
     found = predictions(results["counts"])
     facts = [
         [gpu.name, str(gpu.device.multiprocessors), f"{gpu.clock / 1e9:.2f} GHz", f"{gpu.bandwidth / 1e12:.2f} TB/s",
@@ -95,8 +99,8 @@ def static_report(results: dict[str, Any]) -> str:
     parts = [
         counts_table(results),
         "### What a call should take",
-        "Predicted from the counts above and the launcher's plans, not measured; behind each time what bounds it: bytes, "
-        "the latency of the loads under way, instructions, exponentials, or launches.",
+        "Predicted from the counts above and the launcher's plans, not measured. Behind each time stands what bounds "
+        "it: bytes, latency of the loads under way, instructions, exponentials, or launches.",
         calls_table(found),
         launches_table(found, "H200") if any(each["gpu"] == "H200" for each in found) else "",
         f"Of each bandwidth {REACHED:.0%} are taken to be reached.",

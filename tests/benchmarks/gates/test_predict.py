@@ -1,10 +1,10 @@
-"""What is predicted of a call follows from counts, plans and facts: launches fill a device, and the bound is the right one."""
+"""What is predicted follows from counts, plans and facts: launches fill devices, and the bound is the right one."""
 
 import json
 
 import pytest
 
-from benchmarks.gates.hardware import GPUS, balance, resident_programs
+from benchmarks.gates.hardware import GPUS, resident_programs
 from benchmarks.gates.predict import (
     COLUMNS,
     ITEMSIZES,
@@ -86,12 +86,12 @@ def test_a_simulated_launch_knows_a_bad_one():
     counted = {"in_flight": 64 << 10, "programs": 1, "instructions": 9.0, "exponentials": 1.0}
     gpu = GPUS["H200"]
     # Six rows more than there are multiprocessors, each of which holds one: they run alone.
-    alone = Pass(counted, 138.0, 138.0, 138, 1, balance(138, 132))
+    alone = Pass(counted, 138.0, 138.0, 138, 1, plan.balance(138, 1, 132))
     assert alone.balance == pytest.approx(138 / 264)
     assert simulated_balance(gpu, alone) < 0.6
     assert simulated_balance(gpu, Pass(counted, 264.0, 264.0, 264, 1, 1.0)) == 1.0
     # Four to each, of which the last wave still draws all that the memory has.
-    shared = Pass(counted | {"programs": 4}, 900.0, 900.0, 900, 4, balance(900, 528))
+    shared = Pass(counted | {"programs": 4}, 900.0, 900.0, 900, 4, plan.balance(900, 4, 132))
     assert shared.balance < 0.9 < simulated_balance(gpu, shared)
 
 

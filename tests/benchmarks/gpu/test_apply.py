@@ -29,8 +29,9 @@ def spread(median):
 def timed(op, rows, columns, **milliseconds):
     implementations = {
         name: {
-            "package": "rlif" if name == "rlif" else "trl", "composed": "", "output_error": 1e-7, "gradient_error": 1e-7,
-            "wrong": False, "forward": spread(value / 3), "forward_backward": spread(value),
+            "package": "rlif" if name == "rlif" else "trl", "composed": "", "wrong": False,
+            "output_error": 1e-7, "gradient_error": 1e-7,
+            "forward": spread(value / 3), "forward_backward": spread(value),
         }
         for name, value in milliseconds.items()
     }  # fmt: skip
@@ -70,7 +71,7 @@ def made_up(tmp_path):
         "parts": {name: {"skipped": "made up"} for name in MODULES}
         | {
             "contract": {"cases": 2, "right": 1, "wrong": {"a case": ["entropy: off"]}, "not tried": []},
-            "ops": {"entries": [timed("token_stats", 8192, 151936, rlif=1.625, TRL=2.75)], "missing": {}, "skipped": {}},
+            "ops": {"entries": [timed("token_stats", 8192, 151936, rlif=1.625, TRL=2.75)]},
             "variants": {"architecture": "sm_90", "entries": variants, "missing": {}, "skipped": []},
         },
     }  # fmt: skip

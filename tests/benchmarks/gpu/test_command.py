@@ -162,4 +162,5 @@ def test_the_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
     assert list(results["parts"]) == list(MODULES)
     for name, found in results["parts"].items():
         assert not {"failed", "stopped", "tail"} & set(found), (name, found)
+    assert results["parts"]["step"]["implementations"]["rlif"]["tokens_per_second"] > 0
     assert summary(results) in process.stdout

@@ -1,0 +1,34 @@
+"""The launches that a GPU is to time, compiled ahead of time: do they spill, or take more registers than they say?"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from benchmarks.gpu.variants import VARIANTS, Variant
+
+# Choices that change what is compiled; the others are hints, or decide which kernel is launched.
+COMPILED = {"num_stages", "num_warps", "unroll", "block_bytes", "max_registers"}
+
+
+def compiled_variants() -> list[Variant]:
+    return [each for group in VARIANTS.values() for each in group if COMPILED & each.choices.keys()]
+
+
+def variant_faults(target: str) -> list[str]:
+    """What is wrong with the variants on a target; to be called in a process of its own, which compiles kernels."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    compiled = importlib.import_module("benchmarks.gates.compiled")
+    launches = importlib.import_module("rlif_kernels.backends.triton.launches")
+    found = []
+    for variant in compiled_variants():
+        name = "grpo statistics" if variant.kernel.startswith("grpo") else variant.kernel
+        short = variant.kernel == "grpo_short"
+        for dtype in (compiled.torch.bfloat16, compiled.torch.float32):
+            kernel = compiled.Kernel(name, dtype, short=short)
+            with launches.override(variant.kernel, **variant.choices):
+                bound = launches.current().find(variant.kernel, target, dtype.itemsize, 151936).registers
+                program = compiled.disassembled(target, compiled.compile_kernel(kernel, target))
+            if program.spills or program.registers > bound:
+                found.append(f"{kernel}, {variant}: {program.registers} registers of {bound}, {program.spills} spills")
+    return found
