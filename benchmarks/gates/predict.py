@@ -7,7 +7,7 @@ largest of the first four, over the balance of the programs, is the time of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ ROWS = (64, 1024, 8192)
 SHAPES = tuple((rows, columns) for columns in COLUMNS for rows in ROWS)
 ITEMSIZES = {"bf16": 2, "fp32": 4}
 OPS = ("forward", "backward", "grpo_loss")
-PLANS = {"forward": plan.forward, "backward": plan.backward, "grpo_loss": plan.loss}
+PLANS: dict[str, Callable[..., Any]] = {"forward": plan.forward, "backward": plan.backward, "grpo_loss": plan.loss}
 TRL_BLOCK = 1024
 
 Counted = Mapping[str, Any]
@@ -85,7 +85,7 @@ def together(gpu: GPU, elements: float, passes: list[Pass], launches: int, memse
 def ours(gpu: GPU, op: str, rows: int, columns: int, dtype: str, counts: Mapping[str, Counted]) -> Prediction:
     """Predict one of `OPS` as the launcher would run it; the arguments are those of `passes`."""
     itemsize, device = ITEMSIZES[dtype], gpu.device
-    planned: Any = PLANS[op](rows, columns, itemsize, device)
+    planned = PLANS[op](rows, columns, itemsize, device)
     path = getattr(planned, "path", "")
     found = passes(gpu, op, rows, columns, dtype, counts)
     return together(gpu, float(rows * columns), found, planned.launches, planned.memsets, path)

@@ -39,7 +39,8 @@ def run_parts(parts: Sequence[Part], seconds: float, save: Callable[[dict[str, A
     """
     started = time.perf_counter()
     shares = sum(part.share for part in parts)
-    until, entries = 0.0, {}
+    until = 0.0
+    entries: dict[str, Any] = {}
     for part in parts:
         until += part.share
         begun = time.perf_counter()

@@ -276,7 +276,7 @@ def changed_bits(stats: TokenStats, inputs: Inputs, options: dict[str, Any]) -> 
     """A row has the same bits on every run, and alone as in the batch."""
     found = []
     for what, part in (("again", slice(None)), ("alone", slice(2, 3))):
-        rows = {
+        rows: dict[str, Any] = {
             name: value[part] if isinstance(value, Tensor) and value.dim() else value for name, value in options.items()
         }
         with torch.no_grad():
@@ -304,7 +304,7 @@ def loss_faults(inputs: Inputs, backend: str | None) -> list[str]:
     old = grouped(logprob.float()) + 0.4 * steps
     ref = grouped(logprob.float()) + 0.3 * torch.randn(shape, device=targets.device)
     advantages = torch.randn(shape[0], device=targets.device)
-    terms = {"beta": 0.04, "entropy_coef": 0.02, "self_certainty_coef": 0.01}
+    terms: dict[str, Any] = {"beta": 0.04, "entropy_coef": 0.02, "self_certainty_coef": 0.01}
 
     leaf = inputs.logits.detach().clone() if inputs.inplace else inputs.logits.detach()
     leaf.requires_grad_()
@@ -348,27 +348,28 @@ def head_faults(case: Case, device: str, backend: str | None) -> list[str]:
         torch.randn(case.rows, HIDDEN_SIZE, device=device).to(dtype),
         (3 / math.sqrt(HIDDEN_SIZE) * torch.randn(case.columns, HIDDEN_SIZE, device=device)).to(dtype),
     ]
-    ours, exact = ([leaf.to(to, copy=True).requires_grad_() for leaf in leaves] for to in (dtype, torch.float64))
+    ours, exact = (tuple(leaf.to(to, copy=True).requires_grad_() for leaf in leaves) for to in (dtype, torch.float64))
+    (hidden, weight), (exact_hidden, exact_weight) = ours, exact
     targets = torch.randint(case.columns, (case.rows,), device=device)
     more: dict[str, Any] = {"backend": backend, "tile_bytes": case.columns * dtype.itemsize * case.rows // 3}
     if case.op == "linear_token_stats":
         weights = {name: torch.randn(case.rows, device=device) for name in DEFAULT_OUTPUTS}
         with poisoned():
-            values = linear_token_stats(*ours, targets, **more)
+            values = linear_token_stats(hidden, weight, targets, **more)
             mixed(values, weights).backward()
-        wanted = reference.linear_token_stats(*exact, targets)
+        wanted = reference.linear_token_stats(exact_hidden, exact_weight, targets)
         mixed(wanted, weights).backward()
         pairs = [(name, getattr(values, name), getattr(wanted, name)) for name in DEFAULT_OUTPUTS]
     else:
         shape = (case.rows // 4, 4)
         advantages = torch.randn(shape[0], device=device)
         with poisoned():
-            hidden = ours[0].view(*shape, -1)
-            loss = linear_grpo_loss(hidden, ours[1], targets.view(shape), advantages, entropy_coef=0.02, **more)
+            completions = hidden.view(*shape, -1)
+            loss = linear_grpo_loss(completions, weight, targets.view(shape), advantages, entropy_coef=0.02, **more)
             loss.loss.backward()
-        hidden = exact[0].view(*shape, -1)
+        completions = exact_hidden.view(*shape, -1)
         expected = reference.linear_grpo_loss(
-            hidden, exact[1], targets.view(shape), advantages.double(), entropy_coef=0.02
+            completions, exact_weight, targets.view(shape), advantages.double(), entropy_coef=0.02
         )
         expected.loss.backward()
         pairs = [("logprob", loss.logprob, expected.logprob), ("entropy", loss.entropy, expected.entropy)]

@@ -24,6 +24,7 @@ PROCESSES = 8
 def measure(task: Task) -> None:
     """Fill in how many cases are right, which are wrong and how, and which there was no time for."""
     cases = grid(task.tiny)
+    task.found |= {"device": describe_device(task.device)}
     task.found |= {"cases": len(cases), "right": 0, "wrong": {}, "not tried": [str(case) for case in cases]}
     waiting = iter(cases)
     lock = threading.Lock()
@@ -51,6 +52,23 @@ def measure(task: Task) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """What the launcher's plans go by, and how much memory there is."""
+    if device == "cpu":
+        return {}
+    properties = torch.cuda.get_device_properties()
+    names = (
+        "name",
+        "major",
+        "minor",
+        "multi_processor_count",
+        "L2_cache_size",
+        "total_memory",
+        "regs_per_multiprocessor",
+    )
+    return {name: getattr(properties, name, None) for name in names}
 
 
 def tried(case: Case, device: str) -> list[str]:

@@ -6,6 +6,8 @@ first, since it takes seconds for every shape.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from benchmarks.gpu.part import Task
 from benchmarks.machine import free_bytes
 from benchmarks.memory import describe_error
@@ -36,7 +38,7 @@ def measure(task: Task) -> None:
     compare(task, COMPILED, [shape for shape in every if shape.rows == ROWS[0]], 0.5)
 
 
-def compare(task: Task, who: dict[str, tuple[str, ...]], shapes: list[Shape], seconds: float) -> None:
+def compare(task: Task, who: Mapping[str, tuple[str, ...]], shapes: list[Shape], seconds: float) -> None:
     """Time each op at each shape, for about so many seconds each; what there is no time for is named.
 
     Args:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,8 +74,8 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
 # The most telling first. Rows that fill the device, and rows that do not.
 SHAPES = tuple((rows, columns) for columns in (151936, 32000, 128256, 262144) for rows in (8192, 64, 1024))
 DTYPES = (torch.bfloat16, torch.float32)
-TINY_SHAPES, TINY_DTYPES = ((4, 5000),), (torch.float32,)
-TINY_VARIANTS = 2
+TINY_SHAPES, TINY_DTYPES = ((4, 300),), (torch.float32,)
+TINY_VARIANTS = 1
 SECONDS = 0.6
 # Most of the time goes into compiling: rows that are split and rows that are not, in several processes at once.
 PROCESSES = 8
@@ -163,9 +164,9 @@ def time_variants(
             entry["missing"][str(variant)] = "its bits differ from the table's"
             continue
         entry["variants"][str(variant)] = {"kernel": variant.kernel, "choices": variant.choices}
-        calls[str(variant)] = lambda variant=variant: launched(call, variant)
+        calls[str(variant)] = partial(launched, call, variant)
     times: dict[str, list[float]] = {}
-    timing.in_turn(calls, 0.01 if task.tiny else SECONDS, task.device, times)
+    timing.in_turn(calls, SECONDS, task.device, times, rounds=(1, 1) if task.tiny else (5, 30))
     entry["milliseconds"] = {name: timing.spread(values) for name, values in times.items()}
     medians = {name: each["median"] for name, each in entry["milliseconds"].items()}
     entry["best"] = min(medians, key=medians.__getitem__)
