@@ -100,7 +100,8 @@ def static_report(results: dict[str, Any]) -> str:
         counts_table(results),
         "### What a call should take",
         "Predicted from the counts above and the launcher's plans, not measured. Behind each time stands what bounds "
-        "it: bytes, latency of the loads under way, instructions, exponentials, or launches.",
+        "it: bytes, latency of the loads under way, instructions, exponentials, or launches. Of `grpo_loss` it is the "
+        "kernels; what torch does with one number a token comes on top.",
         calls_table(found),
         launches_table(found, "H200") if any(each["gpu"] == "H200" for each in found) else "",
         f"Of each bandwidth {REACHED:.0%} are taken to be reached.",

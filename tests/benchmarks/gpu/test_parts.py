@@ -1,5 +1,7 @@
 """Every part of the GPU command runs on a CPU, so that nothing but a device can make it fail on one."""
 
+import multiprocessing
+
 import pytest
 import torch
 
@@ -8,11 +10,12 @@ from benchmarks.gpu import cases, contract, heads, ops, variants
 from benchmarks.gpu.part import Task
 from benchmarks.memory import in_fresh_process
 from benchmarks.ops.implementations import IMPLEMENTATIONS
+from comparison import DEVICE
 from rlif_kernels.backends.triton import launches
 
 
 def measured(module):
-    task = Task("cpu", "tiny", 100)
+    task = Task(DEVICE, "tiny", 100)
     module.measure(task)
     return task.found
 
@@ -36,7 +39,7 @@ def test_memory_that_a_kernel_leaves_unwritten_is_noticed(op, monkeypatch):
 
     monkeypatch.setattr(cases, op, forgetful)
     case = cases.Case(op, "float32", 8, 300, "as it comes")
-    assert any(fault.startswith("entropy") for fault in cases.faults(case, "cpu", None))
+    assert any(fault.startswith("entropy") for fault in cases.faults(case, DEVICE, None))
 
 
 def test_a_case_that_faults_is_named_and_costs_the_others_nothing(monkeypatch):
@@ -45,6 +48,36 @@ def test_a_case_that_faults_is_named_and_costs_the_others_nothing(monkeypatch):
     found = measured(contract)
     assert list(found["wrong"].values()) == [["ZeroDivisionError: division by zero"]]
     assert found["right"] == 2
+
+
+def test_a_process_that_loses_its_device_without_a_word_is_named():
+    here, there = multiprocessing.Pipe()
+    there.close()
+    asked = contract.ask(here, cases.grid(True)[0], Task(DEVICE, "full", 100))
+    assert asked == (["its process ended without a word"], False)
+
+
+@pytest.mark.slow
+def test_cases_are_dealt_to_processes_and_what_there_is_no_time_for_is_named(monkeypatch):
+    monkeypatch.setattr(contract, "PROCESSES", 2)
+    monkeypatch.setattr(contract, "grid", lambda tiny: cases.grid(True)[:6])
+    task = Task(DEVICE, "full", 200)
+    contract.measure(task)
+    assert (task.found["right"], task.found["wrong"], task.found["not tried"]) == (6, {}, [])
+    late = Task(DEVICE, "full", 0)
+    contract.measure(late)
+    assert len(late.found["not tried"]) == 6
+
+
+@pytest.mark.slow
+def test_variants_are_compiled_beforehand_by_several_processes(monkeypatch):
+    monkeypatch.setattr(variants, "PROCESSES", 2)
+    monkeypatch.setattr(variants, "DTYPES", (torch.float32,))
+    monkeypatch.setattr(variants, "VARIANTS", {"forward": variants.VARIANTS["forward"][:1]})
+    task = Task(DEVICE, "full", 1000)
+    variants.compile_all(task)
+    assert "compiled" not in task.found
+    assert task.found["compile_seconds"] > 0
 
 
 def test_the_ops_and_the_heads_are_timed_beside_their_floors(monkeypatch):
@@ -69,7 +102,7 @@ def test_variants_have_the_bits_of_the_table_or_are_not_timed(monkeypatch):
         assert entry["best"] in entry["milliseconds"]
     wrong = variants.Variant("forward", {"num_stages": 2})
     monkeypatch.setattr(variants, "launched", lambda call, variant: [value + 1 for value in call()])
-    entry = variants.time_variants("forward", 4, 300, torch.float32, (wrong,), Task("cpu", "tiny", 100))
+    entry = variants.time_variants("forward", 4, 300, torch.float32, (wrong,), Task(DEVICE, "tiny", 100))
     assert entry["missing"] == {str(wrong): "its bits differ from the table's"}
 
 
