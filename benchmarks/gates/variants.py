@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 
+import torch
+
 from benchmarks.gpu.variants import VARIANTS, Variant
 
 # Choices that change what is compiled; the others are hints, or decide which kernel is launched.
@@ -15,17 +17,17 @@ def compiled_variants() -> list[Variant]:
     return [each for group in VARIANTS.values() for each in group if COMPILED & each.choices.keys()]
 
 
-def variant_faults(target: str) -> list[str]:
+def variant_faults(target: str, dtypes: tuple[str, ...] = ("bfloat16", "float32")) -> list[str]:
     """What is wrong with the variants on a target; to be called in a process of its own, which compiles kernels."""
     os.environ.pop("TRITON_INTERPRET", None)
     compiled = importlib.import_module("benchmarks.gates.compiled")
     launches = importlib.import_module("rlif_kernels.backends.triton.launches")
     found = []
     for variant in compiled_variants():
-        name = "grpo statistics" if variant.kernel.startswith("grpo") else variant.kernel
+        loop = "grpo statistics" if variant.kernel.startswith("grpo") else variant.kernel
         short = variant.kernel == "grpo_short"
-        for dtype in (compiled.torch.bfloat16, compiled.torch.float32):
-            kernel = compiled.Kernel(name, dtype, short=short)
+        for dtype in (getattr(torch, name) for name in dtypes):
+            kernel = compiled.Kernel(loop, dtype, short=short)
             with launches.override(variant.kernel, **variant.choices):
                 bound = launches.current().find(variant.kernel, target, dtype.itemsize, 151936).registers
                 program = compiled.disassembled(target, compiled.compile_kernel(kernel, target))

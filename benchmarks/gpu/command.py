@@ -20,7 +20,7 @@ is named. `--wheels` puts the wheels of a directory in front of what is installe
 table, and its figures to the pages.
 
 `--dry-run` goes through the same motions on tiny tensors, on a CPU too: it shows that the script works, and its figures
-mean nothing.
+mean nothing. It takes peers along where wheels are carried.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def carried(site: Path) -> dict[str, str]:
 def run(output: Path, minutes: float, wheels: Path | None, dry_run: bool, device: str) -> dict[str, Any]:
     """Run the parts; returns the results, which are in OUTPUT/gpu.json."""
     path = output / "gpu.json"
-    size = "tiny" if dry_run else "full"
+    size = "full" if not dry_run else "tiny" if wheels is None else "tiny with peers"
     results: dict[str, Any] = {
         "suite": "gpu",
         "date": str(datetime.date.today()),

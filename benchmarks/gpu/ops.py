@@ -62,6 +62,8 @@ def compare(task: Task, who: Mapping[str, tuple[str, ...]], shapes: list[Shape],
 
 
 def chosen(op: str, names: tuple[str, ...], task: Task) -> list[Implementation]:
-    """Those of the names that can run on the device."""
+    """Those of the names that can run on the device, without the peers in a quick dry run."""
     found = {each.name: each for each in IMPLEMENTATIONS[op] if task.device in each.devices}
+    if not task.peers:
+        found = {name: each for name, each in found.items() if each.package in ("torch", "rlif")}
     return [found[name] for name in names if name in found]

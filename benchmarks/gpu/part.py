@@ -42,7 +42,7 @@ class Task:
     device: str
     """ "cuda" or "cpu"."""
     size: str
-    """ "full", or "tiny" for a dry run."""
+    """ "full", or of a dry run "tiny" or "tiny with peers", who take minutes to import and to compile on a CPU."""
     seconds: float
     path: Path | None = None
     """Of the file; None: what is found is only in `found`."""
@@ -51,7 +51,11 @@ class Task:
 
     @property
     def tiny(self) -> bool:
-        return self.size == "tiny"
+        return self.size.startswith("tiny")
+
+    @property
+    def peers(self) -> bool:
+        return self.size != "tiny"
 
     def left(self) -> float:
         """Seconds until this part should end."""

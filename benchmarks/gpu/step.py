@@ -26,6 +26,8 @@ def measure(task: Task) -> None:
         model = Path(scratch)
         in_fresh_process(save_model, work, model)
         for name, package in PACKAGES.items():
+            if package != "rlif" and not task.peers:
+                continue
             if importlib.util.find_spec(package) is None:
                 task.found["missing"][name] = f"{package} is not installed"
                 continue
@@ -38,5 +40,5 @@ def measure(task: Task) -> None:
 
 
 def chosen_workload(task: Task) -> Workload:
-    work = workload(task.device, task.size)
+    work = workload(task.device, "tiny" if task.tiny else task.size)
     return work if task.tiny else dataclasses.replace(work, steps=STEPS, max_completion_length=COMPLETION_LENGTH)

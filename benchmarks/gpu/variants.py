@@ -109,7 +109,7 @@ def compile_all(task: Task) -> None:
     What a call raises is found again when the variant's turn comes.
     """
     jobs = [
-        (op, variant, rows, dtype, task.device)
+        (op, variant, rows, COMPILED_COLUMNS, dtype, task.device)
         for dtype in DTYPES
         for op, variants in VARIANTS.items()
         for variant in (None, *variants)
@@ -126,9 +126,9 @@ def compile_all(task: Task) -> None:
     task.found["compile_seconds"] = round(time.monotonic() - started, 1)
 
 
-def compile_one(op: str, variant: Variant | None, rows: int, dtype: torch.dtype, device: str) -> None:
+def compile_one(op: str, variant: Variant | None, rows: int, columns: int, dtype: torch.dtype, device: str) -> None:
     with suppress(Exception):
-        launched(CALLS[op](rows, COMPILED_COLUMNS, dtype, device), variant)
+        launched(CALLS[op](rows, columns, dtype, device), variant)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
