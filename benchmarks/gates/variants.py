@@ -9,6 +9,8 @@ import torch
 
 from benchmarks.gpu.variants import VARIANTS, Variant
 
+# By their names in the table, those under which they are compiled.
+KERNELS = {"forward_part": "part", "grpo": "grpo statistics", "grpo_short": "grpo statistics"}
 # Choices that change what is compiled; the others are hints, or decide which kernel is launched.
 COMPILED = {"num_stages", "num_warps", "unroll", "block_bytes", "max_registers"}
 
@@ -24,7 +26,7 @@ def variant_faults(target: str, dtypes: tuple[str, ...] = ("bfloat16", "float32"
     launches = importlib.import_module("rlif_kernels.backends.triton.launches")
     found = []
     for variant in compiled_variants():
-        loop = "grpo statistics" if variant.kernel.startswith("grpo") else variant.kernel
+        loop = KERNELS.get(variant.kernel, variant.kernel)
         short = variant.kernel == "grpo_short"
         for dtype in (getattr(torch, name) for name in dtypes):
             kernel = compiled.Kernel(loop, dtype, short=short)

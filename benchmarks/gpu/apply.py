@@ -68,6 +68,8 @@ def checked(file: Path) -> dict[str, Any]:
         raise UserError(f"--apply: got {file}, expected a gpu.json of `python -m benchmarks gpu`")
     if found["size"] != "full" or found["device"] != "cuda":
         raise UserError(f"--apply: {file} is of a dry run ({found['size']}, {found['device']}); expected a device's")
+    if not found["finished"]:
+        raise UserError(f"--apply: {file} is of a run that was stopped; expected one that went through all its parts")
     return found
 
 

@@ -47,6 +47,8 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("forward", {"load": "evict_first"}),
         Variant("forward", {"num_stages": 3, "load": "evict_first"}),
         Variant("forward", {"num_warps": 8, "unroll": 2}),
+        Variant("forward_part", {"num_stages": 3}),
+        Variant("forward_part", {"load": "evict_first"}),
         Variant("forward", {"slices": 0}),
         Variant("forward", {"slices": 1}),
         Variant("forward", {"slices": 2}),
@@ -74,7 +76,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
 # The most telling first. Rows that fill the device, and rows that do not.
 SHAPES = tuple((rows, columns) for columns in (151936, 32000, 128256, 262144) for rows in (8192, 64, 1024))
 DTYPES = (torch.bfloat16, torch.float32)
-TINY_SHAPES, TINY_DTYPES = ((4, 300),), (torch.float32,)
+TINY_SHAPES, TINY_DTYPES = ((1, 300),), (torch.float32,)
 TINY_VARIANTS = 1
 SECONDS = 0.6
 # Most of the time goes into compiling: rows that are split and rows that are not, in several processes at once.
@@ -201,8 +203,8 @@ def loss_call(rows: int, columns: int, dtype: torch.dtype, device: str) -> Calla
     """The forward, which makes the gradient too, and the backward, which hands it out."""
     logits, targets = inputs(rows, columns, dtype, device)
     logits.requires_grad_()
-    shape = (rows // 4, 4)
-    advantages = torch.randn(shape[0], device=device)
+    shape = (rows, 1)  # completions of one token
+    advantages = torch.randn(rows, device=device)
 
     def call() -> list[Tensor]:
         result = grpo_loss(logits.view(*shape, columns), targets.view(shape), advantages, backend="triton")

@@ -142,6 +142,9 @@ def test_only_a_run_on_a_device_is_taken(made_up, copied, capsys):
         made_up.write_text(json.dumps(results | change))
         with pytest.raises(UserError, match="is of a dry run"):
             applying.apply(made_up)
+    made_up.write_text(json.dumps(results | {"finished": False}))
+    with pytest.raises(UserError, match="is of a run that was stopped"):
+        applying.apply(made_up)
     made_up.write_text("[]")
     with pytest.raises(SystemExit, match="2"):
         command.main(["--apply", str(made_up)])
