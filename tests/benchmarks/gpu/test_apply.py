@@ -99,7 +99,7 @@ def copied(monkeypatch, tmp_path):
 
 
 def test_figures_of_a_device_stand_on_the_pages_and_its_launches_in_the_table(made_up, copied):
-    before = launches.read().find("forward", "sm_90", 2, 151936)
+    before = launches.read(launches.FILE).find("forward", "sm_90", 2, 151936)
     readme = copied / "README.md"
     assert "No GPU timing is claimed yet" in readme.read_text()
     assert command.main(["--apply", str(made_up)]) == 0
@@ -112,7 +112,7 @@ def test_figures_of_a_device_stand_on_the_pages_and_its_launches_in_the_table(ma
     assert f"On one {GPU}" in text
     assert "1 of 2 cases are right, 1 are wrong" in (copied / "benchmarks" / "results" / "report.md").read_text()
 
-    table = launches.read()
+    table = launches.read(launches.FILE)
     # Of the rows' two numbers it is the gain over both that counts; how to split a row is left to the plan.
     chosen = table.find("forward", "sm_90", 2, 151936)
     assert (chosen.load, chosen.num_stages, chosen.slices) == ("evict_first", before.num_stages, before.slices)
