@@ -64,6 +64,7 @@ class Parts:
 
     def prepare(self, name: str) -> None:
         if name not in self.started:
+            self.file(name).unlink(missing_ok=True)  # of a run before
             command = [sys.executable, "-m", "benchmarks.gpu.part", name, str(self.file(name)), self.device, self.size]
             self.started[name] = start(command, self.environment)
 
