@@ -72,7 +72,8 @@ def kernels() -> list[Kernel]:
         *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
         *(Kernel(name, bf16, outputs=FIELDS) for name in names),
         *(Kernel("part", dtype, slices=slices) for dtype in (bf16, fp32) for slices in (2, 4)),
-        *(Kernel(name, dtype, softcap=True) for dtype in (bf16, fp32) for name in ("forward", "backward")),
+        *(Kernel(name, dtype, softcap=True) for dtype in (bf16, fp32) for name in names),
+        *(Kernel("forward", dtype, outputs=FIELDS, softcap=True) for dtype in (bf16, fp32)),
         *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, dtype, short=True) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, bf16, softcap=True) for name in GRPO_LOOPS),
@@ -89,11 +90,9 @@ OPTIONS = ("num_warps", "enable_fp_fusion", "maxnreg")
 
 def launch_of(kernel: Kernel, target: str) -> Launch:
     """The choices that the table has for a kernel, at a vocabulary of 151936."""
-    name = {"forward": "forward", "part": "forward_part", "backward": "backward"}.get(kernel.name)
-    if name is None:
-        name = "grpo_short" if kernel.short else "grpo"
-    if kernel.outputs == FIELDS:
-        name = name.replace("forward", "forward_all")
+    forward = plan.forward_name(kernel.outputs == FIELDS, kernel.softcap)
+    names = {"forward": forward, "part": f"{forward}_part", "backward": "backward"}
+    name = names.get(kernel.name, "grpo_short" if kernel.short else "grpo")
     launch = current().find(name, target, kernel.dtype.itemsize, 151936)
     return plan.part_of(launch, kernel.slices, TARGETS[target].warp_size) if kernel.name == "part" else launch
 
@@ -130,6 +129,8 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         absent |= {"parts_ptr": None, "counters_ptr": None} if kernel.name == "forward" else {}
         absent |= {f"{name}_ptr": None for name in FIELDS if name not in kernel.outputs}
     options = {name: constants.pop(name) for name in OPTIONS if name in constants}
+    if TARGETS[target].backend != "cuda":
+        options.pop("maxnreg", None)
     fixed = absent | constants
     types = {
         "logits_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
@@ -141,7 +142,6 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         **dict.fromkeys(("entropy_coef", "self_certainty_coef"), "fp32"),
     }
     return ahead_of_time(function, fixed, types, target, options)
-
 
 
 def ahead_of_time(
@@ -171,14 +171,13 @@ def elements_per_thread(kernel: Kernel, target: str) -> int:
     return int(constants.get("SLICE", constants["LANES"]) * constants["K"] // threads)
 
 
-
 def count_kernel(kernel: Kernel, target: str) -> Counts:
     """Compile and count one of our kernels."""
     per_thread = None if kernel.name == "terms" else elements_per_thread(kernel, target)  # which has no loop
     stores = kernel.name == "grpo gradient" if kernel.name in GRPO_LOOPS else None
-    return count_compiled(
-        str(kernel), target, compile_kernel(kernel, target), per_thread, kernel.dtype.itemsize, stores
-    )
+    unroll = 1 if per_thread is None or stores else kernel_constants(kernel, target).get("UNROLL", 1)
+    compiled = compile_kernel(kernel, target)
+    return count_compiled(str(kernel), target, compiled, per_thread, kernel.dtype.itemsize, stores, unroll)
 
 
 def count_trl(target: str) -> list[Counts]:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,15 @@ class Program:
 
 
 def count_compiled(
-    name: str, target: str, compiled: Any, per_thread: int | None, itemsize: int, stores: bool | None = None
+    name: str,
+    target: str,
+    compiled: Any,
+    per_thread: int | None,
+    itemsize: int,
+    stores: bool | None = None,
+    unroll: int = 1,
 ) -> Counts:
-    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn, or more if unrolled.
+    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn, `unroll` times or more.
 
     `per_thread` is for warps of 32 threads. A kernel that reads its row twice has two such loops: `stores` says which
     of them to count, the one that writes or the one that does not.
@@ -64,9 +71,12 @@ def count_compiled(
     if per_thread is None:
         return Counts(name, target, program.registers, program.spills, **residency)
     exponential, store = ("v_exp_f32", "_store_") if amd else ("MUFU", "STG")
-    loop = main_loop(program, exponential, store, stores)
     threads = 2 if amd else 1  # a wavefront has 64
-    loads, writes = (amd_widths(loop, kind) if amd else access_widths(loop, kind) for kind in ("load", "store"))
+    widths = amd_widths if amd else access_widths
+    loop = main_loop(
+        program, exponential, store, stores, per_thread * unroll // threads, lambda body: sum(widths(body, "load"))
+    )
+    loads, writes = (widths(loop, kind) for kind in ("load", "store"))
     elements = per_thread * unrolled(threads * sum(loads), per_thread * itemsize, loop) / threads
 
     def count(*patterns: str) -> int:
@@ -132,10 +142,19 @@ def opcode(text: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
 
 
-def main_loop(program: Program, exponential: str, store: str, stores: bool | None) -> list[str]:
-    """Return the innermost loop with the most exponentials: the others are tails, masks and rare rows.
+def main_loop(
+    program: Program,
+    exponential: str,
+    store: str,
+    stores: bool | None,
+    elements: int,
+    loaded: Callable[[list[str]], int],
+) -> list[str]:
+    """Return the innermost loop with the fewest instructions to a byte that it loads, of those that do main work.
 
-    `stores` leaves only the loops that store something, or those that do not.
+    These have an exponential for each of a turn's elements. The others are tails, masks and rare rows, which take fewer
+    elements in a turn, or more instructions for them. `stores` leaves only the loops that store something, or those that
+    do not.
     """
     jumps = program.backward_jumps
     innermost = [
@@ -148,7 +167,9 @@ def main_loop(program: Program, exponential: str, store: str, stores: bool | Non
         return texts[: min(texts.index(end) for end in ("EXIT", "s_endpgm") if end in texts) + 1]
     bodies = [[text for at, text in program.instructions if first <= at <= last] for first, last in innermost]
     bodies = [body for body in bodies if stores is None or any(store in text for text in body) == stores]
-    return max(bodies, key=lambda body: sum(exponential in text for text in body))
+    exponentials = [sum(exponential in text for text in body) for body in bodies]
+    enough = [body for body, count in zip(bodies, exponentials, strict=True) if count >= elements]
+    return min(enough, key=lambda body: len(body) / max(1, loaded(body)))
 
 
 def unrolled(loaded: int, expected: int, loop: list[str]) -> int:

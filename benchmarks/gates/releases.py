@@ -32,7 +32,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks releases", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--triton", nargs="+", default=RELEASES, metavar="VERSION", help=f"default {' '.join(RELEASES)}")
+    parser.add_argument(
+        "--triton", nargs="+", default=RELEASES, metavar="VERSION", help=f"default {' '.join(RELEASES)}"
+    )
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS, metavar="TARGET")
     options = parser.parse_args(arguments)
     rows, faults = [], []

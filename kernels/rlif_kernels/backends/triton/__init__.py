@@ -136,7 +136,9 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     _check_size(rows)
     base, stride, offsets, wide = _row_addresses(logits)
     all_fields = "sum_sq_probs" in outputs or "top_probs" in outputs
-    planned = plan.forward(num_rows, num_columns, logits.element_size(), device_of(logits), all_fields)
+    planned = plan.forward(
+        num_rows, num_columns, logits.element_size(), device_of(logits), all_fields, rows.softcap > 0
+    )
     slices = planned.slices if planned.split else 1
     constants = forward_constants(planned.launch, logits.dtype, outputs, wide, softcap_form(rows.softcap), slices)
     parts = counters = None
@@ -193,7 +195,7 @@ def grpo(
     if num_rows == 0:
         fields, _ = empty_results(logits, 0, outputs)
         return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
-    planned = plan.loss(num_rows, num_columns, logits.element_size(), device_of(logits))
+    planned = plan.loss(num_rows, num_columns, logits.element_size(), device_of(logits), rows.softcap > 0)
     if planned.path == "pair":
         fields, row_state = forward(logits, rows, outputs)
         with _device_of(logits):
@@ -211,7 +213,7 @@ def grpo(
         grpo_kernel[(planned.programs,)](
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
             *loss_rows, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
-            clipped.view(torch.int8), stride, grad_stride, num_columns, width, LOG2E.value / temperature, rows.softcap,
+            clipped.view(torch.int8), stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature, rows.softcap,
             plan.num_chunks(num_columns, logits.element_size()), *_numbers(options), **constants,
         )  # fmt: skip
     return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})

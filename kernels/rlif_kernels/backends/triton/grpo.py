@@ -2,8 +2,8 @@
 
 `grpo_kernel` reads a row, knows its loss, and writes its gradient on a second look. That is two transfers instead of
 three if the second look finds the row in the cache: so the first look asks for the row to be kept, and the second, like
-the stores, not to be. A program does one row, and the device starts the next where one is done; so no more rows are
-under way than programs are resident. `plan.loss` says when these are too many, or the rows too few.
+the stores, not to be. No more programs are launched than are resident at a time, and each walks over its share of the
+rows; so no more rows are under way than the cache holds. `plan.loss` says when these are too many, or all too few.
 
 The bits do not depend on how many threads share a row, nor on which of the two ways is taken: LANES fixes them, and the
 order of every sum.
@@ -54,8 +54,8 @@ def _token_loss(
 
 
 @triton.jit
-def grpo_kernel(
-    grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
+def _grpo_row(
+    i_row, grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
     mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, kl_ptr,
     clipped_ptr, stride, grad_stride, V, width, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
     self_certainty_coef,
@@ -64,9 +64,7 @@ def grpo_kernel(
     E: tl.constexpr, U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
     SECOND_LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
-    """Statistics, loss and gradient of a row. W and T: entropy and self-certainty are asked for; E and U: they are part
-    of the loss. PADDED: beyond the V columns there are others up to `width`, whose gradient is 0."""
-    i_row = tl.program_id(0).to(tl.int64)
+    """One row: statistics, loss, gradient."""
     target = tl.load(targets_ptr + i_row)
     p_row = row_pointer(logits_ptr, offsets_ptr, stride, i_row)
     p_grad = row_pointer(grad_ptr, grad_offsets_ptr, grad_stride, i_row)
@@ -133,6 +131,30 @@ def grpo_kernel(
             p_grad, p_row, 0, V, target, x_y, V, scale, m, log_s, n, complement, largest, c_rest * inv_temperature,
             c_plogp, 0.0, c_1, g_y * inv_temperature, softcap, BLOCK, WIDE and WIDE_GRAD, SOFTCAP, True, E, U, False,
             None, SECOND_LOAD, STORE,
+        )  # fmt: skip
+
+
+@triton.jit
+def grpo_kernel(
+    grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr, advantage_ptr, weight_ptr,
+    mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, kl_ptr,
+    clipped_ptr, stride, grad_stride, N, V, width, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
+    self_certainty_coef,
+    LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    WIDE_GRAD: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
+    E: tl.constexpr, U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    SECOND_LOAD: tl.constexpr, STORE: tl.constexpr,
+):  # fmt: skip
+    """Statistics, loss and gradient of every `num_programs`-th row. W and T: entropy and self-certainty are asked for;
+    E and U: they are part of the loss. PADDED: beyond the V columns there are others up to `width`, whose gradient is 0.
+    """
+    for i_row in range(tl.program_id(0), N, tl.num_programs(0)):
+        _grpo_row(
+            tl.cast(i_row, tl.int64), grad_ptr, logits_ptr, offsets_ptr, grad_offsets_ptr, targets_ptr, temperature_ptr,
+            advantage_ptr, weight_ptr, mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr,
+            entropy_ptr, self_certainty_ptr, kl_ptr, clipped_ptr, stride, grad_stride, V, width, scale, softcap,
+            num_chunks, low, high, delta, beta, entropy_coef, self_certainty_coef, LANES, K, TILES, BLOCK, WIDE,
+            WIDE_GRAD, PADDED, SOFTCAP, W, T, E, U, UNROLL, STAGES, LOAD, SECOND_LOAD, STORE,
         )  # fmt: skip
 
 

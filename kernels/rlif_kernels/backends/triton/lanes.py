@@ -196,7 +196,7 @@ def row_state(
     """The state of a whole row: of its chunks in order, from the logits, or from what other programs stored of them."""
     CHUNK: tl.constexpr = TILES * LANES * K
     # Which parts of the state (m, s, w, t, q, x1, x2, a) the requested fields need: a bit each.
-    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | (SOFTCAP == SHORT) << 7
+    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | (SOFTCAP == SHORT.value) << 7
     state = empty_state(LANES)
     for i_chunk in range(0, num_chunks):
         if p_parts is None:
@@ -224,7 +224,7 @@ def store_part(
     UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """Store the state of a slice of a chunk, for the program that will have the whole row's."""
-    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | (SOFTCAP == SHORT) << 7
+    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | (SOFTCAP == SHORT.value) << 7
     state = chunk_state(
         p_row, i_chunk, first_lane, V, scale, softcap, LANES, SLICE, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, UNROLL,
         STAGES, LOAD,

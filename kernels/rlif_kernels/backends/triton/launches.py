@@ -17,9 +17,12 @@ from typing import Any
 FILE = Path(__file__).with_name("launches.json")
 HINTS = ("", "evict_first", "evict_last")
 PATHS = ("auto", "fused", "pair")
-# forward: a whole row; forward_all: with sum_sq_probs or top_probs, whose state is twice as large; ..._part: a part of a
-# row that several programs share. grpo: one program has a multiprocessor to itself; grpo_short: two share it.
-KERNELS = ("forward", "forward_all", "forward_part", "forward_all_part", "backward", "grpo", "grpo_short")
+# forward: a whole row; forward_all: with sum_sq_probs or top_probs, whose state is twice as large;
+# forward_softcap: with a softcap; ..._part: a part of a row that several programs share. grpo: one program has a multiprocessor to itself; grpo_short: two share it.
+KERNELS = (
+    "forward", "forward_part", "forward_all", "forward_all_part", "forward_softcap", "forward_softcap_part", "backward",
+    "grpo", "grpo_short",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Launch:
 
     num_warps: int
     registers: int
-    """An upper bound of those that a thread takes, as compiled: how many programs are resident follows from it."""
+    """Of a thread, at most, as compiled: how many programs are resident follows from it."""
     num_stages: int = 1
     """Of the loop that reads a row: 1 loads as it goes; more load that many tiles less one ahead, by way of shared
     memory."""
@@ -45,7 +48,8 @@ class Launch:
     store: str = ""
     """That of the gradient."""
     max_registers: int = 0
-    """To which the compiler is held on NVIDIA GPUs; 0 leaves it free."""
+    """To which NVIDIA's compiler is told that it may go. Left free (0) it goes by an occupancy of its own choice, and may
+    spill to reach it; told of a number it may spill as well."""
     slices: int | None = None
     """Of the forward: None lets `plan` decide, 0 never splits a row, 1, 2 or 4 always splits it, into chunks and their
     lanes into as many slices."""

@@ -92,7 +92,7 @@ class BackwardPlan:
 
 @dataclass(frozen=True)
 class LossPlan:
-    """The fused loss is one launch of a program a row; the pair is a forward, the loss's terms, and a backward."""
+    """The fused loss is one launch, of the programs that are resident; the pair is a forward, the loss, and a backward."""
 
     path: Literal["fused", "pair"]
     launch: Launch
@@ -111,10 +111,15 @@ class LossPlan:
 
 
 def forward(
-    num_rows: int, num_columns: int, itemsize: int, device: Device, all_fields: bool = False
+    num_rows: int, num_columns: int, itemsize: int, device: Device, all_fields: bool = False, softcap: bool = False
 ) -> ForwardPlan:
     """Plan a forward: whole rows where they fill the device, or else as many parts as do."""
-    return _forward(launches.current(), num_rows, num_columns, itemsize, device, all_fields)
+    return _forward(launches.current(), num_rows, num_columns, itemsize, device, forward_name(all_fields, softcap))
+
+
+def forward_name(all_fields: bool, softcap: bool) -> str:
+    """Which kernel of the table a forward is, by whether its state or its loop takes more registers than others."""
+    return "forward_softcap" if softcap else "forward_all" if all_fields else "forward"
 
 
 def backward(num_rows: int, num_columns: int, itemsize: int, device: Device) -> BackwardPlan:
@@ -122,9 +127,9 @@ def backward(num_rows: int, num_columns: int, itemsize: int, device: Device) -> 
     return _backward(launches.current(), num_rows, num_columns, itemsize, device)
 
 
-def loss(num_rows: int, num_columns: int, itemsize: int, device: Device) -> LossPlan:
+def loss(num_rows: int, num_columns: int, itemsize: int, device: Device, softcap: bool = False) -> LossPlan:
     """Plan a policy loss: fused where the rows under way stay in the cache and fill the device better than the pair."""
-    return _loss(launches.current(), num_rows, num_columns, itemsize, device)
+    return _loss(launches.current(), num_rows, num_columns, itemsize, device, softcap)
 
 
 def num_chunks(num_columns: int, itemsize: int) -> int:
@@ -135,7 +140,7 @@ def num_chunks(num_columns: int, itemsize: int) -> int:
 def resident_programs(launch: Launch, device: Device) -> int:
     """How many programs a multiprocessor holds at a time, by their threads, registers and shared memory; at least 1."""
     threads = launch.num_warps * device.warp
-    registers = _round_up(launch.max_registers or launch.registers, 8)
+    registers = _round_up(launch.registers, 8)
     programs = min(device.threads // threads, device.registers // (registers * threads))
     if launch.num_stages > 1:
         # Tiles that wait in shared memory, and 1 KB that the system keeps of each program.
@@ -144,8 +149,13 @@ def resident_programs(launch: Launch, device: Device) -> int:
 
 
 def part_of(launch: Launch, slices: int, warp: int) -> Launch:
-    """The launch of a slice: threads that have fewer lanes each take more tiles in a turn, and none has no lane."""
-    return replace(launch, num_warps=min(launch.num_warps, LANES // slices // warp), unroll=launch.unroll * slices)
+    """The launch of a slice: threads that have fewer lanes each take more tiles in a turn, and none has no lane.
+
+    The table's registers are those of such a thread; one with all the lanes may take as many as it is allowed.
+    """
+    registers = launch.registers if slices > 1 else max(launch.registers, launch.max_registers)
+    num_warps = min(launch.num_warps, LANES // slices // warp)
+    return replace(launch, num_warps=num_warps, registers=registers, unroll=launch.unroll * slices)
 
 
 def bytes_in_flight(launch: Launch, slices: int = 1) -> int:
@@ -171,28 +181,27 @@ def _fill(programs: int, resident: int, multiprocessors: int, in_flight: int) ->
 
 
 @functools.lru_cache(maxsize=4096)
-def _forward(
-    table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device, all_fields: bool
-) -> ForwardPlan:
-    def plan(name: str, slices: int) -> ForwardPlan:
-        launch = table.find(name, device.architecture, itemsize, num_columns)
+def _forward(table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device, name: str) -> ForwardPlan:
+    def plan(slices: int) -> ForwardPlan:
+        launch = table.find(f"{name}_part" if slices else name, device.architecture, itemsize, num_columns)
         split = slices > 0
         if split:
             launch = part_of(launch, slices, device.warp)
         programs = num_rows * (chunks * slices if split else 1)
         resident = resident_programs(launch, device)
         balanced = balance(programs, resident, device.multiprocessors)
-        efficiency = balanced * _fill(programs, resident, device.multiprocessors, bytes_in_flight(launch, max(1, slices)))
+        efficiency = balanced * _fill(
+            programs, resident, device.multiprocessors, bytes_in_flight(launch, max(1, slices))
+        )
         if split:
             efficiency *= SPLIT_EFFICIENCY
         return ForwardPlan(launch, split, chunks, slices, programs, resident, balanced, efficiency, int(split))
 
     chunks = num_chunks(num_columns, itemsize)
-    name = "forward_all" if all_fields else "forward"
-    whole = plan(name, 0)
+    whole = plan(0)
     if whole.launch.slices is not None:
-        return plan(f"{name}_part", whole.launch.slices) if whole.launch.slices else whole
-    parts = [plan(f"{name}_part", slices) for slices in SLICES if chunks * slices > 1]
+        return plan(whole.launch.slices) if whole.launch.slices else whole
+    parts = [plan(slices) for slices in SLICES if chunks * slices > 1]
     return max([whole, *parts], key=lambda each: each.efficiency)
 
 
@@ -209,13 +218,13 @@ def _backward(table: Table, num_rows: int, num_columns: int, itemsize: int, devi
         return BackwardPlan(launch, tiles, chunks, programs, resident, balanced, efficiency)
 
     # The largest chunks that are good enough: each program loads its row's constants anew.
-    plans = [plan(launch.tiles >> i) for i in range(launch.tiles.bit_length())]
+    plans = [plan(tiles) for tiles in range(launch.tiles, 0, -1)]
     return next((each for each in plans if each.efficiency >= GOOD), max(plans, key=lambda each: each.efficiency))
 
 
 @functools.lru_cache(maxsize=4096)
-def _loss(table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device) -> LossPlan:
-    forward_plan = _forward(table, num_rows, num_columns, itemsize, device, False)
+def _loss(table: Table, num_rows: int, num_columns: int, itemsize: int, device: Device, softcap: bool) -> LossPlan:
+    forward_plan = _forward(table, num_rows, num_columns, itemsize, device, forward_name(False, softcap))
     backward_plan = _backward(table, num_rows, num_columns, itemsize, device)
 
     def plan(name: str) -> tuple[float, LossPlan]:
@@ -226,9 +235,7 @@ def _loss(table: Table, num_rows: int, num_columns: int, itemsize: int, device: 
         cost = 2 / balanced / _fill(num_rows, resident, device.multiprocessors, bytes_in_flight(launch))
         rows = min(num_rows, resident * device.multiprocessors)
         fits = rows * num_columns * itemsize <= CACHE_SHARE * device.cache_bytes
-        plan = LossPlan(
-            "fused", launch, num_rows, resident, balanced, rows, fits, forward_plan, backward_plan, launches=1, memsets=0
-        )
+        plan = LossPlan("fused", launch, rows, resident, balanced, rows, fits, forward_plan, backward_plan, 1, 0)
         return cost, plan
 
     # Those that fit first, then by cost; of equal ones that with more rows under way.
