@@ -119,7 +119,8 @@ def passes(gpu: GPU, op: str, rows: int, columns: int, dtype: str, counts: Mappi
     short = launches.current().find("grpo_short", device.architecture, itemsize, columns)
     kind = ", short rows" if loss.launch == short else ""
     looks = [counts[f"grpo {loop} ({dtype}{kind})"] for loop in ("statistics", "gradient")]
-    share = (loss.programs, loss.resident, loss.balance)
+    # A program that walks over several rows is as many programs of a row each, for what it has to move.
+    share = (rows, loss.resident, loss.balance)
     again = 0.0 if loss.fits else size
     return [Pass(looks[0], size, size, *share), Pass(looks[1], size + again, size, *share, gathers=not loss.fits)]
 
