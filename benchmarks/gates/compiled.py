@@ -92,7 +92,8 @@ def launch_of(kernel: Kernel, target: str) -> Launch:
     """The choices that the table has for a kernel, at a vocabulary of 151936."""
     forward = plan.forward_name(kernel.outputs == FIELDS, kernel.softcap)
     names = {"forward": forward, "part": f"{forward}_part", "backward": "backward"}
-    name = names.get(kernel.name, "grpo_short" if kernel.short else "grpo")
+    grpo = "grpo_softcap" if kernel.softcap else "grpo_short" if kernel.short else "grpo"
+    name = names.get(kernel.name, grpo)
     launch = current().find(name, target, kernel.dtype.itemsize, 151936)
     return plan.part_of(launch, kernel.slices, TARGETS[target].warp_size) if kernel.name == "part" else launch
 

@@ -153,8 +153,8 @@ def main_loop(
     """Return the innermost loop with the fewest instructions to a byte that it loads, of those that do main work.
 
     These have an exponential for each of a turn's elements. The others are tails, masks and rare rows, which take fewer
-    elements in a turn, or more instructions for them. `stores` leaves only the loops that store something, or those that
-    do not.
+    elements in a turn, or more instructions for them. `stores` leaves only the loops that store something, or those
+    that do not.
     """
     jumps = program.backward_jumps
     innermost = [

@@ -3,8 +3,8 @@
     python -m benchmarks releases [--triton VERSION ...] [--targets TARGET ...]
 
 Each release is installed once, from the package index, into a folder of its own (`.triton-releases/VERSION`), and takes
-the installed one's place in a process of its own. Printed are the kernels that do not compile or that spill, and the most
-registers that one takes; the exit code is 1 if there is any of the former.
+the installed one's place in a process of its own. Printed are the kernels that do not compile or that spill, and the
+most registers that one takes; the exit code is 1 if there is any of the former.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -24,11 +25,11 @@ import torch
 from torch import Tensor
 
 from rlif.answers.math_verification import limited_cost
-from rlif.models.optimization import set_learning_rate, step_if_finite
+from rlif.models.optimization import MovedWeights, set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, mean_and_std, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
-from rlif.scoring.scorer import LossInputs, score_parts
+from rlif.scoring.scorer import LossInputs, score_parts, shared_prompts
 from rlif.training.distributed import all_reduce_max, all_reduce_sum, batch_std, equal_turns
 from rlif.training.learner import Learner
 from rlif.training.loss_options import StepSize, loss_options
@@ -83,7 +84,7 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
     one_forward = one_forward_serves(learner, rollout)
     if not one_forward:
         score(learner, rollout, scores)
-    losses, grad_norms, skipped = [], [], 0
+    losses, grad_norms, skipped, moved_weights = [], [], 0, MovedWeights()
     for iteration in range(config.num_iterations):
         if iteration == 0 and one_forward:
             loss = score_and_learn(learner, rollout, scores)
@@ -92,7 +93,7 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         norm = accelerator.clip_grad_norm_(learner.models.scorer.parameters(), config.max_grad_norm)
         losses.append(loss)
         grad_norms.append(float(norm))
-        skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1])
+        skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1], moved_weights)
 
     groups = scores.rewards.view(-1, config.num_generations)
     totals = all_reduce_sum(
@@ -100,6 +101,7 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         {
             **scores.totals,
             **applied("reward", scores.rewards),
+            **dataclasses.asdict(moved_weights),
             "groups": len(groups),
             "group_std": mean_and_std(groups)[1].nansum().item(),
             "equal_groups": equal_groups(scores.rewards, config.num_generations).sum().item(),
@@ -116,6 +118,8 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         "grad_norm": fmean(grad_norms),
         "learning_rate": learning_rate,
         "skipped_updates": skipped,
+        # Of the weights with a gradient; where none has one, none was to move.
+        "moved_weights": totals["moved"] / totals["counted"] if totals["counted"] else math.nan,
     }
 
 
@@ -141,7 +145,8 @@ def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
 def one_forward_serves(learner: Learner, rollout: Rollout) -> bool:
     """Tell whether the forward with gradient can score the completions too; the same on all processes."""
     config = learner.config
-    too_large = all_reduce_max(learner.accelerator, not groups_fit(rollout, config.max_tokens_per_forward)) > 0
+    fit = groups_fit(rollout, config.max_tokens_per_forward, share_prompts=shared_prompts(learner.models.scorer))
+    too_large = all_reduce_max(learner.accelerator, not fit) > 0
     return bool(learner.rewards.outputs) and not too_large and config.scale_rewards != "batch"
 
 
@@ -152,7 +157,7 @@ def score(learner: Learner, rollout: Rollout, scores: Scores) -> None:
     outputs, rows = learner.rewards.outputs, list(range(len(rollout.texts)))
     stats = TokenStats()
     if outputs:
-        turns = equal_turns(accelerator, microbatches(rollout, rows, config.max_tokens_per_forward))
+        turns = equal_turns(accelerator, parts_of(learner, rollout, rows))
         parts = [each for each in turns if each is not None]
         stats = score_parts(scorer, rollout, parts, config.temperature, outputs)
         for _ in turns[len(parts) :]:
@@ -198,8 +203,7 @@ def score_and_learn(learner: Learner, rollout: Rollout, scores: Scores) -> float
     config, accelerator, scorer = learner.config, learner.accelerator, learner.models.scorer
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + learner.rewards.outputs))
     everything = list(range(len(rollout.texts)))
-    parts = microbatches(rollout, everything, config.max_tokens_per_forward, whole_groups=True)
-    turns = equal_turns(accelerator, parts)
+    turns = equal_turns(accelerator, parts_of(learner, rollout, everything, whole_groups=True))
     learner.optimizer.zero_grad()
     loss = torch.zeros((), device=rollout.completion_ids.device)
     for index, rows in enumerate(turns):
@@ -239,7 +243,7 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
     if on_policy:
         look_forward(learner, rollout, scores, [row for row, each in enumerate(is_moved) if not each])
     rows_to_move = [row for row, each in enumerate(is_moved) if each]
-    turns = equal_turns(accelerator, microbatches(rollout, rows_to_move, config.max_tokens_per_forward)) or [None]
+    turns = equal_turns(accelerator, parts_of(learner, rollout, rows_to_move)) or [None]
     learner.optimizer.zero_grad()
     loss = torch.zeros((), device=rollout.completion_ids.device)
     for index, rows in enumerate(turns):
@@ -268,6 +272,17 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
 
 
 # ---------------------------------------------------------------- what both share
+
+
+def parts_of(learner: Learner, rollout: Rollout, rows: list[int], *, whole_groups: bool = False) -> list[list[int]]:
+    """Divide rows over forwards as `microbatches` does, for the scorer of the run."""
+    return microbatches(
+        rollout,
+        rows,
+        learner.config.max_tokens_per_forward,
+        whole_groups=whole_groups,
+        share_prompts=shared_prompts(learner.models.scorer),
+    )
 
 
 def moved(scores: Scores, config: TrainConfig) -> list[bool]:
@@ -315,7 +330,7 @@ def count_clipped(scores: Scores, result: GRPOLoss) -> None:
 def look_forward(learner: Learner, rollout: Rollout, scores: Scores, rows: list[int]) -> None:
     """Go forward only, over rows that the loss does not move: metrics and later updates want to know them too."""
     config, scorer = learner.config, learner.models.scorer
-    for part_rows in equal_turns(learner.accelerator, microbatches(rollout, rows, config.max_tokens_per_forward)):
+    for part_rows in equal_turns(learner.accelerator, parts_of(learner, rollout, rows)):
         part = rollout.select(part_rows or [0])
         start_logprob = ask_start_model(learner, part)
         stats = scorer(part, config.temperature)

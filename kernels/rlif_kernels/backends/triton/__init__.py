@@ -185,8 +185,10 @@ def grpo(
     loss_rows: LossRows,
     options: LossOptions,
 ) -> tuple[dict[str, Tensor], TokenTerms]:
-    """`backends.FusedLoss`: a program reads a row, and writes its gradient while the row is in the cache; or, where that
-    fills the device worse, a forward, the loss, and a backward."""
+    """`backends.FusedLoss`: a program reads a row, and writes its gradient while the row is in the cache.
+
+    Where that fills the device worse, they are a forward, the loss, and a backward, with the same bits.
+    """
     num_rows, num_columns, width = rows.num_rows, rows.num_columns, logits.shape[-1]
     _check_size(rows)
     names = ["loss"] + (["kl"] if loss_rows.ref_logprob is not None else [])
@@ -213,8 +215,8 @@ def grpo(
         grpo_kernel[(planned.programs,)](
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
             *loss_rows, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
-            clipped.view(torch.int8), stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature, rows.softcap,
-            plan.num_chunks(num_columns, logits.element_size()), *_numbers(options), **constants,
+            clipped.view(torch.int8), stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature,
+            rows.softcap, plan.num_chunks(num_columns, logits.element_size()), *_numbers(options), **constants,
         )  # fmt: skip
     return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
 

@@ -8,8 +8,8 @@ formulas, H the entropy, q = sum p²):
     c_p     = c_rest - c_y,     c_rest = g_self_certainty + g_logsumexp - g_entropy H - 2 g_sum_sq_probs q
     c_plogp = -g_entropy        c_pp = 2 g_sum_sq_probs        c_1 = g_self_certainty / n        c_y = g_logprob
 
-each divided by the temperature, and times 1 - tanh² where there is a softcap. There the main loop has the short form of
-tanh, in a row without a logit that it does not serve: the forward has stored the largest.
+each divided by the temperature, and times 1 - tanh² where there is a softcap. There the main loop has the short form
+of tanh, in a row without a logit that it does not serve: the forward has stored the largest.
 """
 
 import triton
@@ -193,8 +193,9 @@ def backward_kernel(
     BLOCK: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr,
     STAGES: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
-    """One program does one chunk of one row. Elementwise, so the split changes no bit. PADDED: beyond the V columns there
-    are others up to `width`, whose gradient is 0."""
+    """One program does one chunk of one row. Elementwise, so the split changes no bit. PADDED: beyond the V columns
+    there are others up to `width`, whose gradient is 0.
+    """
     i_row = (tl.program_id(0) // num_chunks).to(tl.int64)
     i_chunk = tl.program_id(0) % num_chunks
     p_row = row_pointer(logits_ptr, offsets_ptr, stride, i_row)

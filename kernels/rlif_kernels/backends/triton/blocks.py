@@ -14,12 +14,12 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 INFINITY = tl.constexpr(float("inf"))
 SKIPPED = tl.constexpr(IGNORE_INDEX)
-# How a kernel is told of the softcap: 0 none, SHORT a loop with the short form of tanh where that serves, GUARDED always
-# the form that serves everywhere.
+# How a kernel is told of the softcap: 0 none, SHORT a loop with the short form of tanh where that serves, GUARDED the
+# form that serves everywhere.
 SHORT = tl.constexpr(1)
 GUARDED = tl.constexpr(2)
-# tanh(u) = u + u³ (TANH_3 + TANH_5 u² + ...) to 7e-8 where |u| < CAP_LIMIT: least squares at Chebyshev nodes, weighted
-# anew until the largest relative errors are equal. One coefficient more would serve up to 1.0, at an instruction more.
+# tanh(u) = u + u³ (TANH_3 + TANH_5 u² + ...) to 7e-8 where |u| < CAP_LIMIT: least squares at Chebyshev nodes,
+# weighted anew until the largest relative errors are equal. One coefficient more would serve up to 1.0.
 CAP_LIMIT = tl.constexpr(0.8)
 TANH_3 = tl.constexpr(-0.3333286643028259)
 TANH_5 = tl.constexpr(0.1332276463508606)

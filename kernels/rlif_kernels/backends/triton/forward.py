@@ -1,8 +1,8 @@
 """The forward kernel of `token_stats`: every statistic of a row from one read of its logits.
 
-`lanes` reads the row; here its lanes are summed, always by the same balanced tree, and become the row's results. So a row
-has the same bits alone, in any batch, at any address, and split over programs. Contraction of floating-point operations
-is switched off for that reason; each fused multiply-add is written out.
+`lanes` reads the row; here its lanes are summed, always by the same balanced tree, and become the row's results. So a
+row has the same bits alone, in any batch, at any address, and split over programs. Contraction of floating-point
+operations is switched off for that reason; each fused multiply-add is written out.
 
 The main loop has no guards. A row with -inf, NaN or values that overflow ends it with sums that are not finite, or with
 s = 0; only such a row is read again, by `_exact_row`, and its n is stored negative to tell the backward. Nothing counts

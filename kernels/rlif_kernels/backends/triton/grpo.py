@@ -146,7 +146,7 @@ def grpo_kernel(
     SECOND_LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """Statistics, loss and gradient of every `num_programs`-th row. W and T: entropy and self-certainty are asked for;
-    E and U: they are part of the loss. PADDED: beyond the V columns there are others up to `width`, whose gradient is 0.
+    E and U: they are part of the loss. PADDED: beyond the V columns there are others up to `width`, of gradient 0.
     """
     for i_row in range(tl.program_id(0), N, tl.num_programs(0)):
         _grpo_row(

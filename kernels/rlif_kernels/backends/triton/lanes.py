@@ -14,8 +14,8 @@ relative to a maximum of its own columns, never to 0, so that a constant added t
 rounding of the logits themselves.
 
 The order of every addition is fixed by column numbers alone: tiles make a chunk, and chunks make the row. What a lane
-adds up does not depend on other lanes, nor a chunk on other chunks. So programs can share a row, each with some lanes of
-one chunk (a slice), and it has the same bits as when one program reads it all.
+adds up does not depend on other lanes, nor a chunk on other chunks. So programs can share a row, each with some lanes
+of one chunk (a slice), and it has the same bits as when one program reads it all.
 """
 
 import triton

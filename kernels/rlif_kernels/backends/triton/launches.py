@@ -18,10 +18,11 @@ FILE = Path(__file__).with_name("launches.json")
 HINTS = ("", "evict_first", "evict_last")
 PATHS = ("auto", "fused", "pair")
 # forward: a whole row; forward_all: with sum_sq_probs or top_probs, whose state is twice as large;
-# forward_softcap: with a softcap; ..._part: a part of a row that several programs share. grpo: one program has a multiprocessor to itself; grpo_short: two share it.
+# forward_softcap: with a softcap; ..._part: a part of a row that several programs share. grpo: one program has a
+# multiprocessor to itself; grpo_short: two share it; grpo_softcap: with a softcap.
 KERNELS = (
     "forward", "forward_part", "forward_all", "forward_all_part", "forward_softcap", "forward_softcap_part", "backward",
-    "grpo", "grpo_short",
+    "grpo", "grpo_short", "grpo_softcap",
 )  # fmt: skip
 
 
@@ -48,8 +49,8 @@ class Launch:
     store: str = ""
     """That of the gradient."""
     max_registers: int = 0
-    """To which NVIDIA's compiler is told that it may go. Left free (0) it goes by an occupancy of its own choice, and may
-    spill to reach it; told of a number it may spill as well."""
+    """To which NVIDIA's compiler is told that it may go. Left free (0) it goes by an occupancy of its own choice, and
+    may spill to reach it; told of a number it may spill as well."""
     slices: int | None = None
     """Of the forward: None lets `plan` decide, 0 never splits a row, 1, 2 or 4 always splits it, into chunks and their
     lanes into as many slices."""

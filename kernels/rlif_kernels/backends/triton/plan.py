@@ -92,7 +92,7 @@ class BackwardPlan:
 
 @dataclass(frozen=True)
 class LossPlan:
-    """The fused loss is one launch, of the programs that are resident; the pair is a forward, the loss, and a backward."""
+    """The fused loss is one launch of the programs that are resident; the pair, a forward, the loss and a backward."""
 
     path: Literal["fused", "pair"]
     launch: Launch
@@ -239,7 +239,8 @@ def _loss(table: Table, num_rows: int, num_columns: int, itemsize: int, device: 
         return cost, plan
 
     # Those that fit first, then by cost; of equal ones that with more rows under way.
-    cost, fused = min((plan(name) for name in ("grpo_short", "grpo")), key=lambda each: (not each[1].fits, each[0]))
+    names = ("grpo_softcap",) if softcap else ("grpo_short", "grpo")
+    cost, fused = min((plan(name) for name in names), key=lambda each: (not each[1].fits, each[0]))
     pair_cost = 1 / forward_plan.efficiency + 2 / backward_plan.efficiency
     path = table.find("grpo", device.architecture, itemsize, num_columns).path
     if path == "auto":

@@ -32,7 +32,7 @@ def test_many_rows_keep_every_multiprocessor_busy(num_rows, itemsize, num_column
     shape = (num_rows, num_columns, itemsize)
     for planned in (plan.forward(*shape, HOPPER), plan.backward(*shape, HOPPER), plan.loss(*shape, HOPPER)):
         assert planned.balance >= 0.95, planned
-    # Elsewhere as even as their number of multiprocessors lets 1024 rows be: 1.7 waves of 592 programs on a B200 are two.
+    # Elsewhere as even as the number of multiprocessors lets 1024 rows be: 1.7 waves of 592 programs, say, are two.
     bound = 0.95 if num_rows == 8192 else 0.8
     for name, device in GPUS.items():
         for planned in (plan.forward(*shape, device), plan.backward(*shape, device), plan.loss(*shape, device)):
