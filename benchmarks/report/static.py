@@ -23,9 +23,16 @@ def static_table(results: dict[str, Any]) -> str:
     """The main loops on every target, and what is predicted of a few calls."""
     if not results.get("counts"):  # no target's kernels compiled: what is missing says why
         return ""
+    if not predictable(results):
+        return counts_table(results)
     found = [each for each in predictions(results["counts"]) if (each["rows"], each["columns"]) in PAGE_SHAPES]
     page = [each for each in found if each["dtype"] == "bf16"]
     return f"{counts_table(results)}\n\nPredicted, of bfloat16 logits:\n\n{calls_table(page)}"
+
+
+def predictable(results: dict[str, Any]) -> bool:
+    """Whether the loads under way were counted, as files of earlier versions have them not."""
+    return all("in_flight" in each for each in results["counts"])
 
 
 def counts_table(results: dict[str, Any]) -> str:
@@ -40,7 +47,8 @@ def counts_table(results: dict[str, Any]) -> str:
         cells = [f"{counts[target]['instructions']:.1f}" if target in counts else "" for target in targets]
         hopper = counts["sm_90"]
         cells += [f"{hopper['barriers']} / {hopper['shuffles']}", f"{hopper['load_bytes']} bytes"]
-        cells += [str(hopper["registers"]), str(hopper["programs"]), f"{hopper['in_flight'] / 1024:.0f} KB"]
+        cells += [str(hopper["registers"]), str(hopper.get("programs", ""))]
+        cells += [f"{hopper['in_flight'] / 1024:.0f} KB" if "in_flight" in hopper else ""]
         cells += [str(max(each["spills"] for each in counts.values()))]
         rows.append([kernel, *cells])
     headings = ["barriers / shuffles", "loads", "registers (sm_90)", "programs an SM", "in flight an SM", "spills"]
@@ -89,6 +97,8 @@ def static_report(results: dict[str, Any]) -> str:
     """All kernels, all shapes, and what each GPU is taken to be."""
     if not results.get("counts"):
         return ""
+    if not predictable(results):
+        return counts_table(results)
     found = predictions(results["counts"])
     facts = [
         [gpu.name, str(gpu.device.multiprocessors), f"{gpu.clock / 1e9:.2f} GHz", f"{gpu.bandwidth / 1e12:.2f} TB/s",
