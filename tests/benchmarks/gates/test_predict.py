@@ -91,10 +91,11 @@ def test_the_rows_of_a_fused_loss_stay_in_the_cache():
 def test_a_simulated_launch_knows_a_bad_one():
     counted = {"in_flight": 64 << 10, "programs": 1, "instructions": 9.0, "exponentials": 1.0}
     gpu = GPUS["H200"]
-    # Six rows more than there are multiprocessors, each of which holds one: they run alone.
+    # Six rows more than there are multiprocessors, each of which holds one: they run alone, no faster than their
+    # own loads under way let them.
     alone = Pass(counted, 138.0, 138.0, 138, 1, plan.balance(138, 1, 132))
     assert alone.balance == pytest.approx(138 / 264)
-    assert simulated_balance(gpu, alone) < 0.6
+    assert simulated_balance(gpu, alone) < 0.8
     assert simulated_balance(gpu, Pass(counted, 264.0, 264.0, 264, 1, 1.0)) == 1.0
     # Four to each, of which the last wave still draws all that the memory has.
     shared = Pass(counted | {"programs": 4}, 900.0, 900.0, 900, 4, plan.balance(900, 4, 132))
