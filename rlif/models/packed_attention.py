@@ -272,7 +272,8 @@ class _Parts(torch.autograd.Function):
                 batch.put(out[:, head], found.transpose(1, 2))
                 batch.put(total[:, head], sums.transpose(1, 2))
         for rows, columns in _to_prompts(mask.groups):
-            states = queries[rows].permute(1, 2, 0, 3), *(_repeated(each[columns], queries) for each in (keys, values))
+            states = [queries[rows].permute(1, 2, 0, 3)]
+            states += [_repeated(each[columns], queries) for each in (keys, values)]
             of_rows = out[rows].permute(1, 2, 0, 3), total[rows].permute(1, 2, 0)
             _put_together(*of_rows, *kernel(*states, 0.0, False, scale=scale))
         ctx.save_for_backward(query, key, value, out, total)
@@ -303,7 +304,7 @@ class _Parts(torch.autograd.Function):
                     batch.put(slope[:, head], each.sum(dim=1))
         for rows, columns in _to_prompts(ctx.mask.groups):
             above_rows, own, of_rows = (each[rows].permute(1, 2, 0, 3) for each in (above, queries, out))
-            states = own, *(_repeated(each[columns], queries) for each in (keys, values))
+            states = [own, *(_repeated(each[columns], queries) for each in (keys, values))]
             totals = total[rows].permute(1, 2, 0)
             found = kernel(above_rows, *states, of_rows, totals, 0.0, False, scale=ctx.scale)
             by_query[rows] += found[0].permute(2, 0, 1, 3)
@@ -320,9 +321,7 @@ def _by_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor
 
 def _to_prompts(groups: tuple[Group, ...]) -> list[tuple[slice, slice]]:
     """List where the completions of each group stand, and their prompt."""
-    return [
-        (slice(group.behind, group.end), slice(group.start, group.behind)) for group in groups if group.completions
-    ]
+    return [(slice(group.behind, group.end), slice(group.start, group.behind)) for group in groups if group.completions]
 
 
 def _of_head(states: Tensor, head: int, queries: Tensor) -> Tensor:
