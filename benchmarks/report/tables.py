@@ -9,6 +9,8 @@ from typing import Any
 from scipy import stats
 
 from benchmarks.ops.floor import floor_milliseconds
+from benchmarks.report.answering import evidence, word_prompts
+from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.steps.answers import scores
 
@@ -286,6 +288,21 @@ def answers(results: dict[str, Any]) -> str:
     )
 
 
+def faults(results: dict[str, Any]) -> str:
+    """Return what was lost of every command by every kind of hurt."""
+    commands = list(dict.fromkeys(cell["command"] for cell in results["entries"]))
+    kinds = list(dict.fromkeys(cell["hurt"] for cell in results["entries"]))
+    cells = {
+        (cell["command"], cell["hurt"]): cell["why_not"] or f"{len(cell['lost'])} lost of {cell['tried']}"
+        for cell in results["entries"]
+    }
+    shown = table(
+        ["", *(f"`{each}`" for each in commands)], [[kind, *(cells[each, kind] for each in commands)] for kind in kinds]
+    )
+    tried = sum(cell["tried"] for cell in results["entries"])
+    return f"{shown}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
+
+
 def shared_prompts(results: dict[str, Any]) -> str:
     """Return a row for each shape: tokens, times and memory where completions share their prompt, and where not."""
     rows = []
@@ -310,15 +327,43 @@ def shared_prompts(results: dict[str, Any]) -> str:
     return table(headings, rows) + notes({}, [f"{name}: {reason}" for name, reason in results["missing"].items()], [])
 
 
+def architectures(results: dict[str, Any]) -> str:
+    """How far each architecture's distributions are from float64, or why it is refused."""
+    rows = []
+    for entry in results["entries"]:
+        name = [entry["name"], entry["special"]]
+        if entry["refused"]:
+            rows.append([*name, "refused", "", ""])
+            continue
+        head = "fused" if entry["head"] == "fused" else "its own logits"
+        rows.append([*name, head, *(f"{entry[way]:.0e}" for way in ("sampled", "scored"))])
+    served = [entry for entry in results["entries"] if not entry["refused"]]
+    worst = max(max(entry["sampled"], entry["scored"]) for entry in served)
+    return (
+        table(["architecture", "what is special", "head", "sampled", "scored"], rows)
+        + f"\n\n{len(served)} of {len(rows)} architectures are served, {len(rows) - len(served)} refused. The last two "
+        f"columns are the largest difference from float64, in nats, of any token's log-probability, entropy or "
+        f"self-certainty; none exceeds {worst:.0e}."
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
+    "levels": levels,
     "loop": training_step,
     "generation": generation,
     "trl-step": trl_step,
     "self-feedback": self_feedback,
     "demo": demo,
     "answers": answers,
+    "faults": faults,
+    "architectures": architectures,
 }
 # What a report says of each suite.
-SUITE_TABLES = TABLES | {"ops": all_ops, "shared-prompts": shared_prompts}
+SUITE_TABLES = TABLES | {
+    "ops": all_ops,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
+    "shared-prompts": shared_prompts,
+}

@@ -62,16 +62,16 @@ class Picture:
 LAYERS = (
     ("cli", "the table of commands", GREY),
     ("demo, lab, plotting, integrations", "whole experiments; TRL and verl", ORANGE),
-    ("evaluation, diagnosis, self_feedback, mixing", "one command each", ORANGE),
+    ("evaluation, diagnosis, self_feedback, mixing, conversion", "one command each", ORANGE),
     ("training", "rlif train: loop, step, guard, run directory", ORANGE),
     ("metrics, plots, tasks", "calibration and choice; pictures; the built-in sums", GREEN),
     ("rewards", "statistics and texts in, one number for each completion", GREEN),
     ("scoring", "completions in, statistics out", GREEN),
     ("rollouts", "prompts in, completions out", GREEN),
     ("models", "a model, its fused head, LoRA, a reward model", BLUE),
-    ("data", "rows and prompts", BLUE),
+    ("data", "rows and prompts, word problems", BLUE),
     ("options, files, answers", "shared options; how anything is written; what a text states", BLUE),
-    ("errors, interrupts, progress_bar, terminal, printable, extras", "", GREY),
+    ("errors, interrupts, doing, progress_bar, digits, terminal, printable, extras", "", GREY),
 )
 
 

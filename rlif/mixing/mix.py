@@ -21,8 +21,10 @@ from rlif.errors import UserError
 from rlif.files.directories import write_directory
 from rlif.files.json_values import write_json
 from rlif.files.lock import Lock
-from rlif.mixing.options import TokenizerFrom, check_output, check_ratio
+from rlif.files.room import check_room
+from rlif.mixing.options import TokenizerFrom, check_ratio
 from rlif.mixing.weight_files import CONFIG_FILES, TOKENIZER_FILES, WeightFiles
+from rlif.options.record import check_new
 from rlif.progress_bar import bar
 
 INDEX = "model.safetensors.index.json"
@@ -66,13 +68,13 @@ def mix(
         UserError: bad input, before anything is written; or no room to write.
     """
     check_ratio(ratio)
-    check_output(output_dir)
+    check_new(output_dir)
     models = WeightFiles(str(base), "base"), WeightFiles(str(instruct), "instruct")
     _check_settings(*models, console)
     names = _common_names(*models)
     _check_tensors(*models, names)
     shards, total = _plan(models[0], names, max_shard_size)
-    _check_room(output_dir, total)
+    check_room(output_dir, total)
     with bar(f"Mixing {ratio:g}", "", total, in_bytes=True, console=console, disable=console is None) as move:
 
         def write(directory: Path) -> None:
@@ -91,7 +93,7 @@ def mix(
 
         with Lock(output_dir, beside=True) as lock:
             lock.make()
-            check_output(output_dir)  # another process may have made it since
+            check_new(output_dir)  # another process may have made it since
             write_directory(output_dir, write, interruptible=True)
 
 
@@ -169,16 +171,6 @@ def _plan(base: WeightFiles, names: list[str], max_shard_size: int | str) -> tup
     except ValueError as error:
         raise UserError(f"max_shard_size: got {max_shard_size!r}, expected a size such as 5GB or 500MB") from error
     return split.filename_to_tensors, split.metadata["total_size"]
-
-
-def _check_room(output_dir: Path, needed: int) -> None:
-    """Refuse to begin where the weights cannot end."""
-    parent = next(parent for parent in output_dir.absolute().parents if parent.exists())
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise UserError(
-            f"output_dir: {parent} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the weights"
-        )
 
 
 def _mixed(base: WeightFiles, instruct: WeightFiles, name: str, ratio: float, advance: Callable[[int], None]) -> Tensor:

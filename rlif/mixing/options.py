@@ -11,6 +11,7 @@ import tyro
 from rlif.errors import UserError
 from rlif.options.checks import Share, check, check_value
 from rlif.options.fields import Formerly
+from rlif.options.record import check_new
 
 TokenizerFrom = Literal["base", "instruct"]
 
@@ -52,7 +53,7 @@ class MixConfig:
         if len(set(self.outputs())) < len(self.ratio):
             raise UserError(f"ratio: got {' '.join(map(str, self.ratio))}, expected each once")
         for output in self.outputs():
-            check_output(output)
+            check_new(output)
 
     def outputs(self) -> list[Path]:
         """Return the directory of each ratio."""
@@ -63,13 +64,3 @@ class MixConfig:
 def check_ratio(ratio: float) -> None:
     """Hold one ratio to its bounds."""
     check_value("ratio", ratio, Share)
-
-
-def check_output(output_dir: Path) -> None:
-    """Hold one output directory to being new."""
-    try:
-        exists = output_dir.exists()
-    except OSError as error:
-        raise UserError(f"output_dir: cannot make {output_dir}: {error.strerror}") from error
-    if exists:
-        raise UserError(f"output_dir: {output_dir} exists, expected a new directory")

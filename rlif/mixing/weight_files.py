@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlif.errors import UserError
 from rlif.files.json_values import read_json
-from rlif.models.language_model import check_model_path
+from rlif.models.gguf import gguf_file
 from rlif.models.loading import loading
+from rlif.models.sources import check_model_path
 
 # Every type that safetensors has and that is either a plain weight or a whole number.
 TORCH_DTYPES = {
@@ -142,6 +143,10 @@ def _local(model: str, argument: str) -> Path:
     check_model_path(model, argument)
     path = Path(model).expanduser()
     if path.exists():
+        if gguf_file(path, argument) is not None:
+            raise UserError(
+                f"{argument}: {model} is a GGUF file, expected weights in safetensors, which rlif convert makes of it"
+            )
         return path
     patterns = [*CONFIG_FILES, *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
     try:
@@ -172,7 +177,7 @@ def _files(directory: Path, argument: str, model: str) -> list[Path]:
     if single.is_file():
         return [single]
     if (directory / "adapter_config.json").is_file():
-        raise UserError(f"{argument}: {model} is an adapter, expected a whole model: merge_and_unload() makes one")
+        raise UserError(f"{argument}: {model} is an adapter, expected a whole model, which rlif convert makes of it")
     raise UserError(
         f"{argument}: {model} has no model.safetensors; expected weights in safetensors: load the model with "
         "transformers and write it with save_pretrained"

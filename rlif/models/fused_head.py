@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlif.errors import UserError
 from rlif.models.float32_head import Float32Linear
+from rlif.models.vocabulary import limit_of
 
 # What models call the factor between their output embedding and their logits, and whether it multiplies or divides.
 SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
@@ -29,8 +32,9 @@ FUSED_HEAD_HINT = "--no-fused-head scores such a model by its own logits"
 class FusedHead:
     """logits = softcap(scale * (hidden @ weight.T + bias)), with softcap(x) = cap tanh(x / cap)."""
 
-    linear: nn.Linear
-    """weight (V, H) and bias (V,) or None. The module, not its tensors: under FSDP they change places."""
+    linear: nn.Linear | ModulesToSaveWrapper
+    """weight (V, H) and bias (V,) or None. The module, not its tensors: under FSDP they change places, and where an
+    adapter has a head of its own, they are those of the adapter or of the model, whichever counts at the time."""
     scale: float
     cap: float | None
 
@@ -41,12 +45,22 @@ class FusedHead:
     @property
     def logits_dtype(self) -> torch.dtype | None:
         """What the linear ops of `rlif_kernels` take for logits like those of the model itself."""
-        return torch.float32 if isinstance(self.linear, Float32Linear) else None
+        return torch.float32 if isinstance(_plain(self.linear), Float32Linear) else None
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Columns of the head that count, where those after them do not."""
+        return limit_of(self.linear)
 
     @property
     def softcap(self) -> float | None:
         """The cap of the unscaled logits to the same effect."""
         return None if self.cap is None else self.cap / self.scale
+
+
+def _plain(linear: nn.Module | None) -> nn.Module | None:
+    """Look through what peft wraps around a head that an adapter has a copy of (LoRA's `modules_to_save`)."""
+    return linear.original_module if isinstance(linear, ModulesToSaveWrapper) else linear
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
@@ -70,8 +84,10 @@ def fused_head(model: PreTrainedModel, *, hint: str = FUSED_HEAD_HINT) -> FusedH
         known = ", ".join(str(dtype) for dtype in MAX_LOGIT_GAP)
         raise UserError(f"model: {name} is of {model.dtype}, expected one of {known}; {hint}")
     linear = model.get_output_embeddings()
-    if type(linear) not in (nn.Linear, Float32Linear):
+    if type(_plain(linear)) not in (nn.Linear, Float32Linear):
         came = "no output embedding" if linear is None else f"{type(linear).__name__} as its output embedding"
+        if isinstance(linear, BaseTunerLayer):
+            came = "an adapter on its output embedding"
         raise UserError(f"model: {name} has {came}, expected a plain Linear; {hint}")
     config = model.config.get_text_config()
     scale = 1.0

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.models.float32_head import keep_logits_in_float32
-from rlif.models.loading import exists, loading, path_or_id
+from rlif.models.loading import loading
+from rlif.models.sources import check_model_path, read_model
+from rlif.models.vocabulary import limit_vocabulary, num_columns
 from rlif.options.groups import LoadingOptions
 
 
@@ -30,33 +33,15 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return num_columns(self.model)
+
     def save(self, directory: Path) -> None:
         """Write a directory that AutoModelForCausalLM and AutoTokenizer load."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
-
-
-def check_model_path(name: str, argument: str = "model") -> None:
-    """Find fault with a local model directory without loading it; a hub id passes. `argument` is what errors name.
-
-    Raises:
-        UserError: the path does not exist, or has no model or no tokenizer in it.
-    """
-    path = Path(name).expanduser()
-    if not name or not exists(name):
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/") or not name
-        if looks_local:
-            raise UserError(f"{argument}: got {name!r}, which does not exist; expected a model directory or a hub id")
-        return
-    # An adapter, with the name of its model in its own configuration, is loaded like a model.
-    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
-        raise UserError(f"{argument}: {name} has no config.json, expected a directory written by save_pretrained")
-    # AutoTokenizer does not fail where there is no tokenizer: it makes an empty one of the model's usual kind.
-    if not any(any(path.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model", "tekken.json")):
-        raise UserError(
-            f"{argument}: {name} has no tokenizer, expected its files beside the model's, as by "
-            "tokenizer.save_pretrained(...)"
-        )
 
 
 def load_language_model(
@@ -66,44 +51,39 @@ def load_language_model(
     dtype: str,
     attn_implementation: str | None = None,
     logits_dtype: str | None = None,
+    vocab_size: int | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a model and its tokenizer from a directory or from the Hugging Face hub.
+    """Load a model and its tokenizer from a directory, a GGUF file, a LoRA adapter or the Hugging Face hub.
 
     Args:
-        name: directory or hub id.
+        name: directory, file or hub id; an adapter is merged into its model.
         device: as torch names it, or "auto": cuda if there is one, else cpu.
         dtype: "float32" or "bfloat16", of the weights.
         attn_implementation: as transformers names it (eager, sdpa, flash_attention_2, …); None is its own choice.
         logits_dtype: "float32" keeps the logits in it, whoever asks the model for them; None: that of the weights.
+        vocab_size: the logits are those of this many tokens, the first ones; None: of all columns of the head.
         trust_remote_code: run the Python code that comes with the model, where it is of no kind that transformers has.
 
     Raises:
-        UserError: no such model, no tokenizer, code of its own that nobody trusts, a device that torch cannot use, or a
-            head whose logits cannot be kept in float32.
+        UserError: no such model, no tokenizer, code of its own that nobody trusts, a device that torch cannot use, a
+            head whose logits cannot be kept in float32, or one with fewer columns than are asked for.
     """
     check_model_path(name)
     target = resolve_device(device)
-    with loading("model", name, can_trust=True):
-        tokenizer = AutoTokenizer.from_pretrained(path_or_id(name), trust_remote_code=trust_remote_code)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path_or_id(name),
-            trust_remote_code=trust_remote_code,
+    with doing(f"loading {name}"), loading("model", name, can_trust=True):
+        model, tokenizer = read_model(
+            name,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
-            use_safetensors=True,  # a pickle may run code
-            output_loading_info=True,
-        )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise UserError(
-            f"model: {name} lacks weights of {type(model).__name__}, which would start at random: "
-            f"{', '.join(missing[:3])} ({len(missing)} in all)"
+            trust_remote_code=trust_remote_code,
         )
     # Sampling and scoring must see the same distribution, or the on-policy ratio is not one: no dropout, ever.
     model.to(target).eval()
     if logits_dtype == "float32":
         keep_logits_in_float32(model)
+    if vocab_size is not None:
+        limit_vocabulary(model, vocab_size)
 
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = list(end) if isinstance(end, list | tuple) else [end]
@@ -113,8 +93,13 @@ def load_language_model(
     if isinstance(tokenizer.model_max_length, bool) or not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"model: {name} has model_max_length {tokenizer.model_max_length!r}, expected a number")
     eos_token_ids = tuple(dict.fromkeys(stated))
-    # Tokens that were added to the tokenizer alone have no embedding.
+    # Tokens that were added to the tokenizer alone have no embedding, and those beyond the head are never drawn.
     num_embeddings = model.get_input_embeddings().num_embeddings
+    if eos_token_ids and num_columns(model) <= min(eos_token_ids) < num_embeddings:
+        raise UserError(
+            f"vocab_size: got {num_columns(model)} columns, but {name} ends completions with token {eos_token_ids[0]}; "
+            "expected a head that can name it"
+        )
     if eos_token_ids and min(eos_token_ids) >= num_embeddings:
         raise UserError(
             f"model: {name} ends completions with token {eos_token_ids[0]}, but has embeddings for {num_embeddings} "
@@ -134,6 +119,7 @@ def load_with_options(options: LoadingOptions, name: str, *, device: str | None 
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         logits_dtype=options.logits_dtype,
+        vocab_size=options.vocab_size,
         trust_remote_code=options.trust_remote_code,
     )
 

@@ -28,6 +28,8 @@ def loading(argument: str, name: str, *, can_trust: bool = False) -> Iterator[No
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # whatever a configuration or a checkpoint makes transformers raise
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             hint = ", or trust_remote_code by somebody who has read that code" if can_trust else ""

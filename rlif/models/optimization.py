@@ -1,10 +1,38 @@
-"""How far each optimizer step goes: the learning rate over a run, and no step where the numbers are not finite."""
+"""How far each optimizer step goes: the learning rate over a run, no step where the numbers are not finite, and how
+many weights a step moves at all."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from rlif.models.master_weights import MASTER, WIDE, MasterWeightsAdamW
+from rlif.options.groups import OptimizerOptions
+
+# Numbers of each weight tensor that are looked at, evenly spaced, to tell how many move.
+MOVED_SAMPLE = 1024
+# Of those, a share below which a training learns little but rounding.
+FEW_MOVED = 0.1
+
+
+def adamw(parameters: Iterable[nn.Parameter], options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Make the optimizer of those parameters that want gradients, with master weights where they are of half precision.
+
+    Args:
+        parameters: of a model.
+        options: of which weight_decay and master_weights count here.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    is_coarse = any(parameter.dtype not in WIDE for parameter in trained)
+    kind = MasterWeightsAdamW if options.master_weights and is_coarse else torch.optim.AdamW
+    return kind(trained, weight_decay=options.weight_decay, fused=True)
 
 
 def scheduled(step: int, max_steps: int, *, learning_rate: float, warmup_ratio: float, lr_scheduler_type: str) -> float:
@@ -49,9 +77,77 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def step_if_finite(optimizer: torch.optim.Optimizer, loss: float, grad_norm: float) -> bool:
+@dataclass
+class MovedWeights:
+    """How many weights the optimizer's steps have moved, of a sample of those that had a gradient.
+
+    A master weight moves where its weight of half precision, which is the same rounded, may not yet.
+    """
+
+    moved: int = 0
+    counted: int = 0
+
+    @property
+    def share(self) -> float:
+        """Moved of counted; NaN where none had a gradient."""
+        return self.moved / self.counted if self.counted else math.nan
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make a step of the optimizer, and count."""
+        before = list(_with_gradient(optimizer))
+        optimizer.step()
+        for old, new in zip(before, _with_gradient(optimizer), strict=True):
+            self.moved += int((old != new).sum())
+            self.counted += len(old)
+
+
+@torch.no_grad()
+def _with_gradient(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """Copy a sample of each parameter's weights, of those whose gradient is not 0; of shards this process's own."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            weight = optimizer.state.get(parameter, {}).get(MASTER, parameter)
+            weight, gradient = (_local(each.detach()).flatten() for each in (weight, parameter.grad))
+            stride = max(1, len(weight) // MOVED_SAMPLE)
+            yield weight[::stride][gradient[::stride] != 0]
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, loss: float, grad_norm: float, moved: MovedWeights) -> bool:
     """Make a step, unless the loss or the norm of its gradient is not finite; returns whether it was made."""
     is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if is_finite:
-        optimizer.step()
+        moved.step(optimizer)
     return is_finite
+
+
+@contextmanager
+def before_weights_change(act: Callable[[], None]) -> Iterator[None]:
+    """Within, `act` is called whenever an optimizer is about to change weights."""
+    handle = register_optimizer_step_pre_hook(lambda *_: act())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def rounded_away(share: float, options: OptimizerOptions, dtype: str) -> str | None:
+    """Say that most updates are lost to rounding, and what helps, if few weights moved; None if enough did.
+
+    Args:
+        share: of `MovedWeights`, or NaN.
+        options: of the optimizer.
+        dtype: of the weights.
+    """
+    if not share < FEW_MOVED:
+        return None
+    helps = "master_weights" if dtype != "float32" and not options.master_weights else "a higher learning_rate"
+    return (
+        f"{share:.1%} of the weights that have a gradient moved in this step: the others' updates are smaller than the "
+        f"rounding of their dtype, {dtype}; expected at least {FEW_MOVED:.0%}, for which {helps} may help"
+    )

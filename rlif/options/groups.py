@@ -34,12 +34,16 @@ class LoadingOptions:
     """Device, as torch names it (cpu, cuda, cuda:1, mps). auto: cuda if there is one, else cpu."""
 
     dtype: Dtype = "float32"
-    """Data type of weights and activations. In training, bfloat16 weights are too coarse to take the updates of
-    a small learning rate."""
+    """Data type of weights and activations. In training, bfloat16 weights alone are too coarse to take the updates of
+    a small learning rate: see master_weights."""
 
     logits_dtype: LogitsDtype | None = None
     """float32: logits of bfloat16 weights stay in float32, in sampling and scoring alike; they take twice the memory.
     None: they are rounded to the weights' data type, bfloat16 by up to 1/256 of each."""
+
+    vocab_size: Annotated[int, AtLeast(2)] | None = None
+    """Tokens, the first ones, that the model draws from and is measured on: the head's other columns are left out.
+    `rlif diagnose` says where a head has columns that are no tokens. None: all."""
 
     trust_remote_code: bool = False
     """Run the Python code that comes with the model, where transformers has no such model or tokenizer of its own.
@@ -51,7 +55,8 @@ class ModelOptions:
     """The model."""
 
     model: str
-    """Model: a directory saved by transformers, or a Hugging Face hub id."""
+    """Model: a directory saved by transformers, a GGUF file, a directory with a LoRA adapter, which is merged, or a
+    Hugging Face hub id."""
 
 
 @dataclass(kw_only=True)
@@ -88,7 +93,8 @@ class DataOptions:
     """The prompts."""
 
     data: str
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256."""
 
 
 @dataclass(kw_only=True)
@@ -151,8 +157,9 @@ class TruncationOptions:
 class BatchOptions:
     """How many prompts are sampled at a time."""
 
-    prompts_per_batch: Count = 32
-    """Prompts sampled at a time: fewer need less memory."""
+    prompts_per_batch: Count | None = None
+    """Prompts sampled at a time: fewer need less memory. None: 32; on a CPU no more than make 2^40 / parameters tokens
+    (8,000 at 135M), completions included, for results about each minute."""
 
 
 @dataclass(kw_only=True)
@@ -207,6 +214,10 @@ class OptimizerOptions:
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
     """Decoupled weight decay of AdamW."""
 
+    master_weights: bool = True
+    """Update weights of half precision in float32 copies, which keep what rounding would lose: 8 bytes a weight more
+    than without, 4 for the copy and 4 because AdamW's two moments are float32 too. Weights in float32 have none."""
+
     gradient_checkpointing: bool = False
     """Compute activations again in the backward instead of keeping them: less memory, more time."""
 
@@ -225,6 +236,9 @@ class LoraOptions:
 
     lora_target_modules: tuple[str, ...] = ("all-linear",)
     """Names of the modules that get an adapter. all-linear: every linear layer but the head."""
+
+    lora_modules_to_save: tuple[str, ...] = ()
+    """Names of modules that are trained whole, beside the adapter and saved with it, such as lm_head."""
 
 
 @dataclass(kw_only=True)

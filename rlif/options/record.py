@@ -33,7 +33,24 @@ def check_resume(config: Any, what: str) -> None:
         UserError: it does not.
     """
     if config.resume and config.output_dir is None:
-        raise UserError(f"output_dir: got none, expected the directory of the {what} to resume")
+        raise UserError(
+            f"output_dir: got none, expected the directory of the {what} to resume: --output-dir DIRECTORY, which a "
+            f"{CONFIG_FILE} does not name"
+        )
+
+
+def check_new(output_dir: Path) -> None:
+    """Hold an output directory to being new: what it is for appears when it is whole.
+
+    Raises:
+        UserError: there is something of that name.
+    """
+    try:
+        exists = output_dir.exists()
+    except OSError as error:
+        raise UserError(f"output_dir: cannot make {output_dir}: {error.strerror}") from error
+    if exists:
+        raise UserError(f"output_dir: {output_dir} exists, expected a new directory")
 
 
 def output_directory(config: Any, name: str, *, what: str | None = None) -> Path:

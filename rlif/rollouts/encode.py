@@ -38,7 +38,7 @@ def encode_prompts(
     system_prompt: str | None = None,
     answer_style: AnswerStyle | None = None,
 ) -> list[EncodedPrompt]:
-    """Tokenize prompts: text as it is, with the special tokens that the tokenizer adds by itself (often BOS).
+    """Tokenize prompts: text as it is, with the special tokens that the tokenizer puts before it by itself (often BOS).
 
     Conversations go through the chat template, which writes all special tokens; so does text, as a user's message, if
     `chat` or `system_prompt` asks for it. An `answer_style` of None is that of `answer_style_of`.
@@ -67,7 +67,7 @@ def encode_prompts(
             raise UserError(
                 f"{where} has {len(text)} characters, which are more than the model's {max_positions} positions hold"
             )
-        ids = language_model.tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
+        ids = _token_ids(language_model, text, add_special_tokens=not is_chat)
         if not ids:
             raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")
         if max(ids) >= vocab_size:
@@ -79,6 +79,16 @@ def encode_prompts(
             )
         encoded.append(EncodedPrompt(text, prompt.answer, ids, style))
     return encoded
+
+
+def _token_ids(language_model: LanguageModel, text: str, *, add_special_tokens: bool) -> list[int]:
+    """Tokenize one text, without an end token that the tokenizer appends: nothing is to continue what has ended."""
+    encoded = language_model.tokenizer(text, add_special_tokens=add_special_tokens, return_special_tokens_mask=True)
+    ids, added = list(encoded["input_ids"]), encoded["special_tokens_mask"]
+    ends = {*language_model.eos_token_ids, language_model.tokenizer.sep_token_id}
+    while len(ids) > 1 and added[len(ids) - 1] and ids[-1] in ends:
+        ids.pop()
+    return ids
 
 
 def pad_left(sequences: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

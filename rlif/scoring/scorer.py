@@ -159,6 +159,7 @@ class Scorer(nn.Module):
             "bias": self.head.linear.bias,
             "temperature": self.head.temperature(temperature),
             "softcap": self.head.softcap,
+            "vocab_size": self.head.vocab_size,
             "logits_dtype": self.head.logits_dtype,
         }
 

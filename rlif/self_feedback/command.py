@@ -15,7 +15,8 @@ from rlif.errors import UserError
 from rlif.files.json_values import without_nan, write_json
 from rlif.files.jsonl import Row, settings_of, write_rows
 from rlif.files.lock import Lock
-from rlif.models.language_model import check_model_path, load_with_options
+from rlif.models.language_model import load_with_options
+from rlif.models.sources import check_model_path
 from rlif.options.fields import options_of
 from rlif.options.record import CONFIG_FILE, read_record, write_record
 from rlif.options.yaml_file import with_changes

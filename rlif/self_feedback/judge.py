@@ -24,6 +24,11 @@ def verdict_tokens(language_model: LanguageModel, words: tuple[str, str]) -> tup
     ids = [language_model.tokenizer(word, add_special_tokens=False)["input_ids"][:1] for word in words]
     if not ids[0] or not ids[1] or ids[0] == ids[1]:
         raise UserError(f"verdicts: got {words[0]!r} and {words[1]!r}, expected words that begin with different tokens")
+    if max(ids)[0] >= language_model.vocab_size:
+        raise UserError(
+            f"verdicts: got {words[0]!r} and {words[1]!r}, expected words within the first {language_model.vocab_size} "
+            "tokens, which are all that vocab_size leaves"
+        )
     return ids[0][0], ids[1][0]
 
 

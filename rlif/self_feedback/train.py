@@ -16,15 +16,23 @@ from typing import cast
 import torch
 
 from rlif.errors import UserError
-from rlif.files.directories import damage, write_directory
+from rlif.files.directories import is_whole, write_directory
 from rlif.files.fingerprint import fingerprint
-from rlif.files.json_values import read_json, write_json
-from rlif.files.jsonl import Row, StageFile
+from rlif.files.json_values import read_json, without_nan, write_json
+from rlif.files.jsonl import Row, StageFile, check_metrics
 from rlif.interrupts import StopRequest
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import policy_to_train
-from rlif.models.optimization import scheduled, set_learning_rate, step_if_finite
+from rlif.models.optimization import (
+    MovedWeights,
+    adamw,
+    before_weights_change,
+    rounded_away,
+    scheduled,
+    set_learning_rate,
+    step_if_finite,
+)  # fmt: skip
 from rlif.models.reward_model import load_reward_model
 from rlif.options.checks import Count, read_checked
 from rlif.progress_bar import bar
@@ -35,10 +43,13 @@ from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
 from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
 from rlif.self_feedback.sequences import parts_within
+from rlif.terminal import make_console
 from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
 STAGE_CHANGEABLE = ("gradient_checkpointing", "save_steps")
+# Options that the last release did not have, with what they are where nobody asks for anything else.
+LATER = {"master_weights": True, "lora_modules_to_save": ()}
 STEP_FILE = "step.json"
 # Beside a trained model: what it was trained by and on.
 ORIGIN_FILE = "self_feedback.json"
@@ -76,10 +87,15 @@ def train_model(
 
     Raises:
         UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step is finished and a checkpoint saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, within one forward and after a checkpoint is saved.
     """
     options, directory = config.train, output_dir / f"train-{config.train.objective}"
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in STAGE_CHANGEABLE}
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(options).items()
+        # A training that was begun before there was such an option goes on with its default.
+        if name not in STAGE_CHANGEABLE and (name, value) not in LATER.items()
+    }
     origin = {
         "model": model_fingerprint(start.model)[:16],
         "preferences": fingerprint(map(dataclasses.astuple, items))[:16],
@@ -88,14 +104,15 @@ def train_model(
     metrics = StageFile(directory / "metrics.jsonl", settings)
     final = output_dir / FOLDERS[options.objective]
     max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
-    is_done = len(metrics.rows) == max_steps and final.is_dir() and damage(final) is None
+    is_done = len(metrics.rows) == max_steps and is_whole(final)
     # The other objective may have replaced the model since.
     if is_done and read_json(final / ORIGIN_FILE) == json.loads(json.dumps(settings)):
+        check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
         return metrics.rows
 
     checkpoint = directory / "checkpoint"
     step, resumed = 0, None
-    if checkpoint.is_dir() and damage(checkpoint) is None:
+    if is_whole(checkpoint):
         saved = read_checked(StepFile, checkpoint / STEP_FILE, argument="output_dir").step
         if saved <= len(metrics.rows):
             step, resumed = saved, checkpoint
@@ -103,9 +120,9 @@ def train_model(
             # Without its rows it belongs to another training, and must be gone before the new one has as many.
             shutil.rmtree(checkpoint)
     metrics.keep(step)
+    check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
     objective, write = make_objective(config, start, name, items, directory, origin, resumed)
-    parameters = [parameter for parameter in objective.module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=options.weight_decay, fused=True)
+    optimizer = adamw(objective.module.parameters(), options)
     if resumed is not None:
         load_optimizer(objective.module, optimizer, resumed)
 
@@ -114,24 +131,47 @@ def train_model(
         save_optimizer(optimizer_tensors(objective.module, optimizer), target)
         write_json(target / STEP_FILE, {"step": step}, indent=None)
 
-    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop:
-        while step < max_steps:
-            step += 1
-            rows = step_rows(len(items), step, options, config.seed)
-            learning_rate = scheduled(
-                step,
-                max_steps,
-                learning_rate=_given(options.learning_rate),
-                warmup_ratio=options.warmup_ratio,
-                lr_scheduler_type=options.lr_scheduler_type,
-            )
+    told = False
+    changing = False  # whether a step has begun to change the weights, and is not done
+
+    def hold() -> None:
+        nonlocal changing
+        stop.hold()
+        changing = True
+
+    def take_step() -> None:
+        """Train the step after `step`; until it begins to change the weights, a signal abandons it."""
+        nonlocal step, changing, told
+        rows = step_rows(len(items), step + 1, options, config.seed)
+        learning_rate = scheduled(
+            step + 1,
+            max_steps,
+            learning_rate=_given(options.learning_rate),
+            warmup_ratio=options.warmup_ratio,
+            lr_scheduler_type=options.lr_scheduler_type,
+        )
+        with stop.interruptible():
             row = train_batch(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
-            metrics.append([{"step": step} | row])
-            advance(1)
-            if (step % options.save_steps == 0 and step < max_steps) or stop.received is not None:
+        metrics.append([without_nan({"step": step + 1} | row)])
+        step, changing = step + 1, False
+        if not told and (warning := rounded_away(row["moved_weights"], options, config.dtype)):
+            told = True
+            make_console(errors=True).print(f"Warning: {warning}", soft_wrap=True, markup=False, highlight=False)
+
+    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(hold):
+        try:
+            while step < max_steps:
+                take_step()
+                advance(1)
+                if step % options.save_steps == 0 and step < max_steps:
+                    write_directory(checkpoint, save_checkpoint)
+                if stop.received is not None:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            stop.save_in_peace()
+            if step > 0 and not changing:
                 write_directory(checkpoint, save_checkpoint)
-            if stop.received is not None:
-                raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training")
+            raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training") from None
 
     def save_final(target: Path) -> None:
         write(target)
@@ -236,12 +276,13 @@ def train_batch(
             totals[name] += values.sum().item() / len(rows)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm).item()
-    if not step_if_finite(optimizer, totals["loss"], norm):
+    moved = MovedWeights()
+    if not step_if_finite(optimizer, totals["loss"], norm, moved):
         raise UserError(
             f"learning_rate: the loss is {totals['loss']:g} and its gradient's norm {norm:g}, expected finite numbers; "
             "try a lower learning rate than the present one"
         )
-    return {**totals, "grad_norm": norm, "learning_rate": learning_rate}
+    return {**totals, "grad_norm": norm, "learning_rate": learning_rate, "moved_weights": moved.share}
 
 
 def _given(value: float | None) -> float:

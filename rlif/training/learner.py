@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import adapter_off, policy_to_train
+from rlif.models.optimization import adamw
 from rlif.rewards import RewardMixture
-from rlif.scoring.scorer import make_scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.checkpoint import load_optimizer, optimizer_tensors, save_optimizer
-from rlif.training.distributed import full_state_dict, initialize_fsdp, reshard
+from rlif.training.distributed import full_state_dict, initialize_fsdp, reshard, unsharded
 from rlif.training.options import TrainConfig
 
 
@@ -44,6 +47,17 @@ class Learner:
     models: Models
     rewards: RewardMixture
     optimizer: torch.optim.Optimizer
+
+    @contextmanager
+    def as_start_model(self) -> Iterator[LanguageModel]:
+        """Within, have the model that training started from, to sample from it; there must be a start model."""
+        models = self.models
+        assert models.start_model is not None
+        if self.config.lora_rank > 0:  # it is the policy with its adapter off
+            with unsharded(self.accelerator, models.scorer), models.start_model.within():
+                yield models.language_model
+        else:
+            yield replace(models.language_model, model=cast(Scorer, models.start_model.scorer).model)
 
     def writer(self, *, with_optimizer: bool) -> Callable[[Path], None]:
         """Return what writes the model, or with LoRA its adapter, and the tokenizer, into a directory.
@@ -78,13 +92,7 @@ def make_learner(
     Raises:
         UserError: the model cannot be trained as the configuration says.
     """
-    load = partial(
-        load_language_model,
-        device=str(accelerator.device),
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )
+    load = partial(load_with_options, config, device=str(accelerator.device))
     policy, start_model = policy_to_train(start, config, checkpoint, load, seed=config.seed), None
     if need_start_model and config.lora_rank == 0:
         frozen = start.model if policy is not start else copy.deepcopy(start.model)
@@ -93,8 +101,7 @@ def make_learner(
         enable_checkpointing(policy.model)
 
     scorer = make_scorer(policy.model, config)
-    trained = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, weight_decay=config.weight_decay, fused=True)
+    optimizer = adamw(scorer.parameters(), config)
     one_token = scorer.one_token()
     scorer, optimizer = accelerator.prepare(scorer, optimizer)
     initialize_fsdp(scorer, one_token)

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rlif.answers.math_verification import limited_cost
-from rlif.models.optimization import set_learning_rate, step_if_finite
+from rlif.models.optimization import MovedWeights, set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, mean_and_std, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit, microbatches
 from rlif.rollouts.rollout import Rollout
@@ -83,7 +84,7 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
     one_forward = one_forward_serves(learner, rollout)
     if not one_forward:
         score(learner, rollout, scores)
-    losses, grad_norms, skipped = [], [], 0
+    losses, grad_norms, skipped, moved_weights = [], [], 0, MovedWeights()
     for iteration in range(config.num_iterations):
         if iteration == 0 and one_forward:
             loss = score_and_learn(learner, rollout, scores)
@@ -92,7 +93,7 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         norm = accelerator.clip_grad_norm_(learner.models.scorer.parameters(), config.max_grad_norm)
         losses.append(loss)
         grad_norms.append(float(norm))
-        skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1])
+        skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1], moved_weights)
 
     groups = scores.rewards.view(-1, config.num_generations)
     totals = all_reduce_sum(
@@ -100,6 +101,7 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         {
             **scores.totals,
             **applied("reward", scores.rewards),
+            **dataclasses.asdict(moved_weights),
             "groups": len(groups),
             "group_std": mean_and_std(groups)[1].nansum().item(),
             "equal_groups": equal_groups(scores.rewards, config.num_generations).sum().item(),
@@ -116,6 +118,8 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         "grad_norm": fmean(grad_norms),
         "learning_rate": learning_rate,
         "skipped_updates": skipped,
+        # Of the weights with a gradient; where none has one, none was to move.
+        "moved_weights": totals["moved"] / totals["counted"] if totals["counted"] else math.nan,
     }
 
 

@@ -17,11 +17,15 @@ WORDS = {
     "train": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "eval": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "self-feedback": "sample --model MODEL --data DATA --output-dir DIRECTORY",
+    "diagnose": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "lab": "--output-dir DIRECTORY --resume",
     "mix": "MODEL MODEL --ratio 0.5 --output-dir DIRECTORY",
+    "convert": "MODEL --output-dir DIRECTORY",
 }
-# These write one file, or into a directory that is there for none but them.
-WRITE_NO_DIRECTORY = {"plot", "diagnose"}
+# Their directories appear when they are whole.
+WHOLE = {"mix", "convert"}
+# This writes one file.
+WRITE_NO_DIRECTORY = {"plot"}
 ALWAYS_NEW = {"demo"}
 
 
@@ -39,16 +43,16 @@ def test_a_second_process_in_a_directory_is_refused_and_changes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory, data = tmp_path / "directory", write_jsonl({"prompt": "1+1=", "answer": 2})
-    if command != "mix":  # its directory appears when it is whole
+    if command not in WHOLE:
         directory.mkdir()
     places = {"MODEL": model_dir, "DATA": data, "DIRECTORY": directory}
     words = [str(places.get(word, word)) for word in WORDS[command].split()]
     monkeypatch.setattr(sys, "argv", ["rlif", command, *words])
-    with Lock(directory, beside=command == "mix"):
+    with Lock(directory, beside=command in WHOLE):
         with pytest.raises(SystemExit) as end:
             cli.main()
         before = [path.name for path in directory.iterdir()] if directory.exists() else []
     assert end.value.code == cli.BAD_INPUT
     error = capsys.readouterr().err
     assert f"rlif: error: output_dir: {directory} is in use by process {os.getpid()} on {os.uname().nodename};" in error
-    assert before == ([] if command == "mix" else [".lock"])
+    assert before == ([] if command in WHOLE else [".lock"])

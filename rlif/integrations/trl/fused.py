@@ -30,7 +30,7 @@ from rlif_kernels.stats import IGNORE_INDEX
 
 POLICY_OUTPUTS = ("logprob", "entropy")
 REFERENCE_OUTPUTS = ("logprob",)
-FUSED_HINT = "TRL's own functions serve such a model: leave use_fused_token_stats out"
+FUSED_HINT = "TRL's own functions serve such a model: GRPOTrainer with trl_reward, without use_fused_token_stats"
 
 LogitsListener = Callable[[Tensor | None, Tensor], None]
 
@@ -170,6 +170,7 @@ class FusedTokenStats:
                 bias=bias,
                 temperature=patch.head.temperature(self.temperature),
                 softcap=patch.head.softcap,
+                vocab_size=patch.head.vocab_size,
                 logits_dtype=patch.head.logits_dtype,
                 outputs=tuple(dict.fromkeys((*patch.outputs, *(self._also if is_policy else ())))),
             )

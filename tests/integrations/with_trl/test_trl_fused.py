@@ -129,8 +129,12 @@ def test_every_loss_takes_the_steps_that_it_takes_in_trl(loss_type: str, model_d
     assert trainer.fused_token_stats.patches[1].model is trainer.ref_model
 
 
-def test_an_adapter_takes_the_steps_that_it_takes_in_trl(model_dir: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = dict(peft_config=LoraConfig(task_type="CAUSAL_LM"), beta=0.01)
+@pytest.mark.parametrize("whole", [None, ["lm_head"]])
+def test_an_adapter_takes_the_steps_that_it_takes_in_trl(
+    whole: list[str] | None, model_dir: Path, tmp_path: Path
+) -> None:
+    adapter = LoraConfig(task_type="CAUSAL_LM", modules_to_save=whole)
+    changes: dict[str, Any] = dict(peft_config=adapter, beta=0.01)
     expected = tiny.trained(stock(str(model_dir), tmp_path, **changes))
     trainer = stock(str(model_dir), tmp_path, **changes)
     use_fused_token_stats(trainer)
@@ -177,9 +181,9 @@ def test_undo_leaves_trls_function_in_charge_where_accelerate_has_wrapped_ours(t
 
 
 def test_what_does_not_fit_is_refused_and_nothing_exchanged(model_dir: Path, tmp_path: Path) -> None:
-    adapter = LoraConfig(task_type="CAUSAL_LM", modules_to_save=["lm_head"])
+    adapter = LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"])
     trainer = stock(str(model_dir), tmp_path, peft_config=adapter)
-    with pytest.raises(UserError, match=r"ModulesToSaveWrapper.*expected a plain Linear; TRL's own functions serve"):
+    with pytest.raises(UserError, match=r"an adapter on its output embedding, expected a plain Linear; TRL's own"):
         use_fused_token_stats(trainer)
     with pytest.raises(UserError, match=r"Qwen3ForCausalLM is of torch.float64, expected one of torch.float32"):
         use_fused_token_stats(stock(make("plain").double(), tmp_path))

@@ -211,6 +211,7 @@ def config(adder_dir: Path, tmp_path: Path) -> DiagnoseConfig:
     return DiagnoseConfig(
         model=str(adder_dir),
         data=str(tmp_path / "data.jsonl"),
+        output_dir=tmp_path / "out",
         num_prompts=12,
         num_generations=4,
         max_completion_length=20,

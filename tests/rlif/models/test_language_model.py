@@ -73,7 +73,7 @@ def test_a_saved_language_model_loads_again_with_equal_weights(model_dir: Path, 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "~/nowhere/model", "a/b/c", "model/", ""])
 def test_a_missing_model_directory_is_an_error_and_is_not_looked_for_on_the_hub(name: str) -> None:
-    with pytest.raises(UserError, match="which does not exist; expected a model directory or a hub id"):
+    with pytest.raises(UserError, match="which does not exist; expected a model directory, a GGUF file or a hub id"):
         load(name)
 
 

@@ -85,6 +85,7 @@ COMMAND_LINES = {
     "eval": ["--model", "m", "--data", "d", "--num-generations", "3", "--top-p", "0.5"],
     "diagnose": ["--model", "m", "--data", "d", "--reward", "format", "--reward", "random", "--json", "-"],
     "mix": ["b", "i", "--ratio", "0", "0.5", "--tokenizer-from", "instruct"],
+    "convert": ["m.gguf", "--dtype", "bfloat16"],
     "demo": ["--max-steps", "3", "--base.seed", "4", "--base.task.digits", "2"],
     "lab": ["--quick", "--workers", "1"],
     "self-feedback": [
@@ -105,7 +106,7 @@ COMMAND_LINES = {
 
 @pytest.mark.parametrize("name", COMMAND_LINES)
 def test_the_file_of_any_command_repeats_it(name: str, tmp_path: Path) -> None:
-    path, place = tmp_path / "config.yaml", ["--output-dir", "out"] if name == "mix" else []
+    path, place = tmp_path / "config.yaml", ["--output-dir", "out"] if name in ("mix", "convert") else []
     config = parse([name, *COMMAND_LINES[name], *place])
     write_config(config, path, header="rlif 1")
     assert parse([name, "--config", str(path), *place]) == config

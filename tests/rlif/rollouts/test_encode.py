@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel, positions
 from rlif.rollouts.encode import encode_prompts, pad_left
+from tiny_models import EOS, PAD
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5))
@@ -58,3 +60,15 @@ def test_a_tokenizer_larger_than_the_model_is_an_error(language_model: LanguageM
     language_model.tokenizer.add_tokens(["<new>"])
     with pytest.raises(UserError, match="token id 18, but the model has 18 embeddings"):
         encode_prompts(language_model, [Prompt("1<new>")], 12)
+
+
+@pytest.mark.parametrize(("text", "ids"), [("1+2=", [0, 4, 13, 5, 14]), ("", [0]), ("1<eos>", [0, 4, EOS])])
+def test_an_end_token_that_the_tokenizer_appends_is_taken_off(
+    text: str, ids: list[int], language_model: LanguageModel
+) -> None:
+    language_model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A <eos> <eos>", special_tokens=[("<pad>", PAD), ("<eos>", EOS)]
+    )
+    assert language_model.tokenizer("1")["input_ids"] == [PAD, 4, EOS, EOS]
+    (encoded,) = encode_prompts(language_model, [Prompt(text)], 12)
+    assert encoded.ids == ids  # one that stands in the prompt itself is the user's

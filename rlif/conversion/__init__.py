@@ -1,0 +1,1 @@
+"""`rlif convert`: whatever stands for a model as a directory that transformers loads."""
