@@ -19,6 +19,8 @@ from rlif.models.language_model import LanguageModel
 from rlif.options.groups import LoraOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"
+# Of the names in that file, where a model of peft's is what transformers' own model is here.
+PREFIX = "base_model.model."
 
 
 def policy_to_train(
@@ -100,7 +102,8 @@ def add_lora(
 
 def load_lora(model: PreTrainedModel, directory: Path) -> None:
     """Give the adapter of `add_lora` the weights that were saved in a directory."""
-    set_peft_model_state_dict(model, load_file(directory / ADAPTER_FILE))
+    saved = load_file(directory / ADAPTER_FILE)
+    set_peft_model_state_dict(model, {name.removeprefix(PREFIX): weight for name, weight in saved.items()})
 
 
 @contextmanager
