@@ -15,7 +15,7 @@ BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo real test test-slow test-all test-integrations lint format bench bench-gate bench-compare docs clean
+.PHONY: demo real test test-slow test-all test-faults test-integrations lint format bench bench-gate bench-compare docs clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -26,13 +26,18 @@ real: $(STAMP)
 
 # What guards every promise once, in five minutes on two cores.
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow and not faults" $(ARGS)
 
 # The tests marked slow, which try the same promises on more sizes, dtypes and options.
 test-slow: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "slow and not faults" $(ARGS)
 
-test-all: test test-slow
+test-all: test test-slow test-faults
+
+# Every command killed, stopped, starved of disk, started twice, its files damaged and its directory taken away; and
+# hostile values in every file that is read. ARGS=--full goes on with random hurts: "--full --hurts 2000 --seed 1".
+test-faults: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/faults $(ARGS)
 
 # The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
 test-integrations: $(TRL_STAMP) $(VERL_STAMP)

@@ -7,12 +7,16 @@
 
   static         instructions, registers and bytes of the compiled GPU kernels; needs no GPU
   ops            token_stats, grpo_loss and their forms with the head in them: time, share of the floor, error, memory
+  levels         the C kernels with and without AVX-512, beside torch.compile and TRL
   loop           the whole training step, and TRL's
   generation     statistics kept while sampling
   trl-step       a step of TRL's GRPOTrainer, stock and with our parts in it
   self-feedback  RLSF on the built-in task, and a DPO step beside TRL's
   demo           `rlif demo` with several seeds
   answers        which answers are right, by `rlif` and by math-verify
+  word-prompts   word problems: after which instruction the model in --model DIR states answers, and is right how often
+  evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
+  shared-prompts an update where completions share their prompt, and where each has its own
   architectures  sampled and scored distributions of some thirty kinds of models, beside float64
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
@@ -36,7 +40,10 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = Path("runs/benchmarks")
 TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
 BY_DEFAULT = ("static", "ops", "loop", "generation")
-SUITE_NAMES = (*BY_DEFAULT, "trl-step", "self-feedback", "demo", "answers", "architectures")
+SUITE_NAMES = (
+    *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "evidence", "shared-prompts",
+    "architectures",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="PACKAGE",
         help="only these, trl or liger_kernel say; none: ours and PyTorch alone",
     )
+    found.add_argument(
+        "--model", type=Path, help="of word-prompts and shared-prompts: a directory saved by transformers"
+    )
+    found.add_argument("--completions", type=Path, help="of evidence: a completions.jsonl of rlif eval")
     found.add_argument("--repeats", type=int, help="turns of each trainer, or seeds; default 3, or 1 with --quick")
     return found
 
@@ -84,18 +95,28 @@ def run_options(options: argparse.Namespace) -> Options:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser().error("--device is cuda; PyTorch finds no CUDA or ROCm device here")
     repeats = (1 if options.quick else 3) if options.repeats is None else options.repeats
+    if "word-prompts" in options.suites and options.model is None:
+        parser().error("--model is None; expected a directory saved by transformers, for word-prompts")
+    if "evidence" in options.suites and not (options.completions and options.completions.is_file()):
+        parser().error(
+            f"--completions is {options.completions}; expected a completions.jsonl of rlif eval, for evidence"
+        )
     if repeats < 1:
         parser().error(f"--repeats is {repeats}; expected a positive number")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser().error(f"--output is {options.output}; expected a directory that can be written to ({error.strerror})")
+    if options.model is not None and not (options.model / "config.json").is_file():
+        parser().error(f"--model is {options.model}; expected a directory with a config.json")
     return Options(
         options.output,
         options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         "quick" if options.quick else "full",
         peers,
         repeats,
+        options.model,
+        options.completions,
     )
 
 

@@ -29,12 +29,16 @@ from rlif.files.whole import write_text
 SUITES = {
     "static": "benchmarks.gates.static",
     "ops": "benchmarks.ops.suite",
+    "levels": "benchmarks.ops.cpu_levels",
     "loop": "benchmarks.steps.loop",
     "generation": "benchmarks.steps.generation",
     "trl-step": "benchmarks.steps.trl_step",
     "self-feedback": "benchmarks.steps.self_feedback",
     "demo": "benchmarks.steps.demo",
     "answers": "benchmarks.steps.answers",
+    "word-prompts": "benchmarks.steps.word_prompts",
+    "evidence": "benchmarks.steps.evidence",
+    "shared-prompts": "benchmarks.steps.shared_prompts",
     "architectures": "benchmarks.steps.architectures",
 }
 
@@ -52,6 +56,10 @@ class Options:
     """Only these packages beside ours and torch; None: all that there are."""
     repeats: int = 3
     """Turns of each trainer, or seeds."""
+    model: Path | None = None
+    """Directory of the model that `word-prompts` asks, and that `shared-prompts` measures beside the random one."""
+    completions: Path | None = None
+    """File of `rlif eval` that `evidence` measures."""
     seconds: float | None = None
     """Steps that are expected to end after so many seconds are skipped, and named; None: none are."""
 

@@ -1,6 +1,6 @@
 """`python -m rlif` is `rlif`."""
 
-from rlif.cli import main
+from rlif.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

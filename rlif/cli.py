@@ -6,22 +6,23 @@ Torch and transformers load only once a command runs, so that `--help` and a mis
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import make_dataclass
 from importlib import import_module
 from typing import Annotated, Any, Union
 
+from rlif.doing import doing, speaking
 from rlif.errors import UserError
 from rlif.extras import advice
 from rlif.files.versions import versions
-from rlif.interrupts import as_ctrl_c
+from rlif.interrupts import as_ctrl_c, exit_code, ignore_signals_after
 from rlif.printable import one_line
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NOBODY_READS = 141  # 128 + SIGPIPE
 
 # Of each command the package, whose options.py has the dataclass of that name, and whose command.py runs with it.
@@ -43,27 +44,38 @@ Train language models on their own confidence: reinforcement learning from inter
 rlif train --help explains every option; rlif --version prints the versions of what is installed."""
 
 
+def program() -> None:
+    """Entry point of `rlif`: `main`, for a process that is there for nothing else."""
+    ignore_signals_after()
+    main()
+
+
 def main() -> None:
-    """Entry point of `rlif`: exits with 0, with 2 on bad input, with 130 after Ctrl-C and other signals to stop."""
+    """Run what the command line says; exits with 0, with 2 on bad input, with 128 + the number of a signal to stop."""
     open_streams()
-    with as_ctrl_c():
+    with as_ctrl_c() as end:
         try:
             try:
                 words = sys.argv[1:]
                 options = parse(words)
-                run(words[0], options)
+                is_first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+                with speaking(f"rlif {words[0]}", tell) if is_first else nullcontext(), build_told():
+                    run(words[0], options)
             except UserError as error:
+                end()
                 say(f"error: {error}")
                 sys.exit(BAD_INPUT)
             except KeyboardInterrupt as interrupt:
+                end()
                 say(what_is_saved(interrupt))
-                sys.exit(INTERRUPTED)
+                sys.exit(exit_code())
             except ModuleNotFoundError as error:
                 if (hint := advice(error)) is None:
                     raise
                 say(f"error: {hint}")
                 sys.exit(BAD_INPUT)
             finally:
+                end()
                 sys.stdout.flush()
         except BrokenPipeError:  # `rlif --help | head`: what Python would write at its end has nowhere to go either
             write_to_nowhere()
@@ -96,6 +108,31 @@ def say(text: str) -> None:
     """Print one line on stderr, if that can be written to."""
     with suppress(OSError):
         print(one_line(f"rlif: {text}"), file=sys.stderr)
+
+
+def tell(line: str) -> None:
+    """Print a line of what a command is doing, on stderr."""
+    print(one_line(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def build_told() -> Iterator[None]:
+    """Tell, within, when the C kernels are compiled, which happens once on a machine."""
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with suppress(OSError):
+                tell(f"rlif: {record.getMessage()}")
+
+    logger, handler = logging.getLogger("rlif_kernels.backends.c.build"), Told()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def what_is_saved(interrupt: BaseException | None) -> str:
@@ -143,7 +180,8 @@ def options_class(name: str) -> type:
 def run(name: str, options: Any) -> None:
     """Run a command."""
     package, _ = COMMANDS[name]
-    command = import_module(f"{package}.command")
+    with doing("importing what it needs"):
+        command = import_module(f"{package}.command")
     if "transformers" in sys.modules:
         # Its bars for loading and saving a model would break the lines of ours. Downloads keep theirs.
         sys.modules["transformers"].utils.logging.disable_progress_bar()

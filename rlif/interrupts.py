@@ -18,6 +18,23 @@ SECONDS_OF_ONE = 1.0
 
 
 _last = -math.inf  # when a signal was last obeyed
+_first: int | None = None  # the signal that asked this command to stop
+
+
+def exit_code() -> int:
+    """Return the exit code of a command that was asked to stop: 128 + the number of the signal, as a shell has it.
+
+    That of the first signal if several came: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    return 128 + (signal.SIGINT if _first is None else _first)
+
+
+def _receive(number: int) -> None:
+    """Note who asked first, and leave the terminal if it was closed."""
+    global _first
+    _first = _first or number
+    if number == getattr(signal, "SIGHUP", None):
+        leave_terminal()
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -50,23 +67,40 @@ def handled(handler: Handler, signals: Sequence[signal.Signals] | None = None) -
 
 
 @contextmanager
-def as_ctrl_c() -> Iterator[None]:
+def as_ctrl_c() -> Iterator[Callable[[], None]]:
     """Within, each of these signals interrupts as Ctrl-C does; those that follow at once add nothing.
 
-    One that is ignored stays so: a shell starts a job in the background of a script with SIGINT ignored.
+    One that is ignored stays so: a shell starts a job in the background of a script with SIGINT ignored. What is
+    yielded is to be called when the work is over: from then on no signal interrupts.
     """
+    is_over = False
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         global _last
-        if number == getattr(signal, "SIGHUP", None):
-            leave_terminal()
+        _receive(number)
         now = time.monotonic()
-        if now - _last >= SECONDS_OF_ONE:
+        if now - _last >= SECONDS_OF_ONE and not is_over:
             _last = now
             raise KeyboardInterrupt
 
+    global _first
+    _first = None
     with handled(interrupt, [number for number in stop_signals() if signal.getsignal(number) is not signal.SIG_IGN]):
-        yield
+        yield end
+
+
+def ignore_signals_after() -> None:
+    """From now on a signal to stop changes nothing but where `as_ctrl_c` is: its command is over before and after.
+
+    Python takes a while to end a program, in which an interrupt would be a traceback.
+    """
+    for number in stop_signals():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @contextmanager
@@ -88,12 +122,15 @@ def without_interrupts() -> Iterator[None]:
 class StopRequest:
     """Within this context a first signal is only noted, and a second SIGINT interrupts at once; others do nothing.
 
+    What is `interruptible` the first interrupts at once, and no other after it: all that is left then is to save.
+
     Signals reach the main thread alone: in others this notes nothing.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         """Name of the signal that came."""
+        self._at_once = False
         self._may_interrupt = True
 
     def __enter__(self) -> StopRequest:
@@ -106,15 +143,38 @@ class StopRequest:
     ) -> None:
         self._handled.__exit__(kind, error, traceback)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within, a first signal interrupts at once, until `hold`; so does one that came before.
+
+        Raises:
+            KeyboardInterrupt: a signal came.
+        """
+        if self.received is not None:
+            self._may_interrupt = False
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def hold(self) -> None:
+        """From now on a signal is only noted again: what is being done must not be abandoned half done."""
+        self._at_once = False
+
     def save_in_peace(self) -> None:
         """From now on nothing interrupts: all that is left to do is to save what there is."""
         self._may_interrupt = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         global _last
-        if number == getattr(signal, "SIGHUP", None):
-            leave_terminal()
+        _receive(number)
         _last = time.monotonic()
+        if self._at_once:
+            self.received = signal.Signals(number).name
+            self._at_once = self._may_interrupt = False
+            raise KeyboardInterrupt
         if self.received is not None and number == signal.SIGINT and self._may_interrupt:
             self._may_interrupt = False
             raise KeyboardInterrupt

@@ -3,11 +3,14 @@
 import math
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
 from benchmarks.ops.floor import floor_milliseconds
+from benchmarks.report.answering import evidence, word_prompts
+from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.steps.answers import scores
 
@@ -285,6 +288,45 @@ def answers(results: dict[str, Any]) -> str:
     )
 
 
+def faults(results: dict[str, Any]) -> str:
+    """Return what was lost of every command by every kind of hurt."""
+    commands = list(dict.fromkeys(cell["command"] for cell in results["entries"]))
+    kinds = list(dict.fromkeys(cell["hurt"] for cell in results["entries"]))
+    cells = {
+        (cell["command"], cell["hurt"]): cell["why_not"] or f"{len(cell['lost'])} lost of {cell['tried']}"
+        for cell in results["entries"]
+    }
+    shown = table(
+        ["", *(f"`{each}`" for each in commands)], [[kind, *(cells[each, kind] for each in commands)] for kind in kinds]
+    )
+    tried = sum(cell["tried"] for cell in results["entries"])
+    return f"{shown}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
+
+
+def shared_prompts(results: dict[str, Any]) -> str:
+    """Return a row for each shape: tokens, times and memory where completions share their prompt, and where not."""
+    rows = []
+    for entry in results["entries"]:
+        shape, seconds, peak = entry["shape"], entry["seconds"], entry["peak_bytes"]
+        model = "random" if shape["model"] is None else Path(shape["model"]).name
+        again = ", checkpointed" if shape["gradient_checkpointing"] else ""
+        sizes = [str(shape[name]) for name in ("prompts", "prompt_length", "completion_length", "num_generations")]
+        times = [f"{statistics.median(seconds[arm]):.2f} s" for arm in ("shared", "separate")]
+        speedup = entry["speedup"]
+        rows.append(
+            [
+                f"{model}{again}",
+                *sizes,
+                f"{entry['tokens']['shared'] / entry['tokens']['separate']:.3f}",
+                *times,
+                f"{speedup['median']:.2f} ({speedup['low']:.2f} to {speedup['high']:.2f})",
+                f"{peak['shared'] / peak['separate']:.2f}",
+            ]
+        )
+    headings = ["model", "prompts", "P", "T", "G", "tokens", "shared", "separate", "speed-up (quartiles)", "memory"]
+    return table(headings, rows) + notes({}, [f"{name}: {reason}" for name, reason in results["missing"].items()], [])
+
+
 def architectures(results: dict[str, Any]) -> str:
     """How far each architecture's distributions are from float64, or why it is refused."""
     rows = []
@@ -308,13 +350,20 @@ def architectures(results: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static,
     "ops": ops,
+    "levels": levels,
     "loop": training_step,
     "generation": generation,
     "trl-step": trl_step,
     "self-feedback": self_feedback,
     "demo": demo,
     "answers": answers,
+    "faults": faults,
     "architectures": architectures,
 }
 # What a report says of each suite.
-SUITE_TABLES = TABLES | {"ops": all_ops}
+SUITE_TABLES = TABLES | {
+    "ops": all_ops,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
+    "shared-prompts": shared_prompts,
+}

@@ -69,9 +69,9 @@ LAYERS = (
     ("scoring", "completions in, statistics out", GREEN),
     ("rollouts", "prompts in, completions out", GREEN),
     ("models", "a model, its fused head, LoRA, a reward model", BLUE),
-    ("data", "rows and prompts", BLUE),
+    ("data", "rows and prompts, word problems", BLUE),
     ("options, files, answers", "shared options; how anything is written; what a text states", BLUE),
-    ("errors, interrupts, progress_bar, terminal, printable, extras", "", GREY),
+    ("errors, interrupts, doing, progress_bar, digits, terminal, printable, extras", "", GREY),
 )
 
 

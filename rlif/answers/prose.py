@@ -52,8 +52,15 @@ _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _SENTENCE_END = re.compile(r"(?:[.?]|!(?!\s*[=+*/-]))(?:[\"')\]*_]{0,3})(?=\s|$)|\n")
 # What a number behind these words belongs to is no result where the sentence has another: "24 eggs in 4 boxes".
 _CIRCUMSTANCE = re.compile(
-    r"\b(?:in|for|per|from|every|(?:after|before|by)(?: \w{2,}ing)?(?: away| up| out)?|(?<!total )of)\s+"
+    r"\b(?:in|for|per|from|every|(?:after|before|by)(?: \w{2,}ing)?(?: away| up| out)?|of)\s+"
     r"(?:the |all |these |each )?$",
+    re.IGNORECASE,
+)
+# Behind these "of" belongs to the result: "a total of 45 dollars", "a distance of 20 miles in 5 hours". With another
+# article it does not: "the cost of 6 pens".
+_MEASURED = re.compile(
+    r"\b(?:total|an?\s+(?:\w+\s+)?(?:age|amount|area|average|change|charge|cost|discount|distance|fare|height|length|number"
+    r"|perimeter|price|profit|score|speed|sum|temperature|time|value|volume|weight|width))\s+of\s+$",
     re.IGNORECASE,
 )
 _OPERATOR_BEFORE = re.compile(r"(?:[+/^\u00d7\u00f7]|(?<!\*)\*(?!\*)|[\d)]\s*[-\u2212])\s*$")
@@ -232,7 +239,8 @@ def _is_operand(number: re.Match[str]) -> bool:
 
 
 def _is_circumstance(number: re.Match[str]) -> bool:
-    return bool(_CIRCUMSTANCE.search(number.string[max(0, number.start() - _NEIGHBOURHOOD) : number.start()]))
+    before = number.string[max(0, number.start() - _NEIGHBOURHOOD) : number.start()]
+    return bool(_CIRCUMSTANCE.search(before)) and not _MEASURED.search(before)
 
 
 def _has_result(text: str, start: int, end: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from rlif.answers.extract import AnswerStyle, gold_answer
 from rlif.data.tables import read_table, shorten
+from rlif.doing import doing
 from rlif.errors import UserError
 
 Item = TypeVar("Item")
@@ -30,6 +31,7 @@ class Prompt:
     """Where the prompt was read: "line 3" of a file, "row 3" of a table."""
 
 
+@doing("reading prompts")
 def read_prompts(
     data: str | Path,
     *,
@@ -41,14 +43,15 @@ def read_prompts(
     split: str | None = None,
     default_split: str | None = None,
 ) -> list[Prompt]:
-    """Read prompts from a file, a directory or the Hugging Face hub.
+    """Read prompts from a file, a directory or the Hugging Face hub, or make word problems.
 
     The prompt is a non-empty text or a conversation, the answer a text or a number, or left out. Blank lines are
     skipped and other columns ignored. A gold answer that is a whole solution (GSM8K's `… #### 72`, MATH's
     `… \\boxed{72}`) is reduced to the final answer.
 
     Args:
-        data: a JSONL, JSON, CSV, TSV or Parquet file, a directory of them, or a hub id.
+        data: a JSONL, JSON, CSV, TSV or Parquet file, a directory of them, a hub id, or
+            "word_problems:level=2,n=256" (`rlif.tasks.word_problems`).
         argument: "data" or "eval_data", for error messages and for the split to choose.
         need_answers: every row must have an answer.
         prompt_column: the column of prompts.

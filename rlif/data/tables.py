@@ -1,4 +1,4 @@
-"""Rows of prompts, wherever they are: text files, Parquet, directories and the Hugging Face hub.
+"""Rows of prompts, wherever they are: text files, Parquet, directories, the Hugging Face hub, or made on the spot.
 
 Text files are read here, alone or in a directory, so that an error can name the line and a number keeps the form in
 which it was written; everything else is read by the `datasets` library, which is imported where it is needed: that
@@ -24,6 +24,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 from rlif.data.folders import split_files, split_rows
 from rlif.data.rows import TableRow, as_written
 from rlif.errors import UserError
+from rlif.tasks.word_problems.problems import is_spec, read_spec, word_problem_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,11 +44,12 @@ def read_table(
 
     Args:
         data: a JSONL, JSON, CSV, TSV or Parquet file (other names are taken for JSONL), a directory of such files or
-            one written by `save_to_disk`, or a hub id.
+            one written by `save_to_disk`, a hub id, or "word_problems:level=2,n=256" (`rlif.tasks.word_problems`).
         argument: that `data` came by, for error messages.
         columns: to read where columns are stored apart; a row of a text file has all of its own.
         config: configuration of a hub dataset.
-        split: of a directory or a hub dataset, or a slice of it, "train[:100]". None: the only one, or `default`.
+        split: of a directory, a hub dataset or word problems, or of the former two a slice, "train[:100]". None: the
+            only one, or `default`.
         default: see `split`.
 
     Raises:
@@ -55,6 +57,9 @@ def read_table(
     """
     path = Path(data).expanduser()
     mode = _file_mode(path) if str(data) else None  # an empty path would be the working directory
+    if mode is None and is_spec(str(data)):
+        problems = read_spec(str(data), argument=argument, split=split, default_split=default)
+        return (TableRow(f"problem {number}", row) for number, row in enumerate(word_problem_rows(problems), start=1))
     if mode is None and _is_hub_id(str(data)):
         return _dataset_rows(_load_from_hub(str(data), argument, config, split, default), columns)
     if mode is not None and stat.S_ISDIR(mode):
@@ -62,8 +67,8 @@ def read_table(
     if mode is None or not stat.S_ISREG(mode):
         what = "not a file" if mode is None else "a pipe or a device, not a file that can be read again"
         raise UserError(
-            f"{argument}: got {str(data)!r}, which is {what}; expected JSONL, JSON, Parquet or CSV, a directory or a "
-            "hub id"
+            f"{argument}: got {str(data)!r}, which is {what}; expected JSONL, JSON, Parquet or CSV, a directory, a "
+            "hub id or word_problems:level=1"
         )
     if split is not None:
         name = "eval_split" if argument == "eval_data" else "split"

@@ -3,28 +3,63 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
-from rlif.data.prompts import read_prompts
-from rlif.diagnosis.diagnose import diagnose
+from rlif.data.prompts import Prompt, read_prompts
+from rlif.diagnosis.diagnose import Diagnosis, diagnose
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.report import show, write_diagnosis
-from rlif.models.language_model import load_with_options
+from rlif.files.lock import Lock
+from rlif.models.language_model import LanguageModel, load_with_options
+from rlif.options.record import check_unchanged, make_directory, output_directory
 from rlif.rewards import load_rewards
 from rlif.rewards.registry import INTERNAL
 from rlif.terminal import make_console
 
+SAMPLES_FILE = "samples.jsonl"
+# What has no part in what is sampled and measured, but for rounding: it may differ when a diagnosis is resumed.
+DIAGNOSE_CHANGEABLE = frozenset({"device", "prompts_per_batch", "max_tokens_per_forward", "fused_head", "json"})
+
 
 def run(config: DiagnoseConfig) -> None:
-    """Measure, and print tables and sentences or JSON.
+    """Measure, write what was found, and print tables and sentences or JSON.
 
     Raises:
-        UserError: bad input, before any work starts where it shows by then.
+        UserError: bad input, before any work starts where it shows by then; what was sampled before is kept.
+        KeyboardInterrupt: Ctrl-C; what was sampled before is kept, and the message says how to go on.
     """
     config.validate()
-    rewards = config.reward or INTERNAL
+    output_dir = output_directory(config, "diagnose", what="diagnosis")
+    with Lock(output_dir) as lock:
+        prompts = _prompts(config)
+        if config.resume:
+            check_unchanged(
+                output_dir,
+                config,
+                changeable=DIAGNOSE_CHANGEABLE,
+                what=f"diagnosis in {output_dir}",
+                prog="rlif diagnose",
+            )
+        language_model = load_with_options(config, config.model)
+        make_directory(output_dir, config, lock)
+        try:
+            diagnosis = _diagnose(config, language_model, prompts, output_dir / SAMPLES_FILE)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(
+                f"interrupted: what was sampled is in {output_dir}; the same command with --output-dir {output_dir} "
+                "--resume goes on"
+            ) from interrupt
+        write_diagnosis(config, diagnosis, output_dir)
+    if config.json != "-":
+        show(diagnosis, make_console())
+        print(f"\nsamples and diagnosis.json are in {output_dir}")
+
+
+def _prompts(config: DiagnoseConfig) -> list[Prompt]:
+    """The prompts to sample for."""
     prompts = read_prompts(
         config.data,
-        need_answers=load_rewards(rewards).needs_answers,
+        need_answers=load_rewards(config.reward or INTERNAL).needs_answers,
         data_config=config.data_config,
         split=config.split,
         prompt_column=config.prompt_column,
@@ -32,11 +67,15 @@ def run(config: DiagnoseConfig) -> None:
     )
     if len(prompts) > config.num_prompts:
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
-    language_model = load_with_options(config, config.model)
-    diagnosis = diagnose(
+    return prompts
+
+
+def _diagnose(config: DiagnoseConfig, language_model: LanguageModel, prompts: list[Prompt], samples: Path) -> Diagnosis:
+    """Measure as the options say, and keep the samples in a file."""
+    return diagnose(
         language_model,
         prompts,
-        reward=rewards,
+        reward=config.reward or INTERNAL,
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
@@ -46,10 +85,8 @@ def run(config: DiagnoseConfig) -> None:
         batch_size=config.prompts_per_batch,
         max_tokens_per_forward=config.max_tokens_per_forward,
         fused_head=config.fused_head,
+        share_prompts=config.share_prompts,
         seed=config.seed,
         console=make_console(errors=True),
+        parts=samples,
     )
-    if config.json != "-":
-        show(diagnosis, make_console())
-    if config.json is not None:
-        write_diagnosis(config, diagnosis)

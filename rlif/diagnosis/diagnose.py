@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,26 +24,35 @@ from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
 from rlif.diagnosis.columns import look_at_columns
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
+from rlif.doing import doing
 from rlif.errors import UserError
+from rlif.files.json_values import without_nan
+from rlif.files.jsonl import Row
+from rlif.files.parts import PartsFile
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
 from rlif.metrics.calibration import auroc_by_group
 from rlif.metrics.repetition import repetition
-from rlif.models.fused_head import fused_head as find_head
 from rlif.models.language_model import LanguageModel
-from rlif.models.vocabulary import UnusedColumns
+from rlif.models.vocabulary import UnusedColumns, num_columns
+from rlif.options.groups import MemoryOptions
 from rlif.progress_bar import bar
 from rlif.rewards import RewardMixture, load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
 from rlif.rewards.controls import verifiable
 from rlif.rewards.registry import INTERNAL
+from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import Scorer, score_parts
+from rlif.scoring.scorer import make_scorer, score_parts
+from rlif.training.checkpoint import data_fingerprint, model_fingerprint
 from rlif_kernels import TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
+
+# Prompts sampled at a time where nobody says it, on a GPU.
+PROMPTS_PER_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -127,13 +137,15 @@ def diagnose(
     chat: bool = False,
     system_prompt: str | None = None,
     answer_style: AnswerStyle | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_tokens_per_forward: int = 8192,
     fused_head: bool = True,
+    share_prompts: bool = True,
     resamples: int = 1000,
     thresholds: Thresholds | None = None,
     seed: int = 0,
     console: Console | None = None,
+    parts: Path | None = None,
 ) -> Diagnosis:
     """Sample once, and measure everything that says what training with each reward would do.
 
@@ -148,16 +160,21 @@ def diagnose(
         system_prompt: before every conversation.
         answer_style: where answers are looked for (`rlif.answers.extract`). None: lenient where prompts go through a
             chat template.
-        batch_size: prompts sampled at a time. Changes nothing but memory and rounding.
+        batch_size: prompts sampled at a time; None: 32, and on a CPU few enough for results about each minute
+            (`rlif.rollouts.batch_size`). Changes nothing but memory and rounding.
         max_tokens_per_forward: of the scoring, padding included. Changes nothing but memory and rounding.
         fused_head: apply the head in tiles, without logits.
+        share_prompts: compute a prompt once for all its completions in the scoring, where the model can. Changes
+            nothing but rounding.
         resamples: of the prompts, for the intervals and the sureness of verdicts.
         thresholds: of the verdicts; None are those of `rlif.diagnosis.verdict`.
         seed: of sampling and of the resamples; alone decides the result on a CPU.
         console: shows a progress bar; None shows nothing.
+        parts: file for what the completions of each prompt come to, as they come; a diagnosis that was interrupted goes
+            on from there. None: nothing is kept.
 
     Raises:
-        UserError: bad input.
+        UserError: bad input; a file that cannot be written.
     """
     if num_generations < 2:
         raise UserError(f"num_generations: got {num_generations!r}, expected at least 2: agreement is within a group")
@@ -175,12 +192,34 @@ def diagnose(
         answer_style=answer_style,
     )
     check_decoding(language_model, encoded[0].ids)
-    scorer = Scorer(language_model.model, find_head(language_model.model) if fused_head else None)
+    memory = MemoryOptions(
+        max_tokens_per_forward=max_tokens_per_forward, fused_head=fused_head, share_prompts=share_prompts
+    )
+    scorer = make_scorer(language_model.model, memory)
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + rewards.outputs))
-    looks = []
-    with bar("Sampling", "prompts", len(encoded), console=console, disable=console is None) as move:
-        for start in range(0, len(encoded), batch_size):
-            batch = encoded[start : start + batch_size]
+    work = {
+        "model": model_fingerprint(language_model.model),
+        "columns": num_columns(language_model.model),
+        "prompts": data_fingerprint(encoded),
+        "rewards": [[each.name, each.weight] for each in rewards.rewards],
+        "num_generations": num_generations,
+        "max_completion_length": max_completion_length,
+        "temperature": temperature,
+        "answer_style": encoded[0].answer_style,
+        "seed": seed,
+    }
+    file = None if parts is None else PartsFile(parts, work)
+    looks: list[Row] = list(file.rows) if file else []
+    at_a_time = batch_size or prompts_at_a_time(
+        language_model,
+        encoded,
+        num_generations=num_generations,
+        max_completion_length=max_completion_length,
+        at_most=PROMPTS_PER_BATCH,
+    )
+    with bar("Sampling", "prompts", len(encoded), len(looks), console=console, disable=console is None) as move:
+        for start in range(len(looks), len(encoded), at_a_time):
+            batch = encoded[start : start + at_a_time]
             rollout = sample(
                 language_model,
                 batch,
@@ -189,20 +228,29 @@ def diagnose(
                 temperature=temperature,
                 seeds=[(seed, start + offset) for offset in range(len(batch))],
             )
-            parts = microbatches(rollout, list(range(len(rollout.texts))), max_tokens_per_forward)
-            stats = score_parts(scorer, rollout, parts, temperature, outputs)
-            looks.append(to_samples(rollout, stats, rewards, language_model))
+            with doing("scoring"):
+                everything = list(range(len(rollout.texts)))
+                divided = microbatches(rollout, everything, max_tokens_per_forward, share_prompts=scorer.share_prompts)
+                stats = score_parts(scorer, rollout, divided, temperature, outputs)
+                rows = look_at(rollout, stats, rewards, language_model)
             if start == 0:
-                unused, said = look_at_columns(language_model, scorer, rollout.select(parts[-1]), temperature)
+                unused, said = look_at_columns(language_model, scorer, rollout.select(divided[-1]), temperature)
+                rows[0]["columns"] = {"unused": unused and asdict(unused), "said": list(said)}
+            if file:
+                file.append(rows)
+            looks += rows
             move(len(batch))
     thresholds = thresholds or thresholds_for(language_model.model.get_input_embeddings().num_embeddings)
     bootstrap = Bootstrap(len(encoded), resamples=resamples, seed=seed)
-    found = judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
-    return replace(found, unused_columns=unused, warnings=(*found.warnings, *said))
+    with doing("judging"):
+        found = judge(join(looks), bootstrap, temperature, thresholds, encoded[0].answer_style)
+    columns = looks[0]["columns"]
+    unused = columns["unused"] and UnusedColumns(**columns["unused"])
+    return replace(found, unused_columns=unused, warnings=(*found.warnings, *columns["said"]))
 
 
-def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> Samples:
-    """Put one batch of completions in numbers."""
+def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> list[Row]:
+    """Put one batch of completions in numbers: a row for each prompt, with a list over its completions of each."""
     assert stats.entropy is not None
     assert stats.self_certainty is not None
     size = rollout.num_generations
@@ -213,37 +261,44 @@ def to_samples(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, lang
     agrees = np.zeros(len(rollout.texts))
     agrees[[row for rows in groups for row in rows]] = 1.0
     known = np.array([answer is not None for answer in rollout.answers])
+    columns = {
+        "completions": rollout.texts,
+        "tokens": lengths,
+        "entropy": stats.entropy.sum(dim=1).tolist(),
+        "self_certainty": stats.self_certainty.sum(dim=1).tolist(),
+        "finished": rollout.finished.tolist(),
+        "parsed": [each is not None for each in rollout.stated],
+        "repetition": [repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)],
+        "agrees": agrees.tolist(),
+        "correct": np.where(known, verifiable(rollout.stated, rollout.answers), np.nan).tolist(),
+    }
+    # A negative weight turns what is maximised round; one of 0, a mere metric in training, is judged as it is.
+    judged = {each.name: ((-1 if each.weight < 0 else 1) * parts[each.name]).tolist() for each in rewards.rewards}
+    return [
+        without_nan(
+            {"prompt": rollout.prompts[start]}
+            | {name: values[start : start + size] for name, values in columns.items()}
+            | {"rewards": {name: values[start : start + size] for name, values in judged.items()}}
+            | {"majority_answer": first.text if rows and (first := rollout.stated[rows[0]]) else None}
+        )
+        for start, rows in zip(range(0, len(rollout.texts), size), groups, strict=True)
+    ]
+
+
+def join(rows: Sequence[Row]) -> Samples:
+    """Put the rows of all prompts together; a null is NaN."""
+    names = ("tokens", "entropy", "self_certainty", "finished", "parsed", "repetition", "agrees", "correct")
+    unanswered = [
+        next((text for text, parsed in zip(row["completions"], row["parsed"], strict=True) if not parsed), None)
+        for row in rows
+    ]
     return Samples(
-        tokens=_groups(lengths, size),
-        entropy=_groups(stats.entropy.sum(dim=1).tolist(), size),
-        self_certainty=_groups(stats.self_certainty.sum(dim=1).tolist(), size),
-        finished=_groups(rollout.finished.tolist(), size),
-        parsed=_groups([each is not None for each in rollout.stated], size),
-        repetition=_groups([repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)], size),
-        agrees=_groups(agrees, size),
-        correct=_groups(np.where(known, verifiable(rollout.stated, rollout.answers), np.nan), size),
-        # A negative weight turns what is maximised round; one of 0, a mere metric in training, is judged as it is.
+        **{name: np.array([row[name] for row in rows], dtype=np.float64) for name in names},
         rewards={
-            each.name: _groups((-1 if each.weight < 0 else 1) * parts[each.name].cpu().numpy(), size)
-            for each in rewards.rewards
+            name: np.array([row["rewards"][name] for row in rows], dtype=np.float64) for name in rows[0]["rewards"]
         },
-        unanswered=[
-            texts[0]
-            for start in range(0, len(rollout.texts), size)
-            if (texts := [rollout.texts[row] for row in range(start, start + size) if rollout.stated[row] is None])
-        ],
-        majority_answers=[first.text for rows in groups if rows and (first := rollout.stated[rows[0]])],
-    )
-
-
-def join(parts: Sequence[Samples]) -> Samples:
-    """Batches as one."""
-    arrays = ("tokens", "entropy", "self_certainty", "finished", "parsed", "repetition", "agrees", "correct")
-    return Samples(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
-        rewards={name: np.concatenate([part.rewards[name] for part in parts]) for name in parts[0].rewards},
-        majority_answers=[answer for part in parts for answer in part.majority_answers],
-        unanswered=[text for part in parts for text in part.unanswered],
+        majority_answers=[row["majority_answer"] for row in rows if row["majority_answer"] is not None],
+        unanswered=[text for text in unanswered if text is not None],
     )
 
 
@@ -332,7 +387,3 @@ def group_difference(values: Floats, positive: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         means = [(values * (positive == kind)).sum(axis=1) / (positive == kind).sum(axis=1) for kind in (1, 0)]
     return means[0] - means[1]
-
-
-def _groups(values: Sequence[float] | Floats, size: int) -> Floats:
-    return np.asarray(values, dtype=np.float64).reshape(-1, size)

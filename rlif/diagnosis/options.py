@@ -17,10 +17,13 @@ from rlif.options.groups import (
     LoadingOptions,
     MemoryOptions,
     ModelOptions,
+    OutputOptions,
     ReadingOptions,
+    ResumeOptions,
     SamplingOptions,
     SeedOptions,
 )
+from rlif.options.record import check_resume
 from rlif.rewards import read_specs
 from rlif.rewards.registry import INTERNAL
 
@@ -29,6 +32,8 @@ from rlif.rewards.registry import INTERNAL
 class DiagnoseConfig(
     ModelOptions,
     DataOptions,
+    OutputOptions,
+    ResumeOptions,
     SeedOptions,
     BatchOptions,
     ReadingOptions,
@@ -43,8 +48,8 @@ class DiagnoseConfig(
     """
 
     data: str
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id. Gold answers, where
-    there are any, are reported beside and not used."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256. Gold answers, where there are any, are reported beside and not used."""
 
     reward: Annotated[
         tuple[str, ...],
@@ -62,11 +67,15 @@ class DiagnoseConfig(
     temperature: Positive = 1.0
     """Sampling temperature: that of the training. Measures see the distribution at this temperature too."""
 
-    prompts_per_batch: Annotated[Count, Formerly("batch_size")] = 32
-    """Prompts sampled at a time: fewer need less memory."""
+    output_dir: Path | None = None
+    """New directory for the samples in numbers, as they come, and diagnosis.json. None: runs/diagnose-DATE-TIME."""
+
+    prompts_per_batch: Annotated[Count | None, Formerly("batch_size")] = None
+    """Prompts sampled at a time: fewer need less memory. None: 32; on a CPU no more than make 2^40 / parameters tokens
+    (8,000 at 135M), completions included, for results about each minute."""
 
     json: str | None = None
-    """File to write everything to as JSON too; - writes it to the standard output, and nothing else."""
+    """File to write diagnosis.json to as well; - writes it to the standard output, and nothing else."""
 
     def __post_init__(self) -> None:
         if isinstance(self.reward, str):  # a lone name, as a file may have it too
@@ -79,6 +88,7 @@ class DiagnoseConfig(
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
         check(self)
+        check_resume(self, "diagnosis")
         read_specs(self.reward or INTERNAL)
         if self.json not in (None, "-") and not Path(self.json).expanduser().absolute().parent.is_dir():
             raise UserError(f"json: cannot write {self.json}: there is no such directory")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rlif.metrics.bootstrap import Estimate
 
 
+DIAGNOSIS_FILE = "diagnosis.json"
 # How the measures of a model are printed.
 MEASURES = {
     "entropy": ("policy entropy", "nats a token", "{:.3f}"),
@@ -104,11 +105,11 @@ def say(console: Console, sentence: str, bold: int = 0) -> None:
     console.print(text)
 
 
-def write_diagnosis(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
-    """Write everything that was found to the file, or for - to the standard output.
+def write_diagnosis(config: DiagnoseConfig, diagnosis: Diagnosis, output_dir: Path) -> None:
+    """Write everything that was found into the directory, and to the file of `json`, or for - to the standard output.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: a file cannot be written.
     """
     document = {
         "model": config.model,
@@ -117,9 +118,10 @@ def write_diagnosis(config: DiagnoseConfig, diagnosis: Diagnosis) -> None:
         **dataclasses.asdict(diagnosis),
         "made_with": versions(),
     }
+    write_json(output_dir / DIAGNOSIS_FILE, document)
     if config.json == "-":
         print(json_text(document))
-    else:
+    elif config.json is not None:
         write_json(Path(str(config.json)).expanduser(), document, argument="json")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from rlif.doing import doing
 from rlif.evaluation.completions import Completions, read_completions
 from rlif.evaluation.measure import Evaluation, evaluate_completions
 from rlif.evaluation.options import EvalConfig
@@ -66,8 +67,9 @@ def _evaluate(
         completions = read_completions(output_dir / COMPLETIONS_FILE, answer_style=config.answer_style)
     assert completions is not None
     try:
-        evaluation = evaluate_completions(completions, num_bins=config.num_bins)
-        write_evaluation(evaluation, completions, output_dir)
+        with doing("measuring"):
+            evaluation = evaluate_completions(completions, num_bins=config.num_bins)
+            write_evaluation(evaluation, completions, output_dir)
     except KeyboardInterrupt as interrupt:
         if config.completions is not None:
             raise

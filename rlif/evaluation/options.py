@@ -34,7 +34,8 @@ class EvalConfig(
     """Model to sample from: a directory saved by transformers, or a Hugging Face hub id."""
 
     data: str | None = None
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256."""
 
     completions: Path | None = None
     """Measure the completions in this file instead: a completions.jsonl of `rlif eval`, or lines of that form."""
@@ -48,9 +49,9 @@ class EvalConfig(
     temperature: Temperature = 1.0
     """Sampling temperature, 0 being greedy. Confidence is that of the distribution at this temperature, or at 1."""
 
-    max_batch_tokens: Count = 16384
+    max_batch_tokens: Count | None = None
     """Tokens of prompts and completions sampled at a time: fewer need less memory. Every prompt has its own random
-    numbers."""
+    numbers. None: 16384; on a CPU at most 2^40 / parameters (8,000 at 135M), for results about each minute."""
 
     num_bins: Count = 10
     """Bins of the calibration error and of the reliability diagram, of equal width."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +10,18 @@ from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.evaluation.completions import completion_row
 from rlif.evaluation.options import EvalConfig
+from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.progress_bar import bar
+from rlif.rollouts.batch_size import padded_length, prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.sample import sample
 from rlif.scoring.confidence import OUTPUTS, confidence_scores
-from rlif.terminal import make_console
 
-LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal for a bar
+# Tokens sampled at a time where nobody says it, on a GPU.
+MAX_BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,13 @@ class EvalSampling:
         """
         done = finished_rows(path, self.prompts)
         size = self.batch_size()
-        console = make_console(errors=True)
-        count, started = done, time.monotonic()
-        told = started
         try:
             file = JsonLines(path)
-            hidden = not console.is_terminal
-            with bar("sampling prompts", "", len(self.prompts), done, console=console, disable=hidden) as move:
+            with bar("Sampling", "prompts", len(self.prompts), done) as move:
                 for start in range(done, len(self.prompts), size):
                     rows = self.rows(start, self.prompts[start : start + size])
-                    file.append(rows)
-                    count += len(rows)
-                    move(completed=count)
-                    now = time.monotonic()
-                    if not console.is_terminal and now - told >= LOG_SECONDS:
-                        left = (now - started) / (count - done) * (len(self.prompts) - count)
-                        console.print(f"sampling prompts: {count} of {len(self.prompts)} ({left:.0f} s left)")
-                        told = now
+                    file.append(map(sealed, rows))
+                    move(len(rows))
         except OSError as error:
             raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
         except KeyboardInterrupt as interrupt:
@@ -68,8 +59,17 @@ class EvalSampling:
 
     def batch_size(self) -> int:
         """Prompts that are sampled at a time."""
-        longest = max(len(prompt.ids) for prompt in self.prompts) + self.config.max_completion_length
-        return max(1, self.config.max_batch_tokens // (longest * self.config.num_generations))
+        config = self.config
+        group = padded_length(self.prompts, config.max_completion_length) * config.num_generations
+        if config.max_batch_tokens is not None:
+            return max(1, config.max_batch_tokens // group)
+        return prompts_at_a_time(
+            self.language_model,
+            self.prompts,
+            num_generations=config.num_generations,
+            max_completion_length=config.max_completion_length,
+            at_most=MAX_BATCH_TOKENS // group,
+        )
 
     def rows(self, start: int, prompts: Sequence[EncodedPrompt]) -> list[Row]:
         """The rows of some prompts, the first of which is number `start` of all."""

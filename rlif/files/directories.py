@@ -70,6 +70,11 @@ def damage(directory: Path) -> str | None:
     return None
 
 
+def is_whole(directory: Path) -> bool:
+    """Tell whether a directory that `write_directory` made is there, and as it was made."""
+    return directory.is_dir() and damage(directory) is None
+
+
 def _put_back(replaced: Path, directory: Path) -> None:
     """Restore what was moved aside for a directory that then did not come; remove it if that did."""
     if replaced.exists() and not directory.exists():
@@ -78,7 +83,8 @@ def _put_back(replaced: Path, directory: Path) -> None:
 
 
 def _seal(directory: Path) -> None:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    # A manifest that was copied with other files is replaced by ours.
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
     manifest = {"sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files}}
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for path in [*files, directory / MANIFEST, directory]:

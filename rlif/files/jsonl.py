@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import UserError
+from rlif.files.checksums import check_seal, sealed
 from rlif.files.json_values import read_json, with_nan, write_json
 from rlif.files.whole import write_text
 
@@ -20,7 +22,9 @@ SETTINGS = ".settings.json"
 class JsonLines:
     """A file of rows that only grows. What `append` has written, no end of this process can take away."""
 
-    def __init__(self, path: Path, *, argument: str = "output_dir", size: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, argument: str = "output_dir", size: int | None = None, checksum: str | None = None
+    ) -> None:
         """Make the file, or go on at its end.
 
         Args:
@@ -28,9 +32,10 @@ class JsonLines:
             argument: that names the file, for error messages.
             size: bytes to go on from, what is beyond them being removed. None: all whole lines; one that was cut short
                 is removed.
+            checksum: of these bytes, as `checksum` was when they were written; None: nobody knows.
 
         Raises:
-            UserError: the file is shorter than `size`.
+            UserError: the file is shorter than `size`, or has changed.
             OSError: it cannot be read or made.
         """
         self.path, self.argument = path, argument
@@ -41,7 +46,19 @@ class JsonLines:
                 size = file.read().rfind(b"\n") + 1
             if length < size:
                 raise UserError(f"resume: {path} has {length} bytes, expected the {size} of the checkpoint")
+            file.seek(0)
+            self._digest = hashlib.sha256(file.read(size))
+            if checksum not in (None, self.checksum):
+                raise UserError(
+                    f"resume: {path} has changed since the checkpoint was written; expected it as it was, or a new run "
+                    "that starts from the checkpoint's model"
+                )
             file.truncate(size)
+
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of everything that is in the file."""
+        return self._digest.hexdigest()
 
     def append(self, rows: Iterable[Row], *, synced: bool = True) -> None:
         """Write further rows. With `synced` they are on the disk before this returns; else the system writes them soon.
@@ -49,14 +66,16 @@ class JsonLines:
         Raises:
             UserError: they cannot be written, for want of space perhaps. The rows before them are still there.
         """
+        text = _lines(rows).encode()
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_lines(rows))
+            with self.path.open("ab") as file:
+                file.write(text)
                 file.flush()
                 if synced:
                     os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"{self.argument}: cannot write to {self.path}: {error.strerror}") from error
+        self._digest.update(text)
 
     def sync(self) -> int:
         """Wait until everything that was appended is on the disk, and return the size of the file in bytes."""
@@ -71,10 +90,11 @@ class JsonLines:
             UserError: they cannot be written.
         """
         write_rows(self.path, rows, argument=self.argument)
+        self._digest = hashlib.sha256(self.path.read_bytes())
 
 
 class StageFile:
-    """Rows of one stage, with the settings that made them in NAME.settings.json beside them."""
+    """Rows of one stage, each with a checksum, and the settings that made them in NAME.settings.json beside them."""
 
     def __init__(self, path: Path, settings: Mapping[str, object], renamed: Mapping[str, str] | None = None) -> None:
         """Begin the file, or continue one that was made with the same settings; a line cut short is removed.
@@ -118,7 +138,7 @@ class StageFile:
             UserError: they cannot be written, for want of space perhaps. The rows before them are still there.
         """
         new = list(rows)
-        self._file.append(new)
+        self._file.append(map(sealed, new))
         self.rows += new
 
     def keep(self, count: int) -> None:
@@ -128,7 +148,7 @@ class StageFile:
             UserError: the file cannot be written.
         """
         self.rows = self.rows[:count]
-        self._file.replace(self.rows)
+        self._file.replace(map(sealed, self.rows))
 
 
 def write_rows(path: Path, rows: Iterable[Row], *, argument: str = "output_dir") -> None:
@@ -148,7 +168,7 @@ def read_rows(
     growing: bool = False,
     renamed: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """The rows of a JSONL file of objects; blank lines are skipped.
+    """The rows of a JSONL file of objects, without their checksums, if they have any; blank lines are skipped.
 
     Args:
         path: to read.
@@ -173,12 +193,14 @@ def read_rows(
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        place = f"{argument}: {path}, line {number}"
         try:
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise UserError(f"{place}: got {line[:60]}, expected an object")
+            check_seal(row, place)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{argument}: {path}, line {number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{argument}: {path}, line {number}: got {line[:60]}, expected an object")
+            raise UserError(f"{place}: not valid JSON: {error}") from error
         rows.append(_renamed(row, renamed))
     return rows
 
@@ -190,16 +212,28 @@ def read_metrics(path: Path, *, argument: str, growing: bool = False) -> list[di
         UserError: naming the file, and the line if one is at fault.
     """
     rows = read_rows(path, argument=argument, made_by="rlif train", growing=growing)
+    check_metrics(rows, path, argument=argument)
+    return [with_nan(row) for row in rows]
+
+
+def check_metrics(rows: Iterable[Row], path: Path, *, argument: str, needed: Iterable[str] = ()) -> None:
+    """Hold rows of metrics to a step and numbers, null standing for what was not finite; they have those needed.
+
+    Raises:
+        UserError: naming the file, and the row that is something else.
+    """
     for number, row in enumerate(rows, start=1):
         place = f"{argument}: {path}, row {number}"
-        if type(row.get("step")) is not int:
-            raise UserError(f"{place}: got step {row.get('step')!r}, expected a whole number")
+        step = row.get("step")
+        if type(step) is not int and not (isinstance(step, float) and step.is_integer()):
+            raise UserError(f"{place}: got step {step!r}, expected a whole number")
         for name, value in row.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             fits = is_number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
             if value is not None and not fits:
                 raise UserError(f"{place}: got {name} {str(value)[:40]!r}, expected a number")
-    return [with_nan(row) for row in rows]
+        if missing := [name for name in needed if row.get(name) is None]:
+            raise UserError(f"{place}: got no {missing[0]}, expected a number")
 
 
 def settings_of(path: Path, renamed: Mapping[str, str] | None = None) -> dict[str, Any]:

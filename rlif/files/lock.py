@@ -77,6 +77,10 @@ class Lock:
         try:
             parent.mkdir(parents=True, exist_ok=exist_ok)
         except OSError as error:
+            if isinstance(error, FileExistsError) and parent.is_dir():
+                raise UserError(
+                    f"{self.argument}: another process has just made {parent}, expected a new directory"
+                ) from error
             raise UserError(f"{self.argument}: cannot make {parent}: {error.strerror}") from error
         self._made = self._made or (parent == self.directory and not exists)
         self.take()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rlif.errors import UserError
+
+UNFINISHED = ".unfinished-"
 
 
 @contextmanager
@@ -29,7 +32,9 @@ def written_whole(path: Path, *, argument: str = "output_dir") -> Iterator[Path]
             yield path
             return
         path = path.resolve()  # of a link, what it leads to
-        unfinished = path.with_name(f".unfinished-{path.name}")  # whose ending says what is in it
+        _remove_left_over(path)
+        # Each process has its own, whose ending says what is in it: of two the last one wins, with a whole file.
+        unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
         try:
             yield unfinished
             flush(unfinished)
@@ -39,6 +44,26 @@ def written_whole(path: Path, *, argument: str = "output_dir") -> Iterator[Path]
             unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{argument}: cannot write to {path}: {error.strerror or error}") from error
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what processes that were killed while they wrote this file have left beside it."""
+    for each in path.parent.glob(f"{UNFINISHED}*-{glob.escape(path.name)}"):
+        owner = each.name.removeprefix(UNFINISHED).partition("-")[0]
+        if owner.isdecimal() and not _lives(int(owner)):
+            each.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # where the same call would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it lives, and is somebody else's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str, *, argument: str = "output_dir") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.console import Console
 
 from rlif.data.prompts import read_prompts
 from rlif.diagnosis.diagnose import diagnose
-from rlif.files.directories import write_directory
+from rlif.digits import duration
+from rlif.files.checksums import sealed
+from rlif.files.directories import is_whole, write_directory
 from rlif.files.json_values import write_json
 from rlif.files.lock import Lock
 from rlif.lab.options import LabConfig, Size
@@ -52,24 +55,22 @@ def run(config: LabConfig) -> None:
             _run_stages(directory, config, console)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the lab in {directory} is not finished; --resume goes on with it") from None
-    spent = (time.monotonic() - started) / 60
-    console.print(f"Report: {directory / 'report.md'} ({spent:.0f} minutes)", soft_wrap=True)
+    spent = duration(time.monotonic() - started)
+    console.print(f"Report: {directory / 'report.md'} ({spent})", soft_wrap=True)
 
 
 def _run_stages(directory: Path, config: LabConfig, console: Console) -> None:
     trials, size = plan_trials(config), config.size
     make_starts(directory / "starts", config, sorted({trial.ratio for trial in trials}), console)
-    if not (directory / "data").exists():
-        unfinished = directory / ".data-unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a lab that was killed
-        write_data(unfinished, config.base.task, size, 1 + max(trial.seed for trial in trials))
-        unfinished.rename(directory / "data")
+    data, seeds = directory / "data", 1 + max(trial.seed for trial in trials)
+    if not is_whole(data):
+        write_directory(data, partial(write_data, task=config.base.task, size=size, seeds=seeds))
     if not (directory / DIAGNOSES).exists():
         diagnoses = {
             start_name(ratio): diagnose_start(directory, start_name(ratio), size, config, console)
             for ratio in sorted({trial.ratio for trial in trials})
         }
-        write_json(directory / DIAGNOSES, diagnoses)
+        write_json(directory / DIAGNOSES, sealed(diagnoses))
     run_trials(directory, config, size, trials, console)
     write_lab_report(directory, config, size, trials)
 
@@ -80,11 +81,12 @@ def make_starts(directory: Path, config: LabConfig, ratios: list[float], console
     ends = {0.0: pretrained_base(config.base, console), 1.0: tuned_instruct(config.instruct, console)}
     for ratio in ratios:
         output = directory / start_name(ratio)
-        if output.exists():
+        if is_whole(output):
             continue
         if ratio in ends:
-            write_directory(output, lambda folder, end=ends[ratio]: shutil.copytree(end, folder, dirs_exist_ok=True))  # type: ignore[misc]
+            write_directory(output, partial(shutil.copytree, ends[ratio], dirs_exist_ok=True))
         else:
+            shutil.rmtree(output, ignore_errors=True)  # of one that is damaged
             mix(ends[0.0], ends[1.0], ratio, output)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlif.digits import duration
 from rlif.errors import UserError
+from rlif.files.checksums import check_seal
 from rlif.files.json_values import json_text, read_json
 from rlif.files.versions import versions
 from rlif.files.whole import write_text
@@ -38,17 +43,11 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
     if missing:
         raise UserError(f"output_dir: {directory} lacks the results of {', '.join(missing)}; --resume runs them")
     results: list[TrialResult] = [read_result(directory / "runs" / trial.name / RESULT) for trial in trials]
-    diagnoses = read_json(directory / "diagnoses.json")
-    try:
-        pairs = pairs_table(results, diagnoses)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"output_dir: {directory / 'diagnoses.json'} is damaged ({type(error).__name__}: {error}); "
-            "expected it whole, or removed, so that --resume diagnoses anew"
-        ) from error
-    drawn = draw_all(results, directory)
+    found, rules, guarded = conclusions(results, directory / "runs")
+    diagnoses, pairs = pairs_of(results, directory / "diagnoses.json")
+    with damaged_results(directory / "runs"):
+        drawn = draw_all(results, directory)
     drawn.append(draw_trials_reliability(directory, trials))
-    found = findings(results)
     summary: dict[str, Any] = {
         "versions": versions(),
         "machine": f"{platform.machine()}, {config.workers} trials at a time",
@@ -56,8 +55,8 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
         "size": dataclasses.asdict(size),
         "cpu_minutes": sum(each["cpu_seconds"] for each in results) / 60,
         "findings": [dataclasses.asdict(each) for each in found],
-        "guard_rules": rules_table(results),
-        "guarded": guarded_against_start(results),
+        "guard_rules": rules,
+        "guarded": guarded,
         "pairs": pairs,
         "diagnoses": diagnoses,
     }
@@ -67,14 +66,63 @@ def write_lab_report(directory: Path, config: LabConfig, size: Size, trials: Seq
     write_text(directory / "report.md", page(summary, found, results, drawn))
 
 
+def conclusions(
+    results: Sequence[TrialResult], runs: Path
+) -> tuple[list[Finding], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the findings, the rules of the guard, and how policies compare with their start models.
+
+    Raises:
+        UserError: naming the directory of the trials: one of them lacks what they rest on.
+    """
+    with damaged_results(runs):
+        concluded = findings(results), rules_table(results), guarded_against_start(results)
+    return concluded
+
+
+@contextmanager
+def damaged_results(runs: Path) -> Iterator[None]:
+    """Within, what results of trials lack is a `UserError` that names their directory."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:  # of a metric, a step or a trial that is not there
+        raise UserError(
+            f"output_dir: a {RESULT} in {runs} is damaged ({type(error).__name__}: {error}); expected what trials "
+            "write, or those removed, so that --resume runs them again"
+        ) from error
+
+
+def pairs_of(results: Sequence[TrialResult], path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read the diagnoses, and return them with the pairs of what they said and what training did.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    diagnoses = read_json(path)
+    try:
+        check_seal(diagnoses, f"output_dir: {path}")
+        return diagnoses, pairs_table(results, diagnoses)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"output_dir: {path} is damaged ({type(error).__name__}: {error}); expected it whole, or removed, so that "
+            "--resume diagnoses anew"
+        ) from error
+
+
 def draw_trials_reliability(directory: Path, trials: Sequence[Trial], name: str = "reliability.png") -> str:
     """Reliability of the mean token probability on the base, for self-certainty: start, guard's choice, last step."""
     first = next(trial for trial in trials if trial.ratio == 0.0 and trial.reward == "self_certainty")
-    with np.load(directory / "runs" / first.name / SAMPLES) as saved:
-        bins = {
-            title: reliability_bins(saved[f"{key}/probability"], saved[f"{key}/correct"].astype(bool))
-            for key, title in POLICIES.items()
-        }
+    path = directory / "runs" / first.name / SAMPLES
+    try:
+        with np.load(path) as saved:
+            bins = {
+                title: reliability_bins(saved[f"{key}/probability"], saved[f"{key}/correct"].astype(bool))
+                for key, title in POLICIES.items()
+            }
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"output_dir: {path} cannot be read ({type(error).__name__}); expected what a trial writes, or {RESULT} "
+            "beside it removed, so that --resume runs it again"
+        ) from error
     plot_reliability(bins, directory / name)
     return name
 
@@ -94,7 +142,7 @@ def page(
         f"(temperature 1) of {size['eval_prompts']} held-out problems x 4, every {size['eval_steps']} of "
         f"{size['max_steps']} steps. The majority answers that the guard goes by are those to {size['guard_prompts']} "
         "other problems, which have no answers; whether samples are degenerate it judges by all of them. "
-        f"{len(results)} trials, {summary['cpu_minutes']:.0f} minutes of processor time.",
+        f"{len(results)} trials, {duration(60 * summary['cpu_minutes'])} of processor time.",
         "",
         "![Training](training.png)",
         "",

@@ -21,9 +21,11 @@ from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
 from rlif.data.prompts import read_prompts
+from rlif.digits import duration
 from rlif.errors import UserError
+from rlif.files.checksums import check_seal, sealed
 from rlif.files.json_values import read_json, without_nan, write_json
-from rlif.files.jsonl import read_rows, write_rows
+from rlif.files.jsonl import check_metrics, read_rows, write_rows
 from rlif.files.lock import Lock
 from rlif.files.whole import written_whole
 from rlif.interrupts import stop_signals
@@ -92,7 +94,6 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
         min(config.workers, max(1, len(left))),
         mp_context=context,
         initializer=_begin_worker,
-        initargs=(os.getpid(),),
     )
     try:
         total, finished = steps * len(trials), steps * (len(trials) - len(left))
@@ -106,7 +107,7 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
                     start, guarded, last = (result["accuracy"][key] for key in ("start", "guarded", "last"))
                     console.print(
                         f"{running[future].name}: accuracy {start:.1%}, {guarded:.1%} at the guard's choice (step "
-                        f"{result['guard_step']}), {last:.1%} at the end ({result['seconds']:.0f} s)",
+                        f"{result['guard_step']}), {last:.1%} at the end ({duration(result['seconds'])})",
                         highlight=False,
                         soft_wrap=True,
                     )
@@ -179,7 +180,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
             for row in outcome.rows
         ],
     }
-    write_json(run_dir / RESULT, result, indent=None)
+    write_json(run_dir / RESULT, sealed(result), indent=None)
     return result
 
 
@@ -193,6 +194,7 @@ def read_result(path: Path) -> dict[str, Any]:
     hint = f"; expected what a trial writes, or {path.name} removed, so that --resume runs it again"
     if not isinstance(result, dict):
         raise UserError(f"output_dir: {path}: got {str(result)[:40]}, expected an object{hint}")
+    check_seal(result, f"output_dir: {path}")
     numbers = {name: result.get(name) for name in ("ratio", "seed", "guard_step", "seconds", "cpu_seconds")}
     for name in MEANS:
         means = result.get(name)
@@ -201,10 +203,11 @@ def read_result(path: Path) -> dict[str, Any]:
     if not isinstance(result.get("reward"), str):
         wrong.append("reward")
     rows = result.get("rows")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "step" in row for row in rows):
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         wrong.append("rows")
     if wrong:
         raise UserError(f"output_dir: {path} has no {wrong[0]}, or one of another type{hint}")
+    check_metrics(result["rows"], path, argument="output_dir")
     return result
 
 
@@ -235,7 +238,7 @@ def look_at_policy(model: Path, prompts: Path, max_completion_length: int) -> di
     }
 
 
-def _begin_worker(parent: int) -> None:
+def _begin_worker() -> None:
     """Of a worker: its share of the cores, signals left to the process that started it, no life after that one's."""
     for number in stop_signals():
         if number != signal.SIGTERM:  # by which that process ends this one
@@ -245,8 +248,9 @@ def _begin_worker(parent: int) -> None:
     transformers.utils.logging.disable_progress_bar()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        lab = multiprocessing.parent_process()
+        assert lab is not None
+        lab.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -257,4 +261,4 @@ def _steps_done(run_dir: Path, steps: int) -> int:
         return steps
     metrics = run_dir / "metrics.jsonl"
     rows = read_rows(metrics, growing=True) if metrics.exists() else []
-    return min(steps - 1, int(rows[-1]["step"])) if rows else 0
+    return min(steps - 1, rows[-1]["step"]) if rows and type(rows[-1].get("step")) is int else 0

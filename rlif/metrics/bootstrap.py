@@ -69,6 +69,23 @@ class Bootstrap:
         known = ~np.isnan(values)
         return self.ratio(np.where(known, values, 0.0), known.astype(np.float64))
 
+    def auroc(self, scores: Floats, positive: NDArray[np.bool_]) -> Resampled:
+        """The chance that a positive one of (P, N) completions scores above a negative one; equal ones count half."""
+        order = np.argsort(scores, axis=None)
+        prompt = np.repeat(np.arange(len(scores)), scores.shape[1])[order]
+        is_positive = positive.ravel()[order]
+        _, starts = np.unique(scores.ravel()[order], return_index=True)  # of runs of equal scores
+
+        def of(counts: Floats) -> Floats:
+            weights = counts[:, prompt]
+            above = np.add.reduceat(weights * is_positive, starts, axis=1)
+            below = np.add.reduceat(weights * ~is_positive, starts, axis=1)
+            pairs = above.sum(axis=1) * below.sum(axis=1)
+            with np.errstate(invalid="ignore"):  # 0 / 0 where one kind is missing
+                return (above * (below.cumsum(axis=1) - below / 2)).sum(axis=1) / pairs
+
+        return Resampled(float(of(np.ones((1, len(scores))))[0]), of(self._counts))
+
     def correlation(self, x: Floats, y: Floats) -> Resampled:
         """Pearson's correlation within prompts, of (P, G) values whose prompts' means have been taken off."""
         sums = [(one * other).sum(axis=1) for one, other in ((x, y), (x, x), (y, y))]

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlif.errors import UserError
+from rlif.models.packed_row import attention_as_now
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:
@@ -31,7 +32,9 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
         raise UserError(f"gradient_checkpointing: {name} has no layers that support it")
     for layer in layers:
         layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = partial(
+            checkpoint, use_reentrant=False, context_fn=partial(attention_as_now, model)
+        )
         # Some layers apply a dropout of their own, by a rate that they keep as a number, when in training mode.
         for attribute, value in vars(layer).items():
             if "drop" in attribute and isinstance(value, float):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.models.float32_head import keep_logits_in_float32
 from rlif.models.loading import loading
@@ -70,7 +71,7 @@ def load_language_model(
     """
     check_model_path(name)
     target = resolve_device(device)
-    with loading("model", name, can_trust=True):
+    with doing(f"loading {name}"), loading("model", name, can_trust=True):
         model, tokenizer = read_model(
             name,
             dtype=getattr(torch, dtype),

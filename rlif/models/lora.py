@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
+from rlif.models.loading import loading
 from rlif.options.groups import LoraOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -101,9 +102,14 @@ def add_lora(
 
 
 def load_lora(model: PreTrainedModel, directory: Path) -> None:
-    """Give the adapter of `add_lora` the weights that were saved in a directory."""
-    saved = load_file(directory / ADAPTER_FILE)
-    set_peft_model_state_dict(model, {name.removeprefix(PREFIX): weight for name, weight in saved.items()})
+    """Give the adapter of `add_lora` the weights that were saved in a directory.
+
+    Raises:
+        UserError: there are none, or they are of another adapter.
+    """
+    with loading("resume", str(directory)):
+        saved = load_file(directory / ADAPTER_FILE)
+        set_peft_model_state_dict(model, {name.removeprefix(PREFIX): weight for name, weight in saved.items()})
 
 
 @contextmanager

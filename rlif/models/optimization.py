@@ -4,12 +4,14 @@ many weights a step moves at all."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rlif.models.master_weights import MASTER, WIDE, MasterWeightsAdamW
 from rlif.options.groups import OptimizerOptions
@@ -122,6 +124,16 @@ def step_if_finite(optimizer: torch.optim.Optimizer, loss: float, grad_norm: flo
     if is_finite:
         moved.step(optimizer)
     return is_finite
+
+
+@contextmanager
+def before_weights_change(act: Callable[[], None]) -> Iterator[None]:
+    """Within, `act` is called whenever an optimizer is about to change weights."""
+    handle = register_optimizer_step_pre_hook(lambda *_: act())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def rounded_away(share: float, options: OptimizerOptions, dtype: str) -> str | None:

@@ -93,7 +93,8 @@ class DataOptions:
     """The prompts."""
 
     data: str
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256."""
 
 
 @dataclass(kw_only=True)
@@ -156,8 +157,9 @@ class TruncationOptions:
 class BatchOptions:
     """How many prompts are sampled at a time."""
 
-    prompts_per_batch: Count = 32
-    """Prompts sampled at a time: fewer need less memory."""
+    prompts_per_batch: Count | None = None
+    """Prompts sampled at a time: fewer need less memory. None: 32; on a CPU no more than make 2^40 / parameters tokens
+    (8,000 at 135M), completions included, for results about each minute."""
 
 
 @dataclass(kw_only=True)
@@ -168,7 +170,11 @@ class MemoryOptions:
 
     max_tokens_per_forward: Count = 8192
     """Tokens in one forward, and in its backward, padding included: fewer need less memory and change nothing but
-    rounding."""
+    rounding. A prompt that completions share counts once."""
+
+    share_prompts: bool = True
+    """Compute a prompt once for all its completions when they are scored and learned from, which changes nothing but
+    rounding. A model that cannot is named in a warning, and computes it for each. Off: it is computed for each."""
 
     fused_head: bool = True
     """Apply the head in tiles, so that logits are never in memory. Off: the model's own logits."""

@@ -33,7 +33,10 @@ def check_resume(config: Any, what: str) -> None:
         UserError: it does not.
     """
     if config.resume and config.output_dir is None:
-        raise UserError(f"output_dir: got none, expected the directory of the {what} to resume")
+        raise UserError(
+            f"output_dir: got none, expected the directory of the {what} to resume: --output-dir DIRECTORY, which a "
+            f"{CONFIG_FILE} does not name"
+        )
 
 
 def check_new(output_dir: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel, positions
 from rlif.rollouts.encode import pad_left
@@ -43,9 +44,10 @@ def check_decoding(language_model: LanguageModel, ids: Sequence[int]) -> None:
     completions = [tokens[start : start + COMPLETION_LENGTH] for start in range(4, 8)]
     rows = [prompts[row // 2] + completion for row, completion in enumerate(completions)]
     try:
-        alone = torch.cat([_alone(language_model, row) for row in rows], dim=1)
-        in_batch = list(_in_batch(language_model, rows))
-        one_by_one = list(_one_by_one(language_model, prompts, completions))
+        with doing("checking how the model decodes"):
+            alone = torch.cat([_alone(language_model, row) for row in rows], dim=1)
+            in_batch = list(_in_batch(language_model, rows))
+            one_by_one = list(_one_by_one(language_model, prompts, completions))
     except Exception as error:  # the many ways in which an architecture may lack a KV cache
         raise UserError(f"model: {name} cannot be sampled from token by token with a KV cache: {error}") from error
     if alone.isnan().any():

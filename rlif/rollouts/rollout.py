@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlif.answers.extract import AnswerStyle, Stated, stated_answer
+from rlif.models.packed_row import PackedRow, pack_row
 from rlif_kernels import TokenStats
 
 
@@ -49,6 +50,18 @@ class Rollout:
             for text, finished in zip(self.texts, self.finished.tolist(), strict=True)
         ]
 
+    @cached_property
+    def prompt_numbers(self) -> list[int]:
+        """Number the N rows by their prompts' tokens, from 0: rows of one prompt have the same number."""
+        prompts = zip(self.prompt_ids.tolist(), self.prompt_mask.sum(dim=1).tolist(), strict=True)
+        numbers: dict[tuple[int, ...], int] = {}
+        return [numbers.setdefault(tuple(ids[len(ids) - length :]), len(numbers)) for ids, length in prompts]
+
+    @cached_property
+    def packed(self) -> PackedRollout:
+        """The rollout as one row, in which each prompt is there once."""
+        return pack_rollout(self)
+
     def lengths(self) -> tuple[list[int], list[int]]:
         """Count the tokens of each prompt and of each completion."""
         return self.prompt_mask.sum(dim=1).tolist(), self.completion_mask.sum(dim=1).tolist()
@@ -73,3 +86,29 @@ class Rollout:
             stats=self.stats and TokenStats(*(field if field is None else field[index, :length] for field in fields)),
             answer_style=self.answer_style,
         )
+
+
+@dataclass(frozen=True)
+class PackedRollout:
+    """A rollout without padding, and without each completion's last token, which predicts none."""
+
+    row: PackedRow
+    """Of S tokens."""
+    sources: Tensor
+    """(N, T) int64: the place in the row whose logits predict each completion token; any place, where there is none."""
+
+    @property
+    def num_tokens(self) -> int:
+        """S."""
+        return self.row.input_ids.shape[1]
+
+
+def pack_rollout(rollout: Rollout) -> PackedRollout:
+    """Put the completions of each prompt behind it, and say where the logits of each of their tokens come from."""
+    device, (prompt_lengths, lengths) = rollout.prompt_ids.device, rollout.lengths()
+    prompts = [ids[len(ids) - n :] for ids, n in zip(rollout.prompt_ids.tolist(), prompt_lengths, strict=True)]
+    fed = [ids[: max(0, n - 1)] for ids, n in zip(rollout.completion_ids.tolist(), lengths, strict=True)]
+    row = pack_row(prompts, fed, device)
+    width = rollout.completion_ids.shape[1]
+    sources = [[end, *places, *[end] * width][:width] for end, places in zip(row.prompt_ends, row.places, strict=True)]
+    return PackedRollout(row, torch.tensor(sources, dtype=torch.long, device=device))

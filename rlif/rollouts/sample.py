@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlif.doing import doing
 from rlif.models.language_model import LanguageModel, positions
 from rlif.rollouts.draw import StatsRecorder, draw_tokens, most_likely, truncate, uniform_numbers
 from rlif.rollouts.encode import EncodedPrompt, pad_left
@@ -53,7 +54,6 @@ def sample(
     model, device = language_model.model, language_model.device
     end_ids = torch.tensor(language_model.eos_token_ids, dtype=torch.long, device=device)
     prompt_ids, prompt_mask = pad_left([prompt.ids for prompt in prompts], language_model.pad_token_id, device)
-
     # Each prompt goes through the model once; its keys and values then serve all completions of the group.
     cache = reserved_cache(model.config, prompt_ids.shape[1] + max_completion_length)
     logits = model(
@@ -79,40 +79,41 @@ def sample(
     uniform = uniform_numbers(seeds, num_generations, max_completion_length, device)
     recorder = StatsRecorder(outputs, completion_mask.shape) if outputs else None
     running = torch.arange(rows, device=device)  # the completions that the batch holds
-    for step in range(max_completion_length):
-        growing = ~finished[running]
-        given = step == 0 and first_tokens is not None
-        if given:
-            assert first_tokens is not None
-            token = first_tokens.flatten()
-        elif truncated:
-            drawable = truncate(logits, temperature, top_k=top_k, top_p=top_p)
-            token, _ = draw_tokens(drawable, temperature, uniform[running, step])
-        else:
-            token, stats = draw_tokens(logits, temperature, uniform[running, step], outputs)
-        if recorder:
-            if given or truncated:  # what is measured is not what was drawn from
-                stats = token_stats(logits, token, temperature=temperature or 1.0, outputs=outputs)
-            recorder.add(stats, running, step, growing)
-        token = token.masked_fill(~growing, language_model.pad_token_id)
-        completion_ids[running, step] = token
-        completion_mask[running, step] = growing
-        finished[running] |= torch.isin(token, end_ids)
-        unfinished = (~finished[running]).nonzero().squeeze(1)
-        if step + 1 == max_completion_length or len(unfinished) == 0:
-            break
-        # Finished completions only cost time; leaving them out moves the cache, which pays once they are the half.
-        if len(unfinished) <= len(running) // 2:
-            cache.reorder_cache(unfinished)
-            running, token = running[unfinished], token[unfinished]
-        logits = model(
-            input_ids=token[:, None],
-            attention_mask=attention_mask[running, : prompt_length + step + 1],
-            position_ids=position[running] + step,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+    with doing(f"{rows} completions", "tokens at most", max_completion_length) as work:
+        for step in range(max_completion_length):
+            work.move(completed=step)
+            growing = ~finished[running]
+            given = first_tokens if step == 0 else None
+            if given is not None:
+                token = given.flatten()
+            elif truncated:
+                drawable = truncate(logits, temperature, top_k=top_k, top_p=top_p)
+                token, _ = draw_tokens(drawable, temperature, uniform[running, step])
+            else:
+                token, stats = draw_tokens(logits, temperature, uniform[running, step], outputs)
+            if recorder:
+                if given is not None or truncated:  # what is measured is not what was drawn from
+                    stats = token_stats(logits, token, temperature=temperature or 1.0, outputs=outputs)
+                recorder.add(stats, running, step, growing)
+            token = token.masked_fill(~growing, language_model.pad_token_id)
+            completion_ids[running, step] = token
+            completion_mask[running, step] = growing
+            finished[running] |= torch.isin(token, end_ids)
+            unfinished = (~finished[running]).nonzero().squeeze(1)
+            if step + 1 == max_completion_length or len(unfinished) == 0:
+                break
+            # Finished completions only cost time; leaving them out moves the cache, which pays once they are the half.
+            if len(unfinished) <= len(running) // 2:
+                cache.reorder_cache(unfinished)
+                running, token = running[unfinished], token[unfinished]
+            logits = model(
+                input_ids=token[:, None],
+                attention_mask=attention_mask[running, : prompt_length + step + 1],
+                position_ids=position[running] + step,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
     completion_ids, completion_mask = completion_ids[:, : step + 1], completion_mask[:, : step + 1]
 
     return Rollout(

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlif.models.activation_checkpointing import checkpointed_layers, checkpointing
-from rlif.models.fused_head import FusedHead, backbone
+from rlif.models.fused_head import FusedHead, backbone, fused_head
 from rlif.models.language_model import positions
+from rlif.models.packed_row import packed
+from rlif.models.sharing_check import shares_prompts
+from rlif.options.groups import MemoryOptions
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import GRPOLoss, TokenStats, grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
@@ -41,11 +44,19 @@ class Scorer(nn.Module):
     Both go through `forward`, since accelerate wraps a module's forward for DDP and FSDP: callers call the module.
     """
 
-    def __init__(self, model: PreTrainedModel, head: FusedHead | None) -> None:
-        """`head`, if given, is applied in tiles, and logits are never formed; None uses the model's own logits."""
+    def __init__(self, model: PreTrainedModel, head: FusedHead | None, *, share_prompts: bool = False) -> None:
+        """Score with a model as it is in evaluation mode.
+
+        Args:
+            model: to score with.
+            head: applied in tiles, so that logits are never formed; None uses the model's own logits.
+            share_prompts: compute a prompt once for all completions of it, in a packed row, which a model must be able
+                to (`rlif.models.sharing_check`).
+        """
         super().__init__()
         self.model = model
         self.head = head
+        self.share_prompts = share_prompts
         self.layers = checkpointed_layers(model)
         # By these names FSDP's transformer_based_wrap finds the layers to shard one by one.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
@@ -79,7 +90,7 @@ class Scorer(nn.Module):
         Returns:
             (N, T) float32 fields in nats, differentiable, 0 outside the completion mask.
         """
-        scores, targets, mask = self._scores(rollout), rollout.completion_ids, rollout.completion_mask
+        scores, targets, mask = self.scores(rollout), rollout.completion_ids, rollout.completion_mask
         if self.head is None:
             return token_stats(scores, targets, mask=mask, outputs=outputs, temperature=temperature)
         weight, options = self.head.linear.weight, self._head_options(temperature)
@@ -96,7 +107,7 @@ class Scorer(nn.Module):
         Returns:
             `GRPOLoss`, whose loss alone carries a gradient; its (N, T) fields are 0 outside the mask of the inputs.
         """
-        scores = self._scores(rollout)
+        scores = self.scores(rollout)
         options = {
             "targets": rollout.completion_ids,
             "advantages": inputs.advantages,
@@ -109,29 +120,33 @@ class Scorer(nn.Module):
             return grpo_loss(scores, temperature=temperature, **options)
         return linear_grpo_loss(scores, self.head.linear.weight, **self._head_options(temperature), **options)
 
-    def _scores(self, rollout: Rollout) -> Tensor:
+    def scores(self, rollout: Rollout) -> Tensor:
         """Go forward to what each completion token is predicted from: logits (N, T, V), or (N, T, H) for the head.
 
         The logits at position t predict token t + 1. So the statistics of the first completion token come from the last
         position of the prompt, those of the EOS from the token before it, and the last token is not fed at all: what it
         predicts was never sampled.
         """
-        length = rollout.completion_ids.shape[1]
-        input_ids = torch.cat([rollout.prompt_ids, rollout.completion_ids], dim=1)[:, :-1]
-        # Padding on the right needs no mask, since no real token attends to what comes after it; and a mask without a
-        # hole lets attention take its fast causal path.
-        seen = torch.ones_like(rollout.completion_mask)
-        attention_mask = torch.cat([rollout.prompt_mask, seen], dim=1)[:, :-1]
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask.long(),
-            "position_ids": positions(attention_mask),
-            "use_cache": False,
-        }
         with checkpointing(self.layers) if torch.is_grad_enabled() else nullcontext():
+            # Where a packed row has no fewer tokens, it saves nothing.
+            if self.share_prompts and rollout.packed.num_tokens < padded_tokens(rollout):
+                return self._packed_scores(rollout)
+            length = rollout.completion_ids.shape[1]
+            inputs = padded_inputs(rollout)
             if self.head is None:
                 return self.model(**inputs, logits_to_keep=length).logits
             return backbone(self.model)(**inputs).last_hidden_state[:, -length:]
+
+    def _packed_scores(self, rollout: Rollout) -> Tensor:
+        """`scores` by one row, in which each prompt is there once."""
+        row, sources = rollout.packed.row, rollout.packed.sources
+        with packed(self.model, row):
+            if self.head is None:
+                logits = self.model(**row.inputs(), logits_to_keep=sources.flatten()).logits
+                return logits[0].unflatten(0, sources.shape)
+            # By index: the backward of index_select adds up in no fixed order on a GPU, and completions meet in the
+            # last token of their prompt.
+            return backbone(self.model)(**row.inputs()).last_hidden_state[0][sources]
 
     def _head_options(self, temperature: float) -> dict[str, Any]:
         assert self.head is not None
@@ -142,6 +157,41 @@ class Scorer(nn.Module):
             "vocab_size": self.head.vocab_size,
             "logits_dtype": self.head.logits_dtype,
         }
+
+
+def make_scorer(model: PreTrainedModel, options: MemoryOptions) -> Scorer:
+    """Make a scorer of a model as the options say: with its head fused, and completions that share their prompts.
+
+    Raises:
+        UserError: the head cannot be fused.
+    """
+    head = fused_head(model) if options.fused_head else None
+    return Scorer(model, head, share_prompts=shares_prompts(model, wanted=options.share_prompts))
+
+
+def shared_prompts(scorer: nn.Module) -> bool:
+    """Tell whether a `Scorer`, or what accelerate made of one, computes a prompt once for all its completions."""
+    return bool(getattr(scorer, "module", scorer).share_prompts)
+
+
+def padded_inputs(rollout: Rollout) -> dict[str, Tensor | bool]:
+    """Return what a model is called with to go over prompts and completions in rows of their own."""
+    input_ids = torch.cat([rollout.prompt_ids, rollout.completion_ids], dim=1)[:, :-1]
+    # Padding on the right needs no mask, since no real token attends to what comes after it; and a mask without a hole
+    # lets attention take its fast causal path.
+    seen = torch.ones_like(rollout.completion_mask)
+    attention_mask = torch.cat([rollout.prompt_mask, seen], dim=1)[:, :-1]
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask.long(),
+        "position_ids": positions(attention_mask),
+        "use_cache": False,
+    }
+
+
+def padded_tokens(rollout: Rollout) -> int:
+    """Count the tokens of `padded_inputs`."""
+    return len(rollout.texts) * (rollout.prompt_ids.shape[1] + rollout.completion_ids.shape[1] - 1)
 
 
 def score_parts(

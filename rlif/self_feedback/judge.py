@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel, positions
+from rlif.models.packed_row import pack_row, packed
 from rlif.rollouts.encode import pad_left
-from rlif.self_feedback.sequences import parts_within
+from rlif.self_feedback.sequences import Ids, parts_within
 
 
 def verdict_tokens(language_model: LanguageModel, words: tuple[str, str]) -> tuple[int, int]:
@@ -37,6 +39,8 @@ def p_true(
     request: str,
     words: tuple[str, str],
     max_tokens_per_forward: int,
+    *,
+    share_prompts: bool = False,
 ) -> list[float]:
     """How likely the model is to call each of N completions right rather than wrong, in [0, 1].
 
@@ -46,7 +50,8 @@ def p_true(
         completions: N completions; special tokens in them, such as an EOS, are left out.
         request: the text that asks for the verdict.
         words: for right and for wrong, whose first tokens are compared: p(right) / (p(right) + p(wrong)).
-        max_tokens_per_forward: padding included.
+        max_tokens_per_forward: as `rlif.rollouts.microbatches` counts them.
+        share_prompts: compute a prompt once for all its completions, which the model must be able to.
 
     Raises:
         UserError: the words cannot be told apart.
@@ -54,17 +59,30 @@ def p_true(
     right, wrong = verdict_tokens(language_model, words)
     asked = language_model.tokenizer(request, add_special_tokens=False)["input_ids"]
     special = set(language_model.tokenizer.all_special_ids) | set(language_model.eos_token_ids)
-    sequences = [
-        prompt + [token for token in completion if token not in special] + asked
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-    scores = [0.0] * len(sequences)
-    for rows in parts_within(sequences, [[]] * len(sequences), max_tokens_per_forward):
-        ids, mask = pad_left([sequences[row] for row in rows], language_model.pad_token_id, language_model.device)
-        logits = language_model.model(
-            input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False, logits_to_keep=1
-        ).logits[:, -1]
+    told = [[token for token in completion if token not in special] + asked for completion in completions]
+    scores = [0.0] * len(told)
+    for rows in parts_within(prompts, told, max_tokens_per_forward, share_prompts=share_prompts):
+        last_logits = last_logits_of_packed if share_prompts else last_logits_of_rows
+        logits = last_logits(language_model, [prompts[row] for row in rows], [told[row] for row in rows])
         odds = logits[:, right].double() - logits[:, wrong].double()
         for row, score in zip(rows, torch.sigmoid(odds).tolist(), strict=True):
             scores[row] = score
     return scores
+
+
+def last_logits_of_rows(language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+    """Return the logits behind N completions, (N, V), from a padded row of each."""
+    sequences = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    ids, mask = pad_left(sequences, language_model.pad_token_id, language_model.device)
+    inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions(mask), "use_cache": False}
+    return language_model.model(**inputs, logits_to_keep=1).logits[:, -1]
+
+
+def last_logits_of_packed(language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+    """Return the logits behind N completions, (N, V), from one row in which each prompt is there once."""
+    row = pack_row(prompts, completions, language_model.device)
+    last = [places[-1] if places else end for places, end in zip(row.places, row.prompt_ends, strict=True)]
+    with packed(language_model.model, row):
+        return language_model.model(
+            **row.inputs(), logits_to_keep=torch.tensor(last, device=row.input_ids.device)
+        ).logits[0]

@@ -88,8 +88,9 @@ class SampleOptions(SamplingOptions, BatchOptions):
     verdicts: tuple[str, str] = (" True", " False")
     """Of judge: the words for right and for wrong, whose first tokens are compared."""
 
-    prompts_per_batch: Annotated[Count, Formerly("questions_per_batch")] = 32
-    """Prompts sampled at a time, and written to samples.jsonl at a time: fewer need less memory."""
+    prompts_per_batch: Annotated[Count | None, Formerly("questions_per_batch")] = None
+    """Prompts sampled at a time, and written to samples.jsonl at a time: fewer need less memory. None: 32; on a CPU no
+    more than make 2^40 / parameters tokens (8,000 at 135M), completions included, for results about each minute."""
 
 
 @dataclass(kw_only=True)
@@ -176,7 +177,8 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
     and its additions."""
 
     data: str | None = None
-    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, or a Hugging Face hub id."""
+    """Prompts: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging Face hub id, or
+    word_problems:level=2,n=256."""
 
     eval_data: str | None = None
     """Held-out prompts with gold answers, read like `data`. None: nothing is measured."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from rlif.errors import UserError
 from rlif.files.jsonl import StageFile
 from rlif.models.language_model import LanguageModel
 from rlif.progress_bar import bar
+from rlif.rollouts.batch_size import tokens_at_a_time
 from rlif.scoring.scorer import Scorer
 from rlif.self_feedback.sequences import Ids, as_rollout, parts_within
 
-# Sequences that are written to the file at a time.
+# Sequences that are written to the file at a time, by a GPU.
 SEQUENCES_PER_WRITE = 256
 
 
@@ -38,7 +41,7 @@ def reference_logprobs(
         sequences: N pairs of prompt and completion, as token ids.
         path: of the file.
         settings: what tells this model and these sequences from others, to which the file may belong.
-        max_tokens_per_forward: padding included.
+        max_tokens_per_forward: as `rlif.rollouts.microbatches` counts them.
         per_token: whether each token is wanted.
 
     Returns:
@@ -50,12 +53,19 @@ def reference_logprobs(
     keys = [(tuple(prompt), tuple(completion)) for prompt, completion in sequences]
     distinct = list(dict.fromkeys(keys))
     file = StageFile(path, settings)
+    longest = max(len(prompt) + len(completion) for prompt, completion in distinct)
+    at_a_time = max(1, tokens_at_a_time(language_model, SEQUENCES_PER_WRITE * longest) // longest)
+    for number, (kept, (_, completion)) in enumerate(zip(file.rows, distinct, strict=False), start=1):
+        if not _is_finite(kept.get("logprob"), len(completion) if per_token else 1):
+            raise UserError(f"output_dir: {path}, row {number} has no logprob, or one of another completion")
+    if len(file.rows) > len(distinct):
+        raise UserError(f"output_dir: {path} has {len(file.rows)} rows, expected at most {len(distinct)}")
     with bar("Reference log-probabilities", "completions", len(distinct), len(file.rows)) as advance:
-        for start in range(len(file.rows), len(distinct), SEQUENCES_PER_WRITE):
-            batch = distinct[start : start + SEQUENCES_PER_WRITE]
+        for start in range(len(file.rows), len(distinct), at_a_time):
+            batch = distinct[start : start + at_a_time]
             prompts, completions = [list(prompt) for prompt, _ in batch], [list(completion) for _, completion in batch]
             values: list[list[float]] = [[] for _ in batch]
-            for rows in parts_within(prompts, completions, max_tokens_per_forward):
+            for rows in parts_within(prompts, completions, max_tokens_per_forward, share_prompts=scorer.share_prompts):
                 rollout = as_rollout(language_model, [prompts[row] for row in rows], [completions[row] for row in rows])
                 logprob = scorer(rollout, 1.0, outputs=("logprob",)).logprob
                 if not per_token:
@@ -66,3 +76,10 @@ def reference_logprobs(
             advance(len(batch))
     by_key = dict(zip(distinct, (row["logprob"] for row in file.rows), strict=True))
     return [by_key[key] for key in keys]
+
+
+def _is_finite(value: object, length: int) -> bool:
+    """Tell whether a value is a list of that many finite numbers."""
+    if not isinstance(value, list) or len(value) != length:
+        return False
+    return all(type(each) in (int, float) and abs(each) <= sys.float_info.max for each in value)

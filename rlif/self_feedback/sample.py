@@ -18,12 +18,13 @@ import torch
 from rlif.answers.extract import Stated
 from rlif.answers.matching import is_right
 from rlif.data.prompts import Prompt
+from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, StageFile, read_rows
-from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
 from rlif.models.vocabulary import num_columns
 from rlif.progress_bar import bar
+from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
@@ -31,13 +32,15 @@ from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.answer_tokens import answer_tokens
 from rlif.scoring.confidence import OUTPUTS, span_scores
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.self_feedback.judge import p_true, verdict_tokens
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import encode
 from rlif.self_feedback.spans import elicited_answers, matching_span
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
 
+# Prompts sampled at a time where nobody says it, on a GPU.
+PROMPTS_PER_BATCH = 32
 # Names in samples.jsonl and beside it: those of rlif 0.1, and what is written since.
 RENAMED = {"question": "index", "traces": "completions", "num_questions": "num_prompts"}
 
@@ -73,7 +76,7 @@ def sample_completions(
     check_decoding(language_model, encoded[0].ids)
     if options.judge is not None:
         verdict_tokens(language_model, options.verdicts)
-    scorer = Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
+    scorer = make_scorer(language_model.model, config)
     settings = {
         "model": model_fingerprint(language_model.model)[:16],
         argument: data_fingerprint(encoded)[:16],
@@ -92,10 +95,18 @@ def sample_completions(
         "answer_style": None if encoded[0].answer_style == "strict" else encoded[0].answer_style,
     }
     file = StageFile(path, settings, RENAMED)
+    check_samples(file.rows, path)
     size = options.num_generations
+    at_a_time = options.prompts_per_batch or prompts_at_a_time(
+        language_model,
+        encoded,
+        num_generations=size,
+        max_completion_length=options.max_completion_length,
+        at_most=PROMPTS_PER_BATCH,
+    )
     with bar(title, "prompts", len(encoded), len(file.rows)) as advance:
-        for start in range(len(file.rows), len(encoded), options.prompts_per_batch):
-            batch = encoded[start : start + options.prompts_per_batch]
+        for start in range(len(file.rows), len(encoded), at_a_time):
+            batch = encoded[start : start + at_a_time]
             completions = _sample_batch(config, language_model, scorer, batch, start)
             before_rows()
             file.append(
@@ -119,31 +130,45 @@ def read_samples(path: Path) -> list[Row]:
         UserError: naming the file, and the line if one is at fault.
     """
     rows = read_rows(path, made_by="rlif self-feedback sample", growing=True, renamed=RENAMED)
-    for number, row in enumerate(rows, start=1):
-        if (fault := _fault(row)) is not None:
-            raise UserError(
-                f"output_dir: {path}, row {number}: {fault}; expected what `rlif self-feedback sample` writes"
-            )
+    check_samples(rows, path)
     return rows
 
 
-def _fault(row: Row) -> str | None:
-    """What in a row is not as sampling writes it, in a few words; None if nothing is."""
+def check_samples(rows: Sequence[Row], path: Path) -> None:
+    """Hold rows of samples to what sampling writes.
+
+    Raises:
+        UserError: naming the file and the row that is something else.
+    """
+    for number, row in enumerate(rows, start=1):
+        if (fault := _fault(row, rows[0])) is not None:
+            raise UserError(
+                f"output_dir: {path}, row {number}: {fault}; expected what `rlif self-feedback sample` writes"
+            )
+
+
+def _fault(row: Row, first: Row) -> str | None:
+    """What in a row is not as sampling writes it, in a few words; None if nothing is. The first row is one that is."""
     completions = row.get("completions")
     if "prompt" not in row or not _is_ids(row.get("prompt_ids")):
         return "it has no prompt, or no prompt_ids"
-    if not isinstance(row.get("answer"), str | None) or not isinstance(completions, list) or not completions:
+    has_answer = "answer" in row and isinstance(row["answer"], str | None)
+    if not has_answer or not isinstance(completions, list) or not completions:
         return "its answer is no text, or it has no completions"
     for each in completions:
         if not isinstance(each, dict) or not isinstance(each.get("text"), str) or not _is_ids(each.get("ids")):
             return "a completion has no text, or no ids"
         span, scores = each.get("span"), each.get("confidence")
-        if not isinstance(each.get("answer"), str | None) or not isinstance(each.get("finished", True), bool):
+        if not {"answer", "finished", "span"} <= each.keys():
+            return "a completion has no answer, no span, or does not say whether it is finished"
+        if not isinstance(each["answer"], str | None) or not isinstance(each["finished"], bool):
             return "a completion's answer is no text, or its `finished` is neither true nor false"
         if span is not None and not (_is_ids(span) and len(span) == 2 and span[0] <= span[1] <= len(each["ids"])):
             return "a completion's span is not that of some of its tokens"
         if not isinstance(scores, dict) or not all(type(score) in (int, float) for score in scores.values()):
             return "a completion has no confidence, or one that is no number"
+        if scores.keys() != first["completions"][0]["confidence"].keys():
+            return "a completion has other scores than the first one"
     return None
 
 
@@ -177,10 +202,17 @@ def _sample_batch(
     spans, answers = find_answers(
         options, language_model, prompts, completions, rollout.stated, rollout.finished.tolist()
     )
-    scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
+    with doing("scoring"):
+        scores = _confidences(scorer, rollout, spans, config.max_tokens_per_forward)
     if options.judge is not None:
         judged = p_true(
-            language_model, prompts, completions, options.judge, options.verdicts, config.max_tokens_per_forward
+            language_model,
+            prompts,
+            completions,
+            options.judge,
+            options.verdicts,
+            config.max_tokens_per_forward,
+            share_prompts=scorer.share_prompts,
         )
         scores = [{**score, "p_true": verdict} for score, verdict in zip(scores, judged, strict=True)]
     return [
@@ -244,7 +276,7 @@ def _confidences(
     """Every score of every completion, at temperature 1 whatever that of sampling was."""
     vocab_size = num_columns(scorer.model)
     scores: list[dict[str, float]] = [{} for _ in spans]
-    for rows in microbatches(rollout, list(range(len(spans))), max_tokens):
+    for rows in microbatches(rollout, list(range(len(spans))), max_tokens, share_prompts=scorer.share_prompts):
         part = rollout.select(rows)
         stats = scorer(part, 1.0, outputs=OUTPUTS)
         for place, row in enumerate(rows):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import pad_left
-from rlif.rollouts.microbatches import pack
+from rlif.rollouts.microbatches import pack, pack_sharing
 from rlif.rollouts.rollout import Rollout
 
 Ids = list[int]
@@ -51,10 +51,25 @@ def sequence_logprobs(
     return scorer(rollout, 1.0, outputs=("logprob",)).logprob.sum(dim=1)
 
 
-def parts_within(prompts: Sequence[Ids], completions: Sequence[Ids], max_tokens: int) -> list[list[int]]:
-    """Rows in parts of similar length, the longest first, (longest prompt + longest completion) x rows in budget.
+def parts_within(
+    prompts: Sequence[Ids],
+    completions: Sequence[Ids],
+    max_tokens: int,
+    *,
+    share_prompts: bool = False,
+    rows_together: int = 1,
+) -> list[list[int]]:
+    """Rows in parts, the longest first, each within the budget as `rlif.rollouts.microbatches` counts it.
 
-    A row that exceeds the budget by itself is a part of its own.
+    Args:
+        prompts: N lists of token ids.
+        completions: N lists of token ids.
+        max_tokens: of a part, which exceeds them only where rows that stay together do by themselves.
+        share_prompts: whether equal prompts are computed once.
+        rows_together: as many rows in a row stay together, as those of a pair.
     """
-    rows = [[row] for row in range(len(prompts))]
-    return pack(rows, [len(ids) for ids in prompts], [len(ids) for ids in completions], max_tokens)
+    units = [list(range(start, start + rows_together)) for start in range(0, len(prompts), rows_together)]
+    lengths = [len(ids) for ids in prompts], [len(ids) for ids in completions]
+    if share_prompts:
+        return pack_sharing(units, [tuple(ids) for ids in prompts], *lengths, max_tokens)
+    return pack(units, *lengths, max_tokens)

@@ -16,20 +16,27 @@ from typing import cast
 import torch
 
 from rlif.errors import UserError
-from rlif.files.directories import damage, write_directory
+from rlif.files.directories import is_whole, write_directory
 from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import read_json, without_nan, write_json
-from rlif.files.jsonl import Row, StageFile
+from rlif.files.jsonl import Row, StageFile, check_metrics
 from rlif.interrupts import StopRequest
 from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import policy_to_train
-from rlif.models.optimization import MovedWeights, adamw, rounded_away, scheduled, set_learning_rate, step_if_finite
+from rlif.models.optimization import (
+    MovedWeights,
+    adamw,
+    before_weights_change,
+    rounded_away,
+    scheduled,
+    set_learning_rate,
+    step_if_finite,
+)  # fmt: skip
 from rlif.models.reward_model import load_reward_model
 from rlif.options.checks import Count, read_checked
 from rlif.progress_bar import bar
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.self_feedback.nft import JudgedCompletion
 from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
 from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
@@ -80,7 +87,7 @@ def train_model(
 
     Raises:
         UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step is finished and a checkpoint saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, within one forward and after a checkpoint is saved.
     """
     options, directory = config.train, output_dir / f"train-{config.train.objective}"
     settings = {
@@ -97,14 +104,15 @@ def train_model(
     metrics = StageFile(directory / "metrics.jsonl", settings)
     final = output_dir / FOLDERS[options.objective]
     max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
-    is_done = len(metrics.rows) == max_steps and final.is_dir() and damage(final) is None
+    is_done = len(metrics.rows) == max_steps and is_whole(final)
     # The other objective may have replaced the model since.
     if is_done and read_json(final / ORIGIN_FILE) == json.loads(json.dumps(settings)):
+        check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
         return metrics.rows
 
     checkpoint = directory / "checkpoint"
     step, resumed = 0, None
-    if checkpoint.is_dir() and damage(checkpoint) is None:
+    if is_whole(checkpoint):
         saved = read_checked(StepFile, checkpoint / STEP_FILE, argument="output_dir").step
         if saved <= len(metrics.rows):
             step, resumed = saved, checkpoint
@@ -112,6 +120,7 @@ def train_model(
             # Without its rows it belongs to another training, and must be gone before the new one has as many.
             shutil.rmtree(checkpoint)
     metrics.keep(step)
+    check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
     objective, write = make_objective(config, start, name, items, directory, origin, resumed)
     optimizer = adamw(objective.module.parameters(), options)
     if resumed is not None:
@@ -123,27 +132,46 @@ def train_model(
         write_json(target / STEP_FILE, {"step": step}, indent=None)
 
     told = False
-    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop:
-        while step < max_steps:
-            step += 1
-            rows = step_rows(len(items), step, options, config.seed)
-            learning_rate = scheduled(
-                step,
-                max_steps,
-                learning_rate=_given(options.learning_rate),
-                warmup_ratio=options.warmup_ratio,
-                lr_scheduler_type=options.lr_scheduler_type,
-            )
+    changing = False  # whether a step has begun to change the weights, and is not done
+
+    def hold() -> None:
+        nonlocal changing
+        stop.hold()
+        changing = True
+
+    def take_step() -> None:
+        """Train the step after `step`; until it begins to change the weights, a signal abandons it."""
+        nonlocal step, changing, told
+        rows = step_rows(len(items), step + 1, options, config.seed)
+        learning_rate = scheduled(
+            step + 1,
+            max_steps,
+            learning_rate=_given(options.learning_rate),
+            warmup_ratio=options.warmup_ratio,
+            lr_scheduler_type=options.lr_scheduler_type,
+        )
+        with stop.interruptible():
             row = train_batch(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
-            metrics.append([without_nan({"step": step} | row)])
-            if not told and (warning := rounded_away(row["moved_weights"], options, config.dtype)):
-                told = True
-                make_console(errors=True).print(f"Warning: {warning}", soft_wrap=True, markup=False, highlight=False)
-            advance(1)
-            if (step % options.save_steps == 0 and step < max_steps) or stop.received is not None:
+        metrics.append([without_nan({"step": step + 1} | row)])
+        step, changing = step + 1, False
+        if not told and (warning := rounded_away(row["moved_weights"], options, config.dtype)):
+            told = True
+            make_console(errors=True).print(f"Warning: {warning}", soft_wrap=True, markup=False, highlight=False)
+
+    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(hold):
+        try:
+            while step < max_steps:
+                take_step()
+                advance(1)
+                if step % options.save_steps == 0 and step < max_steps:
+                    write_directory(checkpoint, save_checkpoint)
+                if stop.received is not None:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            stop.save_in_peace()
+            if step > 0 and not changing:
                 write_directory(checkpoint, save_checkpoint)
-            if stop.received is not None:
-                raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training")
+            raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training") from None
 
     def save_final(target: Path) -> None:
         write(target)
@@ -185,12 +213,9 @@ def make_objective(
 
         return BradleyTerry(reward_model, cast(Sequence[Pair], items), options), write_reward_model
 
-    def scorer_of(language_model: LanguageModel) -> Scorer:
-        return Scorer(language_model.model, fused_head(language_model.model) if config.fused_head else None)
-
     sequences = [sequence for item in items for sequence in item.sequences()]
     reference = reference_logprobs(
-        scorer_of(start),
+        make_scorer(start.model, config),
         start,
         sequences,
         directory / f"reference_logprobs-{origin['preferences']}.jsonl",
@@ -201,10 +226,11 @@ def make_objective(
     policy = policy_to_train(start, options, checkpoint, partial(load_with_options, config), seed=config.seed)
     if options.gradient_checkpointing:
         enable_checkpointing(policy.model)
+    scorer = make_scorer(policy.model, config)
     if options.objective == "nft":
-        return NFT(scorer_of(policy), policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
+        return NFT(scorer, policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
     sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(-1, 2)
-    return DPO(scorer_of(policy), policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
+    return DPO(scorer, policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
 
 
 def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> list[int]:
@@ -233,10 +259,16 @@ def train_batch(
     optimizer.zero_grad()
     totals: dict[str, float] = defaultdict(float)
     sequences = [objective.sequences(row) for row in rows]
-    prompts = [each[0][0] for each in sequences]
-    longest = [max((completion for _, completion in each), key=len) for each in sequences]
-    for places in parts_within(prompts, longest, max(1, max_tokens_per_forward // len(sequences[0]))):
-        result = objective([rows[place] for place in places])
+    together, module = len(sequences[0]), objective.module
+    parts = parts_within(
+        [prompt for each in sequences for prompt, _ in each],
+        [completion for each in sequences for _, completion in each],
+        max_tokens_per_forward,
+        share_prompts=isinstance(module, Scorer) and module.share_prompts,
+        rows_together=together,
+    )
+    for part in parts:
+        result = objective([rows[place // together] for place in part[::together]])
         loss = result.loss.sum() / len(rows)
         loss.backward()
         totals["loss"] += loss.item()

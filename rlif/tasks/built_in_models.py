@@ -21,7 +21,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlif.files.cache import cache_dir
-from rlif.files.directories import UNFINISHED, damage, write_directory
+from rlif.files.directories import UNFINISHED, damage, is_whole, write_directory
 from rlif.files.fingerprint import fingerprint
 from rlif.files.lock import Lock, is_locked
 from rlif.tasks import pretraining
@@ -73,7 +73,7 @@ def _cached(
     directory: Path, make: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]], console: Console | None
 ) -> Path:
     """The directory, which `make`'s model and tokenizer are saved in if it does not exist or is not as it was made."""
-    if directory.is_dir() and damage(directory) is None:
+    if is_whole(directory):
         return directory
 
     def wait(owner: str) -> None:

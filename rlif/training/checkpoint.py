@@ -31,6 +31,8 @@ from rlif.rollouts.encode import EncodedPrompt
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+# What AdamW keeps of a weight.
+OPTIMIZER_FIELDS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 # Numbers of each weight tensor that its fingerprint reads, evenly spaced: training changes nearly all of them.
 FINGERPRINT_SAMPLE = 1024
 
@@ -51,6 +53,9 @@ class RunState:
     metrics_bytes: Natural = 0
     """Length of metrics.jsonl when the step was done."""
     samples_bytes: Natural = 0
+    metrics_sha256: str | None = None
+    """Of these bytes; None in a checkpoint of an earlier version, and before the first one."""
+    samples_sha256: str | None = None
     eval_data_fingerprint: str | None = None
 
     def save(self, directory: Path) -> None:
@@ -143,9 +148,14 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory
         raise UserError(f"resume: cannot read {path}: {error}") from error
     for key, value in saved.items():
         name, _, field = key.rpartition(".")
-        if name not in weights or (value.ndim > 0 and value.shape != weights[name].shape):
+        if name not in weights or field not in OPTIMIZER_FIELDS or not value.is_floating_point():
+            raise UserError(f"resume: {path} has {key} ({value.dtype}), which AdamW does not keep of these weights")
+        if value.shape != (() if field == "step" else weights[name].shape):
             raise UserError(f"resume: {path} has {key} of shape {tuple(value.shape)}, which no weight has")
         optimizer.state[weights[name]][field] = _like(weights[name], value)
+    for name, weight in weights.items():
+        if weight in optimizer.state and set(optimizer.state[weight]) != OPTIMIZER_FIELDS:
+            raise UserError(f"resume: {path} has only a part of what AdamW keeps of {name}")
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedModel
 
 from rlif.models.activation_checkpointing import enable_checkpointing
-from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import adapter_off, policy_to_train
 from rlif.models.optimization import adamw
 from rlif.rewards import RewardMixture
-from rlif.scoring.scorer import Scorer
+from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.checkpoint import load_optimizer, optimizer_tensors, save_optimizer
-from rlif.training.distributed import full_state_dict, initialize_fsdp, reshard
+from rlif.training.distributed import full_state_dict, initialize_fsdp, reshard, unsharded
 from rlif.training.options import TrainConfig
 
 
@@ -47,6 +47,17 @@ class Learner:
     models: Models
     rewards: RewardMixture
     optimizer: torch.optim.Optimizer
+
+    @contextmanager
+    def as_start_model(self) -> Iterator[LanguageModel]:
+        """Within, have the model that training started from, to sample from it; there must be a start model."""
+        models = self.models
+        assert models.start_model is not None
+        if self.config.lora_rank > 0:  # it is the policy with its adapter off
+            with unsharded(self.accelerator, models.scorer), models.start_model.within():
+                yield models.language_model
+        else:
+            yield replace(models.language_model, model=cast(Scorer, models.start_model.scorer).model)
 
     def writer(self, *, with_optimizer: bool) -> Callable[[Path], None]:
         """Return what writes the model, or with LoRA its adapter, and the tokenizer, into a directory.
@@ -99,12 +110,3 @@ def make_learner(
     if need_start_model and config.lora_rank > 0:
         start_model = StartModel(scorer, partial(adapter_off, policy.model))
     return Learner(config, accelerator, Models(policy, scorer, start_model), rewards, optimizer)
-
-
-def make_scorer(model: PreTrainedModel, config: TrainConfig) -> Scorer:
-    """Make a scorer of the model, with its head fused unless the configuration says otherwise.
-
-    Raises:
-        UserError: the head cannot be fused.
-    """
-    return Scorer(model, fused_head(model) if config.fused_head else None)

@@ -13,7 +13,9 @@ import hashlib
 import random
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,9 +24,10 @@ import torch
 
 from rlif.answers.advice import how_to_get_answers
 from rlif.data.prompts import shuffled_epochs
+from rlif.doing import doing
 from rlif.errors import UserError
 from rlif.interrupts import StopRequest
-from rlif.models.optimization import rounded_away, scheduled
+from rlif.models.optimization import before_weights_change, rounded_away, scheduled
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.paged import sample_paged
 from rlif.rollouts.rollout import Rollout
@@ -36,7 +39,7 @@ from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress
 from rlif.training.setup import Run, prepare
 from rlif.training.step import update
-from rlif.training.validation import evaluate, sample_rows
+from rlif.training.validation import sample_rows
 
 # Completions written to samples.jsonl at a time: enough to see what the policy is up to.
 NUM_SAMPLES = 8
@@ -71,40 +74,42 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
 
     Raises:
         UserError: bad input, before any work starts.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP. The step is finished and a checkpoint saved first, and the message
-            says where. After a second Ctrl-C the step is not finished, and only the model is saved.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP. A step that has not yet changed the weights is abandoned, within
+            one forward; one that has, or that several processes take together, is finished. Then a checkpoint is saved,
+            and the message says where. A second Ctrl-C in a step that is being finished saves the model alone.
     """
     run = prepare(config, progress)
     learner, step, bad_steps = run.learner, run.state.step, 0
     warning, stopped_by_guard, few_moved = None, False, False
-    first_step = step + 1 if step > 0 else 0
+    first_trained = step + 1
+    first = step if step == 0 or run.unfinished else first_trained
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
-    with StopRequest() as stop:
+    with StopRequest() as stop, before_weights_change(partial(hold, run, stop)):
         try:
+            with stop.interruptible():  # no process waits for another here
+                run.ask_start_model()
             run.progress.start(config.title, config.max_steps, run.state.step)
-            for step in range(first_step, config.max_steps + 1):
-                row: dict[str, float] = {"step": step}
+            for step in range(first, config.max_steps + 1):
+                row: dict[str, float] = dict(run.unfinished or {"step": step})
                 samples: list[dict[str, object]] = []
-                if step > 0:
-                    metrics, rollout = train_step(learner, list(islice(prompts, config.prompts_per_step)), step)
+                if step >= first_trained:
+                    with interruptible(run, stop):
+                        metrics, rollout = train_step(learner, list(islice(prompts, config.prompts_per_step)), step)
                     bad_steps = bad_steps + 1 if metrics["skipped_updates"] == config.num_iterations else 0
-                    run.state.step = step
-                    run.state.skipped_updates += int(metrics["skipped_updates"])
-                    row |= metrics | {"skipped_updates": run.state.skipped_updates}
-                    if step == max(first_step, 1):
+                    row |= run.finish_step(step, metrics)
+                    if step == first_trained:
                         warn_of_silence(run, rollout)
                     few_moved = few_moved or warn_of_rounding(run, metrics["moved_weights"])
                 alarm = None
                 if step % config.eval_steps == 0 or step == config.max_steps:
                     if run.eval_set:
-                        evaluation = evaluate(
-                            learner.models, learner.accelerator, run.validation, run.eval_set, run.consensus
-                        )
+                        with interruptible(run, stop):
+                            evaluation = run.evaluate(step)
                         row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
                         samples = evaluation.samples[:NUM_SAMPLES]
                         guarded, alarm = run.watch(step, evaluation.metrics)
                         row |= guarded
-                    elif step > 0:
+                    elif step >= first_trained:
                         samples = sample_rows(rollout)[:NUM_SAMPLES]
                 if len(row) > 1:  # step 0 without evaluation data has nothing to say
                     run.log(row, samples)
@@ -113,19 +118,18 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     run.progress.warn(alarm)
                 if bad_steps == MAX_BAD_STEPS:
                     raise UserError(explain_not_finite(learner, row))
-                stopped = all_reduce_max(learner.accelerator, stop.received is not None) > 0
-                if step > 0 and (stopped or (config.save_steps is not None and step % config.save_steps == 0)):
+                if all_reduce_max(learner.accelerator, stop.received is not None) > 0:
+                    raise KeyboardInterrupt
+                if step > 0 and config.save_steps is not None and step % config.save_steps == 0:
                     run.save_checkpoint()
-                if stopped:
-                    raise KeyboardInterrupt(f"stopped after step {step}; --resume continues the run in {run.path}")
                 if run.guard and run.keeps_best and run.guard.should_stop:
                     stopped_by_guard = step < config.max_steps
                     break
             stop.save_in_peace()
             run.save_result()
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:
             stop.save_in_peace()
-            raise KeyboardInterrupt(*interrupt.args or (salvaged(run, step),)) from None
+            raise KeyboardInterrupt(salvaged(run, step) if run.in_update else kept(run)) from None
         except Exception as error:
             stop.save_in_peace()
             # What was computed so far is not lost, whatever went wrong; the message says where it is.
@@ -158,6 +162,17 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     return result
 
 
+def interruptible(run: Run, stop: StopRequest) -> AbstractContextManager[None]:
+    """Let a signal interrupt at once, within; not where other processes would then wait for this one for ever."""
+    return stop.interruptible() if run.learner.accelerator.num_processes == 1 else nullcontext()
+
+
+def hold(run: Run, stop: StopRequest) -> None:
+    """Begin to change the weights: half a step is none that a run could go on from."""
+    stop.hold()
+    run.in_update = True
+
+
 def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
     """Train one step: sample, score, learn. Each process takes its share of the prompts.
 
@@ -181,7 +196,8 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
             seeds=[(config.seed, step, position) for position in share],
         )
     sampled = time.perf_counter()
-    metrics = update(learner, rollout, step, learning_rate_at(step, config))
+    with doing(f"learning from {len(rollout.texts)} completions"):
+        metrics = update(learner, rollout, step, learning_rate_at(step, config))
     seconds = time.perf_counter() - started
     return metrics | {
         "tokens_per_second": metrics["num_tokens"] / seconds,
@@ -223,6 +239,18 @@ def warn_of_silence(run: Run, rollout: Rollout) -> None:
         )
 
 
+def kept(run: Run) -> str:
+    """Save a checkpoint of the steps that are done, and say how the run goes on; without any there is none to save."""
+    step = run.state.step
+    if step == 0 or (run.guard and run.consensus is None):
+        return f"stopped before another step was done; --resume continues the run in {run.path}"
+    try:
+        run.save_checkpoint()
+    except UserError as error:
+        raise UserError(f"{error} ({salvaged(run, step)})") from error
+    return f"stopped after step {step}; --resume continues the run in {run.path}"
+
+
 def warn_of_rounding(run: Run, moved: float) -> bool:
     """Say that a step moved few weights, if it did; returns whether it was said."""
     config = run.learner.config
@@ -237,7 +265,9 @@ def salvaged(run: Run, step: int) -> str:
     found = [f"stopped in step {step}; metrics are in {run.path}"]
     if not run.path.is_dir():
         found = [f"stopped in step {step}; {run.path} was removed or renamed while the run wrote to it"]
-    if run.learner.accelerator.num_processes == 1:  # saving may take all processes, and the others may be elsewhere
+    trained = run.state.step > 0 or run.in_update
+    # Saving may take all processes, and the others may be elsewhere.
+    if trained and run.learner.accelerator.num_processes == 1:
         try:
             found.append(f"the model in {run.save_model()}")
         except UserError as error:

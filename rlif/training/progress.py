@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -12,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rlif.digits import duration, two_digits
+from rlif.doing import display, doing, told
 from rlif.printable import printable
-from rlif.progress_bar import make_bar
+from rlif.progress_bar import Move, bar, make_bar
 from rlif.terminal import Printable, make_console
 
 # Characters of a completion that stay on the screen.
@@ -21,7 +24,10 @@ MAX_SHOWN = 400
 
 
 class Progress(Protocol):
-    """Told of the start, of every row of metrics and of the end of a run."""
+    """Told of what comes before a run, of its start, of every row of metrics and of its end."""
+
+    def before(self, title: str, unit: str, total: int, done: int) -> AbstractContextManager[Move]:
+        """Show how far something is that comes before the run begins."""
 
     def start(self, title: str, max_steps: int, done: int = 0) -> None:
         """A run of that many steps begins, or goes on after those that are done."""
@@ -38,6 +44,10 @@ class Progress(Protocol):
 
 class SilentProgress:
     """Shows nothing."""
+
+    def before(self, title: str, unit: str, total: int, done: int) -> AbstractContextManager[Move]:
+        """See `Progress`."""
+        return bar(title, unit, total, done, disable=True)
 
     def start(self, title: str, max_steps: int, done: int = 0) -> None:
         """See `Progress`."""
@@ -57,14 +67,21 @@ class PlainProgress:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.run = ExitStack()
+
+    def before(self, title: str, unit: str, total: int, done: int) -> AbstractContextManager[Move]:
+        """See `Progress`."""
+        return bar(title, unit, total, done, console=self.console)
 
     def start(self, title: str, max_steps: int, done: int = 0) -> None:
         """Remember the title, which every line repeats."""
         self.title, self.max_steps, self.done, self.started = title, max_steps, done, time.monotonic()
+        self.work = self.run.enter_context(doing(title, "steps", max_steps, done))
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
         """Print the step."""
         step, training, evaluation = int(row["step"]), describe_metrics(row), describe_metrics(row, "eval/")
+        self.work.move(completed=step)
         parts = [f"{self.title} step {step}/{self.max_steps}:"]
         if training:
             parts.append(training)
@@ -72,15 +89,20 @@ class PlainProgress:
             parts.append(f"[eval: {evaluation}]")
         if self.done < step < self.max_steps:
             seconds_a_step = (time.monotonic() - self.started) / (step - self.done)
-            parts.append(f"({seconds_a_step * (self.max_steps - step):.0f} s left)")
-        self.console.print(" ".join(parts), markup=False, highlight=False, soft_wrap=True)
+            parts.append(f"({duration(seconds_a_step * (self.max_steps - step))} left)")
+        self._print(" ".join(parts))
 
     def warn(self, message: str) -> None:
         """Print it as a line of its own."""
-        self.console.print(f"{self.title} warning: {message}", markup=False, highlight=False, soft_wrap=True)
+        self._print(f"{self.title} warning: {message}")
 
     def stop(self) -> None:
         """See `Progress`."""
+        self.run.close()
+
+    def _print(self, text: str) -> None:
+        told()
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveProgress:
@@ -91,10 +113,17 @@ class LiveProgress:
         self.live = Live(self.bar, console=console, refresh_per_second=4)
         self.latest: dict[str, float] = {}
         self.completion = ""
+        self.run = ExitStack()
+
+    def before(self, title: str, unit: str, total: int, done: int) -> AbstractContextManager[Move]:
+        """See `Progress`."""
+        return bar(title, unit, total, done, console=self.live.console)
 
     def start(self, title: str, max_steps: int, done: int = 0) -> None:
         """Show the bar."""
         self.task = self.bar.add_task(escape(title), total=max_steps, completed=done)
+        self.run.enter_context(display())
+        self.bar.work = self.run.enter_context(doing(title, "steps", max_steps, done))
         self.live.start()
 
     def report(self, row: Mapping[str, float], completion: str | None = None) -> None:
@@ -117,7 +146,9 @@ class LiveProgress:
 
     def stop(self) -> None:
         """Leave everything where it is."""
+        self.bar.work = None
         self.live.stop()
+        self.run.close()
 
 
 def metrics_table(row: Mapping[str, float]) -> Table:
@@ -141,7 +172,8 @@ def metrics_table(row: Mapping[str, float]) -> Table:
     for name, label in names.items():
         values = [row.get(prefix + name) for prefix in ("", "eval/")]
         if any(value is not None for value in values):
-            table.add_row(escape(label), *("" if value is None else f"{value:.4g}" for value in values))
+            show = two_digits if name == "tokens_per_second" else "{:.4g}".format
+            table.add_row(escape(label), *("" if value is None else show(value) for value in values))
     return table
 
 
@@ -153,18 +185,18 @@ def default_progress() -> Progress:
 
 def describe_metrics(row: Mapping[str, float], prefix: str = "") -> str:
     """Write the metrics that a person follows, of the names with the prefix, in a few words."""
-    formats = {
-        "reward": "reward {:.3f}",
-        "accuracy": "accuracy {:.3f}",
-        "consensus": "consensus {:.3f}",
-        "entropy": "entropy {:.3f}",
-        "self_certainty": "self-certainty {:.3f}",
-        "completion_length": "length {:.0f}",
-        "kl": "KL {:.4f}",
-        "tokens_per_second": "{:.0f} tokens/s",
+    writers: dict[str, Callable[[float], str]] = {
+        "reward": "reward {:.3f}".format,
+        "accuracy": "accuracy {:.3f}".format,
+        "consensus": "consensus {:.3f}".format,
+        "entropy": "entropy {:.3f}".format,
+        "self_certainty": "self-certainty {:.3f}".format,
+        "completion_length": "length {:.0f}".format,
+        "kl": "KL {:.4f}".format,
+        "tokens_per_second": lambda rate: f"{two_digits(rate)} tokens/s",
     }
     if prefix == "eval/":  # in training it would make the line wider than a terminal
-        formats["base_nll"] = "base NLL {:.3f}"
+        writers["base_nll"] = "base NLL {:.3f}".format
     if not prefix and row.get("skipped_updates"):
-        formats["skipped_updates"] = "SKIPPED {:.0f} updates (not finite)"
-    return " ".join(form.format(row[prefix + name]) for name, form in formats.items() if prefix + name in row)
+        writers["skipped_updates"] = "SKIPPED {:.0f} updates (not finite)".format
+    return " ".join(write(row[prefix + name]) for name, write in writers.items() if prefix + name in row)

@@ -6,14 +6,16 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rlif.errors import UserError
 from rlif.files.directories import MANIFEST, damage, write_directory
 from rlif.files.json_values import without_nan
-from rlif.files.jsonl import JsonLines, Row, read_metrics
+from rlif.files.jsonl import JsonLines, Row, read_metrics, write_rows
 from rlif.files.lock import Lock
+from rlif.files.parts import PartsFile
 from rlif.options.checks import read_checked
 from rlif.options.record import check_unchanged, make_directory, output_directory
 from rlif.training.checkpoint import RunState, remove_old_checkpoints
@@ -24,12 +26,17 @@ from rlif.training.options import TrainConfig
 BEST = "best"
 READING_FILE = "guard.json"
 LOGS = ("metrics.jsonl", "samples.jsonl")
+# What the start model answers, and the evaluation that goes on, each part as it comes.
+CONSENSUS_FILE = "consensus.jsonl"
+EVALUATION_FILE = "unfinished-evaluation.jsonl"
+# In a checkpoint: the metrics of its step, where the evaluation after it was interrupted.
+UNFINISHED_ROW = "unfinished_step.jsonl"
 # The options that a resumed run may change.
 CHANGEABLE = frozenset(
     # The weights do not depend on these. Model and data may move: their contents are compared instead.
     {"max_steps", "save_steps", "save_total_limit", "report_to", "device", "model", "data"}
     # These change the rounding of sums at most, and let a run that ran out of memory go on.
-    | {"max_tokens_per_forward", "gradient_checkpointing"}
+    | {"max_tokens_per_forward", "gradient_checkpointing", "share_prompts"}
     # These decide what is watched and measured. `_check_guard` refuses what would change the prompts of training.
     | {"guard", "guard_patience"}
     | {"data_config", "split", "eval_data", "eval_split", "eval_steps", "eval_generations", "eval_temperature"}
@@ -73,10 +80,9 @@ class RunDir:
         try:
             if state is None or state.step == 0:
                 _set_aside(path, LOGS)
-            sizes = (state.metrics_bytes, state.samples_bytes) if state else (0, 0)
-            self._metrics, self._samples = (
-                JsonLines(path / name, size=size) for name, size in zip(LOGS, sizes, strict=True)
-            )
+            before = state or RunState("", "")
+            self._metrics = JsonLines(path / LOGS[0], size=before.metrics_bytes, checksum=before.metrics_sha256)
+            self._samples = JsonLines(path / LOGS[1], size=before.samples_bytes, checksum=before.samples_sha256)
         except OSError as error:
             raise UserError(f"output_dir: cannot make {path}: {error.strerror}") from error
 
@@ -87,6 +93,19 @@ class RunDir:
     def log_samples(self, rows: Iterable[Row]) -> None:
         """Append lines to samples.jsonl."""
         self._samples.append(rows, synced=False)
+
+    def part(self, name: str, work: Mapping[str, object]) -> PartsFile:
+        """Open the parts of a piece of work, or begin it.
+
+        Raises:
+            UserError: somebody has changed the file, or it cannot be written.
+        """
+        return PartsFile(self.path / name, work)
+
+    def remove_part(self, name: str) -> None:
+        """Remove the parts of what is finished; there need not be any."""
+        with suppress(OSError):  # the directory is gone, which whoever writes next will say
+            (self.path / name).unlink(missing_ok=True)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Read the rows so far; what was not finite is NaN.
@@ -128,17 +147,28 @@ class RunDir:
             self.path / BEST, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, READING_FILE)
         )
 
-    def save_checkpoint(self, write: Callable[[Path], None], state: RunState, save_total_limit: int | None) -> Path:
+    def save_checkpoint(
+        self,
+        write: Callable[[Path], None],
+        state: RunState,
+        save_total_limit: int | None,
+        unfinished: Mapping[str, float] | None = None,
+    ) -> Path:
         """Save a checkpoint of what `write` writes and of the state, and remove those beyond the limit.
+
+        `unfinished` has the metrics of a step that is not evaluated yet.
 
         Raises:
             UserError: it cannot be written; those before it are still there.
         """
         state.metrics_bytes, state.samples_bytes = self._metrics.sync(), self._samples.sync()
+        state.metrics_sha256, state.samples_sha256 = self._metrics.checksum, self._samples.checksum
 
         def write_all(directory: Path) -> None:
             write(directory)
             state.save(directory)
+            if unfinished is not None:
+                write_rows(directory / UNFINISHED_ROW, [without_nan(unfinished)])
 
         folder = self.save_model(write_all, f"checkpoint-{state.step}")
         remove_old_checkpoints(self.path, save_total_limit, state.step)
@@ -157,15 +187,35 @@ def _set_aside(run_dir: Path, names: Iterable[str]) -> None:
             path.rename(folder / path.name)
 
 
-def best_reading(run_dir: Path) -> Reading | None:
-    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none, or it is damaged.
+def unfinished_row(checkpoint: Path, step: int) -> dict[str, float] | None:
+    """Read the metrics of a checkpoint's step that only lack its evaluation; None where they lack nothing.
 
     Raises:
-        UserError: something else than the guard wrote it.
+        UserError: something else wrote them.
+    """
+    path = checkpoint / UNFINISHED_ROW
+    if not path.exists():
+        return None
+    rows = read_metrics(path, argument="resume")
+    if len(rows) != 1 or rows[0]["step"] != step:
+        raise UserError(f"resume: {path} has {len(rows)} rows, expected one, of step {step}")
+    return rows[0]
+
+
+def best_reading(run_dir: Path) -> Reading | None:
+    """Read what the guard said of the policy in OUTPUT_DIR/best; None if there is none.
+
+    Raises:
+        UserError: it is damaged, or something else than the guard wrote it.
     """
     best = run_dir / BEST
-    if not best.is_dir() or damage(best) is not None:
+    if not best.is_dir():
         return None
+    if (fault := damage(best)) is not None:
+        raise UserError(
+            f"resume: {best} is damaged ({fault}); expected the best policy so far, or {BEST}/ removed, so that the "
+            "guard keeps the best from here on"
+        )
     return read_checked(Reading, best / READING_FILE, argument="resume")
 
 

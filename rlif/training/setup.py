@@ -1,16 +1,20 @@
-"""Check, load and make everything that a run needs before its first step."""
+"""Check, load and make everything that a run needs before the first forward that takes long."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
+from rlif.files.fingerprint import fingerprint
+from rlif.files.jsonl import Row
 from rlif.files.lock import Lock
+from rlif.interrupts import without_interrupts
 from rlif.models.language_model import load_with_options
 from rlif.rewards import load_rewards
 from rlif.rollouts.decoding_check import check_decoding
@@ -22,9 +26,9 @@ from rlif.training.guard import CONSENSUS_GENERATIONS, Guard, Reading
 from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress, SilentProgress, default_progress
-from rlif.training.run_dir import RunDir, best_reading, resolve_run_dir
+from rlif.training.run_dir import CONSENSUS_FILE, EVALUATION_FILE, RunDir, best_reading, resolve_run_dir, unfinished_row
 from rlif.training.trackers import check_trackers, start_trackers
-from rlif.training.validation import ValidationOptions, majority_answers
+from rlif.training.validation import Validation, ValidationOptions, evaluate, majority_answers
 
 # Fewer prompts than these say too little to be worth taking them from the training set.
 MIN_HELD_OUT = 8
@@ -46,19 +50,72 @@ class Run:
     rows: list[dict[str, float]]
     """Those of metrics.jsonl so far."""
     guard: Guard | None
-    consensus: list[str | None] | None
-    """The start model's majority answers to the first evaluation prompts, for the guard."""
+    unfinished: dict[str, float] | None = None
+    """The metrics of the last step, which only lack the evaluation after it; None where nothing is lacking."""
+    consensus: list[str | None] | None = None
+    """The start model's majority answers to the first evaluation prompts, for the guard, once it was asked."""
+    in_update: bool = False
+    """Whether a step has begun to change the weights, and is not done."""
     lock: ExitStack = field(default_factory=ExitStack)
     """Keeps other processes out of the directory until it is closed."""
 
     def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
-        """Record the metrics of a step, and completions of it."""
-        self.rows.append(row)
+        """Record the metrics of a step, and completions of it; with that the step is finished."""
         self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
         self.learner.accelerator.log(row, step=int(row["step"]))
-        if self.directory:
-            self.directory.log_metrics(row)
-            self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
+        with without_interrupts():
+            self.rows.append(row)
+            self.unfinished = None
+            if self.directory:
+                self.directory.log_metrics(row)
+                self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
+                if row["step"] > 0:  # until then a run that is stopped has no checkpoint, and begins with it
+                    self.directory.remove_part(EVALUATION_FILE)
+
+    def finish_step(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Count a step, which may still be evaluated, and return its metrics with the sums over the run."""
+        self.in_update = False
+        self.state.step = step
+        self.state.skipped_updates += int(metrics["skipped_updates"])
+        metrics = metrics | {"skipped_updates": self.state.skipped_updates}
+        self.unfinished = {"step": step} | metrics
+        return metrics
+
+    def ask_start_model(self) -> None:
+        """Ask the start model for its majority answers, for the guard if there is one; goes on where it was stopped."""
+        if self.guard is None:
+            return
+        config, prompts = self.learner.config, self.eval_set[: self.learner.config.guard_prompts]
+        work = {
+            "model": self.state.model_fingerprint,
+            "prompts": data_fingerprint(prompts),
+            "num_generations": CONSENSUS_GENERATIONS,
+            "max_completion_length": config.max_completion_length,
+            "temperature": config.eval_temperature or 1.0,
+            "answer_style": config.answer_style,
+        }
+        done, keep = self._parts(CONSENSUS_FILE, work)
+        title = "Asking the start model for its majority answers"
+        with (
+            self.progress.before(title, "prompts", len(prompts), len(done)) as move,
+            self.learner.as_start_model() as start,
+        ):
+            self.consensus = majority_answers(
+                start, prompts, self.validation, CONSENSUS_GENERATIONS, done=done, keep=keep, move=move
+            )
+
+    def evaluate(self, step: int) -> Validation:
+        """Evaluate the policy after a step; goes on where it was stopped."""
+        work = {"step": step, "prompts": self.state.eval_data_fingerprint, "options": asdict(self.validation)}
+        done, keep = self._parts(EVALUATION_FILE, work | {"consensus": fingerprint([self.consensus])})
+        models, accelerator = self.learner.models, self.learner.accelerator
+        return evaluate(models, accelerator, self.validation, self.eval_set, self.consensus, done=done, keep=keep)
+
+    def _parts(self, name: str, work: Mapping[str, object]) -> tuple[list[Row], Callable[[list[Row]], None]]:
+        """What of this work is in its file, and what adds to that; the first process alone has the file."""
+        file = on_first(self.learner.accelerator, lambda: self.directory.part(name, work) if self.directory else None)
+        rows = broadcast(self.learner.accelerator, list(file.rows) if file else [])
+        return rows, file.append if file else lambda more: None
 
     def watch(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], str | None]:
         """Show an evaluation to the guard, and keep the policy if it is the best so far.
@@ -90,7 +147,7 @@ class Run:
         """Save everything that the run needs to continue after the last step."""
         write = self.learner.writer(with_optimizer=True)
         if self.directory:
-            self.directory.save_checkpoint(write, self.state, self.learner.config.save_total_limit)
+            self.directory.save_checkpoint(write, self.state, self.learner.config.save_total_limit, self.unfinished)
 
     def save_model(self, name: str = "model") -> Path:
         """Save the model as it is, for others to use."""
@@ -182,11 +239,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     )
     if checkpoint is not None:
         state = _resumed(state, checkpoint, guarded=config.guard != "off")
-    # Of the start model, whatever the run resumes from: before an adapter is added to it, and before it learns.
     guarded = config.guard != "off"
-    asked = eval_set[: config.guard_prompts]
-    validation = validation_options(config)
-    consensus = majority_answers(start, asked, validation, CONSENSUS_GENERATIONS) if guarded else None
     need_start_model = config.beta > 0 or bool(eval_set)
     learner = make_learner(
         config, accelerator, start, rewards, need_start_model=need_start_model, checkpoint=checkpoint
@@ -196,18 +249,21 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     directory = on_first(accelerator, lambda: RunDir(path, config, lock or Lock(path), state))
     start_trackers(accelerator, config)
     rows = broadcast(accelerator, directory.read_metrics() if directory else [])
+    unfinished = unfinished_row(checkpoint, state.step) if checkpoint else None
+    if directory and unfinished is None and state.step > 0:
+        directory.remove_part(EVALUATION_FILE)  # of a later step, which comes again, and may come to other bits
     return Run(
         learner=learner,
         train_set=train_set,
         eval_set=eval_set,
-        validation=validation,
+        validation=validation_options(config),
         path=path,
         directory=directory,
         progress=(progress or default_progress()) if is_main else SilentProgress(),
         state=state,
         rows=rows,
         guard=_guard_of(config, rows, broadcast(accelerator, best_reading(path))) if guarded else None,
-        consensus=consensus,
+        unfinished=unfinished,
     )
 
 

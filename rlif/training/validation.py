@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +15,18 @@ from torch import Tensor
 
 from rlif.answers.agreement import majorities
 from rlif.answers.math_verification import limited_cost
+from rlif.doing import doing
+from rlif.files.jsonl import Row
 from rlif.metrics.repetition import repetition
 from rlif.models.language_model import LanguageModel
+from rlif.progress_bar import Move
 from rlif.rewards.controls import verifiable
+from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring.scorer import shared_prompts
 from rlif.training.distributed import unsharded
 from rlif.training.learner import Models
 from rlif_kernels import TokenStats, k3_kl
@@ -43,7 +48,7 @@ class ValidationOptions:
     temperature: float
     """Of sampling; 0 is greedy, and then the statistics are those at temperature 1."""
     completions_per_batch: int
-    """Completions sampled at a time, though at least those of one prompt."""
+    """Completions sampled at a time at most, though at least those of one prompt."""
     max_tokens_per_forward: int = 8192
     """Tokens of one forward that measures, padding included."""
 
@@ -64,6 +69,9 @@ def evaluate(
     options: ValidationOptions,
     prompts: Sequence[EncodedPrompt],
     consensus: Sequence[str | None] | None = None,
+    *,
+    done: Sequence[Row] = (),
+    keep: Callable[[list[Row]], None] = lambda rows: None,
 ) -> Validation:
     """Sample completions of every prompt and measure them.
 
@@ -75,6 +83,8 @@ def evaluate(
         options: how many completions are sampled, at what temperature, and how many at a time.
         prompts: at least one.
         consensus: `majority_answers` of the start model to the first of these prompts, to be compared with.
+        done: what `keep` was given by an evaluation that was interrupted, with which this one goes on.
+        keep: gets what each batch of prompts has come to, as JSON can hold it.
 
     Returns:
         accuracy: share of completions whose answer equals the gold one, over the prompts that have one (absent if none
@@ -87,33 +97,36 @@ def evaluate(
     """
     assert models.start_model is not None
     temperature = options.temperature or 1.0
-    batch_size = max(1, options.completions_per_batch // options.num_generations)
+    parts = list(done)
+    start = sum(len(part["samples"]) for part in parts)
+    batch_size = _prompts_at_a_time(models.language_model, prompts, options, options.num_generations)
+    with doing("evaluating", "prompts", len(prompts), start) as work:
+        while start < len(prompts):
+            batch = prompts[start : start + batch_size]
+            with unsharded(accelerator, models.scorer):
+                rollout = sample(
+                    models.language_model,
+                    batch,
+                    num_generations=options.num_generations,
+                    max_completion_length=options.max_completion_length,
+                    temperature=options.temperature,
+                    seeds=[(EVAL_SEED, start + offset) for offset in range(len(batch))],
+                )
+            answers = consensus[start : start + len(batch)] if consensus else []
+            part = _measured(models, rollout, temperature, answers, options.max_tokens_per_forward)
+            keep([part])
+            parts.append(part)
+            start += len(batch)
+            work.move(len(batch))
     totals: Counter[str] = Counter()
-    samples = []
-    drift: list[Tensor] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        with unsharded(accelerator, models.scorer):
-            rollout = sample(
-                models.language_model,
-                batch,
-                num_generations=options.num_generations,
-                max_completion_length=options.max_completion_length,
-                temperature=options.temperature,
-                seeds=[(EVAL_SEED, start + offset) for offset in range(len(batch))],
-            )
-        samples += sample_rows(rollout)
-        totals.update(text_totals(rollout, consensus[start : start + len(batch)] if consensus else []))
-        for rows in microbatches(rollout, list(range(len(rollout.texts))), options.max_tokens_per_forward):
-            part = rollout.select(rows)
-            stats = models.scorer(part, temperature)
-            start_logprob = models.start_model.logprob(part, temperature)
-            totals.update(rollout_totals(part, stats, start_logprob))
-            drift.append(completion_drift(part, stats, start_logprob))
+    for part in parts:
+        totals.update(part["totals"])
+    drift = torch.tensor([pair for part in parts for pair in part["drift"]], dtype=torch.float64)
+    samples = [row for part in parts for row in part["samples"]]
     metrics = mean_metrics(totals) | {
         "repetition": totals["repetition"] / totals["completions"],
         "agreement": totals["agreeing"] / totals["completions"],
-        "base_nll_error": ratio_error(torch.cat(drift)),
+        "base_nll_error": ratio_error(drift),
     }
     if consensus:
         metrics["consensus_prompts"] = sum(answer is not None for answer in consensus) / len(consensus)
@@ -123,10 +136,47 @@ def evaluate(
     return Validation(metrics, samples)
 
 
+def _measured(
+    models: Models, rollout: Rollout, temperature: float, consensus: Sequence[str | None], max_tokens: int
+) -> Row:
+    """What one batch of an evaluation comes to: sums, one completion of each prompt, and each completion's drift."""
+    assert models.start_model is not None
+    totals: Counter[str] = Counter(text_totals(rollout, consensus))
+    drift = []
+    everything, sharing = list(range(len(rollout.texts))), shared_prompts(models.scorer)
+    for rows in microbatches(rollout, everything, max_tokens, share_prompts=sharing):
+        part = rollout.select(rows)
+        stats = models.scorer(part, temperature)
+        start_logprob = models.start_model.logprob(part, temperature)
+        totals.update(rollout_totals(part, stats, start_logprob))
+        drift += completion_drift(part, stats, start_logprob).tolist()
+    return {"totals": dict(totals), "samples": sample_rows(rollout), "drift": drift}
+
+
+def _prompts_at_a_time(
+    language_model: LanguageModel, prompts: Sequence[EncodedPrompt], options: ValidationOptions, num_generations: int
+) -> int:
+    """As many prompts as the options allow, and as come to results soon."""
+    return prompts_at_a_time(
+        language_model,
+        prompts,
+        num_generations=num_generations,
+        max_completion_length=options.max_completion_length,
+        at_most=options.completions_per_batch // num_generations,
+    )
+
+
 @torch.no_grad()
 @limited_cost()
 def majority_answers(
-    language_model: LanguageModel, prompts: Sequence[EncodedPrompt], options: ValidationOptions, num_generations: int
+    language_model: LanguageModel,
+    prompts: Sequence[EncodedPrompt],
+    options: ValidationOptions,
+    num_generations: int,
+    *,
+    done: Sequence[Row] = (),
+    keep: Callable[[list[Row]], None] = lambda rows: None,
+    move: Move = lambda count=0, **_: None,
 ) -> list[str | None]:
     """Take the model's most common answer to each prompt; None where no two samples agree.
 
@@ -135,10 +185,13 @@ def majority_answers(
         prompts: to ask.
         options: how to sample; at temperature 1 where they say 0, since greedy samples always agree.
         num_generations: samples of each prompt, in the place of those of the options.
+        done: what `keep` was given before an interruption, of the first prompts.
+        keep: gets a row for each prompt of a batch: its text, the answer, and how many samples give it.
+        move: told how many prompts are done.
     """
-    answers: list[str | None] = []
-    batch_size = max(1, options.completions_per_batch // num_generations)
-    for start in range(0, len(prompts), batch_size):
+    found = list(done)
+    batch_size = _prompts_at_a_time(language_model, prompts, options, num_generations)
+    for start in range(len(found), len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
         rollout = sample(
             language_model,
@@ -148,10 +201,15 @@ def majority_answers(
             temperature=options.temperature or 1.0,
             seeds=[(CONSENSUS_SEED, start + offset) for offset in range(len(batch))],
         )
-        for rows in majorities(rollout.stated, num_generations):
-            first = rollout.stated[rows[0]] if len(rows) > 1 else None
-            answers.append(None if first is None else first.text)
-    return answers
+        rows: list[Row] = []
+        for prompt, majority in zip(batch, majorities(rollout.stated, num_generations), strict=True):
+            first = rollout.stated[majority[0]] if len(majority) > 1 else None
+            answer = None if first is None else first.text
+            rows.append({"prompt": prompt.text, "answer": answer, "agreeing": len(majority)})
+        keep(rows)
+        found += rows
+        move(len(batch))
+    return [row["answer"] for row in found]
 
 
 def text_totals(rollout: Rollout, consensus: Sequence[str | None]) -> dict[str, float]:

@@ -13,10 +13,13 @@ from benchmarks import __main__ as command_line
     [
         (
             ["opps"],
-            "suite is 'opps'; expected some of static, ops, loop, generation, trl-step, self-feedback, demo, answers, "
-            "or",
+            "suite is 'opps'; expected some of static, ops, loop, generation, levels, trl-step, self-feedback, demo, "
+            "answers, word-prompts, evidence, shared-prompts, or",
         ),
+        (["word-prompts"], "--model is None; expected a directory saved by transformers"),
+        (["evidence", "--completions", "none.jsonl"], "--completions is none.jsonl; expected a completions.jsonl"),
         (["ops", "--peers", "trk"], "--peers is 'trk'; expected some of"),
+        (["shared-prompts", "--model", "/proc/none"], "--model is /proc/none; expected a directory with a config.json"),
         (["ops", "--output", "/proc/none"], "--output is /proc/none; expected a directory"),
     ],
 )

@@ -113,6 +113,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for each in SNIPPETS:
         if each.language == "python" and (name := re.match(r"# (\w+\.py)\n", each.text)):
             (tmp_path / name[1]).write_text(each.text)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "runs/first").mkdir(parents=True)
     (tmp_path / "runs/first/config.yaml").write_text("model: DIR\ndata: prompts.jsonl\nseed: 0\n")
     (tmp_path / "runs/sums/reward_model").mkdir(parents=True)

@@ -20,10 +20,21 @@ GRADIENT_TOLERANCE = 2e-6  # times the largest upstream gradient
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 
-def mostly_interpreted(*values: Any, fast: tuple[Any, ...]) -> list[Any]:
-    """The values as parameters; those not named as fast ones are slow where Triton's interpreter computes."""
-    slow = pytest.mark.slow_interpreted
-    return [value if value in fast else pytest.param(value, marks=slow) for value in values]
+def mostly_interpreted(*values: Any, fast: tuple[Any, ...], slow: tuple[Any, ...] | None = None) -> list[Any]:
+    """The values as parameters, divided by what they cost where Triton's interpreter computes.
+
+    Args:
+        values: that a device tries all; a tuple is the values of several parameters.
+        fast: the interpreter always tries these.
+        slow: those that it tries among the slow tests: one for each branch that the fast ones do not take, and it never
+            tries the others. None: all others.
+    """
+    parameters = []
+    for value in values:
+        mark = pytest.mark.slow_interpreted if slow is None or value in slow else pytest.mark.not_interpreted
+        several = value if isinstance(value, tuple) else (value,)
+        parameters.append(value if value in fast else pytest.param(*several, marks=mark))
+    return parameters
 
 
 def random_targets(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,6 +25,11 @@ def start(words: Sequence[str], **more: object) -> subprocess.Popen[str]:
     pipes: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, "-m", "rlif", *words]
     return subprocess.Popen(command, env=ENVIRONMENT, text=True, **(pipes | more))  # type: ignore[call-overload]
+
+
+def without_progress(errors: str) -> list[str]:
+    """The lines that a command wrote on stderr, less those on what it is doing, which depend on the clock."""
+    return [line for line in errors.splitlines() if not re.match(r"rlif [a-z-]+: |rlif: compiling ", line)]
 
 
 @contextmanager

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
 
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt
@@ -17,6 +21,7 @@ from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from rlif.training.setup import validation_options
 from rlif.training.validation import Validation, evaluate
+from tiny_models import TIMES
 
 # The type of the fixture `make_config`, whose keyword arguments change fields of a small run.
 MakeConfig = Callable[..., TrainConfig]
@@ -38,3 +43,21 @@ def evaluated(
     models = Models(language_model, Scorer(language_model.model, None), start_model)
     accelerator = make_accelerator("cpu", (), Path("unused"))
     return evaluate(models, accelerator, validation_options(config), prompts, consensus)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    (file,) = directory.glob("*model.safetensors")
+    return load_file(file)
+
+
+def assert_same_runs(first: Path, second: Path) -> None:
+    """Both runs ended with the same bits, and logged the same."""
+    ours, theirs = weights(first / "model"), weights(second / "model")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    logs = []
+    for run in (first, second):
+        rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        logs.append([{name: value for name, value in row.items() if name not in TIMES} for row in rows])
+    assert logs[0] == logs[1]
+    assert (first / "samples.jsonl").read_text() == (second / "samples.jsonl").read_text()

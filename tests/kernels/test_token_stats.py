@@ -19,17 +19,18 @@ from rlif_kernels.stats import FIELDS
 # One lane of the Triton kernels takes 4 (float32) or 8 columns, a tile 2048 or 4096, a chunk 8 tiles; a block of the
 # torch backend takes 2^18 elements. The sizes lie on those edges and beside them; primes fall on none.
 EDGE_SIZES = [1, 2, 3, 7, 8, 9, 31, 2047, 2048, 2049, 4095, 4096, 4097, 16384, 16385, 32768, 32771, 50257]
+# A lane, a tile and a chunk that are just full, of either width, and the first column after them.
+SLOW_SIZES = (8, 2048, 4096, 4097, 16384, 32768, 32771)
 
 
-@pytest.mark.parametrize("num_columns", mostly_interpreted(*EDGE_SIZES, fast=(1, 9, 2049, 16385)))
+@pytest.mark.parametrize("num_columns", mostly_interpreted(*EDGE_SIZES, fast=(1, 9, 2049, 16385), slow=SLOW_SIZES))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_vocabulary_size_matches_the_reference(num_columns, dtype, backend):
     logits = (3 * torch.randn(3, num_columns, device=DEVICE)).to(dtype)
     check_against_reference(logits, random_targets(logits), backend)
 
 
-@pytest.mark.slow_interpreted
-@pytest.mark.parametrize("num_columns", [151936, 262144])
+@pytest.mark.parametrize("num_columns", mostly_interpreted(151936, 262144, fast=(), slow=(262144,)))
 def test_the_largest_vocabularies_match_the_reference(num_columns, backend):
     logits = 3 * torch.randn(2, num_columns, device=DEVICE)
     check_against_reference(logits, random_targets(logits), backend)
@@ -41,7 +42,7 @@ def test_every_dtype_matches_the_reference_of_its_rounded_logits(dtype, backend)
     check_against_reference(logits, random_targets(logits), backend)
 
 
-@pytest.mark.parametrize("scale", mostly_interpreted(0.01, 0.1, 1.0, 10.0, 50.0, fast=(0.01, 50.0)))
+@pytest.mark.parametrize("scale", mostly_interpreted(0.01, 0.1, 1.0, 10.0, 50.0, fast=(0.01, 50.0), slow=(1.0,)))
 def test_any_logit_scale_matches_the_reference(scale, backend):
     logits = scale * torch.randn(4, 5003, device=DEVICE)
     check_against_reference(logits, random_targets(logits), backend)
@@ -177,7 +178,8 @@ def test_a_target_of_minus_100_is_a_masked_row(backend):
 
 
 @pytest.mark.parametrize(
-    "dtype", mostly_interpreted(torch.int64, torch.int32, torch.int16, torch.uint8, fast=(torch.int32,))
+    "dtype",
+    mostly_interpreted(torch.int64, torch.int32, torch.int16, torch.uint8, fast=(torch.int32,), slow=(torch.uint8,)),
 )
 def test_targets_may_have_any_integer_dtype(dtype, backend):
     logits = torch.randn(4, 100, device=DEVICE)

@@ -1,6 +1,7 @@
 """Forward-mode AD and torch.func: right derivatives of the first order, one clear error for everything else."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -123,8 +124,17 @@ def head():
     return hidden, weight / 2, bias
 
 
-@pytest.mark.parametrize("tile_bytes", mostly_interpreted(1 << 29, 3000, 1, fast=(3000,)))
-@pytest.mark.parametrize("moving", ["all", "hidden", "weight", "bias"])
+MOVING = ("all", "hidden", "weight", "bias")
+
+
+@pytest.mark.parametrize(
+    ("moving", "tile_bytes"),
+    mostly_interpreted(
+        *product(MOVING, (1 << 29, 3000, 1)),
+        fast=tuple(product(MOVING, (3000,))),
+        slow=tuple(product(("all",), (1 << 29, 1))),
+    ),
+)
 def test_tangents_of_a_head_match_the_reference(moving, tile_bytes, backend):
     tensors = dict(zip(("hidden", "weight", "bias"), head(), strict=True))
     names = tuple(tensors) if moving == "all" else (moving,)
@@ -150,9 +160,14 @@ def test_tangents_of_a_head_match_the_reference(moving, tile_bytes, backend):
         torch.testing.assert_close(value.double(), target, rtol=1e-5, atol=2e-5, msg=name)
 
 
+# A tangent is the gradient that the losses' own tests try for every case, times the direction.
 @pytest.mark.slow_interpreted
 @pytest.mark.parametrize(
-    "case", [case if case in FAST_LOSSES else pytest.param(case, marks=pytest.mark.slow) for case in LOSSES]
+    "case",
+    [
+        case if case in FAST_LOSSES else pytest.param(case, marks=[pytest.mark.slow, pytest.mark.not_interpreted])
+        for case in LOSSES
+    ],
 )
 def test_tangents_of_the_losses_match_the_reference(case, backend):
     hidden, weight, bias = head()

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from rlif import cli
-from rlif.interrupts import StopRequest, as_ctrl_c, stop_signals, without_interrupts
+from rlif.interrupts import StopRequest, as_ctrl_c, exit_code, ignore_signals_after, stop_signals, without_interrupts
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -41,6 +42,37 @@ def test_every_signal_interrupts_as_ctrl_c_does_and_impatience_adds_nothing(numb
             send(number, times=4)
             said.append("saved")
     assert said == ["saved"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_exit_code_is_that_of_the_first_signal_as_a_shell_and_a_scheduler_know_it(number: int) -> None:
+    for stop in (as_ctrl_c, StopRequest):
+        with as_ctrl_c():
+            assert exit_code() == 130
+            with suppress(KeyboardInterrupt), stop():
+                send(number)
+                send(signal.SIGINT)
+            assert exit_code() == 128 + number
+
+
+def test_nothing_interrupts_what_is_over() -> None:
+    with as_ctrl_c() as end:
+        end()
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+
+
+def test_a_signal_to_a_program_that_is_over_changes_nothing() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        ignore_signals_after()
+        with pytest.raises(KeyboardInterrupt), as_ctrl_c():
+            send(signal.SIGTERM)
+        for number in SIGNALS:
+            send(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_handlers_are_as_before_afterwards() -> None:
@@ -80,6 +112,36 @@ def test_a_first_signal_is_noted_and_only_a_second_ctrl_c_interrupts(number: int
     assert stop.received == signal.Signals(number).name
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_may_be_abandoned_is_at_once_and_then_nothing_interrupts(number: int) -> None:
+    went_on = []
+
+    def work(stop: StopRequest, count: int) -> None:
+        with stop.interruptible():
+            went_on.append("began")
+            send(number, count)
+            went_on.append("ended")
+
+    with StopRequest() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            work(stop, 1)
+        send(signal.SIGINT, times=3)  # what is being saved now is not interrupted
+        with pytest.raises(KeyboardInterrupt):
+            work(stop, 0)
+    assert went_on == ["began"]
+    assert stop.received == signal.Signals(number).name
+
+
+def test_what_must_not_be_abandoned_any_more_is_finished() -> None:
+    with StopRequest() as stop:
+        with stop.interruptible():
+            stop.hold()
+            send(signal.SIGTERM)
+        assert stop.received == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
 def test_nothing_interrupts_what_is_left_to_save() -> None:
     with StopRequest() as stop:
         stop.save_in_peace()
@@ -100,5 +162,5 @@ def test_an_interrupt_that_came_during_another_does_not_hide_what_is_saved(
     monkeypatch.setattr(sys, "argv", ["rlif", "plot", "."])
     with pytest.raises(SystemExit) as end:
         cli.main()
-    assert end.value.code == cli.INTERRUPTED
+    assert end.value.code == 130
     assert capsys.readouterr().err == "rlif: stopped after step 7\n"

@@ -17,14 +17,15 @@ WORDS = {
     "train": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "eval": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "self-feedback": "sample --model MODEL --data DATA --output-dir DIRECTORY",
+    "diagnose": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "lab": "--output-dir DIRECTORY --resume",
     "mix": "MODEL MODEL --ratio 0.5 --output-dir DIRECTORY",
     "convert": "MODEL --output-dir DIRECTORY",
 }
 # Their directories appear when they are whole.
 WHOLE = {"mix", "convert"}
-# These write one file, or into a directory that is there for none but them.
-WRITE_NO_DIRECTORY = {"plot", "diagnose"}
+# This writes one file.
+WRITE_NO_DIRECTORY = {"plot"}
 ALWAYS_NEW = {"demo"}
 
 

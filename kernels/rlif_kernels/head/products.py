@@ -6,15 +6,16 @@ Half-precision factors are multiplied in two ways: into a matrix of their own dt
 | device | to half precision | to float32 |
 | --- | --- | --- |
 | CUDA | torch.mm | torch.mm with out_dtype |
-| x86 with AVX-512 | torch.mm | bfloat16 where the processor multiplies it: MKL; otherwise float32 in blocks |
+| x86 with AVX-512 | torch.mm; MKL (below) | bfloat16 where the processor multiplies it: MKL; else in blocks |
 | other x86 | float32 in blocks | float32 in blocks |
 | any other | torch.mm | float32 in blocks |
 
 torch has no `out_dtype` on a CPU (2.13). Its builds for x86 carry MKL, whose gemm_bf16bf16f32 is such a product at the
 speed of bfloat16; where a build has none, or where it fails a check, blocks serve. In blocks means that the longest of
 the three dimensions is cast to float32 and multiplied piece by piece, a piece and its product taking 2 MiB; the factor
-that lacks this dimension is cast as a whole. Without AVX-512 torch multiplies half precision without vectors, 6 to 90
-times slower than float32.
+that lacks this dimension is cast as a whole. Where thousands of rows add up to the gradient of a weight, torch.mm turns
+the left factor over first; MKL reads it as it is, and its float32 is rounded block by block. Without AVX-512 torch
+multiplies half precision without vectors, 6 to 90 times slower than float32.
 """
 
 import ctypes
@@ -33,12 +34,16 @@ ADDS_TO_FLOAT32 = torch.torch_version.TorchVersion(torch.__version__) >= "2.12"
 ADD_BLOCK = 8192
 # Of a piece that is cast, with its product; and the fewest rows or columns of one.
 CAST_BYTES, CAST_ROWS = 2 << 20, 64
+# Terms of a sum from which on MKL is faster than torch.mm, and the bytes of its float32 that wait to be rounded.
+LONG_SUM, SUM_BYTES = 2048, 2 << 20
 # Elements: 4 MiB of half precision beside the tile, and few launches on a GPU.
 NARROW_BLOCK = 1 << 21
 
 
 def multiply(left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
     """``left @ right + bias``, (n, m) of the factors' dtype, rounded once. `bias` is (m,) or None."""
+    if bias is None and len(right) >= LONG_SUM and left.stride(0) == 1 and (mkl := _mkl_for(left)) is not None:
+        return _multiply_by_mkl(mkl, left, right, out)
     if left.dtype == torch.float32 or not _multiplies_in_blocks(left.device.type):
         return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
     if _longest(left, right) == "inner":
@@ -74,8 +79,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
             block = slice(start, start + ADD_BLOCK)
             total[block] += torch.mm(left[block], right, out_dtype=torch.float32)
         return total
-    mkl = _mkl() if left.dtype == torch.bfloat16 and left.device.type == "cpu" else None
-    if mkl is not None:
+    if (mkl := _mkl_for(left)) is not None:
         _add_by_mkl(mkl, total, left, right)
         return total
     for where, left_block, right_block in _blocks(left, right):
@@ -87,7 +91,7 @@ def adds_at_full_speed(like: Tensor) -> bool:
     """Whether `add_product` of such matrices takes no longer than `multiply`."""
     if like.dtype == torch.float32 or _has_out_dtype(like) or _multiplies_in_blocks(like.device.type):
         return True
-    return like.dtype == torch.bfloat16 and like.device.type == "cpu" and _mkl() is not None
+    return _mkl_for(like) is not None
 
 
 def narrow_(tile: Tensor, dtype: torch.dtype) -> Tensor:
@@ -144,6 +148,10 @@ def _blocks(left: Tensor, right: Tensor) -> Iterator[tuple[tuple[slice, slice], 
 _ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # of cblas.h
 
 
+def _mkl_for(factor: Tensor) -> Callable[..., None] | None:
+    return _mkl() if factor.dtype == torch.bfloat16 and factor.device.type == "cpu" else None
+
+
 @functools.cache
 def _mkl() -> Callable[..., None] | None:
     """cblas_gemm_bf16bf16f32 of the MKL in torch, where the processor has instructions for it; None without."""
@@ -166,6 +174,18 @@ def _mkl() -> Callable[..., None] | None:
     total = torch.ones(5, 4)
     _add_by_mkl(gemm, total, left, right)
     return gemm if torch.equal(total, 1 + left.float() @ right.float()) else None
+
+
+def _multiply_by_mkl(gemm: Callable[..., None], left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """``left @ right`` in blocks of rows, each rounded from float32 while it is in the cache."""
+    size = max(CAST_ROWS, SUM_BYTES // (4 * max(1, right.shape[1])))
+    buffer = right.new_empty((min(size, len(left)), right.shape[1]), dtype=torch.float32)
+    for start in range(0, len(left), size):
+        block = left[start : start + size]
+        product = buffer[: len(block)].zero_()
+        _add_by_mkl(gemm, product, block, right)
+        out[start : start + size] = product
+    return out
 
 
 def _add_by_mkl(gemm: Callable[..., None], total: Tensor, left: Tensor, right: Tensor) -> None:

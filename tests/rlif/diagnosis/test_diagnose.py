@@ -93,8 +93,8 @@ def test_the_seed_decides_the_result_and_batches_do_not(adder: LanguageModel, pr
     first = measure(adder, prompts)
     assert numbers(measure(adder, prompts)) == numbers(first)
     # Padding differs between batches, and with it the rounding of float32.
-    divided = measure(adder, prompts, batch_size=3, max_tokens_per_forward=100)
-    assert numbers(divided) == pytest.approx(numbers(first), rel=1e-4, nan_ok=True)
+    for changes in ({"batch_size": 3, "max_tokens_per_forward": 100}, {"share_prompts": False}):
+        assert numbers(measure(adder, prompts, **changes)) == pytest.approx(numbers(first), rel=1e-4, nan_ok=True)
     assert numbers(measure(adder, prompts, seed=1)) != numbers(first)
 
 
@@ -207,6 +207,7 @@ def config(adder_dir: Path, tmp_path: Path) -> DiagnoseConfig:
     return DiagnoseConfig(
         model=str(adder_dir),
         data=str(tmp_path / "data.jsonl"),
+        output_dir=tmp_path / "out",
         num_prompts=12,
         num_generations=4,
         max_completion_length=20,

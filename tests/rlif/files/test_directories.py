@@ -1,6 +1,7 @@
 """What was there is lost neither to an error nor to an impatient Ctrl-C, whichever thread receives it."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlif.errors import UserError
-from rlif.files.directories import damage, write_directory
+from rlif.files.directories import damage, is_whole, write_directory
 from rlif.interrupts import StopRequest
 
 
@@ -21,6 +22,15 @@ def directory(tmp_path: Path) -> Path:
 
 def write(path: Path, text: str) -> None:
     (path / "text").write_text(text)
+
+
+def test_a_copy_of_a_whole_directory_is_whole(directory: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    write_directory(copy, lambda path: shutil.copytree(directory, path, dirs_exist_ok=True))
+    assert is_whole(copy)
+    (copy / "text").write_text("other")
+    assert not is_whole(copy)
+    assert not is_whole(tmp_path / "missing")
 
 
 def test_what_was_there_comes_back_if_the_new_cannot_take_its_place(

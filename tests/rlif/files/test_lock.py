@@ -111,9 +111,15 @@ def test_a_file_system_without_locks_is_no_reason_to_stop(tmp_path: Path, monkey
         assert not is_locked(tmp_path / ".lock")
 
 
-@pytest.mark.parametrize(("exist_ok", "fault"), [(False, "File exists"), (True, "Not a directory")])
-def test_a_directory_that_cannot_be_made_is_one_error(exist_ok: bool, fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "fault"), [("file", "File exists"), ("file/run", "Not a directory")])
+def test_a_directory_that_cannot_be_made_is_one_error(name: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    directory = tmp_path if fault == "File exists" else tmp_path / "file" / "run"
     with pytest.raises(UserError, match=rf"^output_dir: cannot make .*: {fault}"):
-        Lock(directory).make(exist_ok=exist_ok)
+        Lock(tmp_path / name).make()
+
+
+def test_of_two_processes_that_make_one_directory_the_second_is_told_of_the_first(tmp_path: Path) -> None:
+    with Lock(tmp_path / "run") as lock:  # there was no such directory yet
+        (tmp_path / "run").mkdir()
+        with pytest.raises(UserError, match=r"^output_dir: another process has just made .*run, expected a new direc"):
+            lock.make(exist_ok=False)

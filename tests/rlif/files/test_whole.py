@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +25,16 @@ def test_a_writer_that_fails_leaves_what_was_there_and_nothing_beside_it(tmp_pat
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, written = (tmp_path / f".unfinished-{number}-file.txt" for number in (ended.pid, os.getppid()))
+    for path in (left, written):
+        path.write_text("half")
+    write_text(tmp_path / "file.txt", "new")
+    assert sorted(tmp_path.iterdir()) == [written, tmp_path / "file.txt"]
 
 
 def test_a_link_goes_on_leading_to_the_file(tmp_path: Path) -> None:

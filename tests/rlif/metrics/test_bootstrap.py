@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlif.metrics.bootstrap import Bootstrap, Estimate
+from rlif.metrics.calibration import auroc
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:
@@ -35,6 +36,19 @@ def test_correlation_is_pearsons_of_centred_values() -> None:
     estimate = Bootstrap(40, resamples=200, seed=0).correlation(x, y).estimate
     assert estimate.value == pytest.approx(np.corrcoef(x.flatten(), y.flatten())[0, 1])
     assert estimate.low < estimate.value < estimate.high
+
+
+def test_auroc_is_that_of_all_pairs_on_every_resample() -> None:
+    generator = np.random.default_rng(0)
+    scores, right = generator.integers(0, 6, size=(8, 5)).astype(float), generator.random((8, 5)) < 0.4  # with ties
+    bootstrap = Bootstrap(8, resamples=30, seed=0)
+    resampled = bootstrap.auroc(scores, right)
+    assert resampled.value == pytest.approx(auroc(scores.ravel(), right.ravel()))
+    drawn = np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=30)
+    for counts, value in zip(drawn, resampled.resamples, strict=True):
+        rows = np.repeat(np.arange(8), counts)
+        assert value == pytest.approx(auroc(scores[rows].ravel(), right[rows].ravel()))
+    assert math.isnan(bootstrap.auroc(scores, np.zeros((8, 5), dtype=bool)).value)
 
 
 def test_prompts_without_a_value_are_left_out() -> None:

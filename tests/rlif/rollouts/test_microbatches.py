@@ -7,7 +7,7 @@ from dataclasses import replace
 from rlif.data.prompts import Prompt
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import encode_prompts
-from rlif.rollouts.microbatches import groups_fit, microbatches
+from rlif.rollouts.microbatches import groups_fit, microbatches, pack_sharing
 from rlif.rollouts.sample import sample
 from rlif.training.options import TrainConfig
 
@@ -35,3 +35,15 @@ def test_microbatches_stay_within_the_budget_and_lose_nothing(language_model: La
                     assert part == [row for start in part[::4] for row in range(start, start + 4)]
     assert groups_fit(rollout, 1000)
     assert not groups_fit(rollout, 20)
+
+
+def test_a_prompt_that_rows_share_counts_once_and_parts_are_filled_up() -> None:
+    prompts, completions = [10] * 4 + [3] * 4 + [6] * 2, [5, 5, 5, 5, 1, 2, 3, 4, 7, 7]
+    numbers = [0] * 4 + [1] * 4 + [2] * 2
+    groups, rows = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]], [[row] for row in range(10)]
+    assert pack_sharing(groups, numbers, prompts, completions, 30 + 20 + 13) == [[0, 1, 2, 3, 8, 9, 4, 5, 6, 7]]
+    # 30 tokens of the first group and 13 of the second are just 43; the third, 20, stands alone.
+    assert pack_sharing(groups, numbers, prompts, completions, 43) == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]
+    # 25 hold three completions of the first prompt, and then only whole groups that are no larger.
+    assert pack_sharing(rows, numbers, prompts, completions, 25) == [[0, 1, 2], [8, 9], [3], [4, 5, 6, 7]]
+    assert pack_sharing(rows, numbers, prompts, completions, 1) == [[row] for row in (0, 1, 2, 3, 8, 9, 7, 6, 5, 4)]

@@ -91,14 +91,19 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own() -> None:
     assert epochs[0] != epochs[1]
 
 
-def test_parts_of_a_step_have_the_gradient_of_the_whole(model_dir: Path, tmp_path: Path) -> None:
+def test_parts_of_a_step_and_pairs_that_share_their_prompt_have_the_gradient_of_the_whole(
+    model_dir: Path, tmp_path: Path
+) -> None:
     weights = []
-    for name, budget in (("whole", 8192), ("parts", 20)):
-        run(model_dir, tmp_path / name, replace(make_config(), max_tokens_per_forward=budget))
-        weights.append(load_file(tmp_path / name / "model" / "model.safetensors"))
-    for name, value in weights[0].items():
-        # Sums in another order, over fifteen steps of Adam, which divides by the gradient's size.
-        torch.testing.assert_close(weights[1][name], value, atol=2e-4, rtol=1e-3)
+    for budget, share_prompts in ((8192, False), (8192, True), (20, True), (20, False)):
+        config = replace(make_config(), max_tokens_per_forward=budget, share_prompts=share_prompts)
+        directory = tmp_path / f"{budget} {share_prompts}"
+        run(model_dir, directory, config)
+        weights.append(load_file(directory / "model" / "model.safetensors"))
+    for others in weights[1:]:
+        for name, value in weights[0].items():
+            # Sums in another order, over fifteen steps of Adam, which divides by the gradient's size.
+            torch.testing.assert_close(others[name], value, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}, {"objective": "reward_model"}])

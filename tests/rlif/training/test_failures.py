@@ -46,32 +46,43 @@ def test_an_unforeseen_error_saves_the_model_and_says_where(
     AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
 
 
-def test_impatience_does_not_hide_that_the_model_is_saved(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changed", [False, True])
+def test_impatience_takes_nothing_from_what_is_saved(
+    changed: bool, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before the weights change a step is abandoned; after that one Ctrl-C lets it end, and a second does not."""
     config = make_config(max_steps=3)
     original = loop.update
 
     def update(learner: object, rollout: object, step: int, learning_rate: float) -> dict[str, float]:
+        if step == 2 and not changed:
+            ctrl_c()
+        metrics = original(learner, rollout, step, learning_rate)  # type: ignore[arg-type]
         if step == 2:
-            for _ in range(4):
-                os.kill(os.getpid(), signal.SIGINT)
-        return original(learner, rollout, step, learning_rate)  # type: ignore[arg-type]
+            ctrl_c(2)
+        return metrics
 
     monkeypatch.setattr(loop, "update", update)
-    monkeypatch.setattr("rlif.training.loop.salvaged", impatient(loop.salvaged))
-    with pytest.raises(KeyboardInterrupt, match=r"^stopped in step 2; metrics are in .*run, the model in .*model$"):
+    for name in ("salvaged", "kept"):
+        monkeypatch.setattr(loop, name, impatient(getattr(loop, name)))
+    said = "in step 2; metrics are in .*run, the model in .*model" if changed else "after step 1; --resume .*run"
+    with pytest.raises(KeyboardInterrupt, match=rf"^stopped {said}$"):
         train(config)
-    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+    AutoModelForCausalLM.from_pretrained(config.output_dir / ("model" if changed else "checkpoint-1"))
 
 
-def impatient(salvaged: Callable[..., str]) -> Callable[..., str]:
+def ctrl_c(times: int = 1) -> None:
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def impatient(save: Callable[..., str]) -> Callable[..., str]:
     """The same, with Ctrl-C before it and after it."""
 
     def wrapped(*arguments: object) -> str:
-        os.kill(os.getpid(), signal.SIGINT)
-        place = salvaged(*arguments)
-        os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c(4)
+        place = save(*arguments)
+        ctrl_c()
         return place
 
     return wrapped

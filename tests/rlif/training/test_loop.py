@@ -325,7 +325,7 @@ def test_the_verifiable_reward_needs_an_answer_to_every_training_prompt(
         train(replace(config, data=data))
 
 
-def test_ctrl_c_saves_metrics_and_model_so_far_and_says_where(
+def test_ctrl_c_saves_metrics_and_a_checkpoint_of_the_steps_so_far_and_says_where(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = trainer.sample
@@ -339,11 +339,11 @@ def test_ctrl_c_saves_metrics_and_model_so_far_and_says_where(
 
     monkeypatch.setattr(trainer, "sample", interrupt_third)
     config = make_config(max_steps=5)
-    with pytest.raises(KeyboardInterrupt, match=r"stopped in step 3; metrics are in .*run, the model in .*model"):
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 2; --resume continues the run in .*run"):
         train(config)
     assert config.output_dir is not None
     assert len((config.output_dir / "metrics.jsonl").read_text().splitlines()) == 2
-    AutoModelForCausalLM.from_pretrained(config.output_dir / "model")
+    AutoModelForCausalLM.from_pretrained(config.output_dir / "checkpoint-2")
 
 
 def test_the_prompts_of_a_run_go_through_the_file_in_shuffled_epochs(

@@ -51,12 +51,14 @@ def test_in_a_terminal_evaluations_stay_on_the_screen_above_the_bar() -> None:
 
 
 def test_the_time_left_counts_the_steps_since_the_run_was_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 10.0])
-    monkeypatch.setattr("rlif.training.progress.time.monotonic", lambda: next(clock))
+    now = 0.0
+    monkeypatch.setattr("rlif.training.progress.time.monotonic", lambda: now)
     output = io.StringIO()
     progress = PlainProgress(Console(file=output))
     progress.start("reward", 100, done=90)
+    now = 10.0
     progress.report({"step": 91, "reward": 1.0})
+    progress.stop()
     assert output.getvalue().endswith("(90 s left)\n")
 
 
@@ -80,6 +82,11 @@ def test_a_completion_gives_the_terminal_no_commands() -> None:
     progress.stop()
     assert "\x1b]0;" not in output.getvalue()
     assert "a\ufffd]0;title\ufffdb" in output.getvalue()
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0.2, "0.20 tokens/s"), (7901.4, "7900 tokens/s")])
+def test_a_rate_has_two_digits_however_slow_the_model(rate: float, text: str) -> None:
+    assert describe_metrics({"step": 3, "tokens_per_second": rate}) == text
 
 
 def test_metrics_that_a_row_lacks_are_left_out() -> None:

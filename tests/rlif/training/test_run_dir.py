@@ -9,8 +9,9 @@ import yaml
 
 from rlif.errors import UserError
 from rlif.files.lock import Lock
+from rlif.training.guard import Reading
 from rlif.training.options import TrainConfig
-from rlif.training.run_dir import RunDir, resolve_run_dir
+from rlif.training.run_dir import RunDir, best_reading, resolve_run_dir
 
 CONFIG = TrainConfig(model="model", data="data.jsonl")
 
@@ -52,6 +53,20 @@ def test_the_default_directory_is_new_and_named_after_the_reward(
     assert path.parent == Path("runs")
     assert path.name.startswith("self_certainty-")
     assert not path.exists()
+
+
+def test_a_best_policy_that_is_damaged_is_named_and_one_that_was_removed_is_none(tmp_path: Path) -> None:
+    run, reading = make_run_dir(tmp_path / "run"), Reading(3, 0.5, 0.01, None)
+    run.save_best(lambda directory: None, reading)
+    assert best_reading(run.path) == reading
+    file = run.path / "best" / "guard.json"
+    file.write_text(file.read_text().replace("0.5", "0.6"))
+    with pytest.raises(
+        UserError, match=r"^resume: .*best is damaged \(guard.json has changed .*; expected .* removed, so"
+    ):
+        best_reading(run.path)
+    run.remove_model("best")
+    assert best_reading(run.path) is None
 
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -250,6 +251,7 @@ def _lock(path: Path) -> Iterator[None]:
 def _compile(command: list[str], path: Path) -> None:
     # Under another name first: a process that finds the library must find a whole one, also after a loss of power.
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        logging.getLogger(__name__).info("compiling the C kernels, once on this machine")
         unfinished = Path(directory) / path.name
         _run([*command, str(SOURCES[0]), "-o", str(unfinished), "-lm"])
         unfinished.chmod(0o700)

@@ -1,0 +1,34 @@
+"""Checksums that a row of JSON carries with it: they tell a row that has changed on the disk from what was written."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from rlif.errors import UserError
+from rlif.files.json_values import json_text
+
+SEAL = "crc32"
+
+
+def sealed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with a checksum of everything else in it, as the last of its values.
+
+    Who changes a row by hand removes the checksum: a row without one is taken as it is.
+    """
+    return row | {SEAL: _checksum(row)}
+
+
+def check_seal(row: dict[str, Any], where: str) -> None:
+    """Hold a row to its checksum, if it has one, and take that out of it.
+
+    Raises:
+        UserError: beginning with `where`: the row has changed since it was written.
+    """
+    if SEAL in row and row.pop(SEAL) != _checksum(row):
+        raise UserError(f"{where}: has changed since it was written; expected it as it was, or without its `{SEAL}`")
+
+
+def _checksum(row: dict[str, Any]) -> str:
+    # As JSON gives it back: in the order of the names, with null for NaN.
+    return f"{zlib.crc32(json_text(row, indent=None).encode()):08x}"
