@@ -4,9 +4,9 @@
     python -m benchmarks report [--check] [--results DIR]
     python -m benchmarks compare BASE [--turns N] [options of pytest]
     python -m benchmarks releases [--triton VERSION ...] [--targets TARGET ...]
-    python -m benchmarks gpu --output DIR [--minutes N] [--dry-run]
+    python -m benchmarks gpu --output DIR [--minutes N] [--wheels DIR] [--dry-run], or --apply FILE
 
-  static         instructions, registers and bytes of the compiled GPU kernels; needs no GPU
+  static         what the GPU kernels compile to, and what a call should take; needs no GPU
   ops            token_stats, grpo_loss and their forms with the head in them: time, share of the floor, error, memory
   levels         the C kernels with and without AVX-512, beside torch.compile and TRL
   loop           the whole training step, and TRL's

@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.gates.disassembly import Counts, count_compiled, disassembled
+from benchmarks.gates.peers_compiled import count_liger
 from rlif_kernels.backends import triton as launcher
 from rlif_kernels.backends.triton import plan
 from rlif_kernels.backends.triton.backward import backward_kernel
@@ -74,7 +75,7 @@ def kernels() -> list[Kernel]:
         *(Kernel(name, dtype, softcap=True) for dtype in (bf16, fp32) for name in names),
         *(Kernel("forward", dtype, outputs=FIELDS, softcap=True) for dtype in (bf16, fp32)),
         *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
-        *(Kernel(name, bf16, short=True) for name in GRPO_LOOPS),
+        *(Kernel(name, dtype, short=True) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, bf16, softcap=True) for name in GRPO_LOOPS),
         Kernel("terms", fp32),
     ]
@@ -211,7 +212,7 @@ def count_target(target: str) -> dict[str, Any]:
     ours = [count_kernel(kernel, target) for kernel in kernels()]
     return {
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
-        "counts": [asdict(counts) for counts in (*ours, *count_trl(target))],
+        "counts": [asdict(counts) for counts in (*ours, *count_trl(target), *count_liger(ahead_of_time, target))],
     }
 
 

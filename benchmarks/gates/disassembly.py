@@ -10,6 +10,9 @@ from typing import Any
 
 import triton
 
+from benchmarks.gates.hardware import gpu_of, resident_programs
+from benchmarks.gates.loads import bytes_under_way, bytes_under_way_amd
+
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -27,6 +30,10 @@ class Counts:
     shuffles: int | None = None
     load_bytes: int | None = None  # the narrowest access of the main loop
     store_bytes: int | None = None  # None as well where the loop stores nothing
+    warps: int = 0  # of a program
+    shared_bytes: int = 0  # of a program
+    programs: int = 0  # that a multiprocessor holds at once
+    in_flight: int | None = None  # bytes that its threads load before they have to wait, in a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,12 @@ def count_compiled(
     """
     amd = target.startswith("gfx")
     program = disassembled(target, compiled)
+    warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
+    device = gpu_of(target).device
+    programs = resident_programs(device, program.registers, warps, shared)
+    residency: dict[str, Any] = {"warps": warps, "shared_bytes": shared, "programs": programs}
     if per_thread is None:
-        return Counts(name, target, program.registers, program.spills)
+        return Counts(name, target, program.registers, program.spills, **residency)
     exponential, store = ("v_exp_f32", "_store_") if amd else ("MUFU", "STG")
     threads = 2 if amd else 1  # a wavefront has 64
     widths = amd_widths if amd else access_widths
@@ -83,6 +94,8 @@ def count_compiled(
         count("ds_bpermute", "ds_swizzle", "SHFL"),
         narrowest(loads, loop),
         narrowest(writes, loop),
+        **residency,
+        in_flight=(bytes_under_way_amd if amd else bytes_under_way)(loop) * warps * device.warp * programs,
     )
 
 
@@ -166,10 +179,11 @@ def unrolled(loaded: int, expected: int, loop: list[str]) -> int:
 
 def access_widths(loop: list[str], kind: str) -> list[int]:
     """Return the width in bytes of each global "load" or "store" in a loop of SASS."""
-    name = {"load": "LDG", "store": "STG"}[kind]
+    names = {"load": ("LDG", "LDGSTS"), "store": ("STG",)}[kind]  # LDGSTS copies into shared memory
     widths = []
     for text in loop:
-        if opcode(text) == name:
+        name = opcode(text)
+        if name in names:
             suffix = re.search(r"\.(128|64|U16|U8|S16|S8)\b", text.removeprefix("@").split(name, 1)[1].split()[0])
             widths.append({"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}[suffix[1]] if suffix else 4)
     return widths

@@ -244,6 +244,7 @@ def kept(run: Run) -> str:
     step = run.state.step
     if step == 0 or (run.guard and run.consensus is None):
         return f"stopped before another step was done; --resume continues the run in {run.path}"
+    run.progress.warn(f"stopping: step {step} is being saved")  # gigabytes, perhaps
     try:
         run.save_checkpoint()
     except UserError as error:

@@ -110,13 +110,21 @@ def lab(shared: Shared) -> str:
 
 def diagnose(shared: Shared) -> str:
     return (
-        f"diagnose --model {shared.base} --data {shared.eval_data} --num-prompts 4 --num-generations 4 "
-        f"--max-completion-length 8 --json {OUT}/diagnosis.json --device cpu"
+        f"diagnose --model {shared.base} --data {shared.eval_data} --output-dir {OUT} --num-prompts 4 "
+        "--num-generations 4 --max-completion-length 8 --prompts-per-batch 1 --device cpu"
     )
+
+
+def convert(shared: Shared) -> str:
+    return f"convert {shared.base} --output-dir {OUT}/converted"
 
 
 def mix(shared: Shared) -> str:
     return f"mix {shared.base} {shared.instruct} --ratio 0.5 --output-dir {OUT}/mixed"
+
+
+def convert(shared: Shared) -> str:
+    return f"convert {shared.base} --output-dir {OUT}"
 
 
 def evaluate(shared: Shared) -> str:
@@ -169,8 +177,10 @@ ROWS = {
     "plot": Row(plot, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
     "demo": Row(demo, None, reads_own_files=False, hurts=2),
     "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small),
-    "diagnose": Row(diagnose, None, reads_own_files=False, needs_out=True, all_at_once=True),
+    "diagnose": Row(diagnose, "--resume"),
+    "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),
+    "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "eval": Row(evaluate, "--resume"),
     "self-feedback": Row(self_feedback, ""),
 }

@@ -31,7 +31,7 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
     target, kernels, _ = counts
     assert set(MAIN_PATHS) <= set(kernels)
     for name, entry in kernels.items():
-        if name.startswith("TRL"):  # shown beside ours where it is installed
+        if name.startswith(("TRL", "Liger")):  # shown beside ours where it is installed
             continue
         assert entry["spills"] == 0, name
         assert entry["barriers"] in (0, None), name  # None: no main loop over elements
@@ -54,6 +54,10 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
     if target.startswith("sm_"):
         assert kernels["forward (bf16, softcap)"]["instructions"] <= 17, target
         assert kernels["backward (bf16, softcap)"]["instructions"] <= 20, target
+    if target == "sm_90":
+        for name in MAIN_PATHS:
+            # 4.3 TB/s at 700 ns are 23 KB for each of 132 multiprocessors; the rest is for what the 700 ns leave out.
+            assert kernels[name]["in_flight"] >= 32 << 10, name
     # No cliff where rows do not start on 16 bytes: an instruction or so for each load, not twice the work.
     unaligned = kernels["forward (bf16, unaligned)"]["instructions"]
     assert unaligned <= kernels["forward (bf16)"]["instructions"] + 1.5, target
@@ -66,7 +70,7 @@ def test_no_kernel_is_larger_than_in_the_committed_counts(counts):
         pytest.skip(f"counted with Triton {committed['versions']['triton']}, compiled here with {triton_version}")
     baseline = {entry["kernel"]: entry for entry in committed["counts"] if entry["target"] == target}
     # Peers come and go with what is installed.
-    assert {name for name in baseline if not name.startswith("TRL")} <= set(kernels)
+    assert {name for name in baseline if not name.startswith(("TRL", "Liger"))} <= set(kernels)
     assert [fault for name in baseline if name in kernels for fault in larger(kernels[name], baseline[name])] == []
 
 
