@@ -123,10 +123,6 @@ def mix(shared: Shared) -> str:
     return f"mix {shared.base} {shared.instruct} --ratio 0.5 --output-dir {OUT}/mixed"
 
 
-def convert(shared: Shared) -> str:
-    return f"convert {shared.base} --output-dir {OUT}"
-
-
 def evaluate(shared: Shared) -> str:
     return (
         f"eval --model {shared.base} --data {shared.eval_data} --output-dir {OUT} --num-generations 4 "
@@ -180,7 +176,6 @@ ROWS = {
     "diagnose": Row(diagnose, "--resume"),
     "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),
-    "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "eval": Row(evaluate, "--resume"),
     "self-feedback": Row(self_feedback, ""),
 }
