@@ -3,9 +3,10 @@
     python -m benchmarks [SUITE ...] [--quick] [--output DIR] [--device cpu|cuda] [--peers PACKAGE ...] [--repeats N]
     python -m benchmarks report [--check] [--results DIR]
     python -m benchmarks compare BASE [--turns N] [options of pytest]
-    python -m benchmarks gpu --output DIR [--minutes N] [--dry-run]
+    python -m benchmarks releases [--triton VERSION ...] [--targets TARGET ...]
+    python -m benchmarks gpu --output DIR [--minutes N] [--wheels DIR] [--dry-run], or --apply FILE
 
-  static         instructions, registers and bytes of the compiled GPU kernels; needs no GPU
+  static         what the GPU kernels compile to, and what a call should take; needs no GPU
   ops            token_stats, grpo_loss and their forms with the head in them: time, share of the floor, error, memory
   levels         the C kernels with and without AVX-512, beside torch.compile and TRL
   loop           the whole training step, and TRL's
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
     from benchmarks.runner import Options
 
 DEFAULT_OUTPUT = Path("runs/benchmarks")
-TOOLS = {"report": "benchmarks.report", "compare": "benchmarks.gates.compare", "gpu": "benchmarks.gpu.command"}
+TOOLS = {
+    "report": "benchmarks.report",
+    "compare": "benchmarks.gates.compare",
+    "releases": "benchmarks.gates.releases",
+    "gpu": "benchmarks.gpu.command",
+}
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "evidence", "shared-prompts",

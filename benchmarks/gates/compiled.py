@@ -5,6 +5,8 @@ To be imported where TRITON_INTERPRET is not set: whether a kernel is compiled i
 
 import importlib
 import importlib.metadata
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,19 +15,26 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.gates.disassembly import Counts, count_compiled
+from benchmarks.gates.disassembly import Counts, count_compiled, disassembled
+from benchmarks.gates.peers_compiled import count_liger
 from rlif_kernels.backends import triton as launcher
+from rlif_kernels.backends.triton import plan
 from rlif_kernels.backends.triton.backward import backward_kernel
 from rlif_kernels.backends.triton.forward import forward_kernel
-from rlif_kernels.backends.triton.grpo import grpo_kernel
+from rlif_kernels.backends.triton.grpo import grpo_kernel, terms_kernel
+from rlif_kernels.backends.triton.launches import Launch, current
 from rlif_kernels.policy_loss import LossOptions
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_89": GPUTarget("cuda", 89, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_103": GPUTarget("cuda", 103, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx950": GPUTarget("hip", "gfx950", 64),
 }
 TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -34,35 +43,41 @@ TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "
 class Kernel:
     """One compilation of a kernel, as the launcher would ask for it."""
 
-    name: str  # forward, chunk, fold, backward, or of the fused loss: grpo statistics, grpo gradient
+    name: str  # forward, part, backward, terms, or of the fused loss: grpo statistics, grpo gradient
     dtype: torch.dtype
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     wide: bool = True
     softcap: bool = False
-    num_columns: int = 151936  # decides how many threads share a row of the fused loss
+    slices: int = 1  # of a part
+    short: bool = False  # which of the two kernels of the fused loss
 
     def __str__(self) -> str:
         notes = [TRITON_DTYPES[self.dtype]]
         notes += ["all fields"] if self.outputs == FIELDS else []
         notes += [] if self.wide else ["unaligned"]
         notes += ["softcap"] if self.softcap else []
-        notes += ["short rows"] if self.num_columns < 151936 else []
+        notes += [f"{self.slices} slices"] if self.slices > 1 else []
+        notes += ["short rows"] if self.short else []
         return f"{self.name} ({', '.join(notes)})"
 
 
 def kernels() -> list[Kernel]:
     """Every kernel that the launcher can ask for, but for combinations that only repeat what others show."""
     bf16, fp32, fp16 = torch.bfloat16, torch.float32, torch.float16
-    names = ("forward", "chunk", "fold", "backward")
+    names = ("forward", "part", "backward")
     return [
         *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in names),
         Kernel("forward", fp16),
         Kernel("backward", fp16),
         *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
         *(Kernel(name, bf16, outputs=FIELDS) for name in names),
-        *(Kernel(name, bf16, softcap=True) for name in ("forward", "backward")),
+        *(Kernel("part", dtype, slices=slices) for dtype in (bf16, fp32) for slices in (2, 4)),
+        *(Kernel(name, dtype, softcap=True) for dtype in (bf16, fp32) for name in names),
+        *(Kernel("forward", dtype, outputs=FIELDS, softcap=True) for dtype in (bf16, fp32)),
         *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
-        *(Kernel(name, bf16, num_columns=32000) for name in GRPO_LOOPS),
+        *(Kernel(name, dtype, short=True) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
+        *(Kernel(name, bf16, softcap=True) for name in GRPO_LOOPS),
+        Kernel("terms", fp32),
     ]
 
 
@@ -70,37 +85,59 @@ def kernels() -> list[Kernel]:
 GRPO_LOOPS = ("grpo statistics", "grpo gradient")
 # All terms of the loss, so that the gradient loop has all that it can have.
 GRPO_OPTIONS = LossOptions(0.2, 0.28, 4.0, 0.04, 0.01, 0.01)
+OPTIONS = ("num_warps", "enable_fp_fusion", "maxnreg")
 
 
-def kernel_constants(kernel: Kernel) -> dict[str, int]:
-    return launcher.grpo_constants(
-        kernel.dtype, kernel.num_columns, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, kernel.softcap
-    )
+def launch_of(kernel: Kernel, target: str) -> Launch:
+    """The choices that the table has for a kernel, at a vocabulary of 151936."""
+    forward = plan.forward_name(kernel.outputs == FIELDS, kernel.softcap)
+    names = {"forward": forward, "part": f"{forward}_part", "backward": "backward"}
+    grpo = "grpo_softcap" if kernel.softcap else "grpo_short" if kernel.short else "grpo"
+    name = names.get(kernel.name, grpo)
+    launch = current().find(name, target, kernel.dtype.itemsize, 151936)
+    return plan.part_of(launch, kernel.slices, TARGETS[target].warp_size) if kernel.name == "part" else launch
+
+
+def kernel_constants(kernel: Kernel, target: str) -> dict[str, Any]:
+    """A kernel's compile-time arguments and launch options."""
+    launch, dtype = launch_of(kernel, target), kernel.dtype
+    softcap = launcher.softcap_form(30.0 if kernel.softcap else 0.0)
+    if kernel.name == "backward":
+        return launcher.backward_constants(launch, launch.tiles, dtype, kernel.wide, softcap)
+    if kernel.name in GRPO_LOOPS:
+        return launcher.grpo_constants(launch, dtype, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, softcap)
+    return launcher.forward_constants(launch, dtype, kernel.outputs, kernel.wide, softcap, kernel.slices)
 
 
 def compile_kernel(kernel: Kernel, target: str) -> Any:
     """Compile ahead of time; returns Triton's compiled kernel, with every stage's text in `.asm`."""
     absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
-    if kernel.name == "backward":
-        function = backward_kernel
-        constants = launcher.backward_constants(kernel.dtype, kernel.wide, kernel.softcap)
-        absent["grad_offsets_ptr"] = None
-        absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
-    elif kernel.name in GRPO_LOOPS:
-        function, constants = grpo_kernel, kernel_constants(kernel)
-        absent["grad_offsets_ptr"] = None
+    if kernel.name == "terms":
+        function = terms_kernel
+        constants: dict[str, Any] = {"E": True, "U": True, "ROWS": launcher.TERMS_ROWS}
+        constants |= {"num_warps": 4, "enable_fp_fusion": False}
+        absent = {}
     else:
-        function = forward_kernel
-        constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
-        stage = "row" if kernel.name == "forward" else kernel.name
-        absent |= {"STAGE": stage} | ({"partials_ptr": None} if stage == "row" else {})
+        constants = kernel_constants(kernel, target)
+        function = {"backward": backward_kernel, "forward": forward_kernel, "part": forward_kernel}.get(
+            kernel.name, grpo_kernel
+        )
+    if kernel.name == "backward":
+        absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
+    if function in (backward_kernel, grpo_kernel):
+        absent["grad_offsets_ptr"] = None
+    if function is forward_kernel:
+        absent |= {"parts_ptr": None, "counters_ptr": None} if kernel.name == "forward" else {}
         absent |= {f"{name}_ptr": None for name in FIELDS if name not in kernel.outputs}
-    options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion")}
+    options = {name: constants.pop(name) for name in OPTIONS if name in constants}
+    if TARGETS[target].backend != "cuda":
+        options.pop("maxnreg", None)
     fixed = absent | constants
     types = {
         "logits_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "grad_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "targets_ptr": "*i64",
+        "counters_ptr": "*i32",
         "clipped_ptr": "*i8",
         **dict.fromkeys(("scale", "softcap", "low", "high", "delta", "beta"), "fp32"),
         **dict.fromkeys(("entropy_coef", "self_certainty_coef"), "fp32"),
@@ -126,27 +163,22 @@ def ahead_of_time(
     return triton.compile(source, target=TARGETS[target], options=options)
 
 
-def elements_per_thread(kernel: Kernel) -> int:
-    """Elements that one thread takes in one turn of the main loop."""
-    if kernel.name == "backward":
-        return launcher.BACKWARD_BLOCK_BYTES // kernel.dtype.itemsize // (32 * launcher.BACKWARD_WARPS)
-    if kernel.name in GRPO_LOOPS:
-        constants = kernel_constants(kernel)
-        if kernel.name == "grpo gradient":
-            return constants["BLOCK"] // (32 * constants["num_warps"])
-    else:
-        constants = launcher.forward_constants(kernel.dtype, kernel.outputs, kernel.wide, kernel.softcap)
-    return constants["LANES"] * constants["K"] // (32 * constants["num_warps"])
+def elements_per_thread(kernel: Kernel, target: str) -> int:
+    """Elements that one thread takes in one turn of the main loop, unless that is unrolled."""
+    constants = kernel_constants(kernel, target)
+    threads = 32 * constants["num_warps"]
+    if kernel.name in ("backward", "grpo gradient"):
+        return int(constants["BLOCK"] // threads)
+    return int(constants.get("SLICE", constants["LANES"]) * constants["K"] // threads)
 
 
 def count_kernel(kernel: Kernel, target: str) -> Counts:
     """Compile and count one of our kernels."""
-    # The loop of "fold" runs over chunks, not over elements: nothing to count per element.
-    per_thread = None if kernel.name == "fold" else elements_per_thread(kernel)
+    per_thread = None if kernel.name == "terms" else elements_per_thread(kernel, target)  # which has no loop
     stores = kernel.name == "grpo gradient" if kernel.name in GRPO_LOOPS else None
-    return count_compiled(
-        str(kernel), target, compile_kernel(kernel, target), per_thread, kernel.dtype.itemsize, stores
-    )
+    unroll = 1 if per_thread is None or stores else kernel_constants(kernel, target).get("UNROLL", 1)
+    compiled = compile_kernel(kernel, target)
+    return count_compiled(str(kernel), target, compiled, per_thread, kernel.dtype.itemsize, stores, unroll)
 
 
 def count_trl(target: str) -> list[Counts]:
@@ -180,5 +212,20 @@ def count_target(target: str) -> dict[str, Any]:
     ours = [count_kernel(kernel, target) for kernel in kernels()]
     return {
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
-        "counts": [asdict(counts) for counts in (*ours, *count_trl(target))],
+        "counts": [asdict(counts) for counts in (*ours, *count_trl(target), *count_liger(ahead_of_time, target))],
     }
+
+
+def compile_report(target: str, names: Sequence[str] = ()) -> None:
+    """Print Triton's version, and of each kernel (those named, or all) a line of JSON: what it became, or the error."""
+    print(triton.__version__)
+    for kernel in kernels():
+        if names and str(kernel) not in names:
+            continue
+        found: dict[str, Any] = {"kernel": str(kernel)}
+        try:
+            program = disassembled(target, compile_kernel(kernel, target))
+            found |= {"registers": program.registers, "spills": program.spills}
+        except Exception as error:  # whatever a compiler raises: that is what is asked
+            found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
+        print(json.dumps(found), flush=True)

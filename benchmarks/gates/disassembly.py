@@ -3,11 +3,15 @@
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import triton
+
+from benchmarks.gates.hardware import gpu_of, resident_programs
+from benchmarks.gates.loads import bytes_under_way, bytes_under_way_amd
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -26,6 +30,10 @@ class Counts:
     shuffles: int | None = None
     load_bytes: int | None = None  # the narrowest access of the main loop
     store_bytes: int | None = None  # None as well where the loop stores nothing
+    warps: int = 0  # of a program
+    shared_bytes: int = 0  # of a program
+    programs: int = 0  # that a multiprocessor holds at once
+    in_flight: int | None = None  # bytes that its threads load before they have to wait, in a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -41,21 +49,34 @@ class Program:
 
 
 def count_compiled(
-    name: str, target: str, compiled: Any, per_thread: int | None, itemsize: int, stores: bool | None = None
+    name: str,
+    target: str,
+    compiled: Any,
+    per_thread: int | None,
+    itemsize: int,
+    stores: bool | None = None,
+    unroll: int = 1,
 ) -> Counts:
-    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn, or more if unrolled.
+    """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn, `unroll` times or more.
 
     `per_thread` is for warps of 32 threads. A kernel that reads its row twice has two such loops: `stores` says which
     of them to count, the one that writes or the one that does not.
     """
     amd = target.startswith("gfx")
-    program = amd_program(compiled.asm["amdgcn"]) if amd else nvidia_program(compiled.asm["cubin"])
+    program = disassembled(target, compiled)
+    warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
+    device = gpu_of(target).device
+    programs = resident_programs(device, program.registers, warps, shared)
+    residency: dict[str, Any] = {"warps": warps, "shared_bytes": shared, "programs": programs}
     if per_thread is None:
-        return Counts(name, target, program.registers, program.spills)
+        return Counts(name, target, program.registers, program.spills, **residency)
     exponential, store = ("v_exp_f32", "_store_") if amd else ("MUFU", "STG")
-    loop = main_loop(program, exponential, store, stores)
     threads = 2 if amd else 1  # a wavefront has 64
-    loads, writes = (amd_widths(loop, kind) if amd else access_widths(loop, kind) for kind in ("load", "store"))
+    widths = amd_widths if amd else access_widths
+    loop = main_loop(
+        program, exponential, store, stores, per_thread * unroll // threads, lambda body: sum(widths(body, "load"))
+    )
+    loads, writes = (widths(loop, kind) for kind in ("load", "store"))
     elements = per_thread * unrolled(threads * sum(loads), per_thread * itemsize, loop) / threads
 
     def count(*patterns: str) -> int:
@@ -73,7 +94,16 @@ def count_compiled(
         count("ds_bpermute", "ds_swizzle", "SHFL"),
         narrowest(loads, loop),
         narrowest(writes, loop),
+        **residency,
+        in_flight=(bytes_under_way_amd if amd else bytes_under_way)(loop) * warps * device.warp * programs,
     )
+
+
+def disassembled(target: str, compiled: Any) -> Program:
+    """The program that Triton compiled for a target."""
+    if target.startswith("gfx"):
+        return amd_program(compiled.asm["amdgcn"])
+    return nvidia_program(compiled.asm["cubin"])
 
 
 def nvidia_program(cubin: bytes) -> Program:
@@ -112,10 +142,19 @@ def opcode(text: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
 
 
-def main_loop(program: Program, exponential: str, store: str, stores: bool | None) -> list[str]:
-    """Return the innermost loop with the most exponentials: the others are tails, masks and rare rows.
+def main_loop(
+    program: Program,
+    exponential: str,
+    store: str,
+    stores: bool | None,
+    elements: int,
+    loaded: Callable[[list[str]], int],
+) -> list[str]:
+    """Return the innermost loop with the fewest instructions to a byte that it loads, of those that do main work.
 
-    `stores` leaves only the loops that store something, or those that do not.
+    These have an exponential for each of a turn's elements. The others are tails, masks and rare rows, which take fewer
+    elements in a turn, or more instructions for them. `stores` leaves only the loops that store something, or those
+    that do not.
     """
     jumps = program.backward_jumps
     innermost = [
@@ -128,7 +167,9 @@ def main_loop(program: Program, exponential: str, store: str, stores: bool | Non
         return texts[: min(texts.index(end) for end in ("EXIT", "s_endpgm") if end in texts) + 1]
     bodies = [[text for at, text in program.instructions if first <= at <= last] for first, last in innermost]
     bodies = [body for body in bodies if stores is None or any(store in text for text in body) == stores]
-    return max(bodies, key=lambda body: sum(exponential in text for text in body))
+    exponentials = [sum(exponential in text for text in body) for body in bodies]
+    enough = [body for body, count in zip(bodies, exponentials, strict=True) if count >= elements]
+    return min(enough, key=lambda body: len(body) / max(1, loaded(body)))
 
 
 def unrolled(loaded: int, expected: int, loop: list[str]) -> int:
@@ -138,10 +179,11 @@ def unrolled(loaded: int, expected: int, loop: list[str]) -> int:
 
 def access_widths(loop: list[str], kind: str) -> list[int]:
     """Return the width in bytes of each global "load" or "store" in a loop of SASS."""
-    name = {"load": "LDG", "store": "STG"}[kind]
+    names = {"load": ("LDG", "LDGSTS"), "store": ("STG",)}[kind]  # LDGSTS copies into shared memory
     widths = []
     for text in loop:
-        if opcode(text) == name:
+        name = opcode(text)
+        if name in names:
             suffix = re.search(r"\.(128|64|U16|U8|S16|S8)\b", text.removeprefix("@").split(name, 1)[1].split()[0])
             widths.append({"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}[suffix[1]] if suffix else 4)
     return widths

@@ -128,6 +128,9 @@ def larger(counts: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
         was, now = baseline[field], counts[field]
         if was is not None and now < was:
             found.append(f"{name}: {field.removesuffix('_bytes')}s of {was} -> {now} bytes")
+    was, now = baseline.get("in_flight"), counts.get("in_flight")
+    if was is not None and now is not None and now < was:
+        found.append(f"{name}: {was} -> {now} bytes under way in a multiprocessor")
     return found
 
 

@@ -1,7 +1,8 @@
 """Suite `static`: what the GPU kernels compile to for each target, counted on a machine without any GPU.
 
 Every kernel is compiled ahead of time, disassembled, and its main loop found: instructions per element, barriers,
-shuffles, load and store width, registers, spills.
+shuffles, load and store width, loads under way, registers, spills, and how many programs a multiprocessor holds. What a
+call should take follows from these by `benchmarks.gates.predict`, and is drawn with them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from rlif_kernels.backends import triton as triton_backend
 LIMIT = 1.3
 SHAPE = (2, 4, 16)
 ROUNDS, ATTEMPTS, CALLS = 20, 5, 20
-KERNELS = ("forward_kernel", "backward_kernel", "grpo_kernel", "scale_kernel")
+KERNELS = ("forward_kernel", "backward_kernel", "grpo_kernel", "terms_kernel", "scale_kernel")
 
 
 class NoLaunch:

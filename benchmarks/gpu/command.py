@@ -1,120 +1,168 @@
-"""Everything that needs a GPU, in one command: tests, every op beside its peers, counters, training step, sanitizer.
+"""Everything that needs a GPU, in one command: is it right, how fast is it, which launches are best, and why.
 
-    python -m benchmarks gpu --output DIRECTORY [--minutes 9] [--dry-run]
+    python -m benchmarks gpu --output DIRECTORY [--minutes 7] [--wheels DIRECTORY] [--dry-run]
+    python -m benchmarks gpu --apply DIRECTORY/gpu.json
+
+  contract   does every kernel launch, and is it right: the contract's grid, with poisoned outputs
+  ops        token_stats and grpo_loss beside a read, a copy, TRL's kernel, Liger's and torch.compile
+  variants   which launches are fastest at which shapes
+  heads      the ops with the head in them beside their bare products, Liger, CCE and verl
+  step       a training step of a 0.5B model, ours and TRL's
+  counters   what Nsight Compute counts of three kernels
+  sanitizer  memcheck and racecheck of small cases
 
 Needs no network, and no more than the minutes given: each part has its share, the most valuable comes first, and what
-no longer fits is named. Writes DIRECTORY/gpu.json after every part, beside the files of the suites `ops` and `loop`,
-which are written after every measurement. What cannot take part, a peer or a tool that is not installed, is named in
-the files. `--dry-run` goes through the same motions on tiny tensors, on a CPU too: it shows that the script works, and
-its figures mean nothing.
+a part leaves goes to the next. Every part is a process of its own, and DIRECTORY/gpu.json has what it found until then
+once it ends, fails or is stopped; a table comes last. What cannot take part, a peer or a tool that is not installed,
+is named. `--wheels` puts the wheels of a directory in front of what is installed, for these processes alone.
+
+`--apply` turns such a file into what depends on it: the file goes to benchmarks/results, its launches to the kernels'
+table, and its figures to the pages.
+
+`--dry-run` goes through the same motions on tiny tensors, on a CPU too: it shows that the script works, and its figures
+mean nothing. It takes peers along where wheels are carried.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.util
 import json
-import shutil
+import os
+import re
+import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.budget import Part, finish, run_parts
-from benchmarks.gpu.ncu import profile_counters
-from benchmarks.machine import describe_machine
+from benchmarks.gpu.apply import apply
+from benchmarks.gpu.budget import Part, finish, run_parts, start
+from benchmarks.gpu.part import MODULES
+from benchmarks.machine import PEER_PACKAGES, describe_machine
+from benchmarks.report.gpu import summary
+from rlif.errors import UserError
+from rlif.files.whole import write_text
 
-# Left for what lies between the parts.
+# Seconds of seven minutes.
+SHARES = {"contract": 60, "ops": 90, "variants": 60, "heads": 60, "step": 60, "counters": 45, "sanitizer": 45}
+# Left for the start of the first part, and for the end.
 RESERVE_SECONDS = 10
-SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck")
-SANITIZER_CASE = """
-import torch
-from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
-from rlif_kernels.stats import FIELDS
-for num_columns in (300, 4097, 50257):
-    for dtype in (torch.float32, torch.bfloat16):
-        logits = torch.randn(3, num_columns, device="cuda").to(dtype)
-        logits[1, 7] = -torch.inf
-        leaf = logits.requires_grad_()
-        targets = torch.tensor([0, num_columns - 1, -100], device="cuda")
-        stats = token_stats(leaf * 1, targets, outputs=FIELDS, inplace_backward=True)
-        sum(value.sum() for value in stats[1:5]).backward()
-
-        old = torch.randn(1, 3, device="cuda")
-        advantages = torch.tensor([[1.0, -1.0, 1.0]], device="cuda")
-        options = dict(beta=0.1, entropy_coef=0.1, self_certainty_coef=0.1)
-        result = grpo_loss((leaf * 1)[None], targets[None], advantages, old, old, inplace_backward=True, **options)
-        result.loss.backward()
-
-        hidden = torch.randn(1, 3, 32, device="cuda").to(dtype).requires_grad_()
-        weight = torch.randn(num_columns, 32, device="cuda").to(dtype).requires_grad_()
-        small = dict(tile_bytes=2 * num_columns)  # several tiles
-        result = linear_grpo_loss(hidden, weight, targets[None], advantages, old, old, **options, **small)
-        result.loss.backward()
-        stats = linear_token_stats(hidden, weight, targets[None], outputs=FIELDS, **small)
-        sum(value.sum() for value in stats[1:5]).backward()
-torch.cuda.synchronize()
-"""
-# A suite in a process of its own: a kernel that faults takes its process's GPU context with it, and no more.
-SUITE = """
-import sys
-from pathlib import Path
-from benchmarks.runner import Options, run_suite
-name, output, device, size, seconds = sys.argv[1:]
-sys.argv[:] = ["benchmarks", name, "--device", device, "--output", output]  # the results name a command that there is
-peers = frozenset() if size == "tiny" else None
-run_suite(name, Options(Path(output), device, size, peers, repeats=1, seconds=float(seconds)))
-"""
 
 
-def run_tests(seconds: float, where: str, workers: int) -> dict[str, Any]:
-    """The tests there that are marked for a GPU, with several workers where pytest-xdist is installed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", where, "-p", "no:cacheprovider"]
-    # What is not installed here costs its own tests: no strictness about the settings of absent plugins.
-    command += ["-o", "addopts=--strict-markers", "--continue-on-collection-errors"]
-    if workers > 1 and importlib.util.find_spec("xdist"):
-        command += ["-n", str(workers)]
-    return finish(command, seconds)
+class Parts:
+    """The parts as processes, each of which is started, and imports what it needs, while the one before measures."""
+
+    def __init__(self, output: Path, device: str, size: str, environment: dict[str, str]) -> None:
+        self.output, self.device, self.size, self.environment = output, device, size, environment
+        self.started: dict[str, subprocess.Popen[str]] = {}
+
+    def prepare(self, name: str) -> None:
+        if name not in self.started:
+            self.file(name).unlink(missing_ok=True)  # of a run before
+            command = [sys.executable, "-m", "benchmarks.gpu.part", name, str(self.file(name)), self.device, self.size]
+            self.started[name] = start(command, self.environment)
+
+    def run(self, name: str, seconds: float) -> dict[str, Any]:
+        """What the part found, also if it was stopped; and of one that failed the end of what it said."""
+        self.prepare(name)
+        names = list(MODULES)
+        if name != names[-1]:
+            self.prepare(names[names.index(name) + 1])
+        finished = finish(self.started[name], seconds, f"{seconds}\n")
+        path = self.file(name)
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        if finished["exit"]:
+            found.setdefault("failed", f"exit code {finished['exit']}")
+            found["tail"] = finished["tail"]
+        return found | ({"stopped": finished["stopped"]} if "stopped" in finished else {})
+
+    def file(self, name: str) -> Path:
+        return self.output / f"part-{name}.json"
+
+    def stop(self) -> None:
+        for process in self.started.values():
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
-def run_suite_within(name: str, device: str, size: str, output: Path, seconds: float) -> dict[str, Any]:
-    """A suite of `python -m benchmarks`; the figures are in the file that it writes."""
-    arguments = [name, str(output), device, size, str(seconds - 15)]
-    return finish([sys.executable, "-c", SUITE, *arguments], seconds, tail=1500)
+def part_environment(wheels: Path | None, site: Path, device: str) -> dict[str, str]:
+    """Environment variables of the parts: where carried packages are, unpacked into `site`; a CPU interprets kernels.
+
+    Raises:
+        UserError: there are no wheels, or pip cannot unpack them.
+    """
+    root = str(Path(__file__).parents[2])
+    places = [root, os.path.join(root, "kernels")]
+    if wheels is not None:
+        files = sorted(map(str, wheels.glob("*.whl")))
+        if not files:
+            raise UserError(f"--wheels: got {wheels}, expected a directory with files *.whl")
+        # No index, no dependencies, nothing compiled: it only unpacks.
+        options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--target", str(site)]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", *options, *files], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise UserError(f"--wheels: pip cannot unpack those of {wheels}: {done.stderr.strip()[-300:]}")
+        places.insert(0, str(site))
+    places += [place for place in (os.environ.get("PYTHONPATH"),) if place]
+    found = {"PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
+    return found | ({"TRITON_INTERPRET": "1"} if device == "cpu" else {})
 
 
-def run_sanitizer(seconds: float) -> dict[str, Any]:
-    """Small cases of all ops under compute-sanitizer, a share of the time for each of its tools."""
-    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if tool is None:
-        return {"missing": "compute-sanitizer is not on PATH or in /usr/local/cuda/bin"}
-    # Within a block of torch's cache, far larger than these tensors, nothing is out of bounds or uninitialised.
-    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    results: dict[str, Any] = {}
+def carried(site: Path) -> dict[str, str]:
+    """Versions of the peers that were unpacked there, by the names that results files have for them."""
+    names = {re.sub(r"[-_.]+", "-", name): name for name in PEER_PACKAGES}
+    found = {re.sub(r"[-_.]+", "-", each.name.lower()): each.version for each in distributions(path=[str(site)])}
+    return {name: found[plain] for plain, name in names.items() if plain in found}
+
+
+def run(output: Path, minutes: float, wheels: Path | None, dry_run: bool, device: str) -> dict[str, Any]:
+    """Run the parts; returns the results, which are in OUTPUT/gpu.json."""
+    path = output / "gpu.json"
+    size = "full" if not dry_run else "tiny" if wheels is None else "tiny with peers"
+    results: dict[str, Any] = {
+        "suite": "gpu",
+        "date": str(datetime.date.today()),
+        "command": " ".join(["python -m benchmarks gpu", *sys.argv[2 if sys.argv[1:2] == ["gpu"] else 1 :]]),
+        "machine": describe_machine(),
+        "device": device,
+        "size": size,
+        "finished": False,
+        "entries": [],
+        "missing": {},
+        "skipped": {},
+        "parts": {},
+    }
+
+    def save(entries: dict[str, Any]) -> None:
+        name = list(entries)[-1]
+        results["parts"] = entries
+        results["seconds"] = round(time.perf_counter() - started, 1)
+        results["finished"] = set(entries) == set(SHARES)
+        write_text(path, json.dumps(results, indent=1) + "\n", argument="--output")
+        print(f"{name}: {json.dumps(entries[name])[:300]}", flush=True)
+
     started = time.perf_counter()
-    for number, check in enumerate(SANITIZER_TOOLS):
-        left = seconds - (time.perf_counter() - started)
-        command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-c", SANITIZER_CASE]
-        results[check] = finish(command, left / (len(SANITIZER_TOOLS) - number), environment, tail=1500)
+    with tempfile.TemporaryDirectory() as site:
+        parts = Parts(output, device, size, part_environment(wheels, Path(site), device))
+        results["machine"]["versions"] |= carried(Path(site))
+        try:
+            parts.prepare(next(iter(SHARES)))
+            given = [Part(name, share, partial(parts.run, name)) for name, share in SHARES.items()]
+            run_parts(given, 60 * minutes - RESERVE_SECONDS, save)
+        finally:
+            parts.stop()
+    for name in SHARES:
+        parts.file(name).unlink(missing_ok=True)
     return results
-
-
-def parts(output: Path, device: str, dry_run: bool) -> list[Part]:
-    """What to do, the most valuable first, and how many seconds it may take on an H200."""
-    size = "tiny" if dry_run else "full"
-    where, workers = ("tests/kernels/test_gpu.py", 1) if dry_run else ("tests", 8)
-    counted = {"rows": 8, "columns": 100} if dry_run else {}
-    return [
-        Part("tests", 30, 110, partial(run_tests, where=where, workers=workers)),
-        Part("ops", 40, 250, partial(run_suite_within, "ops", device, size, output)),
-        Part("counters", 25, 50, partial(profile_counters, **counted)),
-        Part("loop", 40, 80, partial(run_suite_within, "loop", device, size, output)),
-        Part("sanitizer", 30, 90, run_sanitizer),
-    ]
 
 
 def main(command_line: list[str] | None = None) -> int:
@@ -122,31 +170,25 @@ def main(command_line: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True, help="directory to write to")
-    parser.add_argument("--minutes", type=float, default=9.0, help="that it may take in all; default 9")
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--output", type=Path, help="directory to write to")
+    either.add_argument("--apply", type=Path, metavar="FILE", help="a gpu.json, to draw pages and launches from")
+    parser.add_argument("--minutes", type=float, default=7.0, help="that it may take in all; default 7")
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="of packages that are not installed, a wheel each")
     parser.add_argument("--dry-run", action="store_true", help="tiny tensors; on a CPU too")
     arguments = parser.parse_args(command_line)
-    if not arguments.dry_run and not torch.cuda.is_available():
-        parser.error("there is no CUDA or ROCm device; --dry-run shows what would be done")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "gpu.json"
-    results: dict[str, Any] = {
-        "date": str(datetime.date.today()),
-        "machine": describe_machine(),
-        "dry_run": arguments.dry_run,
-        "parts": {},
-    }
-
-    def save(entries: dict[str, Any]) -> None:
-        name = list(entries)[-1]
-        print(f"{name}: {json.dumps(entries[name])[:1500]}", flush=True)
-        path.write_text(json.dumps(results | {"parts": entries}, indent=1) + "\n")
-
-    started = time.perf_counter()
-    seconds = 60 * arguments.minutes - RESERVE_SECONDS
-    results["parts"] = run_parts(parts(arguments.output, device, arguments.dry_run), seconds, save)
-    results["seconds"] = round(time.perf_counter() - started, 1)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(path)
+    try:
+        if arguments.apply is not None:
+            for line in apply(arguments.apply):
+                print(line)
+            return 0
+        if not arguments.dry_run and not torch.cuda.is_available():
+            parser.error("there is no CUDA or ROCm device; --dry-run shows what would be done")
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        results = run(arguments.output, arguments.minutes, arguments.wheels, arguments.dry_run, device)
+    except UserError as error:
+        parser.error(str(error))
+    print(arguments.output / "gpu.json")
+    print(summary(results))
     return 0

@@ -1,4 +1,4 @@
-"""Profile counters of our kernels, by NVIDIA's Nsight Compute (`ncu`), where it is installed and allowed to count."""
+"""Part `counters`: profile counters of our kernels, by NVIDIA's Nsight Compute (`ncu`), where it may count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.budget import finish
+from benchmarks.gpu.budget import finish, start
+from benchmarks.gpu.part import Task
 
 # Each counter by the name that it has in the results. ncu gives base units: nanoseconds, bytes, percent.
 COUNTERS = {
@@ -28,49 +29,50 @@ import sys
 import torch
 from rlif_kernels import grpo_loss, token_stats
 rows, columns = int(sys.argv[1]), int(sys.argv[2])
-for dtype in (torch.bfloat16, torch.float32):
-    logits = torch.randn(rows, columns, device="cuda", dtype=dtype).requires_grad_()
-    targets = torch.randint(columns, (rows,), device="cuda")
-    advantages = torch.randn(rows // 8, device="cuda")
-    for counted in (False, True):
-        if counted:
-            torch.cuda.synchronize()
-            torch.cuda.profiler.start()
-        logits.grad = None
-        stats = token_stats(logits, targets)
-        (stats.logprob + stats.entropy + stats.self_certainty).sum().backward()
-        logits.grad = None
-        grpo_loss(logits.view(-1, 8, columns), targets.view(-1, 8), advantages).loss.backward()
+logits = torch.randn(rows, columns, device="cuda", dtype=torch.bfloat16).requires_grad_()
+targets = torch.randint(columns, (rows,), device="cuda")
+advantages = torch.randn(rows // 8, device="cuda")
+for counted in (False, True):
+    if counted:
         torch.cuda.synchronize()
-        torch.cuda.profiler.stop()
+        torch.cuda.profiler.start()
+    logits.grad = None
+    stats = token_stats(logits, targets)
+    (stats.logprob + stats.entropy + stats.self_certainty).sum().backward()
+    logits.grad = None
+    grpo_loss(logits.view(-1, 8, columns), targets.view(-1, 8), advantages).loss.backward()
+    torch.cuda.synchronize()
+torch.cuda.profiler.stop()
 """
 ROWS, COLUMNS = 4096, 151936
 OUR_KERNELS = "regex:(forward|backward|grpo)_kernel"
 
 
-def profile_counters(seconds: float, rows: int = ROWS, columns: int = COLUMNS) -> dict[str, Any]:
-    """The counters of every launch of our kernels in `CASE`, or under `missing` why there are none."""
+def measure(task: Task) -> None:
+    """Fill in the counters of every launch of our kernels in `CASE`, or under `missing` why there are none."""
     tool = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin")
     if tool is None:
-        return {"missing": "ncu is not on PATH or in /usr/local/cuda/bin"}
+        task.found["missing"] = "ncu is not on PATH or in /usr/local/cuda/bin"
+        return
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "ncu.csv"
         command = [
             *(tool, "--csv", "--log-file", str(log), "--print-units", "base"),
             *("--profile-from-start", "off", "--kernel-name", OUR_KERNELS, "--metrics", ",".join(COUNTERS.values())),
             # The clocks are the machine's affair.
-            *("--clock-control", "none", sys.executable, "-c", CASE, str(rows), str(columns)),
+            *("--clock-control", "none", sys.executable, "-c", CASE, str(ROWS), str(COLUMNS)),
         ]
-        finished = finish(command, seconds)
+        finished = finish(start(command), task.left())
         text = log.read_text() if log.exists() else ""
     launches = parse_launches(text)
     if not launches:
         said = [line for line in text.splitlines() if line.startswith("==ERROR==")]
         reason = " ".join(said) or finished["tail"].strip() or "it wrote nothing"
-        return {"missing": f"ncu counted nothing: {reason[-500:]}"}
-    return {"rows": rows, "columns": columns, "launches": [with_bandwidth(launch) for launch in launches]} | (
-        {"stopped": finished["stopped"]} if "stopped" in finished else {}
-    )
+        task.found["missing"] = f"ncu counted nothing: {reason[-500:]}"
+        return
+    task.found |= {"rows": ROWS, "columns": COLUMNS, "launches": [with_bandwidth(launch) for launch in launches]}
+    if "stopped" in finished:
+        task.found["stopped"] = finished["stopped"]
 
 
 def parse_launches(text: str) -> list[dict[str, Any]]:

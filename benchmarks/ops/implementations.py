@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,9 +42,12 @@ class Implementation:
     """The gradient is written over the logits: they are put back, untimed, before each call."""
     padded_logits: bool = False
     """It takes logits of one position more in each completion, as models return them, and ignores the last."""
+    outputs: tuple[str, ...] = ()
+    """Those of the op's outputs that it computes, and is compared in, if not all: it does less than the others."""
 
     def call(self, op: Op, problem: OpProblem) -> Call:
         """Build it for a problem."""
+        op = replace(op, outputs=self.outputs) if self.outputs else op
         problem = problem.padded() if self.padded_logits else problem
         if not self.overwrites_logits:
             return Call(op, problem, self.build())
@@ -122,12 +125,15 @@ def peer(name: str, package: str, function: Function, composed: str = "", **trai
 
 
 LIGER, QUACK, FLA = "liger_kernel", "quack-kernels", "flash-linear-attention"
+TWO_OF_THREE = "TRL, no self-certainty"
 VERL_PPO, VERL_ENTROPY = "verl, FusedLinearForPPO", "verl, linear_cross_entropy"
 with_certainty, with_loss = peers.with_certainty, peers.with_loss
 PEERS: dict[str, list[Implementation]] = {
     "token_stats": [
         Implementation("Intuitor's formulas", "torch", lambda: plain(OPS["token_stats"], intuitor)),
         peer("TRL", "trl", peers.trl_statistics, CERTAINTY),
+        # Its kernel alone, which is what a claim about kernels is to be compared with.
+        peer(TWO_OF_THREE, "trl", peers.trl_two_statistics, devices=GPUS, outputs=("logprob", "entropy")),
         peer("verl", "verl", peers.verl_statistics, CERTAINTY),
     ],
     "cross_entropy": [

@@ -93,11 +93,15 @@ def certainty_of_head(hidden: Tensor, weight: Tensor, targets: Tensor, logprob: 
 # --- peers on logits
 
 
-def trl_statistics(problem: OpProblem) -> tuple[Tensor, ...]:
-    """What GRPOTrainer calls on logits: a Triton kernel on GPUs, torch elsewhere."""
+def trl_two_statistics(problem: OpProblem) -> tuple[Tensor, ...]:
+    """Return log-probability and entropy by what GRPOTrainer calls on logits: a Triton kernel on GPUs, else torch."""
     function = import_module("trl.trainer.utils").selective_log_softmax_and_entropy
     # (B, T, V), as its trainers pass them: without Triton it loops over the first dimension in Python.
-    logprob, entropy = (value.flatten() for value in function(problem.leaves[0], problem.targets))
+    return tuple(value.flatten() for value in function(problem.leaves[0], problem.targets))
+
+
+def trl_statistics(problem: OpProblem) -> tuple[Tensor, ...]:
+    logprob, entropy = trl_two_statistics(problem)
     logits, targets = rows_of(problem)
     return logprob, entropy, certainty_of_logits(logits, targets, logprob.float())
 

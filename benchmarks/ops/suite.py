@@ -19,7 +19,7 @@ from benchmarks.machine import free_bytes
 from benchmarks.memory import RESETS_PEAK, describe_error, in_fresh_process, map_every_block, rise_of_peak
 from benchmarks.ops.floor import floors
 from benchmarks.ops.implementations import IMPLEMENTATIONS, Implementation
-from benchmarks.ops.problems import BASELINE, OPS, TOLERANCE, Call, Shape, exact, make_problem
+from benchmarks.ops.problems import BASELINE, OPS, TOLERANCE, Call, Shape, Truth, exact, make_problem
 from benchmarks.ops.shapes import fitted, plan
 from benchmarks.runner import Options, Step
 
@@ -88,18 +88,32 @@ def give_up(implementation: Implementation, reason: str, entry: dict[str, Any], 
 
 
 def _time(options: Options, op_name: str, shape: Shape, seconds: float, results: dict[str, Any]) -> str:
+    return time_op(candidates(op_name, options), options.device, op_name, shape, seconds, results)
+
+
+def time_op(
+    implementations: list[Implementation],
+    device: str,
+    op_name: str,
+    shape: Shape,
+    seconds: float,
+    results: dict[str, Any],
+) -> str:
+    """Add an entry for a shape of an op to the results: errors, then times in turn; returns a line about it."""
     op = OPS[op_name]
-    if options.device == "cuda":
+    if device == "cuda":
         torch.cuda.empty_cache()  # blocks of the last shape's sizes
-    problem = make_problem(shape, options.device)
-    truth = exact(op, problem, rows=64 if options.device == "cpu" else 512)
+    problem = make_problem(shape, device)
+    truths: dict[tuple[str, ...], Truth] = {}
     entry = new_entry("time", op_name, shape, results)
     right: dict[str, Call] = {}
-    for implementation in candidates(op_name, options):
+    for implementation in implementations:
         name = implementation.name
         try:
             call = implementation.call(op, problem)
-            errors = call.errors(truth)
+            if call.op.outputs not in truths:
+                truths[call.op.outputs] = exact(call.op, problem, rows=64 if device == "cpu" else 512)
+            errors = call.errors(truths[call.op.outputs])
         except Exception as error:  # whatever a peer raises, out of memory included
             give_up(implementation, describe_error(error), entry, results)
             continue
@@ -112,7 +126,7 @@ def _time(options: Options, op_name: str, shape: Shape, seconds: float, results:
         }
         if not entry["implementations"][name]["wrong"]:
             right[name] = call
-    time_all(right, floors(op, problem), options.device, seconds, entry)
+    time_all(right, floors(op, problem), device, seconds, entry)
     return summarise_entry(entry)
 
 

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.ops.problems import BASELINE, TOLERANCE
 from benchmarks.report.lines import LOGITS, lines
-from benchmarks.report.tables import shape
+from benchmarks.report.ops import shape
 from rlif.plots.style import BLACK, BLUE, GREY, ORANGE, VERMILLION, new_figure, tidy_axes
 
 Entry = dict[str, Any]

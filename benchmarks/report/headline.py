@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.markdown import table
-from benchmarks.report.tables import memory_of, shape
+from benchmarks.report.ops import memory_of, shape
 
 HEADLINE_SUITES = ("ops", "loop", "trl-step", "self-feedback")
 

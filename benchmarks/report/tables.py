@@ -8,156 +8,13 @@ from typing import Any
 
 from scipy import stats
 
-from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.report.answering import evidence, word_prompts
+from benchmarks.report.gpu import gpu_report, gpu_table
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
+from benchmarks.report.ops import all_ops, ops
+from benchmarks.report.static import static_report, static_table
 from benchmarks.steps.answers import scores
-
-# The ops as their users know them; those without entropy are in the report alone.
-README_OPS = ("token_stats", "grpo_loss", "linear_token_stats", "linear_grpo_loss")
-
-
-def ops(results: dict[str, Any]) -> str:
-    """Return one shape of each op: the first that was timed."""
-    rows = []
-    for op in README_OPS:
-        entry = next(each for each in results["entries"] if each["kind"] == "time" and each["op"] == op)
-        lines = implementation_rows(entry, memory_of(entry, results))
-        rows += [[f"`{op}`, {shape(entry)}" if number == 0 else "", *line] for number, line in enumerate(lines)]
-    shown = table(["op and shape", *HEADINGS], rows)
-    return f"{shown}\n\n{all_shapes(results)}" + notes(results["machine"]["versions"], missing(results))
-
-
-def all_shapes(results: dict[str, Any]) -> str:
-    """Of every op and shape, those included that no short table shows: between what `rlif`'s speed-ups lie."""
-    eager, others, rounds = [], [], []
-    for entry in results["entries"]:
-        found = {name: each for name, each in entry["implementations"].items() if "forward_backward" in each}
-        if entry["kind"] != "time" or not {"rlif", "eager"} <= set(found):
-            continue
-        medians = {name: each["forward_backward"]["median"] for name, each in found.items()}
-        eager.append(found["rlif"]["forward_backward_speedup"]["median"])
-        fastest = min(median for name, median in medians.items() if found[name]["package"] != "rlif")
-        others.append(fastest / medians["rlif"])
-        rounds.append(found["rlif"]["forward_backward"]["n"])
-    if not rounds:
-        return ""
-    return (
-        f"Over all {len(rounds)} shapes and ops of the report, `rlif` forward and backward is {min(eager):.1f} to "
-        f"{max(eager):.1f} times as fast as eager, and {min(others):.1f} to {max(others):.1f} times as fast as the "
-        f"fastest of the others. Medians of {min(rounds)} to {max(rounds)} rounds."
-    )
-
-
-HEADINGS = ["implementation", "forward", "forward + backward", "speed-up (20-80%)", "of the floor", "memory", "error"]
-# The work that cannot be avoided, over the time of forward and backward.
-RATE = "bytes or FLOP a second"
-
-
-def all_ops(results: dict[str, Any]) -> str:
-    """Return every shape of every op, a table each."""
-    parts = []
-    for entry in results["entries"]:
-        if entry["kind"] == "time":
-            rows = implementation_rows(entry, memory_of(entry, results), rates=True)
-            parts.append(f"### `{entry['op']}`, {shape(entry)}\n\n{entry['title'][0].upper()}{entry['title'][1:]}.")
-            parts.append(table([*HEADINGS, RATE], rows))
-            composed: dict[str, list[str]] = {}
-            for name, each in entry["implementations"].items():
-                composed.setdefault(each["composed"], []).append(name)
-            parts += [f"\\* {', '.join(names)}: {what}." for what, names in composed.items() if what]
-    for entry in results["entries"]:
-        if entry["kind"] == "memory":
-            logits, phases = entry["logits_bytes"], ("forward_bytes", "forward_backward_bytes")
-            shares = {name: [share(each[p], logits) for p in phases] for name, each in entry["implementations"].items()}
-            rows = [[name, *cells] for name, cells in shares.items()]
-            parts.append(f"### Extra memory of `{entry['op']}`, {shape(entry)}")
-            parts.append(table(["implementation", "forward", "forward + backward"], rows))
-    return "\n\n".join(parts)
-
-
-def implementation_rows(
-    entry: dict[str, Any], memory: dict[str, dict[str, float]], *, rates: bool = False
-) -> list[list[str]]:
-    """A row for each implementation of an entry; \\* marks what had to be composed."""
-    rows = []
-    for name, each in entry["implementations"].items():
-        label = f"{name} \\*" if each["composed"] else name
-        worst = f"{max(each['output_error'], each['gradient_error']):.0e}"
-        if each["wrong"]:
-            rows.append([label, *["wrong"] * 4, "", f"**{worst}**", *[""] * rates])
-            continue
-        if "forward_backward" not in each:  # interrupted before
-            continue
-        ratio = each.get("forward_backward_speedup")
-        floor = floor_milliseconds(entry, "forward_backward")
-        median = each["forward_backward"]["median"]
-        extra = memory.get(name)
-        cells = [
-            f"{each['forward']['median']:.3g} ms",
-            f"{median:.3g} ms",
-            f"{ratio['median']:.1f}x ({ratio['low']:.1f}-{ratio['high']:.1f})" if ratio else "",
-            f"{floor / median:.0%}" if floor else "",
-            share(extra["forward_backward_bytes"], entry["logits_bytes"]) if extra else "",
-            worst,
-        ]
-        rows.append([label, *cells, *([rate(entry, median)] if rates else [])])
-    return rows
-
-
-def rate(entry: dict[str, Any], milliseconds: float) -> str:
-    """Bytes or operations of the floor over a time of forward and backward."""
-    if entry["hidden_size"]:
-        operations = 3 * 2 * entry["rows"] * entry["columns"] * entry["hidden_size"]
-        return f"{operations / milliseconds / 1e9:.3g} TFLOP/s"
-    transfers = 2 if entry["op"] == "grpo_loss" else 3
-    return f"{transfers * entry['logits_bytes'] / milliseconds / 1e6:.3g} GB/s"
-
-
-def share(extra: float, logits: float) -> str:
-    return f"{extra / 1e6:.0f} MB ({extra / logits:.0%})"
-
-
-def shape(entry: dict[str, Any]) -> str:
-    hidden = f", H = {entry['hidden_size']}" if entry["hidden_size"] else ""
-    return f"{entry['rows']} x {entry['columns']}{hidden}, {entry['dtype']}"
-
-
-def memory_of(entry: dict[str, Any], results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Peak memory by implementation, where it was measured at the same shape."""
-    same = ("op", "rows", "columns", "hidden_size", "dtype")
-    for other in results["entries"]:
-        if other["kind"] == "memory" and all(other[key] == entry[key] for key in same):
-            found: dict[str, dict[str, float]] = other["implementations"]
-            return found
-    return {}
-
-
-def missing(results: dict[str, Any]) -> list[str]:
-    """What did not take part, and in which op: of the same package others may have."""
-    return sorted(f"{label.replace(': ', ' in ', 1)} ({reason})" for label, reason in results["missing"].items())
-
-
-def static(results: dict[str, Any]) -> str:
-    shown = (
-        "forward (bf16)", "backward (bf16)", "forward (fp32)", "backward (fp32)", "forward (bf16, unaligned)",
-        "grpo statistics (bf16)", "grpo gradient (bf16)",
-    )  # fmt: skip
-    targets = [
-        name for name in ("sm_80", "sm_90", "sm_100", "gfx942") if any(c["target"] == name for c in results["counts"])
-    ]
-    peers = sorted({c["kernel"] for c in results["counts"] if c["kernel"].startswith("TRL")}, reverse=True)
-    rows = []
-    for kernel in (*shown, *peers):
-        counts = {c["target"]: c for c in results["counts"] if c["kernel"] == kernel}
-        cells = [f"{counts[target]['instructions']:.1f}" for target in targets]
-        hopper = counts["sm_90"]
-        access = f"{hopper['load_bytes']} bytes"
-        cells += [f"{hopper['barriers']} / {hopper['shuffles']}", access, str(hopper["registers"])]
-        cells += [str(max(c["spills"] for c in counts.values()))]
-        rows.append([kernel, *cells])
-    return table(["main loop", *targets, "barriers / shuffles", "loads", "registers (sm_90)", "spills"], rows)
 
 
 def demo(results: dict[str, Any]) -> str:
@@ -292,15 +149,17 @@ def faults(results: dict[str, Any]) -> str:
     """Return what was lost of every command by every kind of hurt."""
     commands = list(dict.fromkeys(cell["command"] for cell in results["entries"]))
     kinds = list(dict.fromkeys(cell["hurt"] for cell in results["entries"]))
-    cells = {
-        (cell["command"], cell["hurt"]): cell["why_not"] or f"{len(cell['lost'])} lost of {cell['tried']}"
-        for cell in results["entries"]
-    }
-    shown = table(
+
+    def shown(cell: dict[str, Any]) -> str:
+        tried = f"{len(cell['lost'])} lost of {cell['tried']}" if cell["tried"] else "not tried"
+        return cell["why_not"] or tried
+
+    cells = {(cell["command"], cell["hurt"]): shown(cell) for cell in results["entries"]}
+    drawn = table(
         ["", *(f"`{each}`" for each in commands)], [[kind, *(cells[each, kind] for each in commands)] for kind in kinds]
     )
     tried = sum(cell["tried"] for cell in results["entries"])
-    return f"{shown}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
+    return f"{drawn}\n\n{tried} hurts, {results['by_chance']} of them drawn at random."
 
 
 def shared_prompts(results: dict[str, Any]) -> str:
@@ -348,7 +207,8 @@ def architectures(results: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "static": static,
+    "static": static_table,
+    "gpu": gpu_table,
     "ops": ops,
     "levels": levels,
     "loop": training_step,
@@ -363,6 +223,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
     "ops": all_ops,
+    "static": static_report,
+    "gpu": gpu_report,
     "word-prompts": word_prompts,
     "evidence": evidence,
     "shared-prompts": shared_prompts,

@@ -12,4 +12,6 @@ TRAINER_PACKAGES = {RLIF: "rlif", STOCK: "trl"}
 def steps(options: Options) -> list[Step]:
     names = [name for name, package in TRAINER_PACKAGES.items() if options.allows(package)]
     seconds = 30 if options.device == "cuda" else 60
-    return steps_in_turn(measure_trainer, names, workload(options), summarise_steps, options.repeats, seconds)
+    return steps_in_turn(
+        measure_trainer, names, workload(options.device, options.size), summarise_steps, options.repeats, seconds
+    )

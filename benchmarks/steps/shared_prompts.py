@@ -154,7 +154,7 @@ def set_sharing(learner: Learner, share_prompts: bool) -> None:
     """Let the learner's scorer compute a prompt once, or once for each completion."""
     scorer = learner.models.scorer
     assert isinstance(scorer, Scorer)
-    scorer.share_prompts = share_prompts
+    scorer.share_prompts = float(share_prompts)
 
 
 def made_up(language_model: LanguageModel, shape: Shape) -> Rollout:

@@ -29,27 +29,35 @@ from rlif.training.options import TrainConfig
 RLIF, STOCK, PARTS, INSIDE = "rlif", "TRL", "TRL with use_fused_token_stats and trl_reward", "RLIFTrainer"
 
 
-def measure_trainer(trainer: str, work: Workload) -> dict[str, Any]:
+def measure_trainer(trainer: str, work: Workload, model: Path | None = None) -> dict[str, Any]:
     """Train in this process, which should be a fresh one.
+
+    Args:
+        model: directory of what `save_model` wrote; None: it is written anew.
 
     Returns:
         seconds of every step and its phases and how many tokens it sampled, the process's peak memory, and of TRL's
         trainers the rewards of the first step.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        save_model(work, Path(scratch) / "model")
-        train = train_rlif(work, Path(scratch)) if trainer == RLIF else train_inside_trl(trainer, work, Path(scratch))
+        directory = Path(scratch)
+        if model is None:
+            save_model(work, model := directory / "model")
+        if trainer == RLIF:
+            train = train_rlif(work, model, directory)
+        else:
+            train = train_inside_trl(trainer, work, model, directory)
         return train | {"peak_bytes": peak_bytes()}
 
 
-def train_rlif(work: Workload, directory: Path) -> dict[str, Any]:
+def train_rlif(work: Workload, model: Path, directory: Path) -> dict[str, Any]:
     """What `rlif train` does, without the guard, which peers do not have and which is no part of a step."""
     data = directory / "prompts.jsonl"
     data.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in make_prompts(work)))
     sampling: list[float] = []
     time_in(loop, "sample", sampling)
     config = TrainConfig(
-        model=str(directory / "model"),
+        model=str(model),
         data=str(data),
         reward=("self_certainty",),
         output_dir=directory / "run",
@@ -96,18 +104,18 @@ def intuitor_rewards(
     return rewards
 
 
-def train_inside_trl(name: str, work: Workload, directory: Path) -> dict[str, Any]:
+def train_inside_trl(name: str, work: Workload, model: Path, directory: Path) -> dict[str, Any]:
     """TRL's GRPOTrainer, gradient checkpointing off: `STOCK`, `PARTS` or `INSIDE`."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    model = AutoModelForCausalLM.from_pretrained(directory / "model", dtype=getattr(torch, work.dtype))
-    tokenizer = AutoTokenizer.from_pretrained(directory / "model", padding_side="left")
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, work.dtype))
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
 
     def intuitor(prompts: list[str], completion_ids: list[list[int]], **kwargs: object) -> list[float]:
-        prompt_ids = tokenizer(prompts, return_tensors="pt")["input_ids"].to(model.device)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=work.autocast):
-            return intuitor_rewards(model, prompt_ids, completion_ids)
+        prompt_ids = tokenizer(prompts, return_tensors="pt")["input_ids"].to(network.device)
+        with torch.autocast(network.device.type, torch.bfloat16, enabled=work.autocast):
+            return intuitor_rewards(network, prompt_ids, completion_ids)
 
     trainer_class: Any = GRPOTrainer
     reward: Any = intuitor
@@ -118,7 +126,7 @@ def train_inside_trl(name: str, work: Workload, directory: Path) -> dict[str, An
         trainer_class = GRPOTrainer if name == PARTS else RLIFTrainer
     whole = StepTimer()
     trainer = trainer_class(
-        model=model,
+        model=network,
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(directory / "run"),

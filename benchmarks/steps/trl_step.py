@@ -21,7 +21,7 @@ REWARD_GAP = {"cpu": 1e-4, "cuda": 1e-2}
 
 
 def steps(options: Options) -> list[Step]:
-    work = workload(options)
+    work = workload(options.device, options.size)
     work = dataclasses.replace(work, dtype="float32", autocast=options.device == "cuda")
     expected: list[float] = []
 

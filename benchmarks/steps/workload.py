@@ -13,8 +13,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
-from benchmarks.runner import Options
-
 Result = TypeVar("Result")
 
 
@@ -57,11 +55,10 @@ HALF_BILLION = Workload(
 )  # fmt: skip
 
 
-def workload(options: Options) -> Workload:
+def workload(device: str, size: str) -> Workload:
     """What fits the device and the size of the run."""
-    on_gpu = options.device == "cuda"
-    sizes = HALF_BILLION if on_gpu and options.size == "full" else SIZES[options.size]
-    return replace(sizes, device=options.device)
+    sizes = HALF_BILLION if device == "cuda" and size == "full" else SIZES[size]
+    return replace(sizes, device=device)
 
 
 def random_model(work: Workload) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
@@ -89,8 +86,10 @@ def random_model(work: Workload) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerF
 
 
 def save_model(work: Workload, directory: Path) -> None:
-    for part in random_model(work):
-        part.save_pretrained(directory)
+    with torch.device(work.device):  # a GPU draws the weights of a large model at once
+        model, tokenizer = random_model(work)
+    model.to(getattr(torch, work.dtype)).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
 def random_words(work: Workload, draw: random.Random, count: int) -> str:

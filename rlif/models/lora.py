@@ -20,6 +20,8 @@ from rlif.models.loading import loading
 from rlif.options.groups import LoraOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"
+# Of the names in that file, where a model of peft's is what transformers' own model is here.
+PREFIX = "base_model.model."
 
 
 def policy_to_train(
@@ -106,7 +108,8 @@ def load_lora(model: PreTrainedModel, directory: Path) -> None:
         UserError: there are none, or they are of another adapter.
     """
     with loading("resume", str(directory)):
-        set_peft_model_state_dict(model, load_file(directory / ADAPTER_FILE))
+        saved = load_file(directory / ADAPTER_FILE)
+        set_peft_model_state_dict(model, {name.removeprefix(PREFIX): weight for name, weight in saved.items()})
 
 
 @contextmanager

@@ -202,12 +202,33 @@ def _attend(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Sequences of similar length that attend to themselves in one call of the kernel."""
+    """n sequences of at most L tokens that attend to themselves together."""
 
+    size: tuple[int, int]
+    """n and L."""
     places: Tensor
-    """(n, L) int64: where their tokens stand in the row; behind a sequence's end its last one again."""
-    real: Tensor
-    """(n, L) bool: which of them are no repetition."""
+    """(n L,) int64: where their tokens stand in the row; behind a sequence's end its last one again."""
+    real: Tensor | None
+    """(m,) int64: which of these are no repetition; None: all."""
+
+    def take(self, states: Tensor) -> Tensor:
+        """Take the batch's tokens of (S, …): (n, L, …)."""
+        return states.index_select(0, self.places).unflatten(0, self.size)
+
+    def put(self, states: Tensor, found: Tensor) -> None:
+        """Put what was found, (n, L, …), in its place in (S, …)."""
+        found = found.flatten(0, 1)
+        if self.real is None:
+            states.index_copy_(0, self.places, found)
+        else:
+            states.index_copy_(0, self.places[self.real], found[self.real])
+
+    def without_repetitions(self, states: Tensor) -> Tensor:
+        """Set the repeated tokens of (n, L, …) to 0."""
+        if self.real is None:
+            return states
+        kept = states.new_zeros(len(self.places)).index_fill_(0, self.real, 1).view(*self.size)
+        return states * kept[(...,) + (None,) * (states.dim() - 2)]
 
 
 def _batches(groups: tuple[Group, ...]) -> list[_Batch]:
@@ -222,64 +243,80 @@ def _batches(groups: tuple[Group, ...]) -> list[_Batch]:
     for sequences in by_size.values():
         starts, lengths = torch.tensor(sequences).T[:, :, None]
         steps = torch.arange(int(lengths.max()))
-        batches.append(_Batch(starts + torch.minimum(steps, lengths - 1), steps < lengths))
+        places, real = starts + torch.minimum(steps, lengths - 1), (steps < lengths).flatten()
+        size = (places.shape[0], places.shape[1])
+        batches.append(_Batch(size, places.flatten(), None if real.all() else real.nonzero().squeeze(1)))
     return batches
 
 
 class _Parts(torch.autograd.Function):
     """`packed_attention` where nothing but causality hides a token.
 
-    Heads that share a key head are (key heads, repeats, …) here, and a batch adds its n sequences to the key heads, so
-    that no key is repeated.
+    The row is seen as (S, key heads, repeats, d) here, as it lies in memory. In a batch the kernel is called for one
+    key head at a time, so that neither keys nor values are repeated.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, scale: float) -> Tensor:
         """Return (1, S, heads, d), and keep it with the log-sum-exp of every query's scores."""
-        queries = query[0].unflatten(0, (key.shape[1], -1))
-        # Laid out as the next layer wants it, and seen as the queries are.
-        flat = torch.empty(query.shape[2], query.shape[1], query.shape[3], dtype=query.dtype)
-        out = _as_queries(flat, queries)
+        queries, keys, values = _by_token(query, key, value)
+        out = torch.empty(queries.shape, dtype=query.dtype)
         total = torch.empty(queries.shape[:3], dtype=torch.promote_types(torch.float32, query.dtype))
         kernel = getattr(torch.ops.aten, CPU_KERNEL)
+        heads = range(queries.shape[1])
         for batch in mask.batches:
-            states = _own(queries, batch), *(_shared(each, batch, queries) for each in (key, value))
-            _write(out, batch, (found := kernel(*states, 0.0, True, scale=scale))[0])
-            _write(total, batch, found[1])
+            taken = [batch.take(states) for states in (queries, keys, values)]
+            for head in heads:
+                states = [_of_head(each, head, queries) for each in taken]
+                found, sums = kernel(*states, 0.0, True, scale=scale)
+                batch.put(out[:, head], found.transpose(1, 2))
+                batch.put(total[:, head], sums.transpose(1, 2))
         for rows, columns in _to_prompts(mask.groups):
-            states = queries[:, :, rows], *(_repeated(each, columns, queries) for each in (key, value))
-            _put_together(out[:, :, rows], total[:, :, rows], *kernel(*states, 0.0, False, scale=scale))
-        ctx.save_for_backward(query, key, value, flat, total)
+            states = [queries[rows].permute(1, 2, 0, 3)]
+            states += [_repeated(each[columns], queries) for each in (keys, values)]
+            of_rows = out[rows].permute(1, 2, 0, 3), total[rows].permute(1, 2, 0)
+            _put_together(*of_rows, *kernel(*states, 0.0, False, scale=scale))
+        ctx.save_for_backward(query, key, value, out, total)
         ctx.mask, ctx.scale = mask, scale
-        return flat[None]
+        return out.flatten(1, 2)[None]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Go back through each block with the output and the log-sum-exp of all of them together."""
-        query, key, value, flat, total = ctx.saved_tensors
-        queries = query[0].unflatten(0, (key.shape[1], -1))
-        out, above = _as_queries(flat, queries), _as_queries(gradient[0], queries)
-        slopes = [torch.empty_like(states) for states in (query, key, value)]
-        by_query = slopes[0][0].unflatten(0, queries.shape[:2])
+        query, key, value, out, total = ctx.saved_tensors
+        queries, keys, values = _by_token(query, key, value)
+        above = gradient[0].reshape(queries.shape)
         kernel = getattr(torch.ops.aten, f"{CPU_KERNEL}_backward")
+        slopes = [torch.empty_like(states) for states in (query, key, value)]
+        by_query, by_key, by_value = _by_token(*slopes)
+        heads = range(queries.shape[1])
         for batch in ctx.mask.batches:
+            taken = [batch.take(states) for states in (above, queries, keys, values, out)]
             # A repeated token has no gradient, so that it adds nothing to those of keys and values.
-            above_batch = _own(above, batch).masked_fill(~_real(batch, queries), 0)
-            states = _own(queries, batch), *(_shared(each, batch, queries) for each in (key, value))
-            totals = _own(total.unsqueeze(3), batch).squeeze(3)
-            found = kernel(above_batch, *states, _own(out, batch), totals, 0.0, True, scale=ctx.scale)
-            _write(by_query, batch, found[0])
-            for slope, each in zip(slopes[1:], found[1:], strict=True):
-                _write(slope[0].unsqueeze(1), batch, each.sum(dim=1, keepdim=True))
+            taken[0] = batch.without_repetitions(taken[0])
+            totals = batch.take(total)
+            for head in heads:
+                states = [_of_head(each, head, queries) for each in taken]
+                found = kernel(*states, totals[:, :, head].transpose(1, 2), 0.0, True, scale=ctx.scale)
+                batch.put(by_query[:, head], found[0].transpose(1, 2))
+                for slope, each in zip((by_key, by_value), found[1:], strict=True):
+                    batch.put(slope[:, head], each.sum(dim=1))
         for rows, columns in _to_prompts(ctx.mask.groups):
-            states = queries[:, :, rows], *(_repeated(each, columns, queries) for each in (key, value))
-            results = out[:, :, rows], total[:, :, rows]
-            found = kernel(above[:, :, rows], *states, *results, 0.0, False, scale=ctx.scale)
-            by_query[:, :, rows] += found[0]
-            for slope, each in zip(slopes[1:], found[1:], strict=True):
-                slope[0, :, columns] += each.sum(dim=1)
+            above_rows, own, of_rows = (each[rows].permute(1, 2, 0, 3) for each in (above, queries, out))
+            states = [own, *(_repeated(each[columns], queries) for each in (keys, values))]
+            totals = total[rows].permute(1, 2, 0)
+            found = kernel(above_rows, *states, of_rows, totals, 0.0, False, scale=ctx.scale)
+            by_query[rows] += found[0].permute(2, 0, 1, 3)
+            for slope, each in zip((by_key, by_value), found[1:], strict=True):
+                slope[columns] += each.sum(dim=1).transpose(0, 1)
         return *slopes, None, None
+
+
+def _by_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See (1, heads, S, d) as (S, key heads, repeats, d), and keys and values as (S, key heads, d)."""
+    queries = query[0].transpose(0, 1).unflatten(1, (key.shape[1], -1))
+    return queries, key[0].transpose(0, 1), value[0].transpose(0, 1)
 
 
 def _to_prompts(groups: tuple[Group, ...]) -> list[tuple[slice, slice]]:
@@ -287,35 +324,15 @@ def _to_prompts(groups: tuple[Group, ...]) -> list[tuple[slice, slice]]:
     return [(slice(group.behind, group.end), slice(group.start, group.behind)) for group in groups if group.completions]
 
 
-def _as_queries(flat: Tensor, queries: Tensor) -> Tensor:
-    """See (S, heads, d) as (key heads, repeats, S, d)."""
-    return flat.view(-1, *queries.shape[:2], queries.shape[3]).permute(1, 2, 0, 3)
+def _of_head(states: Tensor, head: int, queries: Tensor) -> Tensor:
+    """Take one key head of queries, (n, L, key heads, repeats, d), or of keys: (n, repeats, L, d) without a copy."""
+    found = states[:, :, head]
+    return found.transpose(1, 2) if found.dim() == 4 else found[:, None].expand(-1, queries.shape[2], -1, -1)
 
 
-def _own(states: Tensor, batch: _Batch) -> Tensor:
-    """Take the tokens of a batch: (key heads, repeats, S, d) -> (key heads x n, repeats, L, d)."""
-    return states.transpose(1, 2)[:, batch.places].flatten(0, 1).transpose(1, 2)
-
-
-def _real(batch: _Batch, queries: Tensor) -> Tensor:
-    """Tell which tokens of `_own` are real: (key heads x n, 1, L, 1)."""
-    return batch.real.repeat(queries.shape[0], 1)[:, None, :, None]
-
-
-def _shared(states: Tensor, batch: _Batch, queries: Tensor) -> Tensor:
-    """Take keys or values of a batch: (1, key heads, S, d) -> (key heads x n, repeats, L, d), without a copy a head."""
-    return states[0][:, batch.places].flatten(0, 1)[:, None].expand(-1, queries.shape[1], -1, -1)
-
-
-def _repeated(states: Tensor, columns: slice, queries: Tensor) -> Tensor:
-    """Take some keys or values: (1, key heads, S, d) -> (key heads, repeats, K, d), without a copy."""
-    return states[0, :, columns][:, None].expand(-1, queries.shape[1], -1, -1)
-
-
-def _write(states: Tensor, batch: _Batch, found: Tensor) -> None:
-    """Put what was found for `_own` in its place in (key heads, repeats, S, …)."""
-    found = found.unflatten(0, (-1, len(batch.places))).transpose(1, 2)
-    states[:, :, batch.places[batch.real]] = found[:, :, batch.real]
+def _repeated(states: Tensor, queries: Tensor) -> Tensor:
+    """Let all queries of a key head see its keys or values, (K, key heads, d): (key heads, repeats, K, d), no copy."""
+    return states.transpose(0, 1)[:, None].expand(-1, queries.shape[2], -1, -1)
 
 
 def _put_together(out: Tensor, total: Tensor, other: Tensor, other_total: Tensor) -> None:

@@ -58,7 +58,7 @@ class PackedRow:
 
 
 def pack_row(prompts: Sequence[Ids], completions: Sequence[Ids], device: torch.device) -> PackedRow:
-    """Put N sequences in one row, in which each distinct prompt is there once.
+    """Put N sequences in one row, in which each distinct prompt is there once, and so is each completion of it.
 
     Args:
         prompts: N lists of at least one token id. Those of the same tokens need not stand side by side.
@@ -78,13 +78,17 @@ def pack_row(prompts: Sequence[Ids], completions: Sequence[Ids], device: torch.d
         tokens.extend(prompt)
         positions.extend(range(len(prompt)))
         behind = len(tokens)
+        # Equal completions stand there once, which makes what is said of them equal to the bit.
+        distinct: dict[tuple[int, ...], range] = {}
         for number in numbers:
             ids = completions[number]
-            places[number] = range(len(tokens), len(tokens) + len(ids))
+            if tuple(ids) not in distinct:
+                distinct[tuple(ids)] = range(len(tokens), len(tokens) + len(ids))
+                tokens.extend(ids)
+                positions.extend(range(len(prompt), len(prompt) + len(ids)))
+            places[number] = distinct[tuple(ids)]
             prompt_ends[number] = behind - 1
-            tokens.extend(ids)
-            positions.extend(range(len(prompt), len(prompt) + len(ids)))
-        lengths = tuple(len(completions[number]) for number in numbers if completions[number])
+        lengths = tuple(len(ids) for ids in distinct if ids)
         # A prompt with one completion is one sequence: there is nothing to share.
         groups.append(Group(start, len(prompt), lengths) if len(lengths) > 1 else Group(start, len(tokens) - start, ()))
     input_ids, position_ids = torch.tensor([[tokens], [positions]], device=device)

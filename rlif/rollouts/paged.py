@@ -122,7 +122,9 @@ def generate_paged(
     """
     # Left to itself it takes a share of all memory, whatever there is to generate.
     rows, lengths = len(prompts) * num_return_sequences, [len(prompt) for prompt in prompts]
-    batching.num_blocks = rows * math.ceil((max(lengths) + max_new_tokens) / batching.page_size)
+    # transformers 5.17 and older call a page a block.
+    page_tokens: int = getattr(batching, "page_size", None) or batching.block_size
+    batching.num_blocks = rows * math.ceil((max(lengths) + max_new_tokens) / page_tokens)
     batching.max_batch_tokens = min(max(rows, sum(lengths)), MAX_BATCH_TOKENS)
     # The attention is the user's choice, and the one that scores.
     batching.auto_switch_to_flash = False

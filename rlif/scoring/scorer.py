@@ -17,9 +17,14 @@ from rlif.models.language_model import positions
 from rlif.models.packed_row import packed
 from rlif.models.sharing_check import shares_prompts
 from rlif.options.groups import MemoryOptions
+from rlif.rollouts.microbatches import is_shared
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import GRPOLoss, TokenStats, grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
+
+# What attention within packed rows takes longer than in padded ones, as a share of a layer's products, is this over the
+# hidden size: 0.28 was seen at 256 with short prompts.
+ATTENTION_COST = 72
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,15 @@ class Scorer(nn.Module):
     Both go through `forward`, since accelerate wraps a module's forward for DDP and FSDP: callers call the module.
     """
 
-    def __init__(self, model: PreTrainedModel, head: FusedHead | None, *, share_prompts: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, head: FusedHead | None, *, share_prompts: float = 0) -> None:
         """Score with a model as it is in evaluation mode.
 
         Args:
             model: to score with.
             head: applied in tiles, so that logits are never formed; None uses the model's own logits.
-            share_prompts: compute a prompt once for all completions of it, in a packed row, which a model must be able
-                to (`rlif.models.sharing_check`).
+            share_prompts: compute a prompt once for all completions of it, in a packed row, where that has less than
+                this share of the tokens of padded rows; the model must be able to (`rlif.models.sharing_check`). 1:
+                wherever it has fewer; 0: never.
         """
         super().__init__()
         self.model = model
@@ -128,8 +134,7 @@ class Scorer(nn.Module):
         predicts was never sampled.
         """
         with checkpointing(self.layers) if torch.is_grad_enabled() else nullcontext():
-            # Where a packed row has no fewer tokens, it saves nothing.
-            if self.share_prompts and rollout.packed.num_tokens < padded_tokens(rollout):
+            if self.share_prompts and is_shared(rollout.packed.num_tokens, padded_tokens(rollout), self.share_prompts):
                 return self._packed_scores(rollout)
             length = rollout.completion_ids.shape[1]
             inputs = padded_inputs(rollout)
@@ -166,12 +171,16 @@ def make_scorer(model: PreTrainedModel, options: MemoryOptions) -> Scorer:
         UserError: the head cannot be fused.
     """
     head = fused_head(model) if options.fused_head else None
-    return Scorer(model, head, share_prompts=shares_prompts(model, wanted=options.share_prompts))
+    able = shares_prompts(model, wanted=options.share_prompts)
+    width = model.config.get_text_config().hidden_size
+    return Scorer(model, head, share_prompts=able / (1 + ATTENTION_COST / width))
 
 
-def shared_prompts(scorer: nn.Module) -> bool:
-    """Tell whether a `Scorer`, or what accelerate made of one, computes a prompt once for all its completions."""
-    return bool(getattr(scorer, "module", scorer).share_prompts)
+def shared_prompts(scorer: nn.Module) -> float:
+    """Return `share_prompts` of a `Scorer`, or of what accelerate made of one."""
+    inner = getattr(scorer, "module", scorer)
+    assert isinstance(inner, Scorer)
+    return inner.share_prompts
 
 
 def padded_inputs(rollout: Rollout) -> dict[str, Tensor | bool]:

@@ -11,6 +11,7 @@ from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel, positions
 from rlif.models.packed_row import pack_row, packed
 from rlif.rollouts.encode import pad_left
+from rlif.rollouts.microbatches import is_shared
 from rlif.self_feedback.sequences import Ids, parts_within
 
 
@@ -40,7 +41,7 @@ def p_true(
     words: tuple[str, str],
     max_tokens_per_forward: int,
     *,
-    share_prompts: bool = False,
+    share_prompts: float = 0,
 ) -> list[float]:
     """How likely the model is to call each of N completions right rather than wrong, in [0, 1].
 
@@ -51,7 +52,7 @@ def p_true(
         request: the text that asks for the verdict.
         words: for right and for wrong, whose first tokens are compared: p(right) / (p(right) + p(wrong)).
         max_tokens_per_forward: as `rlif.rollouts.microbatches` counts them.
-        share_prompts: compute a prompt once for all its completions, which the model must be able to.
+        share_prompts: of a scorer of the model.
 
     Raises:
         UserError: the words cannot be told apart.
@@ -62,27 +63,24 @@ def p_true(
     told = [[token for token in completion if token not in special] + asked for completion in completions]
     scores = [0.0] * len(told)
     for rows in parts_within(prompts, told, max_tokens_per_forward, share_prompts=share_prompts):
-        last_logits = last_logits_of_packed if share_prompts else last_logits_of_rows
-        logits = last_logits(language_model, [prompts[row] for row in rows], [told[row] for row in rows])
+        logits = last_logits(language_model, [prompts[row] for row in rows], [told[row] for row in rows], share_prompts)
         odds = logits[:, right].double() - logits[:, wrong].double()
         for row, score in zip(rows, torch.sigmoid(odds).tolist(), strict=True):
             scores[row] = score
     return scores
 
 
-def last_logits_of_rows(language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
-    """Return the logits behind N completions, (N, V), from a padded row of each."""
+def last_logits(
+    language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids], share_prompts: float
+) -> Tensor:
+    """Return the logits behind N completions, (N, V): of a packed row, or of a padded row for each."""
+    model, device = language_model.model, language_model.device
     sequences = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    ids, mask = pad_left(sequences, language_model.pad_token_id, language_model.device)
+    row = pack_row(prompts, completions, device)
+    if is_shared(row.input_ids.shape[1], max(map(len, sequences)) * len(sequences), share_prompts):
+        last = [places[-1] if places else end for places, end in zip(row.places, row.prompt_ends, strict=True)]
+        with packed(model, row):
+            return model(**row.inputs(), logits_to_keep=torch.tensor(last, device=device)).logits[0]
+    ids, mask = pad_left(sequences, language_model.pad_token_id, device)
     inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions(mask), "use_cache": False}
-    return language_model.model(**inputs, logits_to_keep=1).logits[:, -1]
-
-
-def last_logits_of_packed(language_model: LanguageModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
-    """Return the logits behind N completions, (N, V), from one row in which each prompt is there once."""
-    row = pack_row(prompts, completions, language_model.device)
-    last = [places[-1] if places else end for places, end in zip(row.places, row.prompt_ends, strict=True)]
-    with packed(language_model.model, row):
-        return language_model.model(
-            **row.inputs(), logits_to_keep=torch.tensor(last, device=row.input_ids.device)
-        ).logits[0]
+    return model(**inputs, logits_to_keep=1).logits[:, -1]

@@ -56,7 +56,7 @@ def parts_within(
     completions: Sequence[Ids],
     max_tokens: int,
     *,
-    share_prompts: bool = False,
+    share_prompts: float = 0,
     rows_together: int = 1,
 ) -> list[list[int]]:
     """Rows in parts, the longest first, each within the budget as `rlif.rollouts.microbatches` counts it.
@@ -65,11 +65,11 @@ def parts_within(
         prompts: N lists of token ids.
         completions: N lists of token ids.
         max_tokens: of a part, which exceeds them only where rows that stay together do by themselves.
-        share_prompts: whether equal prompts are computed once.
+        share_prompts: of the scorer.
         rows_together: as many rows in a row stay together, as those of a pair.
     """
     units = [list(range(start, start + rows_together)) for start in range(0, len(prompts), rows_together)]
     lengths = [len(ids) for ids in prompts], [len(ids) for ids in completions]
     if share_prompts:
-        return pack_sharing(units, [tuple(ids) for ids in prompts], *lengths, max_tokens)
+        return pack_sharing(units, [tuple(ids) for ids in prompts], *lengths, max_tokens, share_prompts)
     return pack(units, *lengths, max_tokens)

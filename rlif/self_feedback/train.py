@@ -264,7 +264,7 @@ def train_batch(
         [prompt for each in sequences for prompt, _ in each],
         [completion for each in sequences for _, completion in each],
         max_tokens_per_forward,
-        share_prompts=isinstance(module, Scorer) and module.share_prompts,
+        share_prompts=module.share_prompts if isinstance(module, Scorer) else 0,
         rows_together=together,
     )
     for part in parts:

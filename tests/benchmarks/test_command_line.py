@@ -13,8 +13,7 @@ from benchmarks import __main__ as command_line
     [
         (
             ["opps"],
-            "suite is 'opps'; expected some of static, ops, loop, generation, levels, trl-step, self-feedback, demo, "
-            "answers, word-prompts, evidence, shared-prompts, or",
+            f"suite is 'opps'; expected some of {', '.join(command_line.SUITE_NAMES)}, or",
         ),
         (["word-prompts"], "--model is None; expected a directory saved by transformers"),
         (["evidence", "--completions", "none.jsonl"], "--completions is none.jsonl; expected a completions.jsonl"),

@@ -32,7 +32,8 @@ EXAMPLES = 100  # of a file that is read in a millisecond
 
 # Of the files and endings that the code names, those that no command reads again, and those read under another name.
 ONLY_WRITTEN = {
-    "comparison.png", "confidence.png", "eval.json", "figure.png", "guard.png", "lab.json", "majority.jsonl",
+    "comparison.png", "confidence.png", "diagnosis.json", "eval.json", "figure.png", "guard.png", "lab.json",
+    "majority.jsonl",
     "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.md", "risk_coverage.png", "training.png",
 }  # fmt: skip
 BY_OTHER_NAME = {
@@ -56,12 +57,11 @@ BY_OTHER_NAME = {
     "test.jsonl": "prompts.jsonl",
     "train-*.jsonl": "prompts.jsonl",
     "train.jsonl": "prompts.jsonl",
+    "unfinished-evaluation.jsonl": "consensus.jsonl",
 }
 # Read by libraries, which raise what `loading` and `read_table` make one line of; or our own, beside the code.
 OF_LIBRARIES = {"adapter_config.json", "dataset_dict.json", "merges.txt", "tekken.json", "chat_template.jinja"}
 OURS = {"lab_findings.json"}
-# By the command lines of the rows.
-NAMED_BY_WORDS = {"diagnosis.json"}
 
 
 def missing(names: set[str]) -> set[str]:
@@ -82,7 +82,7 @@ def test_every_file_that_a_command_leaves_has_a_row(
     command: str, unhurt: Callable[[str], tuple[Shared, Unhurt]]
 ) -> None:
     known = {name for name in (*READ, *BY_OTHER_NAME, *ONLY_WRITTEN, *OF_LIBRARIES) if not name.startswith(".")}
-    known |= {"*.settings.json"} | NAMED_BY_WORDS
+    known |= {"*.settings.json"}
     names = {Path(name).name for name in files(unhurt(command)[1].out)}
     assert {name for name in names if not any(fnmatch(name, pattern) for pattern in known)} == set()
 

@@ -115,8 +115,16 @@ def diagnose(shared: Shared) -> str:
     )
 
 
+def convert(shared: Shared) -> str:
+    return f"convert {shared.base} --output-dir {OUT}/converted"
+
+
 def mix(shared: Shared) -> str:
     return f"mix {shared.base} {shared.instruct} --ratio 0.5 --output-dir {OUT}/mixed"
+
+
+def convert(shared: Shared) -> str:
+    return f"convert {shared.base} --output-dir {OUT}"
 
 
 def evaluate(shared: Shared) -> str:
@@ -170,7 +178,9 @@ ROWS = {
     "demo": Row(demo, None, reads_own_files=False, hurts=2),
     "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small),
     "diagnose": Row(diagnose, "--resume"),
+    "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),
+    "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "eval": Row(evaluate, "--resume"),
     "self-feedback": Row(self_feedback, ""),
 }

@@ -90,6 +90,18 @@ def read_manifest(path: Path, models: Models) -> object:
     return None
 
 
+def read_parts(path: Path, models: Models) -> object:
+    from rlif.files.parts import PartsFile
+
+    return PartsFile(path, {"model": "a"}).rows
+
+
+def read_unfinished(path: Path, models: Models) -> object:
+    from rlif.training.run_dir import unfinished_row
+
+    return unfinished_row(path.parent, 1)
+
+
 def read_step(path: Path, models: Models) -> object:
     from rlif.options.checks import read_checked
     from rlif.self_feedback.train import StepFile

@@ -31,6 +31,7 @@ from file_readers import (
     read_optimizer,
     read_options,
     read_origin,
+    read_parts,
     read_policies,
     read_preferences,
     read_prompts,
@@ -43,6 +44,7 @@ from file_readers import (
     read_step,
     read_steps,
     read_trial,
+    read_unfinished,
     read_weights,
     trial,
 )
@@ -166,6 +168,8 @@ READ: dict[str, ReadFile] = {
         lambda models: jsonl_file(COMPLETIONS[:1]), read_finished, name="completions.jsonl"
     ),
     "metrics.jsonl": ReadFile(lambda models: jsonl_file(METRICS), read_metrics),
+    "consensus.jsonl": ReadFile(lambda models: jsonl_file([{"work": {"model": "a"}}, {"majority": "3"}]), read_parts),
+    "unfinished_step.jsonl": ReadFile(lambda models: jsonl_file(METRICS[1:]), read_unfinished),
     "state.json": ReadFile(lambda models: json_file(STATE), read_state, name="checkpoint-4/state.json"),
     "guard.json": ReadFile(lambda models: json_file(READING), read_reading, name="best/guard.json"),
     "manifest.json": ReadFile(lambda models: json_file(MANIFEST), read_manifest),

@@ -18,6 +18,7 @@ from losses import (
     near,
 )
 from rlif_kernels import grpo_loss, reference, token_stats
+from rlif_kernels.backends.triton import launches
 
 
 def check(logits, case, backend, inplace=False, **more):
@@ -59,11 +60,7 @@ def test_half_precision_matches_the_reference_of_its_rounded_logits(dtype, backe
 @pytest.mark.parametrize(
     "num_columns", mostly_interpreted(1, 2049, 4097, 16385, 50257, fast=(1, 2049), slow=(4097, 16385))
 )
-def test_any_vocabulary_size_matches_the_reference(num_columns, backend, monkeypatch):
-    if backend == "triton":
-        from rlif_kernels.backends import triton as triton_backend
-
-        monkeypatch.setattr(triton_backend, "SPLIT_BELOW_ROWS", 0)  # rows as few as these would be split
+def test_any_vocabulary_size_matches_the_reference(num_columns, backend):
     logits = 3 * torch.randn(1, 3, num_columns, device=DEVICE)
     targets = random_targets(logits)
     leaf, doubled = logits.clone().requires_grad_(), logits.double().requires_grad_()
@@ -85,9 +82,21 @@ def test_masked_vocabularies_match_the_reference(dtype, softcap, backend):
     check(logits, "entropy and self-certainty", backend, temperature=0.7, softcap=softcap)
 
 
-def test_few_long_rows_are_split_to_the_same_result(backend):
-    logits = 3 * torch.randn(1, 2, 40000, device=DEVICE)
-    check(logits, "entropy and self-certainty", backend)
+@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("case", mostly_interpreted(*LOSSES, fast=("entropy and self-certainty",)))
+def test_the_fused_loss_and_the_pair_have_the_same_bits(case, backend):
+    logits = 3 * torch.randn(2, 3, 300, device=DEVICE)
+    logits[0, 1, 7] = -torch.inf
+    arguments, options = loss_inputs(LOSSES[case], logits)
+    results = []
+    for path in ("fused", "pair"):
+        leaf = logits.clone().requires_grad_()
+        with launches.override("grpo", path=path):
+            result = grpo_loss(leaf, *arguments, backend=backend, **options)
+        result.loss.backward()
+        results.append([*(value for value in result if value is not None), leaf.grad])
+    for fused, pair in zip(*results, strict=True):
+        assert torch.equal(fused.nan_to_num(12345.0), pair.nan_to_num(12345.0))
 
 
 def test_temperature_softcap_padding_and_strides_hold_here_too(backend):

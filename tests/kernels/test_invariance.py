@@ -5,6 +5,7 @@ import torch
 
 from comparison import DEVICE, mostly_interpreted, random_targets
 from rlif_kernels import token_stats
+from rlif_kernels.backends.triton import launches
 from rlif_kernels.stats import FIELDS
 
 # Below, across and far beyond one chunk (16384 columns of float32, 32768 of bfloat16).
@@ -63,7 +64,8 @@ def test_masked_neighbours_change_no_bit(backend):
     assert_same_bits([value[mask] for value in with_mask], [value[mask] for value in without])
 
 
-@pytest.mark.parametrize("num_columns", [70001])
+@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("slices", mostly_interpreted(1, 2, 4, fast=(4,)))
 @pytest.mark.parametrize(
     ("dtype", "special"),
     [  # special columns are found in the float32 that every dtype is read as
@@ -73,18 +75,46 @@ def test_masked_neighbours_change_no_bit(backend):
         pytest.param(torch.float32, torch.nan, marks=pytest.mark.slow),
     ],
 )
-def test_splitting_a_row_over_programs_changes_no_bit(num_columns, dtype, special, monkeypatch):
-    from rlif_kernels.backends import triton as triton_backend
-
+def test_splitting_a_row_over_programs_changes_no_bit(special, dtype, slices, backend):
+    num_columns = 20001 if dtype == torch.float32 else 40001  # two chunks, the last one not whole
     logits = (3 * torch.randn(3, num_columns, device=DEVICE)).to(dtype)
     targets = random_targets(logits)
     if special is not None:
         logits[1, 77] = special
     results = []
-    for split_below in (0, 10**9):
-        monkeypatch.setattr(triton_backend, "SPLIT_BELOW_ROWS", split_below)
-        results.append([value.nan_to_num(12345.0) for value in bits(logits, targets, "triton")])
+    for count in (0, slices):
+        with launches.override("forward_all", slices=count):
+            results.append([value.nan_to_num(12345.0) for value in bits(logits, targets, backend)])
     assert_same_bits(*results)
+
+
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("backend", ["triton"])
+def test_splitting_a_row_with_a_softcap_changes_no_bit(backend):
+    logits = 3 * torch.randn(2, 20001, device=DEVICE)
+    logits[0, 5], logits[1, 20000] = 40.0, -40.0  # beyond the short form of tanh, in one chunk of two
+    targets = random_targets(logits)
+    results = []
+    for slices in (0, 1, 4):
+        with launches.override("forward_all", slices=slices):
+            results.append(bits(logits, targets, backend, softcap=30.0))
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
+
+
+@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize(
+    "choices",
+    mostly_interpreted(
+        {"num_stages": 3}, {"unroll": 2, "num_warps": 8}, {"load": "evict_last"}, fast=({"unroll": 2, "num_warps": 8},)
+    ),
+)
+def test_the_choices_of_a_launch_change_no_bit(choices, backend):
+    logits = 3 * torch.randn(2, 5003, device=DEVICE)
+    targets = random_targets(logits)
+    expected = bits(logits, targets, backend)
+    with launches.override("forward_all", **choices), launches.override("backward", block_bytes=4096, tiles=2):
+        assert_same_bits(bits(logits, targets, backend), expected)
 
 
 @pytest.mark.slow_interpreted

@@ -150,6 +150,23 @@ def test_a_softcap_comes_before_the_temperature(softcap, temperature, backend):
     check_against_reference(logits, random_targets(logits), backend, softcap=softcap, temperature=temperature)
 
 
+@pytest.mark.parametrize("spread", ["all small", "one large", "one large and negative", "many large"])
+def test_a_softcap_is_as_exact_where_the_short_form_of_tanh_serves_as_where_it_does_not(spread, backend):
+    logits = 4 * torch.randn(3, 700, device=DEVICE)
+    if spread == "many large":
+        logits *= 4
+    elif spread != "all small":
+        logits[1, 300] = -31.0 if "negative" in spread else 31.0
+    check_against_reference(logits, random_targets(logits), backend, softcap=20.0)
+
+
+@pytest.mark.parametrize("softcap", mostly_interpreted(1e-4, 2e4, fast=(2e4,)))
+def test_a_softcap_of_any_size_is_exact(softcap, backend):
+    # The tenth power of 1 / softcap is no float32.
+    logits = softcap * torch.randn(3, 300, device=DEVICE)
+    check_against_reference(logits, random_targets(logits), backend, softcap=softcap, temperature=softcap / 10)
+
+
 def test_columns_beyond_vocab_size_are_never_read_and_get_no_gradient(backend):
     logits = 2 * torch.randn(4, 300, device=DEVICE)
     logits[:, 290:] = torch.nan

@@ -83,6 +83,7 @@ def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict
         "logsumexp": (m / block.tau)[:, 0] + log_s,
         "sum_sq_probs": torch.zeros_like(s),
         "complement": torch.zeros_like(s),
+        "largest": torch.zeros_like(s),
     }
     if "logprob" in outputs:
         # 1 - p_y as a sum of the others: as a difference it would lose its digits where p_y is nearly 1.

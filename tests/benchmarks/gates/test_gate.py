@@ -57,6 +57,7 @@ def entry(**changes):
     counts = {
         "kernel": "forward (bf16)", "target": "sm_90", "registers": 112, "spills": 0, "instructions": 9.0,
         "exponentials": 1.1, "barriers": 0, "shuffles": 0, "load_bytes": 16, "store_bytes": None,
+        "in_flight": 32768,
     }  # fmt: skip
     return counts | changes
 
@@ -69,6 +70,7 @@ def entry(**changes):
         ({"spills": 2}, "forward (bf16) on sm_90: 0 -> 2 spills"),
         ({"barriers": 1}, "forward (bf16) on sm_90: 0 -> 1 barriers"),
         ({"load_bytes": 4}, "forward (bf16) on sm_90: loads of 16 -> 4 bytes"),
+        ({"in_flight": 24576}, "forward (bf16) on sm_90: 32768 -> 24576 bytes under way in a multiprocessor"),
     ],
 )
 def test_a_kernel_that_grew_is_named_with_how_much(changes, message):

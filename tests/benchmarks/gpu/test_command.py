@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shlex
 import shutil
 import signal
 import subprocess
@@ -11,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import __main__ as command_line
-from benchmarks.gpu import command as gpu
-from benchmarks.gpu import ncu
-from benchmarks.gpu.budget import Part, finish, run_parts
+from benchmarks.gpu import command, ncu, sanitizer
+from benchmarks.gpu.budget import Part, finish, run_parts, start
+from benchmarks.gpu.part import MODULES, Task
 from benchmarks.report import ROOT
+from benchmarks.report.gpu import summary
 
 # As `ncu --csv --metrics ... --print-units base` writes it, with columns of a recent release.
 NCU_LOG = """==PROF== Connected to process 4711 (/usr/bin/python3.11)
@@ -59,85 +58,109 @@ def make_tool(directory, monkeypatch, name, body):
     monkeypatch.setenv("PATH", str(directory), prepend=":")
 
 
+def measured(module, seconds=30):
+    task = Task("cuda", "full", seconds)
+    module.measure(task)
+    return task.found
+
+
 def test_ncu_that_may_not_count_is_named_with_what_it_says(monkeypatch, tmp_path):
     refusal = "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access performance counters"
     make_tool(tmp_path, monkeypatch, "ncu", f'echo "{refusal}" > "$3"; exit 1')  # --csv --log-file FILE
-    assert ncu.profile_counters(30) == {"missing": f"ncu counted nothing: {refusal}"}
+    assert measured(ncu) == {"missing": f"ncu counted nothing: {refusal}"}
 
 
 @pytest.mark.skipif(shutil.which("ncu", path="/usr/local/cuda/bin") is not None, reason="ncu is where it is looked for")
 def test_without_ncu_that_is_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "ncu is not on PATH" in ncu.profile_counters(30)["missing"]
+    assert "ncu is not on PATH" in measured(ncu)["missing"]
 
 
 def test_the_sanitizer_sees_every_tensor_in_memory_of_its_own(monkeypatch, tmp_path):
     make_tool(tmp_path, monkeypatch, "compute-sanitizer", 'echo "$2: cache off: $PYTORCH_NO_CUDA_MEMORY_CACHING"')
-    tails = {check: result["tail"] for check, result in gpu.run_sanitizer(60).items()}
-    assert tails == {check: f"{check}: cache off: 1\n" for check in gpu.SANITIZER_TOOLS}
+    tails = {check: result["tail"] for check, result in measured(sanitizer, 60).items()}
+    assert tails == {check: f"{check}: cache off: 1\n" for check in sanitizer.TOOLS}
 
 
-def test_what_no_longer_fits_is_skipped_what_fails_is_named_and_the_rest_goes_on(monkeypatch):
+def test_a_part_has_what_those_before_it_left_and_what_fails_or_no_longer_fits_is_named(monkeypatch):
+    now = itertools.count(step=0.01)
+    passed = [0.0]
+    monkeypatch.setattr("benchmarks.gpu.budget.time", SimpleNamespace(perf_counter=lambda: next(now) + passed[0]))
     given = {}
 
-    def note(name):
-        def run(seconds):
-            given[name] = seconds
+    def takes(name, seconds):
+        def run(left):
+            given[name] = left
+            passed[0] += seconds
             return {"found": name}
 
         return run
 
-    def fail(seconds):
+    def fail(left):
         raise RuntimeError("no such kernel")
 
     parts = [
-        Part("first", 1, 5, note("first")),
-        Part("broken", 1, 5, fail),
-        Part("too long", 30, 60, note("too long")),
-        Part("last", 1, 60, note("last")),
+        Part("quick", 60, takes("quick", 20)),
+        Part("broken", 30, fail),
+        Part("greedy", 30, takes("greedy", 115)),  # 120 is where it should end, 135 where it does
+        Part("late", 20, takes("late", 1)),
+        Part("last", 60, takes("last", 1)),
     ]
     saved = []
-    clock = itertools.count(step=0.01)
-    monkeypatch.setattr("benchmarks.gpu.budget.time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    entries = run_parts(parts, seconds=20, save=lambda entries: saved.append(list(entries)))
-    assert entries["first"]["found"] == "first"
+    entries = run_parts(parts, seconds=200, save=lambda entries: saved.append(list(entries)))
+    assert given["quick"] == pytest.approx(60, abs=0.1)
     assert entries["broken"]["failed"] == "RuntimeError: no such kernel"
-    assert entries["too long"]["skipped"].startswith("wants 30 seconds; ")
-    assert entries["last"]["found"] == "last"
-    assert given["first"] == 5  # no more than its share
-    assert 19 < given["last"] <= 20  # and no more than is left
-    assert saved == [list(entries)[: n + 1] for n in range(4)]
+    assert given["greedy"] == pytest.approx(100, abs=0.2)
+    assert entries["late"]["skipped"] == "wants 10 seconds; 5 were left"
+    assert given["last"] == pytest.approx(65, abs=0.3)
+    assert saved == [[part.name for part in parts[: n + 1]] for n in range(len(parts))]
 
 
-def test_a_command_that_takes_too_long_is_interrupted_and_what_it_printed_is_kept(monkeypatch):
+def test_a_process_that_takes_too_long_is_interrupted_and_what_it_printed_is_kept(monkeypatch):
     monkeypatch.setattr("benchmarks.gpu.budget.GRACE_SECONDS", 1)
-    patient = "import time; print('so far', flush=True); time.sleep(60)"
-    result = finish([sys.executable, "-c", patient], seconds=6)  # five of its own, for a busy machine
+    patient = "import time; print(input(), flush=True); time.sleep(60)"
+    result = finish(start([sys.executable, "-c", patient]), 6, "so far\n")  # five of its own, for a busy machine
     assert result["tail"].startswith("so far\n")
     assert result["stopped"] == "not done in 6 seconds"
     stubborn = f"import signal, time; signal.signal({int(signal.SIGINT)}, signal.SIG_IGN); time.sleep(60)"
-    assert finish([sys.executable, "-c", stubborn], seconds=6)["exit"] == -signal.SIGKILL
+    assert finish(start([sys.executable, "-c", stubborn]), 6)["exit"] == -signal.SIGKILL
 
 
-def test_the_parts_fit_nine_minutes_but_for_the_last(tmp_path):
-    parts = gpu.parts(tmp_path, "cuda", dry_run=False)
-    assert sum(part.most for part in parts[:-1]) + parts[-1].least <= 9 * 60 - gpu.RESERVE_SECONDS
+def test_the_shares_of_all_parts_are_seven_minutes():
+    assert list(command.SHARES) == list(MODULES)
+    assert sum(command.SHARES.values()) == 7 * 60
+
+
+def test_a_part_that_dies_has_lost_nothing_that_it_had_saved(monkeypatch, tmp_path):
+    parts = command.Parts(tmp_path, "cpu", "tiny", {})
+    code = "import os, sys; open(sys.argv[1], 'w').write('{\"right\": 3}'); print('a fault', flush=True); os.abort()"
+    last = list(MODULES)[-1]
+    parts.started[last] = start([sys.executable, "-c", code, str(parts.file(last))])
+    found = parts.run(last, 30)
+    assert found["right"] == 3
+    assert found["failed"] == f"exit code {-signal.SIGABRT}"
+    assert "a fault" in found["tail"]
+
+
+def test_wheels_come_before_what_is_installed_and_a_place_without_any_is_one_clear_line(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--output", str(tmp_path / "out"), "--dry-run", "--wheels", str(tmp_path)])
+    assert f"--wheels: got {tmp_path}, expected a directory with files *.whl" in capsys.readouterr().err
+    (tmp_path / "trl_like-1.0.dist-info").mkdir()
+    (tmp_path / "trl_like-1.0.dist-info" / "METADATA").write_text("Name: cut-cross_entropy\nVersion: 25.9\n")
+    assert command.carried(tmp_path) == {"cut_cross_entropy": "25.9"}
 
 
 @pytest.mark.slow
 def test_the_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "gpu", "--dry-run", "--output", str(tmp_path)]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    line = [sys.executable, "-m", "benchmarks", "gpu", "--dry-run", "--output", str(tmp_path)]
+    process = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 0, process.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert results["dry_run"]
-    assert list(results["parts"]) == ["tests", "ops", "counters", "loop", "sanitizer"]
-    for name in ("tests", "ops", "loop"):
-        assert results["parts"][name]["exit"] == 0, results["parts"][name]
-    assert "skipped" in results["parts"]["tests"]["tail"]
-    for name in ("ops", "loop"):
-        (path,) = tmp_path.glob(f"*-{name}.json")
-        written = json.loads(path.read_text())
-        assert written["finished"]
-        arguments = shlex.split(written["command"].removeprefix("python -m benchmarks "))
-        assert command_line.parser().parse_args(arguments).suites == [name]
+    assert (results["size"], results["finished"]) == ("tiny", True)
+    assert list(results["parts"]) == list(MODULES)
+    for name, found in results["parts"].items():
+        assert not {"failed", "stopped", "tail"} & set(found), (name, found)
+    assert results["parts"]["step"]["implementations"]["rlif"]["tokens_per_second"] > 0
+    assert summary(results) in process.stdout

@@ -38,6 +38,24 @@ def four_implementations(monkeypatch):
     monkeypatch.setitem(IMPLEMENTATIONS, "token_stats", [*found, Implementation("wrong", "trl", doubled)])
 
 
+def test_who_computes_less_is_compared_in_that_alone():
+    two = ("logprob", "entropy")
+
+    def without_certainty():
+        function = ours(OPS["token_stats"])
+        return lambda problem: function(problem)[:2]
+
+    fewer = Implementation("fewer", "trl", without_certainty, outputs=two)
+    results = {"entries": [], "missing": {}}
+    all_three = chosen("token_stats", "rlif")
+    suite.time_op([*all_three, fewer], "cpu", "token_stats", shapes.TINY.timed["token_stats"][0], 0.01, results)
+    (entry,) = results["entries"]
+    assert not results["missing"]
+    for name in ("rlif", "fewer"):
+        assert entry["implementations"][name]["gradient_error"] < 1e-5  # sums of 300 float32
+        assert entry["implementations"][name]["forward_backward"]["n"] >= 1
+
+
 def test_an_op_is_timed_beside_its_floors_and_whoever_fails_or_is_wrong_is_named(four_implementations, tmp_path):
     options = Options(tmp_path, size="tiny")
     (step,) = [each for each in suite.steps(options) if each.label.startswith("token_stats")]

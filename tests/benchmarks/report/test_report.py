@@ -11,6 +11,7 @@ from benchmarks.ops import shapes as op_shapes
 from benchmarks.ops import suite as ops
 from benchmarks.ops.implementations import IMPLEMENTATIONS
 from benchmarks.report import charts, tables
+from benchmarks.report import ops as ops_tables
 from benchmarks.runner import Options, run_suite
 from rlif.errors import UserError
 
@@ -136,14 +137,26 @@ def test_what_is_said_of_all_shapes_has_the_least_speed_up_as_well_as_the_most()
         found["rlif"]["forward_backward_speedup"] = {"median": eager / ours}
         return {"kind": "time", "implementations": found}
 
-    text = tables.all_shapes({"entries": [entry(20.0, 30.0, 2.0), entry(9.0, 8.0, 10.0)]})
+    text = ops_tables.all_shapes({"entries": [entry(20.0, 30.0, 2.0), entry(9.0, 8.0, 10.0)]})
     assert "Over all 2 shapes" in text
     assert "0.9 to 10.0 times as fast as eager, and 0.8 to 10.0 times as fast as the fastest" in text
-    assert tables.all_shapes({"entries": []}) == ""
+    assert ops_tables.all_shapes({"entries": []}) == ""
+
+
+def test_a_cell_of_the_hurts_says_how_many_were_lost_of_how_many_or_why_there_are_none():
+    kinds = {"SIGKILL": (4, [], None), "file cut": (3, ["x is gone"], None), "second process": (0, [], None)}
+    kinds["bit flipped"] = (0, [], "anew")
+    entries = [
+        {"command": "train", "hurt": kind, "tried": tried, "lost": lost, "why_not": why_not}
+        for kind, (tried, lost, why_not) in kinds.items()
+    ]
+    text = tables.faults({"entries": entries, "by_chance": 2})
+    for cell in ("0 lost of 4", "1 lost of 3", "not tried", "anew", "7 hurts, 2 of them drawn at random"):
+        assert cell in text
 
 
 def test_who_is_missing_from_one_op_is_not_said_to_be_missing_from_all():
-    assert tables.missing({"missing": {"verl: token_stats": "no ray"}}) == ["verl in token_stats (no ray)"]
+    assert ops_tables.missing({"missing": {"verl: token_stats": "no ray"}}) == ["verl in token_stats (no ray)"]
 
 
 def test_a_run_that_was_interrupted_gives_no_table_in_the_readme(measured, monkeypatch, tmp_path):

@@ -181,9 +181,10 @@ def test_undo_leaves_trls_function_in_charge_where_accelerate_has_wrapped_ours(t
 
 
 def test_what_does_not_fit_is_refused_and_nothing_exchanged(model_dir: Path, tmp_path: Path) -> None:
-    adapter = LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"])
-    trainer = stock(str(model_dir), tmp_path, peft_config=adapter)
-    with pytest.raises(UserError, match=r"an adapter on its output embedding, expected a plain Linear; TRL's own"):
+    model = make("plain")
+    model.lm_head.__class__ = type("OwnHead", (torch.nn.Linear,), {})
+    trainer = stock(model, tmp_path)
+    with pytest.raises(UserError, match=r"has OwnHead as its output embedding, expected a plain Linear; TRL's own"):
         use_fused_token_stats(trainer)
     with pytest.raises(UserError, match=r"Qwen3ForCausalLM is of torch.float64, expected one of torch.float32"):
         use_fused_token_stats(stock(make("plain").double(), tmp_path))

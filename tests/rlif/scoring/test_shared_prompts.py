@@ -155,6 +155,18 @@ def test_of_the_prompt_of_a_group_the_backbone_sees_one() -> None:
     assert tokens[True] / tokens[False] == pytest.approx(wanted, rel=0.02)
 
 
+def test_equal_completions_have_equal_statistics_to_the_bit_and_are_computed_once() -> None:
+    model, rollout = tiny_model("llama", torch.float32), made_up([(9, (7, 7, 7, 7)), (9, (5, 7))])
+    rollout.completion_ids[2] = rollout.completion_ids[1] = rollout.completion_ids[0]
+    assert rollout.packed.num_tokens == 9 + 2 * 6 + 9 + 4 + 6  # but for each one's last token
+    found = scores_and_gradients(Scorer(model, None, share_prompts=1), rollout)
+    scores = found[0][: 3 * 7].unflatten(0, (3, 7))
+    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(scores[0], scores[2])
+    # float32 in another order
+    assert largest_error(found[2], scores_and_gradients(Scorer(model, None), rollout)[2]) < 1e-4
+
+
 def test_rows_that_share_nothing_and_have_no_padding_stay_as_they_are() -> None:
     model, rollout = tiny_model("llama", torch.float32), made_up([(5, (4,)), (5, (4,)), (5, (4,))])
     shared, separate = (Scorer(model, None, share_prompts=share).scores(rollout) for share in (True, False))

@@ -28,6 +28,7 @@ from rlif.models.language_model import load_language_model
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring import scorer as scorer_module
 from rlif.training import loop as trainer
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
@@ -64,6 +65,7 @@ def launch(work: Callable[..., None], world_size: int, wrapper: str, *arguments:
 def work_in(environment: dict[str, str], wrapper: str, work: Callable[..., None], *arguments: object) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
+    scorer_module.ATTENTION_COST = 0  # so that a model as small as this shares prompts
     if wrapper == "fsdp2" and environment:
         choose_fsdp()
     work(*arguments)

@@ -1,56 +1,67 @@
 """The Triton backend: how its kernels are launched.
 
-`forward`, `backward` and `grpo` hold the kernels, `blocks` what they share.
+`forward`, `backward` and `grpo` hold the kernels, `lanes` and `blocks` what they share. `plan` says how a call is
+launched, from the table in `launches`.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlif_kernels.backends.triton import plan
 from rlif_kernels.backends.triton.backward import backward_kernel
-from rlif_kernels.backends.triton.blocks import LOG2E
+from rlif_kernels.backends.triton.blocks import GUARDED, LOG2E, SHORT
 from rlif_kernels.backends.triton.forward import forward_kernel
-from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel
-from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms, token_terms
+from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel, terms_kernel
+from rlif_kernels.backends.triton.lanes import NUM_PARTS
+from rlif_kernels.backends.triton.launches import Launch
+from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES, TILES, Device
+from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, RowState, empty_results, row_offsets
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
-# LANES and warps: 512 lanes on 128 threads give each thread four independent 16-byte loads, enough in flight at the
-#   occupancy that their registers leave; LANES also fixes the bits of a result, so it does not vary with the shape.
-# TILES a chunk: 8 tiles of 4096 (bf16) or 2048 (fp32) columns. Merging a chunk costs a lane about 14 instructions, 0.2
-#   an element; a smaller chunk would cost more, a larger one would leave few programs to a split row.
-LANES = 512
-#   The state of all fields is twice as large: with 4 warps it spills, hence 8, which leave each thread two loads.
-FORWARD_TILES = 8
-FORWARD_WARPS, FORWARD_WARPS_ALL_FIELDS = 4, 8
-# The backward has no state to merge: its chunks are as small as keeps the row's constants (a dozen loads) negligible.
-#   A block of 8 KB gives each of 128 threads four 16-byte loads, like the forward; with eight, float32 spills.
-BACKWARD_BLOCK_BYTES = 8192
-BACKWARD_TILES = 4
-BACKWARD_WARPS = 4
-# Programs that fill a large GPU (132 SMs x 4). With fewer rows than that, long rows are split into chunks, whose
-#   partial states take 16 KB for each 64 KB of logits until they are folded.
-SPLIT_BELOW_ROWS = 528
-# A row of `grpo_loss` is read twice, the second time from L2 if the rows under way fit there: at most this share of it.
-#   Of long rows that leaves one for each multiprocessor (132 rows of 151936 bfloat16 logits are 40 MB, an H200's L2 has
-#   50), which then needs all of its threads; of others, two or more. Predicted, not yet measured.
-L2_SHARE = 0.8
-LONG_ROW_BYTES = 96 << 10
-GRPO_WARPS, GRPO_WARPS_LONG = 8, 16
 SCALE_BLOCK = 8192
-# Column numbers and row numbers times five are 32-bit in the kernels (offsets of rows are 64-bit).
+TERMS_ROWS = 128
+# Column numbers and row numbers times the rows of the state are 32-bit in the kernels (offsets of rows are 64-bit).
 MAX_COLUMNS, MAX_ROWS = 2**31 - 2**18, 2**31 // 8
+# Softcaps whose powers up to the tenth, and their reciprocals, are float32.
+SHORT_SOFTCAPS = 2.0**-11, 2.0**11
+# MI300 and MI350 have 256 MB of cache between L2, which eight groups of multiprocessors have of their own, and memory.
+MEMORY_CACHES = {"gfx942": 256 << 20, "gfx950": 256 << 20}
+# The interpreter runs programs one by one, in no cache.
+INTERPRETER = Device("interpreter", multiprocessors=1, cache_bytes=1 << 40)
 
 
-def forward_constants(dtype: torch.dtype, outputs: Sequence[str], wide: bool, softcap: bool) -> dict[str, int]:
-    """The forward kernel's compile-time arguments, apart from its stage, and its launch options."""
+def softcap_form(softcap: float) -> int:
+    """Which form of tanh the kernels' loops have; 0 without a softcap."""
+    if softcap <= 0:
+        return 0
+    form: int = SHORT.value if SHORT_SOFTCAPS[0] <= softcap <= SHORT_SOFTCAPS[1] else GUARDED.value
+    return form
+
+
+def launch_options(launch: Launch) -> dict[str, int | bool]:
+    """What Triton is told beside a kernel's arguments."""
+    options: dict[str, int | bool] = {"num_warps": launch.num_warps, "enable_fp_fusion": False}
+    if launch.max_registers:
+        options["maxnreg"] = launch.max_registers
+    return options
+
+
+def forward_constants(
+    launch: Launch, dtype: torch.dtype, outputs: Sequence[str], wide: bool, softcap: int, slices: int = 1
+) -> dict[str, Any]:
+    """The forward kernel's compile-time arguments and launch options; `softcap` is a `softcap_form`."""
     return {
         "LANES": LANES,
-        "K": 16 // dtype.itemsize,  # as many columns as make a 16-byte load
-        "TILES": FORWARD_TILES,
+        "SLICE": LANES // slices,
+        "K": LOAD_BYTES // dtype.itemsize,  # as many columns as make a 16-byte load
+        "TILES": TILES,
         "WIDE": wide,
         "SOFTCAP": softcap,
         "LOGPROB": "logprob" in outputs,
@@ -59,102 +70,110 @@ def forward_constants(dtype: torch.dtype, outputs: Sequence[str], wide: bool, so
         "LOGSUMEXP": "logsumexp" in outputs,
         "Q": "sum_sq_probs" in outputs,
         "TOP": "top_probs" in outputs,
-        "num_warps": FORWARD_WARPS_ALL_FIELDS if "sum_sq_probs" in outputs or "top_probs" in outputs else FORWARD_WARPS,
-        "enable_fp_fusion": False,
+        "UNROLL": launch.unroll,
+        "STAGES": _stages(launch),
+        "LOAD": launch.load,
+        **launch_options(launch),
     }
 
 
-def backward_constants(dtype: torch.dtype, wide: bool, softcap: bool) -> dict[str, int]:
+def backward_constants(
+    launch: Launch, tiles: int, dtype: torch.dtype, wide: bool, softcap: int, padded: bool = False
+) -> dict[str, Any]:
     """The backward kernel's compile-time arguments and launch options."""
     return {
-        "BLOCK": BACKWARD_BLOCK_BYTES // dtype.itemsize,
-        "TILES": BACKWARD_TILES,
+        "BLOCK": launch.block_bytes // dtype.itemsize,
+        "TILES": tiles,
         "WIDE": wide,
+        "PADDED": padded,
         "SOFTCAP": softcap,
-        "num_warps": BACKWARD_WARPS,
-        "enable_fp_fusion": False,
+        "STAGES": _stages(launch),
+        "LOAD": launch.second_load,
+        "STORE": launch.store,
+        **launch_options(launch),
     }
 
 
 def grpo_constants(
+    launch: Launch,
     dtype: torch.dtype,
-    num_columns: int,
     outputs: Sequence[str],
     options: LossOptions,
     wide: bool,
     wide_grad: bool,
-    softcap: bool,
-) -> dict[str, int]:
+    softcap: int,
+    padded: bool = False,
+) -> dict[str, Any]:
     """The compile-time arguments and launch options of the kernel of `grpo_loss`."""
-    long_row = num_columns * dtype.itemsize > LONG_ROW_BYTES
-    warps = GRPO_WARPS_LONG if long_row else GRPO_WARPS
     return {
         "LANES": LANES,
-        "K": 16 // dtype.itemsize,
-        "TILES": FORWARD_TILES,
-        "BLOCK": BACKWARD_BLOCK_BYTES // dtype.itemsize * warps // BACKWARD_WARPS,
+        "K": LOAD_BYTES // dtype.itemsize,
+        "TILES": TILES,
+        "BLOCK": launch.block_bytes // dtype.itemsize,
         "WIDE": wide,
         "WIDE_GRAD": wide_grad,
+        "PADDED": padded,
         "SOFTCAP": softcap,
         "W": "entropy" in outputs,
         "T": "self_certainty" in outputs,
         "E": options.entropy_coef != 0,
         "U": options.self_certainty_coef != 0,
-        "UNROLL": warps // FORWARD_WARPS,  # as many loads under way as in the forward, for all the more threads a row
-        "num_warps": warps,
-        "enable_fp_fusion": False,
+        "UNROLL": launch.unroll,
+        "STAGES": _stages(launch),
+        "LOAD": launch.load,
+        "SECOND_LOAD": launch.second_load,
+        "STORE": launch.store,
+        **launch_options(launch),
     }
 
 
 def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """`backends.Backend.forward`: a program for each row, or for each chunk of few long rows and then each row."""
+    """`backends.Backend.forward`: a program for each row, or for each part of few rows."""
     num_rows, num_columns = rows.num_rows, rows.num_columns
     fields, state = empty_results(logits, num_rows, outputs)
     if num_rows == 0:
         return fields, state
     _check_size(rows)
     base, stride, offsets, wide = _row_addresses(logits)
-    constants = forward_constants(logits.dtype, outputs, wide, rows.softcap > 0)
-    num_chunks = _cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES)
-    split = num_chunks > 1 and num_rows < SPLIT_BELOW_ROWS
-    partials = state.new_empty((num_rows, num_chunks, 8, LANES)) if split else None
+    all_fields = "sum_sq_probs" in outputs or "top_probs" in outputs
+    planned = plan.forward(
+        num_rows, num_columns, logits.element_size(), device_of(logits), all_fields, rows.softcap > 0
+    )
+    slices = planned.slices if planned.split else 1
+    constants = forward_constants(planned.launch, logits.dtype, outputs, wide, softcap_form(rows.softcap), slices)
+    parts = counters = None
+    if planned.split:
+        parts = state.new_empty((num_rows, planned.chunks, NUM_PARTS.value, LANES))
+        counters = state.new_zeros(num_rows, dtype=torch.int32)
     temperatures, temperature = rows.split_temperature
-
-    def launch(stage: str, programs: int) -> None:
-        forward_kernel[(programs,)](
+    with _device_of(logits):
+        forward_kernel[(planned.programs,)](
             base, offsets, rows.targets, temperatures,
             *(fields.get(name) for name in FIELDS),
-            state, partials, stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap, num_chunks,
-            STAGE=stage, **constants,
+            state, parts, counters, stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
+            planned.chunks, **constants,
         )  # fmt: skip
-
-    with _device_of(logits):
-        if split:
-            launch("chunk", num_rows * num_chunks)
-            launch("fold", num_rows)
-        else:
-            launch("row", num_rows)
     return fields, state
 
 
 def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor) -> None:
     """`backends.Backend.backward`: a program for each chunk of each row."""
-    num_rows, num_columns = rows.num_rows, rows.num_columns
-    if num_columns < logits.shape[-1]:
-        grad_logits[..., num_columns:] = 0
+    num_rows, num_columns, width = rows.num_rows, rows.num_columns, logits.shape[-1]
     if num_rows == 0:
         return
     base, stride, offsets, wide = _row_addresses(logits)
     grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
-    constants = backward_constants(logits.dtype, wide and grad_wide, rows.softcap > 0)
-    num_chunks = _cdiv(num_columns, constants["BLOCK"] * BACKWARD_TILES)
+    planned = plan.backward(num_rows, num_columns, logits.element_size(), device_of(logits))
+    constants = backward_constants(
+        planned.launch, planned.tiles, logits.dtype, wide and grad_wide, softcap_form(rows.softcap), num_columns < width
+    )
     temperatures, temperature = rows.split_temperature
     with _device_of(logits):
-        backward_kernel[(num_rows * num_chunks,)](
+        backward_kernel[(planned.programs,)](
             grad_base, base, offsets, rows.targets, temperatures,
             *(grads.get(name) for name in FIELDS if name != "top_probs"),
-            row_state, grad_offsets, stride, grad_stride, num_rows, num_columns, LOG2E.value / temperature,
-            rows.softcap, num_chunks, **constants,
+            row_state, grad_offsets, stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature,
+            rows.softcap, planned.chunks, **constants,
         )  # fmt: skip
 
 
@@ -166,35 +185,67 @@ def grpo(
     loss_rows: LossRows,
     options: LossOptions,
 ) -> tuple[dict[str, Tensor], TokenTerms]:
-    """`backends.FusedLoss`: a program reads a row, and writes its gradient while the row is in the L2 cache."""
-    num_rows, num_columns = rows.num_rows, rows.num_columns
-    if num_rows < SPLIT_BELOW_ROWS and num_columns > LANES * 16 // logits.element_size() * FORWARD_TILES:
-        # Rows too few to fill the device, and long: better split, as forward and backward do.
-        fields, row_state = forward(logits, rows, outputs)
-        terms = token_terms(fields, loss_rows, options)
-        backward(grad_logits, terms.grads, logits, rows, row_state)
-        return fields, terms
+    """`backends.FusedLoss`: a program reads a row, and writes its gradient while the row is in the cache.
+
+    Where that fills the device worse, they are a forward, the loss, and a backward, with the same bits.
+    """
+    num_rows, num_columns, width = rows.num_rows, rows.num_columns, logits.shape[-1]
     _check_size(rows)
-    if num_columns < logits.shape[-1]:
-        grad_logits[..., num_columns:] = 0
-    base, stride, offsets, wide = _row_addresses(logits)
-    grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
-    constants = grpo_constants(logits.dtype, num_columns, outputs, options, wide, grad_wide, rows.softcap > 0)
-    temperatures, temperature = rows.split_temperature
-    names = [*outputs, "loss"] + (["kl"] if loss_rows.ref_logprob is not None else [])
+    names = ["loss"] + (["kl"] if loss_rows.ref_logprob is not None else [])
     results = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in names}
     clipped = logits.new_empty(num_rows, dtype=torch.bool)
+    if num_rows == 0:
+        fields, _ = empty_results(logits, 0, outputs)
+        return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
+    planned = plan.loss(num_rows, num_columns, logits.element_size(), device_of(logits), rows.softcap > 0)
+    if planned.path == "pair":
+        fields, row_state = forward(logits, rows, outputs)
+        with _device_of(logits):
+            grads = _launch_terms(fields, rows, loss_rows, options, results, clipped)
+        backward(grad_logits, grads, logits, rows, row_state)
+        return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
+    base, stride, offsets, wide = _row_addresses(logits)
+    grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
+    constants = grpo_constants(
+        planned.launch, logits.dtype, outputs, options, wide, grad_wide, softcap_form(rows.softcap), num_columns < width
+    )
+    temperatures, temperature = rows.split_temperature
+    fields = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in outputs}
     with _device_of(logits):
-        grpo_kernel[(_programs_in_cache(logits, num_columns),)](
+        grpo_kernel[(planned.programs,)](
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
-            *loss_rows, *(results.get(name) for name in ("loss", *DEFAULT_OUTPUTS, "kl")), clipped.view(torch.int8),
-            stride, grad_stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
-            _cdiv(num_columns, LANES * constants["K"] * FORWARD_TILES),
-            1 - options.epsilon_low, 1 + options.epsilon_high, options.delta, options.beta, options.entropy_coef,
-            options.self_certainty_coef, **constants,
+            *loss_rows, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
+            clipped.view(torch.int8), stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature,
+            rows.softcap, plan.num_chunks(num_columns, logits.element_size()), *_numbers(options), **constants,
         )  # fmt: skip
-    fields = {name: results[name] for name in outputs}
     return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
+
+
+def _launch_terms(
+    fields: dict[str, Tensor],
+    rows: Rows,
+    loss_rows: LossRows,
+    options: LossOptions,
+    results: dict[str, Tensor],
+    clipped: Tensor,
+) -> dict[str, Tensor]:
+    """Write the loss, k3 and the clip flag of each row; return the derivative by each field."""
+    terms = {"logprob": True, "entropy": options.entropy_coef != 0, "self_certainty": options.self_certainty_coef != 0}
+    grads = {name: torch.empty_like(results["loss"]) for name, present in terms.items() if present}
+    terms_kernel[(_cdiv(rows.num_rows, TERMS_ROWS),)](
+        rows.targets, *(fields.get(name) for name in DEFAULT_OUTPUTS), *loss_rows, results["loss"], results.get("kl"),
+        clipped.view(torch.int8), *(grads.get(name) for name in DEFAULT_OUTPUTS), rows.num_rows, *_numbers(options),
+        E=terms["entropy"], U=terms["self_certainty"], ROWS=TERMS_ROWS, num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
+    return grads
+
+
+def _numbers(options: LossOptions) -> tuple[float, ...]:
+    """The numbers of the loss, in the kernels' order."""
+    return (
+        1 - options.epsilon_low, 1 + options.epsilon_high, options.delta, options.beta, options.entropy_coef,
+        options.self_certainty_coef,
+    )  # fmt: skip
 
 
 def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:
@@ -218,22 +269,43 @@ def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     return torch.where(state.n < 0, m / rows.flat_temperature, m / LOG2E.value)
 
 
+def device_of(tensor: Tensor) -> Device:
+    """What `plan` has to know of the tensor's device."""
+    return INTERPRETER if tensor.device.type == "cpu" else _device(tensor.device.type, tensor.get_device())
+
+
+@functools.cache
+def _device(kind: str, index: int) -> Device:
+    properties = torch.get_device_module(kind).get_device_properties(index)
+    if kind != "cuda":  # of Intel's, Triton's shapes are not known here: four programs of the forward to each core
+        return Device(kind, properties.gpu_subslice_count, getattr(properties, "last_level_cache_size", 1 << 26))
+    architecture = f"sm_{properties.major}{properties.minor}"
+    registers = getattr(properties, "regs_per_multiprocessor", 65536)
+    if torch.version.hip:
+        architecture = properties.gcnArchName.split(":")[0]
+        registers = 4 * 512 * 64  # four units of 512 vector registers for each of 64 threads
+    return Device(
+        architecture,
+        properties.multi_processor_count,
+        MEMORY_CACHES.get(architecture, properties.L2_cache_size),
+        properties.warp_size,
+        registers,
+        properties.max_threads_per_multi_processor,
+        getattr(properties, "shared_memory_per_multiprocessor", 228 << 10),
+    )
+
+
+def _stages(launch: Launch) -> int | None:
+    """None where no loads go ahead: then Triton does not look for a pipeline."""
+    return launch.num_stages if launch.num_stages > 1 else None
+
+
 def _check_size(rows: Rows) -> None:
     if rows.num_columns > MAX_COLUMNS or rows.num_rows > MAX_ROWS:
         raise ValueError(
             f"logits has {rows.num_rows} rows of {rows.num_columns} columns to read; expected at most {MAX_ROWS} of "
             f"{MAX_COLUMNS}"
         )
-
-
-def _programs_in_cache(logits: Tensor, num_columns: int) -> int:
-    """How many programs of the fused loss to launch, each with one row under way: as many as the L2 cache holds."""
-    num_rows = logits.numel() // logits.shape[-1]
-    if logits.device.type != "cuda":
-        return min(num_rows, 2)  # the interpreter runs them one by one
-    properties = torch.cuda.get_device_properties(logits.device)
-    rows = int(L2_SHARE * properties.L2_cache_size / (num_columns * logits.element_size()))
-    return min(num_rows, max(rows, properties.multi_processor_count))
 
 
 def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:

@@ -14,6 +14,18 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 INFINITY = tl.constexpr(float("inf"))
 SKIPPED = tl.constexpr(IGNORE_INDEX)
+# How a kernel is told of the softcap: 0 none, SHORT a loop with the short form of tanh where that serves, GUARDED the
+# form that serves everywhere.
+SHORT = tl.constexpr(1)
+GUARDED = tl.constexpr(2)
+# tanh(u) = u + u³ (TANH_3 + TANH_5 u² + ...) to 7e-8 where |u| < CAP_LIMIT: least squares at Chebyshev nodes,
+# weighted anew until the largest relative errors are equal. One coefficient more would serve up to 1.0.
+CAP_LIMIT = tl.constexpr(0.8)
+TANH_3 = tl.constexpr(-0.3333286643028259)
+TANH_5 = tl.constexpr(0.1332276463508606)
+TANH_7 = tl.constexpr(-0.05317626893520355)
+TANH_9 = tl.constexpr(0.019190680235624313)
+TANH_11 = tl.constexpr(-0.004410834517329931)
 # Where the parts of the row state, which the forward leaves for the backward, stand in its tensor.
 STATE_ROWS = tl.constexpr(NUM_STATE_ROWS)
 STATE_M = tl.constexpr(RowState._fields.index("m"))
@@ -22,16 +34,19 @@ STATE_N = tl.constexpr(RowState._fields.index("n"))
 STATE_ENTROPY = tl.constexpr(RowState._fields.index("entropy"))
 STATE_SUM_SQ_PROBS = tl.constexpr(RowState._fields.index("sum_sq_probs"))
 STATE_COMPLEMENT = tl.constexpr(RowState._fields.index("complement"))
+STATE_LARGEST = tl.constexpr(RowState._fields.index("largest"))
 
 
 @triton.jit
-def load_pairs(p_row, start, V, LANES: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr, MASKED: tl.constexpr):
+def load_pairs(
+    p_row, start, V, LANES: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr, MASKED: tl.constexpr, LOAD: tl.constexpr
+):
     """Load LANES * K columns from `start` as float32 (even columns, odd columns), each [LANES, K / 2].
 
     Lane i owns the K consecutive columns from ``start + i * K`` and one thread holds all of them. WIDE says that the
     address is a multiple of 16 bytes: then they come as one load. Otherwise they come one by one, each load strided
     over the lanes, because a [LANES, K] block of single elements would be spread over neighbouring threads. MASKED says
-    that the block may reach past column V; the columns beyond come as -inf and are not read.
+    that the block may reach past column V; the columns beyond come as -inf and are not read. LOAD is an eviction hint.
     """
     o_lane = tl.arange(0, LANES)
     if WIDE:
@@ -40,34 +55,35 @@ def load_pairs(p_row, start, V, LANES: tl.constexpr, K: tl.constexpr, WIDE: tl.c
             o_word = o_lane[:, None] * (K // 2) + tl.arange(0, K // 2)[None, :]
             if MASKED:
                 # Element by element in the layout of the words below, so that no lane changes its thread.
-                even = _load_column(p_row, start + o_word * 2, V, True)
-                odd = _load_column(p_row, start + o_word * 2 + 1, V, True)
+                even = _load_column(p_row, start + o_word * 2, V, True, LOAD)
+                odd = _load_column(p_row, start + o_word * 2 + 1, V, True, LOAD)
                 return even.to(tl.float32), odd.to(tl.float32)
             # Two to a word: a bfloat16 is the upper half of a float32, so that each takes one instruction to unpack.
-            words = tl.load(p_start.to(tl.pointer_type(tl.int32), bitcast=True) + o_word)
+            p_word = p_start.to(tl.pointer_type(tl.int32), bitcast=True) + o_word
+            words = tl.load(p_word, eviction_policy=LOAD)
             return (words << 16).to(tl.float32, bitcast=True), (words & -65536).to(tl.float32, bitcast=True)
         o = o_lane[:, None] * K + tl.arange(0, K)[None, :]
         if MASKED:
-            b = tl.load(p_start + o, mask=start + o < V, other=float("-inf"))
+            b = tl.load(p_start + o, mask=start + o < V, other=float("-inf"), eviction_policy=LOAD)
         else:
-            b = tl.load(p_start + o)
+            b = tl.load(p_start + o, eviction_policy=LOAD)
         even, odd = tl.split(tl.reshape(b, (LANES, K // 2, 2)))
         return even.to(tl.float32), odd.to(tl.float32)
     o = start + o_lane * K
-    even = tl.join(_load_column(p_row, o, V, MASKED), _load_column(p_row, o + 2, V, MASKED))
-    odd = tl.join(_load_column(p_row, o + 1, V, MASKED), _load_column(p_row, o + 3, V, MASKED))
+    even = tl.join(_load_column(p_row, o, V, MASKED, LOAD), _load_column(p_row, o + 2, V, MASKED, LOAD))
+    odd = tl.join(_load_column(p_row, o + 1, V, MASKED, LOAD), _load_column(p_row, o + 3, V, MASKED, LOAD))
     if K == 8:
-        even_high = tl.join(_load_column(p_row, o + 4, V, MASKED), _load_column(p_row, o + 6, V, MASKED))
-        odd_high = tl.join(_load_column(p_row, o + 5, V, MASKED), _load_column(p_row, o + 7, V, MASKED))
+        even_high = tl.join(_load_column(p_row, o + 4, V, MASKED, LOAD), _load_column(p_row, o + 6, V, MASKED, LOAD))
+        odd_high = tl.join(_load_column(p_row, o + 5, V, MASKED, LOAD), _load_column(p_row, o + 7, V, MASKED, LOAD))
         even, odd = _join_columns(even, even_high, LANES), _join_columns(odd, odd_high, LANES)
     return even.to(tl.float32), odd.to(tl.float32)
 
 
 @triton.jit
-def _load_column(p_row, o, V, MASKED: tl.constexpr):
+def _load_column(p_row, o, V, MASKED: tl.constexpr, LOAD: tl.constexpr):
     if MASKED:
-        return tl.load(p_row + o, mask=o < V, other=float("-inf"))
-    return tl.load(p_row + o)
+        return tl.load(p_row + o, mask=o < V, other=float("-inf"), eviction_policy=LOAD)
+    return tl.load(p_row + o, eviction_policy=LOAD)
 
 
 @triton.jit
@@ -103,30 +119,50 @@ def sum_lanes(l_value, LANES: tl.constexpr):
 
 
 @triton.jit
-def tanh(x):
-    """tanh to about 2e-7 relative: an odd polynomial near 0, where the exponential form cancels.
+def cap_limit(softcap):
+    """The logits of which `short_cap` serves those that are smaller in magnitude."""
+    return softcap * CAP_LIMIT
 
-    The coefficients are a weighted least-squares fit at Chebyshev nodes of tanh(x)/x in x² over |x| < 0.625.
+
+@triton.jit
+def short_cap(x, softcap, SOFTCAP: tl.constexpr):
+    """softcap * tanh(x / softcap) where |x| < cap_limit(softcap), in seven instructions."""
+    r = 1.0 / softcap
+    r2 = r * r
+    if SOFTCAP == SHORT:
+        # x² (k / softcap²) in place of (x / softcap)² k: the coefficients take the division out of the loop.
+        x2, s1, s2, s3, s4, s5 = x * x, r2, r2 * r2, r2 * r2 * r2, (r2 * r2) * (r2 * r2), (r2 * r2) * (r2 * r2) * r2
+    else:  # where softcap^-10 is no float32
+        x2, s1, s2, s3, s4, s5 = (x * r) * (x * r), 1.0, 1.0, 1.0, 1.0, 1.0
+    p = tl.fma(x2, s5 * TANH_11.value, s4 * TANH_9.value)
+    p = tl.fma(x2, p, s3 * TANH_7.value)
+    p = tl.fma(x2, p, s2 * TANH_5.value)
+    p = tl.fma(x2, p, s1 * TANH_3.value)
+    return x * tl.fma(x2, p, 1.0)
+
+
+@triton.jit
+def cap(x, softcap, SOFTCAP: tl.constexpr):
+    """softcap * tanh(x / softcap) to 2e-7, but infinities as they are: the row must know of them.
+
+    Small logits get the bits of `short_cap`. Of others the exponential form does not cancel.
     """
-    x2 = x * x
-    near = tl.fma(x2, -0.005652355030179024, 0.020583488047122955)
-    near = tl.fma(x2, near, -0.053718484938144684)
-    near = tl.fma(x2, near, 0.13331091403961182)
-    near = tl.fma(x2, near, -0.3333325982093811)
-    near = tl.fma(x2, near, 1.0) * x
-    e = tl.exp2(tl.abs(x) * -2.8853900817779268)  # exp(-2|x|)
+    e = tl.exp2(tl.abs(x) * (-2.8853900817779268 * (1.0 / softcap)))  # exp(-2|x / softcap|)
     # 1 / (1 + e) by way of rsqrt and one Newton step: half the instructions of a division, whose range is not needed.
     r = tl.rsqrt(1.0 + e)
     r = r * r
     r = r * tl.fma(-r, 1.0 + e, 2.0)
-    far = (1.0 - e) * r
-    return tl.where(tl.abs(x) < 0.625, near, tl.where(x < 0, -far, far))
+    far = (1.0 - e) * r * softcap
+    small = tl.abs(x) < cap_limit(softcap)
+    capped = tl.where(small, short_cap(x, softcap, SOFTCAP), tl.where(x < 0, -far, far))
+    return tl.where(tl.abs(x) == INFINITY, x, capped)
 
 
 @triton.jit
-def cap(x, softcap):
-    """softcap * tanh(x / softcap), which leaves infinities as they are: the row must know of them."""
-    return tl.where(tl.abs(x) == INFINITY, x, softcap * tanh(x * (1.0 / softcap)))
+def cap_derivative(x_capped, softcap):
+    """1 - tanh², of finite logits."""
+    ratio = x_capped * (1.0 / softcap)
+    return tl.fma(-ratio, ratio, 1.0)
 
 
 @triton.jit
