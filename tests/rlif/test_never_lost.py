@@ -83,7 +83,7 @@ def test_a_command_that_samples_keeps_each_part_and_stops_at_the_next_forward_an
             os.kill(os.getpid(), signal.SIGTERM)
 
     with before_each_forward(stop_in_the_third_batch):
-        assert run(words(command, tmp_path / "part"), monkeypatch) == cli.INTERRUPTED
+        assert run(words(command, tmp_path / "part"), monkeypatch) == 128 + signal.SIGTERM
     assert stopped_at is not None
     assert forwards == stopped_at
     assert "--resume goes on" in (said := capsys.readouterr().err) or "the same command goes on" in said
