@@ -140,6 +140,7 @@ def prepare(shape: Shape, scratch: Path) -> tuple[Learner, Rollout]:
         reward=("self_certainty",),
         num_generations=shape.num_generations,
         max_completion_length=shape.completion_length,
+        beta=0.0,  # the policy alone: the start model has no update
         gradient_checkpointing=shape.gradient_checkpointing,
         guard="off",
         device="cpu",
