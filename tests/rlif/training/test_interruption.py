@@ -109,7 +109,8 @@ def test_what_another_start_model_came_to_is_no_part_of_an_evaluation(config: Tr
 
     with before_each_forward(stop), pytest.raises(KeyboardInterrupt, match=r"^stopped .*; --resume continues"):
         train(config)
-    assert config.output_dir is not None and rows_of(config.output_dir / EVALUATION_FILE) == 2
+    assert config.output_dir is not None
+    assert rows_of(config.output_dir / EVALUATION_FILE) == 2
     train(replace(config, model=str(other), resume=True))
     assert whole.output_dir is not None
     assert_same_runs(whole.output_dir, config.output_dir)
