@@ -10,12 +10,12 @@ import tyro
 
 from rlif.options.checks import check
 from rlif.options.fields import Formerly
-from rlif.options.groups import Dtype
+from rlif.options.groups import Dtype, WeightFileOptions
 from rlif.options.record import check_new
 
 
 @dataclass(kw_only=True)
-class ConvertConfig:
+class ConvertConfig(WeightFileOptions):
     """Write a GGUF file, or a LoRA adapter merged into its model, as a directory that transformers loads.
 
     Tokenizer, chat template and end tokens come along. The model that was written is read again, and must give the
@@ -30,9 +30,6 @@ class ConvertConfig:
 
     dtype: Dtype = "float32"
     """Data type of the weights that are written. Packed weights are unpacked in float32, and rounded once."""
-
-    max_shard_size: str = "5GB"
-    """Largest file of weights, such as 500MB."""
 
     trust_remote_code: bool = False
     """Run the Python code that comes with the model, where transformers has no such model or tokenizer of its own.

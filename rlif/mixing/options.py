@@ -11,13 +11,14 @@ import tyro
 from rlif.errors import UserError
 from rlif.options.checks import Share, check, check_value
 from rlif.options.fields import Formerly
+from rlif.options.groups import WeightFileOptions
 from rlif.options.record import check_new
 
 TokenizerFrom = Literal["base", "instruct"]
 
 
 @dataclass(kw_only=True)
-class MixConfig:
+class MixConfig(WeightFileOptions):
     """Mix the weights of two models of one architecture: (1 - ratio) x BASE + ratio x INSTRUCT.
 
     Computed tensor by tensor in float32 and rounded once to BASE's type, so that neither model is ever in memory.
@@ -37,9 +38,6 @@ class MixConfig:
 
     tokenizer_from: TokenizerFrom = "base"
     """Whose tokenizer, chat template and generation_config.json the result gets."""
-
-    max_shard_size: str = "5GB"
-    """Largest file of weights, such as 500MB; about twice as much memory is needed."""
 
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.

@@ -250,6 +250,14 @@ class SeedOptions:
 
 
 @dataclass(kw_only=True)
+class WeightFileOptions:
+    """How a model is written."""
+
+    max_shard_size: str = "5GB"
+    """Largest file of weights, such as 500MB; mixing needs about twice as much memory."""
+
+
+@dataclass(kw_only=True)
 class OutputOptions:
     """Where everything is written."""
 

@@ -49,7 +49,7 @@ def test_what_is_sampled_and_scored_is_the_distribution_of_the_first_columns(fus
     assert limited.vocab_size == LIMIT
     head = fused_head(limited.model) if fused else None
     scored = Scorer(limited.model, head)(rollout, 2.0, outputs=FIELDS)
-    logits = Scorer(whole.model, None)._scores(rollout)
+    logits = Scorer(whole.model, None).scores(rollout)
     expected = token_stats(
         logits, rollout.completion_ids, mask=rollout.completion_mask, temperature=2.0, vocab_size=LIMIT, outputs=FIELDS
     )
@@ -128,7 +128,7 @@ def test_diagnose_says_what_the_columns_do_to_self_certainty(padded: LanguageMod
     assert found is not None
     values = []
     for size in (24, 21):
-        logits = Scorer(padded.model, None)._scores(rollout)
+        logits = Scorer(padded.model, None).scores(rollout)
         stats = token_stats(
             logits, rollout.completion_ids, mask=rollout.completion_mask, vocab_size=size, outputs=("self_certainty",)
         )

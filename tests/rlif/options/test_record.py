@@ -64,7 +64,9 @@ def test_an_existing_directory_is_refused_unless_something_resumes_in_it(made: O
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^output_dir: got none, expected the directory of the run to resume$"):
+    with pytest.raises(
+        UserError, match=r"^output_dir: got none, expected the directory of the run to resume: --output-dir"
+    ):
         check_resume(Options(resume=True), "run")
     config = Options(resume=True, output_dir=tmp_path / "out")
     with pytest.raises(UserError, match=r"^output_dir: .*out does not exist, expected the directory of the run"):
