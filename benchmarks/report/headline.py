@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.markdown import table
-from benchmarks.report.ops import memory_of, shape
+from benchmarks.report.ops import all_shapes, memory_of, shape
 
 HEADLINE_SUITES = ("ops", "loop", "trl-step", "self-feedback")
 
@@ -43,7 +43,7 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
         f"trl {versions['trl']}."
     )
     links = [f"[`{path.name}`]({Path(os.path.relpath(path, page.parent)).as_posix()})" for path in files.values()]
-    return f"{shown}\n\n{where} From {', '.join(links[:-1])} and {links[-1]}."
+    return f"{shown}\n\n{all_shapes(results['ops'])}\n\n{where} From {', '.join(links[:-1])} and {links[-1]}."
 
 
 def _row(label: str, ours: float, name: str, theirs: float, form: str) -> list[str]:

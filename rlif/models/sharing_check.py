@@ -50,6 +50,9 @@ def _why_not(model: PreTrainedModel) -> str | None:
         return f"it has layers of type {', '.join(sorted(unknown))}"
     if getattr(config, "expert_capacity", None) is not None:
         return "its experts have a capacity, so that tokens compete for them"
+    # Llama 4's layers without RoPE, which no row as short as those of `_gap` shows: their scale has steps of thousands.
+    if getattr(config, "attn_temperature_tuning", False) and not all(config.no_rope_layers):
+        return "its attention scales queries by their place in the row, not by their position"
     try:
         gap = _gap(model)
     except Exception as error:  # whatever an architecture makes of a mask that it does not know

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -87,7 +88,8 @@ def read_model(
         )
         if has_tokenizer(path):
             tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-        model = merged(base, path).to(dtype)
+        model = merged(base, path)
+        _round(model, dtype)
         model.name_or_path = model.config.name_or_path = str(path)
         return model, tokenizer
     if exists(name) and (file := gguf_file(path)) is not None:
@@ -109,3 +111,18 @@ def read_model(
             f"{', '.join(missing[:3])} ({len(missing)} in all)"
         )
     return model, tokenizer
+
+
+@torch.no_grad()
+def _round(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Bring a model's float32 weights to a dtype, as transformers does in loading one.
+
+    That is: all that is saved, but for what its class wants in float32. `model.to` would round what is computed anew
+    for each model too, such as the frequencies of its positions.
+    """
+    strict = [re.compile(rf"(^|\.){re.escape(each)}($|\.)") for each in model._keep_in_fp32_modules_strict or ()]
+    buffers = dict(model.named_buffers())
+    saved = {name: buffers[name] for name in model.state_dict().keys() & buffers.keys()}
+    for name, weight in [*model.named_parameters(), *saved.items()]:
+        if weight.is_floating_point() and not any(each.search(name) for each in strict):
+            weight.data = weight.data.to(dtype)

@@ -26,12 +26,13 @@ from transformers import PreTrainedModel
 from rlif.errors import UserError
 from rlif.files.directories import UNFINISHED, damage
 from rlif.files.fingerprint import fingerprint
+from rlif.models.master_weights import MASTER, WIDE
 from rlif.options.checks import AtLeast, read_checked
 from rlif.rollouts.encode import EncodedPrompt
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-# What AdamW keeps of a weight.
+# What AdamW keeps of every weight. Of one of half precision `MasterWeightsAdamW` has its master weight too.
 OPTIMIZER_FIELDS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 # Numbers of each weight tensor that its fingerprint reads, evenly spaced: training changes nearly all of them.
 FINGERPRINT_SAMPLE = 1024
@@ -148,14 +149,21 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory
         raise UserError(f"resume: cannot read {path}: {error}") from error
     for key, value in saved.items():
         name, _, field = key.rpartition(".")
-        if name not in weights or field not in OPTIMIZER_FIELDS or not value.is_floating_point():
+        if name not in weights or not _is_kept(field, value, weights[name]):
             raise UserError(f"resume: {path} has {key} ({value.dtype}), which AdamW does not keep of these weights")
         if value.shape != (() if field == "step" else weights[name].shape):
             raise UserError(f"resume: {path} has {key} of shape {tuple(value.shape)}, which no weight has")
         optimizer.state[weights[name]][field] = _like(weights[name], value)
     for name, weight in weights.items():
-        if weight in optimizer.state and set(optimizer.state[weight]) != OPTIMIZER_FIELDS:
+        if weight in optimizer.state and set(optimizer.state[weight]) - {MASTER} != OPTIMIZER_FIELDS:
             raise UserError(f"resume: {path} has only a part of what AdamW keeps of {name}")
+
+
+def _is_kept(field: str, value: Tensor, weight: Tensor) -> bool:
+    """Tell whether AdamW keeps such a value of a weight."""
+    if field == MASTER:
+        return weight.dtype not in WIDE and value.dtype == torch.float32
+    return field in OPTIMIZER_FIELDS and value.is_floating_point()
 
 
 def _whole(value: Tensor) -> Tensor:

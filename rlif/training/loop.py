@@ -80,7 +80,9 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     """
     run = prepare(config, progress)
     learner, step, bad_steps = run.learner, run.state.step, 0
-    warning, stopped_by_guard, few_moved = None, False, False
+    # A run that the guard has stopped, and that was then interrupted before it was saved, is at its last step.
+    stopped_by_guard, last = (True, step) if run.should_stop and step < config.max_steps else (False, config.max_steps)
+    warning, few_moved = None, False
     first_trained = step + 1
     first = step if step == 0 or run.unfinished else first_trained
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
@@ -89,7 +91,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             with stop.interruptible():  # no process waits for another here
                 run.ask_start_model()
             run.progress.start(config.title, config.max_steps, run.state.step)
-            for step in range(first, config.max_steps + 1):
+            for step in range(first, last + 1):
                 row: dict[str, float] = dict(run.unfinished or {"step": step})
                 samples: list[dict[str, object]] = []
                 if step >= first_trained:
@@ -122,7 +124,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     raise KeyboardInterrupt
                 if step > 0 and config.save_steps is not None and step % config.save_steps == 0:
                     run.save_checkpoint()
-                if run.guard and run.keeps_best and run.guard.should_stop:
+                if run.should_stop:
                     stopped_by_guard = step < config.max_steps
                     break
             stop.save_in_peace()

@@ -106,7 +106,12 @@ class Run:
 
     def evaluate(self, step: int) -> Validation:
         """Evaluate the policy after a step; goes on where it was stopped."""
-        work = {"step": step, "prompts": self.state.eval_data_fingerprint, "options": asdict(self.validation)}
+        work = {
+            "model": self.state.model_fingerprint,
+            "step": step,
+            "prompts": self.state.eval_data_fingerprint,
+            "options": asdict(self.validation),
+        }
         done, keep = self._parts(EVALUATION_FILE, work | {"consensus": fingerprint([self.consensus])})
         models, accelerator = self.learner.models, self.learner.accelerator
         return evaluate(models, accelerator, self.validation, self.eval_set, self.consensus, done=done, keep=keep)
@@ -142,6 +147,11 @@ class Run:
         """Whether the guard decides when the run ends and which policy is its model."""
         supervised = any(reward.needs_answers and reward.weight != 0 for reward in self.learner.rewards.rewards)
         return self.learner.config.guard == "stop" and not supervised
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the guard decides, and has decided that the run ends."""
+        return self.guard is not None and self.keeps_best and self.guard.should_stop
 
     def save_checkpoint(self) -> None:
         """Save everything that the run needs to continue after the last step."""

@@ -30,6 +30,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "olmo2": {},
     "smollm3": {"no_rope_layers": [1, 0]},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "llama4_text": {
+        "intermediate_size_mlp": 48, "num_local_experts": 2, "num_experts_per_tok": 1, "attention_chunk_size": 16,
+        "no_rope_layers": [1, 0], "attn_temperature_tuning": False,
+    },
     "gpt_oss": {
         "sliding_window": _WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},

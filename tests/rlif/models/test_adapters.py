@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from rlif.conversion.convert import convert
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel, load_language_model
 from runs import MakeConfig, train
 
+F32 = torch.float32
 IDS = torch.tensor([[3, 15, 4, 17, 5, 2]])
 
 
@@ -42,6 +43,24 @@ def test_it_loads_merged_with_the_logits_of_the_two_together(adapter: Path, mode
     assert torch.equal(merged.model.get_input_embeddings().weight, start.get_input_embeddings().weight)
     convert(str(adapter), tmp_path / "whole")  # refuses unless the saved one is the same
     assert not load(tmp_path / "whole").model.config.tie_word_embeddings
+
+
+def test_in_bfloat16_its_weights_alone_are_rounded(adapter: Path, model_dir: Path, tmp_path: Path) -> None:
+    coarse, fine = (load(adapter, dtype=dtype).model for dtype in ("bfloat16", "float32"))
+    rounded = fine.state_dict()
+    assert all(torch.equal(weight, rounded[name].bfloat16()) for name, weight in coarse.state_dict().items())
+    # The frequencies of positions are no weights: at position 1000 a rounded one is radians off.
+    ordinary = dict(load(model_dir, dtype="bfloat16").model.named_buffers())
+    for name, buffer in coarse.named_buffers():
+        assert torch.equal(buffer, ordinary[name]), name
+        assert buffer.dtype == torch.float32, name
+    convert(str(adapter), tmp_path / "whole", dtype="bfloat16")  # refuses unless the saved one is the same
+
+
+def test_what_a_class_wants_in_float32_stays_so(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Qwen3ForCausalLM, "_keep_in_fp32_modules_strict", {"q_norm"})
+    kept = {name for name, weight in load(adapter, dtype="bfloat16").model.named_parameters() if weight.dtype == F32}
+    assert kept == {f"model.layers.{layer}.self_attn.q_norm.weight" for layer in (0, 1)}
 
 
 def test_it_can_be_trained_on_by_another_adapter_and_as_it_is(adapter: Path, make_config: MakeConfig) -> None:

@@ -186,6 +186,28 @@ def test_a_model_that_cannot_share_says_so_and_is_left_as_it_is(model: PreTraine
     assert not shares_prompts(model, wanted=False)
 
 
+@pytest.mark.parametrize(("no_rope_layers", "tuned"), [([1, 0], True), ([1, 0], False), ([1, 1], True)])
+def test_a_model_shares_unless_its_queries_are_scaled_by_their_place(no_rope_layers: list[int], tuned: bool) -> None:
+    # A scale that changes at token 32: behind the rows that are tried at the start, within the row below.
+    model = tiny_model(
+        "llama4_text",
+        torch.float32,
+        no_rope_layers=no_rope_layers,
+        attn_temperature_tuning=tuned,
+        floor_scale=32,
+        attn_scale=1.0,
+    )
+    if tuned and 0 in no_rope_layers:
+        with pytest.warns(UserWarning, match="scales queries by their place in the row"):
+            assert not shares_prompts(model)
+        return
+    assert shares_prompts(model)
+    rollout = made_up([(9, (5, 5, 5, 5, 5)), (9, (5, 5, 5, 5))])
+    shared, separate = (Scorer(model, None, share_prompts=share).scores(rollout) for share in (True, False))
+    # Logits of about 6, in float32.
+    torch.testing.assert_close(shared, separate, atol=1e-4, rtol=0.0)
+
+
 def test_a_model_whose_packed_rows_go_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", torch.float32)
 

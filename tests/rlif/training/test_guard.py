@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +28,9 @@ from rlif.training.guard import Guard, Reading
 from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
-from rlif.training.setup import held_out, validation_options
+from rlif.training.setup import Run, held_out, validation_options
 from rlif.training.validation import majority_answers
-from runs import MakeConfig, evaluated, train
+from runs import MakeConfig, assert_same_runs, evaluated, train
 from tiny_models import frozen_start_model
 
 # A policy that is well: its samples are likely, end, state answers, and half of them are the start model's.
@@ -235,6 +237,27 @@ def test_stop_ends_the_run_with_the_best_policy_and_keeps_the_last(falling: Trai
     assert not (watched.run_dir / "last").exists()
     assert not watched.stopped
     assert watched.warning == result.warning
+
+
+def test_a_stopped_run_that_is_interrupted_before_it_is_saved_trains_no_further(
+    falling: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(replace(falling, output_dir=tmp_path / "whole"))
+    watch = Run.watch
+
+    def interrupt(run: Run, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], str | None]:
+        found = watch(run, step, metrics)
+        if run.should_stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "watch", interrupt)
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {whole.last_step}; --resume continues"):
+            train(falling)
+    resumed = train(replace(falling, resume=True))
+    assert (resumed.last_step, resumed.guard_step, resumed.stopped) == (whole.last_step, whole.guard_step, True)
+    assert_same_runs(whole.run_dir, resumed.run_dir)
 
 
 def test_a_run_rewarded_for_right_answers_is_not_stopped(falling: TrainConfig) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from forwards import before_each_forward, done_of
@@ -21,6 +22,7 @@ from rlif.training.options import TrainConfig
 from rlif.training.progress import PlainProgress
 from rlif.training.run_dir import CONSENSUS_FILE, EVALUATION_FILE, UNFINISHED_ROW, unfinished_row
 from runs import MakeConfig, assert_same_runs, train
+from tiny_models import make_model, make_tokenizer
 
 CONSENSUS = "Asking the start model for its majority answers"
 # When a run is stopped: how many rows of metrics it has, what it is doing, before which forward of that; and the
@@ -88,6 +90,30 @@ def test_a_run_that_is_stopped_loses_nothing_and_goes_no_further(
     if moment != "asking the start model":
         assert not any(what.startswith(CONSENSUS) for what in again)
     assert not (directory / EVALUATION_FILE).exists()
+
+
+def test_what_another_start_model_came_to_is_no_part_of_an_evaluation(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, guard="off", max_steps=1)  # whose start model is asked nothing
+    other = tmp_path / "other"
+    model = make_model()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.neg_()
+    model.save_pretrained(other)
+    make_tokenizer().save_pretrained(other)
+    whole = replace(config, model=str(other), output_dir=tmp_path / "whole")
+    train(whole)
+
+    def stop(number: int, what: str) -> None:
+        if what.startswith("evaluating") and done_of("evaluating") == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with before_each_forward(stop), pytest.raises(KeyboardInterrupt, match=r"^stopped .*; --resume continues"):
+        train(config)
+    assert config.output_dir is not None
+    assert rows_of(config.output_dir / EVALUATION_FILE) == 2
+    train(replace(config, model=str(other), resume=True))
+    assert whole.output_dir is not None
+    assert_same_runs(whole.output_dir, config.output_dir)
 
 
 def test_what_is_computed_is_on_the_disk_before_the_next_part_begins(config: TrainConfig) -> None:

@@ -16,9 +16,10 @@ from hurt import HOSTILE_VALUES, rewrite
 from rlif.errors import UserError
 from rlif.files.directories import damage
 from rlif.files.jsonl import read_metrics
+from rlif.models.master_weights import MasterWeightsAdamW
 from rlif.training import loop as trainer
 from rlif.training import setup as prepare
-from rlif.training.checkpoint import RunState, checkpoints
+from rlif.training.checkpoint import RunState, checkpoints, load_optimizer, optimizer_tensors, save_optimizer
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from runs import MakeConfig, assert_same_runs, train
@@ -42,6 +43,7 @@ def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         {"num_iterations": 2, "mask_truncated_completions": True},
         {"lora_rank": 4, "lora_modules_to_save": ("lm_head",)},
+        {"lora_rank": 4, "dtype": "bfloat16", "learning_rate": 3e-6, "num_iterations": 2},
         {"dtype": "bfloat16", "learning_rate": 3e-6, "logits_dtype": "float32"},
         {"reward": ("random", "self_certainty=0.5"), "weight_decay": 0.1, "evaluates": True},
     ],
@@ -62,6 +64,32 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     result = train(replace(config, resume=True))
     assert [row["step"] for row in result.rows] == ([0] if evaluates else []) + [1, 2, 3, 4, 5]
     assert_same_runs(whole.output_dir, config.output_dir)
+
+
+@pytest.mark.parametrize(
+    ("weights", "master", "is_kept"),
+    [
+        (torch.bfloat16, torch.float32, True),
+        (torch.bfloat16, None, True),  # of a version without master weights
+        (torch.bfloat16, torch.bfloat16, False),
+        (torch.float32, torch.float32, False),
+    ],
+)
+def test_a_master_weight_is_read_where_the_optimizer_keeps_one(
+    weights: torch.dtype, master: torch.dtype | None, is_kept: bool, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(2, 3, bias=False, dtype=weights)
+    kept = {"weight.step": torch.ones(())} | {f"weight.{name}": torch.ones(3, 2) for name in ("exp_avg", "exp_avg_sq")}
+    if master is not None:
+        kept["weight.master"] = torch.full((3, 2), 0.1, dtype=master)
+    save_optimizer(kept, tmp_path)
+    optimizer = MasterWeightsAdamW(model.parameters())
+    if is_kept:
+        load_optimizer(model, optimizer, tmp_path)
+        assert optimizer_tensors(model, optimizer).keys() == kept.keys()
+    else:
+        with pytest.raises(UserError, match=r"^resume: .* has weight\.master .*, which AdamW does not keep"):
+            load_optimizer(model, optimizer, tmp_path)
 
 
 @pytest.fixture
