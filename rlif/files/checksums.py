@@ -19,14 +19,22 @@ def sealed(row: dict[str, Any]) -> dict[str, Any]:
     return row | {SEAL: _checksum(row)}
 
 
-def check_seal(row: dict[str, Any], where: str) -> None:
+def check_seal(row: dict[str, Any], where: str, *, required: bool = False) -> None:
     """Hold a row to its checksum, if it has one, and take that out of it.
+
+    Args:
+        row: as it was read.
+        where: it was read, for the message.
+        required: a row without a checksum has changed, too: nobody is meant to write such rows by hand.
 
     Raises:
         UserError: beginning with `where`: the row has changed since it was written.
     """
-    if SEAL in row and row.pop(SEAL) != _checksum(row):
-        raise UserError(f"{where}: has changed since it was written; expected it as it was, or without its `{SEAL}`")
+    if SEAL not in row and not required:
+        return
+    if row.pop(SEAL, None) != _checksum(row):
+        instead = "the file removed" if required else f"without its `{SEAL}`"
+        raise UserError(f"{where}: has changed since it was written; expected it as it was, or {instead}")
 
 
 def _checksum(row: dict[str, Any]) -> str:

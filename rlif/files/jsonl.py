@@ -167,6 +167,7 @@ def read_rows(
     made_by: str | None = None,
     growing: bool = False,
     renamed: Mapping[str, str] | None = None,
+    sealed_only: bool = False,
 ) -> list[Row]:
     """The rows of a JSONL file of objects, without their checksums, if they have any; blank lines are skipped.
 
@@ -176,6 +177,7 @@ def read_rows(
         made_by: the command that makes the file, for the message where it cannot be read.
         growing: the file is being written, or its writer was killed: a line cut short at its end is left out.
         renamed: names of values as an earlier version wrote them, with those that the rows get.
+        sealed_only: every row has its checksum, or has been changed.
 
     Raises:
         UserError: naming the file, and the line if one is at fault.
@@ -198,7 +200,7 @@ def read_rows(
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise UserError(f"{place}: got {line[:60]}, expected an object")
-            check_seal(row, place)
+            check_seal(row, place, required=sealed_only)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{place}: not valid JSON: {error}") from error
         rows.append(_renamed(row, renamed))

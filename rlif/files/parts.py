@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlif.errors import UserError
-from rlif.files.fingerprint import fingerprint
+from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
-
-CHECKSUM = "checksum"
 
 
 class PartsFile:
@@ -27,21 +25,15 @@ class PartsFile:
             UserError: somebody has changed the file, or it cannot be written.
         """
         self.path = path
-        first = _sealed({"work": dict(work)})
         try:
-            rows = read_rows(path, argument=argument, growing=True) if path.exists() else []
+            rows = read_rows(path, argument=argument, growing=True, sealed_only=True) if path.exists() else []
             self._file = JsonLines(path)
         except OSError as error:
             raise UserError(f"output_dir: cannot write to {path}: {error.strerror}") from error
         if not rows or rows[0].get("work") != dict(work):
-            self._file.replace([first])
-            rows = [first]
-        for number, row in enumerate(rows, start=1):
-            if _sealed(row) != row:
-                raise UserError(
-                    f"{argument}: {path}, row {number} is not as it was written; expected it so, or the file removed"
-                )
-        self.rows = [{name: value for name, value in row.items() if name != CHECKSUM} for row in rows[1:]]
+            rows = [{"work": dict(work)}]
+            self._file.replace(map(sealed, rows))
+        self.rows = rows[1:]
 
     def append(self, rows: list[Row]) -> None:
         """Write further parts; they are on the disk before this returns.
@@ -49,10 +41,5 @@ class PartsFile:
         Raises:
             UserError: they cannot be written. Those before them are still there.
         """
-        self._file.append(map(_sealed, rows))
+        self._file.append(map(sealed, rows))
         self.rows += rows
-
-
-def _sealed(row: Row) -> Row:
-    part = {name: value for name, value in row.items() if name != CHECKSUM}
-    return part | {CHECKSUM: fingerprint([part])[:16]}

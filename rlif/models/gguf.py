@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def load_gguf(
         The model, the tokenizer, and what transformers says of the loading. The model can be saved like any other.
 
     Raises:
-        UserError: the package that reads such files is not installed.
+        UserError: the package that reads such files is not installed, or the file is cut short or damaged.
     """
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"model: {path} is a GGUF file, for which there is no module gguf; pip install 'rlif[gguf]'")
@@ -87,18 +88,19 @@ def load_gguf(
     from transformers.integrations.gguf import read_gguf_metadata
 
     directory, file = str(path.parent), path.name
-    tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=file, trust_remote_code=False)
-    with _our_bar(path):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory,
-            gguf_file=file,
-            trust_remote_code=False,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-        )
-    metadata, names = read_gguf_metadata(str(path))
+    with _whole(path):
+        metadata, names = read_gguf_metadata(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=file, trust_remote_code=False)
+        with _our_bar(path):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                gguf_file=file,
+                trust_remote_code=False,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+            )
     if "rope_freqs.weight" in names:
         warnings.warn(
             f"model: {path} scales the frequencies of its positions, which transformers does not read: its "
@@ -109,6 +111,21 @@ def load_gguf(
     model.generation_config.eos_token_id = list(dict.fromkeys(end for end in ends if end is not None)) or None
     model.name_or_path = model.config.name_or_path = str(path)  # by which an adapter finds it again
     return model, tokenizer, info
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Within, what the reader stumbles over in a file that ends too early, or has other bytes, is said as that."""
+    try:
+        yield
+    except (struct.error, UnicodeDecodeError, ValueError) as error:
+        # Of a file that ends within a tensor numpy gets fewer values than its shape has.
+        if type(error) is ValueError and not str(error).startswith("cannot reshape array"):
+            raise
+        raise UserError(
+            f"model: {path} of {path.stat().st_size:,} bytes is cut short or damaged, expected a whole GGUF file, with "
+            "the size and the checksum that its source tells"
+        ) from error
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from rlif.files.jsonl import write_rows
-from rlif.options.checks import Between, Count, Share, check
+from rlif.options.checks import Between, Share, check
 
 Split = Literal["train", "eval"]
 
@@ -48,8 +48,8 @@ class ArithmeticConfig:
 
     operands: Annotated[int, Between(2, 9)] = 2
     """Numbers in a problem (2 to 9)."""
-    digits: Count = 3
-    """Digits of each number (at least 1); the first is never 0."""
+    digits: Annotated[int, Between(1, 18)] = 3
+    """Digits of each number (1 to 18); the first is never 0."""
     subtraction: bool = False
     """Whether numbers may also be subtracted; the right answer is never negative."""
     errors: Literal["random", "systematic"] = "random"

@@ -9,8 +9,9 @@ names as many, wherever a command takes data. A level is a number of steps and a
     numbers        small  large  small  large  small  large  small  large
 
 Small numbers are mostly those of a times table, and money is whole dollars. Large ones have two or three digits, money
-has quarters, fractions have several parts, and every second problem tells something that has nothing to do with its
-question. Every quantity is one that can be: people, things and changes are whole and not negative.
+has quarters, fractions have several parts, and where a template has an aside, which has nothing to do with the
+question, about every second of its problems tells it. Every quantity is one that can be: people, things and changes are
+whole and not negative.
 
 Everything is a function of level, split and seed; the first problems are the same whatever n. Templates come equally
 often. A template is of one split only, so that no problem of "test" has the form of one of "train".
@@ -90,7 +91,7 @@ class WordProblem:
 
 
 def word_problems(config: WordProblemConfig) -> Iterator[WordProblem]:
-    """Yield `config.n` problems. None comes twice, until a template has been drawn in every way that it has.
+    """Yield `config.n` problems. None comes twice, until a template has drawn nothing new a hundred times.
 
     Raises:
         UserError: a bad value in the configuration.

@@ -80,6 +80,17 @@ def test_a_conversion_that_does_not_end_leaves_nothing(
 
 
 @needs_gguf
+@pytest.mark.parametrize("size", [4, 30, 200, -1000, -4])
+def test_a_file_that_is_cut_short_says_so(size: int, packed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(packed.read_bytes()[:size])
+    with pytest.raises(
+        UserError, match=r"^model: .*cut\.gguf of [\d,]+ bytes is cut short or damaged, expected a whole"
+    ):
+        load(path)
+
+
+@needs_gguf
 def test_a_model_that_changes_by_being_saved_is_refused(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,11 +139,11 @@ def test_the_one_file_of_a_directory_is_its_model(tmp_path: Path) -> None:
         ({"a-00001-of-00002.gguf": b"GGUF"}, "", "is one part of a model in several files"),
         ({"model.safetensors": b"1234"}, "model.safetensors", "is a file and no GGUF, expected a model directory"),
         ({}, "missing.gguf", "which does not exist; expected a model directory, a GGUF file or a hub id"),
-        ({"a.gguf": b"GGUF"}, "a.gguf", "could not load"),
+        ({"a.gguf": b"GGUF"}, "a.gguf", "cut short or damaged"),
     ],
 )
 def test_what_is_no_model_is_one_line(files: dict[str, bytes], name: str, message: str, tmp_path: Path) -> None:
-    if message == "could not load":
+    if message == "cut short or damaged":
         pytest.importorskip("gguf")
     for file, content in files.items():
         (tmp_path / file).write_bytes(content)

@@ -184,6 +184,7 @@ def test_systematic_errors_are_the_same_each_time_and_never_felt() -> None:
         ("operands", 1),
         ("operands", 10),
         ("digits", 0),
+        ("digits", 10**9),  # nobody computes ten to this power
         ("errors", "sometimes"),
         ("error_rate", -0.1),
         ("doubt_rate", 1.5),
