@@ -58,7 +58,9 @@ def damage(directory: Path) -> str | None:
     """What is wrong with a directory that `write_directory` made, in a few words; None if nothing is."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        expected: dict[str, str] = dict(manifest["sha256"])
+        expected: dict[str, str] = manifest["sha256"]
+        if not isinstance(expected, dict) or not expected:
+            return f"{MANIFEST} names no file"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     for name, checksum in expected.items():

@@ -29,9 +29,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --full: no random hurts."""
+    """Without --full: no random hurts, and no command that takes minutes."""
+
+    def is_short(item: pytest.Item) -> bool:
+        command = getattr(getattr(item, "callspec", None), "params", {}).get("command")
+        row = ROWS.get(command) if isinstance(command, str) else None
+        return RANDOM not in getattr(item, "fixturenames", ()) and not (row and row.full_only)
+
     if not config.option.full:
-        items[:] = [each for each in items if RANDOM not in getattr(each, "fixturenames", ())]
+        items[:] = [each for each in items if is_short(each)]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

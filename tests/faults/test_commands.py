@@ -30,10 +30,14 @@ def test_every_command_has_a_row() -> None:
 
 @pytest.mark.parametrize(("command", "kind"), [cell for cell in CELLS if why_not(*cell) is None])
 def test_nothing_is_lost(
-    command: str, kind: str, make_bench: Callable[[str], Bench], record_property: Callable[[str, object], None]
+    command: str,
+    kind: str,
+    make_bench: Callable[[str], Bench],
+    record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest,
 ) -> None:
     bench = make_bench(command)
-    details = details_of(command, kind, bench.unhurt)
+    details = details_of(command, kind, bench.unhurt, full=request.config.option.full)
     hurt(bench, kind, details)
     record_property(FAULT, as_told(bench, kind, details))
     assert not bench.told, "\n".join(bench.told)

@@ -15,6 +15,7 @@ from hurt import assert_same
 from rlif.files.checksums import SEAL
 from rlif.files.directories import MANIFEST, is_whole
 from rlif.files.json_values import without_nan
+from rlif.training.run_dir import EVALUATION_FILE
 from tiny_models import TIMES
 
 # Values that are another's at every run, or that follow from them.
@@ -60,7 +61,7 @@ def _content(path: Path) -> object:
         with np.load(path) as arrays:
             return {name: arrays[name].tolist() for name in arrays}
     if kind == ".md":
-        return re.sub(r"\d+ minutes of processor time", "", path.read_text())
+        return re.sub(r"[^,\n]+ of processor time", "", path.read_text())
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -89,7 +90,8 @@ def acknowledged(directory: Path) -> dict[str, object]:
     rows = {
         name: [line for line in path.read_bytes().splitlines(keepends=True) if f'"{SEAL}"'.encode() in line]
         for name, path in files(directory).items()
-        if path.suffix == ".jsonl" and "train-" not in name  # where steps after a checkpoint are done again
+        # Steps after a checkpoint are done again; and an evaluation that is whole is one line of metrics.jsonl.
+        if path.suffix == ".jsonl" and "train-" not in name and path.name != EVALUATION_FILE
     }
     results = {name: [path.read_bytes()] for name, path in files(directory).items() if path.name == "result.json"}
     whole = results | {name: [line for line in lines if line.endswith(b"\n")] for name, lines in rows.items()}

@@ -76,12 +76,15 @@ class Row:
     all_at_once: bool = False
     """Whether what it leaves is whole or not there, whenever it is hurt."""
     hurts: int = 4
-    """How often the suite sends it each signal, at the most."""
+    """How often --full sends it each signal, at the most."""
     files_damaged: int = 6
-    """How many of its files the suite damages in each way; --full draws from all."""
+    """How many of its files --full damages in each way; its random hurts draw from all."""
     delay: float = 0.3
     """Seconds between two of its changes at the most, about."""
     miniature: Callable[[], None] | None = None
+    """What makes it small, where its options cannot."""
+    full_only: bool = False
+    """Whether only --full has the time for it."""
 
 
 def train(shared: Shared) -> str:
@@ -172,7 +175,7 @@ ROWS = {
     "train": Row(train, "--resume"),
     "plot": Row(plot, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
     "demo": Row(demo, None, reads_own_files=False, hurts=2),
-    "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small),
+    "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small, full_only=True),
     "diagnose": Row(diagnose, "--resume"),
     "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),

@@ -22,6 +22,8 @@ from rlif.files.directories import MANIFEST, is_whole
 from rlif.files.jsonl import SETTINGS, read_rows
 
 SIZES = 12
+# Without --full, of a command and a kind of hurt: sizes, signals, files damaged.
+FEW_SIZES, FEW_HURTS, FEW_FILES = 3, 2, 2
 Detail = dict[str, object]
 
 
@@ -338,16 +340,17 @@ def hurt(bench: Bench, kind: str, details: list[Detail]) -> None:
         bench.finish(f"{kind}, at the end")
 
 
-def details_of(command: str, kind: str, unhurt: Unhurt) -> list[Detail]:
-    """The hurts of the suite: the same at every run."""
+def details_of(command: str, kind: str, unhurt: Unhurt, *, full: bool) -> list[Detail]:
+    """The hurts of the suite: the same at every run, and without `full` some of them."""
     chance, row = random.Random(f"{command} {kind}"), ROWS[command]
     if kind == "file-size limit":
         sizes = sorted(path.stat().st_size for path in files(unhurt.out).values())
+        number = SIZES if full else FEW_SIZES
         # From nothing up to the largest file, as many in between as files are there to be cut short by them.
-        picked = [sizes[place * (len(sizes) - 1) // (SIZES - 2)] for place in range(SIZES - 1)]
+        picked = [sizes[place * (len(sizes) - 1) // (number - 2)] for place in range(number - 1)]
         return [{"size": size} for size in (0, *(max(0, size - 1) for size in picked))]
     if not KINDS[kind].of_finished:
-        count = min(KINDS[kind].count, row.hurts)
+        count = min(KINDS[kind].count, row.hurts if full else FEW_HURTS)
         drawn = sorted(
             (KINDS[kind].draw(chance, row, unhurt) for _ in range(count)), key=lambda each: int(each["change"])
         )  # type: ignore[call-overload]
@@ -360,6 +363,7 @@ def details_of(command: str, kind: str, unhurt: Unhurt) -> list[Detail]:
     # Each file is damaged in one way of the three here; --full tries all.
     of_kind = [kind for kind, each in KINDS.items() if each.of_finished]
     mine = [name for number, name in enumerate(names) if of_kind[number % 3] == kind]
-    if len(mine) > row.files_damaged:
-        mine = sorted(chance.sample(mine, row.files_damaged))
+    most = row.files_damaged if full else FEW_FILES
+    if len(mine) > most:
+        mine = sorted(chance.sample(mine, most))
     return [KINDS[kind].draw(chance, row, unhurt) | {"file": name} for name in mine]
