@@ -60,7 +60,7 @@ def damage(directory: Path) -> str | None:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         expected: dict[str, str] = manifest["sha256"]
         if not isinstance(expected, dict) or not expected:
-            return f"{MANIFEST} names no file"
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     for name, checksum in expected.items():

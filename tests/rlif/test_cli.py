@@ -306,6 +306,7 @@ def test_a_terminal_that_is_closed_ends_a_run_with_a_checkpoint(make_config: Mak
     ours, theirs = os.openpty()
 
     def own_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may be run by nohup
         os.setsid()
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 

@@ -72,7 +72,9 @@ def test_a_tokenizer_that_finds_the_disk_full_is_one_error(directory: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "3", "[" * 3000, '{"sha256": [3]}', '{"sha256": {"a\\u0000": "x"}}', '{"sha256": {"..": "x"}}']
+    "text",
+    ["[]", "3", "[" * 3000, '{"sha256": {"a\\u0000": "x"}}', '{"sha256": {"..": "x"}}']
+    + [f'{{"sha256": {files}}}' for files in ("[3]", "[]", "{}")],
 )
 def test_checksums_that_make_no_sense_are_damage(text: str, directory: Path) -> None:
     assert damage(directory) is None
