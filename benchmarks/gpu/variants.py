@@ -41,13 +41,13 @@ class Variant:
 # Registers are upper bounds, as compiled for sm_90 (`tests/benchmarks/gpu` holds them): the plan counts on them.
 VARIANTS: dict[str, tuple[Variant, ...]] = {
     "forward": (
-        Variant("forward", {"num_stages": 2}),
-        Variant("forward", {"num_stages": 3}),
-        Variant("forward", {"num_stages": 4}),
+        Variant("forward", {"num_stages": 2, "unroll": 1}),
+        Variant("forward", {"num_stages": 3, "unroll": 1}),
+        Variant("forward", {"num_stages": 4, "unroll": 1}),
         Variant("forward", {"load": "evict_first"}),
-        Variant("forward", {"num_stages": 3, "load": "evict_first"}),
+        Variant("forward", {"num_stages": 3, "unroll": 1, "load": "evict_first"}),
         Variant("forward", {"num_warps": 8, "unroll": 2}),
-        Variant("forward_part", {"num_stages": 3}),
+        Variant("forward_part", {"num_stages": 3, "registers": 112}),
         Variant("forward_part", {"load": "evict_first"}),
         Variant("forward", {"slices": 0}),
         Variant("forward", {"slices": 1}),
