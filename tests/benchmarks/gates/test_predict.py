@@ -22,9 +22,9 @@ from benchmarks.report import newest
 from rlif_kernels.backends.triton import plan
 
 HOPPERS = ("H100", "H200")
-# Elsewhere 64 rows of seven chunks, or 28 slices, do not divide by the multiprocessors. Chunks fix the bits of a row, so
-# that they are the same for every GPU. On a B200 a part of a row takes 109 registers, so that four programs are resident
-# and not five: 0.72 of the device works on 64 rows.
+# Elsewhere 64 rows of seven chunks, or 28 slices, do not divide by the multiprocessors. Chunks fix the bits of a row,
+# so that they are the same for every GPU. On a B200 a part of a row takes 109 registers, so that four programs are
+# resident and not five: 0.72 of the device works on 64 rows.
 LEAST_SHARE = {name: 0.9 if name in HOPPERS else 0.72 if name == "B200" else 0.85 for name in GPUS}
 
 
