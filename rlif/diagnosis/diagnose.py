@@ -43,10 +43,9 @@ from rlif.rewards.registry import INTERNAL
 from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import encode_prompts
-from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import make_scorer, score_parts
+from rlif.scoring.scorer import make_scorer, parts_of, score_parts
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
 from rlif_kernels import TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
@@ -229,8 +228,7 @@ def diagnose(
                 seeds=[(seed, start + offset) for offset in range(len(batch))],
             )
             with doing("scoring"):
-                everything = list(range(len(rollout.texts)))
-                divided = microbatches(rollout, everything, max_tokens_per_forward, share_prompts=scorer.share_prompts)
+                divided = parts_of(scorer, rollout, max_tokens_per_forward)
                 stats = score_parts(scorer, rollout, divided, temperature, outputs)
                 rows = look_at(rollout, stats, rewards, language_model)
             if start == 0:

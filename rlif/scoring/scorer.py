@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from rlif.models.language_model import positions
 from rlif.models.packed_row import packed
 from rlif.models.sharing_check import shares_prompts
 from rlif.options.groups import MemoryOptions
-from rlif.rollouts.microbatches import is_shared
+from rlif.rollouts.microbatches import is_shared, microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import GRPOLoss, TokenStats, grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
@@ -181,6 +181,28 @@ def shared_prompts(scorer: nn.Module) -> float:
     inner = getattr(scorer, "module", scorer)
     assert isinstance(inner, Scorer)
     return inner.share_prompts
+
+
+def parts_of(
+    scorer: nn.Module,
+    rollout: Rollout,
+    max_tokens: int,
+    rows: Sequence[int] | None = None,
+    *,
+    whole_groups: bool = False,
+) -> list[list[int]]:
+    """Divide rows over forwards of a `Scorer`, or of what accelerate made of one, as `microbatches` does.
+
+    Args:
+        scorer: whose forwards they are.
+        rollout: where the rows are from.
+        max_tokens: of a forward.
+        rows: to divide; None: all.
+        whole_groups: keep the completions of a prompt together.
+    """
+    everything = list(range(len(rollout.texts))) if rows is None else list(rows)
+    sharing = shared_prompts(scorer)
+    return microbatches(rollout, everything, max_tokens, whole_groups=whole_groups, share_prompts=sharing)
 
 
 def padded_inputs(rollout: Rollout) -> dict[str, Tensor | bool]:

@@ -27,12 +27,11 @@ from rlif.progress_bar import bar
 from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt
-from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.answer_tokens import answer_tokens
 from rlif.scoring.confidence import OUTPUTS, span_scores
-from rlif.scoring.scorer import Scorer, make_scorer
+from rlif.scoring.scorer import Scorer, make_scorer, parts_of
 from rlif.self_feedback.judge import p_true, verdict_tokens
 from rlif.self_feedback.options import SampleOptions, SelfFeedbackConfig
 from rlif.self_feedback.prompts import encode
@@ -276,7 +275,7 @@ def _confidences(
     """Every score of every completion, at temperature 1 whatever that of sampling was."""
     vocab_size = num_columns(scorer.model)
     scores: list[dict[str, float]] = [{} for _ in spans]
-    for rows in microbatches(rollout, list(range(len(spans))), max_tokens, share_prompts=scorer.share_prompts):
+    for rows in parts_of(scorer, rollout, max_tokens):
         part = rollout.select(rows)
         stats = scorer(part, 1.0, outputs=OUTPUTS)
         for place, row in enumerate(rows):

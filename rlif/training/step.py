@@ -27,9 +27,9 @@ from torch import Tensor
 from rlif.answers.math_verification import limited_cost
 from rlif.models.optimization import MovedWeights, set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, mean_and_std, unscaled_advantages
-from rlif.rollouts.microbatches import groups_fit, microbatches
+from rlif.rollouts.microbatches import groups_fit
 from rlif.rollouts.rollout import Rollout
-from rlif.scoring.scorer import LossInputs, score_parts, shared_prompts
+from rlif.scoring.scorer import LossInputs, parts_of, score_parts, shared_prompts
 from rlif.training.distributed import all_reduce_max, all_reduce_sum, batch_std, equal_turns
 from rlif.training.learner import Learner
 from rlif.training.loss_options import StepSize, loss_options
@@ -157,7 +157,7 @@ def score(learner: Learner, rollout: Rollout, scores: Scores) -> None:
     outputs, rows = learner.rewards.outputs, list(range(len(rollout.texts)))
     stats = TokenStats()
     if outputs:
-        turns = equal_turns(accelerator, parts_of(learner, rollout, rows))
+        turns = equal_turns(accelerator, parts_of(scorer, rollout, config.max_tokens_per_forward, rows))
         parts = [each for each in turns if each is not None]
         stats = score_parts(scorer, rollout, parts, config.temperature, outputs)
         for _ in turns[len(parts) :]:
@@ -202,8 +202,7 @@ def score_and_learn(learner: Learner, rollout: Rollout, scores: Scores) -> float
     """Accumulate the gradients of the first update, part by part: one forward gives rewards and loss of a part."""
     config, accelerator, scorer = learner.config, learner.accelerator, learner.models.scorer
     outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + learner.rewards.outputs))
-    everything = list(range(len(rollout.texts)))
-    turns = equal_turns(accelerator, parts_of(learner, rollout, everything, whole_groups=True))
+    turns = equal_turns(accelerator, parts_of(scorer, rollout, config.max_tokens_per_forward, whole_groups=True))
     learner.optimizer.zero_grad()
     loss = torch.zeros((), device=rollout.completion_ids.device)
     for index, rows in enumerate(turns):
@@ -243,7 +242,7 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
     if on_policy:
         look_forward(learner, rollout, scores, [row for row, each in enumerate(is_moved) if not each])
     rows_to_move = [row for row, each in enumerate(is_moved) if each]
-    turns = equal_turns(accelerator, parts_of(learner, rollout, rows_to_move)) or [None]
+    turns = equal_turns(accelerator, parts_of(scorer, rollout, config.max_tokens_per_forward, rows_to_move)) or [None]
     learner.optimizer.zero_grad()
     loss = torch.zeros((), device=rollout.completion_ids.device)
     for index, rows in enumerate(turns):
@@ -272,17 +271,6 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
 
 
 # ---------------------------------------------------------------- what both share
-
-
-def parts_of(learner: Learner, rollout: Rollout, rows: list[int], *, whole_groups: bool = False) -> list[list[int]]:
-    """Divide rows over forwards as `microbatches` does, for the scorer of the run."""
-    return microbatches(
-        rollout,
-        rows,
-        learner.config.max_tokens_per_forward,
-        whole_groups=whole_groups,
-        share_prompts=shared_prompts(learner.models.scorer),
-    )
 
 
 def moved(scores: Scores, config: TrainConfig) -> list[bool]:
@@ -330,7 +318,8 @@ def count_clipped(scores: Scores, result: GRPOLoss) -> None:
 def look_forward(learner: Learner, rollout: Rollout, scores: Scores, rows: list[int]) -> None:
     """Go forward only, over rows that the loss does not move: metrics and later updates want to know them too."""
     config, scorer = learner.config, learner.models.scorer
-    for part_rows in equal_turns(learner.accelerator, parts_of(learner, rollout, rows)):
+    parts = parts_of(scorer, rollout, config.max_tokens_per_forward, rows)
+    for part_rows in equal_turns(learner.accelerator, parts):
         part = rollout.select(part_rows or [0])
         start_logprob = ask_start_model(learner, part)
         stats = scorer(part, config.temperature)

@@ -23,10 +23,9 @@ from rlif.progress_bar import Move
 from rlif.rewards.controls import verifiable
 from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.encode import EncodedPrompt
-from rlif.rollouts.microbatches import microbatches
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.scorer import shared_prompts
+from rlif.scoring.scorer import parts_of
 from rlif.training.distributed import unsharded
 from rlif.training.learner import Models
 from rlif_kernels import TokenStats, k3_kl
@@ -143,8 +142,7 @@ def _measured(
     assert models.start_model is not None
     totals: Counter[str] = Counter(text_totals(rollout, consensus))
     drift = []
-    everything, sharing = list(range(len(rollout.texts))), shared_prompts(models.scorer)
-    for rows in microbatches(rollout, everything, max_tokens, share_prompts=sharing):
+    for rows in parts_of(models.scorer, rollout, max_tokens):
         part = rollout.select(rows)
         stats = models.scorer(part, temperature)
         start_logprob = models.start_model.logprob(part, temperature)
