@@ -40,14 +40,13 @@ class JsonLines:
         """
         self.path, self.argument = path, argument
         with path.open("a+b") as file:
-            length = file.tell()
-            if size is None:
-                file.seek(0)
-                size = file.read().rfind(b"\n") + 1
-            if length < size:
-                raise UserError(f"resume: {path} has {length} bytes, expected the {size} of the checkpoint")
             file.seek(0)
-            self._digest = hashlib.sha256(file.read(size))
+            text = file.read()
+            if size is None:
+                size = text.rfind(b"\n") + 1
+            if len(text) < size:
+                raise UserError(f"resume: {path} has {len(text)} bytes, expected the {size} of the checkpoint")
+            self._digest = hashlib.sha256(text[:size])
             if checksum not in (None, self.checksum):
                 raise UserError(
                     f"resume: {path} has changed since the checkpoint was written; expected it as it was, or a new run "
@@ -89,8 +88,9 @@ class JsonLines:
         Raises:
             UserError: they cannot be written.
         """
-        write_rows(self.path, rows, argument=self.argument)
-        self._digest = hashlib.sha256(self.path.read_bytes())
+        text = _lines(rows)
+        write_text(self.path, text, argument=self.argument)
+        self._digest = hashlib.sha256(text.encode())
 
 
 class StageFile:

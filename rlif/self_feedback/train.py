@@ -32,7 +32,7 @@ from rlif.models.optimization import (
     scheduled,
     set_learning_rate,
     step_if_finite,
-)  # fmt: skip
+)
 from rlif.models.reward_model import load_reward_model
 from rlif.options.checks import Count, read_checked
 from rlif.progress_bar import bar

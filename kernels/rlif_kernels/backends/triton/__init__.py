@@ -20,7 +20,7 @@ from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel, terms_kernel
 from rlif_kernels.backends.triton.lanes import NUM_PARTS
 from rlif_kernels.backends.triton.launches import Launch
-from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES, TILES, Device
+from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES, TILES, Device, cdiv
 from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, RowState, empty_results, row_offsets
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
@@ -232,7 +232,7 @@ def _launch_terms(
     """Write the loss, k3 and the clip flag of each row; return the derivative by each field."""
     terms = {"logprob": True, "entropy": options.entropy_coef != 0, "self_certainty": options.self_certainty_coef != 0}
     grads = {name: torch.empty_like(results["loss"]) for name, present in terms.items() if present}
-    terms_kernel[(_cdiv(rows.num_rows, TERMS_ROWS),)](
+    terms_kernel[(cdiv(rows.num_rows, TERMS_ROWS),)](
         rows.targets, *(fields.get(name) for name in DEFAULT_OUTPUTS), *loss_rows, results["loss"], results.get("kl"),
         clipped.view(torch.int8), *(grads.get(name) for name in DEFAULT_OUTPUTS), rows.num_rows, *_numbers(options),
         E=terms["entropy"], U=terms["self_certainty"], ROWS=TERMS_ROWS, num_warps=4, enable_fp_fusion=False,
@@ -254,7 +254,7 @@ def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:
         tensor.mul_(factor)
     elif tensor.numel():
         with _device_of(tensor):
-            scale_kernel[(_cdiv(tensor.numel(), SCALE_BLOCK),)](
+            scale_kernel[(cdiv(tensor.numel(), SCALE_BLOCK),)](
                 tensor, factor, tensor.numel(), BLOCK=SCALE_BLOCK, num_warps=8
             )
 
@@ -320,11 +320,6 @@ def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
     if all(outer == size * inner for (_, outer), (size, inner) in itertools.pairwise(dims)):
         return tensor, dims[-1][1] if dims else 0, None, wide
     return tensor, 0, row_offsets(tensor), wide
-
-
-def _cdiv(number: int, divisor: int) -> int:
-    """`triton.cdiv`, which a tracer of constants wraps: a hundred times the work."""
-    return -(-number // divisor)
 
 
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:

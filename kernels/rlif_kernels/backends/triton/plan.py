@@ -134,7 +134,7 @@ def loss(num_rows: int, num_columns: int, itemsize: int, device: Device, softcap
 
 def num_chunks(num_columns: int, itemsize: int) -> int:
     """Chunks of a row: the parts of it that are added up first, whoever does."""
-    return _cdiv(num_columns * itemsize, TILES * TILE_BYTES)
+    return cdiv(num_columns * itemsize, TILES * TILE_BYTES)
 
 
 def resident_programs(launch: Launch, device: Device) -> int:
@@ -211,7 +211,7 @@ def _backward(table: Table, num_rows: int, num_columns: int, itemsize: int, devi
     resident = resident_programs(launch, device)
 
     def plan(tiles: int) -> BackwardPlan:
-        chunks = _cdiv(num_columns * itemsize, tiles * launch.block_bytes)
+        chunks = cdiv(num_columns * itemsize, tiles * launch.block_bytes)
         programs = num_rows * chunks
         balanced = balance(programs, resident, device.multiprocessors)
         efficiency = balanced * _fill(programs, resident, device.multiprocessors, launch.block_bytes)
@@ -254,7 +254,7 @@ def _loss(table: Table, num_rows: int, num_columns: int, itemsize: int, device: 
     )  # fmt: skip
 
 
-def _cdiv(number: int, divisor: int) -> int:
+def cdiv(number: int, divisor: int) -> int:
     """`triton.cdiv`, which a tracer of constants wraps: a hundred times the work."""
     return -(-number // divisor)
 
