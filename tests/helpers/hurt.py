@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from rlif import cli
 from rlif.files.directories import MANIFEST
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "100"}
@@ -30,6 +33,16 @@ def start(words: Sequence[str], **more: object) -> subprocess.Popen[str]:
 def without_progress(errors: str) -> list[str]:
     """The lines that a command wrote on stderr, less those on what it is doing, which depend on the clock."""
     return [line for line in errors.splitlines() if not re.match(r"rlif [a-z-]+: |rlif: compiling ", line)]
+
+
+def run_in_process(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """Run `rlif` with these words in this process, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["rlif", *words])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import pytest
 from packaging.requirements import Requirement
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hurt import running, without_progress
+from hurt import run_in_process, running, without_progress
 from rlif import cli
 from rlif.extras import TRAIN
 from rlif.rewards import REWARDS
@@ -44,16 +44,6 @@ def arguments(config: TrainConfig) -> list[str]:
             for word in [value] if not isinstance(value, tuple) else value:
                 words += [f"--{field.name.replace('_', '-')}", str(word)]
     return words
-
-
-def run_in_process(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """The exit code of `rlif` with these words."""
-    monkeypatch.setattr(sys, "argv", ["rlif", *words])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code
-    return 0
 
 
 def test_help_names_every_option_with_its_meaning(

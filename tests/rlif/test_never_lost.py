@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from forwards import before_each_forward, done_of
-from hurt import assert_same
-from rlif import cli
+from hurt import assert_same, run_in_process
 from rlif.files.jsonl import read_rows
 
 WriteJsonl = Callable[..., Path]
@@ -48,16 +46,6 @@ def words(model_dir: Path, write_jsonl: WriteJsonl) -> Callable[[str, Path], lis
     return make
 
 
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """The exit code of `rlif` with these words."""
-    monkeypatch.setattr(sys, "argv", ["rlif", *words])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
 @pytest.mark.parametrize("command", SAMPLING)
 def test_a_command_that_samples_keeps_each_part_and_stops_at_the_next_forward_and_goes_on(
     command: str,
@@ -83,13 +71,13 @@ def test_a_command_that_samples_keeps_each_part_and_stops_at_the_next_forward_an
             os.kill(os.getpid(), signal.SIGTERM)
 
     with before_each_forward(stop_in_the_third_batch):
-        assert run(words(command, tmp_path / "part"), monkeypatch) == 128 + signal.SIGTERM
+        assert run_in_process(words(command, tmp_path / "part"), monkeypatch) == 128 + signal.SIGTERM
     assert stopped_at is not None
     assert forwards == stopped_at
     assert "--resume goes on" in (said := capsys.readouterr().err) or "the same command goes on" in said
-    assert run([*words(command, tmp_path / "part"), *RESUME[command]], monkeypatch) == 0
+    assert run_in_process([*words(command, tmp_path / "part"), *RESUME[command]], monkeypatch) == 0
     assert "Sampling: 4 of 6 prompts" in capsys.readouterr().err
-    assert run(words(command, tmp_path / "whole"), monkeypatch) == 0
+    assert run_in_process(words(command, tmp_path / "whole"), monkeypatch) == 0
     ours, theirs = (
         [{key: value for key, value in row.items() if key != "checksum"} for row in read_rows(tmp_path / run_ / name)]
         for run_ in ("part", "whole")
