@@ -220,7 +220,7 @@ def floor_chart(results: dict[str, Any]) -> Figure | None:
 def memory_chart(results: dict[str, Any]) -> Figure | None:
     """Extra memory against the size of all logits."""
     found = {op: measured_entries(results, op, "memory") for op in ("token_stats", "linear_grpo_loss")}
-    found = {op: sorted(each, key=lambda entry: entry["logits_bytes"]) for op, each in found.items() if each}
+    found = {op: by_size(each) for op, each in found.items() if each}
     if max(map(len, found.values()), default=0) < 2:
         return None
     shares = [
@@ -245,6 +245,12 @@ def memory_chart(results: dict[str, Any]) -> Figure | None:
         each.set_xlabel(f"MB of all logits, N x V, {entries[-1]['dtype']}", fontsize=9)
         each.set_title(OP_NAMES[op], fontsize=9.5, loc="left", pad=14)
     return drawn
+
+
+def by_size(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort by the size of all logits, of one dtype: that of the largest, which the axis names."""
+    ordered = sorted(entries, key=lambda entry: int(entry["logits_bytes"]))
+    return [entry for entry in ordered if entry["dtype"] == ordered[-1]["dtype"]]
 
 
 def error_chart(results: dict[str, Any]) -> Figure | None:

@@ -183,3 +183,14 @@ def test_a_directory_without_results_is_one_clear_line(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             report.main(["--results", str(directory)])
         assert message in capsys.readouterr().err
+
+
+def test_a_line_of_memory_has_shapes_of_the_dtype_that_its_axis_names():
+    def entry(dtype, rows):
+        size = 100 * rows * (4 if dtype == "float32" else 2)
+        implementations = {"rlif": {"forward_backward_bytes": rows, "package": "rlif", "version": "0"}}
+        shape = {"kind": "memory", "op": "token_stats", "dtype": dtype, "logits_bytes": size}
+        return shape | {"implementations": implementations}
+
+    drawn = charts.by_size([entry("float32", 8), entry("bfloat16", 12), entry("float32", 4), entry("bfloat16", 2)])
+    assert [(each["dtype"], each["logits_bytes"]) for each in drawn] == [("float32", 1600), ("float32", 3200)]
