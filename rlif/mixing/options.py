@@ -22,6 +22,7 @@ class MixConfig(WeightFileOptions):
     """Mix the weights of two models of one architecture: (1 - ratio) x BASE + ratio x INSTRUCT.
 
     Computed tensor by tensor in float32 and rounded once to BASE's type, so that neither model is ever in memory.
+    It takes about twice the size of one file of weights, which --max-shard-size bounds.
     """
 
     base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]

@@ -254,7 +254,7 @@ class WeightFileOptions:
     """How a model is written."""
 
     max_shard_size: str = "5GB"
-    """Largest file of weights, such as 500MB; mixing needs about twice as much memory."""
+    """Largest file of weights, such as 500MB."""
 
 
 @dataclass(kw_only=True)
