@@ -23,7 +23,7 @@ from rlif_kernels.backends.triton.backward import backward_kernel
 from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, terms_kernel
 from rlif_kernels.backends.triton.launches import Launch, current
-from rlif_kernels.policy_loss import LossOptions
+from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
 TARGETS = {

@@ -1,9 +1,8 @@
-"""Checks of the public functions' arguments: of the rows, of the loss, and on a CPU of the tensors' values.
+"""Checks of the public functions' arguments: of the rows, and on a CPU of the tensors' values.
 
 Each error names the argument, what came and what was expected.
 """
 
-import math
 import sys
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlif_kernels.policy_loss import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES, LossOptions, LossRows, token_weights
 from rlif_kernels.rows import Rows
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX
+from rlif_kernels.stats import FIELDS, IGNORE_INDEX
 from rlif_kernels.transforms import transformed
 
 if TYPE_CHECKING:
@@ -36,16 +34,6 @@ class RowArguments(NamedTuple):
     """The name of the process group over which the vocabulary is sharded, or ""."""
     largest_slice: int
     """The largest number of columns that a process of the group holds."""
-
-
-class LossArguments(NamedTuple):
-    """What the ops are told of the loss, checked."""
-
-    loss_rows: LossRows
-    """Flat, detached; 0 in masked rows."""
-    options: LossOptions
-    sequence_length: int
-    """Tokens that share a ratio; 0 where each has its own."""
 
 
 def row_arguments(
@@ -102,84 +90,6 @@ def row_arguments(
         "" if group is None else group.group_name,
         largest_slice,
     )
-
-
-def loss_arguments(
-    arguments: RowArguments,
-    advantages: Tensor,
-    old_logprob: Tensor | None,
-    ref_logprob: Tensor | None,
-    loss_type: str,
-    epsilon_low: float,
-    epsilon_high: float | None,
-    delta: float | None,
-    beta: float,
-    importance_sampling_level: str,
-    entropy_coef: float,
-    self_certainty_coef: float,
-    num_items_in_batch: int | Tensor | None,
-    max_completion_length: int | None,
-    loss_scale: float,
-) -> tuple[RowArguments, LossArguments]:
-    """Check the arguments of the loss, which are those of `grpo_loss`.
-
-    Returns:
-        the arguments of the rows, with the statistics that the loss needs added to those requested, and of the loss.
-    """
-    targets, requested = arguments.rows.targets, arguments.outputs
-    if targets.ndim == 0:
-        raise ValueError("targets has shape (); expected (..., T), T the tokens of a sequence")
-    if not set(requested) <= set(DEFAULT_OUTPUTS):
-        raise ValueError(f"outputs is {requested}; expected names out of {DEFAULT_OUTPUTS}")
-    for name, value, choices in (
-        ("loss_type", loss_type, LOSS_TYPES),
-        ("importance_sampling_level", importance_sampling_level, IMPORTANCE_SAMPLING_LEVELS),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; expected one of {choices}")
-    epsilon_high = epsilon_low if epsilon_high is None else epsilon_high
-    options = LossOptions(
-        _finite("epsilon_low", epsilon_low, at_least_0=True),
-        _finite("epsilon_high", epsilon_high, at_least_0=True),
-        math.inf if delta is None else _finite("delta", delta, at_least_0=True),
-        _finite("beta", beta, at_least_0=True),
-        _finite("entropy_coef", entropy_coef),
-        _finite("self_certainty_coef", self_certainty_coef),
-    )
-    loss_scale = _finite("loss_scale", loss_scale)
-    for name, count in (("max_completion_length", max_completion_length), ("num_items_in_batch", num_items_in_batch)):
-        if isinstance(count, Tensor) and name == "num_items_in_batch":
-            if count.numel() != 1:
-                raise ValueError(f"{name} has shape {tuple(count.shape)}; expected one number")
-        elif count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-            raise ValueError(f"{name} is {count!r}; expected a positive integer or None")
-    _check_tokens("advantages", advantages, targets, (targets.shape, targets.shape[:-1]))
-    for name, logprob in (("old_logprob", old_logprob), ("ref_logprob", ref_logprob)):
-        if logprob is not None:
-            _check_tokens(name, logprob, targets, (targets.shape,))
-    if beta and ref_logprob is None:
-        raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
-
-    active = targets != IGNORE_INDEX
-    per_token = advantages.shape == targets.shape
-    if not per_token:
-        advantages = advantages[..., None].expand(targets.shape)
-    weight, mean_weight = token_weights(active, loss_type, num_items_in_batch, max_completion_length, loss_scale)
-
-    # What stands in masked tokens is padding: it may be anything.
-    def cleared(value: Tensor) -> Tensor:
-        return value.detach().float().where(active, 0).view(-1)
-
-    logprobs = (None if logprob is None else cleared(logprob) for logprob in (old_logprob, ref_logprob))
-    loss_rows = LossRows(cleared(advantages), weight.view(-1), mean_weight.view(-1), *logprobs)
-    needed = {"logprob", *requested}
-    needed |= {name for name in DEFAULT_OUTPUTS[1:] if getattr(options, f"{name}_coef")}
-    arguments = arguments._replace(outputs=tuple(name for name in FIELDS if name in needed))
-    # On-policy the ratio of a sequence is 1 as well, and its derivative that of the tokens' ratios, unless their
-    # advantages differ.
-    shared = importance_sampling_level == "sequence" and (old_logprob is not None or per_token)
-    by_sequence = shared and targets.numel() > 0
-    return arguments, LossArguments(loss_rows, options, targets.shape[-1] if by_sequence else 0)
 
 
 def check_logits(logits: Tensor) -> None:
@@ -353,7 +263,7 @@ def _positive(name: str, value: float) -> float:
     return number
 
 
-def _finite(name: str, value: float, at_least_0: bool = False) -> float:
+def finite_number(name: str, value: float, at_least_0: bool = False) -> float:
     number = _number(name, value, "a number")
     # Not math.isfinite, which takes no variable of torch.compile.
     if not -sys.float_info.max <= number <= sys.float_info.max or (at_least_0 and number < 0):
@@ -370,14 +280,3 @@ def _check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str) 
         )
     if tensor.device != source.device:
         raise ValueError(f"{name} is on {tensor.device}; expected {source.device}, the device of {source_name}")
-
-
-def _check_tokens(name: str, tensor: Tensor, targets: Tensor, shapes: tuple[torch.Size, ...]) -> None:
-    check_tensor(name, tensor)
-    if tensor.shape not in shapes:
-        expected = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected}, as targets are")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name} has dtype {tensor.dtype}; expected a floating dtype")
-    if tensor.device != targets.device:
-        raise ValueError(f"{name} is on {tensor.device}; expected {targets.device}, the device of targets")

@@ -2,18 +2,21 @@
 
 Autograd would read the logits for the statistics, and read them again to turn the gradient of the statistics into the
 gradient of the logits. But the loss of a token is known as soon as its log-probability is, and so is the derivative
-(`policy_loss` has the formula). So one kernel does both, and reads a row the second time from the cache.
+(`loss_terms` has the formulas). So one kernel does both, and reads a row the second time from the cache.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import torch
 from torch import Tensor
 
 from rlif_kernels.backends import Backend, backend_for, local_backend, vocab_parallel
 from rlif_kernels.backends.tangents import field_tangents
-from rlif_kernels.checks import check_inplace, check_logits, loss_arguments, row_arguments
+from rlif_kernels.checks import check_inplace, check_logits, row_arguments
+from rlif_kernels.loss_arguments import loss_arguments
+from rlif_kernels.loss_options import LossOptions, LossVariant
+from rlif_kernels.loss_terms import LossRows, Sequences, TokenTerms, as_clipped, token_terms
 from rlif_kernels.op_values import (
     fake_loss_outputs,
     grpo_loss_of,
@@ -23,9 +26,10 @@ from rlif_kernels.op_values import (
     op_rows,
     requested,
 )
-from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average, token_terms
+from rlif_kernels.policy_loss import GRPOLoss, policy_loss
 from rlif_kernels.rows import Rows
-from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
+from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
+from rlif_kernels.token_stats import token_stats
 from rlif_kernels.transforms import (
     apply_uncompiled,
     check_first_backward,
@@ -47,6 +51,7 @@ def grpo_loss(
     old_logprob: Tensor | None = None,
     ref_logprob: Tensor | None = None,
     *,
+    token_weight: Tensor | None = None,
     mask: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     vocab_size: int | None = None,
@@ -66,6 +71,7 @@ def grpo_loss(
     inplace_backward: bool = False,
     group: "ProcessGroup | None" = None,
     backend: str | None = None,
+    **variant: Unpack[LossVariant],
 ) -> GRPOLoss:
     """Compute the policy loss of GRPO and of its variants, with the gradient of the logits computed in the same pass.
 
@@ -78,13 +84,15 @@ def grpo_loss(
         advantages: (...), one for each sequence, or (..., T), one for each token.
         old_logprob: (..., T) float32, of the policy that sampled. None on-policy: the ratio is 1.
         ref_logprob: (..., T) float32, of the reference that `beta` holds on to.
+        token_weight: (..., T), at least 0: multiplies each token's policy term, that is its advantage, and neither the
+            penalty nor the means; `importance_weight` corrects a sampler so. In "vespo" their product over a sequence
+            is part of the sequence's weight.
         mask: (..., T) bool, the tokens that count.
         temperature, vocab_size, softcap, group, backend: as in `token_stats`.
-        loss_type: how tokens add up. "dapo": their sum divided by `num_items_in_batch`; "bnpo": their mean; "grpo": the
-            mean over sequences of each sequence's mean; "dr_grpo": their sum divided by the number of sequences and by
-            `max_completion_length`.
+        loss_type: what the ratio does, and how tokens add up: `loss_options` has the table.
         epsilon_low, epsilon_high: the ratio gains nothing outside [1 - epsilon_low, 1 + epsilon_high]; the upper one
-            is the lower one where it is None.
+            is the lower one where it is None. In "gmpo" they bound the ratio's logarithm, in [-epsilon_low,
+            epsilon_high]; in "cispo" `epsilon_high` is the largest ratio itself.
         delta: the ratio counts as no more than that, also where the advantage is negative; None: no such bound.
         beta: weight of the divergence from the reference ("k3"); needs `ref_logprob` unless it is 0.
         importance_sampling_level: "token", or "sequence" (GSPO): one ratio for a sequence, the geometric mean of its
@@ -98,9 +106,12 @@ def grpo_loss(
         outputs: which of "logprob", "entropy", "self_certainty" to return beside the loss.
         inplace_backward: write the gradient into the logits' own storage, at once: this call destroys them. Not for
             selective checkpointing whose policy saves this op: to recompute it would then leave the logits as they are.
+        variant: options of some losses alone, see `LossVariant`.
 
     A backward hands out the gradient that the forward computed, in its own memory. With retain_graph=True, for a second
-    backward or for the gradient of one term, it makes a copy, N·V elements.
+    backward or for the gradient of one term, it makes a copy, N·V elements. Off-policy "cispo", "sapo", "vespo" and
+    "gmpo" read the logits once more. Where a variant chooses tokens by what all say, this is `token_stats` followed by
+    `policy_loss`, and the gradient is computed in the backward.
 
     Returns:
         `GRPOLoss`: the loss with its gradient, and what is worth logging.
@@ -113,12 +124,21 @@ def grpo_loss(
     arguments = row_arguments(
         logits, "logits", logits.shape[-1], targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
-    arguments, loss = loss_arguments(
-        arguments, advantages, old_logprob, ref_logprob, loss_type, epsilon_low, epsilon_high, delta, beta,
-        importance_sampling_level, entropy_coef, self_certainty_coef, num_items_in_batch, max_completion_length,
-        loss_scale,
-    )  # fmt: skip
+    given = (advantages, old_logprob, ref_logprob, token_weight)
+    options: dict[str, Any] = {
+        "loss_type": loss_type, "epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta, "beta": beta,
+        "importance_sampling_level": importance_sampling_level, "entropy_coef": entropy_coef,
+        "self_certainty_coef": self_certainty_coef, "num_items_in_batch": num_items_in_batch,
+        "max_completion_length": max_completion_length, "loss_scale": loss_scale,
+    }  # fmt: skip
+    arguments, loss = loss_arguments(arguments, *given, variant, **options)
     learns = torch.is_grad_enabled() and (logits.requires_grad or transformed())
+    if loss.selects:
+        stats = token_stats(
+            logits, targets, temperature=temperature, mask=mask, vocab_size=vocab_size, softcap=softcap,
+            outputs=arguments.outputs, inplace_backward=inplace_backward and learns, group=group, backend=backend,
+        )  # fmt: skip
+        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, **options, **variant)
     inplace = inplace_backward and learns
     if inplace:
         check_inplace(logits)
@@ -187,13 +207,13 @@ class _Transformed(torch.autograd.Function):
 
 def _tangent(tangent: Tensor, logits: Tensor, arguments: tuple[Any, ...]) -> Tensor:
     """The tangent of the loss."""
-    *row_arguments, outputs, backend, group, loss_rows, options, sequence_length = arguments
+    *row_arguments, outputs, backend, group, loss_rows, options, term, sequence_length = arguments
     rows, names = op_rows(*row_arguments), requested(outputs)
     local = local_backend(backend, logits)
     ranks = vocab_parallel(local, group)
     fields, _ = (ranks or local).forward(logits, rows, names)
     tangents = field_tangents(tangent, logits, rows, names, ranks)
-    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, sequence_length)
+    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), term, rows.targets, sequence_length)
 
 
 def tangent_of_loss(
@@ -202,10 +222,11 @@ def tangent_of_loss(
     loss_rows: LossRows,
     options: LossOptions,
     targets: Tensor,
+    term: str,
     sequence_length: int,
 ) -> Tensor:
     """What the loss changes by when the fields change by their tangents."""
-    grads = token_terms(fields, loss_rows, options, average_over(targets, sequence_length)).grads
+    grads = token_terms(fields, loss_rows, options, term, sequences_of(targets, sequence_length)).grads
     active = targets.view(-1) != IGNORE_INDEX
     changes = [(grad.double() * tangents[name]).where(active, 0) for name, grad in grads.items()]
     return torch.stack(changes).sum().float()
@@ -219,26 +240,40 @@ def loss_of_rows(
     outputs: Sequence[str],
     loss_rows: LossRows,
     options: LossOptions,
-    average: Callable[[Tensor], Tensor] | None = None,
+    term: str,
+    sequences: Sequences | None = None,
 ) -> tuple[dict[str, Tensor], TokenTerms]:
     """The statistics and the loss of each row, and its gradient in `grad_logits` (which may be the logits) if given.
 
-    With `average` the ratio is that of a sequence, which takes a second look at the logits: `policy_loss.token_terms`.
+    The fused kernels know the clipped loss of a token, and with it the gradient of any other on-policy. A ratio that
+    `sequences` share, and another term off-policy, take a second look at the logits: `loss_terms.token_terms`.
     """
-    if grad_logits is not None and average is None and backend.grpo is not None:
-        return backend.grpo(grad_logits, logits, rows, outputs, loss_rows, options)
+    if grad_logits is not None and sequences is None and backend.grpo is not None:
+        clipped = as_clipped(loss_rows, options, term)
+        if clipped is not None:
+            fields, terms = backend.grpo(grad_logits, logits, rows, outputs, *clipped)
+            return fields, terms if term == "clip" else token_terms(fields, loss_rows, options, term)
     fields, row_state = backend.forward(logits, rows, outputs)
-    terms = token_terms(fields, loss_rows, options, average)
+    terms = token_terms(fields, loss_rows, options, term, sequences)
     if grad_logits is not None:
         backend.backward(grad_logits, terms.grads, logits, rows, row_state)
     return fields, terms
 
 
-def average_over(targets: Tensor, sequence_length: int) -> Callable[[Tensor], Tensor] | None:
-    """`sequence_average` of all rows; None where each token has a ratio of its own (`sequence_length` 0)."""
+def sequences_of(targets: Tensor, sequence_length: int) -> Sequences | None:
+    """The sequences of all rows; None where each token has a ratio of its own (`sequence_length` 0)."""
     if not sequence_length:
         return None
-    return sequence_average(targets.view(-1) != IGNORE_INDEX, sequence_length, slice(None))
+    return Sequences(targets.view(-1) != IGNORE_INDEX, sequence_length, slice(None))
+
+
+def loss_of_stats(
+    stats: TokenStats, targets: Tensor, outputs: Sequence[str], *given: Tensor | None, **options: Any
+) -> GRPOLoss:
+    """`policy_loss` of statistics of the rows whose targets are not masked, with the fields that were asked for."""
+    tensors = (None if value is None else value.detach().float() for value in given)
+    result = policy_loss(stats, *tensors, mask=targets != IGNORE_INDEX, **options)
+    return result._replace(**{name: None for name in DEFAULT_OUTPUTS if name not in outputs})
 
 
 # ---------------------------------------------------------------- library ops
@@ -259,6 +294,7 @@ def _forward(
     group: str,
     loss_rows: Sequence[Tensor | None],
     options: Sequence[float],
+    term: str,
     sequence_length: int,
     learns: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -270,7 +306,8 @@ def _forward(
         op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns),
         requested(outputs),
         *op_loss(loss_rows, options, varying),
-        average_over(targets, sequence_length),
+        term,
+        sequences_of(targets, sequence_length),
     )
     return (*loss_outputs(fields, terms, targets), logits.new_empty(0) if grad_logits is None else grad_logits)
 
@@ -280,7 +317,7 @@ _forward_op = torch.library.custom_op("rlif::grpo_loss", _forward, mutates_args=
 
 @_forward_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, _, outputs, _, _, loss_rows, _, _, learns = rest
+    _, _, _, _, _, outputs, _, _, loss_rows, _, _, _, learns = rest
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format) if learns else logits.new_empty(0)
     return (*fake_loss_outputs(logits, targets, outputs, loss_rows), grad_logits)
 
@@ -298,6 +335,7 @@ def _forward_inplace(
     group: str,
     loss_rows: Sequence[Tensor | None],
     options: Sequence[float],
+    term: str,
     sequence_length: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     fields, terms = loss_of_rows(
@@ -307,7 +345,8 @@ def _forward_inplace(
         op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns),
         requested(outputs),
         *op_loss(loss_rows, options, varying),
-        average_over(targets, sequence_length),
+        term,
+        sequences_of(targets, sequence_length),
     )
     return loss_outputs(fields, terms, targets)
 
@@ -317,7 +356,7 @@ _forward_inplace_op = torch.library.custom_op("rlif::grpo_loss_", _forward_inpla
 
 @_forward_inplace_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, _, outputs, _, _, loss_rows, _, _ = rest
+    _, _, _, _, _, outputs, _, _, loss_rows, _, _, _ = rest
     return fake_loss_outputs(logits, targets, outputs, loss_rows)
 
 

@@ -8,18 +8,22 @@ or keep all of them.
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import torch
 from torch import Tensor
 
-from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, loss_arguments, row_arguments
-from rlif_kernels.grpo_loss import average_over, loss_of_rows, scaled, tangent_of_loss
+from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, row_arguments
+from rlif_kernels.grpo_loss import loss_of_rows, loss_of_stats, scaled, sequences_of, tangent_of_loss
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.head import Head
 from rlif_kernels.head.products import adds_at_full_speed
 from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, loss_tiles, tiles
+from rlif_kernels.linear_token_stats import linear_token_stats
+from rlif_kernels.loss_arguments import loss_arguments
+from rlif_kernels.loss_options import LossOptions, LossVariant
+from rlif_kernels.loss_terms import LossRows, Sequences, TokenTerms, token_terms
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,
@@ -31,7 +35,7 @@ from rlif_kernels.op_values import (
     op_rows,
     requested,
 )
-from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms, sequence_average, token_terms
+from rlif_kernels.policy_loss import GRPOLoss
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
 from rlif_kernels.transforms import apply_uncompiled, check_first_backward, first_derivative, refuse_vmap, transformed
 
@@ -47,6 +51,7 @@ def linear_grpo_loss(
     old_logprob: Tensor | None = None,
     ref_logprob: Tensor | None = None,
     *,
+    token_weight: Tensor | None = None,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     temperature: float | Tensor = 1.0,
@@ -68,6 +73,7 @@ def linear_grpo_loss(
     logits_dtype: torch.dtype | None = None,
     group: "ProcessGroup | None" = None,
     backend: str | None = None,
+    **variant: Unpack[LossVariant],
 ) -> GRPOLoss:
     """`grpo_loss` of ``hidden @ weight.T + bias``, with one tile of the logits in memory and three matrix products.
 
@@ -87,6 +93,8 @@ def linear_grpo_loss(
 
     A backward hands out the gradients that the forward computed, in their own memory. With retain_graph=True, for a
     second backward or for the gradient of one term, it makes copies of them: as large as hidden, weight and bias.
+    Where a variant chooses tokens by what all say, this is `linear_token_stats` followed by `policy_loss`, with four
+    products.
 
     Raises:
         ValueError, TypeError, IndexError: as `grpo_loss` and `linear_token_stats` do.
@@ -99,11 +107,21 @@ def linear_grpo_loss(
     arguments = row_arguments(
         hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
-    arguments, loss = loss_arguments(
-        arguments, advantages, old_logprob, ref_logprob, loss_type, epsilon_low, epsilon_high, delta, beta,
-        importance_sampling_level, entropy_coef, self_certainty_coef, num_items_in_batch, max_completion_length,
-        loss_scale,
-    )  # fmt: skip
+    given = (advantages, old_logprob, ref_logprob, token_weight)
+    options: dict[str, Any] = {
+        "loss_type": loss_type, "epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta, "beta": beta,
+        "importance_sampling_level": importance_sampling_level, "entropy_coef": entropy_coef,
+        "self_certainty_coef": self_certainty_coef, "num_items_in_batch": num_items_in_batch,
+        "max_completion_length": max_completion_length, "loss_scale": loss_scale,
+    }  # fmt: skip
+    arguments, loss = loss_arguments(arguments, *given, variant, **options)
+    if loss.selects:
+        stats = linear_token_stats(
+            hidden, weight, targets, bias=bias, temperature=temperature, mask=mask, vocab_size=vocab_size,
+            softcap=softcap, outputs=arguments.outputs, tile_bytes=tile_bytes, logits_dtype=logits_dtype, group=group,
+            backend=backend,
+        )  # fmt: skip
+        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, **options, **variant)
     inputs = (
         hidden, weight, bias, (*op_arguments(arguments, loss), tile_bytes, logits_dtype, arguments.largest_slice),
         torch.is_grad_enabled(),
@@ -192,7 +210,7 @@ def _tangent(
     arguments: tuple[Any, ...],
 ) -> Tensor:
     """The tangent of the loss."""
-    *common, loss_rows, options, sequence_length, tile_bytes, logits_dtype, largest_slice = arguments
+    *common, loss_rows, options, term, sequence_length, tile_bytes, logits_dtype, largest_slice = arguments
     *row_arguments, outputs, backend, group = common
     rows, names = op_rows(*row_arguments), requested(outputs)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
@@ -200,7 +218,7 @@ def _tangent(
         taken = HiddenRows(hidden, active_rows(rows.targets))
         fields, _ = head.forward(call, taken, names)
         tangents = head_tangents(call, taken, names, d_hidden, d_weight, d_bias)
-    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, sequence_length)
+    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), term, rows.targets, sequence_length)
 
 
 @torch.library.custom_op("rlif::linear_grpo_loss", mutates_args=())
@@ -219,6 +237,7 @@ def _forward_op(
     group: str,
     loss_rows: Sequence[Tensor | None],
     options: Sequence[float],
+    term: str,
     sequence_length: int,
     tile_bytes: int,
     logits_dtype: torch.dtype,
@@ -230,14 +249,14 @@ def _forward_op(
     head.check_before_tiles(call)
     with head.no_autocast(hidden):
         fields, terms, parts = _loss_and_gradients(
-            call, requested(outputs), *op_loss(loss_rows, options, varying), sequence_length, needs
+            call, requested(outputs), *op_loss(loss_rows, options, varying), term, sequence_length, needs
         )
     return (*loss_outputs(fields, terms, targets), *absent_as_empty(parts, hidden))
 
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, _, needs = rest
+    _, _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, _, _, needs = rest
     return (*fake_loss_outputs(hidden, targets, outputs, loss_rows), *fake_head_gradients(hidden, weight, bias, needs))
 
 
@@ -246,6 +265,7 @@ def _loss_and_gradients(
     outputs: Sequence[str],
     loss_rows: LossRows,
     options: LossOptions,
+    term: str,
     sequence_length: int,
     needs: Sequence[bool],
 ) -> tuple[dict[str, Tensor], TokenTerms, tuple[Tensor | None, Tensor | None, Tensor | None]]:
@@ -262,7 +282,7 @@ def _loss_and_gradients(
     if max(sizes, default=0) > per_tile or not in_one_pass:
         # All statistics first, then the gradients from logits computed again.
         fields, row_state = head.forward(call, taken, outputs)
-        terms = token_terms(fields, loss_rows, options, average_over(targets, sequence_length))
+        terms = token_terms(fields, loss_rows, options, term, sequences_of(targets, sequence_length))
         return fields, terms, gradients.backward(call, taken, terms.grads, row_state, needs)
 
     num_tiles, num_rows = len(sizes), targets.numel()
@@ -285,8 +305,9 @@ def _loss_and_gradients(
             outputs,
             taken_loss.map(operator.itemgetter(tile)),
             options,
+            term,
             # Rows that do not learn have no advantage: whatever their ratio is, their loss is 0.
-            sequence_average(active, sequence_length, numbers) if sequence_length and learns else None,
+            Sequences(active, sequence_length, numbers) if sequence_length and learns else None,
         )
         for name, value in (*fields.items(), ("loss", terms.loss), ("kl", terms.kl), ("clipped", terms.clipped)):
             if value is not None:

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.checks import LossArguments, RowArguments
-from rlif_kernels.policy_loss import GRPOLoss, LossOptions, LossRows, TokenTerms
+from rlif_kernels.checks import RowArguments
+from rlif_kernels.loss_arguments import LossArguments
+from rlif_kernels.loss_options import LossOptions
+from rlif_kernels.loss_terms import LossRows, TokenTerms
+from rlif_kernels.policy_loss import GRPOLoss
 from rlif_kernels.rows import STATE_ROWS, Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
 from rlif_kernels.transforms import check_first_backward
@@ -22,7 +25,7 @@ from rlif_kernels.transforms import check_first_backward
 
 def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> tuple[Any, ...]:
     """What every forward op takes: targets, temperature, varying, scalar_temperature, softcap, num_columns, outputs,
-    backend, group; and the ops of the losses beside: loss_rows, options, sequence_length.
+    backend, group; and the ops of the losses beside: loss_rows, options, term, sequence_length.
 
     torch.compile traces a number that varies between calls as a variable, but for a library op it fixes each number,
     and compiles for each value anew. So `varying` has the numbers, where there is such a one: float64 on the CPU, the
@@ -42,7 +45,9 @@ def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> 
         rows.targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
         arguments.backend, arguments.group,
     )  # fmt: skip
-    return in_common if loss is None else (*in_common, list(loss.loss_rows), numbers[2:], loss.sequence_length)
+    if loss is None:
+        return in_common
+    return (*in_common, list(loss.loss_rows), numbers[2:], loss.term, loss.sequence_length)
 
 
 def _is_constant(number: float) -> bool:

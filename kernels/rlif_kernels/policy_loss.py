@@ -1,30 +1,29 @@
-"""The loss of GRPO and of its variants: `policy_loss` in plain torch, and `token_terms`, its derivative in closed form.
+"""The loss of GRPO and of its variants, in plain torch: the definition of what the fused losses compute.
 
-The derivative needs nothing but the token's own statistics. So the fused losses can write the gradient of a row's
-logits while the row is still in the cache. With A the advantage, r = exp(logprob - old_logprob) the ratio, d =
-ref_logprob - logprob, and w, v the token's weights in the loss and in the means of the two terms:
-
-    loss = w (-min(min(r, delta) A, clamp(r, 1 - epsilon_low, 1 + epsilon_high) A) + beta (exp(d) - d - 1))
-           - v (entropy_coef entropy + self_certainty_coef self_certainty)
-
-    d loss / d logprob        = w (-A r [not clipped] + beta (1 - exp(d)))
-    d loss / d entropy        = -v entropy_coef
-    d loss / d self_certainty = -v self_certainty_coef
+`loss_options` has the table of its types, `loss_terms` the derivative in closed form.
 
 Sources: GRPO arXiv 2402.03300; DAPO's token mean and asymmetric clip 2503.14476; Dr. GRPO 2503.20783; the two-sided
-clip (delta) 2505.07291; the sequence-level ratio, GSPO, 2507.18071. Names and normalisations are TRL's GRPOConfig's.
+clip (delta) 2505.07291; the sequence-level ratio, GSPO, 2507.18071; CISPO 2506.13585; SAPO 2511.20347; VESPO
+2602.10693; LUSPO 2602.05261; GMPO 2507.20673. Names and normalisations are TRL's GRPOConfig's; TRL has GMPO as
+`experimental.gmpo`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
+from rlif_kernels.loss_options import (
+    HIGHEST_LOG_WEIGHT,
+    LEAST_DECAY,
+    LOWEST_LOG_WEIGHT,
+    LossVariant,
+    check_loss_options,
+    policy_term,
+    variant_numbers,
+)
 from rlif_kernels.stats import TokenStats
-
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
-IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
+from rlif_kernels.token_selection import clip_cov_tokens, covariances, high_entropy_tokens, kl_cov_tokens
 
 
 class GRPOLoss(NamedTuple):
@@ -44,7 +43,8 @@ class GRPOLoss(NamedTuple):
     kl: Tensor | None = None
     """Estimate "k3" of KL(policy ‖ reference), float32, nats; None without `ref_logprob`."""
     clipped: Tensor | None = None
-    """bool: the ratio lies beyond its clip range on the side that the advantage pushes it to."""
+    """bool: the ratio lies beyond its clip range on the side that the advantage pushes it to. Of "cispo" above its
+    bound, where the advantage is positive; never in "sapo" and "vespo", which clip nothing."""
 
 
 def k3_kl(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
@@ -66,6 +66,7 @@ def policy_loss(
     advantages: Tensor,
     old_logprob: Tensor | None = None,
     ref_logprob: Tensor | None = None,
+    token_weight: Tensor | None = None,
     *,
     mask: Tensor,
     loss_type: str = "dapo",
@@ -79,24 +80,20 @@ def policy_loss(
     num_items_in_batch: int | Tensor | None = None,
     max_completion_length: int | None = None,
     loss_scale: float = 1.0,
+    **variant: Unpack[LossVariant],
 ) -> GRPOLoss:
     """Compute the loss of GRPO from the statistics of the tokens: it defines what `grpo_loss` does after `token_stats`.
 
     It serves where the statistics decide the advantages as well: one forward gives the reward, from the detached
-    statistics, and the loss. Autograd differentiates it: per token, with w, v, A, r and d as above,
-
-    | gradient to | is |
-    | --- | --- |
-    | `logprob` | w (-A r [not clipped] + beta (1 - exp(d))) |
-    | `entropy` | -v entropy_coef |
-    | `self_certainty` | -v self_certainty_coef |
+    statistics, and the loss. Autograd differentiates it; `loss_terms` has the derivative in closed form.
 
     Args:
-        stats: with `logprob`, and `entropy` or `self_certainty` if its coefficient is not 0; (..., T), the last
-            dimension running over a sequence's tokens.
+        stats: with `logprob`, `entropy` or `self_certainty` if its coefficient is not 0, and `entropy` for a
+            `top_entropy_quantile`; (..., T), the last dimension running over a sequence's tokens.
         advantages: (...), one for each sequence, or (..., T).
         old_logprob: (..., T), of the policy that sampled. None on-policy: the ratio is 1.
         ref_logprob: (..., T), of the reference that `beta` holds on to.
+        token_weight: as in `grpo_loss`.
         mask: (..., T) bool, the tokens that count.
 
     The other arguments are those of `rlif_kernels.grpo_loss`.
@@ -105,37 +102,54 @@ def policy_loss(
         `GRPOLoss`, in the dtype of the statistics.
 
     Raises:
-        ValueError: the loss type or the level is not known, or a statistic or `ref_logprob` is missing.
+        ValueError: bad options, or a statistic or `ref_logprob` is missing.
     """
-    for name, given, choices in (
-        ("loss_type", loss_type, LOSS_TYPES),
-        ("importance_sampling_level", importance_sampling_level, IMPORTANCE_SAMPLING_LEVELS),
-    ):
-        if given not in choices:
-            raise ValueError(f"{name} is {given!r}; expected one of {choices}")
-    for name, coefficient in (("entropy", entropy_coef), ("self_certainty", self_certainty_coef)):
-        if coefficient and getattr(stats, name) is None:
-            raise ValueError(f"stats.{name} is None and {name}_coef {coefficient}; expected the statistic, or 0")
+    numbers = variant_numbers(variant)
+    check_loss_options(loss_type, importance_sampling_level, delta, numbers)
+    _check_statistics(stats, entropy_coef, self_certainty_coef, numbers["top_entropy_quantile"])
     if beta and ref_logprob is None:
         raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
     logprob = stats.logprob
-    if logprob is None:
-        raise ValueError("stats.logprob is None; expected the log-probabilities that the loss is made of")
-    if advantages.ndim < logprob.ndim:
-        advantages = advantages[..., None]
+    assert logprob is not None
+    # What stands in padding may be anything.
+    per_token = advantages.ndim == logprob.ndim
+    advantages = advantages.where(mask, 0) if per_token else advantages[..., None]
     lengths = mask.sum(-1, keepdim=True).clamp(min=1)
     # On-policy the ratio is 1 in value and has the gradient of the log-probability.
     log_ratio = logprob - (logprob.detach() if old_logprob is None else old_logprob)
     log_ratio = log_ratio.where(mask, 0)
     if importance_sampling_level == "sequence":
         log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logprob)
-    ratio = log_ratio.exp()
+    kept, covariance = mask, None
+    if numbers["top_entropy_quantile"] < 1:
+        assert stats.entropy is not None
+        kept = high_entropy_tokens(stats.entropy, mask, numbers["top_entropy_quantile"])
+    if numbers["clip_cov_ratio"] > 0 or numbers["kl_cov_ratio"] > 0:
+        covariance = covariances(logprob, advantages, mask)
+
+    term = policy_term(loss_type)
+    weighted = advantages
+    if token_weight is not None and term != "vespo":
+        weighted = advantages * token_weight.where(mask, 0)
     # The bounds are tensors: torch.compile fixes numbers that clamp is given, and compiles for each value anew.
-    one = ratio.new_ones(())
-    low, high = one * (1 - epsilon_low), one * (1 + (epsilon_low if epsilon_high is None else epsilon_high))
-    capped = ratio if delta is None else ratio.clamp(max=one * delta)
-    token_loss = -torch.minimum(capped * advantages, ratio.clamp(low, high) * advantages)
-    clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+    one, epsilon_high = logprob.new_ones(()), epsilon_low if epsilon_high is None else epsilon_high
+    clipped = torch.zeros_like(mask)
+    if term == "clip":
+        bounds = one * (1 - epsilon_low), one * (1 + epsilon_high)
+        token_loss, clipped = _clip(log_ratio, weighted, *bounds, delta, covariance, mask, numbers)
+    elif term == "gmpo":
+        token_loss, clipped = _gmpo(log_ratio, weighted, -one * epsilon_low, one * epsilon_high, kept)
+    elif term == "sapo":
+        token_loss = _sapo(log_ratio, weighted, numbers)
+    elif term == "cispo":
+        ratio, largest = log_ratio.exp(), one * epsilon_high
+        token_loss = -ratio.clamp(max=largest).detach() * weighted * logprob.where(mask, 0)
+        clipped = (ratio > largest) & (weighted > 0)
+    else:
+        phi = _gamma_weight(log_ratio, token_weight, weighted, mask, numbers)
+        token_loss = -phi * weighted * logprob.where(mask, 0)
+    if term != "gmpo":  # whose mean leaves the others out
+        token_loss = token_loss.where(kept, 0)
     kl = None
     if ref_logprob is not None:
         kl = k3_kl(logprob.where(mask, 0), ref_logprob.where(mask, 0))
@@ -143,153 +157,112 @@ def policy_loss(
     token_loss = token_loss.where(mask, 0)
 
     num_tokens = mask.sum().clamp(min=1)
-    num_sequences = max(1, mask[..., 0].numel())
     if num_items_in_batch is None:
         num_items_in_batch = num_tokens
-    if loss_type == "grpo":
-        loss = (token_loss.sum(-1, keepdim=True) / lengths).sum() / num_sequences
-    elif loss_type == "bnpo":
-        loss = token_loss.sum() / num_tokens
-    elif loss_type == "dr_grpo":
-        loss = token_loss.sum() / (num_sequences * (max_completion_length or mask.shape[-1]))
-    else:
-        loss = token_loss.sum() / num_items_in_batch
+    loss = _added_up(token_loss, mask, lengths, loss_type, num_items_in_batch, max_completion_length)
+    # Of some tokens alone the mean is over these, times the share that the tokens here have in the whole batch.
+    count = num_items_in_batch if kept is mask else num_items_in_batch * (kept.sum().clamp(min=1) / num_tokens)
     for coefficient, value in ((entropy_coef, stats.entropy), (self_certainty_coef, stats.self_certainty)):
         if coefficient:
             assert value is not None
-            loss = loss - coefficient * value.where(mask, 0).sum() / num_items_in_batch
+            loss = loss - coefficient * value.where(kept, 0).sum() / count
     detached = (None if value is None else value.detach() for value in (*stats[:3], kl, clipped & mask))
     return GRPOLoss(loss * loss_scale, *detached)
 
 
-class LossOptions(NamedTuple):
-    """The numbers that the loss is told, the same for every token."""
-
-    epsilon_low: float
-    epsilon_high: float
-    delta: float
-    """Infinite where the ratio has no upper bound of its own."""
-    beta: float
-    entropy_coef: float
-    self_certainty_coef: float
-
-
-class LossRows(NamedTuple):
-    """What each token brings along, (N,) float32 each."""
-
-    advantage: Tensor
-    weight: Tensor
-    """Of the token in the loss; 0 where it is masked."""
-    mean_weight: Tensor
-    """Of the token in a mean over all tokens."""
-    old_logprob: Tensor | None
-    """None on-policy: the ratio is 1."""
-    ref_logprob: Tensor | None
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "LossRows":
-        """Apply a function to each tensor that there is."""
-        old, ref = (None if value is None else function(value) for value in (self.old_logprob, self.ref_logprob))
-        return LossRows(function(self.advantage), function(self.weight), function(self.mean_weight), old, ref)
+def _check_statistics(
+    stats: TokenStats, entropy_coef: float, self_certainty_coef: float, top_entropy_quantile: float
+) -> None:
+    """Refuse a loss whose statistics are not there."""
+    for name, option, given, off in (
+        ("entropy", "entropy_coef", entropy_coef, 0),
+        ("self_certainty", "self_certainty_coef", self_certainty_coef, 0),
+        ("entropy", "top_entropy_quantile", top_entropy_quantile, 1),
+    ):
+        if given != off and getattr(stats, name) is None:
+            raise ValueError(f"stats.{name} is None and {option} {given}; expected the statistic, or {off}")
+    if stats.logprob is None:
+        raise ValueError("stats.logprob is None; expected the log-probabilities that the loss is made of")
 
 
-class TokenTerms(NamedTuple):
-    """What each token adds to the loss, its k3 and clip flag, and the derivative by field of `TokenStats`."""
-
-    loss: Tensor
-    kl: Tensor | None
-    clipped: Tensor
-    grads: dict[str, Tensor]
-
-
-def token_weights(
-    active: Tensor,
+def _added_up(
+    token_loss: Tensor,
+    mask: Tensor,
+    lengths: Tensor,
     loss_type: str,
-    num_items_in_batch: int | Tensor | None,
+    num_items_in_batch: int | Tensor,
     max_completion_length: int | None,
-    loss_scale: float,
+) -> Tensor:
+    """Add the losses of the tokens up, (), as the loss type says; those of masked ones are 0."""
+    num_sequences = max(1, mask[..., 0].numel())
+    if loss_type in ("grpo", "sapo", "gmpo"):
+        return (token_loss.sum(-1, keepdim=True) / lengths).sum() / num_sequences
+    if loss_type == "bnpo":
+        return token_loss.sum() / mask.sum().clamp(min=1)
+    if loss_type == "dr_grpo":
+        return token_loss.sum() / (num_sequences * (max_completion_length or mask.shape[-1]))
+    if loss_type == "luspo":
+        return token_loss.sum() / num_sequences
+    return token_loss.sum() / num_items_in_batch
+
+
+# ---------------------------------------------------------------- the policy terms, (..., T) of (..., T)
+
+
+def _clip(
+    log_ratio: Tensor,
+    advantages: Tensor,
+    low: Tensor,
+    high: Tensor,
+    delta: float | None,
+    covariance: Tensor | None,
+    mask: Tensor,
+    numbers: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Return the weight of each token of (..., T) in the loss and in the mean over tokens, float32; 0 where not active.
-
-    A loss of type "grpo" is the mean over sequences of the mean over a sequence's tokens, "bnpo" the mean over tokens,
-    "dapo" their sum divided by `num_items_in_batch`, "dr_grpo" their sum divided by the number of sequences and by
-    `max_completion_length`.
-    """
-    # As few operations as can be: each is a launch on a GPU.
-    num_tokens = active.sum().clamp(min=1)
-    weight = mean_weight = active / num_tokens * loss_scale
-    num_sequences = max(1, active[..., 0].numel()) if active.shape[-1] else 1
-    if loss_type == "grpo":
-        weight = active / active.sum(-1, keepdim=True).clamp(min=1) * (loss_scale / num_sequences)
-    elif loss_type == "dr_grpo":
-        weight = active * (loss_scale / (num_sequences * (max_completion_length or max(1, active.shape[-1]))))
-    if num_items_in_batch is not None:
-        # Not torch.as_tensor of an integer: torch.compile would fix it, and compile anew for each.
-        mean_weight = active / (mean_weight.new_ones(()) * num_items_in_batch).clamp(min=1) * loss_scale
-    return (mean_weight if loss_type == "dapo" else weight), mean_weight
-
-
-def token_terms(
-    fields: Mapping[str, Tensor],
-    rows: LossRows,
-    options: LossOptions,
-    average: Callable[[Tensor], Tensor] | None = None,
-) -> TokenTerms:
-    """Return the loss and its derivative from the statistics of each token, (N,).
-
-    Args:
-        fields: of `TokenStats`, float32: "logprob", and those whose coefficient is not 0.
-        rows: what the tokens bring along.
-        options: the numbers of the loss.
-        average: puts the mean of a sequence in the place of its tokens' log-ratios, where the ratio is a sequence's:
-            see `sequence_average`.
-    """
-    logprob, advantage, weight = fields["logprob"], rows.advantage, rows.weight
-    # On-policy the ratio is exactly 1, but NaN where the log-probability is NaN.
-    log_ratio = logprob - (logprob if rows.old_logprob is None else rows.old_logprob)
-    if average is not None:
-        log_ratio = average(log_ratio)
+    """Clip the ratio, or hold tokens by their covariance; return the loss of each token, and which are clipped."""
     ratio = log_ratio.exp()
-    low, high = 1 - options.epsilon_low, 1 + options.epsilon_high
-    capped, in_range = ratio.clamp(max=options.delta) * advantage, ratio.clamp(low, high) * advantage
-    # Where both are equal, either the ratio is in range or the advantage is 0: both give the same derivative.
-    flows = torch.where(capped <= in_range, ratio <= options.delta, (ratio >= low) & (ratio <= high))
-    loss = -torch.minimum(capped, in_range)
-    g_logprob = weight * -(advantage * ratio).where(flows | ratio.isnan(), 0)
-    if average is not None:
-        # Every token of the sequence moves the ratio, and with it the loss of every token; their advantages may differ.
-        g_logprob = average(g_logprob)
-    clipped = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
-    kl = None
-    if rows.ref_logprob is not None:
-        difference = rows.ref_logprob - logprob
-        growth = torch.expm1(difference)
-        kl = growth - difference
-        if options.beta:
-            loss = loss + options.beta * kl
-            g_logprob = g_logprob - weight * options.beta * growth
-    loss, grads = weight * loss, {"logprob": g_logprob}
-    for name in ("entropy", "self_certainty"):
-        coefficient = getattr(options, f"{name}_coef")
-        if coefficient:
-            loss = loss - coefficient * rows.mean_weight * fields[name]
-            grads[name] = -coefficient * rows.mean_weight
-    return TokenTerms(loss, kl, clipped, grads)
+    clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+    if covariance is not None and numbers["kl_cov_ratio"] > 0:
+        held = kl_cov_tokens(covariance, mask, numbers["kl_cov_ratio"])
+        penalty = (numbers["kl_cov_coef"] * log_ratio.abs()).where(held, 0)
+        return -ratio * advantages + penalty, torch.zeros_like(clipped)
+    capped = ratio if delta is None else ratio.clamp(max=ratio.new_ones(()) * delta)
+    token_loss = -torch.minimum(capped * advantages, ratio.clamp(low, high) * advantages)
+    if covariance is not None and numbers["clip_cov_ratio"] > 0:
+        limits = numbers["clip_cov_lb"], numbers["clip_cov_ub"]
+        left_out = clip_cov_tokens(covariance, clipped, mask, numbers["clip_cov_ratio"], *limits)
+        return token_loss.masked_fill(left_out, 0), clipped | left_out
+    return token_loss, clipped
 
 
-def sequence_average(active: Tensor, length: int, rows: Tensor | slice) -> Callable[[Tensor], Tensor]:
-    """Return the mean over the active tokens of a sequence, in the place of each of its tokens, for `token_terms`.
+def _sapo(log_ratio: Tensor, advantages: Tensor, numbers: dict[str, Any]) -> Tensor:
+    """Let a sigmoid of the ratio stand for it, whose slope falls off on both sides of 1."""
+    one = log_ratio.new_ones(())
+    pos, neg = one * numbers["sapo_temperature_pos"], one * numbers["sapo_temperature_neg"]
+    temperature = torch.where(advantages > 0, pos, neg)
+    return -(torch.sigmoid(temperature * (log_ratio.exp() - 1)) * 4 / temperature) * advantages
 
-    Args:
-        active: (N,) bool, of all tokens, those of a sequence side by side.
-        length: tokens of a sequence, those that are not active included.
-        rows: which tokens the values are of: whole sequences, but for tokens that are not active.
-    """
-    lengths = active.view(-1, length).sum(-1).clamp(min=1)
 
-    def average(values: Tensor) -> Tensor:
-        whole = values.new_zeros(active.shape)
-        whole[rows] = values
-        means = whole.where(active, 0).view(-1, length).sum(-1) / lengths
-        return means.repeat_interleave(length).where(active, 0)[rows]
+def _gmpo(log_ratio: Tensor, advantages: Tensor, low: Tensor, high: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Let the geometric mean of the ratios of the tokens kept, clipped in their logarithm, stand for each of them."""
+    bounded = torch.where(advantages > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
+    clipped = ((log_ratio < low) & (advantages < 0)) | ((log_ratio > high) & (advantages > 0))
+    mean = bounded.where(kept, 0).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True).clamp(min=1)
+    return -mean.exp() * advantages, clipped
 
-    return average
+
+@torch.no_grad()
+def _gamma_weight(
+    log_ratio: Tensor, token_weight: Tensor | None, advantages: Tensor, mask: Tensor, numbers: dict[str, Any]
+) -> Tensor:
+    """Weigh a sequence by phi(W) = exp(lambda + k log W - lambda W), W the product of its ratios and weights."""
+    log_weight = log_ratio.clamp(-HIGHEST_LOG_WEIGHT, HIGHEST_LOG_WEIGHT)
+    if token_weight is not None:
+        given = token_weight.log().clamp(LOWEST_LOG_WEIGHT, HIGHEST_LOG_WEIGHT)
+        log_weight = log_weight + given.where(mask, 0)
+    log_weight = log_weight.sum(-1, keepdim=True).clamp(LOWEST_LOG_WEIGHT, HIGHEST_LOG_WEIGHT)
+    one = log_weight.new_ones(())
+    k = torch.where(advantages >= 0, one * numbers["vespo_k_pos"], one * numbers["vespo_k_neg"])
+    decay = torch.where(advantages >= 0, one * numbers["vespo_lambda_pos"], one * numbers["vespo_lambda_neg"])
+    decay = decay.clamp(min=LEAST_DECAY)
+    return (decay + k * log_weight - decay * log_weight.exp()).exp().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -21,6 +21,7 @@ from rlif.rollouts.decoding_check import MAX_DECODING_GAP
 from rlif.rollouts.encode import EncodedPrompt, pad_left
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import decode
+from rlif_kernels import TokenStats
 
 # Tokens in one forward: transformers' own bound. Where attention needs a mask, it has as many rows.
 MAX_BATCH_TOKENS = 8192
@@ -36,31 +37,35 @@ def sample_paged(
     seeds: Sequence[Sequence[int]],
     top_k: int | None = None,
     top_p: float = 1.0,
+    outputs: tuple[str, ...] = (),
 ) -> Rollout:
     """Sample `num_generations` completions of every prompt.
 
     The arguments are those of `rlif.rollouts.sample.sample`, but for the seeds: all together they seed torch's global
-    generator, from which all completions draw, so that a prompt's completions depend on the other prompts.
+    generator, from which all completions draw, so that a prompt's completions depend on the other prompts; and for the
+    outputs, which may be "logprob" alone.
 
     Raises:
         UserError: transformers could not generate, as when the pages of all completions are more than the memory.
     """
     # transformers has no greedy search of several sequences; drawing among one token is that.
     limits = {"temperature": temperature, "top_k": top_k or 0, "top_p": top_p} if temperature > 0 else {"top_k": 1}
-    outputs = generate_paged(
+    generated = generate_paged(
         language_model,
         [prompt.ids for prompt in prompts],
-        ContinuousBatchingConfig(seed=one_seed(seeds)),
+        ContinuousBatchingConfig(seed=one_seed(seeds), return_logprobs=bool(outputs)),
         num_return_sequences=num_generations,
         max_new_tokens=max_completion_length,
         eos_token_id=list(language_model.eos_token_ids) or -1,
         **limits,
     )
     device = language_model.device
-    rows = [output.generated_tokens for output in outputs]
+    rows = [output.generated_tokens for output in generated]
     length = max(map(len, rows))
     completion_ids = torch.tensor([row + [language_model.pad_token_id] * (length - len(row)) for row in rows])
     completion_mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows])
+    said = [output.logprobs + [0.0] * (length - len(output.logprobs)) for output in generated] if outputs else []
+    logprob = torch.tensor(said, device=device)
     repeated = [prompt for prompt in prompts for _ in range(num_generations)]
     prompt_ids, prompt_mask = pad_left([prompt.ids for prompt in repeated], language_model.pad_token_id, device)
     return Rollout(
@@ -73,6 +78,7 @@ def sample_paged(
         completion_mask=completion_mask.to(device),
         finished=torch.tensor([row[-1] in language_model.eos_token_ids for row in rows], device=device),
         num_generations=num_generations,
+        stats=TokenStats(logprob=logprob) if outputs else None,
         answer_style=prompts[0].answer_style,
     )
 

@@ -41,6 +41,8 @@ class LossInputs:
     """(N, T) bool, the tokens that count."""
     options: dict[str, Any]
     """Further keyword arguments of `rlif_kernels.grpo_loss`."""
+    token_weight: Tensor | None = None
+    """(N, T) float32, by which each token's advantage is multiplied; None: 1."""
 
 
 class Scorer(nn.Module):
@@ -120,6 +122,7 @@ class Scorer(nn.Module):
             "old_logprob": inputs.old_logprob,
             "ref_logprob": inputs.ref_logprob,
             "mask": inputs.mask,
+            "token_weight": inputs.token_weight,
             **inputs.options,
         }
         if self.head is None:

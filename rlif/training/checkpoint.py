@@ -58,6 +58,10 @@ class RunState:
     """Of these bytes; None in a checkpoint of an earlier version, and before the first one."""
     samples_sha256: str | None = None
     eval_data_fingerprint: str | None = None
+    entropy_coef: float | None = None
+    """Where it follows the entropy: as it is now."""
+    last_entropy: float | None = None
+    """Which the last update saw, nats; None where nothing follows it."""
 
     def save(self, directory: Path) -> None:
         """Write it into a checkpoint."""

@@ -23,6 +23,7 @@ from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.checkpoint import load_optimizer, optimizer_tensors, save_optimizer
 from rlif.training.distributed import full_state_dict, initialize_fsdp, reshard, unsharded
+from rlif.training.entropy_control import EntropyControl
 from rlif.training.options import TrainConfig
 
 
@@ -47,6 +48,8 @@ class Learner:
     models: Models
     rewards: RewardMixture
     optimizer: torch.optim.Optimizer
+    entropy: EntropyControl
+    """The weight of the entropy in the loss, which moves as the run goes on if it is to."""
 
     @contextmanager
     def as_start_model(self) -> Iterator[LanguageModel]:
@@ -109,4 +112,5 @@ def make_learner(
         load_optimizer(accelerator.unwrap_model(scorer), optimizer, checkpoint)
     if need_start_model and config.lora_rank > 0:
         start_model = StartModel(scorer, partial(adapter_off, policy.model))
-    return Learner(config, accelerator, Models(policy, scorer, start_model), rewards, optimizer)
+    models = Models(policy, scorer, start_model)
+    return Learner(config, accelerator, models, rewards, optimizer, EntropyControl(config, config.entropy_coef))

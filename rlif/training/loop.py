@@ -33,10 +33,11 @@ from rlif.rollouts.paged import sample_paged
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.training.checkpoint import checkpoints
-from rlif.training.distributed import all_reduce_max, unsharded
+from rlif.training.distributed import all_reduce_max, all_reduce_sum, unsharded
 from rlif.training.learner import Learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress
+from rlif.training.resampling import redraw_equal_groups
 from rlif.training.setup import Run, prepare
 from rlif.training.step import update
 from rlif.training.validation import sample_rows
@@ -184,28 +185,51 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
     seed_step(config.seed, step, accelerator.process_index)
-    roll_out = sample_paged if config.use_transformers_continuous_batching else sample
     share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
     with unsharded(accelerator, learner.models.scorer):
-        rollout = roll_out(
-            learner.models.language_model,
-            [prompts[position] for position in share],
-            num_generations=config.num_generations,
-            max_completion_length=config.max_completion_length,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            seeds=[(config.seed, step, position) for position in share],
+        rollout = draw(learner, prompts, step, share)
+    redrawn = None
+    if config.max_num_gen_batches > 1:
+        rollout, redrawn = redraw_equal_groups(
+            learner,
+            rollout,
+            lambda groups, attempt: draw(learner, prompts, step, [share[group] for group in groups], attempt),
+            step,
         )
     sampled = time.perf_counter()
     with doing(f"learning from {len(rollout.texts)} completions"):
         metrics = update(learner, rollout, step, learning_rate_at(step, config))
+    if redrawn is not None:
+        metrics["redrawn_groups"] = all_reduce_sum(accelerator, {"redrawn": redrawn})["redrawn"]
     seconds = time.perf_counter() - started
     return metrics | {
         "tokens_per_second": metrics["num_tokens"] / seconds,
         "sampling_seconds": sampled - started,
         "step_seconds": seconds,
     }, rollout
+
+
+def draw(
+    learner: Learner, prompts: Sequence[EncodedPrompt], step: int, positions: Sequence[int], attempt: int = 0
+) -> Rollout:
+    """Sample a group of completions for the prompts at these positions of a step.
+
+    The random numbers of a prompt are its position's, and the attempt's after the first.
+    """
+    config = learner.config
+    roll_out = sample_paged if config.use_transformers_continuous_batching else sample
+    again = (attempt,) if attempt else ()
+    return roll_out(
+        learner.models.language_model,
+        [prompts[position] for position in positions],
+        num_generations=config.num_generations,
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        seeds=[(config.seed, step, position, *again) for position in positions],
+        outputs=("logprob",) if config.importance_sampling_mode is not None else (),
+    )
 
 
 def seed_step(seed: int, step: int, process_index: int) -> None:

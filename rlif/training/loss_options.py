@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rlif.training.options import TrainConfig
+from rlif_kernels.loss_options import VARIANT_DEFAULTS
 
 
 class StepSize(NamedTuple):
@@ -20,13 +21,18 @@ class StepSize(NamedTuple):
 
 
 def loss_options(
-    config: TrainConfig, size: StepSize, sequences: int, tokens: int, num_processes: int = 1
+    config: TrainConfig,
+    size: StepSize,
+    sequences: int,
+    tokens: int,
+    num_processes: int = 1,
+    entropy_coef: float | None = None,
 ) -> dict[str, Any]:
     """Return the options of `rlif_kernels.grpo_loss` that make the losses of a step's parts add up to the step's loss.
 
     A part is weighted by its share of the mean that `config.loss_type` stands for: tokens / size.tokens for bnpo,
-    sequences / size.sequences for grpo and dr_grpo; dapo divides by size.tokens itself. Gradients are averaged over
-    processes, so the loss is multiplied by their number.
+    sequences / size.sequences for grpo, dr_grpo, sapo, gmpo and luspo; dapo, cispo and vespo divide by size.tokens
+    themselves. Gradients are averaged over processes, so the loss is multiplied by their number.
 
     Args:
         config: of the run.
@@ -34,12 +40,12 @@ def loss_options(
         sequences: completions of the part.
         tokens: those of the part that count.
         num_processes: of the run.
+        entropy_coef: the weight that counts now, where it follows the entropy; None: that of the configuration.
     """
     share = {
-        "dapo": 1.0,
+        **dict.fromkeys(("dapo", "cispo", "vespo"), 1.0),
         "bnpo": tokens / max(1, size.tokens),
-        "grpo": sequences / size.sequences,
-        "dr_grpo": sequences / size.sequences,
+        **dict.fromkeys(("grpo", "dr_grpo", "sapo", "gmpo", "luspo"), sequences / size.sequences),
     }[config.loss_type]
     return {
         "loss_type": config.loss_type,
@@ -49,9 +55,10 @@ def loss_options(
         "beta": config.beta,
         "importance_sampling_level": config.importance_sampling_level,
         # The means of entropy and self-certainty are over the tokens of the step whatever the loss type.
-        "entropy_coef": config.entropy_coef / (share or 1.0),
+        "entropy_coef": (config.entropy_coef if entropy_coef is None else entropy_coef) / (share or 1.0),
         "self_certainty_coef": config.self_certainty_coef / (share or 1.0),
         "num_items_in_batch": max(1, size.tokens),
         "max_completion_length": config.max_completion_length,
         "loss_scale": share * num_processes,
+        **{name: getattr(config, name) for name in VARIANT_DEFAULTS},
     }

@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from rlif.errors import UserError
 from rlif.options.checks import Above, AtLeast, Count, Positive, check
 from rlif.options.fields import Formerly
 from rlif.options.groups import (
@@ -34,8 +33,14 @@ from rlif.options.groups import (
 from rlif.options.record import check_resume
 from rlif.rewards import REWARDS, Aggregation, read_specs, reward_names
 from rlif.training.guard import Action
+from rlif.training.variant_options import (
+    AdaptiveEntropyOptions,
+    LossVariantOptions,
+    SamplerCorrectionOptions,
+    check_loss,
+)
 
-LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo"]
+LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo", "gmpo"]
 RewardScale = Literal["group", "batch", "none"]
 ImportanceLevel = Literal["token", "sequence"]
 
@@ -53,8 +58,11 @@ class PolicyLossOptions:
     heading: ClassVar[str] = "loss"
 
     loss_type: LossType = "dapo"
-    """How token losses are averaged. dapo, bnpo: over the tokens of the step. grpo: over each completion's tokens, then
-    over completions. dr_grpo: sum over completions x max_completion_length."""
+    """How token losses are averaged, and what the probability ratio does. dapo, bnpo: over the tokens of the step.
+    grpo: over each completion's tokens, then over completions. dr_grpo: sum over completions x max_completion_length.
+    luspo: sum over each completion's tokens, then over completions. These clip the ratio. cispo: as dapo, the ratio a
+    bounded weight. sapo: as grpo, with a sigmoid of the ratio. vespo: as dapo, with a weight by the product of a
+    completion's ratios. gmpo: as grpo, with the geometric mean of a completion's clipped ratios."""
 
     scale_rewards: RewardScale = "group"
     """What differences of rewards are divided by: the standard deviation in the group, in the batch, or nothing."""
@@ -63,10 +71,11 @@ class PolicyLossOptions:
     """Weight of the KL divergence to the frozen start model. 0 switches it off: collapse comes sooner."""
 
     epsilon: Positive = 0.2
-    """Clip range of the probability ratio; of consequence from the second update of a rollout on (num_iterations)."""
+    """Clip range of the probability ratio; of consequence from the second update of a rollout on (num_iterations). Of
+    gmpo that of the ratio's logarithm, 0.4 in its paper."""
 
     epsilon_high: Positive | None = None
-    """Upper clip range. None: epsilon."""
+    """Upper clip range; of cispo the largest ratio itself. None: epsilon."""
 
     delta: Annotated[float, Above(1)] | None = None
     """Upper bound of the ratio where the advantage is negative; greater than 1 + epsilon. None: no bound."""
@@ -147,6 +156,9 @@ class TrainConfig(
     SamplingOptions,
     TruncationOptions,
     PolicyLossOptions,
+    LossVariantOptions,
+    SamplerCorrectionOptions,
+    AdaptiveEntropyOptions,
     OptimizerOptions,
     LoraOptions,
     LoadingOptions,
@@ -181,6 +193,11 @@ class TrainConfig(
     ] = 8
     """Completions sampled for each prompt: the group that they are compared within. At least 2."""
 
+    max_num_gen_batches: Count = 1
+    """How often a step samples at most: completions of prompts whose rewards are all equal, which teach nothing, are
+    drawn anew until they differ (DAPO's dynamic sampling, arXiv 2503.14476). Where rewards read statistics, those are
+    drawn anew that are all the same. 1: once. The name is verl's."""
+
     temperature: Positive = 1.0
     """Sampling temperature. Rewards and the loss see the distribution at this temperature too."""
 
@@ -208,6 +225,5 @@ class TrainConfig(
         """
         check(self)
         read_specs(self.reward)
-        if self.delta is not None and self.delta <= 1 + self.epsilon:
-            raise UserError(f"delta: got {self.delta!r}, expected more than 1 + epsilon, which is {1 + self.epsilon:g}")
+        check_loss(self)
         check_resume(self, "run")

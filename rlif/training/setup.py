@@ -156,6 +156,9 @@ class Run:
     def save_checkpoint(self) -> None:
         """Save everything that the run needs to continue after the last step."""
         write = self.learner.writer(with_optimizer=True)
+        if self.learner.config.use_adaptive_entropy:
+            entropy = self.learner.entropy
+            self.state.entropy_coef, self.state.last_entropy = entropy.coef, entropy.last_entropy
         if self.directory:
             self.directory.save_checkpoint(write, self.state, self.learner.config.save_total_limit, self.unfinished)
 
@@ -254,6 +257,9 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     learner = make_learner(
         config, accelerator, start, rewards, need_start_model=need_start_model, checkpoint=checkpoint
     )
+
+    if config.use_adaptive_entropy and state.entropy_coef is not None:
+        learner.entropy.coef, learner.entropy.last_entropy = state.entropy_coef, state.last_entropy
 
     is_main = accelerator.is_main_process
     directory = on_first(accelerator, lambda: RunDir(path, config, lock or Lock(path), state))

@@ -34,6 +34,7 @@ from rlif.training.distributed import all_reduce_max, all_reduce_sum, batch_std,
 from rlif.training.learner import Learner
 from rlif.training.loss_options import StepSize, loss_options
 from rlif.training.options import TrainConfig
+from rlif.training.token_choice import chooses_tokens, sampler_weight, statistics_first
 from rlif.training.validation import mean_metrics, rollout_totals
 from rlif_kernels import GRPOLoss, TokenStats, policy_loss
 from rlif_kernels.stats import DEFAULT_OUTPUTS
@@ -94,6 +95,8 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         losses.append(loss)
         grad_norms.append(float(norm))
         skipped += not step_if_finite(learner.optimizer, losses[-1], grad_norms[-1], moved_weights)
+        # Once the weights have changed: an update that is abandoned before moves nothing else either.
+        learner.entropy.finish_update(accelerator)
 
     groups = scores.rewards.view(-1, config.num_generations)
     totals = all_reduce_sum(
@@ -107,6 +110,9 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
             "equal_groups": equal_groups(scores.rewards, config.num_generations).sum().item(),
         },
     )
+    corrected = {}
+    if config.importance_sampling_mode is not None:
+        corrected["sampler_weight"] = totals["sampler_weight"] / max(1, totals["weighted"])
     return {
         **reward_means(totals),
         "reward_std": totals["group_std"] / totals["groups"],
@@ -118,6 +124,8 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         "grad_norm": fmean(grad_norms),
         "learning_rate": learning_rate,
         "skipped_updates": skipped,
+        **learner.entropy.metrics,
+        **corrected,
         # Of the weights with a gradient; where none has one, none was to move.
         "moved_weights": totals["moved"] / totals["counted"] if totals["counted"] else math.nan,
     }
@@ -138,7 +146,7 @@ def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
         advantages=counted.new_zeros(len(counted), dtype=torch.float32),
         old_logprob=torch.zeros_like(counted, dtype=torch.float32),
         start_logprob=torch.zeros_like(counted, dtype=torch.float32) if config.beta > 0 else None,
-        totals=Counter(clipped=0),
+        totals=Counter(clipped=0, sampler_weight=0, weighted=0),
     )
 
 
@@ -216,15 +224,17 @@ def score_and_learn(learner: Learner, rollout: Rollout, scores: Scores) -> float
             stats = scorer(part, config.temperature, outputs=outputs)
             reward(learner, scores, part, rows, stats)
             counted = scores.counted[rows, : part.completion_ids.shape[1]]
+            weight = sampler_weight(config, part, stats.logprob, counted)
             result = policy_loss(
                 stats,
                 scores.advantages[rows],
                 ref_logprob=start_logprob,
+                token_weight=weight,
                 mask=counted,
                 **part_options(learner, scores, counted),
             )
             keep_scores(scores, part, rows, stats, start_logprob)
-            count_clipped(scores, result)
+            count_tokens(learner, scores, result, counted, weight)
             # Only one process alone may leave a backward out. The last one runs anyway, so that there are gradients.
             if is_last or accelerator.num_processes > 1 or any(moved(scores, config)[row] for row in rows):
                 accelerator.backward(result.loss)
@@ -259,12 +269,20 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
                 start_logprob = None if scores.start_logprob is None else scores.start_logprob[rows, :length]
             counted = scores.counted[rows, :length]
             options = part_options(learner, scores, counted)
-            inputs = LossInputs(scores.advantages[rows], old_logprob, start_logprob, counted, options)
-            result = scorer(part, config.temperature, loss=inputs)
+            if statistics_first(config, on_policy=on_policy):
+                stats = scorer(part, config.temperature)
+                of_sampled = stats.logprob if old_logprob is None else old_logprob
+                weight = sampler_weight(config, part, of_sampled, counted)
+                advantages = scores.advantages[rows]
+                result = policy_loss(stats, advantages, old_logprob, start_logprob, weight, mask=counted, **options)
+            else:
+                weight = sampler_weight(config, part, old_logprob, counted)
+                inputs = LossInputs(scores.advantages[rows], old_logprob, start_logprob, counted, options, weight)
+                result = scorer(part, config.temperature, loss=inputs)
             if on_policy:
                 stats = TokenStats(result.logprob, result.entropy, result.self_certainty)
                 keep_scores(scores, part, rows, stats, start_logprob)
-            count_clipped(scores, result)
+            count_tokens(learner, scores, result, counted, weight)
             accelerator.backward(result.loss)
             loss += result.loss.detach()
     return mean_loss(learner, loss)
@@ -274,9 +292,10 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
 
 
 def moved(scores: Scores, config: TrainConfig) -> list[bool]:
-    """Tell which completions the loss moves: not those of groups of equal rewards, if only advantages move any."""
+    """Tell which completions the loss moves, or is told by: none of equal groups, if only advantages move any."""
     counts = scores.counted.any(dim=1)
-    if config.beta > 0 or config.entropy_coef != 0 or config.self_certainty_coef != 0:
+    follows = config.use_adaptive_entropy or chooses_tokens(config)
+    if follows or config.beta > 0 or config.entropy_coef != 0 or config.self_certainty_coef != 0:
         return counts.tolist()
     return (counts & (scores.advantages != 0)).tolist()
 
@@ -284,7 +303,12 @@ def moved(scores: Scores, config: TrainConfig) -> list[bool]:
 def part_options(learner: Learner, scores: Scores, counted: Tensor) -> dict[str, Any]:
     """Return `loss_options` of a part of the step, whose tokens (n, T) count where `counted` is True."""
     return loss_options(
-        learner.config, scores.size, len(counted), int(counted.sum()), num_processes=learner.accelerator.num_processes
+        learner.config,
+        scores.size,
+        len(counted),
+        int(counted.sum()),
+        num_processes=learner.accelerator.num_processes,
+        entropy_coef=learner.entropy.applied,
     )
 
 
@@ -308,10 +332,15 @@ def keep_scores(
     scores.totals.update(rollout_totals(part, stats, start_logprob))
 
 
-def count_clipped(scores: Scores, result: GRPOLoss) -> None:
-    """Add the tokens whose ratio an update clipped to the sums of the step."""
+def count_tokens(learner: Learner, scores: Scores, result: GRPOLoss, counted: Tensor, weight: Tensor | None) -> None:
+    """Add the tokens that an update clipped, and the weights of all, to the sums of the step; show it their entropy."""
     assert result.clipped is not None
+    assert result.entropy is not None
     scores.totals["clipped"] += int(result.clipped.sum())
+    learner.entropy.see(result.entropy, counted, learner.config.top_entropy_quantile)
+    if weight is not None:
+        scores.totals["sampler_weight"] += weight.where(counted, 0).sum().item()
+        scores.totals["weighted"] += int(counted.sum())
 
 
 @torch.no_grad()

@@ -33,12 +33,43 @@ LOSSES = {
 }  # fmt: skip
 
 
+# The other types, the weight of a token, and what chooses tokens: Clip-Cov takes all that it may here, and draws none.
+VARIANTS = {
+    "cispo": {"loss_type": "cispo", "old": True, "epsilon_high": 1.1, "num_items_in_batch": 50, "weights": True},
+    "cispo, on-policy": {"loss_type": "cispo", "epsilon_high": 0.7, "entropy_coef": 0.01, "weights": True},
+    "cispo, sequence": {
+        "loss_type": "cispo", "old": True, "epsilon_high": 1.1, "importance_sampling_level": "sequence",
+    },
+    "sapo": {"loss_type": "sapo", "old": True, "ref": True, "beta": 0.04, "sapo_temperature_neg": 1.5},
+    "sapo, on-policy": {"loss_type": "sapo", "ref": True, "beta": 0.04, "loss_scale": 0.5},
+    "sapo, sequence": {
+        "loss_type": "sapo", "old": True, "importance_sampling_level": "sequence", "weights": True,
+    },
+    "vespo": {"loss_type": "vespo", "old": True, "weights": True, "vespo_k_neg": 1.5},
+    "vespo, on-policy": {"loss_type": "vespo", "weights": True, "ref": True, "beta": 0.1},
+    "luspo": {"loss_type": "luspo", "old": True, "importance_sampling_level": "sequence", "ref": True, "beta": 0.04},
+    "luspo, of tokens": {"loss_type": "luspo", "old": True, "weights": True},
+    "gmpo": {"loss_type": "gmpo", "old": True, "ref": True, "beta": 0.04, "epsilon_high": 0.1},
+    "gmpo, on-policy": {"loss_type": "gmpo", "self_certainty_coef": 0.02},
+    "gmpo, a weight for each token": {"loss_type": "gmpo", "old": True, "weights": True},
+    "gmpo, on-policy, a weight for each token": {"loss_type": "gmpo", "weights": True},
+    "weights": {"old": True, "ref": True, "beta": 0.04, "entropy_coef": 0.02, "weights": True},
+    "weights, sequence": {"importance_sampling_level": "sequence", "loss_type": "grpo", "weights": True},
+    "high entropy": {
+        "old": True, "ref": True, "beta": 0.04, "top_entropy_quantile": 0.4, "entropy_coef": 0.02,
+        "self_certainty_coef": 0.01, "num_items_in_batch": 50,
+    },
+    "high entropy, gmpo": {"loss_type": "gmpo", "old": True, "top_entropy_quantile": 0.5},
+    "Clip-Cov": {"old": True, "clip_cov_ratio": 1.0, "clip_cov_lb": 0.1, "clip_cov_ub": 0.8},
+    "KL-Cov": {"old": True, "kl_cov_ratio": 0.3, "kl_cov_coef": 0.5, "weights": True},
+}  # fmt: skip
+
 # Between them they take every branch of the kernels.
 FAST_LOSSES = ("on-policy", "two-sided clip", "entropy and self-certainty", "sequence, all terms")
 
 
 def loss_inputs(case: dict, logits: Tensor) -> tuple[tuple, dict]:
-    """(targets, advantages, old_logprob, ref_logprob) and the other options of a case of `LOSSES`.
+    """(targets, advantages, old_logprob, ref_logprob) and the other options of a case of `LOSSES` or `VARIANTS`.
 
     Targets are drawn from the (..., T, V) logits. One sequence has no advantage, some tokens are masked, and what
     stands in those is not a number.
@@ -55,6 +86,10 @@ def loss_inputs(case: dict, logits: Tensor) -> tuple[tuple, dict]:
         (guess + 0.3 * torch.randn_like(guess)).where(mask, torch.nan) if options.pop(name, False) else None
         for name in ("old", "ref")
     )
+    if options.pop("weights", False):
+        weights = (2 * torch.rand(targets_shape, device=DEVICE)).where(mask, torch.nan)
+        weights[..., -1:] *= 0  # as of a token that a sampler's correction leaves out
+        options["token_weight"] = weights
     return (targets, advantages, old, ref), options | {"mask": mask}
 
 

@@ -96,6 +96,25 @@ def test_all_float_options_of_the_loss_from_statistics_may_vary_at_once():
     assert compare("policy_loss", {name: SCHEDULES[name] for name in names}, "torch") <= 3
 
 
+# The options of `LossVariant`, as those above.
+VARIANTS = {
+    "sapo": {"sapo_temperature_pos": (1.1, 0.1), "sapo_temperature_neg": (1.2, 0.1)},
+    "vespo": {"vespo_k_pos": (2.1, 0.1), "vespo_lambda_pos": (3.1, 0.1), "vespo_k_neg": (2.9, -0.1)},
+    "cispo": {"epsilon_high": (0.9, 0.02)},
+    # Clip-Cov takes all that it may, and draws none.
+    "dapo": {"top_entropy_quantile": (0.3, 0.04), "clip_cov_ratio": (0.9, 0.005), "clip_cov_lb": (0.1, 0.02)},
+    "grpo": {"kl_cov_ratio": (0.3, 0.04), "kl_cov_coef": (0.9, 0.02), "epsilon_low": (0.1, 0.02)},
+}
+
+
+@pytest.mark.parametrize(
+    "loss_type", [*list(VARIANTS)[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in list(VARIANTS)[1:])]
+)
+def test_all_options_of_a_variant_may_vary_at_once(loss_type):
+    fixed = {"clip_cov_ub": 50.0} if loss_type == "dapo" else {}
+    assert compare("grpo_loss", VARIANTS[loss_type], "torch", loss_type=loss_type, **fixed) <= 3
+
+
 # All at once, above, are each a variable; alone, one of the rows' options and one of the loss's.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["temperature", "beta"])

@@ -11,6 +11,7 @@ from comparison import DEVICE, mostly_interpreted, random_targets
 from losses import (
     FAST_LOSSES,
     LOSSES,
+    VARIANTS,
     assert_gradient_matches,
     assert_losses_match,
     exact,
@@ -19,11 +20,12 @@ from losses import (
 )
 from rlif_kernels import grpo_loss, reference, token_stats
 from rlif_kernels.backends.triton import launches
+from rlif_kernels.loss_options import LossOptions
 
 
 def check(logits, case, backend, inplace=False, **more):
     """Compare loss, statistics and gradient with the float64 reference."""
-    arguments, options = loss_inputs(LOSSES[case], logits[..., : more.get("vocab_size")])
+    arguments, options = loss_inputs((LOSSES | VARIANTS)[case], logits[..., : more.get("vocab_size")])
     options |= more
     rows = {name: more[name] for name in ("temperature", "softcap", "vocab_size") if name in more}
     arguments = near(token_stats(logits, arguments[0], **rows).logprob, arguments)
@@ -49,6 +51,19 @@ def check(logits, case, backend, inplace=False, **more):
 )
 def test_every_loss_matches_the_reference(case, inplace, backend):
     check(3 * torch.randn(4, 6, 300, device=DEVICE), case, backend, inplace)
+
+
+# On-policy the kernels of the clipped loss serve every term; off-policy, and where tokens are chosen, they serve none.
+@pytest.mark.parametrize(
+    "case", mostly_interpreted(*VARIANTS, fast=("cispo, on-policy",), slow=("vespo", "weights", "high entropy"))
+)
+def test_every_variant_matches_the_reference(case, backend):
+    check(3 * torch.randn(4, 6, 300, device=DEVICE), case, backend)
+
+
+@pytest.mark.parametrize("case", ["vespo", "high entropy"])
+def test_a_variant_may_write_its_gradient_in_place(case):
+    check(3 * torch.randn(4, 6, 300, device=DEVICE), case, "torch", inplace=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -297,6 +312,15 @@ def test_torch_compile_traces_the_whole_graph(inplace, backend):
     assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize("term", ["clip", "vespo"])
+def test_opcheck_passes(term, backend):
+    logits, rows = torch.randn(2, 3, 20, device=DEVICE), -torch.rand(6, 6, device=DEVICE)
+    loss_rows = [*rows[:4], None, rows[4]]
+    arguments = (torch.randint(20, (2, 3), device=DEVICE), None, None, 0.7, 0.0, 20, "logprob", backend, "")
+    options, length = LossOptions(0.2, 0.2, 2.0, 0.0, 0.0, 0.0), 3 if term == "vespo" else 0
+    torch.library.opcheck(torch.ops.rlif.grpo_loss, (logits, *arguments, loss_rows, [*options], term, length, True))
+
+
 LOGITS, TARGETS, ADVANTAGES = torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2)
 
 BAD = {
@@ -309,6 +333,31 @@ BAD = {
     "a negative beta": ({"beta": -0.1}, ValueError, "beta is -0.1; expected a finite number, 0 or more"),
     "an unknown loss": ({"loss_type": "ppo"}, ValueError, "loss_type is 'ppo'; expected one of"),
     "an unknown level": ({"importance_sampling_level": "word"}, ValueError, "importance_sampling_level is 'word'"),
+    "a weight of another shape": (
+        {"token_weight": torch.ones(2)}, ValueError, r"token_weight has shape \(2,\); expected \(2, 3\), as",
+    ),
+    "a bound of the ratio in a loss that clips none": (
+        {"loss_type": "sapo", "delta": 2.0}, ValueError, "delta is 2.0; expected None with loss_type 'sapo'",
+    ),
+    "a level for a loss of whole sequences": (
+        {"loss_type": "vespo", "importance_sampling_level": "sequence"}, ValueError,
+        "importance_sampling_level is 'sequence'; expected 'token' with loss_type 'vespo'",
+    ),
+    "a temperature of 0": ({"sapo_temperature_pos": 0.0}, ValueError, "sapo_temperature_pos is 0.0; expected a"),
+    "an exponent as text": ({"vespo_k_pos": "2"}, TypeError, "vespo_k_pos is '2'; expected a number"),
+    "more than all tokens": (
+        {"top_entropy_quantile": 1.5}, ValueError, "top_entropy_quantile is 1.5; expected a number from 0 to 1",
+    ),
+    "an empty range": ({"clip_cov_lb": 6.0}, ValueError, "clip_cov_lb is 6.0; expected less than clip_cov_ub, 5.0"),
+    "both holds of the covariance": (
+        {"clip_cov_ratio": 0.1, "kl_cov_ratio": 0.1}, ValueError, "kl_cov_ratio is 0.1; expected 0 with a clip_cov",
+    ),
+    "a covariance in a loss that clips no ratio": (
+        {"loss_type": "cispo", "clip_cov_ratio": 0.1}, ValueError, "clip_cov_ratio is 0.1; expected 0, or a loss_type",
+    ),
+    "an unknown option": (
+        {"sapo_temperature": 1.0}, TypeError, "got an unexpected keyword argument 'sapo_temperature'; expected one",
+    ),
     "epsilon as text": ({"epsilon_low": "0.2"}, TypeError, "epsilon_low is '0.2'; expected a number"),
     "no tokens in the batch": ({"num_items_in_batch": 0}, ValueError, "num_items_in_batch is 0; expected a positive"),
     "a field that is no statistic of a token": (

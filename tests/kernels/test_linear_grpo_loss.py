@@ -11,6 +11,7 @@ from comparison import DEVICE, mostly_interpreted, random_targets
 from losses import (
     FAST_LOSSES,
     LOSSES,
+    VARIANTS,
     assert_gradient_matches,
     assert_losses_match,
     exact,
@@ -49,9 +50,21 @@ def doubled(*tensors):
     ),
 )
 def test_every_loss_matches_the_reference(case, tile_bytes, backend):
+    check(LOSSES[case], tile_bytes, backend)
+
+
+# Of whole sequences and of all tokens, in one tile and in several.
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 3000])
+@pytest.mark.parametrize("case", VARIANTS)
+def test_every_variant_matches_the_reference(case, tile_bytes):
+    check(VARIANTS[case], tile_bytes, None)
+
+
+def check(case, tile_bytes, backend):
+    """Compare loss, statistics and gradients with the float64 reference."""
     shape = (3, 4)  # more rows than the middle one of TILE_BYTES holds
     hidden, weight, bias = head(shape=shape)
-    arguments, options = loss_inputs(LOSSES[case], logits_of(hidden, weight, bias)[..., :95])
+    arguments, options = loss_inputs(case, logits_of(hidden, weight, bias)[..., :95])
     options |= {"softcap": 10.0, "temperature": 0.8, "vocab_size": 95}
     rows = {name: options[name] for name in ("softcap", "temperature", "vocab_size")}
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """The definition of the loss, its closed form, and what both are worth in numbers."""
 
+import inspect
 import math
 
 import pytest
@@ -7,18 +8,36 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losses import LOSSES, exact, loss_inputs, near
-from rlif_kernels import TokenStats, k3_kl, policy_loss, reference
-from rlif_kernels.policy_loss import LossOptions, LossRows, sequence_average, token_terms, token_weights
-from rlif_kernels.stats import DEFAULT_OUTPUTS
+from losses import LOSSES, VARIANTS, exact, loss_inputs, near
+from rlif_kernels import TokenStats, importance_weight, k3_kl, policy_loss, reference
+from rlif_kernels.checks import RowArguments
+from rlif_kernels.grpo_loss import sequences_of
+from rlif_kernels.loss_arguments import loss_arguments
+from rlif_kernels.loss_options import VARIANT_DEFAULTS, selects_tokens, variant_numbers
+from rlif_kernels.loss_terms import token_terms
+from rlif_kernels.rows import Rows
+from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
+from rlif_kernels.token_selection import clip_cov_tokens, covariances, high_entropy_tokens, kl_cov_tokens
 
+ALL = LOSSES | VARIANTS
+# The ratio of these is held by a detach that finite differences do not see.
+DETACHED = ("cispo", "vespo")
 ACTIVE = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 
-@pytest.mark.parametrize("case", LOSSES)
+def options_of(case):
+    """The case's options of the variants, and all others that the loss is told, with their defaults."""
+    known = inspect.signature(loss_arguments).parameters
+    defaults = {name: option.default for name, option in inspect.signature(policy_loss).parameters.items()}
+    named = {name: defaults[name] for name, option in known.items() if option.kind is option.KEYWORD_ONLY}
+    variant = {name: case[name] for name in VARIANT_DEFAULTS if name in case}
+    return variant, named | {name: value for name, value in case.items() if name in named}
+
+
+@pytest.mark.parametrize("case", [name for name, case in ALL.items() if case.get("loss_type") not in DETACHED])
 def test_the_reference_is_differentiated_correctly(case):
     logits = (2 * torch.randn(4, 6, 11, dtype=torch.float64)).requires_grad_()
-    arguments, options = loss_inputs(LOSSES[case], logits)
+    arguments, options = loss_inputs(ALL[case], logits)
     logprob = reference.token_stats(logits.detach(), arguments[0]).logprob
     given = exact(near(logprob, arguments))
     # On-policy the ratio is held at 1 by a detach that finite differences do not see: there they are given the old.
@@ -27,29 +46,27 @@ def test_the_reference_is_differentiated_correctly(case):
     torch.autograd.gradcheck(lambda x: reference.grpo_loss(x, *given, **options).loss, (logits,))
 
 
-@pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.parametrize(
+    "case", [name for name in ALL if not selects_tokens(variant_numbers(options_of(ALL[name])[0]))]
+)
 def test_the_closed_form_is_the_derivative_of_the_definition(case):
-    arguments, options = loss_inputs(LOSSES[case], torch.randn(4, 6, 11))
-    mask = options["mask"]
+    arguments, options = loss_inputs(ALL[case], torch.randn(4, 6, 11))
+    mask = options.pop("mask")
     leaves = [(-torch.rand(4, 6, dtype=torch.float64)).requires_grad_() for _ in range(3)]
-    given = exact(near(leaves[0].detach(), arguments))
+    # What the ops are given is rounded to float32.
+    given = exact([x if x is None or x.dtype == torch.long else x.float() for x in near(leaves[0].detach(), arguments)])
+    weight = options.pop("token_weight", None)
     stats = TokenStats(*(leaf.where(mask, 0) for leaf in leaves))
-    expected = policy_loss(stats, *given[1:], **options)
+    expected = policy_loss(stats, *given[1:], weight, mask=mask, **options)
     expected.loss.backward()
 
-    weights = token_weights(
-        mask, options.get("loss_type", "dapo"), options.get("num_items_in_batch"), options.get("max_completion_length"),
-        options.get("loss_scale", 1.0),
-    )  # fmt: skip
-    numbers = LossOptions(
-        0.2, options.get("epsilon_high", 0.2), options.get("delta", math.inf),
-        *(options.get(name, 0.0) for name in ("beta", "entropy_coef", "self_certainty_coef")),
-    )  # fmt: skip
-    rows = LossRows(given[1].view(4, -1).expand(4, 6), *weights, *given[2:]).map(torch.flatten)
-    by_sequence = options.get("importance_sampling_level") == "sequence"
-    average = sequence_average(mask.flatten(), 6, slice(None)) if by_sequence else None
+    targets = given[0].where(mask, IGNORE_INDEX)
+    rows = RowArguments(Rows(targets, 1.0, 0.0, 11), DEFAULT_OUTPUTS, "torch", "", 11)
+    variant, named = options_of(options)
+    _, loss = loss_arguments(rows, *given[1:], weight, variant, **named)
     fields = {name: value.flatten() for name, value in zip(DEFAULT_OUTPUTS, stats[:3], strict=True)}
-    terms = token_terms(fields, rows, numbers, average)
+    sequences = sequences_of(targets, loss.sequence_length)
+    terms = token_terms(fields, loss.loss_rows, loss.options, loss.term, sequences)
     # The weights are float32.
     torch.testing.assert_close(terms.loss.sum(), expected.loss, rtol=1e-6, atol=1e-7)
     assert torch.equal(terms.clipped.view(4, 6) & mask, expected.clipped)
@@ -133,3 +150,147 @@ def test_on_policy_equals_an_old_policy_of_the_same_log_probabilities():
         ]
         torch.testing.assert_close(*results)
         torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in results))
+
+
+# ---------------------------------------------------------------- what each of the other losses is worth
+
+
+def loss_of(ratios, advantages, **options):
+    """The loss of one sequence of tokens with these ratios, and its gradient by their log-probabilities."""
+    logprob = torch.tensor([ratios], dtype=torch.float64).log().requires_grad_()
+    old = torch.zeros_like(logprob)
+    mask = torch.ones_like(logprob, dtype=torch.bool)
+    result = policy_loss(
+        TokenStats(logprob, entropy=-logprob.detach()), torch.tensor([advantages], dtype=torch.float64), old, mask=mask,
+        **options,
+    )  # fmt: skip
+    result.loss.backward()
+    return result, logprob.grad[0].tolist()
+
+
+def test_cispo_bounds_the_weight_and_keeps_the_gradient():
+    result, gradient = loss_of([4.0, 0.5], [1.0, -1.0], loss_type="cispo", epsilon_high=3.0, num_items_in_batch=1)
+    assert gradient == pytest.approx([-3.0, 0.5])
+    assert result.loss.item() == pytest.approx(-3 * math.log(4) + 0.5 * math.log(0.5))
+    assert result.clipped.tolist() == [[True, False]]
+
+
+def test_sapo_has_the_slope_of_the_ratio_at_1_and_less_on_both_sides():
+    options = {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0}
+    for ratio, advantage, temperature in ((1.0, 1.0, 2.0), (1.5, 1.0, 2.0), (0.5, -1.0, 3.0)):
+        gate = 1 / (1 + math.exp(-temperature * (ratio - 1)))
+        result, (gradient,) = loss_of([ratio], [advantage], **options)
+        assert result.loss.item() == pytest.approx(-gate * 4 / temperature * advantage)
+        assert gradient == pytest.approx(-4 * gate * (1 - gate) * ratio * advantage)
+
+
+def test_vespo_weighs_a_sequence_by_the_product_of_its_ratios():
+    _, gradient = loss_of([2.0, 0.25], [1.0, 1.0], loss_type="vespo", num_items_in_batch=1)
+    weight = math.exp(3 + 2 * math.log(0.5) - 3 * 0.5)
+    assert gradient == pytest.approx([-weight, -weight])
+    _, gradient = loss_of([2.0, 0.25], [-1.0, -1.0], loss_type="vespo", num_items_in_batch=1)
+    weight = math.exp(2 + 3 * math.log(0.5) - 2 * 0.5)
+    assert gradient == pytest.approx([weight, weight])
+
+
+def test_gmpo_weighs_a_sequence_by_the_geometric_mean_of_its_clipped_ratios():
+    ratios = [math.exp(0.9), math.exp(-0.1)]
+    result, gradient = loss_of(ratios, [1.0, 1.0], loss_type="gmpo", epsilon_low=0.4)
+    mean = math.exp((0.4 - 0.1) / 2)
+    assert result.loss.item() == pytest.approx(-mean)
+    assert gradient == pytest.approx([0.0, -mean / 2])
+    assert result.clipped.tolist() == [[True, False]]
+
+
+def test_luspo_adds_up_the_tokens_of_a_sequence():
+    result, gradient = loss_of([1.0] * 3, [2.0] * 3, loss_type="luspo", importance_sampling_level="sequence")
+    assert result.loss.item() == pytest.approx(-6)
+    assert gradient == pytest.approx([-2.0] * 3)
+
+
+def test_a_token_weight_multiplies_the_policy_term_and_not_the_penalty():
+    stats = TokenStats(torch.zeros(1, 2, dtype=torch.float64))
+    options = {"mask": torch.ones(1, 2, dtype=torch.bool), "beta": 1.0}
+    ref = torch.ones(1, 2, dtype=torch.float64)
+    weight = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
+    loss = policy_loss(stats, torch.ones(1, dtype=torch.float64), None, ref, weight, **options).loss
+    assert loss.item() == pytest.approx(-0.25 + math.e - 2)
+
+
+# ---------------------------------------------------------------- tokens that all tokens choose
+
+
+def test_the_tokens_of_high_entropy_are_those_from_the_quantile_on():
+    entropy = torch.tensor([[0.1, 0.9, 0.5, 0.3], [0.7, 9.0, 0.2, 0.4]])
+    mask = torch.tensor([[True] * 4, [True, False, True, True]])
+    # Of seven tokens the quantile 0.75 lies half-way between the third and the second: 0.6.
+    assert high_entropy_tokens(entropy, mask, 0.25).nonzero().tolist() == [[0, 1], [1, 0]]
+    assert torch.equal(high_entropy_tokens(entropy, mask, 1.0), mask)
+    assert high_entropy_tokens(entropy, mask, 0.0).nonzero().tolist() == [[0, 1]]
+    assert not high_entropy_tokens(entropy, torch.zeros_like(mask), 0.5).any()
+
+
+def test_clip_cov_leaves_out_tokens_of_the_range_that_are_not_clipped_and_no_more_than_its_share():
+    covariance = torch.tensor([[2.0, 3.0, 0.5, 6.0, 2.5, 2.0, 4.0, 1.5]])
+    mask = torch.tensor([[True] * 7 + [False]])
+    clipped = torch.zeros_like(mask)
+    clipped[0, 1] = True
+    allowed = {0, 4, 5, 6}
+    seen = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        chosen = clip_cov_tokens(covariance, clipped, mask, 0.3, 1.0, 5.0).nonzero()[:, 1].tolist()
+        assert len(chosen) == 2  # 0.3 of seven, rounded down
+        seen |= set(chosen)
+    assert seen == allowed
+    assert clip_cov_tokens(covariance, clipped, mask, 1e-4, 1.0, 5.0).sum() == 1
+
+
+def test_kl_cov_holds_the_tokens_of_the_largest_covariance():
+    logprob = torch.tensor([[-1.0, -3.0, -2.0, -9.0]])
+    advantages = torch.tensor([[2.0, -2.0, 0.0, 7.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    covariance = covariances(logprob, advantages, mask)
+    torch.testing.assert_close(covariance[:, :3], torch.tensor([[2.0, 2.0, 0.0]]))
+    assert kl_cov_tokens(torch.tensor([[1.0, 5.0, 2.0, 9.0]]), mask, 0.5).tolist() == [[False, True, False, False]]
+
+
+def test_kl_cov_lets_the_ratio_be_and_holds_its_tokens_by_the_log_ratio():
+    # Covariances of 0.3, 0 and -0.3.
+    ratios = [math.exp(0.9), 1.0, math.exp(-0.9)]
+    result, gradient = loss_of(ratios, [1.0, 0.0, 1.0], kl_cov_ratio=0.4, kl_cov_coef=0.5, num_items_in_batch=1)
+    # One token of three is held: the first.
+    assert gradient == pytest.approx([-math.exp(0.9) + 0.5, 0.0, -math.exp(-0.9)])
+    assert result.loss.item() == pytest.approx(-math.exp(0.9) - math.exp(-0.9) + 0.5 * 0.9)
+    assert not result.clipped.any()
+
+
+# ---------------------------------------------------------------- the correction of a sampler
+
+
+@pytest.mark.parametrize(
+    ("mode", "limits", "expected"),
+    [
+        ("token_truncate", {}, [[0.5, 3.0, 1.0], [1.0, 1.0, 1.0]]),
+        ("token_truncate", {"clip_min": 0.8, "clip_max": None}, [[0.8, 8.0, 1.0], [1.0, 1.0, 1.0]]),
+        ("token_mask", {}, [[0.5, 0.0, 1.0], [1.0, 1.0, 1.0]]),
+        ("token_mask", {"clip_min": 0.8, "clip_max": None}, [[0.0, 8.0, 1.0], [1.0, 1.0, 1.0]]),
+        ("sequence_truncate", {}, [[3.0, 3.0, 3.0], [1.0, 1.0, 1.0]]),
+        ("sequence_mask", {}, [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+        ("sequence_mask", {"clip_max": 5.0}, [[4.0, 4.0, 4.0], [1.0, 1.0, 1.0]]),
+        ("token_truncate", {"clip_max": None}, [[0.5, 8.0, 1.0], [1.0, 1.0, 1.0]]),
+    ],
+)
+def test_a_sampler_is_corrected_by_bounded_ratios(mode, limits, expected):
+    # A token that the sampler has no number for has the ratio 1, and so has one that does not count.
+    logprob = torch.tensor([[0.5, 8.0, 7.0], [1.0, 2.0, 9.0]]).log().requires_grad_()
+    sampler = torch.tensor([[0.0, 0.0, math.nan], [0.0, math.log(2.0), 0.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    weight = importance_weight(logprob, sampler, mask=mask, mode=mode, **limits)
+    torch.testing.assert_close(weight, torch.tensor(expected))
+    assert not weight.requires_grad
+
+
+def test_an_unknown_correction_is_refused():
+    with pytest.raises(ValueError, match=r"^mode is 'tis'; expected one of \('token_truncate'"):
+        importance_weight(torch.zeros(1, 1), torch.zeros(1, 1), mask=torch.ones(1, 1, dtype=torch.bool), mode="tis")

@@ -9,7 +9,8 @@ from torch import Tensor
 from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.backends import torch as torch_backend
 from rlif_kernels.backends.c.build import found
-from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
+from rlif_kernels.loss_options import LossOptions
+from rlif_kernels.loss_terms import LossRows, TokenTerms
 from rlif_kernels.rows import Rows
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class FusedLoss(Protocol):
         loss_rows: LossRows,
         options: LossOptions,
     ) -> tuple[dict[str, Tensor], TokenTerms]:
-        """Write the gradient of the logits, and return the requested fields and the terms of `policy_loss`."""
+        """Write the gradient of the logits, and return the requested fields and the terms of the clipped loss."""
         ...
 
 

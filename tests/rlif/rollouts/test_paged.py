@@ -20,6 +20,7 @@ from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.paged import check_paged, sample_paged
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
+from rlif.scoring.scorer import make_scorer
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
 from rlif.training.setup import prepare
@@ -114,6 +115,14 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_model(
         # Five standard deviations of a binomial share.
         deviation = (probabilities * (1 - probabilities) / len(tokens)).sqrt()
         assert ((frequency - probabilities).abs() <= 5 * deviation + 1 / len(tokens)).all()
+
+
+def test_the_sampler_says_the_log_probabilities_that_a_forward_has(language_model: LanguageModel) -> None:
+    rollout = roll(language_model, temperature=0.7, outputs=("logprob",))
+    expected = make_scorer(language_model.model, TrainConfig(model="m", data="d"))(rollout, 0.7, outputs=("logprob",))
+    assert rollout.stats is not None
+    # Pages and one row differ in the order of float32 sums.
+    torch.testing.assert_close(rollout.stats.logprob, expected.logprob.detach(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from rlif.training import learner
 from rlif.training import loop as trainer
 from rlif.training import step as update
 from rlif.training.distributed import make_accelerator
+from rlif.training.entropy_control import EntropyControl
 from rlif.training.learner import Learner, Models
 from rlif.training.loop import learning_rate_at, train_step
 from rlif.training.options import TrainConfig
@@ -45,6 +46,7 @@ def one_step(
         models=Models(language_model, Scorer(model, fused_head(model)), frozen_start_model(start or model)),
         rewards=load_rewards(config.reward),
         optimizer=torch.optim.SGD(model.parameters()),
+        entropy=EntropyControl(config, config.entropy_coef),
     )
     return train_step(learner, prompts[: config.prompts_per_step], 1)
 

@@ -82,3 +82,42 @@ def test_a_lone_reward_is_the_same_as_a_tuple_of_it() -> None:
 def test_a_directory_as_text_is_one_error_before_any_work() -> None:
     with pytest.raises(UserError, match=r"^output_dir: got 'runs/x', expected a pathlib\.Path$"):
         TrainConfig(model="m", data="d", output_dir="runs/x").validate()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"loss_type": "sapo", "delta": 2.0}, "delta: got 2.0, expected None with loss_type sapo"),
+        ({"loss_type": "cispo"}, "epsilon_high: got None, expected with loss_type cispo the largest ratio itself"),
+        ({"loss_type": "luspo"}, "importance_sampling_level: got 'token', expected 'sequence' with loss_type luspo"),
+        (
+            {"loss_type": "vespo", "importance_sampling_level": "sequence"},
+            "importance_sampling_level: got 'sequence', expected 'token' with loss_type vespo",
+        ),
+        ({"clip_cov_lb": 6.0}, "clip_cov_lb: got 6.0, expected less than clip_cov_ub, which is 5.0"),
+        ({"clip_cov_ratio": 0.1, "kl_cov_ratio": 0.1}, "kl_cov_ratio: got 0.1, expected 0 with a clip_cov_ratio"),
+        ({"loss_type": "gmpo", "clip_cov_ratio": 0.1}, "clip_cov_ratio: got 0.1, expected 0, or a loss_type out of"),
+        ({"kl_cov_ratio": 0.1, "delta": 2.0}, "delta: got 2.0, expected None with a kl_cov_ratio"),
+        (
+            {"importance_sampling_mode": "token_mask", "top_k": 3},
+            "importance_sampling_mode: got 'token_mask', expected None with top_k or top_p",
+        ),
+        (
+            {"importance_sampling_mode": "sequence_mask", "loss_type": "vespo"},
+            "importance_sampling_mode: got 'sequence_mask', expected a mode of tokens with loss_type vespo",
+        ),
+        (
+            {"importance_sampling_mode": "token_mask", "importance_sampling_clip_min": 4.0},
+            "importance_sampling_clip_min: got 4.0, expected less than importance_sampling_clip_max, which is 3.0",
+        ),
+        ({"entropy_coef_min": 2.0}, "entropy_coef_min: got 2.0, expected at most entropy_coef_max, which is 1.0"),
+        ({"top_entropy_quantile": 1.5}, "top_entropy_quantile: got 1.5, expected"),
+        ({"importance_sampling_mode": "tis"}, "importance_sampling_mode: got 'tis', expected"),
+        ({"max_num_gen_batches": 0}, "max_num_gen_batches: got 0, expected an integer of at least 1"),
+    ],
+)
+def test_options_of_the_loss_that_do_not_go_together_are_one_error(changes: dict[str, object], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        dataclasses.replace(VALID, **changes).validate()  # type: ignore[arg-type]
+    assert str(error.value).startswith(expected)
+    assert "\n" not in str(error.value)

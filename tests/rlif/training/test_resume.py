@@ -46,6 +46,7 @@ def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         {"lora_rank": 4, "dtype": "bfloat16", "learning_rate": 3e-6, "num_iterations": 2},
         {"dtype": "bfloat16", "learning_rate": 3e-6, "logits_dtype": "float32"},
         {"reward": ("random", "self_certainty=0.5"), "weight_decay": 0.1, "evaluates": True},
+        {"use_adaptive_entropy": True, "entropy_target": 1.8, "entropy_coef_delta": 0.1, "reward": ("random",)},
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_bits(

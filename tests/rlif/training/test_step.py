@@ -116,6 +116,7 @@ def test_truncated_completions_are_left_out_of_the_loss_but_not_of_their_group(m
         {"loss_type": "grpo"},
         {"loss_type": "bnpo", "mask_truncated_completions": True},
         {"loss_type": "dr_grpo"},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "num_iterations": 2},
     ],
 )
 def test_the_gradient_does_not_depend_on_the_parts_of_the_step(

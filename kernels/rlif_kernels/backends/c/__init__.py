@@ -14,7 +14,8 @@ from torch import Tensor
 from rlif_kernels.backends.c.build import library
 from rlif_kernels.backends.torch import row_maximum as row_maximum  # the two leave the same row state
 from rlif_kernels.checks import check_values
-from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
+from rlif_kernels.loss_options import LossOptions
+from rlif_kernels.loss_terms import KERNEL_ROWS, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, row_coefficients, row_offsets, zero_results
 
 # Below this many elements more threads cost more than they save: about 40 microseconds of work.
@@ -37,7 +38,7 @@ class _Call(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in ("grad", "grad_offsets", "c_p", "c_plogp", "c_pp", "c_1", "c_y", "c_rest")
         ),
-        *((name, ctypes.c_void_p) for name in (*LossRows._fields, "loss", "kl", "clipped")),
+        *((name, ctypes.c_void_p) for name in (*KERNEL_ROWS, "loss", "kl", "clipped")),
         *((name, ctypes.c_double) for name in ("low", "high", "delta", "beta", "entropy_coef", "self_certainty_coef")),
         *((name, ctypes.c_void_p) for name in ("uniform", "drawn")),
     )
@@ -88,7 +89,7 @@ def grpo(
     _expect_gradient(grad_logits, logits, rows.num_columns)
     results, state = zero_results(logits, rows.num_rows, (*outputs, "loss", "kl"))
     results["clipped"] = state.new_zeros(rows.num_rows, dtype=torch.bool)
-    given = {name: value for name, value in loss_rows._asdict().items() if value is not None}
+    given = {name: getattr(loss_rows, name) for name in KERNEL_ROWS if getattr(loss_rows, name) is not None}
     tensors = {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": state, **results, **given}
     numbers = {"low": 1 - options.epsilon_low, "high": 1 + options.epsilon_high}
     numbers |= {name: getattr(options, name) for name in ("delta", "beta", "entropy_coef", "self_certainty_coef")}

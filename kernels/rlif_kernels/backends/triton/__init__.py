@@ -21,7 +21,8 @@ from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel, terms_k
 from rlif_kernels.backends.triton.lanes import NUM_PARTS
 from rlif_kernels.backends.triton.launches import Launch
 from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES, TILES, Device, cdiv
-from rlif_kernels.policy_loss import LossOptions, LossRows, TokenTerms
+from rlif_kernels.loss_options import LossOptions
+from rlif_kernels.loss_terms import KERNEL_ROWS, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, RowState, empty_results, row_offsets
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
@@ -211,10 +212,11 @@ def grpo(
     )
     temperatures, temperature = rows.split_temperature
     fields = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in outputs}
+    tokens = loss_rows[: len(KERNEL_ROWS)]
     with _device_of(logits):
         grpo_kernel[(planned.programs,)](
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
-            *loss_rows, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
+            *tokens, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
             clipped.view(torch.int8), stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature,
             rows.softcap, plan.num_chunks(num_columns, logits.element_size()), *_numbers(options), **constants,
         )  # fmt: skip
@@ -232,8 +234,9 @@ def _launch_terms(
     """Write the loss, k3 and the clip flag of each row; return the derivative by each field."""
     terms = {"logprob": True, "entropy": options.entropy_coef != 0, "self_certainty": options.self_certainty_coef != 0}
     grads = {name: torch.empty_like(results["loss"]) for name, present in terms.items() if present}
+    tokens = loss_rows[: len(KERNEL_ROWS)]
     terms_kernel[(cdiv(rows.num_rows, TERMS_ROWS),)](
-        rows.targets, *(fields.get(name) for name in DEFAULT_OUTPUTS), *loss_rows, results["loss"], results.get("kl"),
+        rows.targets, *(fields.get(name) for name in DEFAULT_OUTPUTS), *tokens, results["loss"], results.get("kl"),
         clipped.view(torch.int8), *(grads.get(name) for name in DEFAULT_OUTPUTS), rows.num_rows, *_numbers(options),
         E=terms["entropy"], U=terms["self_certainty"], ROWS=TERMS_ROWS, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip

@@ -113,6 +113,13 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
                 h, w, ids, advantages.double(), old.double(), bias=b, entropy_coef=0.1, **o
             ),
         ),
+        # Off-policy it is no kernel's; with a choice of tokens it is `linear_token_stats` and `policy_loss`.
+        "linear_grpo_loss, sapo": (
+            lambda h, w, b, **o: linear_grpo_loss(h, w, ids, advantages, old, bias=b, **sapo, **o),
+            lambda h, w, b, **o: reference.linear_grpo_loss(
+                h, w, ids, advantages.double(), old.double(), bias=b, **sapo, **o
+            ),
+        ),
         "grpo_loss": (
             lambda h, w, b, **o: grpo_loss(
                 torch.nn.functional.linear(h, w, b), ids, advantages, old, entropy_coef=0.1, **o
@@ -122,6 +129,7 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
             ),
         ),
     }
+    sapo = {"loss_type": "sapo", "sapo_temperature_neg": 2.0}
     for name, (ours, theirs) in losses.items():
         for tile in ({},) if name == "grpo_loss" else ({}, {"tile_bytes": 1000}):
             ids = targets if tile else masked

@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlif_kernels.backends import triton as triton_backend
 from rlif_kernels.backends.triton import launches, plan
 from rlif_kernels.backends.triton.plan import Device
-from rlif_kernels.policy_loss import LossOptions, LossRows
+from rlif_kernels.loss_options import LossOptions
+from rlif_kernels.loss_terms import LossRows
 from rlif_kernels.rows import Rows
 from rlif_kernels.stats import FIELDS
 
