@@ -213,7 +213,7 @@ def _tangent(tangent: Tensor, logits: Tensor, arguments: tuple[Any, ...]) -> Ten
     ranks = vocab_parallel(local, group)
     fields, _ = (ranks or local).forward(logits, rows, names)
     tangents = field_tangents(tangent, logits, rows, names, ranks)
-    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), term, rows.targets, sequence_length)
+    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, term, sequence_length)
 
 
 def tangent_of_loss(
@@ -271,9 +271,10 @@ def loss_of_stats(
     stats: TokenStats, targets: Tensor, outputs: Sequence[str], *given: Tensor | None, **options: Any
 ) -> GRPOLoss:
     """`policy_loss` of statistics of the rows whose targets are not masked, with the fields that were asked for."""
-    tensors = (None if value is None else value.detach().float() for value in given)
+    tensors: list[Any] = [None if value is None else value.detach().float() for value in given]
     result = policy_loss(stats, *tensors, mask=targets != IGNORE_INDEX, **options)
-    return result._replace(**{name: None for name in DEFAULT_OUTPUTS if name not in outputs})
+    absent: dict[str, Any] = {name: None for name in DEFAULT_OUTPUTS if name not in outputs}
+    return result._replace(**absent)
 
 
 # ---------------------------------------------------------------- library ops

@@ -218,7 +218,7 @@ def _tangent(
         taken = HiddenRows(hidden, active_rows(rows.targets))
         fields, _ = head.forward(call, taken, names)
         tangents = head_tangents(call, taken, names, d_hidden, d_weight, d_bias)
-    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), term, rows.targets, sequence_length)
+    return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, term, sequence_length)
 
 
 @torch.library.custom_op("rlif::linear_grpo_loss", mutates_args=())

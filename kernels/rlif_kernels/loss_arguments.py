@@ -136,8 +136,8 @@ def _loss_rows(
         log_weight = logs.sum(-1, keepdim=True).expand(targets.shape).where(active, 0).view(-1)
     elif token_weight is not None:
         advantage = advantage * cleared(token_weight)
-    logprobs = (None if logprob is None else cleared(logprob).view(-1) for logprob in (old_logprob, ref_logprob))
-    return LossRows(advantage.view(-1), weight.view(-1), mean_weight.view(-1), *logprobs, log_weight)
+    old, ref = (None if logprob is None else cleared(logprob).view(-1) for logprob in (old_logprob, ref_logprob))
+    return LossRows(advantage.view(-1), weight.view(-1), mean_weight.view(-1), old, ref, log_weight)
 
 
 def _check_tokens(name: str, tensor: Any, targets: Tensor, shapes: tuple[torch.Size, ...]) -> None:

@@ -85,7 +85,8 @@ def with_groups(rollout: Rollout, groups: Sequence[int], drawn: Rollout, pad_tok
     stats = rollout.stats
     if stats is not None:
         assert drawn.stats is not None
-        stats = TokenStats(*(w if w is None else merged(w, p, 0) for w, p in zip(stats, drawn.stats, strict=True)))
+        pairs = zip(stats, drawn.stats, strict=True)
+        stats = TokenStats(*(None if a is None or b is None else merged(a, b, 0) for a, b in pairs))
     return replace(
         rollout,
         texts=texts,

@@ -339,8 +339,8 @@ def count_tokens(learner: Learner, scores: Scores, result: GRPOLoss, counted: Te
     scores.totals["clipped"] += int(result.clipped.sum())
     learner.entropy.see(result.entropy, counted, learner.config.top_entropy_quantile)
     if weight is not None:
-        scores.totals["sampler_weight"] += weight.where(counted, 0).sum().item()
-        scores.totals["weighted"] += int(counted.sum())
+        total: float = weight.where(counted, 0).sum().item()
+        scores.totals.update({"sampler_weight": total, "weighted": int(counted.sum())})
 
 
 @torch.no_grad()
