@@ -103,7 +103,7 @@ VARIANTS = {
     "cispo": {"epsilon_high": (0.9, 0.02)},
     # Clip-Cov takes all that it may, and draws none.
     "dapo": {"top_entropy_quantile": (0.3, 0.04), "clip_cov_ratio": (0.9, 0.005), "clip_cov_lb": (0.1, 0.02)},
-    "grpo": {"kl_cov_ratio": (0.3, 0.04), "kl_cov_coef": (0.9, 0.02), "epsilon_low": (0.1, 0.02)},
+    "grpo": {"kl_cov_ratio": (0.3, 0.04), "kl_cov_coef": (0.9, 0.02)},
 }
 
 
