@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def _what_was_imported_stays() -> None:
-    """Keep garbage collection from what was there before: every run of training asks for it, and it took half the time."""
+    """Keep what was imported from being looked at by each garbage collection: half of a short run was that."""
     gc.collect()
     gc.freeze()
 

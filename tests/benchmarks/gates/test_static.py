@@ -16,7 +16,7 @@ from rlif_kernels.backends.triton.plan import Device
 # forward and 27 in the backward; the gates are the project's own goals, well below.
 GATES = {"forward": 10.5, "backward": 12.0}
 MAIN_PATHS = [f"{name} ({dtype})" for name in GATES for dtype in ("bf16", "fp32")]
-# Where targets have differed: in the registers of a part of a row, and of the loss with a softcap, which spilled on one.
+# Where targets have differed: in registers, of a part of a row and of the loss with a softcap, which spilled on one.
 APART = ["part (bf16, 2 slices)", "grpo statistics (bf16, softcap)", "grpo gradient (bf16, softcap)"]
 # All kernels of a target take the better part of a minute to compile.
 TARGETS = [
