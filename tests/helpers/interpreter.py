@@ -16,6 +16,7 @@ def prepare_interpreter() -> None:
     fuse_fma()
     patch_once_a_launch()
     reduce_by_halves()
+    remember_dtypes()
 
 
 def fuse_fma() -> None:
@@ -90,3 +91,14 @@ def reduce_by_halves() -> None:
         return tensors(arrays if self.keep_dims else [array.squeeze(self.axis) for array in arrays])
 
     interpreter.ReduceOps.generic_reduce = by_halves
+
+
+def remember_dtypes() -> None:
+    """Let the interpreter make the table that has NumPy's dtype for each of Triton's once, and not for each look."""
+    find = interpreter._get_np_dtype
+    of_scalar = functools.cache(find)
+
+    def np_dtype(dtype: Any) -> np.dtype:
+        return of_scalar(dtype) if type(dtype) is interpreter.tl.dtype else find(dtype)  # others have no hash
+
+    interpreter._get_np_dtype = np_dtype
