@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # other has not begun, so that neighbours in a file, which share what they need, stay together.
 TEST_ENV := OMP_NUM_THREADS=1
 PYTEST := -m pytest -n 2 --dist worksteal
-# What is not imported is not compiled: half of the time that an installation takes.
+# What is never imported, two thirds of the code that is installed, is not compiled to bytecode.
 PIP := -m pip install --quiet --no-compile
 
 # verl needs an older transformers, and so an environment of its own.
@@ -44,7 +44,7 @@ test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "not exhaustive and not faults" $(ARGS)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/faults $(ARGS)
 
-# What only repeats a promise for one combination more, and kernels compiled for other GPUs: before a release.
+# Combinations that neither tries, and all kernels compiled for other kinds of GPU: before a release.
 test-exhaustive: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) -m exhaustive $(ARGS)
 
