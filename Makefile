@@ -39,10 +39,7 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "slow and not exhaustive and not faults" $(ARGS)
 
-# Both, in one go, and then the faults.
-test-all: $(STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "not exhaustive and not faults" $(ARGS)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/faults $(ARGS)
+test-all: test test-slow test-faults
 
 # Combinations that neither tries, and all kernels compiled for other kinds of GPU: before a release.
 test-exhaustive: $(STAMP)
