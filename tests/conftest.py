@@ -1,5 +1,6 @@
 """Where the tests run: on a GPU if there is one, else the Triton kernels run in Triton's interpreter."""
 
+import gc
 import getpass
 import os
 import tempfile
@@ -13,9 +14,9 @@ if not torch.cuda.is_available():
 
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    from interpreter import make_interpreted_fma_fused
+    from interpreter import prepare_interpreter
 
-    make_interpreted_fma_fused()
+    prepare_interpreter()
 
 # As for the benchmarks: the key of torch.compile's cache names no instruction set.
 if level := os.environ.get("ATEN_CPU_CAPABILITY"):
@@ -57,6 +58,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_was_imported_stays() -> None:
+    """Keep what was imported from being looked at by each garbage collection: half of a short run was that."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

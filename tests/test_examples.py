@@ -14,6 +14,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
 from pages import ROOT, snippet
+from rlif.files.directories import write_directory
 from rlif.tasks.built_in_models import base_model_dir
 from rlif.tasks.options import BaseModelConfig
 from rlif.tasks.tokenizer import build_tokenizer
@@ -86,7 +87,9 @@ def test_hidden_states_of_a_padded_prompt_are_those_of_the_prompt_alone() -> Non
 
 def test_best_of_n_counts_right_answers_of_the_built_in_model(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path))
-    save_model(base_model_dir(BaseModelConfig()))  # random, in the place of the one that takes a minute to pretrain
+    # Random, and where the one would be that takes minutes to pretrain; which is not to happen unnoticed.
+    write_directory(base_model_dir(BaseModelConfig()), save_model)
+    monkeypatch.delattr("rlif.tasks.pretraining.pretrain")
     out = run("best_of_n", capsys, monkeypatch, "--n", "4", "--max-new-tokens", "12")
     scores = [float(score) for score in re.findall(r"^ +(\d\.\d{3})  '", out, re.MULTILINE)]
     assert len(scores) == 4

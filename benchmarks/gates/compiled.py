@@ -207,12 +207,13 @@ def count_trl(target: str) -> list[Counts]:
     return counts
 
 
-def count_target(target: str) -> dict[str, Any]:
-    """Versions, and counts of our kernels and of TRL's."""
-    ours = [count_kernel(kernel, target) for kernel in kernels()]
+def count_target(target: str, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, and counts of our kernels and of the peers' that are installed; or of `only` ours with these names."""
+    ours = [count_kernel(kernel, target) for kernel in kernels() if not only or str(kernel) in only]
+    peers = [] if only else [*count_trl(target), *count_liger(ahead_of_time, target)]
     return {
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
-        "counts": [asdict(counts) for counts in (*ours, *count_trl(target), *count_liger(ahead_of_time, target))],
+        "counts": [asdict(counts) for counts in (*ours, *peers)],
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -25,15 +26,18 @@ def steps(options: Options) -> list[Step]:
 
 
 def add_target(target: str, results: dict[str, Any]) -> str:
-    counted = in_fresh_process(count_all, target)
+    counted = in_fresh_process(count_kernels, target)
     results["versions"] = counted["versions"]
     results.setdefault("counts", []).extend(counted["counts"])
     found = {each["kernel"]: each["instructions"] for each in counted["counts"]}
     return ", ".join(f"{name} {found[name]:.1f}" for name in ("forward (bf16)", "backward (bf16)")) + " an element"
 
 
-def count_all(target: str) -> dict[str, Any]:
-    """Versions and counts, in a process of its own: in this one kernels may be interpreted, which cannot be undone."""
+def count_kernels(target: str, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, and counts of all kernels or of `only` those with these names.
+
+    In a process of its own: in this one kernels may be interpreted, which cannot be undone.
+    """
     os.environ.pop("TRITON_INTERPRET", None)
-    counted: dict[str, Any] = importlib.import_module("benchmarks.gates.compiled").count_target(target)
+    counted: dict[str, Any] = importlib.import_module("benchmarks.gates.compiled").count_target(target, only)
     return counted

@@ -14,7 +14,7 @@ COMPILED = {"num_stages", "num_warps", "unroll", "block_bytes", "max_registers"}
 
 
 def variant_faults(target: str, dtypes: tuple[str, ...] = ("bfloat16", "float32")) -> list[str]:
-    """What is wrong with the variants on a target; in a process of its own, as `benchmarks.gates.static.count_all`."""
+    """What is wrong with the variants on a target; in a process of its own, as `static.count_kernels`."""
     os.environ.pop("TRITON_INTERPRET", None)
     compiled = importlib.import_module("benchmarks.gates.compiled")
     launches = importlib.import_module("rlif_kernels.backends.triton.launches")

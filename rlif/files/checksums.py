@@ -1,8 +1,10 @@
-"""Checksums that a row of JSON carries with it: they tell a row that has changed on the disk from what was written."""
+"""Checksums: a row of JSON carries its own, which tells whether it has changed on the disk; a file has another's."""
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from pathlib import Path
 from typing import Any
 
 from rlif.errors import UserError
@@ -35,6 +37,12 @@ def check_seal(row: dict[str, Any], where: str, *, required: bool = False) -> No
     if row.pop(SEAL, None) != _checksum(row):
         instead = "the file removed" if required else f"without its `{SEAL}`"
         raise UserError(f"{where}: has changed since it was written; expected it as it was, or {instead}")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checksum(row: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from rlif.errors import UserError
+from rlif.files.checksums import file_sha256
 from rlif.files.whole import flush
 from rlif.interrupts import without_interrupts
 
@@ -65,7 +65,7 @@ def damage(directory: Path) -> str | None:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     for name, checksum in expected.items():
         try:
-            if _sha256(directory / name) != checksum:
+            if file_sha256(directory / name) != checksum:
                 return f"{name} has changed since it was written"
         except (OSError, ValueError) as error:  # a name with a null in it is a ValueError
             return f"{name} cannot be read ({getattr(error, 'strerror', error)})"
@@ -87,12 +87,7 @@ def _put_back(replaced: Path, directory: Path) -> None:
 def _seal(directory: Path) -> None:
     # A manifest that was copied with other files is replaced by ours.
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
-    manifest = {"sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files}}
+    manifest = {"sha256": {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}}
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for path in [*files, directory / MANIFEST, directory]:
         flush(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ from rich.progress import TimeElapsedColumn
 from rlif.data.prompts import read_prompts
 from rlif.digits import duration
 from rlif.errors import UserError
-from rlif.files.checksums import check_seal, sealed
+from rlif.files.checksums import check_seal, file_sha256, sealed
 from rlif.files.json_values import read_json, without_nan, write_json
 from rlif.files.jsonl import check_metrics, read_rows, write_rows
 from rlif.files.lock import Lock
@@ -171,6 +171,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         **{title: {name: float(each[key].mean()) for name, each in policies.items()} for title, key in MEANS.items()},
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - started_cpu,
+        "samples_sha256": file_sha256(run_dir / SAMPLES),
         "rows": [
             without_nan(
                 {
@@ -210,6 +211,12 @@ def read_result(path: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"output_dir: {path} has no {wrong[0]}, or one of another type{hint}")
     check_metrics(result["rows"], path, argument="output_dir")
+    samples, checksum = path.with_name(SAMPLES), result.pop("samples_sha256", None)
+    if checksum is not None and (not samples.is_file() or file_sha256(samples) != checksum):
+        raise UserError(
+            f"output_dir: {samples} is gone or has changed since the trial wrote it; expected it as it was, or "
+            f"{path.name} beside it removed, so that --resume runs the trial again"
+        )
     return result
 
 

@@ -21,7 +21,7 @@ from tiny_models import TIMES
 # Values that are another's at every run, or that follow from them.
 OTHER_EACH_TIME = TIMES | {
     "seconds", "cpu_seconds", "cpu_minutes", "versions", "made_with", "machine", "metrics_bytes", "metrics_sha256",
-    SEAL,
+    "samples_sha256", SEAL,
 }  # fmt: skip
 # What a run that was killed before its first checkpoint had logged by then is kept beside what it logs when it goes on.
 KEPT = "before-restart-"

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 import tomllib
 from collections.abc import Callable
 from importlib import import_module
@@ -231,14 +230,16 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
     assert line.startswith(f"rlif: error: {message}")
 
 
-def test_a_bad_line_in_the_data_ends_the_program_with_no_traceback(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_bad_line_in_the_data_ends_the_program_with_no_traceback(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "bad.jsonl"
     data.write_text('{"prompt": "1+1="}\n{"question": "1+1="}\n')
     config = make_config(data=data)
-    done = subprocess.run([*RLIF, *arguments(config)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert without_progress(done.stderr) == [
+    assert run_in_process(arguments(config), monkeypatch) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert without_progress(output.err) == [
         f'rlif: error: data: {data}, line 2: got no `prompt` in {{"question": "1+1="}}; the columns are question '
         "(prompt_column picks one)"
     ]
@@ -266,17 +267,9 @@ def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: Ma
     config = make_config(max_steps=100_000, eval_steps=100_000)
     assert config.output_dir is not None
     metrics = config.output_dir / "metrics.jsonl"
-    process = subprocess.Popen([*RLIF, *arguments(config)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with running(arguments(config), lambda: metrics.exists() and metrics.read_text().count("\n") >= 2) as process:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 130
     last = errors.splitlines()[-1]
     assert last.startswith("rlif: stopped after step ")

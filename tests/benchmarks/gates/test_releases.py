@@ -20,7 +20,7 @@ def installed(release):
     return release
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_main_kernels_compile_without_spills(release, target):
@@ -29,7 +29,7 @@ def test_the_main_kernels_compile_without_spills(release, target):
     assert faults_of(compiled) == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("release", [release for release in RELEASES if release != "3.6.0"])
 def test_edge_values_hold_in_the_interpreter_of_each_release(release):
     # In 3.9.0's a maximum with NaN is the number. 3.6.0's fails on loops with run-time bounds under NumPy 2.4.
@@ -41,7 +41,7 @@ def test_edge_values_hold_in_the_interpreter_of_each_release(release):
         "-k",
         "triton",
         "-m",
-        "not slow",
+        "not slow and not exhaustive",
         "tests/kernels/test_edge_values.py",
     ]
     variables = environment(installed(release)) | {"TRITON_INTERPRET": "1"}

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -119,11 +120,13 @@ def test_a_part_has_what_those_before_it_left_and_what_fails_or_no_longer_fits_i
 def test_a_process_that_takes_too_long_is_interrupted_and_what_it_printed_is_kept(monkeypatch):
     monkeypatch.setattr("benchmarks.gpu.budget.GRACE_SECONDS", 1)
     patient = "import time; print(input(), flush=True); time.sleep(60)"
-    result = finish(start([sys.executable, "-c", patient]), 6, "so far\n")  # five of its own, for a busy machine
-    assert result["tail"].startswith("so far\n")
-    assert result["stopped"] == "not done in 6 seconds"
     stubborn = f"import signal, time; signal.signal({int(signal.SIGINT)}, signal.SIG_IGN); time.sleep(60)"
-    assert finish(start([sys.executable, "-c", stubborn]), 6)["exit"] == -signal.SIGKILL
+    processes = [start([sys.executable, "-c", code]) for code in (patient, stubborn)]
+    with ThreadPoolExecutor() as threads:  # each waits for five seconds of its own, for a busy machine
+        first, second = threads.map(finish, processes, (6, 6), ("so far\n", ""))
+    assert first["tail"].startswith("so far\n")
+    assert first["stopped"] == "not done in 6 seconds"
+    assert second["exit"] == -signal.SIGKILL
 
 
 def test_the_shares_of_all_parts_are_seven_minutes():

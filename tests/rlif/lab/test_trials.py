@@ -16,6 +16,7 @@ from rich.console import Console
 from hurt import HOSTILE_VALUES
 from made_up_trials import FLAT, made_up, never_ends
 from rlif.errors import UserError
+from rlif.files.checksums import file_sha256
 from rlif.files.json_values import write_json
 from rlif.lab import trials
 from rlif.lab.options import LabConfig, Size
@@ -52,6 +53,18 @@ def test_a_result_that_somebody_has_changed_is_one_error(name: str, tmp_path: Pa
         path.write_text(text)
         with pytest.raises(UserError, match=r"^output_dir: .*result\.json"):
             read_result(path)
+
+
+def test_samples_of_a_trial_that_are_gone_or_have_changed_are_one_error(tmp_path: Path) -> None:
+    path, samples = tmp_path / "result.json", tmp_path / "policies.npz"
+    samples.write_bytes(b"as they were")
+    write_json(path, made_up(0.0, "self_certainty", FLAT, 0.8, 10) | {"samples_sha256": file_sha256(samples)})
+    assert "samples_sha256" not in read_result(path)
+    samples.write_bytes(b"as they wern")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"policies\.npz is gone or has changed since the trial wrote it; expected"):
+            read_result(path)
+        samples.unlink(missing_ok=True)
 
 
 def test_a_trial_whose_process_dies_is_an_error_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from cells import slow_and_exhaustive
 from rlif.data.prompts import read_prompts
 from rlif.models.language_model import load_language_model
 from rlif.rollouts.encode import encode_prompts
@@ -135,9 +136,21 @@ CASES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+# What a case adds is rlif's own, and a wrapper sees one module like another.
+@pytest.mark.parametrize(
+    ("case", "wrapper"),
+    slow_and_exhaustive(
+        CASES,
+        ("ddp", "fsdp2"),
+        slow=(
+            ("one forward", "fsdp2"),
+            ("three updates, every term", "ddp"),
+            ("small parts, scaled by the batch", "fsdp2"),
+            ("rewards known beforehand", "ddp"),
+            ("lora", "fsdp2"),
+        ),
+    ),
+)
 def test_two_processes_learn_what_one_learns(case: str, wrapper: str, make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(**CASES[case])
     rollout = shared_rollout(config)
@@ -160,9 +173,10 @@ def test_two_processes_learn_what_one_learns(case: str, wrapper: str, make_confi
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("paged", [False, True])
+# Continuous batching takes the weights where they are whole; without it FSDP is tried below.
+@pytest.mark.parametrize(
+    ("paged", "wrapper"), slow_and_exhaustive((False, True), ("ddp", "fsdp2"), slow=((False, "ddp"), (True, "fsdp2")))
+)
 def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
     paged: bool, wrapper: str, make_config: MakeConfig
 ) -> None:

@@ -367,7 +367,7 @@ def test_float32_logits_of_a_sharded_head_are_those_of_an_undivided_one(function
 if __name__ == "__main__":
     if "triton" in sys.argv[4]:
         os.environ["TRITON_INTERPRET"] = "1"
-        from interpreter import make_interpreted_fma_fused
+        from interpreter import prepare_interpreter
 
-        make_interpreted_fma_fused()
+        prepare_interpreter()
     run_rank(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
