@@ -54,6 +54,13 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
     if target.startswith("sm_"):
         assert kernels["forward (bf16, softcap)"]["instructions"] <= 17, target
         assert kernels["backward (bf16, softcap)"]["instructions"] <= 20, target
+    if target.startswith("sm_"):
+        for dtype in ("bf16", "fp32"):
+            sums = kernels[f"divergence sums ({dtype}, reverse_kl)"]["instructions"]
+            assert 4 < sums <= 17, target
+            # A pair is read as two elements and written as one: the loss and its gradient in both loops.
+            for kind in ("forward_kl", "reverse_kl"):
+                assert sums + kernels[f"divergence gradient ({dtype}, {kind})"]["instructions"] <= 36, (target, kind)
     if target == "sm_90":
         for name in MAIN_PATHS:
             # 4.3 TB/s at 700 ns are 23 KB for each of 132 multiprocessors; the rest is for what the 700 ns leave out.
