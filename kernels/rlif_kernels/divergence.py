@@ -60,7 +60,8 @@ def divergence(
 
     The last is the generalized Jensen-Shannon divergence of GKD (arXiv 2306.13649, equation 1). As in TRL, beta 0
     stands for `forward_kl` and beta 1 for `reverse_kl`, which are not the limits of the formula: those are 0. A
-    temperature multiplies nothing: whoever wants the factor temperature² of Hinton's (arXiv 1503.02531) has it in `token_weight`.
+    temperature multiplies nothing: whoever wants Hinton's temperature² (arXiv 1503.02531) has it in
+    `token_weight`.
 
     Args:
         logits: (..., V) float32, bfloat16 or float16, of the student, as `token_stats` takes them.
@@ -181,7 +182,8 @@ class _Transformed(torch.autograd.Function):
 
 def _tangent(tangent: Tensor, logits: Tensor, teacher_logits: Tensor, arguments: tuple[Any, ...]) -> Tensor:
     """The tangent of the loss: its gradient, not rounded to half precision, times that of the logits."""
-    *_, grad_logits = _forward(logits.float(), teacher_logits, *arguments, learns=True)
+    forward: Callable[..., tuple[Tensor, ...]] = _forward
+    *_, grad_logits = forward(logits.float(), teacher_logits, *arguments, True)
     change = (grad_logits.double() * tangent).sum()
     *_, backend, group = arguments
     ranks = vocab_parallel(local_backend(backend, logits), group)

@@ -174,17 +174,17 @@ def merge_slices(parts: Tensor, rows: Rows, teacher_rows: Rows) -> Tensor:
 
 
 def state_of_slice(state: Tensor, own_sums: Tensor, rows: Rows, teacher_rows: Rows) -> Tensor:
-    """The state of whole rows, relative to the largest logits of one slice of their columns, whose sums are given."""
+    """The state of whole rows, relative to the largest logits of one slice of their columns, whose sums are given; of
+    a slice without support, to those of the whole."""
     whole, own = PairState(*state), PairSums(*own_sums)
 
-    def moved(log_s: Tensor, m: Tensor, own_m: Tensor, rows: Rows) -> Tensor:
-        return log_s + ((m - own_m) / rows.flat_temperature).masked_fill(own_m == -torch.inf, 0)
+    def moved(log_s: Tensor, m: Tensor, own_m: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        own_m = own_m.where(own_m != -torch.inf, m)
+        return own_m, log_s + ((m - own_m) / rows.flat_temperature).masked_fill(m == own_m, 0)
 
-    return torch.stack([
-        own.m, moved(whole.log_s, whole.m, own.m, rows), own.teacher_m,
-        moved(whole.teacher_log_s, whole.teacher_m, own.teacher_m, teacher_rows), whole.mean,
-        _guarded(own, rows.num_columns),
-    ])  # fmt: skip
+    m, log_s = moved(whole.log_s, whole.m, own.m, rows)
+    teacher_m, teacher_log_s = moved(whole.teacher_log_s, whole.teacher_m, own.teacher_m, teacher_rows)
+    return torch.stack([m, log_s, teacher_m, teacher_log_s, whole.mean, _guarded(own, rows.num_columns)])
 
 
 def _guarded(sums: PairSums, num_columns: int) -> Tensor:
