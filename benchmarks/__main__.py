@@ -16,8 +16,10 @@
   demo           `rlif demo` with several seeds
   answers        which answers are right, by `rlif` and by math-verify
   word-prompts   word problems: after which instruction the model in --model DIR states answers, and is right how often
+  recipe         the recipe for word problems with the model in --model DIR, on internal rewards and on right answers
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
+  real-step      the whole training step of the model in --model DIR, with and without shared prompts, and TRL's
   architectures  sampled and scored distributions of some thirty kinds of models, beside float64
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
@@ -47,9 +49,10 @@ TOOLS = {
 }
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
-    *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "evidence", "shared-prompts",
-    "architectures",
+    *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
+    "shared-prompts", "real-step", "architectures",
 )  # fmt: skip
+NEED_A_MODEL = ("word-prompts", "recipe", "real-step")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
         help="only these, trl or liger_kernel say; none: ours and PyTorch alone",
     )
     found.add_argument(
-        "--model", type=Path, help="of word-prompts and shared-prompts: a directory saved by transformers"
+        "--model",
+        type=Path,
+        help="of word-prompts, recipe, shared-prompts, real-step: a directory saved by transformers",
     )
     found.add_argument("--completions", type=Path, help="of evidence: a completions.jsonl of rlif eval")
     found.add_argument("--repeats", type=int, help="turns of each trainer, or seeds; default 3, or 1 with --quick")
@@ -101,8 +106,8 @@ def run_options(options: argparse.Namespace) -> Options:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser().error("--device is cuda; PyTorch finds no CUDA or ROCm device here")
     repeats = (1 if options.quick else 3) if options.repeats is None else options.repeats
-    if "word-prompts" in options.suites and options.model is None:
-        parser().error("--model is None; expected a directory saved by transformers, for word-prompts")
+    if options.model is None and (needing := [name for name in NEED_A_MODEL if name in options.suites]):
+        parser().error(f"--model is None; expected a directory saved by transformers, for {needing[0]}")
     if "evidence" in options.suites and not (options.completions and options.completions.is_file()):
         parser().error(
             f"--completions is {options.completions}; expected a completions.jsonl of rlif eval, for evidence"

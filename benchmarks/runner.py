@@ -37,8 +37,10 @@ SUITES = {
     "demo": "benchmarks.steps.demo",
     "answers": "benchmarks.steps.answers",
     "word-prompts": "benchmarks.steps.word_prompts",
+    "recipe": "benchmarks.steps.recipe",
     "evidence": "benchmarks.steps.evidence",
     "shared-prompts": "benchmarks.steps.shared_prompts",
+    "real-step": "benchmarks.steps.real_step",
     "architectures": "benchmarks.steps.architectures",
 }
 
@@ -57,7 +59,8 @@ class Options:
     repeats: int = 3
     """Turns of each trainer, or seeds."""
     model: Path | None = None
-    """Directory of the model that `word-prompts` asks, and that `shared-prompts` measures beside the random one."""
+    """Directory of the model that `word-prompts` asks, that `recipe` and `real-step` train, and that `shared-prompts`
+    measures beside the random one."""
     completions: Path | None = None
     """File of `rlif eval` that `evidence` measures."""
     seconds: float | None = None
@@ -131,7 +134,7 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
     results: dict[str, Any] = {
         "suite": name,
         "date": date,
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks", *map(_without_place, sys.argv[1:])]),
         "machine": describe_machine(),
         "device": options.device,
         "size": options.size,
@@ -171,6 +174,11 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
             save()
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return results
+
+
+def _without_place(argument: str) -> str:
+    """Where somebody keeps a model is nobody else's concern."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _run(step: Step, results: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Charts of the suite `ops`, one message each: time, share of the floor, memory, error.
+"""Charts of the suite `ops`, one message each (time, share of the floor, memory, error), and that of `recipe`.
 
 A chart carries the checksum of the results file that it was drawn from, so that a stale one is known without comparing
 pictures, which differ between versions of matplotlib.
@@ -20,6 +20,7 @@ from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.ops.problems import BASELINE, TOLERANCE
 from benchmarks.report.lines import LOGITS, lines
 from benchmarks.report.ops import shape
+from benchmarks.report.recipe import recipe_chart
 from rlif.plots.style import BLACK, BLUE, GREY, ORANGE, VERMILLION, new_figure, tidy_axes
 
 Entry = dict[str, Any]
@@ -30,6 +31,7 @@ SHOWN = {
     "floor": "medians",
     "memory": "of one forward and backward",
     "error": "largest over all tokens",
+    "recipe": "means over seeds, thin: each seed",
 }
 OP_NAMES = {
     "token_stats": "log-probability, entropy and self-certainty of logits",
@@ -42,11 +44,9 @@ OP_NAMES = {
 def figures(source: Path, directory: Path) -> dict[Path, Figure]:
     """The charts of a results file, by their places; empty for suites that have none, and for too few figures."""
     results = json.loads(source.read_text())
-    if results["suite"] != "ops":
-        return {}
     machine = source.name.split(f"-{results['date']}-")[0]
     found = {}
-    for name, chart in CHARTS.items():
+    for name, chart in CHARTS.get(results["suite"], {}).items():
         figure = chart(results)
         if figure is not None:
             figure.supxlabel(caption(results, source, name), fontsize=7.5, color="#555555", x=0.01, ha="left")
@@ -284,10 +284,14 @@ def error_chart(results: dict[str, Any]) -> Figure | None:
 
 
 # A chart is None where there are too few figures for it.
-CHARTS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
-    "time": time_chart("token_stats"),
-    "head-time": time_chart("linear_grpo_loss"),
-    "floor": floor_chart,
-    "memory": memory_chart,
-    "error": error_chart,
+# By suite.
+CHARTS: dict[str, dict[str, Callable[[dict[str, Any]], Figure | None]]] = {
+    "ops": {
+        "time": time_chart("token_stats"),
+        "head-time": time_chart("linear_grpo_loss"),
+        "floor": floor_chart,
+        "memory": memory_chart,
+        "error": error_chart,
+    },
+    "recipe": {"recipe": recipe_chart},
 }

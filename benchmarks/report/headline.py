@@ -1,4 +1,4 @@
-"""The README's one table: a few figures, ours beside the best of the others, from the files of four suites."""
+"""The README's one table: a few figures, ours beside the best of the others, from the files of five suites."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.report.markdown import table
 from benchmarks.report.ops import all_shapes, memory_of, shape
 
-HEADLINE_SUITES = ("ops", "loop", "trl-step", "self-feedback")
+HEADLINE_SUITES = ("ops", "loop", "real-step", "trl-step", "self-feedback")
 
 
 def headline(newest: Callable[[str], Path], page: Path) -> str:
@@ -23,7 +23,7 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
     """
     files = {suite: newest(suite) for suite in HEADLINE_SUITES}
     results = {suite: json.loads(path.read_text()) for suite, path in files.items()}
-    loop, steps, pairs = (results[suite]["implementations"] for suite in HEADLINE_SUITES[1:])
+    loop, real, steps, pairs = (results[suite]["implementations"] for suite in HEADLINE_SUITES[1:])
     inside, stock = (
         steps[name]["seconds"]["step"] for name in ("TRL with use_fused_token_stats and trl_reward", "TRL")
     )
@@ -31,7 +31,9 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
         *_op(results["ops"], "token_stats", "rlif"),
         *_op(results["ops"], "linear_grpo_loss", "rlif, 64 MiB tiles"),
         _rate("GRPO on self-certainty, tokens a second", loop, "tokens_per_second", "{:.0f}"),
-        _row("its peak memory", loop["rlif"]["peak_bytes"] / 1e9, "TRL", loop["TRL"]["peak_bytes"] / 1e9, "{:.1f} GB"),
+        _peak(loop),
+        _rate(f"the same, {real['rlif']['model']}, tokens a second", real, "tokens_per_second", "{:.0f}"),
+        _peak(real),
         _row("a step of TRL's trainer, with our parts in it", inside, "stock", stock, "{:.1f} s"),
         _rate("DPO, pairs a second", pairs, "pairs_per_second", "{:.1f}"),
     ]
@@ -56,6 +58,11 @@ def _row(label: str, ours: float, name: str, theirs: float, form: str) -> list[s
 def _rate(label: str, entries: dict[str, Any], key: str, form: str) -> list[str]:
     ours, theirs = entries["rlif"][key], entries["TRL"][key]
     return [label, form.format(ours), f"TRL: {form.format(theirs)}", f"{ours / theirs:.1f}x"]
+
+
+def _peak(entries: dict[str, Any]) -> list[str]:
+    ours, theirs = (entries[name]["peak_bytes"] / 1e9 for name in ("rlif", "TRL"))
+    return _row("its peak memory", ours, "TRL", theirs, "{:.1f} GB")
 
 
 def _op(results: dict[str, Any], op: str, ours: str) -> list[list[str]]:

@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from scipy import stats
@@ -13,6 +12,7 @@ from benchmarks.report.gpu import gpu_report, gpu_table
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
+from benchmarks.report.recipe import recipe
 from benchmarks.report.static import static_report, static_table
 from benchmarks.steps.answers import scores
 
@@ -50,6 +50,18 @@ def training_step(results: dict[str, Any]) -> str:
     """Trainers by their tokens a second."""
     first = "tokens a second", lambda entry: f"{entry['tokens_per_second']:.0f}"
     return trainers(results, "trainer", "tokens_per_second", first)
+
+
+def real_step(results: dict[str, Any]) -> str:
+    """Trainers of a given model by their tokens a second, and the shape of the step."""
+    work = results["workload"]
+    models = {entry["model"] for entry in results["implementations"].values()}
+    return (
+        training_step(results) + f"\n\n{', '.join(sorted(models))}: {work['prompts']} prompts of "
+        f"{work['prompt_length']} tokens, {work['num_generations']} completions of at most "
+        f"{work['max_completion_length']} tokens of each. All learn from the tokens of {work['rows']} completions at a "
+        "time."
+    )
 
 
 def trl_step(results: dict[str, Any]) -> str:
@@ -167,7 +179,7 @@ def shared_prompts(results: dict[str, Any]) -> str:
     rows = []
     for entry in results["entries"]:
         shape, seconds, peak = entry["shape"], entry["seconds"], entry["peak_bytes"]
-        model = "random" if shape["model"] is None else Path(shape["model"]).name
+        model = shape["model"] or "random"
         again = ", checkpointed" if shape["gradient_checkpointing"] else ""
         sizes = [str(shape[name]) for name in ("prompts", "prompt_length", "completion_length", "num_generations")]
         times = [f"{statistics.median(seconds[arm]):.2f} s" for arm in ("shared", "separate")]
@@ -219,6 +231,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "answers": answers,
     "faults": faults,
     "architectures": architectures,
+    "shared-prompts": shared_prompts,
+    "real-step": real_step,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
@@ -227,5 +241,5 @@ SUITE_TABLES = TABLES | {
     "gpu": gpu_report,
     "word-prompts": word_prompts,
     "evidence": evidence,
-    "shared-prompts": shared_prompts,
+    "recipe": recipe,
 }

@@ -67,7 +67,8 @@ def steps(options: Options) -> list[Step]:
     shapes = list(SHAPES[options.size])
     if options.model is not None:
         given = Shape(160, 64, 8, prompts=1, model=str(options.model))
-        shapes = [given, dataclasses.replace(given, gradient_checkpointing=True), *shapes]
+        pairs = dataclasses.replace(given, num_generations=2, prompts=4)  # as many tokens as four pairs of DPO have
+        shapes = [given, dataclasses.replace(given, gradient_checkpointing=True), pairs, *shapes]
     rounds = ROUNDS[options.size] * options.repeats
     return [Step(describe(shape), 60, partial(add_shape, shape, rounds)) for shape in shapes]
 
@@ -82,7 +83,8 @@ def describe(shape: Shape) -> str:
 
 def add_shape(shape: Shape, rounds: int, results: dict[str, Any]) -> str:
     """Measure one shape, and add it to the entries."""
-    entry: dict[str, Any] = {"shape": dataclasses.asdict(shape)}
+    name = None if shape.model is None else Path(shape.model).name
+    entry: dict[str, Any] = {"shape": dataclasses.asdict(shape) | {"model": name}}
     entry |= in_fresh_process(time_updates, shape, rounds)
     entry["peak_bytes"] = {arm: in_fresh_process(peak_of_update, shape, arm) for arm in ARMS}
     pairs = zip(entry["seconds"]["separate"], entry["seconds"]["shared"], strict=True)

@@ -1,6 +1,6 @@
 """A training step on self-certainty (sample, score, update): ours, TRL's, and TRL's with our parts in it.
 
-All train the same random model on the same prompts with the same group, lengths and loss. TRL's rewards are functions
+All train the same model on the same prompts with the same group, lengths and loss. TRL's rewards are functions
 of the completions, so that a stock trainer's needs a forward of its own: Intuitor's formula, as people write it for
 TRL. Ours comes from the forward that carries the gradient, so that scoring and update are one phase.
 
@@ -27,13 +27,18 @@ from rlif.training import loop
 from rlif.training.options import TrainConfig
 
 RLIF, STOCK, PARTS, INSIDE = "rlif", "TRL", "TRL with use_fused_token_stats and trl_reward", "RLIFTrainer"
+# Ours, where a prompt is computed for each of its completions.
+SEPARATE = "rlif --no-share-prompts"
 
 
-def measure_trainer(trainer: str, work: Workload, model: Path | None = None) -> dict[str, Any]:
+def measure_trainer(
+    trainer: str, work: Workload, model: Path | None = None, prompts: list[str] | None = None
+) -> dict[str, Any]:
     """Train in this process, which should be a fresh one.
 
     Args:
-        model: directory of what `save_model` wrote; None: it is written anew.
+        model: a directory; None: that of the random model is written anew.
+        prompts: those of all steps, each with the same number of tokens; None: random words of that model.
 
     Returns:
         seconds of every step and its phases and how many tokens it sampled, the process's peak memory, and of TRL's
@@ -43,17 +48,20 @@ def measure_trainer(trainer: str, work: Workload, model: Path | None = None) -> 
         directory = Path(scratch)
         if model is None:
             save_model(work, model := directory / "model")
-        if trainer == RLIF:
-            train = train_rlif(work, model, directory)
+        prompts = make_prompts(work) if prompts is None else prompts
+        if trainer in (RLIF, SEPARATE):
+            train = train_rlif(work, model, prompts, directory, share_prompts=trainer == RLIF)
         else:
-            train = train_inside_trl(trainer, work, model, directory)
+            train = train_inside_trl(trainer, work, model, prompts, directory)
         return train | {"peak_bytes": peak_bytes()}
 
 
-def train_rlif(work: Workload, model: Path, directory: Path) -> dict[str, Any]:
+def train_rlif(
+    work: Workload, model: Path, prompts: list[str], directory: Path, *, share_prompts: bool
+) -> dict[str, Any]:
     """What `rlif train` does, without the guard, which peers do not have and which is no part of a step."""
     data = directory / "prompts.jsonl"
-    data.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in make_prompts(work)))
+    data.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     sampling: list[float] = []
     time_in(loop, "sample", sampling)
     config = TrainConfig(
@@ -67,7 +75,9 @@ def train_rlif(work: Workload, model: Path, directory: Path) -> dict[str, Any]:
         max_completion_length=work.max_completion_length,
         learning_rate=work.learning_rate,
         beta=work.beta,
+        share_prompts=share_prompts,
         guard="off",
+        max_tokens_per_forward=work.tokens_per_forward if work.rows else TrainConfig.max_tokens_per_forward,
         device=work.device,
         dtype="bfloat16" if work.dtype == "bfloat16" else "float32",
     )
@@ -104,7 +114,7 @@ def intuitor_rewards(
     return rewards
 
 
-def train_inside_trl(name: str, work: Workload, model: Path, directory: Path) -> dict[str, Any]:
+def train_inside_trl(name: str, work: Workload, model: Path, texts: list[str], directory: Path) -> dict[str, Any]:
     """TRL's GRPOTrainer, gradient checkpointing off: `STOCK`, `PARTS` or `INSIDE`."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -125,14 +135,16 @@ def train_inside_trl(name: str, work: Workload, model: Path, directory: Path) ->
         reward = trl_reward("self_certainty") if name == PARTS else "self_certainty"
         trainer_class = GRPOTrainer if name == PARTS else RLIFTrainer
     whole = StepTimer()
+    completions = work.prompts * work.num_generations
+    rows = work.rows or completions
     trainer = trainer_class(
         model=network,
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(directory / "run"),
             max_steps=work.steps,
-            per_device_train_batch_size=work.prompts * work.num_generations,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=completions // rows,
             num_generations=work.num_generations,
             max_completion_length=work.max_completion_length,
             learning_rate=work.learning_rate,
@@ -147,7 +159,7 @@ def train_inside_trl(name: str, work: Workload, model: Path, directory: Path) ->
             bf16=work.autocast,
             use_cpu=work.device == "cpu",
         ),
-        train_dataset=Dataset.from_dict({"prompt": make_prompts(work)}),
+        train_dataset=Dataset.from_dict({"prompt": texts}),
         processing_class=tokenizer,
         callbacks=[whole],
     )
@@ -172,7 +184,7 @@ def train_inside_trl(name: str, work: Workload, model: Path, directory: Path) ->
         {"sampling": sample, "scoring": score, "update": step - sample - score, "step": step, "tokens": count}
         for sample, score, step, count in zip(sampling, scoring, whole.seconds, tokens, strict=True)
     ]
-    return {"steps": steps, "first_rewards": rewards[: work.prompts * work.num_generations]}
+    return {"steps": steps, "first_rewards": rewards[:completions]}
 
 
 def summarise_steps(turns: list[dict[str, Any]]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Wording(NamedTuple):
 
 WORDINGS = {
     "4 shots": Wording(shots=4),
+    "2 shots": Wording(shots=2),
     "none": Wording(),
     "number alone": Wording("Answer with a single number and nothing else."),
     "phrase": Wording('Solve the problem step by step. End with "The answer is" and the number.'),

@@ -32,12 +32,19 @@ class Workload:
     prompt_length: int = 16
     max_completion_length: int = 64
     steps: int = 4
+    rows: int = 0
+    """Completions that trainers learn from at a time, adding up gradients; 0: all of a step, or what is the default."""
     beta: float = 0.0
     learning_rate: float = 1e-6
     device: str = "cpu"
     dtype: str = "float32"
     autocast: bool = False
     """In bfloat16, of TRL's trainers."""
+
+    @property
+    def tokens_per_forward(self) -> int:
+        """Those of `rows` completions with their prompts."""
+        return self.rows * (self.prompt_length + self.max_completion_length)
 
 
 SIZES = {

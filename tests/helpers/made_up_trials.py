@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -33,3 +36,12 @@ FLAT = (0.8, 0.81, 0.8, 0.8, 0.79)
 
 
 FALLING = (0.7, 0.6, 0.5, 0.3, 0.2)
+
+
+def never_ends(directory: Path, *arguments: object) -> None:
+    """A trial that saves when it is told to stop, as a training does, and goes on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+    (directory / "begun").touch()
+    while True:
+        time.sleep(60)

@@ -63,6 +63,13 @@ def test_products_to_half_precision_are_rounded_once(sizes, dtype, way):
         assert torch.equal(products.multiply(left, right, out=out, bias=bias), (exact + bias).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_long_sums_and_stripes_of_columns_are_rounded_once(dtype, way, monkeypatch):
+    for name, value in {"LONG_SUM": 4, "FEW_SUMS": 1, "MANY_SUMS": 100, "STRIPE": 3}.items():
+        monkeypatch.setattr(products, name, value)
+    test_products_to_half_precision_are_rounded_once((5, 9, 7), dtype, way)
+
+
 def test_the_sum_of_real_products_is_as_exact_as_float32(way):
     left, right = torch.randn(40, 3000).bfloat16(), torch.randn(3000, 30).bfloat16()
     exact = left.double() @ right.double()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from hurt import HOSTILE_VALUES
-from made_up_trials import FLAT, made_up
+from made_up_trials import FLAT, made_up, never_ends
 from rlif.errors import UserError
 from rlif.files.json_values import write_json
 from rlif.lab import trials
@@ -60,3 +62,25 @@ def test_a_trial_whose_process_dies_is_an_error_in_plain_words(tmp_path: Path, m
     size = Size(1, 1, guard_prompts=1, eval_prompts=1, test_prompts=1)
     with pytest.raises(UserError, match="workers: the process of a trial died"):
         trials.run_trials(tmp_path, LabConfig(workers=2), size, [Trial(0, 0.0, "self_certainty")], Console(quiet=True))
+
+
+def test_a_lab_that_is_interrupted_does_not_wait_for_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = Size(1, 1, guard_prompts=1, eval_prompts=1, test_prompts=1)
+    planned = [Trial(0, 0.0, reward) for reward in ("self_certainty", "verifiable")]
+    wait_for = trials.wait
+
+    def interrupted(pending: set[Future[None]], **options: object) -> object:
+        if (tmp_path / "begun").exists():
+            raise KeyboardInterrupt
+        return wait_for(pending, timeout=0.05)
+
+    monkeypatch.setattr(trials, "run_trial", never_ends)
+    monkeypatch.setattr(trials, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trials.run_trials(tmp_path, LabConfig(workers=1), size, planned, Console(quiet=True))
+    deadline = time.monotonic() + 60
+    while multiprocessing.active_children():  # reaps those that have ended
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

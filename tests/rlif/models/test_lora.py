@@ -58,3 +58,11 @@ def test_a_head_that_is_trained_whole_scores_and_is_switched_off_for_the_start_m
 def test_a_module_to_save_has_to_be_there(make_config: MakeConfig) -> None:
     with pytest.raises(UserError, match=r"^lora_modules_to_save: got 'head', expected the name of a module"):
         train(make_config(lora_rank=4, lora_modules_to_save=("head",)))
+
+
+def test_a_head_of_which_a_part_counts_takes_no_adapter_but_can_be_trained_whole(make_config: MakeConfig) -> None:
+    with pytest.raises(
+        UserError, match=r"^lora_target_modules: got the head with vocab_size 17, expected other modules"
+    ):
+        train(make_config(lora_rank=4, lora_target_modules=("lm_head",), vocab_size=17, fused_head=False))
+    train(make_config(lora_rank=4, lora_modules_to_save=("lm_head",), vocab_size=17, max_steps=1))
