@@ -79,16 +79,16 @@ def test_beta_of_0_and_1_are_the_two_kls_as_distillation_trainers_have_it(beta, 
 # ---------------------------------------------------------------- values and gradients
 
 
-@pytest.mark.parametrize("num_columns", mostly_interpreted(1, 5, 37, 1000, 5003, 40009, fast=(37, 5003), slow=(40009,)))
+@pytest.mark.parametrize("num_columns", mostly_interpreted(1, 5, 37, 1000, 5003, 40009, fast=(37,), slow=(5003,)))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_values_and_gradients_match_the_reference(dtype, num_columns, backend):
     check_divergence(*pair_of_logits(3, num_columns, dtype=dtype), backend)
 
 
-@pytest.mark.parametrize("scale", mostly_interpreted(0.01, 1.0, 50.0, fast=(50.0,)))
-@pytest.mark.parametrize("shift", mostly_interpreted(0.0, 1e4, fast=(0.0,)))
+@pytest.mark.parametrize("scale", mostly_interpreted(0.01, 1.0, 50.0, fast=(50.0,), slow=()))
+@pytest.mark.parametrize("shift", mostly_interpreted(0.0, 1e4, fast=(1e4,), slow=()))
 def test_any_scale_and_shift_match_the_reference(shift, scale, backend):
-    x, y = pair_of_logits(4, 3001, scale=scale, apart=0.3)
+    x, y = pair_of_logits(4, 3001 if backend != "triton" else 700, scale=scale, apart=0.3)
     check_divergence(x + shift, y - shift, backend, temperature=0.8, teacher_temperature=1.7)
 
 
@@ -157,7 +157,7 @@ def test_draws_of_every_option_match_the_reference(backend):
     def draw(*values):
         return values[int(torch.randint(len(values), (), generator=generator))]
 
-    for _ in range(8 if backend == "triton" else 40):
+    for _ in range(4 if backend == "triton" else 40):
         dtype, scale = draw(*DTYPES), draw(0.1, 3.0, 20.0)
         x, y = pair_of_logits(draw(1, 2, 5), draw(2, 17, 130, 700), scale=scale, apart=draw(0.0, 0.01, 1.0))
         outside = torch.rand(x.shape, generator=generator).to(DEVICE) < draw(0, 0, 0.2)
@@ -172,10 +172,10 @@ def test_draws_of_every_option_match_the_reference(backend):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 def test_equal_distributions_have_value_and_gradient_exactly_0(dtype, kind, backend):
-    x, _ = pair_of_logits(4, 5003, dtype=dtype)
+    x, _ = pair_of_logits(4, 5003 if backend != "triton" else 700, dtype=dtype)
     x[1, ::3] = -torch.inf
     x[2, 1:] -= 60.0
-    for beta in (0.5, 0.1, 0.77):
+    for beta in (0.5, 0.1, 0.77) if kind == "jsd" else (0.5,):
         for options in ({}, {"temperature": 0.7, "softcap": 30.0, "teacher_softcap": 30.0}):
             leaf = x.clone().requires_grad_()
             result = divergence(leaf, x.clone(), kind=kind, beta=beta, backend=backend, **options)
@@ -198,7 +198,7 @@ def test_columns_outside_both_supports_count_for_nothing(backend):
         torch.testing.assert_close(value, other, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_columns", [37, 5003])
+@pytest.mark.parametrize("num_columns", mostly_interpreted(37, 5003, fast=(37,)))
 def test_a_column_that_one_side_lacks_makes_the_kl_infinite_that_weighs_it(num_columns, backend):
     x, y = pair_of_logits(3, num_columns)
     x[1, 7], y[2, 11] = -torch.inf, -torch.inf
@@ -289,7 +289,7 @@ def test_zero_rows_give_empty_outputs_and_a_backward(backend):
 # ---------------------------------------------------------------- bits
 
 
-@pytest.mark.parametrize("num_columns", mostly_interpreted(37, 5003, 40009, fast=(37, 5003)))
+@pytest.mark.parametrize("num_columns", mostly_interpreted(37, 5003, 40009, fast=(37,), slow=(5003,)))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_alone_has_the_bits_that_it_has_in_a_batch(kind, num_columns, backend):
     x, y = pair_of_logits(5, num_columns)
@@ -353,9 +353,10 @@ def test_activation_checkpointing_recomputes_to_the_same_gradient(backend):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_inplace_backward_writes_the_same_gradient_into_the_logits_storage(dtype, kind, backend):
-    x, y = pair_of_logits(4, 5003, dtype=dtype)
+    num_columns = 5003 if backend != "triton" else 700  # the interpreter takes seconds for each tile
+    x, y = pair_of_logits(4, num_columns, dtype=dtype)
     x[1, 3] = -torch.inf
-    for options in ({}, {"softcap": 20.0, "vocab_size": 4000}):
+    for options in ({}, {"softcap": 20.0, "vocab_size": num_columns - 100}):
         expected = grad_of(x, y, kind=kind, backend=backend, **options)
         leaf = x.clone().requires_grad_()
         computed = leaf * 1
