@@ -101,6 +101,7 @@ def test_the_teacher_may_have_another_dtype(dtype, teacher_dtype, backend):
     check_divergence(x.to(dtype), y.to(teacher_dtype), backend)
 
 
+@pytest.mark.slow_interpreted
 def test_every_option_of_the_rows_holds(backend):
     x, y = pair_of_logits(6, 4, 320)
     x, y = x.transpose(0, 1)[..., :310], y.transpose(0, 1)[..., :315]  # views of other strides, and unequal heads
@@ -151,6 +152,7 @@ def test_the_upstream_gradient_of_the_loss_scales_the_gradient(backend):
     torch.testing.assert_close(leaf.grad, 3 * grad_of(x, y, kind="jsd", backend=backend))
 
 
+@pytest.mark.slow_interpreted
 def test_draws_of_every_option_match_the_reference(backend):
     generator = torch.Generator().manual_seed(5)
 
@@ -170,7 +172,7 @@ def test_draws_of_every_option_match_the_reference(backend):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("dtype", mostly_interpreted(*DTYPES[:2], fast=(torch.float32,)))
 def test_equal_distributions_have_value_and_gradient_exactly_0(dtype, kind, backend):
     x, _ = pair_of_logits(4, 5003 if backend != "triton" else 700, dtype=dtype)
     x[1, ::3] = -torch.inf
@@ -184,6 +186,7 @@ def test_equal_distributions_have_value_and_gradient_exactly_0(dtype, kind, back
             assert (leaf.grad == 0).all()
 
 
+@pytest.mark.slow_interpreted
 def test_columns_outside_both_supports_count_for_nothing(backend):
     x, y = pair_of_logits(4, 37)
     outside = torch.tensor([0, 5, 6, 36], device=DEVICE)
@@ -235,6 +238,7 @@ def test_columns_at_the_lowest_float32_on_both_sides_count_for_nothing(temperatu
     check_divergence(x, y, backend, temperature=temperature)
 
 
+@pytest.mark.slow_interpreted
 def test_a_side_with_nearly_all_its_probability_in_one_column_keeps_its_digits(backend):
     x, y = pair_of_logits(4, 5003, scale=1.0)
     x[0, 70] = y[0, 70] = 30.0  # the same column
@@ -244,8 +248,8 @@ def test_a_side_with_nearly_all_its_probability_in_one_column_keeps_its_digits(b
     check_divergence(x, y, backend)
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("poison", mostly_interpreted(math.nan, math.inf, fast=(math.inf,)))
+@pytest.mark.parametrize("kind", mostly_interpreted(*KINDS, fast=("jsd",)))
 def test_nan_or_infinity_on_either_side_gives_nan_in_that_row_alone(kind, poison, backend):
     x, y = pair_of_logits(4, 50)
     options = {"kind": kind, "outputs": PAIR_OUTPUTS, "token_weight": torch.ones(4, device=DEVICE), "backend": backend}
@@ -350,8 +354,8 @@ def test_activation_checkpointing_recomputes_to_the_same_gradient(backend):
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", mostly_interpreted(*KINDS, fast=("reverse_kl",)))
+@pytest.mark.parametrize("dtype", mostly_interpreted(*DTYPES, fast=(torch.bfloat16,)))
 def test_inplace_backward_writes_the_same_gradient_into_the_logits_storage(dtype, kind, backend):
     num_columns = 5003 if backend != "triton" else 700  # the interpreter takes seconds for each tile
     x, y = pair_of_logits(4, num_columns, dtype=dtype)

@@ -57,6 +57,8 @@ def test_any_size_matches_the_reference(num_columns, dtype):
 def test_divergences_of_any_size_match_the_reference(num_columns, dtype):
     x, y = pair_of_logits(4, num_columns, dtype=dtype)
     check_divergence(x, y, "cpu")
+    if num_columns == 1:
+        return  # a row without support has no gradient to compare
     x[0, ::3] = y[0, ::3] = x[1, 0] = y[2, num_columns // 2 :] = y[3, 0] = -torch.inf
     check_divergence(x, y, "cpu", softcap=20.0, temperature=0.7)
 
