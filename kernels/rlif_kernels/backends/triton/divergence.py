@@ -36,9 +36,6 @@ REVERSE_KL = tl.constexpr(KINDS.index("reverse_kl"))
 JSD = tl.constexpr(KINDS.index("jsd"))
 
 
-# ---------------------------------------------------------------- the first look
-
-
 @triton.jit
 def _capped(x, softcap, SOFTCAP: tl.constexpr):
     if SOFTCAP:
@@ -176,9 +173,6 @@ def _exact_sums(
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- later looks
-
-
 @triton.jit
 def _log2_probability(x, scale, m, log2_s, softcap, SOFTCAP: tl.constexpr, GUARDED: tl.constexpr):
     """Of a guarded row m is a logit, and the lowest float32 stands for the distance of a logit of -inf."""
@@ -263,8 +257,7 @@ def _store_pair_gradient(
     KIND: tl.constexpr, GUARDED: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     o = tl.arange(0, BLOCK)
-    # Whatever needs a mask goes in smaller blocks: its predicates would take the registers of the main loop.
-    PART: tl.constexpr = BLOCK // 8
+    PART: tl.constexpr = BLOCK // 8  # what needs a mask goes in smaller blocks, as in `backward`
     o_part = tl.arange(0, PART)
     whole = V // BLOCK * BLOCK
     for start in range(0, whole, BLOCK):
@@ -289,9 +282,6 @@ def _store_pair_gradient(
             SOFTCAP, TEACHER_SOFTCAP, KIND, GUARDED,
         )  # fmt: skip
         tl.store(p_grad + start + o_part, g.to(p_grad.dtype.element_ty), mask=m_row)
-
-
-# ---------------------------------------------------------------- a pair of rows
 
 
 @triton.jit
