@@ -20,10 +20,13 @@ from benchmarks.gates.peers_compiled import count_liger
 from rlif_kernels.backends import triton as launcher
 from rlif_kernels.backends.triton import plan
 from rlif_kernels.backends.triton.backward import backward_kernel
+from rlif_kernels.backends.triton.divergence import pair_kernel
 from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, terms_kernel
 from rlif_kernels.backends.triton.launches import Launch, current
+from rlif_kernels.backends.triton.pairs import pair_constants
 from rlif_kernels.loss_options import LossOptions
+from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
 TARGETS = {
@@ -43,13 +46,14 @@ TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "
 class Kernel:
     """One compilation of a kernel, as the launcher would ask for it."""
 
-    name: str  # forward, part, backward, terms, or of the fused loss: grpo statistics, grpo gradient
+    name: str  # forward, part, backward, terms; of the fused loss and of divergences as in GRPO_LOOPS, DIVERGENCE_LOOPS
     dtype: torch.dtype
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     wide: bool = True
     softcap: bool = False
     slices: int = 1  # of a part
     short: bool = False  # which of the two kernels of the fused loss
+    kind: str = ""  # of a divergence
 
     def __str__(self) -> str:
         notes = [TRITON_DTYPES[self.dtype]]
@@ -58,6 +62,7 @@ class Kernel:
         notes += ["softcap"] if self.softcap else []
         notes += [f"{self.slices} slices"] if self.slices > 1 else []
         notes += ["short rows"] if self.short else []
+        notes += [self.kind] if self.kind else []
         return f"{self.name} ({', '.join(notes)})"
 
 
@@ -78,11 +83,16 @@ def kernels() -> list[Kernel]:
         *(Kernel(name, dtype, short=True) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, bf16, softcap=True) for name in GRPO_LOOPS),
         Kernel("terms", fp32),
+        *(Kernel("divergence sums", dtype, kind="reverse_kl") for dtype in (bf16, fp32)),
+        *(Kernel("divergence gradient", dtype, kind=kind) for dtype in (bf16, fp32) for kind in KINDS),
+        Kernel("divergence gradient", bf16, kind="reverse_kl", softcap=True),
     ]
 
 
 # The fused loss is one kernel with two main loops.
 GRPO_LOOPS = ("grpo statistics", "grpo gradient")
+# So is a divergence, with a loop more where it is a Jensen-Shannon divergence.
+DIVERGENCE_LOOPS = ("divergence sums", "divergence gradient")
 # All terms of the loss, so that the gradient loop has all that it can have.
 GRPO_OPTIONS = LossOptions(0.2, 0.28, 4.0, 0.04, 0.01, 0.01)
 OPTIONS = ("num_warps", "enable_fp_fusion", "maxnreg")
@@ -93,7 +103,7 @@ def launch_of(kernel: Kernel, target: str) -> Launch:
     forward = plan.forward_name(kernel.outputs == FIELDS, kernel.softcap)
     names = {"forward": forward, "part": f"{forward}_part", "backward": "backward"}
     grpo = "grpo_softcap" if kernel.softcap else "grpo_short" if kernel.short else "grpo"
-    name = names.get(kernel.name, grpo)
+    name = "divergence" if kernel.name in DIVERGENCE_LOOPS else names.get(kernel.name, grpo)
     launch = current().find(name, target, kernel.dtype.itemsize, 151936)
     return plan.part_of(launch, kernel.slices, TARGETS[target].warp_size) if kernel.name == "part" else launch
 
@@ -106,6 +116,8 @@ def kernel_constants(kernel: Kernel, target: str) -> dict[str, Any]:
         return launcher.backward_constants(launch, launch.tiles, dtype, kernel.wide, softcap)
     if kernel.name in GRPO_LOOPS:
         return launcher.grpo_constants(launch, dtype, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, softcap)
+    if kernel.name in DIVERGENCE_LOOPS:
+        return pair_constants(launch, (dtype, dtype), kernel.kind, kernel.wide, kernel.wide, (softcap, softcap))
     return launcher.forward_constants(launch, dtype, kernel.outputs, kernel.wide, softcap, kernel.slices)
 
 
@@ -119,13 +131,18 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         absent = {}
     else:
         constants = kernel_constants(kernel, target)
-        function = {"backward": backward_kernel, "forward": forward_kernel, "part": forward_kernel}.get(
-            kernel.name, grpo_kernel
-        )
+        functions = {"backward": backward_kernel, "forward": forward_kernel, "part": forward_kernel}
+        functions |= dict.fromkeys(DIVERGENCE_LOOPS, pair_kernel)
+        function = functions.get(kernel.name, grpo_kernel)
     if kernel.name == "backward":
         absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
     if function in (backward_kernel, grpo_kernel):
         absent["grad_offsets_ptr"] = None
+    if function is pair_kernel:
+        names = ("teacher_offsets", "grad_offsets", "teacher_temperature", *PAIR_OUTPUTS[1:])
+        absent |= {f"{name}_ptr": None for name in names}
+        if kernel.name == "divergence sums":
+            absent["grad_ptr"] = None
     if function is forward_kernel:
         absent |= {"parts_ptr": None, "counters_ptr": None} if kernel.name == "forward" else {}
         absent |= {f"{name}_ptr": None for name in FIELDS if name not in kernel.outputs}
@@ -136,10 +153,12 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
     types = {
         "logits_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "grad_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
+        "teacher_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "targets_ptr": "*i64",
         "counters_ptr": "*i32",
         "clipped_ptr": "*i8",
-        **dict.fromkeys(("scale", "softcap", "low", "high", "delta", "beta"), "fp32"),
+        **dict.fromkeys(("scale", "teacher_scale", "softcap", "teacher_softcap"), "fp32"),
+        **dict.fromkeys(("low", "high", "delta", "beta"), "fp32"),
         **dict.fromkeys(("entropy_coef", "self_certainty_coef"), "fp32"),
     }
     return ahead_of_time(function, fixed, types, target, options)
@@ -164,10 +183,10 @@ def ahead_of_time(
 
 
 def elements_per_thread(kernel: Kernel, target: str) -> int:
-    """Elements that one thread takes in one turn of the main loop, unless that is unrolled."""
+    """Elements, or pairs of them, that one thread takes in one turn of the main loop, unless that is unrolled."""
     constants = kernel_constants(kernel, target)
     threads = 32 * constants["num_warps"]
-    if kernel.name in ("backward", "grpo gradient"):
+    if kernel.name in ("backward", "grpo gradient", "divergence gradient"):
         return int(constants["BLOCK"] // threads)
     return int(constants.get("SLICE", constants["LANES"]) * constants["K"] // threads)
 
@@ -175,10 +194,11 @@ def elements_per_thread(kernel: Kernel, target: str) -> int:
 def count_kernel(kernel: Kernel, target: str) -> Counts:
     """Compile and count one of our kernels."""
     per_thread = None if kernel.name == "terms" else elements_per_thread(kernel, target)  # which has no loop
-    stores = kernel.name == "grpo gradient" if kernel.name in GRPO_LOOPS else None
+    stores = kernel.name.endswith("gradient") if kernel.name in (*GRPO_LOOPS, *DIVERGENCE_LOOPS) else None
     unroll = 1 if per_thread is None or stores else kernel_constants(kernel, target).get("UNROLL", 1)
     compiled = compile_kernel(kernel, target)
-    return count_compiled(str(kernel), target, compiled, per_thread, kernel.dtype.itemsize, stores, unroll)
+    bytes_each = kernel.dtype.itemsize * (2 if kernel.name in DIVERGENCE_LOOPS else 1)
+    return count_compiled(str(kernel), target, compiled, per_thread, bytes_each, stores, unroll)
 
 
 def count_trl(target: str) -> list[Counts]:

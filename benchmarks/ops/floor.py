@@ -29,7 +29,7 @@ def floor_milliseconds(entry: dict[str, Any], phase: str) -> float | None:
         return times["logits"] if phase == "forward" else sum(times.values())
     if phase == "forward":
         return times["read"]
-    return times["copy"] + (0.0 if entry["op"] == "grpo_loss" else times["read"])
+    return times["copy"] + (0.0 if entry["op"] in ("grpo_loss", "divergence") else times["read"])
 
 
 def floors(op: Op, problem: OpProblem) -> dict[str, Callable[[], object]]:
@@ -38,13 +38,22 @@ def floors(op: Op, problem: OpProblem) -> dict[str, Callable[[], object]]:
         given = problem.leaves[0].detach()
         # As float32, whatever it is: bfloat16 would be bound by its conversion on a CPU.
         words = given.view(torch.float32) if given.shape[-1] * given.element_size() % 4 == 0 else given
+        if op.paired:
+            teacher = problem.teacher[0].view(words.dtype)
+            return {
+                "read": lambda: (words.sum(), teacher.sum()),
+                "copy": lambda: (copy_into_new_memory(given), teacher.sum()),
+            }
         return {"read": words.sum, "copy": partial(copy_into_new_memory, given)}
     hidden, weight = (leaf.detach() for leaf in problem.leaves)
     hidden = hidden.flatten(0, 1)
     made = torch.empty(len(hidden), len(weight), dtype=hidden.dtype, device=hidden.device).normal_()
     d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
+    products = [(hidden, weight)]
+    if op.paired:
+        products.append((problem.teacher[0].flatten(0, 1), problem.teacher[1]))
     return {
-        "logits": lambda: torch.mm(hidden, weight.T, out=made),
+        "logits": lambda: [torch.mm(left, right.T, out=made) for left, right in products],
         "hidden gradient": lambda: torch.mm(made, weight, out=d_hidden),
         "weight gradient": lambda: torch.mm(made.T, hidden, out=d_weight),
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 import rlif_kernels
 from benchmarks.ops import peers
 from benchmarks.ops.peers import loss_of
-from benchmarks.ops.problems import BETA, EPSILON, LOSS, OPS, Call, Function, Op, OpProblem, dapo_loss
+from benchmarks.ops.problems import LOSS, OPS, Call, Function, Op, OpProblem, dapo_loss
 
 GPUS = ("cuda",)
 
@@ -60,6 +60,8 @@ class Implementation:
 
 def naive(op: Op) -> Callable[..., tuple[Tensor, ...]]:
     """The op as its definition says, written as people write it: what our speed-ups are over."""
+    if op.paired:
+        return partial(generalized_jsd, op)
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         logits, targets, *rest = (F.linear(*tensors[:2]), *tensors[2:]) if op.head else tensors
@@ -71,6 +73,16 @@ def naive(op: Op) -> Callable[..., tuple[Tensor, ...]]:
         return logprob, *entropy, -logp.mean(-1) - math.log(logits.shape[-1])
 
     return function
+
+
+def generalized_jsd(op: Op, *tensors: Tensor) -> tuple[Tensor]:
+    """The mean over tokens of the Jensen-Shannon divergence, by torch's kl_div as distillation trainers write it."""
+    half = len(tensors) // 2
+    student, teacher = (F.linear(*each) if op.head else each[0] for each in (tensors[:half], tensors[half:]))
+    logp, logq, beta = student.float().log_softmax(-1), teacher.float().log_softmax(-1), op.options["beta"]
+    logm = torch.logsumexp(torch.stack([logp + math.log(1 - beta), logq + math.log(beta)]), 0)
+    of_teacher, of_student = (F.kl_div(logm, each, reduction="none", log_target=True) for each in (logq, logp))
+    return ((beta * of_teacher + (1 - beta) * of_student).sum(-1).mean(),)
 
 
 def intuitor(op: Op) -> Callable[..., tuple[Tensor, ...]]:
@@ -101,7 +113,7 @@ def plain(op: Op, formulas: Callable[[Op], Callable[..., tuple[Tensor, ...]]], *
 def ours(op: Op, **options: Any) -> Function:
     function = getattr(rlif_kernels, op.kernel)
     if op.outputs == LOSS:
-        options |= {"epsilon_low": EPSILON, "beta": BETA}
+        options |= op.options
         return lambda problem: (function(*problem.arguments(op), **options).loss,)
     options |= {"outputs": op.outputs}
     return lambda problem: tuple(v for v in function(*problem.arguments(op), **options) if v is not None)
@@ -117,6 +129,7 @@ CERTAINTY = "self-certainty: target's logit - logprob - mean logit"
 HEAD_CERTAINTY = "self-certainty: target's logit - logprob - hidden state x mean row of the weight"
 SMOOTHED = "self-certainty: cross-entropy with label_smoothing = 1"
 LOSS_IN_TORCH = "the loss from log-probabilities, in plain torch"
+LOG_SOFTMAX = "log_softmax of both, in plain torch"
 
 
 def peer(name: str, package: str, function: Function, composed: str = "", **traits: Any) -> Implementation:
@@ -162,6 +175,14 @@ PEERS: dict[str, list[Implementation]] = {
         peer("CCE", "cut_cross_entropy", with_loss(peers.cut_cross_entropy), LOSS_IN_TORCH),
         peer("Liger", LIGER, peers.liger_head_loss),
     ],
+    "divergence": [
+        peer("TRL", "trl", peers.trl_divergence),
+        peer("Liger", LIGER, peers.liger_divergence, LOG_SOFTMAX, devices=GPUS),
+    ],
+    "linear_divergence": [
+        peer("TRL", "trl", peers.trl_head_divergence),
+        peer("Liger", LIGER, peers.liger_head_divergence, devices=GPUS),
+    ],
 }
 
 
@@ -175,7 +196,7 @@ def everybody(name: str) -> list[Implementation]:
         Implementation("rlif", "rlif", partial(ours, op)),
         Implementation("rlif, torch backend", "rlif", partial(ours, op, backend="torch")),
     ]
-    if op.outputs == LOSS:
+    if "grpo_loss" in op.kernel:
         kernel = op.kernel.replace("grpo_loss", "token_stats")
         found.append(Implementation(f"rlif, {kernel}", "rlif", partial(our_statistics_loss, kernel), LOSS_IN_TORCH))
     if name == "linear_grpo_loss":

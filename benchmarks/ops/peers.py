@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ops.problems import BETA, EPSILON, Function, OpProblem, dapo_loss
+from benchmarks.ops.problems import BETA, EPSILON, JSD, Function, OpProblem, dapo_loss
 
 # --- arguments, flattened to rows
 
@@ -246,3 +246,37 @@ def alone(package: str, file: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# --- divergences: the mean over tokens
+
+
+def trl_divergence(problem: OpProblem) -> tuple[Tensor]:
+    """GKDTrainer's loss; without labels it would divide by completions, not by tokens."""
+    trainer = import_module("trl.experimental.gkd.gkd_trainer").GKDTrainer
+    (student,), (teacher,) = problem.leaves, problem.teacher
+    count = problem.targets.numel()
+    return (trainer.generalized_jsd_loss(student, teacher, beta=JSD["beta"], num_items_in_batch=count),)
+
+
+def trl_head_divergence(problem: OpProblem) -> tuple[Tensor]:
+    """What its distillation trainers call on hidden states and heads."""
+    function = import_module("trl.kernels.chunked_divergence").ChunkedDivergenceFunction
+    (hidden, weight), (teacher_hidden, teacher_weight) = problem.leaves, problem.teacher
+    values, _ = function.apply(
+        hidden.flatten(0, 1), weight, None, teacher_hidden.flatten(0, 1), teacher_weight, None, JSD["beta"]
+    )
+    return (values.mean(),)
+
+
+def liger_divergence(problem: OpProblem) -> tuple[Tensor]:
+    """Its kernel takes log-probabilities."""
+    function = import_module("liger_kernel.transformers.jsd").LigerJSD(beta=JSD["beta"])
+    student, teacher = (x.flatten(0, 1).float().log_softmax(-1) for x in (problem.leaves[0], problem.teacher[0]))
+    return (function(student, teacher),)
+
+
+def liger_head_divergence(problem: OpProblem) -> tuple[Tensor]:
+    function = import_module("liger_kernel.transformers.fused_linear_jsd").LigerFusedLinearJSD(jsd_beta=JSD["beta"])
+    (hidden, weight), (teacher_hidden, teacher_weight) = problem.leaves, problem.teacher
+    return (function(hidden.flatten(0, 1), weight, teacher_hidden.flatten(0, 1), teacher_weight, None),)

@@ -8,9 +8,11 @@ the backward pass, so that gradients can be compared as well.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor
 from rlif_kernels import TokenStats, policy_loss, reference
 
 EPSILON, BETA = 0.2, 0.04
+TEACHER_STD = 1.0  # of what the teacher has beside the student, before the head too
 LOGITS_STD = 3.0
 STATISTICS = ("logprob", "entropy", "self_certainty")
 LOSS = ("loss",)
@@ -33,25 +36,36 @@ class Op:
     title: str
     outputs: tuple[str, ...]
     """The results: `LOSS`, or some of `STATISTICS`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What its kernel is told beside tensors and outputs."""
 
     @property
     def head(self) -> bool:
         """Whether it starts from hidden states and a weight rather than from logits."""
         return self.kernel.startswith("linear")
 
+    @property
+    def paired(self) -> bool:
+        """Whether it compares a student with a teacher."""
+        return self.kernel.endswith("divergence")
+
 
 TWO = ("logprob", "self_certainty")
+POLICY_LOSS = {"epsilon_low": EPSILON, "beta": BETA}
+JSD = {"kind": "jsd", "beta": 0.5}
 # Cross-entropy kernels have no entropy: they compete where none is asked for, which is what GRPO with self-certainty
 # as its reward needs (arXiv 2505.19590).
 OPS = {
     "token_stats": Op("token_stats", "log-probability, entropy, self-certainty of logits", STATISTICS),
     "cross_entropy": Op("token_stats", "log-probability, self-certainty of logits", TWO),
-    "grpo_loss": Op("grpo_loss", "GRPO loss of logits", LOSS),
+    "grpo_loss": Op("grpo_loss", "GRPO loss of logits", LOSS, POLICY_LOSS),
     "linear_token_stats": Op(
         "linear_token_stats", "log-probability, entropy, self-certainty through the head", STATISTICS
     ),
     "linear_cross_entropy": Op("linear_token_stats", "log-probability, self-certainty through the head", TWO),
-    "linear_grpo_loss": Op("linear_grpo_loss", "GRPO loss through the head", LOSS),
+    "linear_grpo_loss": Op("linear_grpo_loss", "GRPO loss through the head", LOSS, POLICY_LOSS),
+    "divergence": Op("divergence", "Jensen-Shannon divergence of two tensors of logits", LOSS, JSD),
+    "linear_divergence": Op("linear_divergence", "Jensen-Shannon divergence through two heads", LOSS, JSD),
 }
 
 
@@ -104,8 +118,24 @@ class OpProblem:
     def gradient_bytes(self) -> int:
         return sum(leaf.nbytes for leaf in self.leaves)
 
+    @functools.cached_property
+    def teacher(self) -> tuple[Tensor, ...]:
+        """What the student is compared with: the leaves' like, which differs by noise. Made when it is asked for."""
+        generator = torch.Generator(self.leaves[0].device).manual_seed(1)
+        std = TEACHER_STD
+        if len(self.leaves) > 1:
+            std /= math.sqrt(self.leaves[0].shape[-1])
+        last = (
+            torch.empty_like(self.leaves[-1].detach())
+            .normal_(std=std, generator=generator)
+            .add_(self.leaves[-1].detach())
+        )
+        return (*(leaf.detach().clone() for leaf in self.leaves[:-1]), last)
+
     def arguments(self, op: Op) -> tuple[Tensor, ...]:
         """The tensors that the op's kernel takes, in its order."""
+        if op.paired:
+            return (*self.leaves, *self.teacher)
         rest = (self.advantages, self.old_logprob, self.ref_logprob) if op.outputs == LOSS else ()
         return (*self.leaves, self.targets, *rest)
 
@@ -202,6 +232,8 @@ def _statistics(logits: Tensor, targets: Tensor) -> Tensor:
 
 def exact(op: Op, problem: OpProblem, rows: int = 64) -> Truth:
     """Outputs and gradients in float64, in blocks of that many rows; of logits, gradients of the first rows."""
+    if op.paired:
+        return _exact_divergence(op, problem, rows)
     leaves = tuple(leaf.detach() for leaf in problem.leaves)
     if op.head:
         leaves = tuple(leaf.double().requires_grad_() for leaf in leaves)
@@ -235,6 +267,36 @@ def exact(op: Op, problem: OpProblem, rows: int = 64) -> Truth:
     _statistics(first, problem.targets[0, checked]).backward(upstream[:, checked])
     assert first.grad is not None
     return Truth(detached, (first.grad,), checked)
+
+
+def _exact_divergence(op: Op, problem: OpProblem, rows: int) -> Truth:
+    """`exact` of a mean over all tokens of what each pair of rows comes to."""
+    leaves = tuple(leaf.detach() for leaf in problem.leaves)
+    if op.head:
+        leaves = tuple(leaf.double().requires_grad_() for leaf in leaves)
+    count = problem.targets.numel()
+
+    def loss_of(student: Tensor, block: slice) -> Tensor:
+        teacher = problem.teacher[0].flatten(0, 1)[block].double()
+        if op.head:
+            student, teacher = student @ leaves[1].T, teacher @ problem.teacher[1].double().T
+        weight = torch.full(student.shape[:-1], 1 / count, dtype=torch.float64, device=student.device)
+        return reference.divergence(student, teacher, token_weight=weight, **op.options).loss
+
+    total = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
+    for start in range(0, count, rows):
+        block = slice(start, start + rows)
+        loss = loss_of(leaves[0].flatten(0, 1)[block].double(), block)
+        total += loss.detach()
+        if op.head:
+            loss.backward()
+    if op.head:
+        return Truth((total,), tuple(leaf.grad for leaf in leaves if leaf.grad is not None), slice(None))
+    checked = slice(min(CHECKED_ROWS, problem.targets.shape[1]))
+    first = leaves[0].flatten(0, 1)[checked].double().requires_grad_()
+    loss_of(first, checked).backward()
+    assert first.grad is not None
+    return Truth((total,), (first.grad,), checked)
 
 
 @dataclass(frozen=True)

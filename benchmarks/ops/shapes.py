@@ -48,11 +48,19 @@ PLANS = {
                 head(64, 32000, 128), head(1024, 32000, 128), head(256, 128256, 128, "bfloat16"),
                 head(3072, 32000, 512, "bfloat16"),  # several tiles of 64 MiB: of fewer rows they are one
             ),
+            "divergence": tuple(
+                logits(rows, columns, dtype)
+                for rows, columns in ((512, 32000), (128, 151936))
+                for dtype in ("float32", "bfloat16")
+            ),
+            "linear_divergence": (head(512, 32000, 512), head(512, 32000, 512, "bfloat16")),
         },
         memory={
             "token_stats": (logits(1024, 32000), logits(256, 32000), logits(1024, 128256)),
             "grpo_loss": (logits(1024, 32000),),
             "linear_token_stats": (head(1024, 32000, 512),),
+            "divergence": (logits(512, 32000),),
+            "linear_divergence": (head(512, 32000, 512),),
             "linear_grpo_loss": (
                 head(1024, 32000, 512), head(1024, 128256, 128), head(4096, 128256, 128),
                 head(1024, 32000, 512, "bfloat16"), head(3072, 32000, 512, "bfloat16"),
@@ -66,6 +74,8 @@ PLANS = {
             "grpo_loss": (logits(128, 32000),),
             "linear_token_stats": (head(128, 32000, 128),),
             "linear_grpo_loss": (head(128, 32000, 128),),
+            "divergence": (logits(128, 32000),),
+            "linear_divergence": (head(128, 32000, 128),),
         },
         memory={"linear_grpo_loss": (head(256, 32000, 128),)},
         seconds=2,
@@ -82,6 +92,8 @@ PLANS = {
             "linear_token_stats": _GPU_HEADS,
             "linear_cross_entropy": _GPU_HEADS[:1],
             "linear_grpo_loss": _GPU_HEADS,
+            "divergence": (logits(4096, 151936, "bfloat16"),),
+            "linear_divergence": _GPU_HEADS[:1],
         },
         memory={
             "token_stats": (_GPU_LOGITS, logits(1024, 151936, "bfloat16")),

@@ -1,18 +1,20 @@
 """Fused statistics of vocabulary-sized logits: log-probability, entropy, self-certainty, differentiable, in one pass.
 
 `token_stats` takes logits, `linear_token_stats` hidden states and the head. `grpo_loss` and `linear_grpo_loss` go on to
-the loss and compute its gradient in the same pass. `sample_tokens` draws tokens and measures them. `float32_logits` are
-those of a half-precision head before they are rounded. `policy_loss` is the loss in plain torch, from statistics that
-are there already, `k3_kl` its estimate of the KL divergence, and `importance_weight` what corrects it for a sampler of
-other probabilities. The package works without a GPU and without Triton: C and torch serve there.
+the loss and compute its gradient in the same pass. `divergence` and `linear_divergence` compare a student's rows with
+a teacher's. `sample_tokens` draws tokens and measures them. `float32_logits` are those of a half-precision head before
+they are rounded. `policy_loss` is the loss in plain torch, from statistics that are there already, `k3_kl` its estimate
+of the KL divergence, and `importance_weight` what corrects it for a sampler of other probabilities. The package works
+without a GPU and without Triton: C and torch serve there.
 
 What is where, in the order to read it:
 
 - `reference`: the definition of every op in plain torch.
-- `stats`, `policy_loss`: the result types with their formulas and gradients, and the loss. `loss_options` has the table
-  of its types, `token_selection` what chooses tokens by all of them, `loss_terms` the loss in closed form.
-- `token_stats`, `linear_token_stats`, `grpo_loss`, `linear_grpo_loss`, `sample_tokens`, `float32_logits`: one public
-  function each, with its library op. `checks` has the checks of their arguments, `op_values` the boundary of the ops.
+- `stats`, `policy_loss`, `pairs`: the result types with their formulas and gradients, and the loss. `loss_options` has
+  the table of its types, `token_selection` what chooses tokens by all of them, `loss_terms` the loss in closed form.
+- `token_stats`, `linear_token_stats`, `grpo_loss`, `linear_grpo_loss`, `divergence`, `linear_divergence`,
+  `sample_tokens`, `float32_logits`: one public function each, with its library op. `checks` and `pair_checks`
+  have the checks of their arguments, `op_values` the boundary of the ops.
 - `transforms`: what the ops do under torch.func, forward-mode AD and retain_graph, and what they refuse.
 - `rows`, `backends`: what a backend is told and must return, and which of them serves. `backends.torch`, `backends.c`
   and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, and
@@ -20,26 +22,32 @@ What is where, in the order to read it:
 - `head`: the product of hidden states with the head, in tiles.
 """
 
+from rlif_kernels.divergence import divergence
 from rlif_kernels.float32_logits import float32_logits
 from rlif_kernels.grpo_loss import grpo_loss
 from rlif_kernels.importance import importance_weight
+from rlif_kernels.linear_divergence import linear_divergence
 from rlif_kernels.linear_grpo_loss import linear_grpo_loss
 from rlif_kernels.linear_token_stats import linear_token_stats
 from rlif_kernels.loss_options import LossVariant
+from rlif_kernels.pairs import Divergence
 from rlif_kernels.policy_loss import GRPOLoss, k3_kl, policy_loss
 from rlif_kernels.sample_tokens import SampledTokens, sample_tokens
 from rlif_kernels.stats import TokenStats
 from rlif_kernels.token_stats import token_stats
 
 __all__ = [
+    "Divergence",
     "GRPOLoss",
     "LossVariant",
     "SampledTokens",
     "TokenStats",
+    "divergence",
     "float32_logits",
     "grpo_loss",
     "importance_weight",
     "k3_kl",
+    "linear_divergence",
     "linear_grpo_loss",
     "linear_token_stats",
     "policy_loss",

@@ -56,16 +56,16 @@ def row_arguments(
         num_columns: the columns that are there; the others are the arguments of `token_stats`.
     """
     check_tensor("targets", targets)
-    _check_per_row("targets", targets, source, source_name)
+    check_per_row("targets", targets, source, source_name)
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"targets has dtype {targets.dtype}; expected an integer dtype")
-    temperature = _checked_temperature(temperature, source, source_name, backend)
+    temperature = checked_temperature(temperature, source, source_name, backend)
     if mask is not None:
         check_tensor("mask", mask, "a torch.Tensor or None")
-        _check_per_row("mask", mask, source, source_name)
+        check_per_row("mask", mask, source, source_name)
         if mask.dtype != torch.bool:
             raise TypeError(f"mask has dtype {mask.dtype}; expected torch.bool")
-    softcap = 0.0 if softcap is None else _positive("softcap", softcap)
+    softcap = 0.0 if softcap is None else check_positive("softcap", softcap)
     if vocab_size is not None and (not isinstance(vocab_size, int | torch.SymInt) or isinstance(vocab_size, bool)):
         raise TypeError(f"vocab_size is {vocab_size!r}; expected an integer or None")
     if not isinstance(outputs, tuple | list) or not outputs or not all(name in FIELDS for name in outputs):
@@ -92,29 +92,31 @@ def row_arguments(
     )
 
 
-def check_logits(logits: Tensor) -> None:
+def check_logits(logits: Tensor, name: str = "logits") -> None:
     """Logits are (..., V), contiguous in the last dimension; the other strides are free."""
-    _check_matrix("logits", logits)
+    _check_matrix(name, logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"logits has shape {tuple(logits.shape)}; expected (..., V) with V >= 1")
+        raise ValueError(f"{name} has shape {tuple(logits.shape)}; expected (..., V) with V >= 1")
     if logits.shape[-1] > 1 and logits.stride(-1) != 1:
-        raise ValueError(f"logits has stride {logits.stride(-1)} in its last dimension; expected 1 (contiguous)")
+        raise ValueError(f"{name} has stride {logits.stride(-1)} in its last dimension; expected 1 (contiguous)")
 
 
-def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """The hidden states (..., H) and the head (V, H), (V,) fit together."""
+def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, whose: str = "") -> None:
+    """The hidden states (..., H) and the head (V, H), (V,) fit together. `whose` begins their names."""
     for name, tensor in (("hidden", hidden), ("weight", weight)):
-        _check_matrix(name, tensor)
+        _check_matrix(whose + name, tensor)
     if hidden.ndim == 0 or hidden.shape[-1] == 0:
-        raise ValueError(f"hidden has shape {tuple(hidden.shape)}; expected (..., H) with H >= 1")
+        raise ValueError(f"{whose}hidden has shape {tuple(hidden.shape)}; expected (..., H) with H >= 1")
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (V, {hidden.shape[-1]}), H that of hidden")
-    parts = [("weight", weight)]
+        expected = f"(V, {hidden.shape[-1]}), H that of {whose}hidden"
+        raise ValueError(f"{whose}weight has shape {tuple(weight.shape)}; expected {expected}")
+    parts = [(f"{whose}weight", weight)]
     if bias is not None:
-        check_tensor("bias", bias, "a torch.Tensor or None")
+        check_tensor(f"{whose}bias", bias, "a torch.Tensor or None")
         if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias has shape {tuple(bias.shape)}; expected ({weight.shape[0]},), V that of weight")
-        parts.append(("bias", bias))
+            expected = f"({weight.shape[0]},), V that of {whose}weight"
+            raise ValueError(f"{whose}bias has shape {tuple(bias.shape)}; expected {expected}")
+        parts.append((f"{whose}bias", bias))
     for name, tensor in parts:
         # Autocast brings them to one dtype: float32 parameters and bfloat16 hidden states are common under it.
         if tensor.dtype != hidden.dtype and not torch.is_autocast_enabled(hidden.device.type):
@@ -188,14 +190,14 @@ def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
         )
 
 
-def check_temperatures(temperature: float | Tensor, active: Tensor) -> None:
+def check_temperatures(temperature: float | Tensor, active: Tensor, name: str = "temperature") -> None:
     """Raise ValueError naming the first active row whose temperature is not a positive number of float32."""
     if isinstance(temperature, Tensor):
         bad = ~_divides(temperature) & active
         if bad.any():
             position = tuple(bad.nonzero()[0].tolist())
             raise ValueError(
-                f"temperature{list(position)} is {float(temperature[position])}; expected a positive number that "
+                f"{name}{list(position)} is {float(temperature[position])}; expected a positive number that "
                 "float32 can hold"
             )
 
@@ -220,22 +222,22 @@ def _check_matrix(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected float32, bfloat16 or float16")
 
 
-def _checked_temperature(
-    temperature: float | Tensor, source: Tensor, source_name: str, backend: str | None
+def checked_temperature(
+    temperature: float | Tensor, source: Tensor, source_name: str, backend: str | None, name: str = "temperature"
 ) -> float | Tensor:
     """A number, or float32 for each row. One number in a tensor counts as a number where to read it costs nothing."""
     if not isinstance(temperature, Tensor):
-        return _positive("temperature", temperature)
+        return check_positive(name, temperature)
     if not temperature.is_floating_point():
-        raise TypeError(f"temperature has dtype {temperature.dtype}; expected a floating dtype")
+        raise TypeError(f"{name} has dtype {temperature.dtype}; expected a floating dtype")
     temperature = temperature.detach()
     rows = source.shape[:-1]
     if temperature.ndim == 0 and len(rows):
         if temperature.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed():
-            return _positive("temperature", temperature.item())
+            return check_positive(name, temperature.item())
         temperature = temperature.to(source.device).expand(rows)
-    check_tensor("temperature", temperature)
-    _check_per_row("temperature", temperature, source, source_name)
+    check_tensor(name, temperature)
+    check_per_row(name, temperature, source, source_name)
     if backend == "triton" or source.device.type != "cpu":
         # To raise there would need a device synchronisation: what must not divide makes NaN of its row.
         temperature = temperature.where(_divides(temperature), torch.nan)
@@ -248,15 +250,15 @@ def _divides(temperature: Tensor) -> Tensor:
     return (temperature >= limits.tiny) & (temperature <= limits.max)
 
 
-def _number(name: str, value: Any, expected: str) -> float:
+def check_number(name: str, value: Any, expected: str) -> float:
     """A Python or numpy number as a float, which torch.compile may trace as a variable."""
     if isinstance(value, bool) or not isinstance(value, float | int | torch.SymFloat | Real):
         raise TypeError(f"{name} is {value!r}; expected {expected}")
     return float(value)
 
 
-def _positive(name: str, value: float) -> float:
-    number = _number(name, value, "a positive number")
+def check_positive(name: str, value: float) -> float:
+    number = check_number(name, value, "a positive number")
     # The kernels compute in float32: a number that is 0 or infinite there would make NaN of every row.
     if not torch.finfo(torch.float32).tiny <= number <= torch.finfo(torch.float32).max:
         raise ValueError(f"{name} is {value}; expected a positive number that float32 can hold")
@@ -264,14 +266,14 @@ def _positive(name: str, value: float) -> float:
 
 
 def finite_number(name: str, value: float, at_least_0: bool = False) -> float:
-    number = _number(name, value, "a number")
+    number = check_number(name, value, "a number")
     # Not math.isfinite, which takes no variable of torch.compile.
     if not -sys.float_info.max <= number <= sys.float_info.max or (at_least_0 and number < 0):
         raise ValueError(f"{name} is {value}; expected a finite number" + (", 0 or more" if at_least_0 else ""))
     return number
 
 
-def _check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str) -> None:
+def check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str) -> None:
     rows = source.shape[:-1]
     if tensor.shape != rows:
         raise ValueError(

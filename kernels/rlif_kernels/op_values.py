@@ -15,6 +15,8 @@ from rlif_kernels.checks import RowArguments
 from rlif_kernels.loss_arguments import LossArguments
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import LossRows, TokenTerms
+from rlif_kernels.pair_checks import PairArguments
+from rlif_kernels.pairs import PAIR_OUTPUTS, Pair
 from rlif_kernels.policy_loss import GRPOLoss
 from rlif_kernels.rows import STATE_ROWS, Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
@@ -36,11 +38,7 @@ def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> 
     numbers = [scalar_temperature, rows.softcap]
     if loss is not None:
         numbers += [float(number) for number in loss.options]
-    varying = None
-    if torch.compiler.is_compiling() and any(not _is_constant(number) for number in numbers):
-        one = torch.ones((), dtype=torch.float64, device="cpu")
-        varying = torch.stack([one * number for number in numbers])
-        numbers = [0.0] * len(numbers)
+    varying, numbers = _varying(numbers)
     in_common = (
         rows.targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
         arguments.backend, arguments.group,
@@ -48,6 +46,14 @@ def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> 
     if loss is None:
         return in_common
     return (*in_common, list(loss.loss_rows), numbers[2:], loss.term, loss.sequence_length)
+
+
+def _varying(numbers: list[float]) -> tuple[Tensor | None, list[float]]:
+    """The numbers as a tensor, and in their own place 0, where torch.compile does not know one of them."""
+    if not torch.compiler.is_compiling() or all(_is_constant(number) for number in numbers):
+        return None, numbers
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    return torch.stack([one * number for number in numbers]), [0.0] * len(numbers)
 
 
 def _is_constant(number: float) -> bool:
@@ -201,3 +207,65 @@ def fake_head_gradients(
         for x, need in zip((hidden, weight, bias), needs, strict=True)
     ]
     return absent_as_empty(gradients, hidden)
+
+
+# ---------------------------------------------------------------- pairs of rows
+
+
+def op_pair_arguments(arguments: PairArguments) -> tuple[Any, ...]:
+    """What the ops of divergences take: targets, weight, temperatures, varying, numbers, kind, num_columns, outputs,
+    backend, group.
+
+    `temperatures` has the student's and the teacher's where they are tensors; `numbers` the two where they are numbers,
+    the two softcaps and beta. `varying` has the same, as in `op_arguments`.
+    """
+    rows, teacher_rows = arguments.rows, arguments.teacher_rows
+    (temperatures, temperature), (teacher_temperatures, teacher_temperature) = (
+        each.split_temperature for each in (rows, teacher_rows)
+    )
+    numbers = [temperature, teacher_temperature, rows.softcap, teacher_rows.softcap, arguments.beta]
+    varying, numbers = _varying(numbers)
+    return (
+        rows.targets, arguments.weight, [temperatures, teacher_temperatures], varying, numbers, arguments.kind,
+        rows.num_columns, ",".join(arguments.outputs), arguments.backend, arguments.group,
+    )  # fmt: skip
+
+
+def op_pair(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    temperatures: Sequence[Tensor | None],
+    varying: Tensor | None,
+    numbers: Sequence[float],
+    kind: str,
+    num_columns: int,
+    outputs: str,
+) -> Pair:
+    """Rebuild the pairs of rows within an op."""
+    if varying is not None:
+        numbers = varying.tolist()
+    *both, softcap, teacher_softcap, beta = numbers
+    student, teacher = (number if tensor is None else tensor for number, tensor in zip(both, temperatures, strict=True))
+    rows, teacher_rows = (
+        Rows(targets, temperature, cap, num_columns)
+        for temperature, cap in ((student, softcap), (teacher, teacher_softcap))
+    )
+    return Pair(logits, teacher_logits, rows, teacher_rows, kind, beta, weight, tuple(outputs.split(",")))
+
+
+def pair_outputs(values: dict[str, Tensor], pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss, and all of PAIR_OUTPUTS in order, those requested in the shape of the targets."""
+    targets = pair.rows.targets
+    loss = (values["value"] * pair.weight).sum()
+    value, entropy, teacher_entropy, cross_entropy, teacher_cross_entropy = (
+        values[name].view(targets.shape) if name in pair.outputs else loss.new_empty(0) for name in PAIR_OUTPUTS
+    )
+    return loss, value, entropy, teacher_entropy, cross_entropy, teacher_cross_entropy
+
+
+def fake_pair_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
+    """`pair_outputs`."""
+    shapes = [(), *(targets.shape if name in outputs.split(",") else (0,) for name in PAIR_OUTPUTS)]
+    return tuple(like.new_empty(shape, dtype=torch.float32) for shape in shapes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.checks import check_values
+from rlif_kernels.pairs import KINDS, Divergence
 from rlif_kernels.policy_loss import GRPOLoss, policy_loss
 from rlif_kernels.rows import Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
@@ -38,29 +39,9 @@ def token_stats(
     check_values(Rows(targets, temperature, 0.0, num_columns))
     targets = targets.where(active, 0)
 
-    logits = logits[..., :num_columns]
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    logits = logits.where(active[..., None], 0)  # a masked row takes no part, whatever it holds
-
-    # A column of -inf is outside the support: no probability, no gradient, not counted in V.
-    support = logits != -torch.inf
+    poison, support, z, largest, logsumexp = _distribution(logits[..., :num_columns], active, temperature, softcap)
     support_size = support.sum(-1)
-    # NaN and +inf anywhere, or nothing but -inf, leave no distribution: the row's results are NaN.
-    undefined = (logits.isnan() | (logits == torch.inf)).any(-1) | (support_size == 0)
-
-    z = logits.where(support, 0)
-    if softcap is not None:
-        z = softcap * torch.tanh(z / softcap)
-    if isinstance(temperature, Tensor):
-        temperature = temperature.to(z.dtype)[..., None]
-    z = z / temperature
-
-    poison = torch.zeros_like(z[..., 0]).masked_fill(undefined, torch.nan)
-    z = z + poison[..., None]
-    largest = z.detach().masked_fill(~support, -torch.inf).amax(-1, keepdim=True)
-    logsumexp = (z - largest).masked_fill(~support, -torch.inf).logsumexp(-1, keepdim=True)
-    logp = (z - largest - logsumexp).where(support, 0)
+    logp = (z - logsumexp).where(support, 0)
     p = logp.exp().where(support, 0)
     on_support = support.gather(-1, targets[..., None])[..., 0]
     chosen = logp.gather(-1, targets[..., None])[..., 0]
@@ -84,6 +65,38 @@ def token_stats(
         per_row = (poison, active) if name != "top_probs" else (poison[..., None], active[..., None])
         values[name] = (value + per_row[0]).where(per_row[1], 0)
     return TokenStats(**values)
+
+
+def _distribution(
+    logits: Tensor, active: Tensor, temperature: float | Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What softmax(softcap(logits) / temperature) of each row is made of.
+
+    Returns:
+        0, or NaN where there is no distribution (...); the columns in the support (..., V); z less its largest, 0
+        outside the support (..., V); the largest z, and the logsumexp of z less it (..., 1).
+    """
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    logits = logits.where(active[..., None], 0)  # a masked row takes no part, whatever it holds
+
+    # A column of -inf is outside the support: no probability, no gradient, not counted in V.
+    support = logits != -torch.inf
+    # NaN and +inf anywhere, or nothing but -inf, leave no distribution: the row's results are NaN.
+    undefined = (logits.isnan() | (logits == torch.inf)).any(-1) | ~support.any(-1)
+
+    z = logits.where(support, 0)
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.to(z.dtype)[..., None]
+    z = z / temperature
+
+    poison = torch.zeros_like(z[..., 0]).masked_fill(undefined, torch.nan)
+    z = z + poison[..., None]
+    largest = z.detach().masked_fill(~support, -torch.inf).amax(-1, keepdim=True)
+    logsumexp = (z - largest).masked_fill(~support, -torch.inf).logsumexp(-1, keepdim=True)
+    return poison, support, (z - largest).where(support, 0), largest, logsumexp
 
 
 def linear_token_stats(
@@ -128,3 +141,77 @@ def linear_grpo_loss(
     """`grpo_loss` of ``hidden @ weight.T + bias``."""
     logits = torch.nn.functional.linear(hidden, weight, bias)
     return grpo_loss(logits, targets, advantages, old_logprob, ref_logprob, **options)
+
+
+def divergence(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    kind: str,
+    beta: float = 0.5,
+    token_weight: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    teacher_temperature: float | Tensor | None = None,
+    mask: Tensor | None = None,
+    vocab_size: int | None = None,
+    softcap: float | None = None,
+    teacher_softcap: float | None = None,
+    outputs: tuple[str, ...] = ("value",),
+) -> Divergence:
+    """How far the distributions p of `logits` (..., V) are from q of `teacher_logits` (..., V'), row by row.
+
+    The arguments are those of `rlif_kernels.divergence`, which has the formulas. The results have the logits' dtype, or
+    float32 if that is a half-precision type.
+    """
+    num_columns = min(logits.shape[-1], teacher_logits.shape[-1]) if vocab_size is None else vocab_size
+    active = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device) if mask is None else mask
+    if teacher_temperature is None:
+        teacher_temperature = temperature
+    poison, support, z, _, logsumexp = _distribution(logits[..., :num_columns], active, temperature, softcap)
+    teacher_poison, teacher_support, u, _, teacher_logsumexp = _distribution(
+        teacher_logits.detach()[..., :num_columns], active, teacher_temperature, teacher_softcap
+    )
+    logp, logq = (z - logsumexp).where(support, 0), (u - teacher_logsumexp).where(teacher_support, 0)
+    p, q = logp.exp().where(support, 0), logq.exp().where(teacher_support, 0)
+    both = support & teacher_support
+    # Infinite where one side gives probability to a column that the other side lacks. A product with it would be NaN.
+    infinite = torch.zeros_like(logp[..., 0]).masked_fill((support & ~teacher_support).any(-1), torch.inf)
+    teacher_infinite = torch.zeros_like(infinite).masked_fill((teacher_support & ~support).any(-1), torch.inf)
+
+    values = {
+        "entropy": -(p * logp).sum(-1),
+        "teacher_entropy": -(q * logq).sum(-1),
+        "cross_entropy": -(p * logq).sum(-1) + infinite,
+        "teacher_cross_entropy": -(q * logp).sum(-1) + teacher_infinite,
+    }
+    if kind == "jsd" and beta not in (0, 1):
+        m = (1 - beta) * p + beta * q
+        logm = m.where(m > 0, 1).log()
+        values["value"] = (beta * q * (logq - logm) + (1 - beta) * p * (logp - logm)).sum(-1)
+    elif kind == "reverse_kl" or (kind == "jsd" and beta == 1):
+        # An infinite sum has no derivative: the factor makes its gradient NaN in the columns of the support.
+        values["value"] = (p * (logp - logq).where(both, 0)).sum(-1) + infinite * (1 + (p - p.detach()).sum(-1))
+    elif kind in KINDS:
+        # Of log p = z - logsumexp the second part is the same for all columns, and q sums up to 1.
+        values["value"] = (q * (logq - z).where(both, 0)).sum(-1) + logsumexp[..., 0] + teacher_infinite
+    else:
+        raise ValueError(f"kind is {kind!r}; expected one of {KINDS}")
+    values = {name: (value + poison + teacher_poison).where(active, 0) for name, value in values.items()}
+    weight = active / active.sum().clamp(min=1) if token_weight is None else token_weight.where(active, 0)
+    loss = (values["value"] * weight).sum()
+    return Divergence(loss, **{name: value.detach() for name, value in values.items() if name in outputs})
+
+
+def linear_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    **options: Any,
+) -> Divergence:
+    """`divergence` of ``hidden @ weight.T + bias`` and the same of the teacher, with the options of `divergence`."""
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    return divergence(logits, torch.nn.functional.linear(teacher_hidden, teacher_weight, teacher_bias), **options)

@@ -84,8 +84,8 @@ def _slice_sums(tangent: Tensor, logits: Tensor, rows: Rows, active: Tensor, of_
     if tangent.stride() != logits.stride():
         tangent = tangent.contiguous()  # the blocks' matrices are views
     temperature = rows.flat_temperature
-    for matrix, local, index, tangents in row_blocks(logits, active, rows.num_columns, tangent):
-        x, v = (part[local, : rows.num_columns] for part in (matrix, tangents))
+    for matrices, local, index in row_blocks([logits, tangent], active, rows.num_columns):
+        x, v = (part[local, : rows.num_columns] for part in matrices)
         tau = temperature[index, None] if isinstance(temperature, Tensor) else temperature
         z, dz, support = _z_and_tangent(x, v, tau, rows.softcap)
         m = z.amax(-1, keepdim=True)

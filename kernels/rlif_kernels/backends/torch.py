@@ -32,8 +32,8 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     """`backends.Backend.forward`: statistics and row state, block by block."""
     ids, active, bad = _readable_targets(rows)
     fields, state = zero_results(logits, rows.num_rows, outputs)
-    block = _Block(logits, rows)
-    for matrix, local, index, _ in row_blocks(logits, active, rows.num_columns, logits):
+    block = Block(logits, rows)
+    for (matrix,), local, index in row_blocks([logits], active, rows.num_columns):
         values = _forward_block(block.load(matrix, local, index), ids[index, None], outputs)
         state[:, index] = torch.stack([values[name] for name in RowState._fields])
         for name in outputs:
@@ -43,7 +43,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     return fields, state
 
 
-def _forward_block(block: "_Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
     x = block.x
     m = x.amax(-1, keepdim=True)
     d = torch.sub(x, m, out=block.scratch(0))
@@ -105,8 +105,8 @@ def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows
     coefficients = row_coefficients(grads, row_state, rows)
     if bad is not None:
         coefficients["p"] = coefficients["p"].masked_fill(bad, torch.nan)
-    block = _Block(logits, rows)
-    for matrix, local, index, grad_matrix in row_blocks(logits, active, rows.num_columns, grad_logits):
+    block = Block(logits, rows)
+    for (matrix, grad_matrix), local, index in row_blocks([logits, grad_logits], active, rows.num_columns):
         gradient = _backward_block(
             block.load(matrix, local, index),
             ids[index, None],
@@ -124,7 +124,7 @@ def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     return RowState(*row_state).m.double() / rows.flat_temperature
 
 
-def _backward_block(block: "_Block", ids: Tensor, state: RowState, coefficients: dict[str, Tensor]) -> Tensor:
+def _backward_block(block: "Block", ids: Tensor, state: RowState, coefficients: dict[str, Tensor]) -> Tensor:
     x = block.x[: block.num_rows]
     d = torch.sub(x, state.m, out=block.scratch(0)[: block.num_rows])
     block.divide_by_temperature(d)
@@ -155,7 +155,7 @@ def _backward_block(block: "_Block", ids: Tensor, state: RowState, coefficients:
     return gradient
 
 
-class _Block:
+class Block:
     """One block of rows in float32, after the softcap, and scratch of its size; the next block reuses both."""
 
     def __init__(self, logits: Tensor, rows: Rows) -> None:
@@ -163,7 +163,7 @@ class _Block:
         num_rows = max(2, min(BLOCK_ELEMENTS // self.num_columns, logits.numel() // logits.shape[-1]))
         self.buffers = logits.new_empty((3, num_rows, self.num_columns), dtype=torch.float32)
 
-    def load(self, matrix: Tensor, local: Index, index: Index) -> "_Block":
+    def load(self, matrix: Tensor, local: Index, index: Index) -> "Block":
         x = matrix[local, : self.num_columns]
         self.num_rows = len(x)
         self.tau = self.temperature
@@ -191,29 +191,31 @@ class _Block:
 
 
 def row_blocks(
-    logits: Tensor, active: Tensor, num_columns: int, companion: Tensor
-) -> Iterator[tuple[Tensor, Index, Index, Tensor]]:
-    """Yield blocks of active rows: a matrix of logits, which of its rows, which rows of all, the companion's matrix.
+    tensors: Sequence[Tensor], active: Tensor, num_columns: int
+) -> Iterator[tuple[list[Tensor], Index, Index]]:
+    """Yield blocks of active rows of tensors (..., V) that have their rows in common: a matrix of each, which of their
+    rows, which rows of all.
 
     The matrices are views: leading dimensions whose strides do not collapse into one are walked instead.
     """
-    if logits.ndim == 1:
-        logits, companion = logits[None], companion[None]
+    if tensors[0].ndim == 1:
+        tensors = [tensor[None] for tensor in tensors]
     num_rows = max(2, BLOCK_ELEMENTS // num_columns)
     everything = bool(active.all())
     first = 0
-    for position in itertools.product(*map(range, logits.shape[: _uncollapsible_dims(logits)])):
-        matrix = logits[position].view(-1, logits.shape[-1])
-        companion_matrix = companion[position].view(-1, logits.shape[-1])
+    depth = max(_uncollapsible_dims(tensor) for tensor in tensors)
+    for position in itertools.product(*map(range, tensors[0].shape[:depth])):
+        matrices = [tensor[position].view(-1, tensor.shape[-1]) for tensor in tensors]
+        count = len(matrices[0])
         if everything:
-            for start in range(0, len(matrix), num_rows):
-                stop = min(start + num_rows, len(matrix))
-                yield matrix, slice(start, stop), slice(first + start, first + stop), companion_matrix
+            for start in range(0, count, num_rows):
+                stop = min(start + num_rows, count)
+                yield matrices, slice(start, stop), slice(first + start, first + stop)
         else:
-            for local in active[first : first + len(matrix)].nonzero()[:, 0].split(num_rows):
+            for local in active[first : first + count].nonzero()[:, 0].split(num_rows):
                 if len(local):
-                    yield matrix, local, local + first, companion_matrix
-        first += len(matrix)
+                    yield matrices, local, local + first
+        first += count
 
 
 def _uncollapsible_dims(logits: Tensor) -> int:

@@ -8,9 +8,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.memory import silenced
 from comparison import DEVICE
-from rlif_kernels import grpo_loss, token_stats
+from rlif_kernels import divergence, grpo_loss, token_stats
 from rlif_kernels.backends import triton as launcher
-from rlif_kernels.backends.triton import launches, plan
+from rlif_kernels.backends.triton import launches, pairs, plan
 
 KERNELS = ("forward_kernel", "backward_kernel", "grpo_kernel", "terms_kernel", "scale_kernel")
 
@@ -77,3 +77,12 @@ def test_grpo_loss_is_what_its_plan_says(path, counted):
         assert loss.path == path
         grpo_loss(logits, targets, advantages, backend="triton")
         assert counted.count == loss.launches
+
+
+@pytest.mark.parametrize("kind", ["reverse_kl", "jsd"])
+def test_a_divergence_with_its_gradient_is_one_launch(kind, monkeypatch):
+    kernels = Launches()
+    monkeypatch.setattr(pairs, "pair_kernel", kernels)
+    logits = torch.randn(1, 4, 300, device=DEVICE, requires_grad=True)
+    divergence(logits, torch.randn(1, 4, 300, device=DEVICE), kind=kind, backend="triton")
+    assert kernels.count == 1

@@ -88,6 +88,13 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
         for name, gate in (("forward (bf16, softcap)", 17), ("backward (bf16, softcap)", 20)):
             for entry in counts.of(name).values():
                 assert entry["instructions"] <= gate, target
+        for dtype in ("bf16", "fp32"):
+            for sums in counts.of(f"divergence sums ({dtype}, reverse_kl)").values():
+                assert 4 < sums["instructions"] <= 17, target
+                # A pair is read as two elements and written as one: the loss and its gradient in both loops.
+                for kind in ("forward_kl", "reverse_kl"):
+                    (gradient,) = counts.of(f"divergence gradient ({dtype}, {kind})").values()
+                    assert sums["instructions"] + gradient["instructions"] <= 36, (target, kind)
     # No cliff where rows do not start on 16 bytes: an instruction or so for each load, not twice the work.
     for unaligned in counts.of("forward (bf16, unaligned)").values():
         assert unaligned["instructions"] <= main_paths["forward (bf16)"]["instructions"] + 1.5, target

@@ -5,9 +5,7 @@ import torch
 
 from benchmarks.ops.implementations import IMPLEMENTATIONS, naive, plain
 from benchmarks.ops.problems import (
-    BETA,
     CHECKED_ROWS,
-    EPSILON,
     LOSS,
     OPS,
     Call,
@@ -43,12 +41,13 @@ def test_everybody_who_is_timed_computes_the_same(op, name):
 def test_the_truth_in_blocks_is_plain_autograd_in_float64(op):
     problem = make_problem(Shape(2, CHECKED_ROWS, 50, 8 if OPS[op].head else 0, "float32"))
     truth = exact(OPS[op], problem, rows=7)
+    problem.__dict__["teacher"] = tuple(tensor.double() for tensor in problem.teacher)
     for leaf in problem.leaves:
         leaf.data = leaf.data.double()
         leaf.grad = None
     function = getattr(reference, OPS[op].kernel)
     if OPS[op].outputs == LOSS:
-        outputs = function(*problem.arguments(OPS[op]), epsilon_low=EPSILON, beta=BETA)[:1]
+        outputs = function(*problem.arguments(OPS[op]), **OPS[op].options)[:1]
     else:
         stats = function(*problem.arguments(OPS[op]), outputs=OPS[op].outputs)
         outputs = tuple(value for value in stats if value is not None)

@@ -24,7 +24,7 @@ MIN_ELEMENTS_FOR_THREADS = 1 << 16
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # by their numbers in vectors.h
 
 
-class _Call(ctypes.Structure):
+class Call(ctypes.Structure):
     """`Call` of kernels.c, field by field."""
 
     _fields_ = (
@@ -70,7 +70,7 @@ def sample(
 
 def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor) -> None:
     """`backends.Backend.backward`."""
-    _expect_gradient(grad_logits, logits, rows.num_columns)
+    expect_gradient(grad_logits, logits, rows.num_columns)
     coefficients = {f"c_{name}": value for name, value in row_coefficients(grads, row_state, rows).items()}
     tensors = coefficients | {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": row_state}
     _run("rlif_backward", logits, rows, tensors)
@@ -86,7 +86,7 @@ def grpo(
 ) -> tuple[dict[str, Tensor], TokenTerms]:
     """`backends.FusedLoss`."""
     check_values(rows)
-    _expect_gradient(grad_logits, logits, rows.num_columns)
+    expect_gradient(grad_logits, logits, rows.num_columns)
     results, state = zero_results(logits, rows.num_rows, (*outputs, "loss", "kl"))
     results["clipped"] = state.new_zeros(rows.num_rows, dtype=torch.bool)
     given = {name: getattr(loss_rows, name) for name in KERNEL_ROWS if getattr(loss_rows, name) is not None}
@@ -98,7 +98,7 @@ def grpo(
     return {name: results[name] for name in outputs}, TokenTerms(results["loss"], kl, results["clipped"], {})
 
 
-def _expect_gradient(grad_logits: Tensor, logits: Tensor, num_columns: int) -> None:
+def expect_gradient(grad_logits: Tensor, logits: Tensor, num_columns: int) -> None:
     kernels = library()
     assert kernels is not None
     if grad_logits.data_ptr() != logits.data_ptr():
@@ -109,9 +109,18 @@ def _expect_gradient(grad_logits: Tensor, logits: Tensor, num_columns: int) -> N
 def _run(
     function: str, logits: Tensor, rows: Rows, tensors: dict[str, Tensor], numbers: dict[str, float] | None = None
 ) -> None:
+    call, _kept = call_of(logits, rows, tensors, numbers)
+    if getattr(library(), function)(ctypes.byref(call)):
+        raise no_memory(rows.num_columns)
+
+
+def call_of(
+    logits: Tensor, rows: Rows, tensors: dict[str, Tensor], numbers: dict[str, float] | None = None
+) -> tuple[Call, dict[str, Tensor]]:
+    """What the library is told, by its names, and the tensors that must live as long."""
     num_rows, num_columns = rows.num_rows, rows.num_columns
     temperatures, temperature = rows.split_temperature
-    call = _Call(
+    call = Call(
         columns=num_columns,
         rows=num_rows,
         dtype=DTYPES.index(logits.dtype),
@@ -125,5 +134,8 @@ def _run(
         tensors["temperatures"] = temperatures
     for name, tensor in tensors.items():
         setattr(call, name, tensor.data_ptr())
-    if getattr(library(), function)(ctypes.byref(call)):
-        raise MemoryError(f"no memory to work on a row of {num_columns} logits")
+    return call, tensors
+
+
+def no_memory(num_columns: int) -> MemoryError:
+    return MemoryError(f"no memory to work on a row of {num_columns} logits")

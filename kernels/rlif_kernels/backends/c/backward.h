@@ -4,9 +4,7 @@
 
 typedef struct { float m, log2_s, scale, c_p, c_plogp, c_pp, c_1, c_rest, c_y; } RowTerms;
 
-/* The coefficients, over the temperature. NaN is made new: `store` counts on it. */
-INLINE float own_nan(float c) { return c == c ? c : NAN; }
-
+/* The coefficients are over the temperature. */
 INLINE RowTerms row_terms(
     const Call *call, int64_t i, float c_p, float c_plogp, float c_pp, float c_1, float c_rest, float c_y
 ) {

@@ -37,7 +37,8 @@ if sys.platform != "win32":
     import fcntl
 
 SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ("kernels.c", "vectors.h", "call.h", "forward.h", "backward.h")
+    Path(__file__).with_name(name)
+    for name in ("kernels.c", "vectors.h", "threads.h", "call.h", "forward.h", "backward.h", "pairs.h")
 )
 # No -ffast-math: the edge values are infinities and NaN. One word on contraction, or GCC and Clang differ in it.
 FLAGS = ("-O2", "-std=gnu11", "-Wno-psabi", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")

@@ -55,6 +55,12 @@ INLINE double temperature_of(const Call *call, int64_t i) {
     return call->temperatures ? call->temperatures[i] : (float)call->temperature;
 }
 
+/* What an exponent of 2 is per logit. */
+INLINE float scale_of(const Call *call, int64_t i) { return (float)(LOG2_E / temperature_of(call, i)); }
+
+/* A number that goes into each column: if NaN, then made new, because `store` counts on it. */
+INLINE float own_nan(float c) { return c == c ? c : NAN; }
+
 INLINE int64_t smallest(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE void convert(const char *from, int64_t count, float *to, int dtype, float softcap) {

@@ -124,8 +124,6 @@ INLINE void sum_as(const Call *call, const float *x, int64_t count, float scale,
     else sum_three(x, count, to->m, scale, to);
 }
 
-INLINE float scale_of(const Call *call, int64_t i) { return (float)(LOG2_E / temperature_of(call, i)); }
-
 NOINLINE void measure(const Call *call, int64_t i, int64_t chunk, Part *part) {
     float room[CHUNK + LANES];
     int64_t start = chunk * CHUNK, count = smallest(call->columns - start, CHUNK);

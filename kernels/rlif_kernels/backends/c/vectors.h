@@ -233,6 +233,20 @@ INLINE f32 exp2_clamped(f32 d) {
 #define LOG2_E 1.4426950408889634
 #define LN_2 0.6931471805599453
 
+/* log2 x of normal numbers above 0, to 2e-7 of it, and exactly 0 for x = 1: of the fraction m in [sqrt 1/2, sqrt 2] it is
+   2 / ln 2 atanh s with s = (m - 1) / (m + 1), whose series from s^11 on is below 1e-8 of it. */
+INLINE f32 log2_(f32 x) {
+    i32 exponent = ((i32)x - 0x3f3504f3) >> 23;
+    f32 m = (f32)((i32)x - (exponent << 23));
+    f32 s = (m - splat(1.0f)) / (m + splat(1.0f)), s2 = s * s;
+    f32 p = splat((float)(2 * LOG2_E / 9));
+    p = p * s2 + splat((float)(2 * LOG2_E / 7));
+    p = p * s2 + splat((float)(2 * LOG2_E / 5));
+    p = p * s2 + splat((float)(2 * LOG2_E / 3));
+    p = p * s2 + splat((float)(2 * LOG2_E));
+    return p * s + __builtin_convertvector(exponent, f32);
+}
+
 /* tanh: the exponential form cancels near 0, where a fitted odd polynomial takes its place. */
 INLINE f32 tanh_(f32 x) {
     f32 a = pick(x < splat(0.0f), -x, x), x2 = x * x;

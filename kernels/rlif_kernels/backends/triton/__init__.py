@@ -134,8 +134,8 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     fields, state = empty_results(logits, num_rows, outputs)
     if num_rows == 0:
         return fields, state
-    _check_size(rows)
-    base, stride, offsets, wide = _row_addresses(logits)
+    check_size(rows)
+    base, stride, offsets, wide = row_addresses(logits)
     all_fields = "sum_sq_probs" in outputs or "top_probs" in outputs
     planned = plan.forward(
         num_rows, num_columns, logits.element_size(), device_of(logits), all_fields, rows.softcap > 0
@@ -147,7 +147,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
         parts = state.new_empty((num_rows, planned.chunks, NUM_PARTS.value, LANES))
         counters = state.new_zeros(num_rows, dtype=torch.int32)
     temperatures, temperature = rows.split_temperature
-    with _device_of(logits):
+    with device_guard(logits):
         forward_kernel[(planned.programs,)](
             base, offsets, rows.targets, temperatures,
             *(fields.get(name) for name in FIELDS),
@@ -162,14 +162,14 @@ def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows
     num_rows, num_columns, width = rows.num_rows, rows.num_columns, logits.shape[-1]
     if num_rows == 0:
         return
-    base, stride, offsets, wide = _row_addresses(logits)
-    grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
+    base, stride, offsets, wide = row_addresses(logits)
+    grad_base, grad_stride, grad_offsets, grad_wide = row_addresses(grad_logits)
     planned = plan.backward(num_rows, num_columns, logits.element_size(), device_of(logits))
     constants = backward_constants(
         planned.launch, planned.tiles, logits.dtype, wide and grad_wide, softcap_form(rows.softcap), num_columns < width
     )
     temperatures, temperature = rows.split_temperature
-    with _device_of(logits):
+    with device_guard(logits):
         backward_kernel[(planned.programs,)](
             grad_base, base, offsets, rows.targets, temperatures,
             *(grads.get(name) for name in FIELDS if name != "top_probs"),
@@ -191,7 +191,7 @@ def grpo(
     Where that fills the device worse, they are a forward, the loss, and a backward, with the same bits.
     """
     num_rows, num_columns, width = rows.num_rows, rows.num_columns, logits.shape[-1]
-    _check_size(rows)
+    check_size(rows)
     names = ["loss"] + (["kl"] if loss_rows.ref_logprob is not None else [])
     results = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in names}
     clipped = logits.new_empty(num_rows, dtype=torch.bool)
@@ -201,19 +201,19 @@ def grpo(
     planned = plan.loss(num_rows, num_columns, logits.element_size(), device_of(logits), rows.softcap > 0)
     if planned.path == "pair":
         fields, row_state = forward(logits, rows, outputs)
-        with _device_of(logits):
+        with device_guard(logits):
             grads = _launch_terms(fields, rows, loss_rows, options, results, clipped)
         backward(grad_logits, grads, logits, rows, row_state)
         return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
-    base, stride, offsets, wide = _row_addresses(logits)
-    grad_base, grad_stride, grad_offsets, grad_wide = _row_addresses(grad_logits)
+    base, stride, offsets, wide = row_addresses(logits)
+    grad_base, grad_stride, grad_offsets, grad_wide = row_addresses(grad_logits)
     constants = grpo_constants(
         planned.launch, logits.dtype, outputs, options, wide, grad_wide, softcap_form(rows.softcap), num_columns < width
     )
     temperatures, temperature = rows.split_temperature
     fields = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in outputs}
     tokens = loss_rows[: len(KERNEL_ROWS)]
-    with _device_of(logits):
+    with device_guard(logits):
         grpo_kernel[(planned.programs,)](
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
             *tokens, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
@@ -256,7 +256,7 @@ def scale_unless_one(tensor: Tensor, factor: Tensor) -> None:
     if not tensor.is_contiguous():
         tensor.mul_(factor)
     elif tensor.numel():
-        with _device_of(tensor):
+        with device_guard(tensor):
             scale_kernel[(cdiv(tensor.numel(), SCALE_BLOCK),)](
                 tensor, factor, tensor.numel(), BLOCK=SCALE_BLOCK, num_warps=8
             )
@@ -303,7 +303,7 @@ def _stages(launch: Launch) -> int | None:
     return launch.num_stages if launch.num_stages > 1 else None
 
 
-def _check_size(rows: Rows) -> None:
+def check_size(rows: Rows) -> None:
     if rows.num_columns > MAX_COLUMNS or rows.num_rows > MAX_ROWS:
         raise ValueError(
             f"logits has {rows.num_rows} rows of {rows.num_columns} columns to read; expected at most {MAX_ROWS} of "
@@ -311,7 +311,7 @@ def _check_size(rows: Rows) -> None:
         )
 
 
-def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
+def row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
     """The tensor, its row stride or else a table of row offsets, and whether each row starts on 16 bytes."""
     if tensor.is_contiguous():  # at once, as nearly all are
         row_bytes = tensor.shape[-1] * tensor.element_size()
@@ -325,7 +325,7 @@ def _row_addresses(tensor: Tensor) -> tuple[Tensor, int, Tensor | None, bool]:
     return tensor, 0, row_offsets(tensor), wide
 
 
-def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
+def device_guard(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device, which need not be the tensor's. The interpreter has no devices."""
     if tensor.device.type == "cpu":
         return nullcontext()

@@ -65,12 +65,12 @@ def _gradient(
         if SMALL:
             gradient *= cap_derivative(x_capped, softcap)
         else:
-            gradient *= _any_cap_derivative(x_capped, softcap)
+            gradient *= any_cap_derivative(x_capped, softcap)
     return gradient
 
 
 @triton.jit
-def _any_cap_derivative(x_capped, softcap):
+def any_cap_derivative(x_capped, softcap):
     return tl.where(tl.abs(x_capped) == INFINITY, 1.0, cap_derivative(x_capped, softcap))
 
 
@@ -87,7 +87,7 @@ def _exact_gradient(x, inv_temperature, m, log_s, c_p, c_plogp, c_pp, c_1, softc
     gradient = p * (c_p + c_pp * p) + tl.where(p > 0, p * log2_p, 0.0) * c_plogp - c_1
     gradient = tl.where(p == p, gradient, float("nan"))
     if SOFTCAP:
-        gradient *= _any_cap_derivative(x_capped, softcap)
+        gradient *= any_cap_derivative(x_capped, softcap)
     return tl.where(inside, gradient, 0.0)
 
 
@@ -179,7 +179,7 @@ def store_gradient(
                 g = _gradient(x_y, scale, m, log2_s, c_rest, c_plogp, c_pp, c_1, softcap, SOFTCAP, False, E, U, Q)
             c_y *= complement
             if SOFTCAP:
-                c_y *= _any_cap_derivative(cap(x_y, softcap, SOFTCAP), softcap)
+                c_y *= any_cap_derivative(cap(x_y, softcap, SOFTCAP), softcap)
             g += tl.where(x_y == -INFINITY, 0.0, c_y)
             tl.debug_barrier()
             tl.store(p_grad + target, g.to(p_grad.dtype.element_ty))

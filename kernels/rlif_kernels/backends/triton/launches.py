@@ -22,7 +22,7 @@ PATHS = ("auto", "fused", "pair")
 # multiprocessor to itself; grpo_short: two share it; grpo_softcap: with a softcap.
 KERNELS = (
     "forward", "forward_part", "forward_all", "forward_all_part", "forward_softcap", "forward_softcap_part", "backward",
-    "grpo", "grpo_short", "grpo_softcap",
+    "grpo", "grpo_short", "grpo_softcap", "divergence",
 )  # fmt: skip
 
 

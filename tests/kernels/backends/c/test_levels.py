@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from comparison import check_against_reference, random_targets
-from rlif_kernels import grpo_loss, sample_tokens, token_stats
+from divergences import check_divergence, pair_of_logits
+from rlif_kernels import divergence, grpo_loss, sample_tokens, token_stats
 from rlif_kernels.backends.c import build
+from rlif_kernels.pairs import PAIR_OUTPUTS
 from rlif_kernels.stats import FIELDS
 
 HALF = [torch.bfloat16, torch.float16]
@@ -48,6 +50,17 @@ def test_the_level_is_the_one_asked_for(level):
 def test_any_size_matches_the_reference(num_columns, dtype):
     logits = (3 * torch.randn(6, num_columns)).to(dtype)
     check_against_reference(logits, random_targets(logits), "cpu")
+
+
+@pytest.mark.parametrize("num_columns", [1, 63, 65, 4097, 9001])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_divergences_of_any_size_match_the_reference(num_columns, dtype):
+    x, y = pair_of_logits(4, num_columns, dtype=dtype)
+    check_divergence(x, y, "cpu")
+    if num_columns == 1:
+        return  # a row without support has no gradient to compare
+    x[0, ::3] = y[0, ::3] = x[1, 0] = y[2, num_columns // 2 :] = y[3, 0] = -torch.inf
+    check_divergence(x, y, "cpu", softcap=20.0, temperature=0.7)
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 50.0])
@@ -140,6 +153,7 @@ def test_the_gradient_of_a_nearly_certain_token_is_right_wherever_its_competitor
 def test_the_number_of_threads_changes_no_bit(dtype, rows, threads):
     logits = (3 * torch.randn(rows, 70001)).to(dtype)
     logits[0, 5000] = -torch.inf
+    logits[0, -5001] = -torch.inf  # where the row turned around has the other: no NaN, which equals nothing
     targets = random_targets(logits)
     uniform = torch.rand(rows, dtype=torch.float64)
     old = torch.randn(rows)
@@ -152,7 +166,11 @@ def test_the_number_of_threads_changes_no_bit(dtype, rows, threads):
         loss = grpo_loss(other, targets, torch.ones(rows), old, entropy_coef=0.1, backend="cpu")
         loss.loss.backward()
         drawn = sample_tokens(logits, uniform, outputs=("entropy",), backend="cpu")
-        return [*stats, leaf.grad, loss.loss, loss.logprob, other.grad, drawn.token_ids, drawn.stats.entropy]
+        pair = logits.clone().requires_grad_()
+        apart = divergence(pair, logits.flip(-1), kind="jsd", outputs=PAIR_OUTPUTS, backend="cpu")
+        apart.loss.backward()
+        own = [leaf.grad, loss.loss, loss.logprob, other.grad, drawn.token_ids, drawn.stats.entropy, pair.grad]
+        return [*stats, *own, *apart]
 
     torch.set_num_threads(1)
     expected = bits()

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,19 @@ import torch
 import torch.distributed as dist
 
 from comparison import assert_gradients_match, assert_values_match, random_targets, upstream_gradients, weighted_sum
-from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, sample_tokens, token_stats
+from divergences import assert_divergences_match
+from rlif_kernels import (
+    divergence,
+    grpo_loss,
+    linear_divergence,
+    linear_grpo_loss,
+    linear_token_stats,
+    reference,
+    sample_tokens,
+    token_stats,
+)
 from rlif_kernels.backends import c as cpu_backend
+from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
 from rlif_kernels.stats import FIELDS
 
 SLICES = {2: (53, 48), 3: (40, 1, 60)}
@@ -81,6 +93,7 @@ def check_values(rank: int, world_size: int, backends: str) -> None:
                 raise AssertionError(f"{backend}, {name}, rank {rank}: {error}") from error
 
         check_head(rank, world_size, backend)
+        check_divergences(rank, world_size, backend)
         check_tangents(rank, world_size, backend)
 
     with pytest.raises(IndexError, match=r"targets\[0, 0\] is 101; expected an id in \[0, 101\)"):
@@ -157,6 +170,52 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
                 dist.all_reduce(parts[0].grad)
             for part, expected in zip(parts, gradients, strict=True):
                 torch.testing.assert_close(part.grad.double(), expected, rtol=1e-4, atol=1e-5, msg=f"{name} {backend}")
+
+
+def check_divergences(rank: int, world_size: int, backend: str) -> None:
+    """Divergences of sharded rows at every edge, and of sharded heads."""
+    logits, _ = whole_rows()
+    generator = torch.Generator().manual_seed(9)
+    teacher = logits.nan_to_num(0, 3, -9) + torch.randn(logits.shape, generator=generator)
+    teacher[0, 2, 10] = teacher[0, 3, :40] = teacher[2, 3, 20] = -torch.inf
+    weight, columns = torch.randn(3, 4, generator=generator), own_columns(rank, world_size)
+    shared = {"group": dist.group.WORLD, "backend": backend}
+    rows = {"temperature": 0.8, "teacher_temperature": 1.3, "softcap": 20.0, "vocab_size": 41}
+    for kind, options in product(KINDS, ({}, rows)):
+        given = {"kind": kind, "beta": 0.3, "token_weight": weight, "outputs": PAIR_OUTPUTS, **options}
+        leaf, exact = logits[..., columns].clone().requires_grad_(), logits.double().requires_grad_()
+        actual = divergence(leaf, teacher[..., columns], **given, **shared)
+        expected = reference.divergence(exact, teacher.double(), **given)
+        try:
+            assert_divergences_match(actual, expected)
+            actual.loss.backward()
+            expected.loss.backward()
+            ours, theirs = leaf.grad, exact.grad[..., columns]
+            # NaN in a row is its own slice's alone where the row has no distribution.
+            defined = ~exact.grad.isnan().any(-1)
+            size = weight[defined].abs() * expected.value[defined].abs().clamp(min=1)
+            wrong = (ours.double() - theirs)[defined].abs() > 4e-6 * size[:, None]
+            assert not wrong.any()
+        except AssertionError as error:
+            raise AssertionError(f"{backend}, {kind}, {options}, rank {rank}: {error}") from error
+
+    shapes = ((3, 4, 16), (101, 16), (101,), (3, 4, 8), (101, 8))
+    hidden, head, bias, teacher_hidden, teacher_head = (torch.randn(size, generator=generator) for size in shapes)
+    parts = [x.clone().requires_grad_() for x in (hidden, head[columns], bias[columns])]
+    whole = [x.double().requires_grad_() for x in (hidden, head, bias)]
+    options = {"kind": "jsd", "beta": 0.3, "vocab_size": 95, "softcap": 20.0, "token_weight": weight}
+    ours = linear_divergence(
+        *parts[:2], teacher_hidden, teacher_head[columns], bias=parts[2], tile_bytes=1000, **options, **shared
+    )
+    theirs = reference.linear_divergence(
+        *whole[:2], teacher_hidden.double(), teacher_head.double(), bias=whole[2], **options
+    )
+    for loss in (ours.loss, theirs.loss):
+        loss.backward()
+    torch.testing.assert_close(ours.value.double(), theirs.value, rtol=1e-5, atol=1e-5)
+    expected = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
+    for part, other in zip(parts, expected, strict=True):
+        torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-5, msg=f"linear_divergence {backend}")
 
 
 def check_tangents(rank: int, world_size: int, backend: str) -> None:
