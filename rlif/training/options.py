@@ -57,7 +57,7 @@ class PolicyLossOptions:
 
     heading: ClassVar[str] = "loss"
 
-    loss_type: LossType = "dapo"
+    loss_type: Annotated[LossType, tyro.conf.arg(metavar="TYPE")] = "dapo"
     """How token losses are averaged, and what the probability ratio does. dapo, bnpo: over the tokens of the step.
     grpo: over each completion's tokens, then over completions. dr_grpo: sum over completions x max_completion_length.
     luspo: sum over each completion's tokens, then over completions. These clip the ratio. cispo: as dapo, the ratio a

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import tyro
+
 from rlif.errors import UserError
 from rlif.options.checks import AtLeast, Positive, Share
 
@@ -74,7 +76,7 @@ class SamplerCorrectionOptions:
 
     heading: ClassVar[str] = "correction of the sampler"
 
-    importance_sampling_mode: SamplerCorrection | None = None
+    importance_sampling_mode: Annotated[SamplerCorrection | None, tyro.conf.arg(metavar="MODE")] = None
     """Weigh tokens by the ratio of their probability in the forward that learns to that in sampling: each by its own
     (token_), or by the product of the completion's (sequence_), held within the bounds (truncate), or 0 outside them
     (mask). Values are those of TRL's vllm_importance_sampling_mode. None: no weights."""

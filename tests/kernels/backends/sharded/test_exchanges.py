@@ -1,0 +1,141 @@
+"""What a group of one process exchanges for a sharded vocabulary: how often, and how many numbers a row."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from rlif_kernels import (
+    grpo_loss,
+    linear_grpo_loss,
+    linear_token_stats,
+    sample_tokens,
+    token_stats,
+)
+from rlif_kernels.stats import FIELDS
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+
+
+@pytest.fixture
+def group(tmp_path):
+    """Of this process alone: what it brings to a collective is the same in any company."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_the_merge_of_one_slice_is_that_slice(group):
+    logits = 3 * torch.randn(4, 50)
+    targets = torch.randint(50, (4,))
+    alone = token_stats(logits, targets, outputs=FIELDS)
+    merged = token_stats(logits, targets, outputs=FIELDS, group=group)
+    for value, expected in zip(merged, alone, strict=True):
+        assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
+
+
+def test_a_distributed_tensor_is_refused_by_name_and_its_own_part_is_taken(group):
+    from torch.distributed.tensor import DeviceMesh, Shard, distribute_tensor
+
+    mesh = DeviceMesh("cpu", [0])
+    logits, hidden, weight = torch.randn(3, 4, 50), torch.randn(3, 4, 16), torch.randn(50, 16)
+    targets, advantages = torch.arange(12).view(3, 4), torch.ones(3)
+    whole = distribute_tensor(logits, mesh, [Shard(2)])
+    sharded_weight = distribute_tensor(weight, mesh, [Shard(0)])
+    calls = {
+        "logits": [
+            lambda: token_stats(whole, targets),
+            lambda: grpo_loss(whole, targets, advantages),
+            lambda: sample_tokens(whole, torch.rand(3, 4)),
+        ],
+        "weight": [
+            lambda: linear_token_stats(hidden, sharded_weight, targets),
+            lambda: linear_grpo_loss(hidden, sharded_weight, targets, advantages),
+        ],
+        "hidden": [lambda: linear_token_stats(distribute_tensor(hidden, mesh, [Shard(0)]), weight, targets)],
+        "mask": [lambda: token_stats(logits, targets, mask=distribute_tensor(targets > 0, mesh, [Shard(0)]))],
+    }
+    for name, functions in calls.items():
+        for function in functions:
+            with pytest.raises(TypeError, match=rf"^{name} is a DTensor; .*{name}\.to_local\(\), with group="):
+                function()
+    stats = token_stats(whole.to_local(), targets, group=mesh.get_group())
+    torch.testing.assert_close(stats.logprob, token_stats(logits, targets).logprob)
+
+
+SLICE_SIZE = 8  # bytes: a rank says once how many columns it has
+ROW = 11 * 8  # eleven float64
+
+
+@pytest.fixture
+def exchanged(monkeypatch):
+    """Call a function: its result, the bytes that this process brought to all-gathers in it, and to all-reduces."""
+    brought: dict[str, list[int]] = {"all_gather": [], "all_reduce": []}
+    all_gather, all_reduce = dist.all_gather, dist.all_reduce
+
+    def counted_gather(gathered, own, **options):
+        brought["all_gather"].append(own.nbytes)
+        return all_gather(gathered, own, **options)
+
+    def counted_reduce(value, **options):
+        brought["all_reduce"].append(value.nbytes)
+        return all_reduce(value, **options)
+
+    monkeypatch.setattr(dist, "all_gather", counted_gather)
+    monkeypatch.setattr(dist, "all_reduce", counted_reduce)
+
+    def call(function, *arguments, **options):
+        for sizes in brought.values():
+            sizes.clear()
+        result = function(*arguments, **options)
+        return result, [*brought["all_gather"]], [*brought["all_reduce"]]
+
+    return call
+
+
+@pytest.mark.parametrize("outputs", [("logprob",), FIELDS], ids=["one field", "all fields"])
+def test_a_forward_gathers_eleven_numbers_a_row_and_the_backward_nothing(outputs, group, exchanged):
+    logits, targets = torch.randn(3, 4, 50, requires_grad=True), torch.arange(12).view(3, 4)
+    stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, group=group)
+    assert forward == [[SLICE_SIZE, 12 * ROW], []]
+    assert exchanged(stats.logprob.sum().backward) == (None, [], [])
+
+
+@pytest.mark.parametrize("function", [linear_token_stats, linear_grpo_loss])
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 1000])
+def test_a_head_gathers_no_more_and_sums_the_gradient_of_the_hidden_states_once(function, tile_bytes, group, exchanged):
+    hidden, weight = torch.randn(3, 4, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    targets = torch.arange(12).view(3, 4)
+
+    def step():
+        if function is linear_grpo_loss:
+            loss = linear_grpo_loss(hidden, weight, targets, torch.ones(3), tile_bytes=tile_bytes, group=group).loss
+        else:
+            loss = linear_token_stats(hidden, weight, targets, tile_bytes=tile_bytes, group=group).logprob.sum()
+        loss.backward()
+
+    _, gathered, reduced = exchanged(step)
+    assert sum(gathered) == SLICE_SIZE + 12 * ROW
+    assert (len(gathered) > 2) == (tile_bytes == 1000)  # one for each tile of rows
+    assert reduced == [hidden.nbytes]
+
+
+@pytest.mark.parametrize("function", [linear_token_stats, linear_grpo_loss])
+def test_float32_logits_of_a_sharded_head_are_those_of_an_undivided_one(function, group):
+    hidden, weight = torch.randn(3, 4, 16).bfloat16(), torch.randn(50, 16).bfloat16()
+    targets, advantages = torch.arange(12).view(3, 4), torch.randn(3)
+    results = []
+    for slices in (group, None):
+        leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+        options = {"tile_bytes": 1000, "group": slices, "logits_dtype": torch.float32}
+        if function is linear_grpo_loss:
+            result = linear_grpo_loss(*leaves, targets, advantages, **options)
+            result.loss.backward()
+        else:
+            result = linear_token_stats(*leaves, targets, **options)
+            result.logprob.sum().backward()
+        results.append((result.logprob.detach(), *(leaf.grad for leaf in leaves)))
+    for ours, theirs in zip(*results, strict=True):
+        # Values to float32's rounding, gradients to that of their dtype.
+        torch.testing.assert_close(ours, theirs)
