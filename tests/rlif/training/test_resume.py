@@ -182,9 +182,13 @@ def test_a_checkpoint_that_was_changed_and_resealed_is_one_error(name: str, stop
     path = stopped.output_dir / "checkpoint-4" / "state.json"
     state = json.loads(path.read_text())
     # Where only the type is known: what is compared with the data, or with the length of a file, later.
-    right = {"step": (), "eval_data_fingerprint": (None, "x")}.get(
-        name, ("x",) if name.endswith("fingerprint") else (None, "x") if name.endswith("sha256") else (10**30,)
-    )
+    of_a_kind = ("x",) if name.endswith("fingerprint") else (None, "x") if name.endswith("sha256") else (10**30,)
+    right = {
+        "step": (),
+        "eval_data_fingerprint": (None, "x"),
+        "entropy_coef": (None, -1, 1.5, 10**30),
+        "last_entropy": (None, 1.5, 10**30),
+    }.get(name, of_a_kind)
     for value in HOSTILE_VALUES:
         if value not in right:
             rewrite(path, json.dumps(state | {name: value}))
