@@ -61,7 +61,9 @@ def read_table(
         problems = read_spec(str(data), argument=argument, split=split, default_split=default)
         return (TableRow(f"problem {number}", row) for number, row in enumerate(word_problem_rows(problems), start=1))
     if mode is None and _is_hub_id(str(data)):
-        return _dataset_rows(_load_from_hub(str(data), argument, config, split, default), columns)
+        return _dataset_rows(
+            _load_from_hub(str(data), argument, config, split, default), columns, f"{argument}: {data}"
+        )
     if mode is not None and stat.S_ISDIR(mode):
         return _directory_rows(path, argument, split, default, columns)
     if mode is None or not stat.S_ISREG(mode):
@@ -79,7 +81,7 @@ def read_table(
 def _file_rows(path: Path, argument: str, columns: tuple[str, ...]) -> Iterator[TableRow]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return _dataset_rows(_load_parquet(path, argument), columns)
+        return _dataset_rows(_load_parquet(path, argument), columns, f"{argument}: {path}")
     if suffix in (".csv", ".tsv"):
         text = _read_text(path, argument, newline="")  # a line break in a cell is part of it
         return _csv_rows(text, f"{argument}: {path}", "\t" if suffix == ".tsv" else ",")
@@ -170,17 +172,20 @@ def _csv_rows(text: str, where: str, delimiter: str) -> Iterator[TableRow]:
         raise UserError(f"{where}, line {start}: {error}") from error
 
 
-def _dataset_rows(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[TableRow]:
+def _dataset_rows(dataset: Dataset, columns: tuple[str, ...], where: str) -> Iterator[TableRow]:
     if columns[0] not in dataset.column_names:
         columns = tuple(dataset.column_names)
     # Other columns may be images or sound, which would be decoded for nothing.
     dataset = dataset.select_columns([column for column in columns if column in dataset.column_names])
     narrow = {column: NARROW[kind] for column, kind in _kinds(dataset).items() if kind in NARROW}
-    for number, values in enumerate(dataset, start=1):
-        for column, kind in narrow.items():
-            if values[column] is not None:
-                values[column] = Decimal(str(kind(values[column])))
-        yield TableRow(f"row {number}", values)
+    try:
+        for number, values in enumerate(dataset, start=1):
+            for column, kind in narrow.items():
+                if values[column] is not None:
+                    values[column] = Decimal(str(kind(values[column])))
+            yield TableRow(f"row {number}", values)
+    except UnicodeDecodeError as error:  # of a row, or of its neighbours in the file
+        raise UserError(f"{where}: a text in it is not UTF-8 ({error.reason})") from error
 
 
 def _kinds(dataset: Dataset) -> dict[str, str]:
@@ -213,7 +218,7 @@ def _directory_rows(
         raise UserError(f"{argument}: cannot read the directory {path}: {_root_cause(error)}") from error
     if isinstance(loaded, dict):
         loaded = loaded[_choose_split(list(loaded), split, default, argument, str(path))]
-    yield from _dataset_rows(loaded, columns)
+    yield from _dataset_rows(loaded, columns, f"{argument}: {path}")
 
 
 def _load_from_hub(name: str, argument: str, config: str | None, split: str | None, default: str) -> Dataset:

@@ -77,10 +77,17 @@ class JsonLines:
         self._digest.update(text)
 
     def sync(self) -> int:
-        """Wait until everything that was appended is on the disk, and return the size of the file in bytes."""
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
-            return os.fstat(file.fileno()).st_size
+        """Wait until everything that was appended is on the disk, and return the size of the file in bytes.
+
+        Raises:
+            UserError: the disk does not take it, or the file is gone.
+        """
+        try:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+                return os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise UserError(f"{self.argument}: cannot write to {self.path}: {error.strerror}") from error
 
     def replace(self, rows: Iterable[Row]) -> None:
         """Write other rows in place of all that are there; where that fails, these are all still there.

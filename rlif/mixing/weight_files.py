@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,10 @@ def _local(model: str, argument: str) -> Path:
 
 def _is_file_name(name: object) -> bool:
     """Tell whether it is the name of a file, and not the way to one elsewhere."""
-    return isinstance(name, str) and Path(name).name == name
+    try:
+        return isinstance(name, str) and Path(name).name == name and os.fsencode(name) != b""
+    except UnicodeEncodeError:  # half of a pair of surrogates, which no name has
+        return False
 
 
 def _files(directory: Path, argument: str, model: str) -> list[Path]:

@@ -9,6 +9,7 @@ marker or a box states; its span is what it seems to come to, which counts only 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,11 +165,16 @@ def _fault(row: Row, first: Row) -> str | None:
             return "a completion's answer is no text, or its `finished` is neither true nor false"
         if span is not None and not (_is_ids(span) and len(span) == 2 and span[0] <= span[1] <= len(each["ids"])):
             return "a completion's span is not that of some of its tokens"
-        if not isinstance(scores, dict) or not all(type(score) in (int, float) for score in scores.values()):
-            return "a completion has no confidence, or one that is no number"
+        if not isinstance(scores, dict) or not all(_is_score(score) for score in scores.values()):
+            return "a completion has no confidence, or one that is no finite number"
         if scores.keys() != first["completions"][0]["confidence"].keys():
             return "a completion has other scores than the first one"
     return None
+
+
+def _is_score(value: object) -> bool:
+    largest = sys.float_info.max
+    return type(value) in (int, float) and -largest <= value <= largest  # type: ignore[operator]
 
 
 def _is_ids(value: object) -> bool:

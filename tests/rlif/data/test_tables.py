@@ -317,3 +317,11 @@ def test_a_hub_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_can_be_no_hub_id_is_a_missing_file(name: str) -> None:
     with pytest.raises(UserError, match=r"^data: got .*, which is not a file; expected JSONL, JSON, Parquet or CSV"):
         read_prompts(name)
+
+
+def test_a_text_that_is_not_utf8_is_one_error(tmp_path: Path) -> None:
+    offsets, letters = (pa.py_buffer(part) for part in (np.array([0, 1, 2], dtype=np.int32).tobytes(), b"1\xb1"))
+    texts = pa.StringArray.from_buffers(2, offsets, letters)
+    pq.write_table(pa.table({"prompt": texts}), tmp_path / "data.parquet")
+    with pytest.raises(UserError, match=r"^data: .*data\.parquet: a text in it is not UTF-8 \(invalid start byte\)"):
+        read_prompts(str(tmp_path / "data.parquet"))

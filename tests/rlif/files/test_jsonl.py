@@ -21,6 +21,14 @@ def test_rows_are_forgotten_all_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_file_that_is_gone_is_one_error_when_it_is_waited_for(tmp_path: Path) -> None:
+    rows = JsonLines(tmp_path / "rows.jsonl")
+    rows.append([{"a": 1}])
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(UserError, match=r"^output_dir: cannot write to .*rows\.jsonl: No such file"):
+        rows.sync()
+
+
 def test_a_line_that_was_cut_short_is_left_out_of_a_stages_file_and_refused_in_a_users(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_bytes('{"a": 1}\n{"b": "\u00e9'.encode()[:-1])  # killed while writing, in the middle of a character

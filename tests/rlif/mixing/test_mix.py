@@ -268,6 +268,7 @@ def test_what_cannot_be_finished_leaves_nothing_behind(
         '{"weight_map": {"a": 3}}',
         '{"weight_map": {"a": "../model.safetensors"}}',
         '{"weight_map": {"a": "/model.safetensors"}}',
+        '{"weight_map": {"a": "\\ud800"}}',
         "[" * 3000,
     ],
 )

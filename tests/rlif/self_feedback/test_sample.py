@@ -118,3 +118,13 @@ def test_an_elicited_answer_is_text_of_the_completion_if_that_came_to_its_end(
         assert (each["answer"] is None) == (not each["finished"])
         assert each["answer"] in (text, None)
         assert text.strip("0123456789+= ") == ""
+
+
+@pytest.mark.parametrize("score", ["Infinity", "NaN", "1" + "0" * 400, "true"])
+def test_a_confidence_that_is_no_finite_number_is_one_error(score: str, tmp_path: Path) -> None:
+    completion = '{"text": "2", "ids": [5], "answer": "2", "finished": true, "span": null, "confidence": {"a": SCORE}}'
+    row = f'{{"prompt": "1+1=", "prompt_ids": [4], "answer": "2", "completions": [{completion}]}}'
+    path = tmp_path / "samples.jsonl"
+    path.write_text(row.replace("SCORE", score) + "\n")
+    with pytest.raises(UserError, match=r"^output_dir: .*samples\.jsonl, row 1: .*one that is no finite number"):
+        read_samples(path)
