@@ -6,7 +6,7 @@ products, and two without a gradient. `head.tiles` says what several tiles take 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from torch import Tensor
 from rlif_kernels.backends import local_backend, pairs, vocab_parallel
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes
 from rlif_kernels.divergence import divergence_of
-from rlif_kernels.grpo_loss import scaled
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.head import Head
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, loss_tiles, tiles
+from rlif_kernels.head_loss import head_loss_functions
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,
@@ -30,9 +30,6 @@ from rlif_kernels.pair_checks import pair_arguments
 from rlif_kernels.pairs import PAIR_OUTPUTS, Divergence, Pair, check_pair
 from rlif_kernels.transforms import (
     apply_uncompiled,
-    check_first_backward,
-    first_derivative,
-    refuse_vmap,
     transformed,
     watched,
 )
@@ -120,72 +117,6 @@ def _same(mine: Tensor | None, other: Tensor | None) -> bool:
     )  # fmt: skip
 
 
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        arguments: tuple[Any, ...],
-        grad_enabled: bool,
-    ) -> tuple[Tensor, ...]:
-        needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]
-        *values, d_hidden, d_weight, d_bias = _forward_op(
-            hidden.detach(), weight.detach(), None if bias is None else bias.detach(), *arguments, needs
-        )
-        ctx.needs = needs
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        ctx.mark_non_differentiable(*values[1:])
-        ctx.set_materialize_grads(False)
-        return tuple(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        check_first_backward("linear_divergence", ctx, [grad_loss])
-        parts: list[Tensor | None] = [None, None, None]
-        if grad_loss is not None:
-            saved = ctx.saved_tensors
-            for index, gradient in enumerate(saved[:3]):
-                if ctx.needs[index]:
-                    parts[index] = scaled("linear_divergence", gradient, grad_loss, at=saved[3:])
-        return *parts, None, None
-
-
-class _Transformed(torch.autograd.Function):
-    """The same under torch.func and forward-mode AD, which want to see the gradients to come: three more outputs."""
-
-    @staticmethod
-    def forward(
-        hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], grad_enabled: bool
-    ) -> tuple[Tensor, ...]:
-        needs = [grad_enabled and x is not None for x in (hidden, weight, bias)]
-        bias = None if bias is None else bias.detach()
-        return _forward_op(hidden.detach(), weight.detach(), bias, *arguments, needs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.arguments, _ = inputs
-        ctx.in_transform = True
-        ctx.needs = ctx.needs_input_grad[:3]
-        ctx.save_for_backward(*output[-3:], *tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-
-    backward = staticmethod(_Function.backward)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        value = first_derivative("linear_divergence", _tangent, tensors, *tensors, *tangents[:3], ctx.arguments)
-        return value, *(None,) * 8
-
-    @staticmethod
-    def vmap(*_: Any) -> NoReturn:
-        refuse_vmap("linear_divergence")
-
-
 def _tangent(
     hidden: Tensor,
     weight: Tensor,
@@ -261,6 +192,9 @@ def _forward_op(
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     targets, outputs, needs = rest[3], rest[10], rest[-1]
     return (*fake_pair_outputs(hidden, targets, outputs), *fake_head_gradients(hidden, weight, bias, needs))
+
+
+_Function, _Transformed = head_loss_functions("linear_divergence", _forward_op, _tangent)
 
 
 class _Heads:

@@ -8,18 +8,19 @@ or keep all of them.
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, row_arguments
-from rlif_kernels.grpo_loss import loss_of_rows, loss_of_stats, scaled, sequences_of, tangent_of_loss
+from rlif_kernels.grpo_loss import loss_of_rows, loss_of_stats, sequences_of, tangent_of_loss
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.head import Head
 from rlif_kernels.head.products import adds_at_full_speed
 from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, loss_tiles, tiles
+from rlif_kernels.head_loss import head_loss_functions
 from rlif_kernels.linear_token_stats import linear_token_stats
 from rlif_kernels.loss_arguments import loss_arguments
 from rlif_kernels.loss_options import LossOptions, LossVariant
@@ -37,7 +38,7 @@ from rlif_kernels.op_values import (
 )
 from rlif_kernels.policy_loss import GRPOLoss
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
-from rlif_kernels.transforms import apply_uncompiled, check_first_backward, first_derivative, refuse_vmap, transformed
+from rlif_kernels.transforms import apply_uncompiled, transformed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -130,76 +131,6 @@ def linear_grpo_loss(
     return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
 
 
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        arguments: tuple[Any, ...],
-        grad_enabled: bool,
-    ) -> tuple[Tensor, ...]:
-        needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]
-        *values, d_hidden, d_weight, d_bias = _forward_op(
-            hidden.detach(),
-            weight.detach(),
-            None if bias is None else bias.detach(),
-            *arguments,
-            needs,
-        )
-        ctx.needs = needs
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        ctx.mark_non_differentiable(*values[1:])
-        ctx.set_materialize_grads(False)
-        return tuple(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        check_first_backward("linear_grpo_loss", ctx, [grad_loss])
-        parts: list[Tensor | None] = [None, None, None]
-        if grad_loss is not None:
-            saved = ctx.saved_tensors
-            for index, gradient in enumerate(saved[:3]):
-                if ctx.needs[index]:
-                    parts[index] = scaled("linear_grpo_loss", gradient, grad_loss, at=saved[3:])
-        return *parts, None, None
-
-
-class _Transformed(torch.autograd.Function):
-    """The same under torch.func and forward-mode AD, which want to see the gradients to come: three more outputs."""
-
-    @staticmethod
-    def forward(
-        hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], grad_enabled: bool
-    ) -> tuple[Tensor, ...]:
-        needs = [grad_enabled and x is not None for x in (hidden, weight, bias)]
-        bias = None if bias is None else bias.detach()
-        return _forward_op(hidden.detach(), weight.detach(), bias, *arguments, needs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.arguments, _ = inputs
-        ctx.in_transform = True
-        ctx.needs = ctx.needs_input_grad[:3]
-        ctx.save_for_backward(*output[-3:], *tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-
-    backward = staticmethod(_Function.backward)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        value = first_derivative("linear_grpo_loss", _tangent, tensors, *tensors, *tangents[:3], ctx.arguments)
-        return value, *(None,) * 8
-
-    @staticmethod
-    def vmap(*_: Any) -> NoReturn:
-        refuse_vmap("linear_grpo_loss")
-
-
 def _tangent(
     hidden: Tensor,
     weight: Tensor,
@@ -258,6 +189,9 @@ def _forward_op(
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     _, _, _, _, _, outputs, _, _, loss_rows, _, _, _, _, _, _, needs = rest
     return (*fake_loss_outputs(hidden, targets, outputs, loss_rows), *fake_head_gradients(hidden, weight, bias, needs))
+
+
+_Function, _Transformed = head_loss_functions("linear_grpo_loss", _forward_op, _tangent)
 
 
 def _loss_and_gradients(
