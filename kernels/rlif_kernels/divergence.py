@@ -6,24 +6,20 @@ gradient is written while the rows are in the cache, as `grpo_loss` writes its o
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rlif_kernels.backends import local_backend, pairs, vocab_parallel
 from rlif_kernels.checks import check_inplace, check_logits
-from rlif_kernels.grpo_loss import scaled
+from rlif_kernels.loss_functions import logits_loss_functions
 from rlif_kernels.op_values import fake_pair_outputs, op_pair, op_pair_arguments, pair_outputs
 from rlif_kernels.pair_checks import pair_arguments
 from rlif_kernels.pairs import PAIR_OUTPUTS, Divergence
 from rlif_kernels.transforms import (
     apply_uncompiled,
-    check_first_backward,
-    first_derivative,
-    refuse_vmap,
     transformed,
-    watched,
 )
 
 if TYPE_CHECKING:
@@ -120,66 +116,6 @@ def divergence_of(values: Sequence[Tensor], outputs: Sequence[str]) -> Divergenc
     return Divergence(loss, **{name: value for name, value in zip(PAIR_OUTPUTS, rest, strict=True) if name in outputs})
 
 
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, teacher_logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool
-    ) -> tuple[Tensor, ...]:
-        if inplace:
-            if watched(logits):
-                values = _forward_inplace_op(logits.detach(), teacher_logits, *arguments)
-            else:
-                values = _forward_inplace(logits.detach(), teacher_logits, *arguments)
-                torch.autograd.graph.increment_version(logits)
-            ctx.save_for_backward(logits)
-        else:
-            forward: Callable[..., tuple[Tensor, ...]] = _forward_op if watched(logits) else _forward
-            *values, grad_logits = forward(logits.detach(), teacher_logits, *arguments, learns)
-            ctx.save_for_backward(grad_logits)
-        ctx.mark_non_differentiable(*values[1:])
-        ctx.set_materialize_grads(False)
-        return tuple(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        check_first_backward("divergence", ctx, [grad_loss])
-        if grad_loss is None:
-            return (None,) * 5
-        grad_logits, *at = ctx.saved_tensors
-        return scaled("divergence", grad_logits, grad_loss, at), None, None, None, None
-
-
-class _Transformed(torch.autograd.Function):
-    """The same under torch.func and forward-mode AD, which want to see the gradient to come: it is one more output."""
-
-    @staticmethod
-    def forward(
-        logits: Tensor, teacher_logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool
-    ) -> tuple[Tensor, ...]:
-        return _forward_op(logits.detach(), teacher_logits, *arguments, learns)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, teacher_logits, ctx.arguments = inputs[:3]
-        ctx.in_transform = True
-        ctx.save_for_backward(output[-1], logits)
-        ctx.save_for_forward(logits, teacher_logits)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-
-    backward = staticmethod(_Function.backward)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        logits, teacher_logits = ctx.saved_tensors
-        value = first_derivative("divergence", _tangent, (logits,), tangent, logits, teacher_logits, ctx.arguments)
-        return value, *(None,) * 6
-
-    @staticmethod
-    def vmap(*_: Any) -> NoReturn:
-        refuse_vmap("divergence")
-
-
 def _tangent(tangent: Tensor, logits: Tensor, teacher_logits: Tensor, arguments: tuple[Any, ...]) -> Tensor:
     """The tangent of the loss: its gradient, not rounded to half precision, times that of the logits."""
     forward: Callable[..., tuple[Tensor, ...]] = _forward
@@ -253,3 +189,8 @@ _forward_inplace_op = torch.library.custom_op("rlif::divergence_", _forward_inpl
 def _(logits: Tensor, teacher_logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, outputs, _, _ = rest
     return fake_pair_outputs(logits, targets, outputs)
+
+
+_Function, _Transformed = logits_loss_functions(
+    "divergence", (_forward, _forward_op), (_forward_inplace, _forward_inplace_op), _tangent
+)

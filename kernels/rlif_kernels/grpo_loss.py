@@ -5,8 +5,8 @@ gradient of the logits. But the loss of a token is known as soon as its log-prob
 (`loss_terms` has the formulas). So one kernel does both, and reads a row the second time from the cache.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from rlif_kernels.backends import Backend, backend_for, local_backend, vocab_par
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
 from rlif_kernels.loss_arguments import loss_arguments
+from rlif_kernels.loss_functions import logits_loss_functions
 from rlif_kernels.loss_options import LossOptions, LossVariant
 from rlif_kernels.loss_terms import LossRows, Sequences, TokenTerms, as_clipped, token_terms
 from rlif_kernels.op_values import (
@@ -32,12 +33,7 @@ from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
 from rlif_kernels.token_stats import token_stats
 from rlif_kernels.transforms import (
     apply_uncompiled,
-    check_first_backward,
-    first_derivative,
-    keeps_graph,
-    refuse_vmap,
     transformed,
-    watched,
 )
 
 if TYPE_CHECKING:
@@ -145,64 +141,6 @@ def grpo_loss(
     inputs = (logits, op_arguments(arguments, loss), learns, inplace)
     values = apply_uncompiled(_Transformed, *inputs)[:6] if transformed() else _Function.apply(*inputs)
     return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
-
-
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool
-    ) -> tuple[Tensor, ...]:
-        if inplace:
-            if watched(logits):
-                values = _forward_inplace_op(logits.detach(), *arguments)
-            else:
-                values = _forward_inplace(logits.detach(), *arguments)
-                torch.autograd.graph.increment_version(logits)
-            ctx.save_for_backward(logits)
-        else:
-            forward: Callable[..., tuple[Tensor, ...]] = _forward_op if watched(logits) else _forward
-            *values, grad_logits = forward(logits.detach(), *arguments, learns)
-            ctx.save_for_backward(grad_logits)
-        ctx.mark_non_differentiable(*values[1:])
-        ctx.set_materialize_grads(False)
-        return tuple(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        check_first_backward("grpo_loss", ctx, [grad_loss])
-        if grad_loss is None:
-            return (None,) * 4
-        grad_logits, *at = ctx.saved_tensors
-        return scaled("grpo_loss", grad_logits, grad_loss, at), None, None, None
-
-
-class _Transformed(torch.autograd.Function):
-    """The same under torch.func and forward-mode AD, which want to see the gradient to come: it is one more output."""
-
-    @staticmethod
-    def forward(logits: Tensor, arguments: tuple[Any, ...], learns: bool, inplace: bool) -> tuple[Tensor, ...]:
-        return _forward_op(logits.detach(), *arguments, learns)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, ctx.arguments = inputs[:2]
-        ctx.in_transform = True
-        ctx.save_for_backward(output[-1], logits)
-        ctx.save_for_forward(logits)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-
-    backward = staticmethod(_Function.backward)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        (logits,) = ctx.saved_tensors
-        value = first_derivative("grpo_loss", _tangent, (logits,), tangent, logits, ctx.arguments)
-        return value, *(None,) * 6
-
-    @staticmethod
-    def vmap(*_: Any) -> NoReturn:
-        refuse_vmap("grpo_loss")
 
 
 def _tangent(tangent: Tensor, logits: Tensor, arguments: tuple[Any, ...]) -> Tensor:
@@ -361,34 +299,6 @@ def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return fake_loss_outputs(logits, targets, outputs, loss_rows)
 
 
-def scaled(op: str, gradient: Tensor, factor: Tensor, at: Sequence[Tensor]) -> Tensor:
-    """A gradient that was computed with its loss, times the loss's upstream gradient: in place, unless it is kept.
-
-    Args:
-        at: the op's differentiable inputs, where they are known: under transforms.
-    """
-    # Compiled code does not know whether it is kept, and a compiler plans the memory of a product itself.
-    if torch.compiler.is_compiling() or keeps_graph() or transformed():
-        return first_derivative(op, torch.mul, at, gradient, factor)
-    if watched(gradient):
-        scale_op(gradient, factor)
-    else:
-        _scale(gradient, factor)
-    return gradient
-
-
-def _scale(tensor: Tensor, factor: Tensor) -> None:
-    """Multiply in place by a number () on the same device: a loss's upstream gradient, nearly always 1."""
-    if tensor.device.type == "cpu":
-        if factor != 1:
-            tensor.mul_(factor)
-        return
-    try:
-        from rlif_kernels.backends.triton import scale_unless_one
-    except ImportError:
-        tensor.mul_(factor)
-    else:
-        scale_unless_one(tensor, factor)
-
-
-scale_op = torch.library.custom_op("rlif::scale_", _scale, mutates_args=("tensor",))
+_Function, _Transformed = logits_loss_functions(
+    "grpo_loss", (_forward, _forward_op), (_forward_inplace, _forward_inplace_op), _tangent
+)

@@ -17,7 +17,7 @@ from rlif_kernels.divergence import divergence_of
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.head import Head
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, loss_tiles, tiles
-from rlif_kernels.head_loss import head_loss_functions
+from rlif_kernels.loss_functions import head_loss_functions
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,

@@ -20,9 +20,9 @@ from rlif_kernels.head.head import Head
 from rlif_kernels.head.products import adds_at_full_speed
 from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, loss_tiles, tiles
-from rlif_kernels.head_loss import head_loss_functions
 from rlif_kernels.linear_token_stats import linear_token_stats
 from rlif_kernels.loss_arguments import loss_arguments
+from rlif_kernels.loss_functions import head_loss_functions
 from rlif_kernels.loss_options import LossOptions, LossVariant
 from rlif_kernels.loss_terms import LossRows, Sequences, TokenTerms, token_terms
 from rlif_kernels.op_values import (
