@@ -4,7 +4,7 @@
 
 Every run is `rlif train --config examples/recipes/smollm2-word-problems.yaml` with another reward or seed, in float32
 where the processor has no instructions for bfloat16, and with a guard that only warns, so that a fall is seen. The runs
-are kept in runs/recipe/MODEL and go on from there: what is finished is not trained again.
+are kept in runs/recipe, by the model and the recipe, and go on from there: what is finished is not trained again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import yaml
 
 from benchmarks.runner import Options, Step
 from benchmarks.steps.word_prompts import RECIPE
+from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import write_json
 
 RUNS = Path("runs") / "recipe"
@@ -49,11 +50,13 @@ def steps(options: Options) -> list[Step]:
 def add_run(options: Options, reward: str, seed: int, results: dict[str, Any]) -> str:
     """Train, and add the evaluations and the course of the reward to the entries."""
     assert options.model is not None  # as the command line sees to
-    run = RUNS / options.model.name / f"{reward}-seed-{seed}"
     changed: dict[str, Any] = {"guard": "warn", "dtype": dtype(options.device)}
     changed |= {} if options.size == "full" else TINY
-    results["model"] = options.model.name
-    results["recipe"] = yaml.safe_load(RECIPE.read_text(encoding="utf-8")) | changed
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8")) | changed
+    results["model"], results["recipe"] = options.model.name, recipe
+    # Runs of another recipe, or of another model of that name, are others.
+    runs = RUNS / f"{options.model.name}-{fingerprint([recipe, str(options.model.resolve())])[:8]}"
+    run = runs / f"{reward}-seed-{seed}"
     found = run.with_suffix(".json")
     if not found.exists():
         own = {"model": options.model, "reward": reward, "seed": seed, "output_dir": run, "device": options.device}

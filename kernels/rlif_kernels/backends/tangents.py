@@ -81,8 +81,6 @@ def _slice_sums(tangent: Tensor, logits: Tensor, rows: Rows, active: Tensor, of_
     sums[0] = -torch.inf
     if not rows.num_columns:
         return sums
-    if tangent.stride() != logits.stride():
-        tangent = tangent.contiguous()  # the blocks' matrices are views
     temperature = rows.flat_temperature
     for matrices, local, index in row_blocks([logits, tangent], active, rows.num_columns):
         x, v = (part[local, : rows.num_columns] for part in matrices)

@@ -21,6 +21,10 @@ def test_a_run_that_is_finished_is_not_trained_again(tmp_path, monkeypatch):
         suite.add_run(options, "self_certainty", 0, results)
     first, again = results["entries"]
     assert first == again
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    monkeypatch.setattr(suite, "TINY", suite.TINY | {"max_steps": 4, "eval_steps": 4})
+    suite.add_run(options, "self_certainty", 0, results)
+    assert results["entries"][-1]["evaluations"][-1]["step"] == 4  # another recipe has runs of its own
     assert [row["step"] for row in first["evaluations"]] == [0, 2]
     assert "trained on" in recipe(results)
 
