@@ -42,6 +42,7 @@ SUITES = {
     "shared-prompts": "benchmarks.steps.shared_prompts",
     "real-step": "benchmarks.steps.real_step",
     "architectures": "benchmarks.steps.architectures",
+    "kl-estimators": "benchmarks.steps.kl_estimators",
 }
 
 

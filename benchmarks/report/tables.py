@@ -9,6 +9,7 @@ from scipy import stats
 
 from benchmarks.report.answering import evidence, word_prompts
 from benchmarks.report.gpu import gpu_report, gpu_table
+from benchmarks.report.kl_estimators import kl_estimators
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
@@ -233,6 +234,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "architectures": architectures,
     "shared-prompts": shared_prompts,
     "real-step": real_step,
+    "kl-estimators": kl_estimators,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
