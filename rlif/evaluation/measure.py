@@ -34,9 +34,10 @@ from rlif.metrics.selection import (
     mean_over_prompts,
     pass_at_k,
 )
+from rlif.scoring.group_confidence import GROUP_SCORES
 
 # In nats: no probabilities, even where all of them happen to lie in [0, 1].
-SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob")
+SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob", *GROUP_SCORES)
 AGREEMENT = "agreement"
 
 
