@@ -17,6 +17,7 @@ import torch.distributed as dist
 from comparison import assert_gradients_match, assert_values_match, random_targets, upstream_gradients, weighted_sum
 from divergences import assert_divergences_match
 from rlif_kernels import (
+    compat,
     divergence,
     grpo_loss,
     linear_divergence,
@@ -234,6 +235,14 @@ def check_divergences(rank: int, world_size: int, backend: str) -> None:
     expected = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
     for part, other in zip(parts, expected, strict=True):
         torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-5, msg=f"full KL {backend}")
+
+    # NeMo-RL's function, by its names.
+    sharded, ids = torch.randn(3, 4, 101, generator=generator), torch.randint(101, (3, 4), generator=generator)
+    value = compat.get_next_token_logprobs_from_logits(
+        ids, sharded[..., columns], vocab_parallel_rank=rank, vocab_parallel_group=dist.group.WORLD
+    )
+    expected = sharded[:, :-1].double().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def check_tangents(rank: int, world_size: int, backend: str) -> None:
