@@ -126,7 +126,7 @@ def _forward_op(
     logits_dtype: torch.dtype,
     largest_slice: int,
     keep_logits: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     head.check_before_tiles(call)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.checks import RowArguments
+from rlif_kernels.functional import DIFFERENTIABLE, shape_of
 from rlif_kernels.loss_arguments import LossArguments
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import LossRows, TokenTerms
@@ -92,15 +93,19 @@ def op_loss(
 # ---------------------------------------------------------------- the statistics, and their gradients
 
 
-def field_outputs(fields: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+# As many as there are fields: a schema has a fixed number of outputs.
+FieldTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def field_outputs(fields: dict[str, Tensor], targets: Tensor) -> FieldTensors:
     """Return all fields in order, from flat ones, in the shape of the targets."""
-    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs = (
+    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy = (
         fields[name].view(targets.shape + fields[name].shape[1:])
         if name in fields
         else torch.empty(0, dtype=torch.float32, device=targets.device)
         for name in FIELDS
     )
-    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs
+    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy
 
 
 def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
@@ -108,7 +113,7 @@ def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Ten
     names = requested(outputs)
 
     def shape(name: str) -> tuple[int, ...]:
-        return (0,) if name not in names else (*targets.shape, 2) if name == "top_probs" else tuple(targets.shape)
+        return (*targets.shape, *shape_of(name)) if name in names else (0,)
 
     shapes = (*(shape(name) for name in FIELDS), (STATE_ROWS, targets.numel()))
     return tuple(like.new_empty(shape, dtype=torch.float32) for shape in shapes)
@@ -125,8 +130,8 @@ def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenSta
 
 
 def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *others: Tensor) -> None:
-    """Tell autograd which of an op's outputs carry a gradient: the requested fields, but for `top_probs`."""
-    ctx.differentiable = [name for name in requested(outputs) if name != "top_probs"]
+    """Tell autograd which of an op's outputs carry a gradient: the requested fields that are differentiable."""
+    ctx.differentiable = [name for name in requested(outputs) if name in DIFFERENTIABLE]
     ctx.mark_non_differentiable(
         *others, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
     )
@@ -134,18 +139,17 @@ def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *other
 
 
 def field_gradients(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
-    """The upstream gradients of the fields that are differentiable, in the order of FIELDS, from those of an op's
-    first outputs, the fields named."""
+    """The upstream gradients of DIFFERENTIABLE, in order, from those of an op's first outputs, the fields named."""
     check_first_backward(op, ctx, grads)
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
     given = dict(zip(names, grads, strict=False))
-    return [given[name] if name in ctx.differentiable else None for name in FIELDS[:-1]]
+    return [given[name] if name in ctx.differentiable else None for name in DIFFERENTIABLE]
 
 
 def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """The upstream gradients that there are, by field, flat."""
+    """The upstream gradients that there are, by field, flat, from those of DIFFERENTIABLE."""
     # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side, as they are.
-    named = zip(FIELDS[: len(grads)], grads, strict=True)
+    named = zip(DIFFERENTIABLE, grads, strict=True)
     return {name: grad.resolve_neg().contiguous().view(-1) for name, grad in named if grad is not None}
 
 

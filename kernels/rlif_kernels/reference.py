@@ -61,9 +61,12 @@ def token_stats(
         # A vocabulary of one column has no second largest probability: it is 0.
         at_least_two = torch.cat([p.detach(), torch.zeros_like(p[..., :1].detach())], -1)
         values["top_probs"] = at_least_two.topk(2, -1).values
+    if "varentropy" in outputs:
+        mean = (p * logp).sum(-1, keepdim=True)
+        values["varentropy"] = (p * (logp - mean).square()).sum(-1)
     for name, value in values.items():
-        per_row = (poison, active) if name != "top_probs" else (poison[..., None], active[..., None])
-        values[name] = (value + per_row[0]).where(per_row[1], 0)
+        own = (..., *(None for _ in value.shape[active.ndim :]))  # fields may have a dimension of their own
+        values[name] = (value + poison[own]).where(active[own], 0)
     return TokenStats(**values)
 
 

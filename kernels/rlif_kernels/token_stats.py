@@ -12,6 +12,7 @@ from torch import Tensor
 from rlif_kernels.backends import backend_for, local_backend, vocab_parallel
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.op_values import (
     fake_field_outputs,
     field_gradients,
@@ -60,8 +61,9 @@ def token_stats(
             that would corrupt another result: see Raises.
         group: a torch.distributed group over which the vocabulary is sharded, in the order of its ranks: `logits` is
             this rank's slice of the columns (slices may differ in size), while `targets`, `vocab_size` and the results
-            are those of the whole rows, the same on every rank. One all-gather of eleven numbers per row in the
-            forward, none in the backward, which expects the same upstream gradient on every rank.
+            are those of the whole rows, the same on every rank. One all-gather of a few numbers per row in the
+            forward (eight for the default fields), none in the backward, which expects the same upstream gradient on
+            every rank.
         backend: "triton", "cpu" (C, compiled on first use) or "torch"; None picks "triton" on GPUs, elsewhere "cpu"
             where there is a C compiler and "torch" where there is none.
 
@@ -121,7 +123,7 @@ def _forward_op(
     backend: str,
     group: str,
     inplace_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
     fields, row_state = backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
     return (*field_outputs(fields, targets), row_state)
@@ -237,9 +239,8 @@ class _Eager(torch.autograd.Function):
         fields = {name: _shaped(flat[name], targets.shape) for name in names}
         ctx.save_for_backward(logits, targets, temperature, varying, row_state)
         ctx.names = names
-        ctx.differentiable = [name for name in names if name != "top_probs"]
-        if "top_probs" in fields:
-            ctx.mark_non_differentiable(fields["top_probs"])
+        ctx.differentiable = [name for name in names if name in DIFFERENTIABLE]
+        ctx.mark_non_differentiable(*(value for name, value in fields.items() if name not in DIFFERENTIABLE))
         ctx.set_materialize_grads(False)
         ctx.options, ctx.inplace_backward, ctx.where = options, inplace_backward, (backend, group)
         return tuple(fields.values())
