@@ -139,10 +139,11 @@ def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: t
         l_t = tl.fma(_difference(l_m, l_new) / V, l_n, l_t) + difference / V
         shift = tl.maximum(_difference(l_m, l_new) * inv_temperature, LOWEST_FLOAT32)
         a = tl.exp2(shift * LOG2E)
+        # Where a is 0 nothing is left of what was added up, and the shift times it may have overflowed.
+        moved = tl.fma(shift, l_s, l_w)
         if SUM_V & SUMS:
-            moved = tl.fma(shift, tl.fma(shift, l_s, l_w) + l_w, l_v)
-            l_v = tl.where(a > 0, a * moved, 0.0) + e * d * d
-        l_w = tl.fma(a, tl.fma(shift, l_s, l_w), e * d)
+            l_v = tl.where(a > 0, a * tl.fma(shift, l_w + moved, l_v), 0.0) + e * d * d
+        l_w = tl.where(a > 0, a * moved, 0.0) + e * d
         l_s = tl.fma(a, l_s, e)
         l_others = tl.fma(a, l_others, tl.where(o == target, 0.0, e))
         l_q = tl.fma(a * a, l_q, e * e)
@@ -157,7 +158,7 @@ def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: t
     # A row without support has s = 0: its logarithm would be -inf where NaN is due.
     s = sum_lanes(a * l_s, LANES) + poison
     s = tl.where(s > 0, s, float("nan"))
-    mean_w = sum_lanes(a * tl.fma(shift, l_s, l_w), LANES) / s
+    mean_w = sum_lanes(tl.where(a > 0, a * tl.fma(shift, l_s, l_w), 0.0), LANES) / s
     variance = 0.0
     if SUM_V & SUMS:
         variance = sum_lanes(_lane_spread(l_s, l_w, l_v, a, shift, mean_w), LANES) / s
