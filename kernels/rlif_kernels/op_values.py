@@ -41,7 +41,7 @@ def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> 
         numbers += [float(number) for number in loss.options]
     varying, numbers = _varying(numbers)
     in_common = (
-        rows.targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
+        rows.given_targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
         arguments.backend, arguments.group,
     )  # fmt: skip
     if loss is None:
@@ -71,11 +71,14 @@ def op_rows(
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
+    *,
+    num_dims: int | None = None,
 ) -> Rows:
-    """Rebuild the rows within an op."""
+    """Rebuild the rows within an op; `num_dims` of theirs where they may have several targets each."""
     if varying is not None:
         scalar_temperature, softcap = varying[:2].tolist()
-    return Rows(targets, scalar_temperature if temperature is None else temperature, softcap, num_columns)
+    dims = targets.ndim if num_dims is None else num_dims
+    return Rows.of(targets, dims, scalar_temperature if temperature is None else temperature, softcap, num_columns)
 
 
 def requested(outputs: str) -> list[str]:
@@ -97,31 +100,37 @@ def op_loss(
 FieldTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def field_outputs(fields: dict[str, Tensor], targets: Tensor) -> FieldTensors:
-    """Return all fields in order, from flat ones, in the shape of the targets."""
+def field_outputs(fields: dict[str, Tensor], source: Tensor) -> FieldTensors:
+    """Return all fields in order, from flat ones, in the shape of the rows of `source` (..., anything)."""
     logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy = (
-        fields[name].view(targets.shape + fields[name].shape[1:])
+        fields[name].view(source.shape[:-1] + fields[name].shape[1:])
         if name in fields
-        else torch.empty(0, dtype=torch.float32, device=targets.device)
+        else torch.empty(0, dtype=torch.float32, device=source.device)
         for name in FIELDS
     )
     return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy
 
 
-def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
+def fake_field_outputs(source: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
     """`field_outputs`, and the row state after it."""
     names = requested(outputs)
 
+    rows = source.shape[:-1]
+
     def shape(name: str) -> tuple[int, ...]:
-        return (*targets.shape, *shape_of(name)) if name in names else (0,)
+        own = targets.shape[len(rows) :] if name == "logprob" else shape_of(name)
+        return (*rows, *own) if name in names else (0,)
 
-    shapes = (*(shape(name) for name in FIELDS), (STATE_ROWS, targets.numel()))
-    return tuple(like.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    shapes = (*(shape(name) for name in FIELDS), (STATE_ROWS, rows.numel()))
+    return tuple(source.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
-def ordered_tangents(tangents: dict[str, Tensor], targets: Tensor) -> tuple[Tensor | None, ...]:
-    """The tangents of all fields in order, from flat ones, in the shape of the targets; None where there is none."""
-    return tuple(tangents[name].view(targets.shape) if name in tangents else None for name in FIELDS)
+def ordered_tangents(tangents: dict[str, Tensor], source: Tensor) -> tuple[Tensor | None, ...]:
+    """The tangents of all fields in order, from flat ones, in the shape of the rows; None where there is none."""
+    return tuple(
+        tangents[name].view(source.shape[:-1] + tangents[name].shape[1:]) if name in tangents else None
+        for name in FIELDS
+    )
 
 
 def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenStats:
@@ -146,11 +155,16 @@ def field_gradients(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | Non
     return [given[name] if name in ctx.differentiable else None for name in DIFFERENTIABLE]
 
 
-def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """The upstream gradients that there are, by field, flat, from those of DIFFERENTIABLE."""
+def present_gradients(grads: Sequence[Tensor | None], source: Tensor) -> dict[str, Tensor]:
+    """The upstream gradients that there are, by field, flat, from those of DIFFERENTIABLE of the rows of `source`."""
+    rows = source.shape[:-1]
     # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side, as they are.
     named = zip(DIFFERENTIABLE, grads, strict=True)
-    return {name: grad.resolve_neg().contiguous().view(-1) for name, grad in named if grad is not None}
+    return {
+        name: grad.resolve_neg().contiguous().view(rows.numel(), *grad.shape[len(rows) :])
+        for name, grad in named
+        if grad is not None
+    }
 
 
 # ---------------------------------------------------------------- the loss

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.functional import STATISTICS, shape_of
+from rlif_kernels.stats import IGNORE_INDEX
 
 
 class Rows(NamedTuple):
@@ -20,6 +21,9 @@ class Rows(NamedTuple):
     """0: none."""
     num_columns: int
     """Columns to read, from the first; the gradient of the others is 0."""
+    choices: Tensor | None = None
+    """(..., K) int64, where rows have K targets each, IGNORE_INDEX for one to skip; `targets` then says of a row only
+    whether it counts."""
 
     @property
     def num_rows(self) -> int:
@@ -40,7 +44,28 @@ class Rows(NamedTuple):
         temperature = self.flat_temperature
         if isinstance(temperature, Tensor):
             temperature = temperature[index]
-        return self._replace(targets=self.targets.view(-1)[index], temperature=temperature)
+        choices = None if self.choices is None else self.flat_targets[index]
+        return self._replace(targets=self.targets.view(-1)[index], temperature=temperature, choices=choices)
+
+    @property
+    def given_targets(self) -> Tensor:
+        """The targets as the caller gave them, (...) or (..., K)."""
+        return self.targets if self.choices is None else self.choices
+
+    @property
+    def flat_targets(self) -> Tensor:
+        """(N, 1) or (N, K)."""
+        return self.given_targets.reshape(self.num_rows, 1 if self.choices is None else self.choices.shape[-1])
+
+    @classmethod
+    def of(
+        cls, targets: Tensor, num_dims: int, temperature: float | Tensor, softcap: float, num_columns: int
+    ) -> "Rows":
+        """The rows of a source of `num_dims` dimensions before its last, from one target each or (..., K)."""
+        if targets.ndim == num_dims:
+            return cls(targets, temperature, softcap, num_columns)
+        counts = (targets != IGNORE_INDEX).any(-1)
+        return cls(torch.where(counts, 0, IGNORE_INDEX), temperature, softcap, num_columns, targets)
 
 
 class RowState(NamedTuple):

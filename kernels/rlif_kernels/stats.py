@@ -11,7 +11,8 @@ IGNORE_INDEX = -100  # a target with this id is a masked row, as in Hugging Face
 class TokenStats(NamedTuple):
     """Per-row statistics of ``p = softmax(z)``, ``z = softcap(logits) / temperature``, for a chosen token ``y``.
 
-    Each requested field is float32 and shaped like the targets; a field that was not requested is ``None``.
+    Each requested field is float32 and shaped like the rows; a field that was not requested is ``None``. With K targets
+    a row, `logprob` is (..., K).
     The gradient columns are with respect to ``z_j``; H is the entropy, V the number of columns in the support, and
     u_j = log p_j + H.
 

@@ -51,29 +51,35 @@ def field_tangents(
         ranks: the processes over which the columns are sharded, or None; all of them call this, and two exchanges
             bring eleven numbers a row.
     """
-    targets = rows.targets.view(-1)
-    active = targets != IGNORE_INDEX
+    active = rows.targets.view(-1) != IGNORE_INDEX
+    targets = rows.flat_targets
     owned = (targets >= 0) & (targets < rows.num_columns)
-    of_target = _tangent_of_target(tangent, logits, rows, owned)
+    of_targets = _tangents_of_targets(tangent, logits, rows, targets, owned)
     if ranks:
         from rlif_kernels.backends.sharded.slices import INVALID  # slices import the backends
 
         invalid = targets == INVALID
-        ranks.sum_over_slices(of_target)
+        ranks.sum_over_slices(of_targets)
     else:
-        invalid = active & ~owned
+        invalid = (targets != IGNORE_INDEX) & ~owned
+    of_target = of_targets[:, 0]
     sums = _slice_sums(tangent, logits, rows, active, of_target)
     parts = ranks.of_all_slices(sums) if ranks else sums[None]
     values = _combine(parts, of_target)
-    values["logprob"] = values["logprob"].masked_fill(invalid, torch.nan)
-    return {name: values[name].where(active, 0).float() for name in outputs if name in values}
+    each = values["logprob"][:, None] + (of_targets - of_target[:, None])
+    each = each.masked_fill(invalid, torch.nan).where(targets != IGNORE_INDEX, 0)
+    values = {name: value.where(active, 0) for name, value in values.items()}
+    values["logprob"] = each[:, 0] if rows.choices is None else each
+    return {name: values[name].float() for name in outputs if name in values}
 
 
-def _tangent_of_target(tangent: Tensor, logits: Tensor, rows: Rows, owned: Tensor) -> Tensor:
-    """dz_y of each row, (N,); 0 where the target's column is elsewhere or outside the support."""
-    index = rows.targets.where(owned.view(rows.targets.shape), 0)[..., None]
-    x, v = (matrix.gather(-1, index).view(-1) for matrix in (logits, tangent))
-    _, dz, support = _z_and_tangent(x, v, rows.flat_temperature, rows.softcap)
+def _tangents_of_targets(tangent: Tensor, logits: Tensor, rows: Rows, targets: Tensor, owned: Tensor) -> Tensor:
+    """dz_y of each row and target, (N, K); 0 where the target's column is elsewhere or outside the support."""
+    index = targets.where(owned, 0).view(*logits.shape[:-1], targets.shape[-1])
+    x, v = (matrix.gather(-1, index).view(targets.shape) for matrix in (logits, tangent))
+    temperature = rows.flat_temperature
+    tau = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+    _, dz, support = _z_and_tangent(x, v, tau, rows.softcap)
     return dz.where(owned & support, 0)
 
 

@@ -137,6 +137,14 @@ def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     return RowState(*row_state).m.double() / rows.flat_temperature
 
 
+def distances(x: Tensor, row_state: Tensor, rows: Rows) -> Tensor:
+    """z less the row's largest, (N, K) float64, of some capped logits of each row."""
+    temperature = rows.flat_temperature
+    if isinstance(temperature, Tensor):
+        temperature = temperature.double()[:, None]
+    return (x.double() - RowState(*row_state).m.double()[:, None]) / temperature
+
+
 def _backward_block(block: "Block", ids: Tensor, state: RowState, coefficients: dict[str, Tensor]) -> Tensor:
     x = block.x[: block.num_rows]
     d = torch.sub(x, state.m, out=block.scratch(0)[: block.num_rows])

@@ -34,6 +34,8 @@ def head_tangents(
         for name in outputs
         if name in DIFFERENTIABLE
     }
+    if head.rows.choices is not None and "logprob" in fields:
+        fields["logprob"] = fields["logprob"].new_zeros(head.rows.num_rows, head.rows.choices.shape[-1])
     buffer, tangent_buffer = (head.new_buffer(max(sizes, default=0) * columns.stop) for _ in range(2))
     for tile in tiles(sizes):
         hidden = taken.take(tile)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.backends.c.build import library
-from rlif_kernels.backends.torch import row_maximum as row_maximum  # the two leave the same row state
+from rlif_kernels.backends.torch import distances as distances  # the two leave the same row state
+from rlif_kernels.backends.torch import row_maximum as row_maximum
 from rlif_kernels.checks import check_values
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import KERNEL_ROWS, LossRows, TokenTerms

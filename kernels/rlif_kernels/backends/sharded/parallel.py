@@ -42,7 +42,10 @@ def own_slice(
         the number of columns that the largest slice has.
     """
     if targets.device.type == "cpu":
-        check_temperatures(temperature, targets != IGNORE_INDEX)  # on every rank, so that none waits for another
+        active = targets != IGNORE_INDEX
+        if isinstance(temperature, Tensor) and temperature.ndim < targets.ndim:
+            active = active.any(-1)
+        check_temperatures(temperature, active)  # on every rank, so that none waits for another
     sizes = _all_gather(torch.tensor([num_columns], device=targets.device), group)[:, 0].tolist()
     total, offset = sum(sizes), sum(sizes[: dist.get_rank(group)])
     if vocab_size is not None:
@@ -160,6 +163,11 @@ def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
     combined = {"n": total, "logsumexp": largest + log_total}
     if "logprob" in outputs:
         owner = every["owner"].bool()
+        if len(owner) > 1:  # with several targets more than one slice may have one: the likeliest of all is the row's
+            z_y = (every["logprob"] + log_pi).masked_fill(~owner, -torch.inf)
+            owner = owner & (
+                (owner.sum(0) <= 1) | torch.zeros_like(owner).scatter_(0, z_y.argmax(0, keepdim=True), True)
+            )
         on_owner = (every["logprob"] + log_pi).masked_fill(empty & ~log_total.isnan(), -torch.inf)
         combined["logprob"] = on_owner.where(owner, 0).sum(0) + 0 * log_total
         # 1 - p_y: what fell into other slices, and in the owner's to other columns.

@@ -266,6 +266,21 @@ def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     return torch.where(state.n < 0, m / rows.flat_temperature, m / LOG2E.value)
 
 
+def distances(x: Tensor, row_state: Tensor, rows: Rows) -> Tensor:
+    """z less what the row's sums are relative to, (N, K) float64, of some capped logits of each row.
+
+    By the kernels' own factor, which is float32: m is a product with it, and another would move large logits.
+    """
+    state, temperature = RowState(*row_state), rows.flat_temperature
+    if isinstance(temperature, Tensor):
+        scale = (LOG2E.value / temperature).double()[:, None]
+    else:
+        scale = torch.tensor(LOG2E.value / temperature, dtype=torch.float32, device=x.device).double()
+    m = state.m.double()[:, None]
+    distance = torch.where(state.n[:, None] < 0, (x.double() - m) * scale, x.double() * scale - m)
+    return distance / LOG2E.value
+
+
 def device_of(tensor: Tensor) -> Device:
     """What `plan` has to know of the tensor's device."""
     return INTERPRETER if tensor.device.type == "cpu" else _device(tensor.device.type, tensor.get_device())

@@ -102,6 +102,7 @@ def check_values(rank: int, world_size: int, backends: str) -> None:
         check_head(rank, world_size, backend)
         check_divergences(rank, world_size, backend)
         check_tangents(rank, world_size, backend)
+        check_several_targets(rank, world_size, backend)
 
     with pytest.raises(IndexError, match=r"targets\[0, 0\] is 101; expected an id in \[0, 101\)"):
         token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
@@ -223,6 +224,50 @@ def check_divergences(rank: int, world_size: int, backend: str) -> None:
     expected = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
     for part, other in zip(parts, expected, strict=True):
         torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-5, msg=f"linear_divergence {backend}")
+
+
+def check_several_targets(rank: int, world_size: int, backend: str) -> None:
+    """Rows with several targets, some of them in other slices, of logits and of a head, and their tangents."""
+    generator = torch.Generator().manual_seed(7)
+    columns = own_columns(rank, world_size)
+    shared = {"group": dist.group.WORLD, "backend": backend}
+    hidden, weight = torch.randn(3, 4, 16, generator=generator), torch.randn(101, 16, generator=generator)
+    logits = hidden @ weight.T
+    logits[0, 1, 60] = 90.0  # nearly certain, in the last slice
+    targets = torch.randint(101, (3, 4, 3), generator=generator)
+    targets[0, 1] = torch.tensor([60, 3, 60])
+    targets[0, 0, 1], targets[2, 3] = -100, -100
+    options = {"outputs": ("logprob", "entropy", "varentropy"), "temperature": 0.8, "softcap": 100.0}
+    upstream = torch.randn(3, 4, 3, generator=generator)
+
+    def loss(stats):
+        return (stats.logprob * upstream.to(stats.logprob.dtype)).sum() + stats.entropy.sum() + stats.varentropy.sum()
+
+    leaf, exact = logits[..., columns].clone().requires_grad_(), logits.double().requires_grad_()
+    ours, theirs = token_stats(leaf, targets, **options, **shared), reference.token_stats(exact, targets, **options)
+    assert_values_match(ours, theirs)
+    for stats in (ours, theirs):
+        loss(stats).backward()
+    torch.testing.assert_close(leaf.grad.double(), exact.grad[..., columns], rtol=1e-5, atol=2e-5, msg=backend)
+
+    parts = [x.clone().requires_grad_() for x in (hidden, weight[columns])]
+    whole = [x.double().requires_grad_() for x in (hidden, weight)]
+    loss(linear_token_stats(*parts, targets, tile_bytes=1000, **options, **shared)).backward()
+    loss(reference.linear_token_stats(*whole, targets, **options)).backward()
+    for part, other in zip(parts, (whole[0].grad, whole[1].grad[columns]), strict=True):
+        torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-4, msg=f"several targets {backend}")
+
+    tangent = torch.randn(logits.shape, generator=generator)
+    ours_of, theirs_of = (
+        partial(function, targets=targets, **options, **more)
+        for function, more in ((token_stats, shared), (reference.token_stats, {}))
+    )
+    _, ours = torch.func.jvp(lambda x: ours_of(x).logprob, (logits[..., columns],), (tangent[..., columns],))
+    _, theirs = torch.func.jvp(lambda x: theirs_of(x).logprob, (logits.double(),), (tangent.double(),))
+    torch.testing.assert_close(ours.double(), theirs, rtol=4e-6, atol=4e-6)
+    targets[1, 0, 2] = 101
+    with pytest.raises(IndexError, match=r"targets\[1, 0, 2\] is 101; expected an id in \[0, 101\)"):
+        token_stats(logits[..., columns], targets, group=dist.group.WORLD)
 
 
 def check_tangents(rank: int, world_size: int, backend: str) -> None:
