@@ -17,7 +17,7 @@ from typing import Any
 FILE = Path(__file__).with_name("launches.json")
 HINTS = ("", "evict_first", "evict_last")
 PATHS = ("auto", "fused", "pair")
-# forward: a whole row; forward_all: with sum_sq_probs or top_probs, whose state is twice as large;
+# forward: a whole row; forward_all: with fields whose state is larger than that of the default ones;
 # forward_softcap: with a softcap; ..._part: a part of a row that several programs share. grpo: one program has a
 # multiprocessor to itself; grpo_short: two share it; grpo_softcap: with a softcap.
 KERNELS = (
