@@ -216,8 +216,8 @@ def count_kernel(kernel: Kernel, target: str) -> Counts:
     bytes_each = kernel.dtype.itemsize * (2 if kernel.name in DIVERGENCE_LOOPS else 1)
     # A mixture has an exponential of each side and one of their ratio, which tells its loop from that of the sums.
     exponentials = 3 if kernel.name == "divergence mixture" else 1
-    launch = None if kernel.name == "terms" else launch_of(kernel, target)
-    described = launch is not None and launch.load == DESCRIPTOR and not stores
+    launch = launch_of(kernel, target)
+    described = launch.load == DESCRIPTOR and kernel.name != "terms" and not stores
     in_flight = plan.bytes_in_flight(launch, kernel.slices) if described else None
     return count_compiled(
         str(kernel), target, compiled, per_thread, bytes_each, stores, unroll, exponentials, in_flight
