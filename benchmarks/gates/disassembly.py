@@ -81,7 +81,8 @@ def count_compiled(
     loop = main_loop(program, exponential, store, stores, least, lambda body: sum(widths(body, "load")))
     loads, writes = (widths(loop, kind) for kind in ("load", "store"))
     under_way = bytes_under_way_amd if amd else bytes_under_way
-    elements = per_thread * unrolled(threads * sum(loads), per_thread * itemsize, loop) / threads
+    turns = unrolled(threads * sum(loads), per_thread * itemsize, loop) if in_flight is None else unroll
+    elements = per_thread * turns / threads
 
     def count(*patterns: str) -> int:
         return sum(opcode(text).startswith(patterns) for text in loop)

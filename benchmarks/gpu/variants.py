@@ -65,6 +65,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("backward", {"tiles": 2}),
         Variant("backward", {"tiles": 8}),
         Variant("backward", {"num_warps": 8, "block_bytes": 16384}),
+        Variant("backward", {"num_stages": 3}),
     ),
     "loss": (
         Variant("grpo", {"path": "pair"}),

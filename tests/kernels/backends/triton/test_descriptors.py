@@ -4,10 +4,11 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from triton.runtime import _allocation
 
 from comparison import DEVICE, mostly_interpreted, random_targets
 from rlif_kernels import grpo_loss, token_stats
-from rlif_kernels.backends.triton import lanes, launches
+from rlif_kernels.backends.triton import lanes, launches, with_memory
 from rlif_kernels.backends.triton.launches import DESCRIPTOR
 
 # More than a tile of 4096 columns of bfloat16, and then some that are no whole tile.
@@ -73,3 +74,20 @@ def test_a_fused_loss_has_the_bits_of_plain_loads(num_columns, described):
     for value, other in zip(actual, expected, strict=True):
         assert torch.equal(value, other)
     assert DEVICE != "cpu" or bool(described) == (num_columns == ALIGNED)
+
+
+def test_memory_for_descriptors_comes_from_torch_and_the_callers_allocator_stays():
+    given = []
+
+    def kernel(*arguments, **constants):
+        given.append((arguments, constants, _allocation._allocator.get()(256, 128, None)))
+
+    before = _allocation._allocator.get()
+    launch = launches.Launch(4, 128, load=DESCRIPTOR)
+    with_memory(kernel, launch, torch.zeros(1, device=DEVICE))(7, K=8)
+    ((arguments, constants, memory),) = given
+    assert (arguments, constants) == ((7,), {"K": 8})
+    assert (memory.nbytes, memory.device.type) == (256, DEVICE)
+    assert memory.data_ptr() % 16 == 0
+    assert _allocation._allocator.get() is before
+    assert with_memory(kernel, launches.Launch(4, 128), torch.zeros(1)) is kernel
