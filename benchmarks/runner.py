@@ -129,7 +129,7 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
     """
     steps = importlib.import_module(SUITES[name]).steps(options) if steps is None else steps
     date = str(datetime.date.today())
-    path = options.output / f"{slug(options.device)}-{date}-{name}.json"
+    path = results_path(name, options)
     path.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
         "suite": name,
@@ -174,6 +174,11 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
             save()
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return results
+
+
+def results_path(name: str, options: Options) -> Path:
+    """Where a suite's results of today are."""
+    return options.output / f"{slug(options.device)}-{datetime.date.today()}-{name}.json"
 
 
 def _without_place(argument: str) -> str:

@@ -13,6 +13,7 @@ from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
 from benchmarks.report.recipe import recipe
+from benchmarks.report.releases import releases_report, releases_table
 from benchmarks.report.static import static_report, static_table
 from benchmarks.steps.answers import scores
 
@@ -220,6 +221,7 @@ def architectures(results: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static_table,
+    "releases": releases_table,
     "gpu": gpu_table,
     "ops": ops,
     "levels": levels,
@@ -238,6 +240,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 SUITE_TABLES = TABLES | {
     "ops": all_ops,
     "static": static_report,
+    "releases": releases_report,
     "gpu": gpu_report,
     "word-prompts": word_prompts,
     "evidence": evidence,
