@@ -25,7 +25,7 @@ from rlif.training.options import TrainConfig
 
 SEEDS = 2
 # Steps of a run, those between checkpoints, problems to explain with, completions of each model.
-SIZES = {"full": (100, 20, 128, 8), "quick": (40, 20, 32, 8), "tiny": (2, 1, 5, 2)}
+SIZES = {"full": (60, 20, 128, 8), "quick": (40, 20, 32, 8), "tiny": (2, 1, 5, 2)}
 KEPT = ("concordance", "against_right", "coefficient")
 
 
@@ -72,8 +72,8 @@ def add_run(options: Options, reward: str, seed: int, results: dict[str, Any]) -
         tuned[max_steps] = place / "run" / "model"
         for step, directory in tuned.items():
             samples = sample_both(
-                load_language_model(str(start), device=options.device),
-                load_language_model(str(directory), device=options.device),
+                load_language_model(str(start), device=options.device, dtype="float32"),
+                load_language_model(str(directory), device=options.device, dtype="float32"),
                 prompts,
                 num_generations=num_generations,
                 max_completion_length=completion_length(task),

@@ -55,7 +55,7 @@ class Explanation:
     accuracy: dict[str, Estimate] | None
     """Share of right completions of each model; None without gold answers."""
     scores: dict[str, ScoreMeasures]
-    """By name, those that vary within prompts, the best explanation first."""
+    """By name, those that vary within prompts; first the one whose concordance is surely farthest from chance."""
     explained: Estimate
     """Share of the implicit reward's variance within prompts that the regression on all scores accounts for."""
     told_apart: dict[str, Estimate]
@@ -91,7 +91,7 @@ def measure(samples: Samples, *, resamples: int = 1000, seed: int = 0) -> Explan
         )
         for name, values in varying.items()
     }
-    strongest = sorted(scores, key=lambda name: -abs(np.nan_to_num(scores[name].concordance.value, nan=0.5) - 0.5))
+    strongest = sorted(scores, key=lambda name: -from_chance(scores[name].concordance))
     features = {
         "scores": np.stack([filled(values) for values in varying.values()], axis=-1) if varying else None,
         "text": samples.states.astype(np.float64),
@@ -114,6 +114,16 @@ def measure(samples: Samples, *, resamples: int = 1000, seed: int = 0) -> Explan
             if values is not None and prompts >= FOLDS
         },
     )
+
+
+def from_chance(share: Estimate) -> float:
+    """How far the end of the interval that is nearer to one half is from it; 0 where one half is within.
+
+    By this scores are ranked: of one that seldom varies, a few pairs may agree by chance.
+    """
+    if np.isnan(share.value) or share.low <= 0.5 <= share.high:
+        return 0.0
+    return min(abs(share.low - 0.5), abs(share.high - 0.5))
 
 
 def varies(values: Floats) -> bool:

@@ -193,7 +193,7 @@ class Comparison:
             with doing("scoring"):
                 parts.append(self.in_numbers(rollout, *scorers))
             rollouts.append(rollout)
-        agreement = agreement_with_start(*(rollout.stated for rollout in rollouts), self.num_generations)
+        agreement = agreement_with_start(rollouts[0].stated, rollouts[1].stated, self.num_generations)
         size = self.num_generations
         found = []
         for number, agreed in enumerate(agreement):
@@ -219,21 +219,30 @@ class Comparison:
         limit = self.memory.max_tokens_per_forward
         outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + self.rewards.outputs))
         by_start = score_parts(start, rollout, parts_of(start, rollout, limit), self.temperature, outputs)
-        by_tuned = score_parts(tuned, rollout, parts_of(tuned, rollout, limit), self.temperature, ("logprob",))
+        by_tuned = score_parts(tuned, rollout, parts_of(tuned, rollout, limit), self.temperature, outputs)
         assert by_start.logprob is not None
         assert by_tuned.logprob is not None
         # In float64: a sum over a long completion is far larger than what tells two of them apart.
         gained = (by_tuned.logprob.double() - by_start.logprob.double()).sum(dim=1)
         return {
-            "scores": {"implicit_reward": gained.tolist()} | self.scores(rollout, by_start),
+            "scores": {"implicit_reward": gained.tolist()} | self.scores(rollout, by_start, by_tuned),
             "states": last_states(self.start, rollout, parts_of(start, rollout, limit)),
         }
 
-    def scores(self, rollout: Rollout, stats: TokenStats) -> dict[str, list[float]]:
-        """Everything that one completion alone tells, by the start model's statistics."""
+    def scores(self, rollout: Rollout, by_start: TokenStats, by_tuned: TokenStats) -> dict[str, list[float]]:
+        """Everything that one completion alone tells.
+
+        A training on a reward of the policy's distributions follows that of each policy on its way, of which the start
+        and the end are known: such a reward is the mean of both. One that reads the log-probabilities of the tokens
+        drawn is that of the start model alone, since the tuned model's hold the implicit reward itself.
+        """
         lengths = rollout.lengths()[1]
         ids = rollout.completion_ids.tolist()
-        rewarded = self.rewards(stats, rollout, tokenizer=self.start.tokenizer, step=1).parts
+        before, after = (
+            self.rewards(stats, rollout, tokenizer=self.start.tokenizer, step=1).parts for stats in (by_start, by_tuned)
+        )
+        on_the_way = [each.name for each in self.rewards.rewards if each.outputs and "logprob" not in each.outputs]
+        rewarded = before | {name: (before[name] + after[name]) / 2 for name in on_the_way}
         known = np.array([answer is not None for answer in rollout.answers])
         return {
             **{name: values.tolist() for name, values in rewarded.items()},

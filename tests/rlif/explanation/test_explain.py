@@ -66,7 +66,7 @@ def test_a_model_that_was_sharpened_was_rewarded_for_its_log_probability(
     row = read_rows(tmp_path / "found" / "samples.jsonl")[1]
     logprobs = []
     for place in models:
-        language_model = load_language_model(str(place), device="cpu")
+        language_model = load_language_model(str(place), device="cpu", dtype="float32")
         tokenizer, model = language_model.tokenizer, language_model.model.double()
         text = row["prompt"] + row["completions"][0]
         ids = torch.tensor([tokenizer(text)["input_ids"]])
