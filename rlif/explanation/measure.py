@@ -19,6 +19,8 @@ from rlif.metrics.ranks import rank_correlation
 RIGHT = "verifiable"
 # Of the regression: this share of what a standardised score has by itself.
 RIDGE = 0.01
+# What a reward may bring about; the others may be the reward itself.
+SIDE_EFFECTS = ("ended", "length", "repetition")
 FOLDS = 5
 # Of the logistic regressions, one a standardised feature: penalties that leave many features from overfitting.
 STRENGTH = {"scores": 1.0, "text": 0.001}
@@ -55,7 +57,11 @@ class Explanation:
     accuracy: dict[str, Estimate] | None
     """Share of right completions of each model; None without gold answers."""
     scores: dict[str, ScoreMeasures]
-    """By name, those that vary within prompts; first the one whose concordance is surely farthest from chance."""
+    """By name, those that vary within prompts: rewards by their victories in `parted`, then side effects by how surely
+    their concordance is no chance."""
+    parted: dict[str, dict[str, Estimate]]
+    """Of two rewards: among pairs of completions that they order in opposite ways, how often the training sided with
+    the first. Scores that all come with each other are told apart here alone."""
     explained: Estimate
     """Share of the implicit reward's variance within prompts that the regression on all scores accounts for."""
     told_apart: dict[str, Estimate]
@@ -85,13 +91,22 @@ def measure(samples: Samples, *, resamples: int = 1000, seed: int = 0) -> Explan
             spearman=bootstrap.mean(by_prompt(rank_correlation, reward, values)).estimate,
             kendall=bootstrap.mean(by_prompt(kendall, reward, values)).estimate,
             coefficient=coefficients[name].estimate,
-            against_right=sides_with_right(reward, values, right, bootstrap).estimate
-            if has_gold and name != RIGHT
-            else None,
+            against_right=sides_with(reward, right, values, bootstrap).estimate if has_gold and name != RIGHT else None,
         )
         for name, values in varying.items()
     }
-    strongest = sorted(scores, key=lambda name: -from_chance(scores[name].concordance))
+    rewards = [name for name in scores if name not in SIDE_EFFECTS]
+    parted = {
+        name: {
+            other: sides_with(reward, varying[name], varying[other], bootstrap).estimate
+            for other in rewards
+            if other != name
+        }
+        for name in rewards
+    }
+    effects = [name for name in scores if name in SIDE_EFFECTS]
+    ranked = sorted(rewards, key=lambda name: victories(parted[name]), reverse=True)
+    ranked += sorted(effects, key=lambda name: from_chance(scores[name].concordance), reverse=True)
     features = {
         "scores": np.stack([filled(values) for values in varying.values()], axis=-1) if varying else None,
         "text": samples.states.astype(np.float64),
@@ -106,7 +121,8 @@ def measure(samples: Samples, *, resamples: int = 1000, seed: int = 0) -> Explan
         }
         if has_gold
         else None,
-        scores={name: scores[name] for name in strongest},
+        scores={name: scores[name] for name in ranked},
+        parted=parted,
         explained=explained.estimate,
         told_apart={
             name: bootstrap.mean(told_apart(values, STRENGTH[name])).estimate
@@ -119,7 +135,7 @@ def measure(samples: Samples, *, resamples: int = 1000, seed: int = 0) -> Explan
 def from_chance(share: Estimate) -> float:
     """How far the end of the interval that is nearer to one half is from it; 0 where one half is within.
 
-    By this scores are ranked: of one that seldom varies, a few pairs may agree by chance.
+    By this side effects are ranked: of one that seldom varies, a few pairs may agree by chance.
     """
     if np.isnan(share.value) or share.low <= 0.5 <= share.high:
         return 0.0
@@ -172,11 +188,22 @@ def concordance(reward: Floats, values: Floats, bootstrap: Bootstrap) -> Resampl
     return bootstrap.ratio((agreed * higher).sum(axis=(1, 2)), higher.sum(axis=(1, 2)).astype(np.float64))
 
 
-def sides_with_right(reward: Floats, values: Floats, right: Floats, bootstrap: Bootstrap) -> Resampled:
-    """Return how often the reward prefers a right completion to a wrong one that has a higher score."""
-    parting = (pairs(right) > 0) & (pairs(values) < 0)
-    agreed = (1 + pairs(reward)) / 2
-    return bootstrap.ratio((agreed * parting).sum(axis=(1, 2)), parting.sum(axis=(1, 2)).astype(np.float64))
+def sides_with(reward: Floats, values: Floats, other: Floats, bootstrap: Bootstrap) -> Resampled:
+    """Return how often the implicit reward orders two completions as `values` does and `other` does not."""
+    parting = pairs(values) * pairs(other) < 0
+    agreed = (1 + pairs(reward) * pairs(values)) / 2
+    shares = np.where(parting, agreed, 0.0).sum(axis=(1, 2))
+    return bootstrap.ratio(shares, parting.sum(axis=(1, 2)).astype(np.float64))
+
+
+def victories(against: dict[str, Estimate]) -> tuple[float, float]:
+    """Return how many others a reward wins against where they part, and by how much on average.
+
+    A draw, in which chance is within the interval, is half a victory (Copeland's rule).
+    """
+    known = [share for share in against.values() if not np.isnan(share.value)]
+    won = sum(1.0 if share.low > 0.5 else 0.0 if share.high < 0.5 else 0.5 for share in known)
+    return won, float(np.mean([share.value for share in known])) if known else 0.0
 
 
 def regression(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlif.diagnosis.report import say
-from rlif.explanation.measure import RIGHT, ScoreMeasures, centred
+from rlif.explanation.measure import RIGHT, SIDE_EFFECTS, ScoreMeasures, centred, from_chance
 from rlif.explanation.options import ExplainConfig
 from rlif.files.json_values import write_json
 from rlif.files.versions import versions
@@ -66,15 +66,20 @@ def sentences(explanation: Explanation) -> list[str]:
     if not explanation.scores or not abs(kl.value) > NOTHING_MOVED:
         return [*found, "That is nothing: there is no training to explain."]
     best, measures = next(iter(explanation.scores.items()))
-    found.append(describe(best, measures))
-    right = explanation.scores.get(RIGHT)
-    if right is not None and best != RIGHT:
-        found.append(describe(RIGHT, right))
-    if measures.against_right is not None and not math.isnan(measures.against_right.value):
-        found.append(
-            f"Where {best} and right answers part, the training sided with the right one in "
-            f"{measures.against_right.value:.1%} ({_interval(measures.against_right, '{:.1%}')})."
-        )
+    found.append(f"Of the rewards compared, {best} explains the training best. {describe(best, measures)}")
+    if RIGHT in explanation.scores and best != RIGHT:
+        found.append(describe(RIGHT, explanation.scores[RIGHT]))
+    rivals = {name: share for name, share in explanation.parted.get(best, {}).items() if not math.isnan(share.value)}
+    if rivals:
+        hardest = min(rivals, key=lambda name: rivals[name].value)
+        for name in dict.fromkeys((hardest, *({RIGHT} & rivals.keys()))):
+            found.append(
+                f"Where {best} and {name} part, the training sided with {best} in {rivals[name].value:.1%} "
+                f"({_interval(rivals[name], '{:.1%}')})."
+            )
+    effects = [name for name in explanation.scores if name in SIDE_EFFECTS]
+    if effects and from_chance(explanation.scores[effects[0]].concordance) > 0:
+        found.append(f"A side effect: {describe(effects[0], explanation.scores[effects[0]])}")
     found.append(
         f"All scores together account for {_form(explanation.explained.value, '{:.0%}')} of the differences between "
         "completions of a prompt."

@@ -37,7 +37,8 @@ def draw(weights: dict[str, float], *, moved: float = 1.0) -> tuple[Samples, Exp
 @pytest.mark.parametrize("name", ["self_certainty", "verifiable", "length"])
 def test_the_score_that_was_rewarded_comes_first(name: str) -> None:
     _, found = draw({name: 1.0})
-    assert next(iter(found.scores)) == name
+    named = next(iter(found.scores))
+    assert (named == name) == (name != "length")  # which may be brought about, but is no reward
     measures = found.scores[name]
     assert measures.concordance.low > 0.9
     assert 0.9 < measures.coefficient.value < 1.05  # in standard deviations, less the noise and the ridge
@@ -45,8 +46,7 @@ def test_the_score_that_was_rewarded_comes_first(name: str) -> None:
     for other in found.scores.keys() - {name}:
         assert found.scores[other].concordance.low < 0.55
         assert abs(found.scores[other].coefficient.value) < 0.1
-    assert any(sentence.startswith(f"{name}: of two completions of a prompt, the one with higher") for sentence in
-               sentences(found))  # fmt: skip
+    assert any(f"{name}: of two completions of a prompt, the one with higher" in each for each in sentences(found))
 
 
 def test_a_score_that_was_punished_is_said_to_be_so() -> None:
@@ -63,6 +63,21 @@ def test_it_is_told_on_which_side_a_training_was_where_two_scores_part() -> None
     assert right.scores["self_certainty"].against_right is not None
     assert right.scores["self_certainty"].against_right.low > 0.9
     assert right.scores["verifiable"].against_right is None
+
+
+def test_scores_that_come_with_each_other_are_told_apart_where_they_part() -> None:
+    shape = PROMPTS, 2 * SIZE
+    sure = CHANCE.normal(size=shape)
+    right = (sure + 0.5 * CHANCE.normal(size=shape) > 0).astype(float)
+    length = -sure - 0.3 * CHANCE.normal(size=shape)
+    scores = {"verifiable": right, "length": length, "self_certainty": sure}
+    states = np.zeros((*shape, 2), dtype=np.float16)
+    for followed, other in (("self_certainty", "verifiable"), ("verifiable", "self_certainty")):
+        found = measure(Samples(scores[followed] + 0.01 * CHANCE.normal(size=shape), scores, states), resamples=200)
+        assert list(found.scores) == [followed, other, "length"]
+        assert found.scores[other].concordance.low > 0.6  # it seems to be rewarded, too
+        assert found.parted[followed][other].low > 0.8
+        assert found.parted[other][followed].value == pytest.approx(1 - found.parted[followed][other].value)
 
 
 def test_the_measures_are_those_of_scipy_and_scikit_learn() -> None:
