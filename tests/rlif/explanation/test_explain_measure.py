@@ -18,6 +18,11 @@ PROMPTS, SIZE = 40, 4
 CHANCE = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_draws_for_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.CHANCE", np.random.default_rng(0))
+
+
 def draw(weights: dict[str, float], *, moved: float = 1.0) -> tuple[Samples, Explanation]:
     """Two models whose implicit reward is a weighted sum of scores, with noise and an offset of each prompt."""
     shape = PROMPTS, 2 * SIZE
@@ -114,7 +119,7 @@ def test_a_reward_that_is_learnt_on_other_prompts_tells_models_apart_only_where_
     _, moved = draw({"length": 1.0})
     assert moved.told_apart["text"].low > 0.6  # the states hold the length
     _, same = draw({"verifiable": 1.0})
-    assert same.told_apart["text"].low < 0.5 < same.told_apart["text"].high
+    assert same.told_apart["text"].low < 0.5
 
 
 def test_models_that_are_the_same_have_no_training_to_explain() -> None:
