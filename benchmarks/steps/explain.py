@@ -94,6 +94,9 @@ def entry(step: int, found: dict[str, Any]) -> dict[str, Any]:
         "accuracy": found["accuracy"],
         "explained": found["explained"],
         "told_apart": found["told_apart"],
-        "parted": found["parted"].get("self_certainty", {}).get("verifiable"),
+        "parted": {
+            name: {other: share["value"] for other, share in against.items()}
+            for name, against in found["parted"].items()
+        },
         "scores": {name: {key: score[key] for key in KEPT} for name, score in found["scores"].items()},
     }

@@ -197,13 +197,14 @@ def sides_with(reward: Floats, values: Floats, other: Floats, bootstrap: Bootstr
 
 
 def victories(against: dict[str, Estimate]) -> tuple[float, float]:
-    """Return how many others a reward wins against where they part, and by how much on average.
+    """Return the share of the others that a reward wins against where they part, and by how much on average.
 
-    A draw, in which chance is within the interval, is half a victory (Copeland's rule).
+    A draw, in which chance is within the interval, is half a victory (Copeland's rule). Some never part: what is right
+    has a form.
     """
     known = [share for share in against.values() if not np.isnan(share.value)]
     won = sum(1.0 if share.low > 0.5 else 0.0 if share.high < 0.5 else 0.5 for share in known)
-    return won, float(np.mean([share.value for share in known])) if known else 0.0
+    return (won / len(known), float(np.mean([share.value for share in known]))) if known else (0.0, 0.0)
 
 
 def regression(
