@@ -262,11 +262,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "architectures": architectures,
     "shared-prompts": shared_prompts,
     "real-step": real_step,
-    "word-prompts": word_prompts,
-    "evidence": evidence,
-    "explain": explain,
-    "recipe": recipe,
-    "real-self-feedback": real_self_feedback,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
@@ -274,4 +269,9 @@ SUITE_TABLES = TABLES | {
     "static": static_report,
     "releases": releases_report,
     "gpu": gpu_report,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
+    "explain": explain,
+    "recipe": recipe,
+    "real-self-feedback": real_self_feedback,
 }
