@@ -27,23 +27,14 @@ def selective_log_softmax(
 
     Args:
         logits: (..., V).
-        index: (...) ids, or (..., K): several of each row, of which torch gathers the logits.
+        index: (...) ids, or (..., K), several of each row.
         temperature: the logits are divided by it; greater than 0.
         row_mask: (...); a row of 0 is not read, and gives 0.
     """
     mask = None if row_mask is None else row_mask != 0
-    options: dict[str, Any] = {"temperature": temperature, "mask": mask}
-    if index.ndim == logits.ndim - 1:
-        logprob = token_stats(logits, index, outputs=("logprob",), **options).logprob
-        assert logprob is not None
-        return logprob.to(logits.dtype)
-    any_id = torch.zeros_like(logits[..., 0], dtype=torch.int64)
-    normaliser = token_stats(logits, any_id, outputs=("logsumexp",), **options).logsumexp
-    assert normaliser is not None
-    logprobs = logits.gather(-1, index).float() / temperature - normaliser[..., None]
-    if mask is not None:
-        logprobs = logprobs.where(mask[..., None], 0)
-    return logprobs.to(logits.dtype)
+    logprob = token_stats(logits, index, temperature=temperature, mask=mask, outputs=("logprob",)).logprob
+    assert logprob is not None
+    return logprob.to(logits.dtype)
 
 
 def entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
