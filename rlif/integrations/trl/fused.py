@@ -207,16 +207,17 @@ class FusedTokenStats:
         with torch.autocast(device, enabled=False) if self.cast_lm_head_to_fp32 else nullcontext():
             if not torch.is_autocast_enabled(device) and weight.dtype != hidden.dtype:
                 weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
-            given = (hidden, weight, targets[:, first:])
+            drawn = targets[:, first:]
             loss: Tensor | None = None
             if learns is not None:
+                options |= learns.options
                 result = linear_grpo_loss(
-                    *given, bias=bias, mask=learns.mask, outputs=patch.outputs, **options, **learns.options
+                    hidden, weight, drawn, bias=bias, mask=learns.mask, outputs=patch.outputs, **options
                 )
                 loss, stats = result.loss, TokenStats(result.logprob, result.entropy)
             else:
                 outputs = tuple(dict.fromkeys((*patch.outputs, *(self._also if is_policy else ()))))
-                stats = linear_token_stats(*given, bias=bias, outputs=outputs, **options)
+                stats = linear_token_stats(hidden, weight, drawn, bias=bias, outputs=outputs, **options)
         stats = TokenStats(*(None if field is None else _prepended(field, first) for field in stats))
         if is_policy and self._recorded is not None:
             self._recorded.append(TokenStats(*(None if field is None else field.detach() for field in stats)))

@@ -38,8 +38,9 @@ def fused_loss(trainer: Any, inputs: Mapping[str, Any]) -> Loss | None:
     if unknown:
         return None
     loss_type, turns = trainer.loss_type, trainer.current_gradient_accumulation_steps
-    tokens: Tensor = mask.sum().clamp(min=1)
-    scale, num_items = 1 / turns, tokens
+    tokens = mask.sum().clamp(min=1)
+    scale = 1 / turns
+    num_items: Tensor | int = tokens
     if loss_type in BY_ITEMS:
         batch = inputs["num_items_in_batch"].clamp(min=1) / trainer.accelerator.num_processes
         # The kernel divides by one item at least, and TRL by any share of one.
