@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rlif.answers.math_verification import limited_cost
+from rlif.models.freed_memory import give_back_freed_memory
 from rlif.models.optimization import MovedWeights, set_learning_rate, step_if_finite
 from rlif.rewards.advantages import equal_groups, group_advantages, mean_and_std, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit
@@ -242,6 +243,8 @@ def score_and_learn(learner: Learner, rollout: Rollout, scores: Scores) -> float
             if is_last or accelerator.num_processes > 1 or any(moved(scores, config)[row] for row in rows):
                 accelerator.backward(result.loss)
             loss += result.loss.detach()
+        if not is_last:
+            give_back_freed_memory(loss.device)
     return mean_loss(learner, loss)
 
 
@@ -259,7 +262,8 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
     learner.optimizer.zero_grad()
     loss = torch.zeros((), device=rollout.completion_ids.device)
     for index, rows in enumerate(turns):
-        with gradient_sync(learner, is_last=index + 1 == len(turns)):
+        is_last = index + 1 == len(turns)
+        with gradient_sync(learner, is_last):
             if rows is None:
                 keep_in_step(learner, rollout, on_policy=on_policy)
                 continue
@@ -291,6 +295,8 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
             count_tokens(learner, scores, result, counted, weight)
             accelerator.backward(result.loss)
             loss += result.loss.detach()
+        if not is_last:
+            give_back_freed_memory(loss.device)
     return mean_loss(learner, loss)
 
 
