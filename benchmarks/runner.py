@@ -41,7 +41,9 @@ SUITES = {
     "evidence": "benchmarks.steps.evidence",
     "shared-prompts": "benchmarks.steps.shared_prompts",
     "real-step": "benchmarks.steps.real_step",
+    "real-self-feedback": "benchmarks.steps.real_self_feedback",
     "architectures": "benchmarks.steps.architectures",
+    "explain": "benchmarks.steps.explain",
 }
 
 
@@ -59,8 +61,8 @@ class Options:
     repeats: int = 3
     """Turns of each trainer, or seeds."""
     model: Path | None = None
-    """Directory of the model that `word-prompts` asks, that `recipe` and `real-step` train, and that `shared-prompts`
-    measures beside the random one."""
+    """Directory of the model that `word-prompts` asks, that `recipe`, `real-self-feedback` and `real-step` train, and
+    that `shared-prompts` measures beside the random one."""
     completions: Path | None = None
     """File of `rlif eval` that `evidence` measures."""
     seconds: float | None = None

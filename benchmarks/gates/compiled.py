@@ -28,6 +28,7 @@ from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, terms_kernel
 from rlif_kernels.backends.triton.launches import DESCRIPTOR, Launch, current, override
 from rlif_kernels.backends.triton.pairs import pair_constants
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
@@ -42,6 +43,8 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
+# Beside the default fields, whose loop is the one to compare with.
+WITH_VARENTROPY = (*DEFAULT_OUTPUTS, "varentropy")
 TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -62,6 +65,7 @@ class Kernel:
     def __str__(self) -> str:
         notes = [TRITON_DTYPES[self.dtype]]
         notes += ["all fields"] if self.outputs == FIELDS else []
+        notes += ["varentropy"] if self.outputs == WITH_VARENTROPY else []
         notes += [] if self.wide else ["unaligned"]
         notes += ["softcap"] if self.softcap else []
         notes += [f"{self.slices} slices"] if self.slices > 1 else []
@@ -80,7 +84,8 @@ def kernels() -> list[Kernel]:
         Kernel("forward", fp16),
         Kernel("backward", fp16),
         *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
-        *(Kernel(name, bf16, outputs=FIELDS) for name in names),
+        *(Kernel(name, bf16, outputs=outputs) for outputs in (FIELDS, WITH_VARENTROPY) for name in names),
+        Kernel("forward", fp32, outputs=WITH_VARENTROPY),
         *(Kernel("part", dtype, slices=slices) for dtype in (bf16, fp32) for slices in (2, 4)),
         *(Kernel(name, dtype, softcap=True) for dtype in (bf16, fp32) for name in names),
         *(Kernel("forward", dtype, outputs=FIELDS, softcap=True) for dtype in (bf16, fp32)),
@@ -114,7 +119,7 @@ COMPILED = {"num_stages", "num_warps", "unroll", "block_bytes", "max_registers"}
 
 def launch_of(kernel: Kernel, target: str) -> Launch:
     """The choices that the table has for a kernel, at a vocabulary of 151936."""
-    forward = plan.forward_name(kernel.outputs == FIELDS, kernel.softcap)
+    forward = plan.forward_name(plan.has_large_state(kernel.outputs), kernel.softcap)
     names = {"forward": forward, "part": f"{forward}_part", "backward": "backward"}
     grpo = "grpo_softcap" if kernel.softcap else "grpo_short" if kernel.short else "grpo"
     divergence = "divergence_few" if kernel.few else "divergence"
@@ -151,7 +156,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         functions |= dict.fromkeys(DIVERGENCE_LOOPS, pair_kernel)
         function = functions.get(kernel.name, grpo_kernel)
     if kernel.name == "backward":
-        absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
+        absent |= {f"g_{name}_ptr": None for name in DIFFERENTIABLE if name not in kernel.outputs}
     if function in (backward_kernel, grpo_kernel):
         absent["grad_offsets_ptr"] = None
     if function is pair_kernel:

@@ -28,27 +28,33 @@ def token_stats(
 ) -> TokenStats:
     """Statistics of each row of `logits` (..., V) at the chosen `targets` (...): see `TokenStats` for the formulas.
 
+    With `targets` of shape (..., K), `logprob` is (..., K).
+
     The arguments are those of `rlif_kernels.token_stats`. The results have the logits' dtype, or float32 if that is
     a half-precision type. Raises IndexError if a target that is not masked lies outside ``[0, vocab_size)``.
     """
-    active = targets != IGNORE_INDEX
+    several = targets.ndim == logits.ndim
+    ids = targets.long() if several else targets.long()[..., None]
+    counts = ids != IGNORE_INDEX
     if mask is not None:
-        active = active & mask
+        counts = counts & mask[..., None]
+    active = counts.any(-1)
     num_columns = logits.shape[-1] if vocab_size is None else vocab_size
-    targets = targets.long().where(active, IGNORE_INDEX)
-    check_values(Rows(targets, temperature, 0.0, num_columns))
-    targets = targets.where(active, 0)
+    ids = ids.where(counts, IGNORE_INDEX)
+    check_values(Rows.of(ids if several else ids[..., 0], logits.ndim - 1, temperature, 0.0, num_columns))
+    ids = ids.where(counts, 0)
 
     poison, support, z, largest, logsumexp = _distribution(logits[..., :num_columns], active, temperature, softcap)
     support_size = support.sum(-1)
     logp = (z - logsumexp).where(support, 0)
     p = logp.exp().where(support, 0)
-    on_support = support.gather(-1, targets[..., None])[..., 0]
-    chosen = logp.gather(-1, targets[..., None])[..., 0]
+    on_support = support.gather(-1, ids)
+    chosen = logp.gather(-1, ids)
 
     values: dict[str, Tensor] = {}
     if "logprob" in outputs:
-        values["logprob"] = chosen.where(on_support, -torch.inf - logsumexp[..., 0])
+        logprob = chosen.where(on_support, -torch.inf - logsumexp)
+        values["logprob"] = logprob if several else logprob[..., 0]
     if "entropy" in outputs:
         values["entropy"] = -(p * logp).sum(-1)
     if "self_certainty" in outputs:
@@ -61,9 +67,14 @@ def token_stats(
         # A vocabulary of one column has no second largest probability: it is 0.
         at_least_two = torch.cat([p.detach(), torch.zeros_like(p[..., :1].detach())], -1)
         values["top_probs"] = at_least_two.topk(2, -1).values
+    if "varentropy" in outputs:
+        mean = (p * logp).sum(-1, keepdim=True)
+        values["varentropy"] = (p * (logp - mean).square()).sum(-1)
     for name, value in values.items():
-        per_row = (poison, active) if name != "top_probs" else (poison[..., None], active[..., None])
-        values[name] = (value + per_row[0]).where(per_row[1], 0)
+        own = (..., *(None for _ in value.shape[active.ndim :]))  # fields may have a dimension of their own
+        values[name] = (value + poison[own]).where(active[own], 0)
+    if several and "logprob" in outputs:
+        values["logprob"] = values["logprob"].where(counts, 0)
     return TokenStats(**values)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends.sharded.slices import backward_slice, slice_targets
+from rlif_kernels.backends import choices
+from rlif_kernels.backends.sharded.slices import slice_rows
 from rlif_kernels.head.head import Head
 from rlif_kernels.head.products import add_product, multiply, multiply_in_float32, narrow_
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
@@ -33,7 +34,7 @@ def backward(
     gradients = HeadGradients(head, taken, needs, taken.count)
     num_columns, rows = head.rows.num_columns, head.rows.take(taken.index)
     if head.ranks is None:  # else `own_slice` did it
-        rows = rows._replace(targets=slice_targets(rows.targets, 0, num_columns, num_columns))
+        rows = slice_rows(rows, 0, num_columns, num_columns)
     state, grads = row_state[:, taken.index], {name: grad[taken.index] for name, grad in grads.items()}
     if kept is not None or not taken.count:
         sizes = [num_columns] if taken.count else []
@@ -49,9 +50,9 @@ def backward(
             logits = head.logits(hidden, columns, buffer)
         else:
             logits = buffer[: taken.count * num_columns].view(taken.count, num_columns)
-        own = rows._replace(targets=slice_targets(rows.targets, columns.start, size), num_columns=size)
+        own = slice_rows(rows, columns.start, size)
         # A tile is a slice of the vocabulary, a rank's tile too: neither needs an exchange.
-        backward_slice(head.backend, logits, grads, logits, own, state)
+        choices.backward_slice(head.backend, logits, grads, logits, own, state)
         gradients.add_columns(columns, logits, hidden, last=columns.stop == num_columns)
     return gradients.finish()
 

@@ -38,6 +38,7 @@ STATE_ENTROPY = tl.constexpr(RowState._fields.index("entropy"))
 STATE_SUM_SQ_PROBS = tl.constexpr(RowState._fields.index("sum_sq_probs"))
 STATE_COMPLEMENT = tl.constexpr(RowState._fields.index("complement"))
 STATE_LARGEST = tl.constexpr(RowState._fields.index("largest"))
+STATE_VARENTROPY = tl.constexpr(RowState._fields.index("varentropy"))
 
 
 @triton.jit
@@ -138,6 +139,23 @@ def sum_pairs(b, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
         if COLUMNS >> i > 1:
             b = tl.sum(tl.reshape(b, (ROWS, COLUMNS >> (i + 1), 2)), axis=2)
     return tl.reshape(b, (ROWS,))
+
+
+@triton.jit
+def add_products(total, x, y, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Add x y, [ROWS, COLUMNS] with two or four columns, to `total`, [ROWS]: one column after the other, in one fused
+    multiply-add each, where `sum_pairs` would take a product and a sum."""
+    if COLUMNS > 2:
+        x_even, x_odd = tl.split(tl.reshape(x, (ROWS, 2, 2)))
+        y_even, y_odd = tl.split(tl.reshape(y, (ROWS, 2, 2)))
+        x0, x1 = tl.split(x_even)
+        y0, y1 = tl.split(y_even)
+        total = tl.fma(x1, y1, tl.fma(x0, y0, total))
+    else:
+        x_odd, y_odd = x, y
+    x0, x1 = tl.split(x_odd)
+    y0, y1 = tl.split(y_odd)
+    return tl.fma(x1, y1, tl.fma(x0, y0, total))
 
 
 @triton.jit

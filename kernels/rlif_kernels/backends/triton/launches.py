@@ -19,7 +19,7 @@ HINTS = ("", "evict_first", "evict_last")
 # In the place of a hint: where rows start on 16 bytes the loop loads by a tensor descriptor (TMA), elsewhere plainly.
 DESCRIPTOR = "descriptor"
 PATHS = ("auto", "fused", "pair")
-# forward: a whole row; forward_all: with sum_sq_probs or top_probs, whose state is twice as large;
+# forward: a whole row; forward_all: with fields whose state is larger than that of the default ones;
 # forward_softcap: with a softcap; ..._part: a part of a row that several programs share. grpo: one program has a
 # multiprocessor to itself; grpo_short: two share it; grpo_softcap: with a softcap. divergence_few: of no more rows than
 # there are multiprocessors.
