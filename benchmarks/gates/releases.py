@@ -6,8 +6,8 @@ A release that is not installed goes once, from the package index, into a folder
 (`.triton-releases/VERSION`), and takes the installed one's place in a process of its own. What was found is in
 DIR/MACHINE-DATE-releases.json after each target of each release, the most telling first. A command that was stopped
 goes on where it was if it is given again on the same day with the same kernels. After a change only what it changed is
-compiled: what Triton made stays in `.triton-releases/cache`. Printed are the kernels that do not
-compile or that spill, and the most registers that one takes; the exit code is 1 if there is any of the former.
+compiled: what Triton made stays in `.triton-releases/cache`. Printed are the kernels that do not compile or that spill,
+and the most registers that one takes; the exit code is 1 if there is any of the former.
 """
 
 from __future__ import annotations

@@ -101,3 +101,23 @@ def test_a_release_that_cannot_be_installed_costs_no_other(monkeypatch, tmp_path
     assert code == 1
     assert results["entries"] == [{"triton": "3.7.1", "target": "sm_90", "kernel": "one", "registers": 40, "spills": 0}]
     assert "pip cannot install 0.0.1 here: ERROR: no such version" in capsys.readouterr().err
+
+
+def test_a_run_of_the_same_sources_goes_on_and_one_of_others_begins_anew(monkeypatch, tmp_path):
+    compiled = []
+
+    def compile_all(release, target):
+        compiled.append(target)
+        return [{"kernel": releases.ALL if target == "sm_80" else "one", "registers": 40, "spills": 0}]
+
+    def run(*targets):
+        compiled.clear()
+        releases.main(["--triton", "3.7.1", "--targets", *targets, "--output", str(tmp_path)])
+        return list(compiled)
+
+    monkeypatch.setattr(releases, "install", lambda release: None)
+    monkeypatch.setattr(releases, "compile_all", compile_all)
+    assert run("sm_90", "sm_80") == ["sm_90", "sm_80"]
+    assert run("sm_90", "sm_80", "gfx942") == ["sm_80", "gfx942"]  # the process of sm_80 had ended badly
+    monkeypatch.setattr(releases, "sources", lambda: "others")
+    assert run("sm_90") == ["sm_90"]
