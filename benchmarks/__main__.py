@@ -17,6 +17,8 @@
   answers        which answers are right, by `rlif` and by math-verify
   word-prompts   word problems: after which instruction the model in --model DIR states answers, and is right how often
   recipe         the recipe for word problems with the model in --model DIR, on internal rewards and on right answers
+  real-self-feedback  RLSF on word problems with the model in --model DIR
+  explain        what `rlif explain` says of runs on the built-in task, step by step
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
   real-step      the whole training step of the model in --model DIR, with and without shared prompts, and TRL's
@@ -50,9 +52,9 @@ TOOLS = {
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
-    "shared-prompts", "real-step", "architectures",
+    "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain",
 )  # fmt: skip
-NEED_A_MODEL = ("word-prompts", "recipe", "real-step")
+NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--model",
         type=Path,
-        help="of word-prompts, recipe, shared-prompts, real-step: a directory saved by transformers",
+        help="of word-prompts, recipe, real-self-feedback, shared-prompts, real-step: a directory of transformers",
     )
     found.add_argument("--completions", type=Path, help="of evidence: a completions.jsonl of rlif eval")
     found.add_argument("--repeats", type=int, help="turns of each trainer, or seeds; default 3, or 1 with --quick")

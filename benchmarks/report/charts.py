@@ -1,4 +1,4 @@
-"""Charts of the suite `ops`, one message each (time, share of the floor, memory, error), and that of `recipe`.
+"""Charts of the suite `ops`, one message each (time, share of the floor, memory, error), of `recipe` and of `explain`.
 
 A chart carries the checksum of the results file that it was drawn from, so that a stale one is known without comparing
 pictures, which differ between versions of matplotlib.
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.ops.problems import BASELINE, TOLERANCE
+from benchmarks.report.explain import explain_chart
 from benchmarks.report.lines import LOGITS, lines
 from benchmarks.report.ops import shape
 from benchmarks.report.recipe import recipe_chart
@@ -32,6 +33,7 @@ SHOWN = {
     "memory": "of one forward and backward",
     "error": "largest over all tokens",
     "recipe": "means over seeds, thin: each seed",
+    "explain": "means over seeds, thin: each seed",
 }
 OP_NAMES = {
     "token_stats": "log-probability, entropy and self-certainty of logits",
@@ -294,4 +296,5 @@ CHARTS: dict[str, dict[str, Callable[[dict[str, Any]], Figure | None]]] = {
         "error": error_chart,
     },
     "recipe": {"recipe": recipe_chart},
+    "explain": {"explain": explain_chart},
 }

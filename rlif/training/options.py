@@ -46,8 +46,9 @@ ImportanceLevel = Literal["token", "sequence"]
 
 REWARD_HELP = (
     "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
-    f"{', '.join(REWARDS)} (which needs gold answers); or a function of your own, package.module:function or "
-    "file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective reward_model` makes it."
+    f"{', '.join(REWARDS)} (verifiable and rlcr need gold answers); or a function of your own, "
+    "package.module:function or file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective "
+    "reward_model` makes it."
 )
 
 

@@ -4,13 +4,15 @@
 launched, from the table in `launches`.
 """
 
+import contextvars
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from rlif_kernels.backends.triton import plan
@@ -19,7 +21,7 @@ from rlif_kernels.backends.triton.blocks import GUARDED, LOG2E, SHORT
 from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel, terms_kernel
 from rlif_kernels.backends.triton.lanes import NUM_PARTS, needed_parts
-from rlif_kernels.backends.triton.launches import Launch
+from rlif_kernels.backends.triton.launches import DESCRIPTOR, Launch
 from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES, TILES, Device, cdiv
 from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.loss_options import LossOptions
@@ -142,7 +144,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
         counters = state.new_zeros(num_rows, dtype=torch.int32)
     temperatures, temperature = rows.split_temperature
     with device_guard(logits):
-        forward_kernel[(planned.programs,)](
+        with_memory(forward_kernel[(planned.programs,)], planned.launch, logits)(
             base, offsets, rows.targets, temperatures,
             *(fields.get(name) for name in FIELDS),
             state, parts, counters, stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
@@ -208,7 +210,7 @@ def grpo(
     fields = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in outputs}
     tokens = loss_rows[: len(KERNEL_ROWS)]
     with device_guard(logits):
-        grpo_kernel[(planned.programs,)](
+        with_memory(grpo_kernel[(planned.programs,)], planned.launch, logits)(
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
             *tokens, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
             clipped.view(torch.int8), stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature,
@@ -310,6 +312,23 @@ def _device(kind: str, index: int) -> Device:
 def _stages(launch: Launch) -> int | None:
     """None where no loads go ahead: then Triton does not look for a pipeline."""
     return launch.num_stages if launch.num_stages > 1 else None
+
+
+def with_memory(start: Callable[..., object], launch: Launch, tensor: Tensor) -> Callable[..., object]:
+    """What starts a kernel; of one that makes tensor descriptors with memory for them, from torch.
+
+    Triton asks an allocator for it, of which each context has one. Ours is set in a copy of the context: the caller's
+    stays what it is.
+    """
+    if launch.load != DESCRIPTOR:
+        return start
+
+    def started(*arguments: object, **constants: object) -> None:
+        context = contextvars.copy_context()
+        context.run(triton.set_allocator, lambda size, *_: tensor.new_empty(size, dtype=torch.int8))
+        context.run(start, *arguments, **constants)
+
+    return started
 
 
 def check_size(rows: Rows) -> None:

@@ -24,11 +24,15 @@ import triton
 import triton.language as tl
 
 from rlif_kernels.backends.triton.blocks import (
+    DESCRIPTOR,
     INFINITY,
     SHORT,
     add_products,
     cap,
     cap_limit,
+    describe_row,
+    load_block_pairs,
+    load_described_pairs,
     load_pairs,
     pairs_inside,
     short_cap,
@@ -138,15 +142,26 @@ def _tiles_state(
 ):  # fmt: skip
     """The state of the columns [first, last): full tiles without masks, then at most one masked tile."""
     BLOCK: tl.constexpr = LANES * K
+    DESCRIBED: tl.constexpr = LOAD == DESCRIPTOR and WIDE
+    HINT: tl.constexpr = "" if LOAD == DESCRIPTOR else LOAD
+    if DESCRIBED:
+        row = describe_row(p_row, V, SLICE, K)
     state = empty_state(SLICE)
     n = tl.full((), 0.0, tl.float32)
     whole = last // BLOCK * BLOCK
     for start in tl.range(first, whole, BLOCK, num_stages=STAGES, loop_unroll_factor=UNROLL):
-        even, odd = load_pairs(p_row, start + first_lane * K, V, SLICE, K, WIDE, False, LOAD)
+        if DESCRIBED:
+            even, odd = load_described_pairs(p_row, row, start + first_lane * K, SLICE, K)
+        else:
+            even, odd = load_pairs(p_row, start + first_lane * K, V, SLICE, K, WIDE, False, HINT)
         state = _absorb(state, even, odd, n, scale, softcap, None, None, SLICE, K // 2, False, SOFTCAP, GUARDED, SUMS)
         n += K
     if whole < last:
-        even, odd = load_pairs(p_row, whole + first_lane * K, V, SLICE, K, WIDE, True, LOAD)
+        if DESCRIBED:  # bfloat16 too in the layout that a block has, so that no lane changes its thread
+            p_rest = tl.multiple_of(p_row + whole + first_lane * K, 16)
+            even, odd = load_block_pairs(p_rest, whole + first_lane * K, V, SLICE, K, True, HINT)
+        else:
+            even, odd = load_pairs(p_row, whole + first_lane * K, V, SLICE, K, WIDE, True, HINT)
         m_even, m_odd = pairs_inside(whole + first_lane * K, V, SLICE, K)
         state = _absorb(state, even, odd, n, scale, softcap, m_even, m_odd, SLICE, K // 2, True, SOFTCAP, GUARDED, SUMS)
     return state

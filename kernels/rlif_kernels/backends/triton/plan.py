@@ -140,6 +140,13 @@ def loss(num_rows: int, num_columns: int, itemsize: int, device: Device, softcap
     return _loss(launches.current(), num_rows, num_columns, itemsize, device, softcap)
 
 
+def divergence(num_rows: int, num_columns: int, itemsize: int, device: Device) -> Launch:
+    """Plan a divergence, a program to a pair of rows: where a program has a multiprocessor to itself, it has the loads
+    under way that several would have."""
+    name = "divergence_few" if num_rows <= device.multiprocessors else "divergence"
+    return launches.current().find(name, device.architecture, itemsize, num_columns)
+
+
 def num_chunks(num_columns: int, itemsize: int) -> int:
     """Chunks of a row: the parts of it that are added up first, whoever does."""
     return cdiv(num_columns * itemsize, TILES * TILE_BYTES)
