@@ -17,8 +17,8 @@ from benchmarks.report import RESULTS, ROOT, newest
 from benchmarks.report.releases import faults_of, releases_table
 
 KERNELS = ("forward (bf16)", "part (bf16, 4 slices)", "backward (bf16)", "grpo statistics (bf16)")
-# 3.9.0 does not fit a part with all lanes into the 96 registers of which a B200 holds five programs: it spills two to four.
-# Parts of fewer lanes it fits, and 3.6.0 and 3.7.1 fit both.
+# 3.9.0 does not fit a part with all lanes into the 96 registers of which a B200 holds five programs: it spills two to
+# four. Parts of fewer lanes it fits, and 3.6.0 and 3.7.1 fit both.
 SPILL = {("3.9.0", target, "part (bf16)") for target in ("sm_100", "sm_103")}
 
 
