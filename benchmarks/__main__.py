@@ -23,6 +23,7 @@
   shared-prompts an update where completions share their prompt, and where each has its own
   real-step      the whole training step of the model in --model DIR, with and without shared prompts, and TRL's
   architectures  sampled and scored distributions of some thirty kinds of models, beside float64
+  kl-estimators  how far the gradient of a penalty is off, by its estimator and the number of completions
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
@@ -52,7 +53,7 @@ TOOLS = {
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
-    "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain",
+    "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators",
 )  # fmt: skip
 NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
 

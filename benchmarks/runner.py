@@ -43,6 +43,7 @@ SUITES = {
     "real-step": "benchmarks.steps.real_step",
     "real-self-feedback": "benchmarks.steps.real_self_feedback",
     "architectures": "benchmarks.steps.architectures",
+    "kl-estimators": "benchmarks.steps.kl_estimators",
     "explain": "benchmarks.steps.explain",
 }
 

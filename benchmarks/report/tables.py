@@ -10,6 +10,7 @@ from scipy import stats
 from benchmarks.report.answering import evidence, word_prompts
 from benchmarks.report.explain import explain
 from benchmarks.report.gpu import gpu_report, gpu_table
+from benchmarks.report.kl_estimators import kl_estimators
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
@@ -262,6 +263,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "architectures": architectures,
     "shared-prompts": shared_prompts,
     "real-step": real_step,
+    "kl-estimators": kl_estimators,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {

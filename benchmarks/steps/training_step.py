@@ -42,7 +42,7 @@ def measure_trainer(
 
     Returns:
         seconds of every step and its phases and how many tokens it sampled, the process's peak memory, and of TRL's
-        trainers the rewards of the first step.
+        trainers how far the rewards of the first step are from Intuitor's formula for the same completions.
     """
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -168,13 +168,15 @@ def train_inside_trl(name: str, work: Workload, model: Path, texts: list[str], d
     sampling: list[float] = []
     scoring: list[float] = []
     tokens: list[int] = []
-    rewards: list[float] = []
+    gaps: list[float] = []
     calculate_rewards = timed(trainer._calculate_rewards, scoring)
 
     def calculate(inputs: Any, prompts: Any, completions: Any, completion_ids: list[list[int]]) -> Any:
         tokens.append(sum(map(len, completion_ids)))
         found = calculate_rewards(inputs, prompts, completions, completion_ids)
-        rewards.extend(found[:, 0].tolist())
+        if not gaps:  # in the first step, which warms up and counts for nothing else
+            expected = intuitor(prompts, completion_ids)
+            gaps.append(max(abs(one - other) for one, other in zip(found[:, 0].tolist(), expected, strict=True)))
         return found
 
     trainer._calculate_rewards = calculate
@@ -184,7 +186,7 @@ def train_inside_trl(name: str, work: Workload, model: Path, texts: list[str], d
         {"sampling": sample, "scoring": score, "update": step - sample - score, "step": step, "tokens": count}
         for sample, score, step, count in zip(sampling, scoring, whole.seconds, tokens, strict=True)
     ]
-    return {"steps": steps, "first_rewards": rewards[:completions]}
+    return {"steps": steps, "reward_gap": gaps[0]}
 
 
 def summarise_steps(turns: list[dict[str, Any]]) -> dict[str, Any]:

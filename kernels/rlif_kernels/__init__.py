@@ -16,7 +16,8 @@ What is where, in the order to read it:
   them, `loss_terms` the loss in closed form.
 - `token_stats`, `linear_token_stats`, `grpo_loss`, `linear_grpo_loss`, `divergence`, `linear_divergence`,
   `sample_tokens`, `float32_logits`: one public function each, with its library op. `checks` and `pair_checks`
-  have the checks of their arguments, `op_values` the boundary of the ops, `loss_functions` the autograd of those that
+  have the checks of their arguments, `kl_penalty` what holds a loss to a reference by a divergence, `loss_tiles` the
+  tiles of the loss through a head, `op_values` the boundary of the ops, `loss_functions` the autograd of those that
   compute their gradient with the loss.
 - `transforms`: what the ops do under torch.func, forward-mode AD and retain_graph, and what they refuse.
 - `rows`, `backends`: what a backend is told and must return, and which of them serves. `backends.torch`, `backends.c`

@@ -185,7 +185,7 @@ def loss_outputs(
 
 
 def fake_loss_outputs(
-    like: Tensor, targets: Tensor, outputs: str, loss_rows: Sequence[Tensor | None]
+    like: Tensor, targets: Tensor, outputs: str, loss_rows: Sequence[Tensor | None], *, has_kl: bool = False
 ) -> tuple[Tensor, ...]:
     """`loss_outputs`."""
     names = requested(outputs)
@@ -196,16 +196,16 @@ def fake_loss_outputs(
     return (
         like.new_empty((), dtype=torch.float32),
         *(number(name in names) for name in DEFAULT_OUTPUTS),
-        number(LossRows(*loss_rows).ref_logprob is not None),  # type: ignore[arg-type]
+        number(has_kl or LossRows(*loss_rows).ref_logprob is not None),  # type: ignore[arg-type]
         like.new_empty(targets.shape, dtype=torch.bool),
     )
 
 
-def grpo_loss_of(values: Sequence[Tensor], outputs: Sequence[str], has_reference: bool) -> GRPOLoss:
-    """The public result from `loss_outputs`; k3 is there if the loss had a reference."""
+def grpo_loss_of(values: Sequence[Tensor], outputs: Sequence[str], has_kl: bool) -> GRPOLoss:
+    """The public result from `loss_outputs`; the divergence is there if the loss had a reference."""
     loss, *stats, kl, clipped = values
     fields = {name: value for name, value in zip(DEFAULT_OUTPUTS, stats, strict=True) if name in outputs}
-    return GRPOLoss(loss, kl=kl if has_reference else None, clipped=clipped, **fields)
+    return GRPOLoss(loss, kl=kl if has_kl else None, clipped=clipped, **fields)
 
 
 # ---------------------------------------------------------------- the gradients of hidden states, weight and bias

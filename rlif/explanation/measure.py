@@ -20,7 +20,7 @@ RIGHT = "verifiable"
 # Of the regression: this share of what a standardised score has by itself.
 RIDGE = 0.01
 # What a reward may bring about; the others may be the reward itself.
-SIDE_EFFECTS = ("ended", "length", "repetition")
+SIDE_EFFECTS = ("format", "ended", "length", "repetition")
 FOLDS = 5
 # Of the logistic regressions, one a standardised feature: penalties that leave many features from overfitting.
 STRENGTH = {"scores": 1.0, "text": 0.001}
@@ -57,8 +57,8 @@ class Explanation:
     accuracy: dict[str, Estimate] | None
     """Share of right completions of each model; None without gold answers."""
     scores: dict[str, ScoreMeasures]
-    """By name, those that vary within prompts: rewards by their victories in `parted`, then side effects by how surely
-    their concordance is no chance."""
+    """By name, those that vary within prompts: rewards by the lower end of their concordance, so that a few pairs which
+    agree by chance count little; then side effects by how surely theirs is no chance."""
     parted: dict[str, dict[str, Estimate]]
     """Of two rewards: among pairs of completions that they order in opposite ways, how often the training sided with
     the first. Scores that all come with each other are told apart here alone."""
@@ -105,7 +105,7 @@ def measure(samples: Samples, *, resamples: int = 1000, seed: int = 0) -> Explan
         for name in rewards
     }
     effects = [name for name in scores if name in SIDE_EFFECTS]
-    ranked = sorted(rewards, key=lambda name: victories(parted[name]), reverse=True)
+    ranked = sorted(rewards, key=lambda name: -np.nan_to_num(scores[name].concordance.low))
     ranked += sorted(effects, key=lambda name: from_chance(scores[name].concordance), reverse=True)
     features = {
         "scores": np.stack([filled(values) for values in varying.values()], axis=-1) if varying else None,
@@ -194,17 +194,6 @@ def sides_with(reward: Floats, values: Floats, other: Floats, bootstrap: Bootstr
     agreed = (1 + pairs(reward) * pairs(values)) / 2
     shares = np.where(parting, agreed, 0.0).sum(axis=(1, 2))
     return bootstrap.ratio(shares, parting.sum(axis=(1, 2)).astype(np.float64))
-
-
-def victories(against: dict[str, Estimate]) -> tuple[float, float]:
-    """Return the share of the others that a reward wins against where they part, and by how much on average.
-
-    A draw, in which chance is within the interval, is half a victory (Copeland's rule). Some never part: what is right
-    has a form.
-    """
-    known = [share for share in against.values() if not np.isnan(share.value)]
-    won = sum(1.0 if share.low > 0.5 else 0.0 if share.high < 0.5 else 0.5 for share in known)
-    return (won / len(known), float(np.mean([share.value for share in known]))) if known else (0.0, 0.0)
 
 
 def regression(

@@ -70,13 +70,15 @@ def sentences(explanation: Explanation) -> list[str]:
     if RIGHT in explanation.scores and best != RIGHT:
         found.append(describe(RIGHT, explanation.scores[RIGHT]))
     rivals = {name: share for name, share in explanation.parted.get(best, {}).items() if not math.isnan(share.value)}
-    if rivals:
-        hardest = min(rivals, key=lambda name: rivals[name].value)
-        for name in dict.fromkeys((hardest, *({RIGHT} & rivals.keys()))):
-            found.append(
-                f"Where {best} and {name} part, the training sided with {best} in {rivals[name].value:.1%} "
-                f"({_interval(rivals[name], '{:.1%}')})."
-            )
+    for name, share in rivals.items():
+        if share.low <= 0.5 <= share.high and overlap(measures.concordance, explanation.scores[name].concordance):
+            found.append(f"It cannot be told apart from {name}: where they part, the training sided with either.")
+    if RIGHT in rivals:
+        share = rivals[RIGHT]
+        found.append(
+            f"Where {best} and right answers part, the training sided with {best} in {share.value:.1%} "
+            f"({_interval(share, '{:.1%}')})."
+        )
     effects = [name for name in explanation.scores if name in SIDE_EFFECTS]
     if effects and from_chance(explanation.scores[effects[0]].concordance) > 0:
         found.append(f"A side effect: {describe(effects[0], explanation.scores[effects[0]])}")
@@ -98,6 +100,11 @@ def sentences(explanation: Explanation) -> list[str]:
         "completions that the two models make."
     )
     return found
+
+
+def overlap(one: Estimate, other: Estimate) -> bool:
+    """Whether two intervals have a number in common."""
+    return one.low <= other.high and other.low <= one.high
 
 
 def describe(name: str, measures: ScoreMeasures) -> str:

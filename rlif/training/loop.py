@@ -99,6 +99,8 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                     with interruptible(run, stop):
                         metrics, rollout = train_step(learner, list(islice(prompts, config.prompts_per_step)), step)
                     bad_steps = bad_steps + 1 if metrics["skipped_updates"] == config.num_iterations else 0
+                    if bad_steps == 0:  # else `explain_not_finite` may look at them
+                        learner.optimizer.zero_grad()  # as large as the weights, while others are sampled from these
                     row |= run.finish_step(step, metrics)
                     if step == first_trained:
                         warn_of_silence(run, rollout)

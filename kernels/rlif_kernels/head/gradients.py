@@ -16,6 +16,9 @@ from rlif_kernels.head.head import Head
 from rlif_kernels.head.products import add_product, multiply, multiply_in_float32, narrow_
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
 
+# Of hidden states, weight and bias; None where nobody needs one.
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
 
 def backward(
     head: Head,
@@ -24,7 +27,7 @@ def backward(
     row_state: Tensor,
     needs: Sequence[bool],
     kept: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> Gradients:
     """The gradients of hidden states, weight and bias; None for those that `needs` leaves out.
 
     Args:
@@ -133,7 +136,7 @@ class HeadGradients:
                     own.copy_(self.weight_sum)
                     self.weight_sum = None
 
-    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def finish(self) -> Gradients:
         """The gradients, complete once every tile was added; None where nobody needs one."""
         if self.hidden is not None and self.head.ranks is not None:
             self.head.ranks.sum_over_slices(self.hidden)

@@ -24,15 +24,31 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from rlif.errors import UserError
+from rlif.integrations.trl.distillation import FusedDivergence, module_of
 from rlif.models.fused_head import FusedHead, backbone, fused_head
-from rlif_kernels import TokenStats, linear_token_stats
+from rlif_kernels import TokenStats, linear_grpo_loss, linear_token_stats
 from rlif_kernels.stats import IGNORE_INDEX
 
+SERVED = (
+    "GRPOTrainer", "RLOOTrainer", "DistillationTrainer", "GKDTrainer", "GOLDTrainer", "IWOPDTrainer", "SDFTTrainer",
+    "SDPOTrainer",
+)  # fmt: skip
 POLICY_OUTPUTS = ("logprob", "entropy")
 REFERENCE_OUTPUTS = ("logprob",)
-FUSED_HINT = "TRL's own functions serve such a model: GRPOTrainer with trl_reward, without use_fused_token_stats"
+FUSED_HINT = "TRL's own functions serve such a model: RLIFTrainer, or GRPOTrainer without use_fused_token_stats"
+UNFIT_HINT = "TRL's own functions compute its log-probabilities"
 
 LogitsListener = Callable[[Tensor | None, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the loss of B completions of T tokens needs besides the hidden states and the head."""
+
+    mask: Tensor
+    """(B, T) bool, the tokens that count."""
+    options: dict[str, Any]
+    """Further keyword arguments of `linear_grpo_loss`."""
 
 
 @dataclass
@@ -40,7 +56,8 @@ class Patch:
     """One model whose forward was exchanged."""
 
     model: PreTrainedModel
-    head: FusedHead
+    head: FusedHead | None
+    """None where it is of another form: then TRL's own stays, and ours only listens."""
     outputs: tuple[str, ...]
     original: Callable[..., Any]
     """TRL's."""
@@ -51,12 +68,17 @@ class Patch:
 
 
 class FusedTokenStats:
-    """What `use_fused_token_stats` exchanged in a trainer, until `undo` or the end of a `with`."""
+    """What `use_fused_token_stats` exchanged in a trainer, until `undo` or the end of a `with`.
 
-    def __init__(self, trainer: Any) -> None:
-        """Check and apply, as `use_fused_token_stats` describes."""
+    Attributes:
+        active: whether it is exchanged now.
+        unfit: why a head was left out, in words; None: none was.
+    """
+
+    def __init__(self, trainer: Any, *, optional: bool = False) -> None:
+        """Check and apply, as `use_fused_token_stats` describes; `optional` leaves out heads of another form."""
         if not isinstance(trainer, GRPOTrainer | RLOOTrainer):
-            raise UserError(f"trainer: got {type(trainer).__name__}, expected a GRPOTrainer or RLOOTrainer")
+            raise UserError(f"trainer: got {type(trainer).__name__}, expected one of {', '.join(SERVED)}")
         if trainer._dist.is_zero3:
             raise UserError(
                 "trainer: got DeepSpeed ZeRO-3, whose weights are away when the backward needs them; expected ZeRO-2, "
@@ -69,12 +91,14 @@ class FusedTokenStats:
         self._also: tuple[str, ...] = ()
         self._recorded: list[TokenStats] | None = None
         self._listener: LogitsListener | None = None
+        self._loss: Loss | None = None
+        self.unfit: str | None = None
         models: list[tuple[PreTrainedModel, tuple[str, ...]]] = [
             (_language_model(trainer, trainer.model), POLICY_OUTPUTS)
         ]
         if getattr(trainer, "ref_model", None) is not None:
             models.append((_language_model(trainer, trainer.ref_model), REFERENCE_OUTPUTS))
-        self.patches = [self._patch(model, outputs) for model, outputs in models]
+        self.patches = [self._patch(model, outputs, optional=optional) for model, outputs in models]
         self.apply()
 
     def apply(self) -> None:
@@ -121,11 +145,20 @@ class FusedTokenStats:
         finally:
             self._listener = None
 
-    def _patch(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> Patch:
+    @contextmanager
+    def learning(self, loss: Loss) -> Iterator[None]:
+        """Within, the `loss` of the policy's outputs is this one, and nothing else of them has a gradient."""
+        self._loss = loss
+        try:
+            yield
+        finally:
+            self._loss = None
+
+    def _patch(self, model: PreTrainedModel, outputs: tuple[str, ...], *, optional: bool) -> Patch:
         # The signature stays: generate looks up in it what it may pass.
         @functools.wraps(type(model).forward)
         def forward(model: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-            if fused_lm_head and self.active and kwargs.get("shift_labels") is None:
+            if fused_lm_head and self.active and patch.head is not None and kwargs.get("shift_labels") is None:
                 return self._statistics(patch, *args, **kwargs)
             if fused_lm_head:
                 kwargs["fused_lm_head"] = True
@@ -134,13 +167,20 @@ class FusedTokenStats:
                 self._listener(args[0] if args else kwargs.get("input_ids"), result.logits)
             return result
 
-        patch = Patch(model, checked_head(model, FUSED_HINT), outputs, model.forward, types.MethodType(forward, model))
+        try:
+            head = checked_head(model, UNFIT_HINT if optional else FUSED_HINT)
+        except UserError as error:
+            if not optional:
+                raise
+            head, self.unfit = None, str(error)
+        patch = Patch(model, head, outputs, model.forward, types.MethodType(forward, model))
         return patch
 
     def _statistics(
         self, patch: Patch, *args: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None, **kwargs: Any
     ) -> FusedCausalLMOutput:
-        model, config = patch.model, patch.model.config.get_text_config()
+        model, config, head = patch.model, patch.model.config.get_text_config(), patch.head
+        assert head is not None
         kwargs["use_cache"] = False
         kwargs.pop("shift_labels", None)
         if getattr(config, "output_router_logits", False):
@@ -153,35 +193,42 @@ class FusedTokenStats:
             for parameter in (linear.weight, linear.bias)
         )
         targets = labels[:, 1:].to(weight.device)
+        is_policy = patch is self.patches[0]
+        learns = self._loss if is_policy else None
         # The prompts, which TRL pads to one length, take part in nothing; nor do they count as rows of a tile then.
         first = int((targets != IGNORE_INDEX).any(dim=0).long().argmax()) if targets.numel() else 0
+        if learns is not None:
+            first = targets.shape[1] - learns.mask.shape[1]
         hidden = states.last_hidden_state[:, first:-1].to(weight.device)
         device = hidden.device.type
         if self.cast_lm_head_to_fp32:
             hidden = hidden.float()
-        is_policy = patch is self.patches[0]
+        options: dict[str, Any] = {
+            "temperature": head.temperature(self.temperature),
+            "softcap": head.softcap,
+            "vocab_size": head.vocab_size,
+            "logits_dtype": head.logits_dtype,
+        }
         with torch.autocast(device, enabled=False) if self.cast_lm_head_to_fp32 else nullcontext():
             if not torch.is_autocast_enabled(device) and weight.dtype != hidden.dtype:
                 weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
-            stats = linear_token_stats(
-                hidden,
-                weight,
-                targets[:, first:],
-                bias=bias,
-                temperature=patch.head.temperature(self.temperature),
-                softcap=patch.head.softcap,
-                vocab_size=patch.head.vocab_size,
-                logits_dtype=patch.head.logits_dtype,
-                outputs=tuple(dict.fromkeys((*patch.outputs, *(self._also if is_policy else ())))),
-            )
+            drawn = targets[:, first:]
+            loss: Tensor | None = None
+            if learns is not None:
+                options |= learns.options
+                result = linear_grpo_loss(
+                    hidden, weight, drawn, bias=bias, mask=learns.mask, outputs=patch.outputs, **options
+                )
+                loss, stats = result.loss, TokenStats(result.logprob, result.entropy)
+            else:
+                outputs = tuple(dict.fromkeys((*patch.outputs, *(self._also if is_policy else ()))))
+                stats = linear_token_stats(hidden, weight, drawn, bias=bias, outputs=outputs, **options)
         stats = TokenStats(*(None if field is None else _prepended(field, first) for field in stats))
         if is_policy and self._recorded is not None:
             self._recorded.append(TokenStats(*(None if field is None else field.detach() for field in stats)))
 
         assert stats.logprob is not None
-        counted = targets != IGNORE_INDEX
-        count = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        loss, aux_loss = -stats.logprob.sum() / count, None
+        counted, aux_loss = targets != IGNORE_INDEX, None
         if kwargs.get("output_router_logits"):
             # transformers' models of experts all share this one.
             from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
@@ -189,20 +236,27 @@ class FusedTokenStats:
             aux_loss = load_balancing_loss_func(
                 states.router_logits, config.num_experts, config.num_experts_per_tok, kwargs.get("attention_mask")
             )
-            loss = loss + getattr(config, "router_aux_loss_coef", 0.0) * aux_loss
+        if loss is None:
+            count = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            loss = -stats.logprob.sum() / count
+            if aux_loss is not None:
+                loss = loss + getattr(config, "router_aux_loss_coef", 0.0) * aux_loss
         return FusedCausalLMOutput(
             loss=loss, log_probs=stats.logprob, entropy=stats.entropy, label_mask=counted, aux_loss=aux_loss
         )
 
 
-def use_fused_token_stats(trainer: Any) -> FusedTokenStats:
-    """Let a trainer of TRL compute log-probabilities and entropies by `linear_token_stats`, reference model included.
+def use_fused_token_stats(trainer: Any) -> FusedTokenStats | FusedDivergence:
+    """Let a trainer of TRL compute what it reads from logits by rlif's kernels, reference model or teacher included.
 
-    Same arguments, same values (softcap, logit scale and temperature too), same gradients; padding and prompts take
-    part in no matrix product. Everything else of the trainer stays as it is.
+    Log-probabilities and entropies of GRPOTrainer and RLOOTrainer are those of `linear_token_stats`, and divergences of
+    trainers that distil those of `linear_divergence` and `divergence` (`rlif.integrations.trl.distillation` has the
+    table). Same arguments, same values (softcap, logit scale and temperature too), same gradients; padding and prompts
+    take part in no matrix product of a fused head. Everything else of the trainer stays as it is.
 
     Args:
-        trainer: a GRPOTrainer or RLOOTrainer, at any time; best before `train`.
+        trainer: a GRPOTrainer, RLOOTrainer, DistillationTrainer, GKDTrainer, GOLDTrainer, IWOPDTrainer, SDFTTrainer or
+            SDPOTrainer, at any time; best before `train`.
 
     Returns:
         What undoes it: by `.undo()`, or at the end of a `with use_fused_token_stats(trainer):`. A trainer that has it
@@ -210,11 +264,13 @@ def use_fused_token_stats(trainer: Any) -> FusedTokenStats:
 
     Raises:
         UserError: another trainer, a model whose logits are not softcap(scale * (hidden @ weight.T + bias)) of one
-            plain linear layer, or weights that are sharded by DeepSpeed ZeRO-3. Nothing has been exchanged then.
+            plain linear layer, weights that are sharded by DeepSpeed ZeRO-3, or self-distillation from a few tokens'
+            log-probabilities. Nothing has been exchanged then.
     """
     fused = getattr(trainer, "fused_token_stats", None)
     if fused is None:
-        fused = trainer.fused_token_stats = FusedTokenStats(trainer)
+        distils = module_of(trainer) is not None
+        fused = trainer.fused_token_stats = FusedDivergence(trainer) if distils else FusedTokenStats(trainer)
     fused.apply()
     return fused
 
@@ -231,12 +287,18 @@ def _language_model(trainer: Any, model: Any) -> PreTrainedModel:
 
 def checked_head(model: PreTrainedModel, hint: str) -> FusedHead:
     """`rlif.models.fused_head.fused_head` of a model in whatever mode its modules are, which they keep."""
+    with as_it_was_loaded(model):
+        return fused_head(model, hint=hint)
+
+
+@contextmanager
+def as_it_was_loaded(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model is in evaluation mode, and its forward the model's own: accelerate's would autocast logits."""
     modes = {module: module.training for module in model.modules()}
-    # The model's own forward: accelerate's would autocast the logits that are compared, and not the backbone's states.
     wrapped = vars(model).pop("forward", None)
     model.eval()
     try:
-        return fused_head(model, hint=hint)
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode

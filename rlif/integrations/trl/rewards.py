@@ -24,7 +24,7 @@ from rlif.rewards import REWARDS, RewardFunction
 from rlif.rewards.interface import INPUTS, Reward, describe_reward
 from rlif.rewards.mixture import call, reward_inputs
 from rlif.rollouts.rollout import Rollout
-from rlif_kernels import TokenStats
+from rlif_kernels import TokenStats, token_stats
 
 # What a reward may name and still be computed of texts that other processes sampled.
 OF_TEXTS = {"prompts", "completions", "stated", "answers", "num_generations", "step", "seed"}
@@ -104,7 +104,7 @@ class TRLReward:
         if fused is not None and fused.active:
             return with_stats(rollout, forward_stats(trainer, fused, rollout, self.reward.outputs))
         if self._fused is None or self._fused.trainer is not trainer:
-            self._fused = FusedTokenStats(trainer)
+            self._fused = FusedTokenStats(trainer, optional=True)
         with self._fused:
             return with_stats(rollout, forward_stats(trainer, self._fused, rollout, self.reward.outputs))
 
@@ -221,6 +221,9 @@ def forward_stats(trainer: Any, fused: FusedTokenStats, rollout: Rollout, output
     """Compute the policy's statistics of a rollout by a forward without gradient: (N, T) fields, 0 outside the mask."""
     training = trainer.model.training
     args = trainer.args
+    rows = args.per_device_train_batch_size if training else args.per_device_eval_batch_size
+    if fused.unfit is not None:
+        return _stats_of_logits(trainer, rollout, outputs, rows)
     with (
         torch.no_grad(),
         disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs),
@@ -231,9 +234,35 @@ def forward_stats(trainer: Any, fused: FusedTokenStats, rollout: Rollout, output
             torch.cat([rollout.prompt_ids, rollout.completion_ids], dim=1),
             torch.cat([rollout.prompt_mask, rollout.completion_mask], dim=1).long(),
             rollout.completion_ids.shape[1],
-            batch_size=args.per_device_train_batch_size if training else args.per_device_eval_batch_size,
+            batch_size=rows,
         )
     return joined(recorded, rollout.completion_ids.shape[1])
+
+
+def _stats_of_logits(trainer: Any, rollout: Rollout, outputs: tuple[str, ...], batch_size: int) -> TokenStats:
+    """Compute the same from the model's own logits, of `batch_size` completions at a time."""
+    ids = torch.cat([rollout.prompt_ids, rollout.completion_ids], dim=1)
+    mask = torch.cat([rollout.prompt_mask, rollout.completion_mask], dim=1).long()
+    length = rollout.completion_ids.shape[1]
+    parts = []
+    with (
+        torch.no_grad(),
+        disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs),
+        trainer.accelerator.autocast(),
+    ):
+        for start in range(0, len(ids), batch_size):
+            rows = slice(start, start + batch_size)
+            logits = trainer.model(input_ids=ids[rows], attention_mask=mask[rows]).logits[:, -length - 1 : -1]
+            parts.append(
+                token_stats(
+                    logits.float() if logits.dtype == torch.float64 else logits,
+                    rollout.completion_ids[rows],
+                    mask=rollout.completion_mask[rows],
+                    temperature=float(trainer.temperature),
+                    outputs=outputs,
+                )
+            )
+    return joined(parts, length)
 
 
 def joined(parts: Sequence[TokenStats], length: int) -> TokenStats:

@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from trl import GRPOTrainer
 
 from rlif.answers.extract import AnswerStyle
 from rlif.errors import UserError
-from rlif.integrations.trl.fused import use_fused_token_stats
+from rlif.integrations.trl.drawing import Drawing, NotServedError, draw, drawing_of
+from rlif.integrations.trl.fused import FusedTokenStats
+from rlif.integrations.trl.loss import fused_loss
 from rlif.integrations.trl.rewards import (
     TRLReward,
     forward_stats,
@@ -31,6 +33,7 @@ from rlif_kernels import TokenStats
 logger = logging.getLogger(__name__)
 
 StatsSource = Literal["old_logps", "sampling", "forward"]
+Sampler = Literal["rlif", "transformers"]
 
 
 class Drawn(NamedTuple):
@@ -50,15 +53,18 @@ class RLIFTrainer(GRPOTrainer):
 
     - `old_logps`: the forward that TRL itself does before the rewards, for the ratio (num_iterations > 1, generations
       that last for several optimizer steps, vLLM with importance sampling correction);
-    - `sampling`: the logits that transformers' generate drew from, so that no further forward is needed;
+    - `sampling`: the logits that the completions were drawn from, so that no further forward is needed;
     - `forward`: one more forward without gradient through the fused head (vLLM without that correction, continuous
       batching, tools, a rollout_func). With mask_truncated_completions TRL's own forward does not see the completions
       that were cut off, which have a reward all the same, so that it is passed over.
 
     Distributions are the policy's own at `args.temperature`, before top-k, top-p and penalties; the EOS counts, padding
-    and what tools returned do not. Log-probabilities and entropies of the loss are computed by `linear_token_stats`.
+    and what tools returned do not. Loss and gradient come from `linear_grpo_loss` where it knows TRL's options, else
+    from log-probabilities and entropies by `linear_token_stats`; a model whose head is of another form than these take
+    is left to TRL's own functions, which a warning says once. TRL computes its metrics itself, in each of these cases.
 
     Attributes:
+        sampler: who draws the completions: "rlif", or "transformers" where it was asked for or rlif cannot.
         stats_source: where the last statistics came from; None before the first, and where no reward reads any.
         scored_rollout: what is being rewarded; None otherwise.
         fused_token_stats: see `use_fused_token_stats`.
@@ -72,6 +78,7 @@ class RLIFTrainer(GRPOTrainer):
         *positional: Any,
         answer_column: str = "answer",
         answer_style: AnswerStyle | None = None,
+        sampler: Sampler = "rlif",
         **options: Any,
     ) -> None:
         """As TRL's, and
@@ -82,11 +89,17 @@ class RLIFTrainer(GRPOTrainer):
             answer_column: of the dataset, with the gold answers, for `verifiable`.
             answer_style: where the answers of completions are looked for, "strict" or "lenient". None: lenient if
                 prompts are conversations.
+            sampler: "rlif" draws as `rlif train` does, each prompt computed once for its completions and each token
+                from one read of the logits, by random numbers of its own. "transformers" draws as TRL does, by TRL's
+                random numbers; so does "rlif" where TRL asks generate for what rlif's sampling has not
+                (penalties, min-p, beams, images, a cache of another kind), or the weights are sharded.
 
         Raises:
-            UserError: no such reward, no gold answers where one needs them, or a model that `use_fused_token_stats`
-                refuses.
+            UserError: no such reward or sampler, no gold answers where a reward needs them, or weights that are sharded
+                by DeepSpeed ZeRO-3.
         """
+        if sampler not in get_args(Sampler):
+            raise UserError(f"sampler: got {sampler!r}, expected one of {', '.join(get_args(Sampler))}")
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         functions = [_reward(each, answer_column, answer_style) for each in functions if each is not None]
         internal = [each.reward for each in functions if isinstance(each, TRLReward)]
@@ -100,11 +113,15 @@ class RLIFTrainer(GRPOTrainer):
             )
         self._stats_outputs = tuple(dict.fromkeys(field for reward in internal for field in reward.outputs))
         self.stats_source: StatsSource | None = None
+        self.sampler: Sampler = sampler
+        self._drawing: Drawing | None = None
         self.scored_rollout: Rollout | None = None
         self._drawn: Drawn | None = None
         self._stats: TokenStats | None = None
         super().__init__(model, functions, args, *positional, **options)
-        use_fused_token_stats(self)
+        self.fused_token_stats = FusedTokenStats(self, optional=True)
+        if self.fused_token_stats.unfit is not None and self.accelerator.is_main_process:
+            logger.warning("%s", self.fused_token_stats.unfit)
         if self.beta == 0 and self._stats_outputs and self.accelerator.is_main_process:
             logger.warning(
                 "beta is 0, TRL's default: without a penalty for leaving the start model, training on confidence "
@@ -117,16 +134,26 @@ class RLIFTrainer(GRPOTrainer):
         corrects = self.use_vllm and self.vllm_importance_sampling_correction
         # TRL's own condition for that forward.
         has_old_logps = self.args.gradient_accumulation_steps % generate_every != 0 or corrects
-        if has_old_logps and not self.mask_truncated_completions:
+        if has_old_logps and self.fused_token_stats.unfit is None and not self.mask_truncated_completions:
             return "old_logps"
         is_plain = not (
             self.use_vllm or self.use_transformers_continuous_batching or self.tools or self.rollout_func is not None
         )
         return "sampling" if is_plain else "forward"
 
-    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._stats_outputs or self._planned_source != "sampling":
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        outputs = self._stats_outputs if self._planned_source == "sampling" else ()
+        drawing = self._drawing_of(prompt_ids) if images is None and not multimodal_fields else None
+        if drawing is not None:
+            completion_ids, stats = draw(self, drawing, prompt_ids, outputs)
+            if outputs:
+                self._stats = stats
+                self._came_from("sampling")
+            return completion_ids, None
+        if not outputs:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
         recorder = SamplingRecorder(
             self._stats_outputs,
             temperature=self.temperature,
@@ -134,11 +161,26 @@ class RLIFTrainer(GRPOTrainer):
             eos_token_ids=self.eos_token_ids,
         )
         with self.fused_token_stats.listening(recorder):
-            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            completion_ids, logprobs = super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, *args, **kwargs
+            )
         self._stats = recorder.stats(completion_ids)
         if self._stats is not None:
             self._came_from("sampling")
         return completion_ids, logprobs
+
+    def _drawing_of(self, prompt_ids: list[list[int]]) -> Drawing | None:
+        """Return how rlif draws the completions, or None where transformers is to; decided once for all."""
+        if self.use_vllm or self.use_transformers_continuous_batching or not all(prompt_ids):
+            return None
+        if self._drawing is None and self.sampler == "rlif":
+            try:
+                self._drawing = drawing_of(self)
+            except NotServedError as reason:
+                self.sampler = "transformers"
+                if self.accelerator.is_main_process:
+                    logger.info("completions are drawn by transformers: %s", reason)
+        return self._drawing
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
@@ -168,6 +210,24 @@ class RLIFTrainer(GRPOTrainer):
         self._stats = joined(recorded, logits_to_keep)
         self._came_from("old_logps")
         return result
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        fused = self.fused_token_stats
+        serves = torch.is_grad_enabled() and fused.active and fused.unfit is None
+        loss = fused_loss(self, inputs) if serves else None
+        if loss is None:
+            return super()._compute_loss(model, inputs)
+        found: list[Tensor] = []
+
+        def forward(**given: Any) -> Any:
+            outputs = model(**given)
+            found.append(outputs.loss)
+            return outputs
+
+        with fused.learning(loss):
+            value = super()._compute_loss(forward, inputs)
+        # TRL's value has no gradient but that of experts' routers; the rest is of the loss that the head computed.
+        return value + (found[0] - found[0].detach())
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         if any(isinstance(each, TRLReward) for each in self.reward_funcs):

@@ -19,13 +19,10 @@ WORKLOAD = Workload(
 )  # fmt: skip
 
 
-def test_all_trainers_reward_the_same_completions_alike_and_the_phases_add_up() -> None:
+def test_all_trainers_reward_their_completions_by_the_formula_and_the_phases_add_up() -> None:
     found = {name: in_fresh_process(measure_trainer, name, WORKLOAD) for name in trl_step.TRAINERS}
-    expected = found[STOCK]["first_rewards"]
-    assert len(expected) == 6
-    assert len(set(expected)) > 1
     for measured in found.values():
-        assert measured["first_rewards"] == pytest.approx(expected, abs=trl_step.REWARD_GAP["cpu"])
+        assert measured["reward_gap"] <= trl_step.REWARD_GAP["cpu"]
         assert measured["peak_bytes"] > 0
         assert len(measured["steps"]) == 2
         for step in measured["steps"]:
@@ -33,17 +30,17 @@ def test_all_trainers_reward_the_same_completions_alike_and_the_phases_add_up() 
             assert min(step.values()) > 0
 
 
-@pytest.mark.parametrize(("last_reward", "named"), [(2.0, {STOCK}), (2.1, {STOCK, INSIDE})])
+@pytest.mark.parametrize(("gap", "named"), [(1e-5, {STOCK}), (0.1, {STOCK, INSIDE})])
 def test_a_trainer_that_was_killed_or_rewards_otherwise_is_named_and_the_others_are_compared(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, last_reward: float, named: set[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gap: float, named: set[str]
 ) -> None:
-    rewards = {INSIDE: [1.0, last_reward], PARTS: [1.0, 2.0]}
+    gaps = {INSIDE: gap, PARTS: 0.0}
 
     def killed_if_stock(measure: object, name: str, work: object) -> dict[str, object]:
         if name == STOCK:
             raise FreshProcessError("its process ended with exit code -9, perhaps for want of memory")
         step = {"sampling": 1.0, "scoring": 1.0, "update": 1.0, "step": 3.0, "tokens": 9}
-        return {"steps": [step] * 3, "first_rewards": rewards[name], "peak_bytes": 1}
+        return {"steps": [step] * 3, "reward_gap": gaps[name], "peak_bytes": 1}
 
     monkeypatch.setattr(runner, "in_fresh_process", killed_if_stock)
     options = Options(tmp_path, size="tiny", repeats=1)
@@ -52,4 +49,4 @@ def test_a_trainer_that_was_killed_or_rewards_otherwise_is_named_and_the_others_
     assert "exit code -9" in found["missing"][STOCK]
     assert set(found["implementations"]) == set(trl_step.TRAINERS) - named
     if INSIDE in named:
-        assert "rewards differ by 1.0e-01" in found["missing"][INSIDE]
+        assert "rewards differ by 1.0e-01 from Intuitor's formula" in found["missing"][INSIDE]

@@ -45,7 +45,9 @@ def train(rank: int, port: int, model_dir: Path, directory: Path) -> None:
     stock.reward_funcs[0] = lambda completions, **kwargs: [0.0] * len(completions)
     expected = tiny.trained(stock)
     config.reward_weights = [0.0, 1.0]
-    trainer = RLIFTrainer(str(model_dir), [same_length, "self_certainty"], config, tiny.dataset())
+    trainer = RLIFTrainer(
+        str(model_dir), [same_length, "self_certainty"], config, tiny.dataset(), sampler="transformers"
+    )
     found = {
         "weights": tiny.trained(trainer),
         "expected": expected,

@@ -38,6 +38,10 @@ MODES: dict[str, tuple[dict[str, Any], str]] = {
         {"mask_truncated_completions": True, "num_iterations": 2, "max_completion_length": 24},
         "sampling",
     ),
+    "a head of the adapter's own": (
+        {"peft_config": LoraConfig(task_type="CAUSAL_LM", modules_to_save=["lm_head"]), "beta": 0.05},
+        "sampling",
+    ),
     "LoRA": ({"peft_config": LoraConfig(task_type="CAUSAL_LM"), "beta": 0.05, "num_iterations": 2}, "old_logps"),
     "conversations": ({"conversational": True}, "sampling"),
     "gradient checkpointing": ({"activation_checkpointing": True}, "sampling"),
@@ -51,7 +55,8 @@ MODES: dict[str, tuple[dict[str, Any], str]] = {
 
 def make(trainer_class: Any, model_dir: Path, directory: Path, reward: Any, **changes: Any) -> Any:
     data = tiny.dataset(changes.pop("conversational", False))
-    options = {name: changes.pop(name) for name in ("peft_config", "rollout_func", "answer_column") if name in changes}
+    named = ("peft_config", "rollout_func", "answer_column", "sampler")
+    options = {name: changes.pop(name) for name in named if name in changes}
     return trainer_class(str(model_dir), reward, tiny.config(directory, **changes), data, **options)
 
 
@@ -63,7 +68,7 @@ def test_in_every_mode_the_steps_are_those_of_trl_with_the_same_reward(
     reward = tiny.SelfCertainty()
     stock = reward.trainer = make(GRPOTrainer, model_dir, tmp_path, reward, **changes)
     expected = tiny.trained(stock)
-    trainer = make(RLIFTrainer, model_dir, tmp_path, "self_certainty", **changes)
+    trainer = make(RLIFTrainer, model_dir, tmp_path, "self_certainty", sampler="transformers", **changes)
     found = tiny.trained(trainer)
     assert trainer.stats_source == source
     # Rewards differ by rounding, and so do the steps of some 1e-2 that follow from them.
@@ -78,7 +83,7 @@ def test_in_every_mode_the_steps_are_those_of_trl_with_the_same_reward(
 
 
 def test_a_stock_trainer_gets_the_same_from_trl_reward(model_dir: Path, tmp_path: Path) -> None:
-    expected = tiny.trained(make(RLIFTrainer, model_dir, tmp_path, "self_certainty"))
+    expected = tiny.trained(make(RLIFTrainer, model_dir, tmp_path, "self_certainty", sampler="transformers"))
     stock = make(GRPOTrainer, model_dir, tmp_path, trl_reward("self_certainty"))
     before = stock.model.forward
     assert tiny.furthest(tiny.trained(stock), expected) <= 1e-5
@@ -104,7 +109,7 @@ def test_a_reward_that_reads_the_prompts_ids_gets_them_in_a_stock_trainer(model_
 def test_a_stock_trainer_under_autocast_gets_the_same_from_trl_reward(model_dir: Path, tmp_path: Path) -> None:
     trainers = [
         make(GRPOTrainer, model_dir, tmp_path, trl_reward("self_certainty"), bf16=True, max_steps=1),
-        make(RLIFTrainer, model_dir, tmp_path, "self_certainty", bf16=True, max_steps=1),
+        make(RLIFTrainer, model_dir, tmp_path, "self_certainty", bf16=True, max_steps=1, sampler="transformers"),
     ]
     for trainer in trainers:
         trainer.train()

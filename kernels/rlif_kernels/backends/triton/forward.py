@@ -46,6 +46,8 @@ from rlif_kernels.backends.triton.lanes import (
 )
 
 LOWEST_FLOAT32 = tl.constexpr(-3.4028234663852886e38)
+# Of a maximum that moves so far nothing is left of what was added up before, and its square times that is still finite.
+LOWEST_SHIFT = tl.constexpr(-1e15)
 # Where 1 - p_y as a difference has lost four of its 24 bits, it is added up from the others instead.
 CANCELS = tl.constexpr(0.0625)
 
@@ -137,13 +139,12 @@ def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: t
         d = tl.maximum(difference * inv_temperature, LOWEST_FLOAT32)
         e = tl.where(inside, tl.exp2(d * LOG2E), 0.0)
         l_t = tl.fma(_difference(l_m, l_new) / V, l_n, l_t) + difference / V
-        shift = tl.maximum(_difference(l_m, l_new) * inv_temperature, LOWEST_FLOAT32)
+        shift = tl.maximum(_difference(l_m, l_new) * inv_temperature, LOWEST_SHIFT)
         a = tl.exp2(shift * LOG2E)
-        # Where a is 0 nothing is left of what was added up, and the shift times it may have overflowed.
         moved = tl.fma(shift, l_s, l_w)
         if SUM_V & SUMS:
-            l_v = tl.where(a > 0, a * tl.fma(shift, l_w + moved, l_v), 0.0) + e * d * d
-        l_w = tl.where(a > 0, a * moved, 0.0) + e * d
+            l_v = tl.fma(a, tl.fma(shift, l_w + moved, l_v), e * d * d)
+        l_w = tl.fma(a, moved, e * d)
         l_s = tl.fma(a, l_s, e)
         l_others = tl.fma(a, l_others, tl.where(o == target, 0.0, e))
         l_q = tl.fma(a * a, l_q, e * e)
@@ -152,13 +153,13 @@ def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: t
         l_m = l_new
     poison = sum_lanes(l_poison, LANES)
     m = tl.max(l_m, axis=0) + poison
-    shift = tl.maximum(_difference(l_m, m) * inv_temperature, LOWEST_FLOAT32)
+    shift = tl.maximum(_difference(l_m, m) * inv_temperature, LOWEST_SHIFT)
     a = tl.exp2(shift * LOG2E)
     n = sum_lanes(l_n, LANES)
     # A row without support has s = 0: its logarithm would be -inf where NaN is due.
     s = sum_lanes(a * l_s, LANES) + poison
     s = tl.where(s > 0, s, float("nan"))
-    mean_w = sum_lanes(tl.where(a > 0, a * tl.fma(shift, l_s, l_w), 0.0), LANES) / s
+    mean_w = sum_lanes(a * tl.fma(shift, l_s, l_w), LANES) / s
     variance = 0.0
     if SUM_V & SUMS:
         variance = sum_lanes(_lane_spread(l_s, l_w, l_v, a, shift, mean_w), LANES) / s

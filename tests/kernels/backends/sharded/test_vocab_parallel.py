@@ -24,6 +24,7 @@ from comparison import (
 )
 from divergences import assert_divergences_match
 from rlif_kernels import (
+    compat,
     divergence,
     grpo_loss,
     linear_divergence,
@@ -224,6 +225,34 @@ def check_divergences(rank: int, world_size: int, backend: str) -> None:
     expected = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
     for part, other in zip(parts, expected, strict=True):
         torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-5, msg=f"linear_divergence {backend}")
+
+    # The same divergence as the penalty of a loss, in the loss's own tiles.
+    targets, advantages = torch.zeros(3, 4, dtype=torch.long), torch.tensor([1.0, -0.5, 0.2])
+    for leaf in (*parts, *whole):
+        leaf.grad = None
+    penalty = {"beta": 0.5, "kl": "full", "vocab_size": 95, "softcap": 20.0}
+    ours = linear_grpo_loss(
+        *parts[:2], targets, advantages, bias=parts[2], ref_hidden=teacher_hidden, ref_weight=teacher_head[columns],
+        tile_bytes=1000, **penalty, **shared,
+    )  # fmt: skip
+    theirs = reference.linear_grpo_loss(
+        *whole[:2], targets, advantages.double(), bias=whole[2], ref_hidden=teacher_hidden.double(),
+        ref_weight=teacher_head.double(), **penalty,
+    )  # fmt: skip
+    for loss in (ours.loss, theirs.loss):
+        loss.backward()
+    torch.testing.assert_close(ours.kl.double(), theirs.kl, rtol=1e-5, atol=1e-5)
+    expected = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
+    for part, other in zip(parts, expected, strict=True):
+        torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-5, msg=f"full KL {backend}")
+
+    # NeMo-RL's function, by its names.
+    sharded, ids = torch.randn(3, 4, 101, generator=generator), torch.randint(101, (3, 4), generator=generator)
+    value = compat.get_next_token_logprobs_from_logits(
+        ids, sharded[..., columns], vocab_parallel_rank=rank, vocab_parallel_group=dist.group.WORLD
+    )
+    expected = sharded[:, :-1].double().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def check_several_targets(rank: int, world_size: int, backend: str) -> None:
