@@ -1,5 +1,6 @@
 """What a compiled kernel became: its main loop found in the disassembly and counted. Needs no GPU."""
 
+import os
 import re
 import subprocess
 import tempfile
@@ -13,7 +14,9 @@ import triton
 from benchmarks.gates.hardware import gpu_of, resident_programs
 from benchmarks.gates.loads import bytes_under_way, bytes_under_way_amd
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+# The release of Triton that compiles may be older than a target: what it ships then cannot disassemble for it.
+SHIPPED = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+CUOBJDUMP = Path(os.environ.get("TRITON_CUOBJDUMP_PATH", SHIPPED))
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,9 @@ def environment(release: str) -> dict[str, str]:
     """The environment of a process that imports this release, and ours of this tree; kernels are compiled there."""
     here = [str(ROOT / "kernels"), str(ROOT), str(folder_of(release))]
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return kept | {"PYTHONPATH": os.pathsep.join(here), "TRITON_CACHE_DIR": str(FOLDER / "cache")}
+    tool = folder_of(importlib.metadata.version("triton")) / "triton" / "backends" / "nvidia" / "bin" / "cuobjdump"
+    kept |= {"TRITON_CACHE_DIR": str(FOLDER / "cache"), "TRITON_CUOBJDUMP_PATH": str(tool)}
+    return kept | {"PYTHONPATH": os.pathsep.join(here)}
 
 
 def compile_all(release: str, target: str, names: Sequence[str] = ()) -> list[dict[str, Any]]:
