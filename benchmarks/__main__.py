@@ -17,10 +17,13 @@
   answers        which answers are right, by `rlif` and by math-verify
   word-prompts   word problems: after which instruction the model in --model DIR states answers, and is right how often
   recipe         the recipe for word problems with the model in --model DIR, on internal rewards and on right answers
+  real-self-feedback  RLSF on word problems with the model in --model DIR
+  explain        what `rlif explain` says of runs on the built-in task, step by step
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
   real-step      the whole training step of the model in --model DIR, with and without shared prompts, and TRL's
   architectures  sampled and scored distributions of some thirty kinds of models, beside float64
+  kl-estimators  how far the gradient of a penalty is off, by its estimator and the number of completions
 
 Without a suite the first four run, twenty minutes on two cores. Every measurement is saved as it comes, in
 DIR/MACHINE-DATE-SUITE.json. Peers take part where they can be imported (pip install '.[bench]'); those that cannot,
@@ -50,9 +53,9 @@ TOOLS = {
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
-    "shared-prompts", "real-step", "architectures",
+    "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators",
 )  # fmt: skip
-NEED_A_MODEL = ("word-prompts", "recipe", "real-step")
+NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--model",
         type=Path,
-        help="of word-prompts, recipe, shared-prompts, real-step: a directory saved by transformers",
+        help="of word-prompts, recipe, real-self-feedback, shared-prompts, real-step: a directory of transformers",
     )
     found.add_argument("--completions", type=Path, help="of evidence: a completions.jsonl of rlif eval")
     found.add_argument("--repeats", type=int, help="turns of each trainer, or seeds; default 3, or 1 with --quick")

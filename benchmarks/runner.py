@@ -41,7 +41,10 @@ SUITES = {
     "evidence": "benchmarks.steps.evidence",
     "shared-prompts": "benchmarks.steps.shared_prompts",
     "real-step": "benchmarks.steps.real_step",
+    "real-self-feedback": "benchmarks.steps.real_self_feedback",
     "architectures": "benchmarks.steps.architectures",
+    "kl-estimators": "benchmarks.steps.kl_estimators",
+    "explain": "benchmarks.steps.explain",
 }
 
 
@@ -59,8 +62,8 @@ class Options:
     repeats: int = 3
     """Turns of each trainer, or seeds."""
     model: Path | None = None
-    """Directory of the model that `word-prompts` asks, that `recipe` and `real-step` train, and that `shared-prompts`
-    measures beside the random one."""
+    """Directory of the model that `word-prompts` asks, that `recipe`, `real-self-feedback` and `real-step` train, and
+    that `shared-prompts` measures beside the random one."""
     completions: Path | None = None
     """File of `rlif eval` that `evidence` measures."""
     seconds: float | None = None
@@ -129,7 +132,7 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
     """
     steps = importlib.import_module(SUITES[name]).steps(options) if steps is None else steps
     date = str(datetime.date.today())
-    path = options.output / f"{slug(options.device)}-{date}-{name}.json"
+    path = results_path(name, options)
     path.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
         "suite": name,
@@ -174,6 +177,11 @@ def run_suite(name: str, options: Options, steps: list[Step] | None = None) -> d
             save()
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return results
+
+
+def results_path(name: str, options: Options) -> Path:
+    """Where a suite's results of today are."""
+    return options.output / f"{slug(options.device)}-{datetime.date.today()}-{name}.json"
 
 
 def _without_place(argument: str) -> str:

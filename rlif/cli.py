@@ -32,6 +32,7 @@ COMMANDS = {
     "demo": ("rlif.demo", "DemoConfig"),
     "lab": ("rlif.lab", "LabConfig"),
     "diagnose": ("rlif.diagnosis", "DiagnoseConfig"),
+    "explain": ("rlif.explanation", "ExplainConfig"),
     "convert": ("rlif.conversion", "ConvertConfig"),
     "mix": ("rlif.mixing", "MixConfig"),
     "eval": ("rlif.evaluation", "EvalConfig"),

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,14 +18,17 @@ from triton.compiler import ASTSource
 
 from benchmarks.gates.disassembly import Counts, count_compiled, disassembled
 from benchmarks.gates.peers_compiled import count_liger
+from benchmarks.gates.variants import TARGET as VARIANTS_TARGET
+from benchmarks.gpu.variants import VARIANTS, Variant
 from rlif_kernels.backends import triton as launcher
 from rlif_kernels.backends.triton import plan
 from rlif_kernels.backends.triton.backward import backward_kernel
 from rlif_kernels.backends.triton.divergence import pair_kernel
 from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, terms_kernel
-from rlif_kernels.backends.triton.launches import Launch, current
+from rlif_kernels.backends.triton.launches import DESCRIPTOR, Launch, current, override
 from rlif_kernels.backends.triton.pairs import pair_constants
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
@@ -39,6 +43,9 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
+# What counts call "all fields". Varentropy has kernels of its own, beside the default fields, to compare with theirs.
+ALL_BUT_VARENTROPY = tuple(name for name in FIELDS if name != "varentropy")
+WITH_VARENTROPY = (*DEFAULT_OUTPUTS, "varentropy")
 TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -54,15 +61,18 @@ class Kernel:
     slices: int = 1  # of a part
     short: bool = False  # which of the two kernels of the fused loss
     kind: str = ""  # of a divergence
+    few: bool = False  # rows of a divergence
 
     def __str__(self) -> str:
         notes = [TRITON_DTYPES[self.dtype]]
-        notes += ["all fields"] if self.outputs == FIELDS else []
+        notes += ["all fields"] if self.outputs == ALL_BUT_VARENTROPY else []
+        notes += ["varentropy"] if self.outputs == WITH_VARENTROPY else []
         notes += [] if self.wide else ["unaligned"]
         notes += ["softcap"] if self.softcap else []
         notes += [f"{self.slices} slices"] if self.slices > 1 else []
         notes += ["short rows"] if self.short else []
         notes += [self.kind] if self.kind else []
+        notes += ["few rows"] if self.few else []
         return f"{self.name} ({', '.join(notes)})"
 
 
@@ -75,36 +85,47 @@ def kernels() -> list[Kernel]:
         Kernel("forward", fp16),
         Kernel("backward", fp16),
         *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
-        *(Kernel(name, bf16, outputs=FIELDS) for name in names),
+        *(Kernel(name, bf16, outputs=outputs) for outputs in (ALL_BUT_VARENTROPY, WITH_VARENTROPY) for name in names),
+        Kernel("forward", fp32, outputs=WITH_VARENTROPY),
         *(Kernel("part", dtype, slices=slices) for dtype in (bf16, fp32) for slices in (2, 4)),
         *(Kernel(name, dtype, softcap=True) for dtype in (bf16, fp32) for name in names),
-        *(Kernel("forward", dtype, outputs=FIELDS, softcap=True) for dtype in (bf16, fp32)),
+        *(Kernel("forward", dtype, outputs=ALL_BUT_VARENTROPY, softcap=True) for dtype in (bf16, fp32)),
         *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, dtype, short=True) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, bf16, softcap=True) for name in GRPO_LOOPS),
         Kernel("terms", fp32),
         *(Kernel("divergence sums", dtype, kind="reverse_kl") for dtype in (bf16, fp32)),
         *(Kernel("divergence gradient", dtype, kind=kind) for dtype in (bf16, fp32) for kind in KINDS),
+        *(Kernel("divergence mixture", dtype, kind="jsd") for dtype in (bf16, fp32)),
         Kernel("divergence gradient", bf16, kind="reverse_kl", softcap=True),
+        Kernel("divergence sums", bf16, kind="reverse_kl", few=True),
+        *(Kernel(f"divergence {loop}", bf16, kind="jsd", few=True) for loop in ("mixture", "gradient")),
     ]
 
 
 # The fused loss is one kernel with two main loops.
 GRPO_LOOPS = ("grpo statistics", "grpo gradient")
 # So is a divergence, with a loop more where it is a Jensen-Shannon divergence.
-DIVERGENCE_LOOPS = ("divergence sums", "divergence gradient")
+DIVERGENCE_LOOPS = ("divergence sums", "divergence mixture", "divergence gradient")
 # All terms of the loss, so that the gradient loop has all that it can have.
 GRPO_OPTIONS = LossOptions(0.2, 0.28, 4.0, 0.04, 0.01, 0.01)
 OPTIONS = ("num_warps", "enable_fp_fusion", "maxnreg")
+# The vocabulary whose launches are compiled.
+COLUMNS = 151936
+# Of variants by the kernels' names in the table, those under which they are compiled.
+VARIED = {"forward_part": "part", "grpo": "grpo statistics", "grpo_short": "grpo statistics"}
+# Choices that change what is compiled; the others are hints, or decide which kernel is launched.
+COMPILED = {"num_stages", "num_warps", "unroll", "block_bytes", "max_registers"}
 
 
 def launch_of(kernel: Kernel, target: str) -> Launch:
     """The choices that the table has for a kernel, at a vocabulary of 151936."""
-    forward = plan.forward_name(kernel.outputs == FIELDS, kernel.softcap)
+    forward = plan.forward_name(plan.has_large_state(kernel.outputs), kernel.softcap)
     names = {"forward": forward, "part": f"{forward}_part", "backward": "backward"}
     grpo = "grpo_softcap" if kernel.softcap else "grpo_short" if kernel.short else "grpo"
-    name = "divergence" if kernel.name in DIVERGENCE_LOOPS else names.get(kernel.name, grpo)
-    launch = current().find(name, target, kernel.dtype.itemsize, 151936)
+    divergence = "divergence_few" if kernel.few else "divergence"
+    name = divergence if kernel.name in DIVERGENCE_LOOPS else names.get(kernel.name, grpo)
+    launch = current().find(name, target, kernel.dtype.itemsize, COLUMNS)
     return plan.part_of(launch, kernel.slices, TARGETS[target].warp_size) if kernel.name == "part" else launch
 
 
@@ -117,7 +138,8 @@ def kernel_constants(kernel: Kernel, target: str) -> dict[str, Any]:
     if kernel.name in GRPO_LOOPS:
         return launcher.grpo_constants(launch, dtype, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, softcap)
     if kernel.name in DIVERGENCE_LOOPS:
-        return pair_constants(launch, (dtype, dtype), kernel.kind, kernel.wide, kernel.wide, (softcap, softcap))
+        softcaps = (softcap, softcap)
+        return pair_constants(launch, (dtype, dtype), kernel.kind, kernel.wide, kernel.wide, softcaps, target)
     return launcher.forward_constants(launch, dtype, kernel.outputs, kernel.wide, softcap, kernel.slices)
 
 
@@ -135,7 +157,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         functions |= dict.fromkeys(DIVERGENCE_LOOPS, pair_kernel)
         function = functions.get(kernel.name, grpo_kernel)
     if kernel.name == "backward":
-        absent |= {f"g_{name}_ptr": None for name in FIELDS[:-1] if name not in kernel.outputs}
+        absent |= {f"g_{name}_ptr": None for name in DIFFERENTIABLE if name not in kernel.outputs}
     if function in (backward_kernel, grpo_kernel):
         absent["grad_offsets_ptr"] = None
     if function is pair_kernel:
@@ -198,7 +220,14 @@ def count_kernel(kernel: Kernel, target: str) -> Counts:
     unroll = 1 if per_thread is None or stores else kernel_constants(kernel, target).get("UNROLL", 1)
     compiled = compile_kernel(kernel, target)
     bytes_each = kernel.dtype.itemsize * (2 if kernel.name in DIVERGENCE_LOOPS else 1)
-    return count_compiled(str(kernel), target, compiled, per_thread, bytes_each, stores, unroll)
+    # A mixture has an exponential of each side and one of their ratio, which tells its loop from that of the sums.
+    exponentials = 3 if kernel.name == "divergence mixture" else 1
+    launch = launch_of(kernel, target)
+    described = launch.load == DESCRIPTOR and kernel.name != "terms" and not stores
+    in_flight = plan.bytes_in_flight(launch, kernel.slices) if described else None
+    return count_compiled(
+        str(kernel), target, compiled, per_thread, bytes_each, stores, unroll, exponentials, in_flight
+    )
 
 
 def count_trl(target: str) -> list[Counts]:
@@ -237,15 +266,42 @@ def count_target(target: str, only: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
+def variants(dtype: torch.dtype) -> list[tuple[Variant, Kernel]]:
+    """The variants that a GPU is to time and that compile to something of their own, each with the kernel that it is a
+    launch of."""
+    found = []
+    for variant in (each for group in VARIANTS.values() for each in group):
+        if variant.choices.keys() & COMPILED or variant.choices.get("load") == DESCRIPTOR:
+            loop = VARIED.get(variant.kernel, variant.kernel)
+            found.append((variant, Kernel(loop, dtype, short=variant.kernel == "grpo_short")))
+    return found
+
+
+def count_variants(target: str, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Counts of each variant, with its name and the registers that plans count on."""
+    counted = []
+    for variant, kernel in variants(dtype):
+        with override(variant.kernel, **variant.choices):
+            planned = current().find(variant.kernel, target, dtype.itemsize, COLUMNS).registers
+            counts = asdict(count_kernel(kernel, target))
+        counted.append(counts | {"variant": str(variant), "planned_registers": planned})
+    return counted
+
+
 def compile_report(target: str, names: Sequence[str] = ()) -> None:
     """Print Triton's version, and of each kernel (those named, or all) a line of JSON: what it became, or the error."""
     print(triton.__version__)
-    for kernel in kernels():
-        if names and str(kernel) not in names:
+    jobs: list[tuple[str, Kernel, Variant | None]] = [(str(kernel), kernel, None) for kernel in kernels()]
+    if target == VARIANTS_TARGET:
+        dtypes = (torch.bfloat16, torch.float32)
+        jobs += [(f"{kernel}, {variant}", kernel, variant) for dtype in dtypes for variant, kernel in variants(dtype)]
+    for name, kernel, variant in jobs:
+        if names and name not in names:
             continue
-        found: dict[str, Any] = {"kernel": str(kernel)}
+        found: dict[str, Any] = {"kernel": name}
         try:
-            program = disassembled(target, compile_kernel(kernel, target))
+            with override(variant.kernel, **variant.choices) if variant else nullcontext():
+                program = disassembled(target, compile_kernel(kernel, target))
             found |= {"registers": program.registers, "spills": program.spills}
         except Exception as error:  # whatever a compiler raises: that is what is asked
             found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"

@@ -56,11 +56,15 @@ def count_compiled(
     itemsize: int,
     stores: bool | None = None,
     unroll: int = 1,
+    exponentials: int = 1,
+    in_flight: int | None = None,
 ) -> Counts:
     """Count a compiled kernel whose main loop takes `per_thread` elements a thread and turn, `unroll` times or more.
 
-    `per_thread` is for warps of 32 threads. A kernel that reads its row twice has two such loops: `stores` says which
-    of them to count, the one that writes or the one that does not.
+    `per_thread` is for warps of 32 threads. A kernel that reads its row several times has several such loops: `stores`
+    says which of them to count, the one that writes or one that does not, and `exponentials` how many it has at least
+    for each element. What loads by descriptors have under way at once does not show: of those `in_flight` is given, the
+    bytes of a program.
     """
     amd = target.startswith("gfx")
     program = disassembled(target, compiled)
@@ -73,11 +77,12 @@ def count_compiled(
     exponential, store = ("v_exp_f32", "_store_") if amd else ("MUFU", "STG")
     threads = 2 if amd else 1  # a wavefront has 64
     widths = amd_widths if amd else access_widths
-    loop = main_loop(
-        program, exponential, store, stores, per_thread * unroll // threads, lambda body: sum(widths(body, "load"))
-    )
+    least = per_thread * unroll * exponentials // threads
+    loop = main_loop(program, exponential, store, stores, least, lambda body: sum(widths(body, "load")))
     loads, writes = (widths(loop, kind) for kind in ("load", "store"))
-    elements = per_thread * unrolled(threads * sum(loads), per_thread * itemsize, loop) / threads
+    under_way = bytes_under_way_amd if amd else bytes_under_way
+    turns = unrolled(threads * sum(loads), per_thread * itemsize, loop) if in_flight is None else unroll
+    elements = per_thread * turns / threads
 
     def count(*patterns: str) -> int:
         return sum(opcode(text).startswith(patterns) for text in loop)
@@ -95,7 +100,7 @@ def count_compiled(
         narrowest(loads, loop),
         narrowest(writes, loop),
         **residency,
-        in_flight=(bytes_under_way_amd if amd else bytes_under_way)(loop) * warps * device.warp * programs,
+        in_flight=programs * (under_way(loop) * warps * device.warp if in_flight is None else in_flight),
     )
 
 
@@ -147,14 +152,14 @@ def main_loop(
     exponential: str,
     store: str,
     stores: bool | None,
-    elements: int,
+    least: int,
     loaded: Callable[[list[str]], int],
 ) -> list[str]:
     """Return the innermost loop with the fewest instructions to a byte that it loads, of those that do main work.
 
-    These have an exponential for each of a turn's elements. The others are tails, masks and rare rows, which take fewer
-    elements in a turn, or more instructions for them. `stores` leaves only the loops that store something, or those
-    that do not.
+    These have `least` exponentials, one or more for each of a turn's elements. The others are tails, masks and rare
+    rows, which take fewer elements in a turn, or more instructions for them. `stores` leaves only the loops that store
+    something, or those that do not.
     """
     jumps = program.backward_jumps
     innermost = [
@@ -168,7 +173,7 @@ def main_loop(
     bodies = [[text for at, text in program.instructions if first <= at <= last] for first, last in innermost]
     bodies = [body for body in bodies if stores is None or any(store in text for text in body) == stores]
     exponentials = [sum(exponential in text for text in body) for body in bodies]
-    enough = [body for body, count in zip(bodies, exponentials, strict=True) if count >= elements]
+    enough = [body for body, count in zip(bodies, exponentials, strict=True) if count >= least]
     return min(enough, key=lambda body: len(body) / max(1, loaded(body)))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks.gates.variants import count_variants
 from benchmarks.memory import in_fresh_process
 from benchmarks.runner import Options, Step
 
@@ -22,7 +23,8 @@ COUNTED_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 def steps(options: Options) -> list[Step]:
     """One target each; sm_90 alone when it has to be quick."""
     targets = COUNTED_TARGETS if options.size == "full" else ("sm_90",)
-    return [Step(f"kernels for {target}", 35, partial(add_target, target)) for target in targets]
+    found = [Step(f"kernels for {target}", 90, partial(add_target, target)) for target in targets]
+    return [*found, Step("variants", 60, add_variants)] if options.size == "full" else found
 
 
 def add_target(target: str, results: dict[str, Any]) -> str:
@@ -31,6 +33,11 @@ def add_target(target: str, results: dict[str, Any]) -> str:
     results.setdefault("counts", []).extend(counted["counts"])
     found = {each["kernel"]: each["instructions"] for each in counted["counts"]}
     return ", ".join(f"{name} {found[name]:.1f}" for name in ("forward (bf16)", "backward (bf16)")) + " an element"
+
+
+def add_variants(results: dict[str, Any]) -> str:
+    results["variants"] = in_fresh_process(count_variants)
+    return f"{len(results['variants'])} kernels"
 
 
 def count_kernels(target: str, only: Sequence[str] = ()) -> dict[str, Any]:

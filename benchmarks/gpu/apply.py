@@ -69,7 +69,9 @@ def checked(file: Path) -> dict[str, Any]:
     if found["size"] != "full" or found["device"] != "cuda":
         raise UserError(f"--apply: {file} is of a dry run ({found['size']}, {found['device']}); expected a device's")
     if not found["finished"]:
-        raise UserError(f"--apply: {file} is of a run that was stopped; expected one that went through all its parts")
+        raise UserError(
+            f"--apply: {file} is of a run of some parts, or one that was stopped; expected one of all parts"
+        )
     return found
 
 

@@ -24,6 +24,7 @@ from rlif_kernels import (
     reference,
     token_stats,
 )
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, IGNORE_INDEX
 
 # float32 results against float64: times max(1, |value|), and times the largest upstream gradient.
@@ -222,7 +223,7 @@ def statistics_faults(inputs: Inputs, backend: str | None) -> list[str]:
     leaf = inputs.logits.detach().clone() if inputs.inplace else inputs.logits.detach()
     leaf.requires_grad_()
     weights = {
-        name: torch.randn(inputs.targets.shape, device=leaf.device) for name in inputs.outputs if name != "top_probs"
+        name: torch.randn(inputs.targets.shape, device=leaf.device) for name in inputs.outputs if name in DIFFERENTIABLE
     }
     options = {"outputs": inputs.outputs, "backend": backend, **inputs.options}
     with poisoned():
@@ -239,6 +240,9 @@ def statistics_faults(inputs: Inputs, backend: str | None) -> list[str]:
         fault for name in inputs.outputs if (fault := value_fault(name, getattr(stats, name), getattr(expected, name)))
     ]
     temperature = inputs.options.get("temperature", 1.0)
+    if "varentropy" in weights:
+        assert expected.varentropy is not None
+        weights["varentropy"] = weights["varentropy"] * expected.varentropy.detach().clamp(min=1)
     size = torch.stack([weight.abs() for weight in weights.values()]).sum(0) / temperature
     found += gradient_faults(leaf.grad, exact.grad, GRADIENT_TOLERANCE * size.double()[:, None])
     return found + changed_bits(stats, inputs, options)

@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in one command: is it right, how fast is it, which launches are best, and why.
 
-    python -m benchmarks gpu --output DIRECTORY [--minutes 7] [--wheels DIRECTORY] [--dry-run]
+    python -m benchmarks gpu --output DIRECTORY [--minutes 7] [--parts PART ...] [--wheels DIRECTORY] [--dry-run]
     python -m benchmarks gpu --apply DIRECTORY/gpu.json
 
   contract   does every kernel launch, and is it right: the contract's grid, with poisoned outputs
@@ -14,7 +14,8 @@
 Needs no network, and no more than the minutes given: each part has its share, the most valuable comes first, and what
 a part leaves goes to the next. Every part is a process of its own, and DIRECTORY/gpu.json has what it found until then
 once it ends, fails or is stopped; a table comes last. What cannot take part, a peer or a tool that is not installed,
-is named. `--wheels` puts the wheels of a directory in front of what is installed, for these processes alone.
+is named. `--parts` runs some of them, in all of the time. `--wheels` puts the wheels of a directory in front of what is
+installed, for these processes alone.
 
 `--apply` turns such a file into what depends on it: the file goes to benchmarks/results, its launches to the kernels'
 table, and its figures to the pages.
@@ -34,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -58,8 +60,11 @@ RESERVE_SECONDS = 10
 class Parts:
     """The parts as processes, each of which is started, and imports what it needs, while the one before measures."""
 
-    def __init__(self, output: Path, device: str, size: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, output: Path, device: str, size: str, environment: dict[str, str], names: Sequence[str] = tuple(MODULES)
+    ) -> None:
         self.output, self.device, self.size, self.environment = output, device, size, environment
+        self.names = names
         self.started: dict[str, subprocess.Popen[str]] = {}
 
     def prepare(self, name: str) -> None:
@@ -71,9 +76,8 @@ class Parts:
     def run(self, name: str, seconds: float) -> dict[str, Any]:
         """What the part found, also if it was stopped; and of one that failed the end of what it said."""
         self.prepare(name)
-        names = list(MODULES)
-        if name != names[-1]:
-            self.prepare(names[names.index(name) + 1])
+        if name != self.names[-1]:
+            self.prepare(self.names[self.names.index(name) + 1])
         finished = finish(self.started[name], seconds, f"{seconds}\n")
         path = self.file(name)
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -124,8 +128,10 @@ def carried(site: Path) -> dict[str, str]:
     return {name: found[plain] for plain, name in names.items() if plain in found}
 
 
-def run(output: Path, minutes: float, wheels: Path | None, dry_run: bool, device: str) -> dict[str, Any]:
-    """Run the parts; returns the results, which are in OUTPUT/gpu.json."""
+def run(
+    output: Path, minutes: float, names: Sequence[str], wheels: Path | None, dry_run: bool, device: str
+) -> dict[str, Any]:
+    """Run the parts of these names; returns the results, which are in OUTPUT/gpu.json."""
     path = output / "gpu.json"
     size = "full" if not dry_run else "tiny" if wheels is None else "tiny with peers"
     results: dict[str, Any] = {
@@ -152,15 +158,15 @@ def run(output: Path, minutes: float, wheels: Path | None, dry_run: bool, device
 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as site:
-        parts = Parts(output, device, size, part_environment(wheels, Path(site), device))
+        parts = Parts(output, device, size, part_environment(wheels, Path(site), device), names)
         results["machine"]["versions"] |= carried(Path(site))
         try:
-            parts.prepare(next(iter(SHARES)))
-            given = [Part(name, share, partial(parts.run, name)) for name, share in SHARES.items()]
+            parts.prepare(names[0])
+            given = [Part(name, SHARES[name], partial(parts.run, name)) for name in names]
             run_parts(given, 60 * minutes - RESERVE_SECONDS, save)
         finally:
             parts.stop()
-    for name in SHARES:
+    for name in names:
         parts.file(name).unlink(missing_ok=True)
     return results
 
@@ -174,6 +180,7 @@ def main(command_line: list[str] | None = None) -> int:
     either.add_argument("--output", type=Path, help="directory to write to")
     either.add_argument("--apply", type=Path, metavar="FILE", help="a gpu.json, to draw pages and launches from")
     parser.add_argument("--minutes", type=float, default=7.0, help="that it may take in all; default 7")
+    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), metavar="PART", help="default: all")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="of packages that are not installed, a wheel each")
     parser.add_argument("--dry-run", action="store_true", help="tiny tensors; on a CPU too")
     arguments = parser.parse_args(command_line)
@@ -186,7 +193,8 @@ def main(command_line: list[str] | None = None) -> int:
             parser.error("there is no CUDA or ROCm device; --dry-run shows what would be done")
         arguments.output.mkdir(parents=True, exist_ok=True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        results = run(arguments.output, arguments.minutes, arguments.wheels, arguments.dry_run, device)
+        names = [name for name in SHARES if name in arguments.parts]
+        results = run(arguments.output, arguments.minutes, names, arguments.wheels, arguments.dry_run, device)
     except UserError as error:
         parser.error(str(error))
     print(arguments.output / "gpu.json")

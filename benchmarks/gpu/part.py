@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.budget import GRACE_SECONDS
-from benchmarks.memory import describe_error
 from rlif.files.whole import write_text
 
 # By name the module whose `measure` does the part, in the order of the run.
@@ -76,6 +75,8 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         task.found["stopped"] = "its time was up"
     except Exception as error:
+        from benchmarks.memory import describe_error  # which loads torch: not every part needs it
+
         task.found["failed"] = describe_error(error)
         raise
     finally:

@@ -22,6 +22,7 @@ from benchmarks.gpu.part import Task
 from benchmarks.memory import describe_error
 from rlif_kernels import grpo_loss, token_stats
 from rlif_kernels.backends.triton import launches
+from rlif_kernels.backends.triton.launches import DESCRIPTOR
 
 # What is launched as the table says.
 TABLE = "the table's"
@@ -46,8 +47,10 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("forward", {"num_stages": 4, "unroll": 1}),
         Variant("forward", {"load": "evict_first"}),
         Variant("forward", {"num_stages": 3, "unroll": 1, "load": "evict_first"}),
+        Variant("forward", {"num_stages": 3, "unroll": 1, "load": DESCRIPTOR}),
         Variant("forward", {"num_warps": 8, "unroll": 2}),
         Variant("forward_part", {"num_stages": 3, "registers": 112}),
+        Variant("forward_part", {"num_stages": 3, "registers": 112, "load": DESCRIPTOR}),
         Variant("forward_part", {"load": "evict_first"}),
         Variant("forward", {"slices": 0}),
         Variant("forward", {"slices": 1}),
@@ -62,6 +65,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("backward", {"tiles": 2}),
         Variant("backward", {"tiles": 8}),
         Variant("backward", {"num_warps": 8, "block_bytes": 16384}),
+        Variant("backward", {"num_stages": 3}),
     ),
     "loss": (
         Variant("grpo", {"path": "pair"}),
@@ -71,6 +75,8 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("grpo", {"second_load": "", "store": ""}),
         Variant("grpo", {"num_stages": 3}),
         Variant("grpo_short", {"num_stages": 3}),
+        Variant("grpo", {"num_stages": 3, "load": DESCRIPTOR}),
+        Variant("grpo_short", {"num_stages": 3, "load": DESCRIPTOR}),
     ),
 }
 # The most telling first. Rows that fill the device, and rows that do not.
@@ -98,7 +104,7 @@ def measure(task: Task) -> None:
                     task.found["skipped"].append(label)
                     continue
                 try:
-                    tried = variants[:TINY_VARIANTS] if task.tiny else variants
+                    tried = variants[:TINY_VARIANTS] if task.tiny else offered(variants, task.device)
                     task.found["entries"].append(time_variants(op, rows, columns, dtype, tried, task))
                 except Exception as error:  # for want of memory, say: it costs no other shape
                     task.found["missing"][label] = describe_error(error)
@@ -114,7 +120,7 @@ def compile_all(task: Task) -> None:
         (op, variant, rows, COMPILED_COLUMNS, dtype, task.device)
         for dtype in DTYPES
         for op, variants in VARIANTS.items()
-        for variant in (None, *variants)
+        for variant in (None, *offered(variants, task.device))
         for rows in COMPILED_ROWS
     ]
     pool = multiprocessing.get_context("spawn").Pool(PROCESSES)
@@ -131,6 +137,13 @@ def compile_all(task: Task) -> None:
 def compile_one(op: str, variant: Variant | None, rows: int, columns: int, dtype: torch.dtype, device: str) -> None:
     with suppress(Exception):
         launched(CALLS[op](rows, columns, dtype, device), variant)
+
+
+def offered(variants: tuple[Variant, ...], device: str) -> tuple[Variant, ...]:
+    """Those that a device has the hardware for: descriptors are worth their while from Hopper on."""
+    name = architecture(device)
+    has_descriptors = name.startswith("sm_") and int(name.removeprefix("sm_")) >= 90
+    return tuple(each for each in variants if has_descriptors or each.choices.get("load") != DESCRIPTOR)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -27,7 +27,10 @@ from rlif.errors import UserError
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 # What stands in the place of a table that nobody could measure yet.
-UNMEASURED = {"gpu": "**No GPU timing is claimed yet.**"}
+UNMEASURED = {
+    "gpu": "**No GPU timing is claimed yet.**",
+    "releases": "**The whole run is not among the results yet.**",
+}
 TABLE = re.compile(r"(<!-- table (\S+) -->\n)((?:(?!<!-- table ).)*?)(<!-- end -->)", re.DOTALL)
 
 

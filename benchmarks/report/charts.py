@@ -1,4 +1,5 @@
-"""Charts of the suite `ops`, one message each (time, share of the floor, memory, error), and that of `recipe`.
+"""Charts of the suite `ops`, one message each (time, share of the floor, memory, error), and of `recipe`, `explain` and
+`kl-estimators`.
 
 A chart carries the checksum of the results file that it was drawn from, so that a stale one is known without comparing
 pictures, which differ between versions of matplotlib.
@@ -18,6 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from benchmarks.ops.floor import floor_milliseconds
 from benchmarks.ops.problems import BASELINE, TOLERANCE
+from benchmarks.report.explain import explain_chart
+from benchmarks.report.kl_estimators import kl_estimators_chart
 from benchmarks.report.lines import LOGITS, lines
 from benchmarks.report.ops import shape
 from benchmarks.report.recipe import recipe_chart
@@ -32,6 +35,8 @@ SHOWN = {
     "memory": "of one forward and backward",
     "error": "largest over all tokens",
     "recipe": "means over seeds, thin: each seed",
+    "kl-estimators": "means over disjoint groups of completions",
+    "explain": "means over seeds, thin: each seed",
 }
 OP_NAMES = {
     "token_stats": "log-probability, entropy and self-certainty of logits",
@@ -294,4 +299,6 @@ CHARTS: dict[str, dict[str, Callable[[dict[str, Any]], Figure | None]]] = {
         "error": error_chart,
     },
     "recipe": {"recipe": recipe_chart},
+    "kl-estimators": {"kl-estimators": kl_estimators_chart},
+    "explain": {"explain": explain_chart},
 }

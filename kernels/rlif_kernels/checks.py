@@ -48,15 +48,18 @@ def row_arguments(
     outputs: tuple[str, ...],
     backend: str | None,
     group: "ProcessGroup | None",
+    several_targets: bool = False,
 ) -> RowArguments:
     """Check what all functions have in common.
 
     Args:
         source: (..., anything): the logits or hidden states whose rows the other arguments describe.
         num_columns: the columns that are there; the others are the arguments of `token_stats`.
+        several_targets: whether a row may have K targets, (..., K).
     """
     check_tensor("targets", targets)
-    check_per_row("targets", targets, source, source_name)
+    several = several_targets and targets.ndim == source.ndim and targets.shape[-1] > 0
+    check_per_row("targets", targets, source, source_name, several)
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"targets has dtype {targets.dtype}; expected an integer dtype")
     temperature = checked_temperature(temperature, source, source_name, backend)
@@ -75,7 +78,7 @@ def row_arguments(
 
     targets = targets.long().contiguous()
     if mask is not None:
-        targets = targets.where(mask, IGNORE_INDEX).contiguous()
+        targets = targets.where(mask[..., None] if several else mask, IGNORE_INDEX).contiguous()
     largest_slice = num_columns
     if group is None:
         num_columns = check_vocab_size(vocab_size, num_columns)
@@ -84,7 +87,7 @@ def row_arguments(
 
         targets, num_columns, largest_slice = own_slice(targets, temperature, num_columns, vocab_size, group)
     return RowArguments(
-        Rows(targets, temperature, softcap, num_columns),
+        Rows.of(targets, source.ndim - 1, temperature, softcap, num_columns),
         tuple(name for name in FIELDS if name in outputs),
         backend or "auto",
         "" if group is None else group.group_name,
@@ -174,9 +177,9 @@ def check_inplace(logits: Tensor) -> None:
 
 def check_values(rows: Rows) -> None:
     """`check_targets` and `check_temperatures` of the rows that are not masked. Costs a GPU a synchronisation."""
-    active = rows.targets != IGNORE_INDEX
-    check_targets(rows.targets, active, rows.num_columns)
-    check_temperatures(rows.temperature, active)
+    targets = rows.given_targets
+    check_targets(targets, targets != IGNORE_INDEX, rows.num_columns)
+    check_temperatures(rows.temperature, rows.targets != IGNORE_INDEX)
 
 
 def check_targets(targets: Tensor, active: Tensor, num_columns: int) -> None:
@@ -273,9 +276,10 @@ def finite_number(name: str, value: float, at_least_0: bool = False) -> float:
     return number
 
 
-def check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str) -> None:
+def check_per_row(name: str, tensor: Tensor, source: Tensor, source_name: str, several: bool = False) -> None:
+    """One number for each row of the source, or `several`: as many for each."""
     rows = source.shape[:-1]
-    if tensor.shape != rows:
+    if (tensor.shape[:-1] if several else tensor.shape) != rows:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; expected {tuple(rows)}, the shape of {source_name} less its last "
             "one"

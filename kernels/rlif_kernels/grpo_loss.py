@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
+from rlif_kernels import kl_penalty
 from rlif_kernels.backends import Backend, backend_for, local_backend, vocab_parallel
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
+from rlif_kernels.divergence import divergence
 from rlif_kernels.loss_arguments import loss_arguments
 from rlif_kernels.loss_functions import logits_loss_functions
 from rlif_kernels.loss_options import LossOptions, LossVariant
@@ -27,6 +29,7 @@ from rlif_kernels.op_values import (
     op_rows,
     requested,
 )
+from rlif_kernels.pairs import Divergence
 from rlif_kernels.policy_loss import GRPOLoss, policy_loss
 from rlif_kernels.rows import Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
@@ -48,6 +51,7 @@ def grpo_loss(
     ref_logprob: Tensor | None = None,
     *,
     token_weight: Tensor | None = None,
+    ref_logits: Tensor | None = None,
     mask: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     vocab_size: int | None = None,
@@ -57,6 +61,7 @@ def grpo_loss(
     epsilon_high: float | None = None,
     delta: float | None = None,
     beta: float = 0.0,
+    kl: str = "k3",
     importance_sampling_level: str = "token",
     entropy_coef: float = 0.0,
     self_certainty_coef: float = 0.0,
@@ -83,6 +88,7 @@ def grpo_loss(
         token_weight: (..., T), at least 0: multiplies each token's policy term, that is its advantage, and neither the
             penalty nor the means; `importance_weight` corrects a sampler so. In "vespo" their product over a sequence
             is part of the sequence's weight.
+        ref_logits: (..., T, V'), of the reference, for ``kl="full"``; a constant, with all columns that count.
         mask: (..., T) bool, the tokens that count.
         temperature, vocab_size, softcap, group, backend: as in `token_stats`.
         loss_type: what the ratio does, and how tokens add up: `loss_options` has the table.
@@ -90,7 +96,9 @@ def grpo_loss(
             is the lower one where it is None. In "gmpo" they bound the ratio's logarithm, in [-epsilon_low,
             epsilon_high]; in "cispo" `epsilon_high` is the largest ratio itself.
         delta: the ratio counts as no more than that, also where the advantage is negative; None: no such bound.
-        beta: weight of the divergence from the reference ("k3"); needs `ref_logprob` unless it is 0.
+        beta: weight of the divergence from the reference, which needs `ref_logprob` or `ref_logits` unless it is 0.
+        kl: "k3", an estimate from `ref_logprob`; "full", KL(policy ‖ reference) itself at the same temperature, from
+            `ref_logits`: its gradient varies less, and is 0 where both are equal. It takes N·V elements more here.
         importance_sampling_level: "token", or "sequence" (GSPO): one ratio for a sequence, the geometric mean of its
             tokens'. Off-policy that needs all log-probabilities of a sequence first, and so two passes.
         entropy_coef, self_certainty_coef: these times the tokens' mean entropy and self-certainty (nats) are taken off
@@ -106,8 +114,7 @@ def grpo_loss(
 
     A backward hands out the gradient that the forward computed, in its own memory. With retain_graph=True, for a second
     backward or for the gradient of one term, it makes a copy, N·V elements. Off-policy "cispo", "sapo", "vespo" and
-    "gmpo" read the logits once more. Where a variant chooses tokens by what all say, this is `token_stats` followed by
-    `policy_loss`, and the gradient is computed in the backward.
+    "gmpo" read the logits once more. Where a variant chooses tokens, this is `token_stats` followed by `policy_loss`.
 
     Returns:
         `GRPOLoss`: the loss with its gradient, and what is worth logging.
@@ -120,6 +127,7 @@ def grpo_loss(
     arguments = row_arguments(
         logits, "logits", logits.shape[-1], targets, temperature, mask, vocab_size, softcap, outputs, backend, group
     )
+    kl_penalty.check_kl(kl, ref_logprob, ("ref_logits", ref_logits))
     given = (advantages, old_logprob, ref_logprob, token_weight)
     options: dict[str, Any] = {
         "loss_type": loss_type, "epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta, "beta": beta,
@@ -127,20 +135,38 @@ def grpo_loss(
         "self_certainty_coef": self_certainty_coef, "num_items_in_batch": num_items_in_batch,
         "max_completion_length": max_completion_length, "loss_scale": loss_scale,
     }  # fmt: skip
-    arguments, loss = loss_arguments(arguments, *given, variant, **options)
-    learns = torch.is_grad_enabled() and (logits.requires_grad or transformed())
-    if loss.selects:
-        stats = token_stats(
-            logits, targets, temperature=temperature, mask=mask, vocab_size=vocab_size, softcap=softcap,
-            outputs=arguments.outputs, inplace_backward=inplace_backward and learns, group=group, backend=backend,
+    arguments, loss = loss_arguments(arguments, *given, variant, kl, **options)
+    in_common: dict[str, Any] = {"mask": mask, "temperature": temperature, "vocab_size": vocab_size}
+    in_common |= {"softcap": softcap, "group": group, "backend": backend}
+    if ref_logits is not None:
+        penalty = _penalty(logits, ref_logits, arguments.rows, beta * loss.loss_rows.weight, in_common)
+        result = grpo_loss(
+            logits, targets, advantages, old_logprob, token_weight=token_weight, outputs=outputs,
+            inplace_backward=inplace_backward, **in_common, **options | {"beta": 0.0}, **variant,
         )  # fmt: skip
-        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, **options, **variant)
+        return kl_penalty.added(result, penalty, beta)
+    learns = torch.is_grad_enabled() and (logits.requires_grad or transformed())
     inplace = inplace_backward and learns
+    if loss.selects:
+        stats = token_stats(logits, targets, outputs=arguments.outputs, inplace_backward=inplace, **in_common)
+        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, **options, **variant)
     if inplace:
         check_inplace(logits)
     inputs = (logits, op_arguments(arguments, loss), learns, inplace)
     values = apply_uncompiled(_Transformed, *inputs)[:6] if transformed() else _Function.apply(*inputs)
-    return grpo_loss_of(values, outputs, has_reference=ref_logprob is not None)
+    return grpo_loss_of(values, outputs, has_kl=ref_logprob is not None)
+
+
+def _penalty(logits: Tensor, ref_logits: Tensor, rows: Rows, weight: Tensor, options: dict[str, Any]) -> Divergence:
+    """The penalty of tokens whose weights in the loss, times beta, are (N,)."""
+    check_logits(ref_logits, "ref_logits")
+    kl_penalty.check_reference("ref_logits", ref_logits, "logits", logits)
+    divided = options["group"] is not None
+    expected = logits.shape[-1] if divided else rows.num_columns
+    kl_penalty.check_columns("ref_logits", ref_logits.shape[-1], expected, exactly=divided)
+    active, weight = rows.targets != IGNORE_INDEX, weight.view(rows.targets.shape)
+    options = options | {"mask": active, "teacher_softcap": options["softcap"]}
+    return divergence(logits, ref_logits, kind="reverse_kl", token_weight=weight, **options)
 
 
 def _tangent(tangent: Tensor, logits: Tensor, arguments: tuple[Any, ...]) -> Tensor:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import local_backend, pairs, vocab_parallel
+from rlif_kernels.backends import local_backend, vocab_parallel
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes
 from rlif_kernels.divergence import divergence_of
-from rlif_kernels.head import gradients, head
-from rlif_kernels.head.head import Head
-from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows, loss_tiles, tiles
+from rlif_kernels.head import head
+from rlif_kernels.head.pairs import TeacherTensors, as_linear_layers, divergences_and_gradients, pair_of_heads
+from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
 from rlif_kernels.loss_functions import head_loss_functions
 from rlif_kernels.op_values import (
     absent_as_empty,
@@ -27,12 +27,8 @@ from rlif_kernels.op_values import (
     pair_outputs,
 )
 from rlif_kernels.pair_checks import pair_arguments
-from rlif_kernels.pairs import PAIR_OUTPUTS, Divergence, Pair, check_pair
-from rlif_kernels.transforms import (
-    apply_uncompiled,
-    transformed,
-    watched,
-)
+from rlif_kernels.pairs import Divergence, check_pair
+from rlif_kernels.transforms import apply_uncompiled, transformed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -82,18 +78,11 @@ def linear_divergence(
     """
     check_head(hidden, weight, bias)
     check_head(teacher_hidden, teacher_weight, teacher_bias, "teacher_")
-    shared = _same(weight, teacher_weight) and _same(bias, teacher_bias) and hidden.dtype == teacher_hidden.dtype
-    hidden, weight, bias = head.autocast(hidden, weight, bias)
-    teacher: tuple[Tensor | None, ...] = (
-        teacher_hidden.detach().to(hidden.dtype) if shared else teacher_hidden,
-        None,
-        None,
+    (hidden, weight, bias), teacher = as_linear_layers(
+        (hidden, weight, bias), (teacher_hidden, teacher_weight, teacher_bias)
     )
-    if not shared:
-        teacher = head.autocast(teacher_hidden, teacher_weight, teacher_bias)
-        teacher = tuple(None if x is None else x.detach() for x in teacher)
     check_tile_bytes(tile_bytes)
-    dtypes = [check_logits_dtype(logits_dtype, x.dtype) for x in (hidden, teacher[0]) if x is not None]
+    dtypes = [check_logits_dtype(logits_dtype, x.dtype) for x in (hidden, teacher.hidden)]
     arguments = pair_arguments(
         (hidden, teacher_hidden), "hidden", (len(weight), len(teacher_weight)), kind, beta, token_weight, temperature,
         teacher_temperature, mask, vocab_size, softcap, teacher_softcap, outputs, backend, group,
@@ -104,17 +93,6 @@ def linear_divergence(
     )  # fmt: skip
     values = apply_uncompiled(_Transformed, *inputs)[:-3] if transformed() else _Function.apply(*inputs)
     return divergence_of(values, outputs)
-
-
-def _same(mine: Tensor | None, other: Tensor | None) -> bool:
-    """Whether the teacher's is the student's own memory."""
-    if mine is other or mine is None or other is None:
-        return mine is other
-    if watched(mine) or watched(other):  # whose memory is not to be asked for
-        return False
-    return (mine.data_ptr(), mine.shape, mine.stride(), mine.dtype) == (
-        other.data_ptr(), other.shape, other.stride(), other.dtype,
-    )  # fmt: skip
 
 
 def _tangent(
@@ -172,19 +150,12 @@ def _forward_op(
         hidden, teacher_hidden, targets, token_weight, temperatures, varying, numbers, kind, num_columns, outputs
     )
     check_pair(pair)  # while positions are still those of the caller
-    heads = _Heads(
-        head.head_of(hidden, weight, bias, pair.rows, backend, group, tile_bytes, largest_slice, logits_dtype),
-        None
-        if teacher_weight is None
-        else head.head_of(
-            teacher_hidden, teacher_weight, teacher_bias, pair.teacher_rows, backend, group, tile_bytes, largest_slice,
-            teacher_dtype,
-        ),
-        active_rows(targets),
-        teacher_hidden,
-    )  # fmt: skip
+    student = head.head_of(hidden, weight, bias, pair.rows, backend, group, tile_bytes, largest_slice, logits_dtype)
+    teacher = TeacherTensors(teacher_hidden, teacher_weight, teacher_bias)
+    heads = pair_of_heads(student, teacher, pair.teacher_rows, teacher_dtype)
     with head.no_autocast(hidden):
-        values, parts = _values_and_gradients(heads, pair, backend, group, needs)
+        taken = HiddenRows(hidden, active_rows(targets))
+        values, parts = divergences_and_gradients(heads, taken, pair, backend, group, needs)
     return (*pair_outputs(values, pair), *absent_as_empty(parts, hidden))
 
 
@@ -195,73 +166,3 @@ def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[
 
 
 _Function, _Transformed = head_loss_functions("linear_divergence", _forward_op, _tangent)
-
-
-class _Heads:
-    """The two heads, and their logits of a tile of rows."""
-
-    def __init__(self, student: Head, teacher: Head | None, rows: Tensor | None, teacher_hidden: Tensor) -> None:
-        """`teacher` is None where the student's head serves both; `rows` are the numbers of the rows to take."""
-        self.student, self.teacher = student, teacher
-        self.taken, self.teacher_taken = HiddenRows(student.hidden, rows), HiddenRows(teacher_hidden, rows)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes that a row of a tile takes, of both."""
-        return self.student.row_bytes(self.taken) + (self.teacher or self.student).row_bytes(self.teacher_taken)
-
-    def new_buffers(self, num_elements: int) -> tuple[Tensor, Tensor | None]:
-        """Memory for a tile of either, or one for both."""
-        if self.teacher is None:
-            return self.student.new_buffer(2 * num_elements), None
-        return self.student.new_buffer(num_elements), self.teacher.new_buffer(num_elements)
-
-    def logits(self, tile: slice, buffers: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's hidden states, its logits and the teacher's."""
-        hidden, teacher_hidden = self.taken.take(tile), self.teacher_taken.take(tile)
-        columns, (buffer, teacher_buffer) = slice(self.student.rows.num_columns), buffers
-        if self.teacher is None or teacher_buffer is None:
-            both = self.student.logits(torch.cat([hidden, teacher_hidden]), columns, buffer)
-            return hidden, both[: len(hidden)], both[len(hidden) :]
-        return (
-            hidden,
-            self.student.logits(hidden, columns, buffer),
-            self.teacher.logits(teacher_hidden, columns, teacher_buffer),
-        )
-
-
-def _values_and_gradients(
-    heads: _Heads, pair: Pair, backend: str, group: str, needs: Sequence[bool]
-) -> tuple[dict[str, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Tile by tile: both logits, divergence, gradient of the student's in their place, gradients of its head."""
-    taken, student, num_columns = heads.taken, heads.student, pair.rows.num_columns
-    num_learning = taken.count if any(needs) else 0
-    per_tile, _ = loss_tiles(
-        taken.count, num_learning, heads.row_bytes, student.tile_bytes, _bytes_of_sum(student, needs), 0
-    )
-    sizes = [min(per_tile, taken.count - start) for start in range(0, taken.count, per_tile)]
-    parts = gradients.HeadGradients(student, taken, needs, num_learning)
-    values = {name: pair.weight.new_zeros(pair.rows.num_rows) for name in PAIR_OUTPUTS}
-    rows, teacher_rows, weight = (
-        pair.rows.take(taken.index), pair.teacher_rows.take(taken.index), pair.weight[taken.index]
-    )  # fmt: skip
-    buffers = heads.new_buffers(max(sizes, default=0) * num_columns)
-    for tile in tiles(sizes):
-        hidden, logits, teacher_logits = heads.logits(tile, buffers)
-        own = Pair(
-            logits, teacher_logits, rows.take(tile), teacher_rows.take(tile), pair.kind, pair.beta, weight[tile],
-            pair.outputs,
-        )  # fmt: skip
-        of_tile = pairs.divergence(backend, group, logits if num_learning else None, own)
-        for name, value in of_tile.items():
-            values[name][taken.numbers(tile)] = value
-        if num_learning:
-            parts.add_rows(tile, logits, hidden)
-    return values, parts.finish()
-
-
-def _bytes_of_sum(student: Head, needs: Sequence[bool]) -> int:
-    """Of the float32 sum that several tiles need for the gradient of a half-precision weight."""
-    if not needs[1] or student.weight.dtype == torch.float32:
-        return 0
-    return 4 * student.largest_slice * student.weight.shape[1]

@@ -57,7 +57,8 @@ def linear_token_stats(
     Args:
         hidden: (..., H) float32, bfloat16 or float16, any strides.
         weight: (V, H), of hidden's dtype. Under autocast both are cast as a linear layer would cast them.
-        targets: (...) integer ids of the chosen tokens. A row whose target is -100 is masked.
+        targets: (...) integer ids of the chosen tokens. A row whose target is -100 is masked. Or (..., K), as
+            `token_stats` has it.
         bias: (V,), or None.
         mask: (...) bool. False rows take part in no product; their outputs and gradients are 0.
         vocab_size: the number of real rows of the weight when the head is padded; the rest takes part in nothing.
@@ -89,8 +90,9 @@ def linear_token_stats(
     if keep_logits is not None and not isinstance(keep_logits, bool):
         raise TypeError(f"keep_logits is {keep_logits!r}; expected True, False or None")
     arguments = row_arguments(
-        hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group
-    )
+        hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group,
+        several_targets=True,
+    )  # fmt: skip
     if keep_logits is None:
         keep_logits = arguments.rows.num_rows * arguments.largest_slice * logits_dtype.itemsize <= tile_bytes
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
@@ -126,21 +128,21 @@ def _forward_op(
     logits_dtype: torch.dtype,
     largest_slice: int,
     keep_logits: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns, num_dims=hidden.ndim - 1)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     head.check_before_tiles(call)
-    kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
+    kept = hidden.new_empty((hidden.shape[:-1].numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
     with head.no_autocast(hidden):
-        taken = HiddenRows(hidden, active_rows(targets))
+        taken = HiddenRows(hidden, active_rows(rows.targets))
         fields, row_state = head.forward(call, taken, requested(outputs), kept if keep_logits else None)
-    return *field_outputs(fields, targets), row_state, kept
+    return *field_outputs(fields, hidden), row_state, kept
 
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     _, _, _, _, num_columns, outputs, _, _, _, logits_dtype, _, keep_logits = rest
-    kept = hidden.new_empty((targets.numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
+    kept = hidden.new_empty((hidden.shape[:-1].numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
     return (*fake_field_outputs(hidden, targets, outputs), kept)
 
 
@@ -163,7 +165,7 @@ def _backward_op(
     tile_bytes: int,
     logits_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns, num_dims=hidden.ndim - 1)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns, logits_dtype)
     return _gradients(call, grads, row_state, needs, kept=None)
 
@@ -188,7 +190,7 @@ def _backward_inplace_op(
     tile_bytes: int,
     logits_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns, num_dims=hidden.ndim - 1)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, num_columns, logits_dtype)
     return _gradients(call, grads, row_state, needs, kept=kept)
 
@@ -198,7 +200,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     with head.no_autocast(call.hidden):
         taken = HiddenRows(call.hidden, active_rows(call.rows.targets))
-        parts = gradients.backward(call, taken, present_gradients(grads), row_state, needs, kept)
+        parts = gradients.backward(call, taken, present_gradients(grads, call.hidden), row_state, needs, kept)
     return absent_as_empty(parts, call.hidden)
 
 
@@ -289,9 +291,9 @@ def _tangents(
 ) -> tuple[Tensor | None, ...]:
     """The tangents of the fields."""
     *options, outputs, backend, group, tile_bytes, logits_dtype, largest_slice = arguments
-    rows = op_rows(targets, temperature, varying, *options)
+    rows = op_rows(targets, temperature, varying, *options, num_dims=hidden.ndim - 1)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     with head.no_autocast(hidden):
-        taken = HiddenRows(hidden, active_rows(targets))
+        taken = HiddenRows(hidden, active_rows(rows.targets))
         values = head_tangents(call, taken, requested(outputs), d_hidden, d_weight, d_bias)
-    return ordered_tangents(values, targets)
+    return ordered_tangents(values, hidden)

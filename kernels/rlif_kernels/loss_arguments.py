@@ -45,6 +45,7 @@ def loss_arguments(
     ref_logprob: Tensor | None,
     token_weight: Tensor | None,
     variant: LossVariant,
+    kl: str = "k3",
     *,
     loss_type: str,
     epsilon_low: float,
@@ -91,7 +92,7 @@ def loss_arguments(
     for name, values in (("old_logprob", old_logprob), ("ref_logprob", ref_logprob), ("token_weight", token_weight)):
         if values is not None:
             _check_tokens(name, values, targets, (targets.shape,))
-    if beta and ref_logprob is None:
+    if beta and kl == "k3" and ref_logprob is None:
         raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
 
     term, selects = policy_term(loss_type), selects_tokens(numbers)

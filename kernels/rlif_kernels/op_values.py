@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.checks import RowArguments
+from rlif_kernels.functional import DIFFERENTIABLE, shape_of
 from rlif_kernels.loss_arguments import LossArguments
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import LossRows, TokenTerms
@@ -40,7 +41,7 @@ def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> 
         numbers += [float(number) for number in loss.options]
     varying, numbers = _varying(numbers)
     in_common = (
-        rows.targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
+        rows.given_targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
         arguments.backend, arguments.group,
     )  # fmt: skip
     if loss is None:
@@ -70,11 +71,14 @@ def op_rows(
     scalar_temperature: float,
     softcap: float,
     num_columns: int,
+    *,
+    num_dims: int | None = None,
 ) -> Rows:
-    """Rebuild the rows within an op."""
+    """Rebuild the rows within an op; `num_dims` of theirs where they may have several targets each."""
     if varying is not None:
         scalar_temperature, softcap = varying[:2].tolist()
-    return Rows(targets, scalar_temperature if temperature is None else temperature, softcap, num_columns)
+    dims = targets.ndim if num_dims is None else num_dims
+    return Rows.of(targets, dims, scalar_temperature if temperature is None else temperature, softcap, num_columns)
 
 
 def requested(outputs: str) -> list[str]:
@@ -92,31 +96,41 @@ def op_loss(
 # ---------------------------------------------------------------- the statistics, and their gradients
 
 
-def field_outputs(fields: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return all fields in order, from flat ones, in the shape of the targets."""
-    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs = (
-        fields[name].view(targets.shape + fields[name].shape[1:])
+# As many as there are fields: a schema has a fixed number of outputs.
+FieldTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def field_outputs(fields: dict[str, Tensor], source: Tensor) -> FieldTensors:
+    """Return all fields in order, from flat ones, in the shape of the rows of `source` (..., anything)."""
+    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy = (
+        fields[name].view(source.shape[:-1] + fields[name].shape[1:])
         if name in fields
-        else torch.empty(0, dtype=torch.float32, device=targets.device)
+        else torch.empty(0, dtype=torch.float32, device=source.device)
         for name in FIELDS
     )
-    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs
+    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy
 
 
-def fake_field_outputs(like: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
+def fake_field_outputs(source: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
     """`field_outputs`, and the row state after it."""
     names = requested(outputs)
 
+    rows = source.shape[:-1]
+
     def shape(name: str) -> tuple[int, ...]:
-        return (0,) if name not in names else (*targets.shape, 2) if name == "top_probs" else tuple(targets.shape)
+        own = targets.shape[len(rows) :] if name == "logprob" else shape_of(name)
+        return (*rows, *own) if name in names else (0,)
 
-    shapes = (*(shape(name) for name in FIELDS), (STATE_ROWS, targets.numel()))
-    return tuple(like.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    shapes = (*(shape(name) for name in FIELDS), (STATE_ROWS, rows.numel()))
+    return tuple(source.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
-def ordered_tangents(tangents: dict[str, Tensor], targets: Tensor) -> tuple[Tensor | None, ...]:
-    """The tangents of all fields in order, from flat ones, in the shape of the targets; None where there is none."""
-    return tuple(tangents[name].view(targets.shape) if name in tangents else None for name in FIELDS)
+def ordered_tangents(tangents: dict[str, Tensor], source: Tensor) -> tuple[Tensor | None, ...]:
+    """The tangents of all fields in order, from flat ones, in the shape of the rows; None where there is none."""
+    return tuple(
+        tangents[name].view(source.shape[:-1] + tangents[name].shape[1:]) if name in tangents else None
+        for name in FIELDS
+    )
 
 
 def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenStats:
@@ -125,8 +139,8 @@ def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenSta
 
 
 def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *others: Tensor) -> None:
-    """Tell autograd which of an op's outputs carry a gradient: the requested fields, but for `top_probs`."""
-    ctx.differentiable = [name for name in requested(outputs) if name != "top_probs"]
+    """Tell autograd which of an op's outputs carry a gradient: the requested fields that are differentiable."""
+    ctx.differentiable = [name for name in requested(outputs) if name in DIFFERENTIABLE]
     ctx.mark_non_differentiable(
         *others, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
     )
@@ -134,19 +148,23 @@ def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *other
 
 
 def field_gradients(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
-    """The upstream gradients of the fields that are differentiable, in the order of FIELDS, from those of an op's
-    first outputs, the fields named."""
+    """The upstream gradients of DIFFERENTIABLE, in order, from those of an op's first outputs, the fields named."""
     check_first_backward(op, ctx, grads)
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
     given = dict(zip(names, grads, strict=False))
-    return [given[name] if name in ctx.differentiable else None for name in FIELDS[:-1]]
+    return [given[name] if name in ctx.differentiable else None for name in DIFFERENTIABLE]
 
 
-def present_gradients(grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """The upstream gradients that there are, by field, flat."""
+def present_gradients(grads: Sequence[Tensor | None], source: Tensor) -> dict[str, Tensor]:
+    """The upstream gradients that there are, by field, flat, from those of DIFFERENTIABLE of the rows of `source`."""
+    rows = source.shape[:-1]
     # The gradient of a sum is one number expanded, stride 0: the backends want the numbers side by side, as they are.
-    named = zip(FIELDS[: len(grads)], grads, strict=True)
-    return {name: grad.resolve_neg().contiguous().view(-1) for name, grad in named if grad is not None}
+    named = zip(DIFFERENTIABLE, grads, strict=True)
+    return {
+        name: grad.resolve_neg().contiguous().view(rows.numel(), *grad.shape[len(rows) :])
+        for name, grad in named
+        if grad is not None
+    }
 
 
 # ---------------------------------------------------------------- the loss
@@ -167,7 +185,7 @@ def loss_outputs(
 
 
 def fake_loss_outputs(
-    like: Tensor, targets: Tensor, outputs: str, loss_rows: Sequence[Tensor | None]
+    like: Tensor, targets: Tensor, outputs: str, loss_rows: Sequence[Tensor | None], *, has_kl: bool = False
 ) -> tuple[Tensor, ...]:
     """`loss_outputs`."""
     names = requested(outputs)
@@ -178,16 +196,16 @@ def fake_loss_outputs(
     return (
         like.new_empty((), dtype=torch.float32),
         *(number(name in names) for name in DEFAULT_OUTPUTS),
-        number(LossRows(*loss_rows).ref_logprob is not None),  # type: ignore[arg-type]
+        number(has_kl or LossRows(*loss_rows).ref_logprob is not None),  # type: ignore[arg-type]
         like.new_empty(targets.shape, dtype=torch.bool),
     )
 
 
-def grpo_loss_of(values: Sequence[Tensor], outputs: Sequence[str], has_reference: bool) -> GRPOLoss:
-    """The public result from `loss_outputs`; k3 is there if the loss had a reference."""
+def grpo_loss_of(values: Sequence[Tensor], outputs: Sequence[str], has_kl: bool) -> GRPOLoss:
+    """The public result from `loss_outputs`; the divergence is there if the loss had a reference."""
     loss, *stats, kl, clipped = values
     fields = {name: value for name, value in zip(DEFAULT_OUTPUTS, stats, strict=True) if name in outputs}
-    return GRPOLoss(loss, kl=kl if has_reference else None, clipped=clipped, **fields)
+    return GRPOLoss(loss, kl=kl if has_kl else None, clipped=clipped, **fields)
 
 
 # ---------------------------------------------------------------- the gradients of hidden states, weight and bias

@@ -41,7 +41,7 @@ class GRPOLoss(NamedTuple):
     self_certainty: Tensor | None = None
     """KL(Uniform ‖ p), float32, nats."""
     kl: Tensor | None = None
-    """Estimate "k3" of KL(policy ‖ reference), float32, nats; None without `ref_logprob`."""
+    """KL(policy ‖ reference), or its estimate "k3", float32, nats; None without a reference."""
     clipped: Tensor | None = None
     """bool: the ratio lies beyond its clip range on the side that the advantage pushes it to. Of "cispo" above its
     bound, where the advantage is positive; never in "sapo" and "vespo", which clip nothing."""
@@ -69,6 +69,7 @@ def policy_loss(
     token_weight: Tensor | None = None,
     *,
     mask: Tensor,
+    full_kl: Tensor | None = None,
     loss_type: str = "dapo",
     epsilon_low: float = 0.2,
     epsilon_high: float | None = None,
@@ -95,6 +96,7 @@ def policy_loss(
         ref_logprob: (..., T), of the reference that `beta` holds on to.
         token_weight: as in `grpo_loss`.
         mask: (..., T) bool, the tokens that count.
+        full_kl: (..., T), KL(policy ‖ reference) itself, nats, with its gradient: it takes the place of k3.
 
     The other arguments are those of `rlif_kernels.grpo_loss`.
 
@@ -107,10 +109,13 @@ def policy_loss(
     numbers = variant_numbers(variant)
     check_loss_options(loss_type, importance_sampling_level, delta, numbers)
     _check_statistics(stats, entropy_coef, self_certainty_coef, numbers["top_entropy_quantile"])
-    if beta and ref_logprob is None:
-        raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
     logprob = stats.logprob
     assert logprob is not None
+    kl = full_kl
+    if kl is None and ref_logprob is not None:
+        kl = k3_kl(logprob.where(mask, 0), ref_logprob.where(mask, 0))
+    if beta and kl is None:
+        raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
     # What stands in padding may be anything.
     per_token = advantages.ndim == logprob.ndim
     advantages = advantages.where(mask, 0) if per_token else advantages[..., None]
@@ -150,9 +155,8 @@ def policy_loss(
         token_loss = -phi * weighted * logprob.where(mask, 0)
     if term != "gmpo":  # whose mean leaves the others out
         token_loss = token_loss.where(kept, 0)
-    kl = None
-    if ref_logprob is not None:
-        kl = k3_kl(logprob.where(mask, 0), ref_logprob.where(mask, 0))
+    if kl is not None:
+        kl = kl.where(mask, 0)
         token_loss = token_loss + beta * kl
     token_loss = token_loss.where(mask, 0)
 

@@ -28,27 +28,33 @@ def token_stats(
 ) -> TokenStats:
     """Statistics of each row of `logits` (..., V) at the chosen `targets` (...): see `TokenStats` for the formulas.
 
+    With `targets` of shape (..., K), `logprob` is (..., K).
+
     The arguments are those of `rlif_kernels.token_stats`. The results have the logits' dtype, or float32 if that is
     a half-precision type. Raises IndexError if a target that is not masked lies outside ``[0, vocab_size)``.
     """
-    active = targets != IGNORE_INDEX
+    several = targets.ndim == logits.ndim
+    ids = targets.long() if several else targets.long()[..., None]
+    counts = ids != IGNORE_INDEX
     if mask is not None:
-        active = active & mask
+        counts = counts & mask[..., None]
+    active = counts.any(-1)
     num_columns = logits.shape[-1] if vocab_size is None else vocab_size
-    targets = targets.long().where(active, IGNORE_INDEX)
-    check_values(Rows(targets, temperature, 0.0, num_columns))
-    targets = targets.where(active, 0)
+    ids = ids.where(counts, IGNORE_INDEX)
+    check_values(Rows.of(ids if several else ids[..., 0], logits.ndim - 1, temperature, 0.0, num_columns))
+    ids = ids.where(counts, 0)
 
     poison, support, z, largest, logsumexp = _distribution(logits[..., :num_columns], active, temperature, softcap)
     support_size = support.sum(-1)
     logp = (z - logsumexp).where(support, 0)
     p = logp.exp().where(support, 0)
-    on_support = support.gather(-1, targets[..., None])[..., 0]
-    chosen = logp.gather(-1, targets[..., None])[..., 0]
+    on_support = support.gather(-1, ids)
+    chosen = logp.gather(-1, ids)
 
     values: dict[str, Tensor] = {}
     if "logprob" in outputs:
-        values["logprob"] = chosen.where(on_support, -torch.inf - logsumexp[..., 0])
+        logprob = chosen.where(on_support, -torch.inf - logsumexp)
+        values["logprob"] = logprob if several else logprob[..., 0]
     if "entropy" in outputs:
         values["entropy"] = -(p * logp).sum(-1)
     if "self_certainty" in outputs:
@@ -61,9 +67,14 @@ def token_stats(
         # A vocabulary of one column has no second largest probability: it is 0.
         at_least_two = torch.cat([p.detach(), torch.zeros_like(p[..., :1].detach())], -1)
         values["top_probs"] = at_least_two.topk(2, -1).values
+    if "varentropy" in outputs:
+        mean = (p * logp).sum(-1, keepdim=True)
+        values["varentropy"] = (p * (logp - mean).square()).sum(-1)
     for name, value in values.items():
-        per_row = (poison, active) if name != "top_probs" else (poison[..., None], active[..., None])
-        values[name] = (value + per_row[0]).where(per_row[1], 0)
+        own = (..., *(None for _ in value.shape[active.ndim :]))  # fields may have a dimension of their own
+        values[name] = (value + poison[own]).where(active[own], 0)
+    if several and "logprob" in outputs:
+        values["logprob"] = values["logprob"].where(counts, 0)
     return TokenStats(**values)
 
 
@@ -113,18 +124,29 @@ def grpo_loss(
     old_logprob: Tensor | None = None,
     ref_logprob: Tensor | None = None,
     *,
+    ref_logits: Tensor | None = None,
     mask: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     vocab_size: int | None = None,
     softcap: float | None = None,
+    kl: str = "k3",
     **options: Any,
 ) -> GRPOLoss:
-    """Compute the loss of GRPO from logits (..., T, V): `token_stats`, then `policy_loss`, whose options these are."""
+    """Compute the loss of GRPO from logits (..., T, V): `token_stats`, then `policy_loss`, whose options these are.
+
+    With `kl` "full" the penalty is of KL(policy ‖ reference) itself, from `ref_logits`.
+    """
     active = targets != IGNORE_INDEX
     if mask is not None:
         active = active & mask
     stats = token_stats(logits, targets, temperature=temperature, mask=active, vocab_size=vocab_size, softcap=softcap)
-    return policy_loss(stats, advantages, old_logprob, ref_logprob, mask=active, **options)
+    full_kl = None
+    if kl == "full":
+        assert ref_logits is not None
+        num_columns = logits.shape[-1] if vocab_size is None else vocab_size
+        sides = ((logits, temperature, softcap), (ref_logits.detach(), temperature, softcap))
+        full_kl = _divergences(sides, active, num_columns, "reverse_kl", 0.5)["value"]
+    return policy_loss(stats, advantages, old_logprob, ref_logprob, mask=active, full_kl=full_kl, **options)
 
 
 def linear_grpo_loss(
@@ -136,10 +158,16 @@ def linear_grpo_loss(
     ref_logprob: Tensor | None = None,
     *,
     bias: Tensor | None = None,
+    ref_hidden: Tensor | None = None,
+    ref_weight: Tensor | None = None,
+    ref_bias: Tensor | None = None,
     **options: Any,
 ) -> GRPOLoss:
-    """`grpo_loss` of ``hidden @ weight.T + bias``."""
+    """`grpo_loss` of ``hidden @ weight.T + bias``, and of the same of the reference, whose head may be the policy's."""
     logits = torch.nn.functional.linear(hidden, weight, bias)
+    if ref_hidden is not None:
+        ref_weight, ref_bias = (weight, bias) if ref_weight is None else (ref_weight, ref_bias)
+        options["ref_logits"] = torch.nn.functional.linear(ref_hidden, ref_weight, ref_bias)
     return grpo_loss(logits, targets, advantages, old_logprob, ref_logprob, **options)
 
 
@@ -167,9 +195,22 @@ def divergence(
     active = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device) if mask is None else mask
     if teacher_temperature is None:
         teacher_temperature = temperature
-    poison, support, z, _, logsumexp = _distribution(logits[..., :num_columns], active, temperature, softcap)
-    teacher_poison, teacher_support, u, _, teacher_logsumexp = _distribution(
-        teacher_logits.detach()[..., :num_columns], active, teacher_temperature, teacher_softcap
+    sides = ((logits, temperature, softcap), (teacher_logits.detach(), teacher_temperature, teacher_softcap))
+    values = _divergences(sides, active, num_columns, kind, beta)
+    weight = active / active.sum().clamp(min=1) if token_weight is None else token_weight.where(active, 0)
+    loss = (values["value"] * weight).sum()
+    return Divergence(loss, **{name: value.detach() for name, value in values.items() if name in outputs})
+
+
+Side = tuple[Tensor, float | Tensor, float | None]  # logits, temperature, softcap
+
+
+def _divergences(
+    sides: tuple[Side, Side], active: Tensor, num_columns: int, kind: str, beta: float
+) -> dict[str, Tensor]:
+    """PAIR_OUTPUTS of each row, differentiable, from the student's side and the teacher's; 0 where not active."""
+    (poison, support, z, _, logsumexp), (teacher_poison, teacher_support, u, _, teacher_logsumexp) = (
+        _distribution(logits[..., :num_columns], active, temperature, softcap) for logits, temperature, softcap in sides
     )
     logp, logq = (z - logsumexp).where(support, 0), (u - teacher_logsumexp).where(teacher_support, 0)
     p, q = logp.exp().where(support, 0), logq.exp().where(teacher_support, 0)
@@ -196,10 +237,7 @@ def divergence(
         values["value"] = (q * (logq - z).where(both, 0)).sum(-1) + logsumexp[..., 0] + teacher_infinite
     else:
         raise ValueError(f"kind is {kind!r}; expected one of {KINDS}")
-    values = {name: (value + poison + teacher_poison).where(active, 0) for name, value in values.items()}
-    weight = active / active.sum().clamp(min=1) if token_weight is None else token_weight.where(active, 0)
-    loss = (values["value"] * weight).sum()
-    return Divergence(loss, **{name: value.detach() for name, value in values.items() if name in outputs})
+    return {name: (value + poison + teacher_poison).where(active, 0) for name, value in values.items()}
 
 
 def linear_divergence(

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlif_kernels.functional import STATISTICS, shape_of
+from rlif_kernels.stats import IGNORE_INDEX
+
 
 class Rows(NamedTuple):
     """What comes with the rows of (..., V) logits; N is their number."""
@@ -18,6 +21,9 @@ class Rows(NamedTuple):
     """0: none."""
     num_columns: int
     """Columns to read, from the first; the gradient of the others is 0."""
+    choices: Tensor | None = None
+    """(..., K) int64, where rows have K targets each, IGNORE_INDEX for one to skip; `targets` then says of a row only
+    whether it counts."""
 
     @property
     def num_rows(self) -> int:
@@ -38,7 +44,28 @@ class Rows(NamedTuple):
         temperature = self.flat_temperature
         if isinstance(temperature, Tensor):
             temperature = temperature[index]
-        return self._replace(targets=self.targets.view(-1)[index], temperature=temperature)
+        choices = None if self.choices is None else self.flat_targets[index]
+        return self._replace(targets=self.targets.view(-1)[index], temperature=temperature, choices=choices)
+
+    @property
+    def given_targets(self) -> Tensor:
+        """The targets as the caller gave them, (...) or (..., K)."""
+        return self.targets if self.choices is None else self.choices
+
+    @property
+    def flat_targets(self) -> Tensor:
+        """(N, 1) or (N, K)."""
+        return self.given_targets.reshape(self.num_rows, 1 if self.choices is None else self.choices.shape[-1])
+
+    @classmethod
+    def of(
+        cls, targets: Tensor, num_dims: int, temperature: float | Tensor, softcap: float, num_columns: int
+    ) -> "Rows":
+        """The rows of a source of `num_dims` dimensions before its last, from one target each or (..., K)."""
+        if targets.ndim == num_dims:
+            return cls(targets, temperature, softcap, num_columns)
+        counts = (targets != IGNORE_INDEX).any(-1)
+        return cls(torch.where(counts, 0, IGNORE_INDEX), temperature, softcap, num_columns, targets)
 
 
 class RowState(NamedTuple):
@@ -60,15 +87,17 @@ class RowState(NamedTuple):
     """1 - p of the target, as a sum of the others."""
     largest: Tensor
     """The largest |logit|, where Triton has a softcap; 0 elsewhere."""
+    varentropy: Tensor
+    """0 where it was not asked for."""
 
 
 STATE_ROWS = len(RowState._fields)
 
 
 def empty_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """The requested fields, (N,) or (N, 2), and the row state, for a forward to write to: a masked row's are 0."""
+    """The requested fields, (N, ...), and the row state, for a forward to write to: a masked row's are 0."""
     state = like.new_empty((STATE_ROWS, num_rows), dtype=torch.float32)
-    return {name: state.new_empty((num_rows, 2) if name == "top_probs" else num_rows) for name in outputs}, state
+    return {name: state.new_empty((num_rows, *shape_of(name))) for name in outputs}, state
 
 
 def zero_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
@@ -80,28 +109,20 @@ def zero_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[d
 
 
 def row_coefficients(grads: dict[str, Tensor], row_state: Tensor, rows: Rows) -> dict[str, Tensor]:
-    """Return the upstream gradients folded into the terms of one polynomial per row, the temperature included:
+    """Return the upstream gradients folded into the polynomial of `functional`, the temperature included.
 
-    dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j=y],   c_p = c_rest - c_y
-
-    At the target that is p_y (c_rest + ...) - c_1 + c_y (1 - p_y), which does not cancel where p_y is nearly 1.
+    With `y`, c_p is c_rest - c_y: at the target the gradient is p_y (c_rest + ...) - c_1 + c_y (1 - p_y), which does
+    not cancel where p_y is nearly 1.
     """
-    state, scale = RowState(*row_state), rows.flat_temperature
-    zero = torch.zeros_like(state.n)
-    g_y, g_h, g_u, g_lse, g_q = (
-        grads.get(name, zero) for name in ("logprob", "entropy", "self_certainty", "logsumexp", "sum_sq_probs")
-    )
-    rest = g_u + g_lse - g_h * state.entropy - 2 * g_q * state.sum_sq_probs
-    coefficients = {"p": (rest - g_y) / scale}
-    if "logprob" in grads:
-        coefficients |= {"y": g_y / scale, "rest": rest / scale}
-    if "entropy" in grads:
-        coefficients["plogp"] = -g_h / scale
-    if "self_certainty" in grads:
-        coefficients["1"] = g_u / state.n.abs() / scale
-    if "sum_sq_probs" in grads:
-        coefficients["pp"] = 2 * g_q / scale
-    return coefficients
+    state = RowState(*row_state)
+    coefficients = {"rest": torch.zeros_like(state.n)}
+    for name, grad in grads.items():
+        terms = STATISTICS[name].terms
+        assert terms is not None
+        for term, value in terms(grad, state).items():
+            coefficients[term] = coefficients[term] + value if term in coefficients else value
+    coefficients["p"] = coefficients["rest"] - coefficients.get("y", 0)
+    return {name: value / rows.flat_temperature for name, value in coefficients.items()}
 
 
 def row_offsets(logits: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import backend_for, local_backend, vocab_parallel
+from rlif_kernels.backends import backend_for, choices, local_backend, vocab_parallel
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.op_values import (
     fake_field_outputs,
     field_gradients,
@@ -24,6 +25,7 @@ from rlif_kernels.op_values import (
     requested,
     token_stats_of,
 )
+from rlif_kernels.rows import Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
 from rlif_kernels.transforms import apply_uncompiled, first_derivative, refuse_vmap, transformed, watched
 
@@ -49,9 +51,11 @@ def token_stats(
     Args:
         logits: (..., V) float32, bfloat16 or float16. The last dimension is contiguous; any other strides will do,
             and nothing is copied.
-        targets: (...) integer ids of the chosen tokens. A row whose target is -100 is masked.
+        targets: (...) integer ids of the chosen tokens. A row whose target is -100 is masked. Or (..., K), K ids for
+            each row: `logprob` is then (..., K), from the same one read and a look at K columns. An id may be there
+            twice, one of -100 is left out (0), and a row of nothing else is masked.
         temperature: the logits are divided by it: a positive number, also numpy's or a tensor of one, or a tensor of
-            the targets' shape. It is a constant (no gradient).
+            the rows' shape. It is a constant (no gradient).
         mask: (...) bool. A False row is not read; its outputs and its gradient are 0.
         vocab_size: the number of real columns when the head is padded; the rest is never read and gets gradient 0.
         softcap: if given, ``softcap * tanh(logits / softcap)`` comes before the temperature.
@@ -60,13 +64,15 @@ def token_stats(
             that would corrupt another result: see Raises.
         group: a torch.distributed group over which the vocabulary is sharded, in the order of its ranks: `logits` is
             this rank's slice of the columns (slices may differ in size), while `targets`, `vocab_size` and the results
-            are those of the whole rows, the same on every rank. One all-gather of eleven numbers per row in the
-            forward, none in the backward, which expects the same upstream gradient on every rank.
+            are those of the whole rows, the same on every rank. One all-gather of a few numbers per row in the
+            forward (eight for the default fields), none in the backward, which expects the same upstream gradient on
+            every rank.
         backend: "triton", "cpu" (C, compiled on first use) or "torch"; None picks "triton" on GPUs, elsewhere "cpu"
             where there is a C compiler and "torch" where there is none.
 
     Returns:
-        `TokenStats`, float32, each requested field shaped like `targets`; the gradients are documented there.
+        `TokenStats`, float32, each requested field shaped like the rows, `logprob` like `targets`; the gradients are
+        documented there.
 
     Columns of -inf are outside the support (probability and gradient 0, not counted in V); a row with NaN or +inf,
     or with nothing but -inf, gives NaN in that row alone.
@@ -88,8 +94,9 @@ def token_stats(
     """
     check_logits(logits)
     arguments = row_arguments(
-        logits, "logits", logits.shape[-1], targets, temperature, mask, vocab_size, softcap, outputs, backend, group
-    )
+        logits, "logits", logits.shape[-1], targets, temperature, mask, vocab_size, softcap, outputs, backend, group,
+        several_targets=True,
+    )  # fmt: skip
     if inplace_backward:
         check_inplace(logits)
     common = op_arguments(arguments)
@@ -121,15 +128,31 @@ def _forward_op(
     backend: str,
     group: str,
     inplace_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    fields, row_state = backend_for(backend, logits, group).forward(logits, rows, requested(outputs))
-    return (*field_outputs(fields, targets), row_state)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns, num_dims=logits.ndim - 1)
+    local = local_backend(backend, logits)
+    fields, row_state = choices.forward(local, vocab_parallel(local, group), logits, rows, requested(outputs))
+    return (*field_outputs(fields, logits), row_state)
 
 
 @_forward_op.register_fake
 def _(logits: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return fake_field_outputs(logits, targets, outputs=rest[5])
+
+
+def _write_gradient(
+    grad_logits: Tensor,
+    grads: dict[str, Tensor],
+    logits: Tensor,
+    rows: Rows,
+    row_state: Tensor,
+    backend: str,
+    group: str,
+) -> None:
+    if rows.choices is None:
+        backend_for(backend, logits, group).backward(grad_logits, grads, logits, rows, row_state)
+    else:  # of a slice or of whole rows: neither needs an exchange
+        choices.backward_slice(local_backend(backend, logits), grad_logits, grads, logits, rows, row_state)
 
 
 def _backward(
@@ -145,9 +168,9 @@ def _backward(
     backend: str,
     group: str,
 ) -> Tensor:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns, num_dims=logits.ndim - 1)
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    backend_for(backend, logits, group).backward(grad_logits, present_gradients(grads), logits, rows, row_state)
+    _write_gradient(grad_logits, present_gradients(grads, logits), logits, rows, row_state, backend, group)
     return grad_logits
 
 
@@ -172,8 +195,8 @@ def _backward_inplace(
     backend: str,
     group: str,
 ) -> None:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns)
-    backend_for(backend, logits, group).backward(logits, present_gradients(grads), logits, rows, row_state)
+    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns, num_dims=logits.ndim - 1)
+    _write_gradient(logits, present_gradients(grads, logits), logits, rows, row_state, backend, group)
 
 
 _backward_inplace_op = torch.library.custom_op(
@@ -232,14 +255,14 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, common: tuple[Any, ...], inplace_backward: bool) -> tuple[Tensor, ...]:
         targets, temperature, varying, *options, outputs, backend, group = common
-        rows, names = op_rows(targets, temperature, varying, *options), requested(outputs)
-        flat, row_state = backend_for(backend, logits, group).forward(logits, rows, names)
-        fields = {name: _shaped(flat[name], targets.shape) for name in names}
+        rows, names = op_rows(targets, temperature, varying, *options, num_dims=logits.ndim - 1), requested(outputs)
+        local = local_backend(backend, logits)
+        flat, row_state = choices.forward(local, vocab_parallel(local, group), logits, rows, names)
+        fields = {name: _shaped(flat[name], logits.shape[:-1]) for name in names}
         ctx.save_for_backward(logits, targets, temperature, varying, row_state)
         ctx.names = names
-        ctx.differentiable = [name for name in names if name != "top_probs"]
-        if "top_probs" in fields:
-            ctx.mark_non_differentiable(fields["top_probs"])
+        ctx.differentiable = [name for name in names if name in DIFFERENTIABLE]
+        ctx.mark_non_differentiable(*(value for name, value in fields.items() if name not in DIFFERENTIABLE))
         ctx.set_materialize_grads(False)
         ctx.options, ctx.inplace_backward, ctx.where = options, inplace_backward, (backend, group)
         return tuple(fields.values())
@@ -286,6 +309,6 @@ def _tangents(
 ) -> tuple[Tensor | None, ...]:
     """The tangents of the fields."""
     *numbers, outputs, backend, group = arguments
-    rows = op_rows(targets, temperature, varying, *numbers)
+    rows = op_rows(targets, temperature, varying, *numbers, num_dims=logits.ndim - 1)
     ranks = vocab_parallel(local_backend(backend, logits), group)
-    return ordered_tangents(field_tangents(tangent, logits, rows, requested(outputs), ranks), targets)
+    return ordered_tangents(field_tangents(tangent, logits, rows, requested(outputs), ranks), logits)

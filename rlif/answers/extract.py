@@ -3,13 +3,14 @@ r"""The final answer that a completion states, and where it stands.
 Answers are looked for in tiers, the surest first; the first tier that finds one decides:
 
     marker    the line after `####` (the form of GSM8K), unless it is a heading
-    box       the last complete `\boxed{…}` (the form of MATH); of marker and box the one that comes last
+    box       the last complete `\boxed{…}` (the form of MATH)
+    tag       the last complete `<answer>…</answer>`; of marker, box and tag the one that comes last
     phrase    "the answer is …", "Answer: …"
     equation  what stands behind the last = of the last sentence
     bold      the last `**…**` of the last sentence
     number    the last number of the last sentence
 
-The style says which tiers count: `strict` takes the first two, `lenient` all. Every function here takes one pass.
+The style says which tiers count: `strict` takes the first three, `lenient` all. Every function here takes one pass.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Literal
 
 from rlif.answers.decoration import Span, undecorated
 from rlif.answers.prose import ProseTier, stated_in_prose
+from rlif.answers.tags import read_tags
 
 AnswerStyle = Literal["strict", "lenient"]
-Tier = Literal["marker", "box"] | ProseTier
+Tier = Literal["marker", "box", "tag"] | ProseTier
 
 _MARKER = re.compile(r"(?<!#)#{4}(?!#)")
 _BRACE = re.compile(r"(?P<box>\\boxed\s*\{|\\fbox\s*\{)|\{|\}")
@@ -61,15 +63,18 @@ def stated_answer(text: str, *, style: AnswerStyle = "strict", finished: bool | 
 
     Args:
         text: a completion, or a solution from a data set.
-        style: "strict" takes marker and box alone; "lenient" looks into prose too.
+        style: "strict" takes marker, box and tag alone; "lenient" looks into prose too.
         finished: whether the text ended by itself rather than being cut off. A text that was cut off states no answer
             in prose, whose last number may be half of one. None: unknown; then prose counts if it ends as a sentence
             does.
     """
     marked = _marked(text)
-    boxed = _boxed(text)
-    if boxed is not None and (marked is None or boxed[0] > marked[0] or not _is_value(text, marked)):
-        return Stated(text[slice(*boxed)], "box", *boxed)
+    # Of a box within a tag the box.
+    found: list[tuple[Span, Tier]] = [(span, "tag") for span in [read_tags(text).answer] if span is not None]
+    found += [(span, "box") for span in [_boxed(text)] if span is not None]
+    span, tier = max(found, key=lambda each: each[0][0], default=(None, None))
+    if span is not None and tier and (marked is None or span[0] > marked[0] or not _is_value(text, marked)):
+        return Stated(text[slice(*span)], tier, *span)
     if marked is not None:
         return Stated(text[slice(*marked)], "marker", *marked)
     if style == "strict":

@@ -79,9 +79,11 @@ class Diagnosis:
     num_generations: int
     temperature: float
     measures: dict[str, Estimate]
-    """entropy and self_certainty in nats a token; completion_length in tokens; eos_rate, parse_rate, repetition: means
-    over completions; agreement: the share of a group that states its most common answer, mean over prompts;
-    common_answer: share of the prompts whose majority answer is the most frequent of all prompts' majority answers."""
+    """entropy and self_certainty in nats a token; untempered_entropy, where the temperature is not 1: that of the same
+    completions at temperature 1, by which models are compared; completion_length in tokens; eos_rate, parse_rate,
+    repetition: means over completions; agreement: the share of a group that states its most common answer, mean over
+    prompts; common_answer: share of the prompts whose majority answer is the most frequent of all prompts' majority
+    answers."""
     distinct_answers: int
     """How many different majority answers the prompts have."""
     rewards: dict[str, RewardDiagnosis]
@@ -107,6 +109,8 @@ class Samples:
     tokens: Floats
     entropy: Floats
     """Summed over the tokens; nats."""
+    untempered_entropy: Floats
+    """The same at temperature 1."""
     self_certainty: Floats
     """Summed over the tokens; nats."""
     finished: Floats
@@ -204,6 +208,7 @@ def diagnose(
         "num_generations": num_generations,
         "max_completion_length": max_completion_length,
         "temperature": temperature,
+        "untempered": True,  # rows of earlier versions had no entropy at temperature 1
         "answer_style": encoded[0].answer_style,
         "seed": seed,
     }
@@ -230,7 +235,10 @@ def diagnose(
             with doing("scoring"):
                 divided = parts_of(scorer, rollout, max_tokens_per_forward)
                 stats = score_parts(scorer, rollout, divided, temperature, outputs)
-                rows = look_at(rollout, stats, rewards, language_model)
+                untempered = stats
+                if temperature != 1:
+                    untempered = score_parts(scorer, rollout, divided, 1.0, ("entropy",))
+                rows = look_at(rollout, stats, untempered, rewards, language_model)
             if start == 0:
                 unused, said = look_at_columns(language_model, scorer, rollout.select(divided[-1]), temperature)
                 rows[0]["columns"] = {"unused": unused and asdict(unused), "said": list(said)}
@@ -247,9 +255,20 @@ def diagnose(
     return replace(found, unused_columns=unused, warnings=(*found.warnings, *columns["said"]))
 
 
-def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, language_model: LanguageModel) -> list[Row]:
-    """Put one batch of completions in numbers: a row for each prompt, with a list over its completions of each."""
+def look_at(
+    rollout: Rollout, stats: TokenStats, untempered: TokenStats, rewards: RewardMixture, language_model: LanguageModel
+) -> list[Row]:
+    """Put one batch of completions in numbers: a row for each prompt, with a list over its completions of each.
+
+    Args:
+        rollout: the completions of whole groups.
+        stats: of their tokens at the temperature of sampling.
+        untempered: the entropy at temperature 1.
+        rewards: to judge.
+        language_model: that sampled.
+    """
     assert stats.entropy is not None
+    assert untempered.entropy is not None
     assert stats.self_certainty is not None
     size = rollout.num_generations
     lengths = rollout.lengths()[1]
@@ -263,6 +282,7 @@ def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, languag
         "completions": rollout.texts,
         "tokens": lengths,
         "entropy": stats.entropy.sum(dim=1).tolist(),
+        "untempered_entropy": untempered.entropy.sum(dim=1).tolist(),
         "self_certainty": stats.self_certainty.sum(dim=1).tolist(),
         "finished": rollout.finished.tolist(),
         "parsed": [each is not None for each in rollout.stated],
@@ -285,7 +305,10 @@ def look_at(rollout: Rollout, stats: TokenStats, rewards: RewardMixture, languag
 
 def join(rows: Sequence[Row]) -> Samples:
     """Put the rows of all prompts together; a null is NaN."""
-    names = ("tokens", "entropy", "self_certainty", "finished", "parsed", "repetition", "agrees", "correct")
+    names = (
+        *("tokens", "entropy", "untempered_entropy", "self_certainty"),
+        *("finished", "parsed", "repetition", "agrees", "correct"),
+    )
     unanswered = [
         next((text for text, parsed in zip(row["completions"], row["parsed"], strict=True) if not parsed), None)
         for row in rows
@@ -314,6 +337,11 @@ def judge(
     common = max(Counter(keys).items(), key=lambda item: item[1], default=(None, 0))[0]
     measures = {
         "entropy": bootstrap.ratio(samples.entropy.sum(axis=1), tokens),
+        **(
+            {}
+            if temperature == 1
+            else {"untempered_entropy": bootstrap.ratio(samples.untempered_entropy.sum(axis=1), tokens)}
+        ),
         "self_certainty": bootstrap.ratio(samples.self_certainty.sum(axis=1), tokens),
         "completion_length": bootstrap.mean(samples.tokens.mean(axis=1)),
         "eos_rate": bootstrap.mean(samples.finished.mean(axis=1)),

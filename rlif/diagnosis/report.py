@@ -24,6 +24,7 @@ DIAGNOSIS_FILE = "diagnosis.json"
 # How the measures of a model are printed.
 MEASURES = {
     "entropy": ("policy entropy", "nats a token", "{:.3f}"),
+    "untempered_entropy": ("the same at temperature 1", "nats a token", "{:.3f}"),
     "self_certainty": ("self-certainty", "nats a token", "{:.3f}"),
     "completion_length": ("completion length", "tokens", "{:.1f}"),
     "eos_rate": ("ended by themselves", "of completions", "{:.1%}"),
@@ -51,7 +52,8 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     for header, justify in (("measure", "left"), ("value", "right"), ("95% interval", "right"), ("", "left")):
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
     for name, (title, unit, form) in MEASURES.items():
-        table.add_row(title, *_with_interval(diagnosis.measures[name], form), unit)
+        if name in diagnosis.measures:
+            table.add_row(title, *_with_interval(diagnosis.measures[name], form), unit)
     table.add_row("different answers", str(diagnosis.distinct_answers), "", "majority answers of all prompts")
     if diagnosis.accuracy is not None:
         table.add_row("accuracy", *_with_interval(diagnosis.accuracy, "{:.1%}"), "by gold answers; not used below")

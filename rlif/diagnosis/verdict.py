@@ -33,7 +33,7 @@ class Thresholds:
     """Where the rules change their mind. Provisional: set by hand between models whose training is known."""
 
     min_entropy: float = 0.1
-    """Nats a token. Lower: little to gain. Depends on vocabulary and text; see `THRESHOLDS`."""
+    """Nats a token at temperature 1. Lower: little to gain. Depends on vocabulary and text; see `THRESHOLDS`."""
     entropy_from: str = "the built-in task's models, of 19 symbols"
     """The models that `min_entropy` was learnt from."""
     max_agreement: float = 0.9
@@ -172,6 +172,9 @@ def rule(values: Mapping[str, float], reward: str, thresholds: Thresholds) -> Ru
         thresholds: of the rules.
     """
     t, v = thresholds, values
+    # Colder sampling makes any model look sure: thresholds are of distributions at temperature 1.
+    untempered = v.get("untempered_entropy", v["entropy"])
+    at_one = " at temperature 1" if "untempered_entropy" in v else ""
     min_alignment = t.min_alignment if v["agreement"] < t.settled_agreement else t.min_settled_alignment
     rules: tuple[tuple[bool, Outlook, str], ...] = (
         (
@@ -215,10 +218,10 @@ def rule(values: Mapping[str, float], reward: str, thresholds: Thresholds) -> Ru
             f"{v['agreement']:.0%} of a group state the same answer already (more than {t.max_agreement:.0%})",
         ),
         (
-            v["entropy"] < t.min_entropy,
+            untempered < t.min_entropy,
             "little to gain",
-            f"the model is sure already: {v['entropy']:.2f} nats a token (less than {t.min_entropy:.2f}, which is from "
-            f"{t.entropy_from})",
+            f"the model is sure already: {untempered:.2f} nats a token{at_one} (less than {t.min_entropy:.2f}, which "
+            f"is from {t.entropy_from})",
         ),
     )
     found = [(outlook, reason) for applies, outlook, reason in rules if applies]

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers
 from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
 from rlif.answers.matching import is_right
+from rlif.answers.tags import read_confidence, read_tags
 from rlif.data.tables import read_table, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
@@ -30,7 +31,9 @@ from rlif.metrics.selection import answer_clusters
 
 COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores")
 # What is measured of every file, under these names.
-TAKEN_NAMES = ("answered", "majority_share", "agreement")
+TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated")
+# The score of the confidence that completions state themselves.
+VERBALIZED = "verbalized"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Completions:
     """The ends of a few completions that state no answer, of different prompts."""
     advice: str | None = None
     """What may help where few state an answer; None where a file has answers in place of completions."""
+    confidence_stated: NDArray[np.bool_] | None = None
+    """(P, N) whether a completion states its confidence between tags; None if none does. Those that do not have the
+    score 0."""
 
     @property
     def num_generations(self) -> int:
@@ -79,6 +85,7 @@ class Completions:
             [self.golds[row] for row in rows],
             [self.answers[row] for row in rows],
             {name: values[rows] for name, values in self.scores.items()},
+            confidence_stated=None if self.confidence_stated is None else self.confidence_stated[rows],
         )
 
     def correct(self) -> NDArray[np.bool_]:
@@ -142,14 +149,20 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
     if not prompts:
         raise UserError(f"completions: {path} is empty, expected at least one line with `prompt` and `completions`")
     ended = found.ended
+    arrays = {name: np.array(numbers) for name, numbers in scores.items()}
+    stated = None
+    if any(each is not None for group in found.confidences for each in group) and VERBALIZED not in arrays:
+        stated = np.array([[each is not None for each in group] for group in found.confidences])
+        arrays[VERBALIZED] = np.array([[each or 0.0 for each in group] for group in found.confidences])
     return Completions(
         prompts,
         golds,
         answers,
-        {name: np.array(numbers) for name, numbers in scores.items()},
+        arrays,
         found.tiers,
         examples(found.unanswered),
         how_to_get_answers(answer_style, sum(ended) / len(ended) if ended else None) if found.texts else None,
+        stated,
     )
 
 
@@ -163,6 +176,8 @@ class _Found:
     """The first of each prompt, as many as are shown."""
     ended: list[bool] = field(default_factory=list)
     """Whether each ended by itself, of those of which it is known."""
+    confidences: list[list[float | None]] = field(default_factory=list)
+    """What each states between confidence tags, by prompt."""
 
 
 def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, found: _Found) -> list[str | None]:
@@ -183,9 +198,11 @@ def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, found
         found.texts += len(items)
         found.tiers.update(each.tier for each in stated if each is not None)
         found.ended += [bool(ended) for ended in finished if ended is not None]
+        found.confidences.append([read_confidence(read_tags(item).confidence) for item in items])
         if None in stated and len(found.unanswered) < EXAMPLES:
             found.unanswered.append(items[stated.index(None)])
         return [None if each is None else each.text for each in stated]
+    found.confidences.append([None] * len(items))
     return [None if _is_missing(item) else _text(item, name, place).strip() or None for item in items]
 
 

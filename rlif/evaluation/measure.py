@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
-from rlif.evaluation.completions import Completions
+from rlif.evaluation.completions import VERBALIZED, Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
     ReliabilityBins,
@@ -33,11 +33,15 @@ from rlif.metrics.selection import (
     majority_choice,
     mean_over_prompts,
     pass_at_k,
+    weighted_choice,
 )
+from rlif.scoring.group_confidence import GROUP_SCORES
 
 # In nats: no probabilities, even where all of them happen to lie in [0, 1].
-SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob")
+SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob", *GROUP_SCORES)
 AGREEMENT = "agreement"
+# Share of the stated confidences from which they are said to be one.
+SAME_CONFIDENCE = 0.9
 
 
 class ScoreQuality(NamedTuple):
@@ -80,6 +84,8 @@ class Evaluation:
     """The ends of a few completions that state no answer."""
     advice: str | None = None
     """What may help where few state one."""
+    same_confidence: tuple[float, float] | None = None
+    """The confidence that most completions state of those that state one, and their share, where that is large."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: lists for arrays, null for NaN."""
@@ -133,6 +139,11 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
     label_free = {
         "answered": mean_over_prompts((completions.clusters >= 0).mean(axis=1)),
         "majority_share": mean_over_prompts(shares),
+        **(
+            {}
+            if completions.confidence_stated is None
+            else {"confidence_stated": mean_over_prompts(completions.confidence_stated.mean(axis=1))}
+        ),
         **{name: mean_over_prompts(values.mean(axis=1)) for name, values in completions.scores.items()},
     }
     labelled = completions.labelled()
@@ -152,7 +163,20 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
         tiers={tier: count / size for tier, count in sorted(completions.tiers.items())},
         unanswered=completions.unanswered,
         advice=completions.advice,
+        same_confidence=same_confidence(completions),
     )
+
+
+def same_confidence(completions: Completions) -> tuple[float, float] | None:
+    """Find the confidence that nearly all completions state, with its share; None if there is none.
+
+    Training on verbalised confidence collapses to one value where problems are equally hard (arXiv 2507.16806).
+    """
+    if completions.confidence_stated is None:
+        return None
+    values, counts = np.unique(completions.scores[VERBALIZED][completions.confidence_stated], return_counts=True)
+    share = counts.max() / counts.sum()
+    return (float(values[counts.argmax()]), float(share)) if share >= SAME_CONFIDENCE else None
 
 
 def confidences(completions: Completions) -> dict[str, NDArray[np.float64]]:
@@ -175,6 +199,10 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
     values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
     for name, scores in completions.scores.items():
         values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores, clusters))
+    if VERBALIZED in completions.scores:
+        weights = as_probability(VERBALIZED, completions.scores[VERBALIZED])
+        if weights is not None:
+            values[f"weighted-majority/{VERBALIZED}"] = chosen(correct, weighted_choice(weights, clusters))
     voters = [name for name in ("self_certainty",) if name in completions.scores] or list(completions.scores)
     for name in voters:
         for power in borda_powers:

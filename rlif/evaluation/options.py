@@ -53,6 +53,10 @@ class EvalConfig(
     """Tokens of prompts and completions sampled at a time: fewer need less memory. Every prompt has its own random
     numbers. None: 16384; on a CPU at most 2^40 / parameters (8,000 at 135M), for results about each minute."""
 
+    confidence_window: Count = 64
+    """Tokens of a window, of the scores that look at stretches of a completion (DeepConf, arXiv 2508.15260, which takes
+    up to 2048). Of a shorter completion they are its mean self-certainty."""
+
     num_bins: Count = 10
     """Bins of the calibration error and of the reliability diagram, of equal width."""
 

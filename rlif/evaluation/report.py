@@ -68,6 +68,12 @@ def print_tables(evaluation: Evaluation, console: Console | None = None) -> None
             f"{evaluation.unread_answers} answers would take computer algebra too long, and were compared as text",
             highlight=False,
         )
+    if evaluation.same_confidence is not None:
+        value, share = evaluation.same_confidence
+        console.print(
+            f"{share:.0%} of the confidences that completions state are {value:g}: they tell nothing apart",
+            highlight=False,
+        )
     tables = [label_free_table(evaluation)]
     if evaluation.selection:
         tables += [selection_table(evaluation), scores_table(evaluation)]
@@ -95,7 +101,11 @@ def label_free_table(evaluation: Evaluation) -> Table:
     """Means that need no gold answer."""
     table = Table("without labels", box=None, padding=(0, 2, 0, 0))
     table.add_column("mean", justify="right")
-    names = {"answered": "state an answer", "majority_share": "agree with the majority"}
+    names = {
+        "answered": "state an answer",
+        "majority_share": "agree with the majority",
+        "confidence_stated": "state their confidence",
+    }
     for name, mean in evaluation.label_free.items():
         if name in names:
             table.add_row(names[name], percent(mean))

@@ -85,7 +85,9 @@ class EvalSampling:
             top_p=config.top_p,
             outputs=OUTPUTS,
         )
-        tensors = confidence_scores(rollout, self.language_model.tokenizer, self.language_model.vocab_size)
+        tensors = confidence_scores(
+            rollout, self.language_model.tokenizer, self.language_model.vocab_size, config.confidence_window
+        )
         scores = {name: values.tolist() for name, values in tensors.items()}
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
         groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]

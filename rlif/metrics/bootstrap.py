@@ -58,6 +58,15 @@ class Bootstrap:
         shares = np.full(num_prompts, 1 / num_prompts)
         self._counts = generator.multinomial(num_prompts, shares, size=resamples).astype(np.float64)
 
+    @property
+    def resamples(self) -> int:
+        """How many there are."""
+        return len(self._counts)
+
+    def sums(self, values: Floats) -> Floats:
+        """Sum (P, ...) values over the prompts of each resample: (resamples, ...)."""
+        return np.tensordot(self._counts, values, axes=1)
+
     def ratio(self, numerators: Floats, denominators: Floats) -> Resampled:
         """Return a ratio of sums over the prompts, from (P,) of each. A prompt without a say has 0 in both."""
         with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that says so

@@ -109,6 +109,28 @@ def borda_choice(score: ArrayLike, clusters: ArrayLike, power: float) -> NDArray
     return choice
 
 
+def weighted_choice(weights: ArrayLike, clusters: ArrayLike) -> NDArray[np.int64]:
+    """Return the answer whose completions are the most confident together: the largest sum of weights.
+
+    With verbalised confidence as weights it is the vote of arXiv 2507.16806. Of answers with equal sums the one that
+    appears first wins.
+
+    Args:
+        weights: (P, N) numbers, at least 0.
+        clusters: (P, N), see above.
+
+    Returns:
+        (P,) the first completion that states the winner; -1 where none states an answer.
+    """
+    values, answers = _same_groups(weights, clusters)
+    choice = np.full(len(values), -1, dtype=np.int64)
+    for row, (group, each) in enumerate(zip(answers, values, strict=True)):
+        if numbers := list(dict.fromkeys(group[group >= 0].tolist())):
+            winner = max(numbers, key=lambda number: math.fsum(each[group == number]))
+            choice[row] = int(np.argmax(group == winner))
+    return choice
+
+
 def majority_choice(clusters: ArrayLike) -> NDArray[np.int64]:
     """Return the most common answer; of equally common ones the first.
 

@@ -68,6 +68,13 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
+def plain_head(head: FusedHead) -> nn.Linear:
+    """Return the model's own head, where an adapter has one too."""
+    linear = _plain(head.linear)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
 @torch.no_grad()
 def fused_head(model: PreTrainedModel, *, hint: str = FUSED_HEAD_HINT) -> FusedHead:
     """Find the head of a model, and compute a few logits both ways to be sure of it.

@@ -73,7 +73,7 @@ def uses(*outputs: str, answers: bool = False) -> Callable[[F], F]:
     """Decorator of a reward function: which fields of `TokenStats` it reads, and whether it needs gold answers.
 
     Without it a function that takes `stats` gets `logprob`, `entropy` and `self_certainty`; the forward computes other
-    fields (`top_probs`, `sum_sq_probs`, `logsumexp`) only for a reward that says so.
+    fields (`varentropy`, `top_probs`, `sum_sq_probs`, `logsumexp`) only for a reward that says so.
     """
 
     def mark(function: F) -> F:

@@ -18,6 +18,7 @@ from rlif.rewards.confidence import (
 )
 from rlif.rewards.controls import format_reward, random_reward, verifiable
 from rlif.rewards.interface import RewardFunction
+from rlif.rewards.verbalized import rlcr, rlcr_majority, verbalized_confidence, verbalized_extremes
 
 REWARDS: dict[str, RewardFunction] = {
     "self_certainty": self_certainty,
@@ -30,6 +31,10 @@ REWARDS: dict[str, RewardFunction] = {
     "format": format_reward,
     "random": random_reward,
     "verifiable": verifiable,
+    "rlcr": rlcr,
+    "rlcr_majority": rlcr_majority,
+    "verbalized_confidence": verbalized_confidence,
+    "verbalized_extremes": verbalized_extremes,
 }
 # The rewards of arXiv 2506.17219 and agreement, which needs no labels either: what `rlif diagnose` judges unless told
 # otherwise, and what the lab trains on.

@@ -12,7 +12,7 @@
 | `probability_disparity` | mean (p_t(y_t) - second-largest p_t) (RLSF, arXiv 2507.21931) | (-1, 1] |
 
 Higher is more confident in all of them. The disparity is at most 0 where no sampled token was the likeliest. Where no
-token counts every score is 0.
+token counts every score is 0. `rlif.scoring.group_confidence` has those of stretches of a completion.
 
 Every function takes statistics in nats as (N, T) fields of `TokenStats`, and `completion_mask`, (N, T) bool, True for
 the tokens that count. It returns (N,) in the dtype of the statistics. The rewards of these names are the same functions
@@ -25,6 +25,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rlif.scoring.answer_tokens import answer_tokens
+from rlif.scoring.group_confidence import group_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,13 +116,16 @@ def answer_disparity(
     return scores
 
 
-def confidence_scores(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> dict[str, Tensor]:
+def confidence_scores(
+    rollout: Rollout, tokenizer: PreTrainedTokenizerBase, vocab_size: int, window: int
+) -> dict[str, Tensor]:
     """Compute every score of N whole completions, but for the disparity, which is that of the answers' tokens.
 
     Args:
         rollout: sampled with `OUTPUTS`.
         tokenizer: of the model.
         vocab_size: V, the columns of its logits; at least 2.
+        window: tokens of a group, of the scores that are of groups.
 
     Returns:
         (N,) float32 each.
@@ -136,6 +140,7 @@ def confidence_scores(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, voca
         "inverse_perplexity": inverse_perplexity(stats, mask),
         "entropy_confidence": entropy_confidence(stats, mask, vocab_size),
         "probability_disparity": answer_disparity(stats, rollout.stated, rollout.completion_ids, mask, tokenizer),
+        **group_scores(stats, mask, window),
     }
 
 

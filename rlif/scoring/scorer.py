@@ -12,14 +12,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlif.models.activation_checkpointing import checkpointed_layers, checkpointing
-from rlif.models.fused_head import FusedHead, backbone, fused_head
+from rlif.models.fused_head import FusedHead, backbone, fused_head, plain_head
 from rlif.models.language_model import positions
 from rlif.models.packed_row import packed
 from rlif.models.sharing_check import shares_prompts
 from rlif.options.groups import MemoryOptions
 from rlif.rollouts.microbatches import is_shared, microbatches
 from rlif.rollouts.rollout import Rollout
-from rlif_kernels import GRPOLoss, TokenStats, grpo_loss, linear_grpo_loss, linear_token_stats, token_stats
+from rlif.scoring.start_model import StartScores
+from rlif_kernels import (
+    Divergence,
+    GRPOLoss,
+    TokenStats,
+    divergence,
+    grpo_loss,
+    linear_divergence,
+    linear_grpo_loss,
+    linear_token_stats,
+    token_stats,
+)
 from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 # What attention within packed rows takes longer than in padded ones, as a share of a layer's products, is this over the
@@ -43,6 +54,17 @@ class LossInputs:
     """Further keyword arguments of `rlif_kernels.grpo_loss`."""
     token_weight: Tensor | None = None
     """(N, T) float32, by which each token's advantage is multiplied; None: 1."""
+    start: StartScores | None = None
+    """What the KL of the loss is computed from instead of `ref_logprob`: then it is the divergence itself."""
+
+
+@dataclass(frozen=True)
+class PenaltyInputs:
+    """What the divergence from the start model, beside statistics, needs besides the policy's logits."""
+
+    start: StartScores
+    weight: Tensor
+    """(N, T) float32, of each token's divergence in the penalty."""
 
 
 class Scorer(nn.Module):
@@ -81,11 +103,14 @@ class Scorer(nn.Module):
         temperature: float,
         outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
         loss: LossInputs | None = None,
-    ) -> TokenStats | GRPOLoss:
-        """Compute `statistics`, or the `loss` where its inputs are given."""
-        if loss is None:
-            return self.statistics(rollout, temperature, outputs)
-        return self.loss(rollout, temperature, loss)
+        penalty: PenaltyInputs | None = None,
+    ) -> TokenStats | tuple[TokenStats, Divergence] | GRPOLoss | Tensor:
+        """Compute the `loss`, or `statistics`, with a penalty if there is one; of no outputs the `scores` alone."""
+        if loss is not None:
+            return self.loss(rollout, temperature, loss)
+        if penalty is not None:
+            return self.statistics_and_penalty(rollout, temperature, outputs, penalty)
+        return self.statistics(rollout, temperature, outputs) if outputs else self.scores(rollout)
 
     def statistics(self, rollout: Rollout, temperature: float, outputs: tuple[str, ...]) -> TokenStats:
         """Compute statistics of the distributions that the completion tokens were drawn from.
@@ -98,7 +123,29 @@ class Scorer(nn.Module):
         Returns:
             (N, T) float32 fields in nats, differentiable, 0 outside the completion mask.
         """
-        scores, targets, mask = self.scores(rollout), rollout.completion_ids, rollout.completion_mask
+        return self._statistics(self.scores(rollout), rollout, temperature, outputs)
+
+    def statistics_and_penalty(
+        self, rollout: Rollout, temperature: float, outputs: tuple[str, ...], inputs: PenaltyInputs
+    ) -> tuple[TokenStats, Divergence]:
+        """Compute `statistics`, and from the same forward KL(policy ‖ start model).
+
+        Returns:
+            the statistics; and the divergence, whose loss is the weighted sum and carries a gradient, and whose (N, T)
+            values are float32, in nats, 0 outside the completion mask.
+        """
+        scores, start = self.scores(rollout), inputs.start
+        stats = self._statistics(scores, rollout, temperature, outputs)
+        options: dict[str, Any] = {"kind": "reverse_kl", "token_weight": inputs.weight, "mask": rollout.completion_mask}
+        if self.head is None:
+            return stats, divergence(scores, start.values, temperature=temperature, **options)
+        head, options = self._start_head(start), options | self._head_options(temperature)
+        options |= {"teacher_bias": head.bias, "teacher_softcap": self.head.softcap}
+        return stats, linear_divergence(scores, self.head.linear.weight, start.values, head.weight, **options)
+
+    def _statistics(self, scores: Tensor, rollout: Rollout, temperature: float, outputs: tuple[str, ...]) -> TokenStats:
+        """`statistics` of `scores` that are there already."""
+        targets, mask = rollout.completion_ids, rollout.completion_mask
         if self.head is None:
             return token_stats(scores, targets, mask=mask, outputs=outputs, temperature=temperature)
         weight, options = self.head.linear.weight, self._head_options(temperature)
@@ -126,7 +173,13 @@ class Scorer(nn.Module):
             **inputs.options,
         }
         if self.head is None:
+            if inputs.start is not None:
+                options |= {"kl": "full", "ref_logits": inputs.start.values}
             return grpo_loss(scores, temperature=temperature, **options)
+        if inputs.start is not None:
+            head = self._start_head(inputs.start)
+            options |= {"kl": "full", "ref_hidden": inputs.start.values}
+            options |= {"ref_weight": head.weight, "ref_bias": head.bias}
         return linear_grpo_loss(scores, self.head.linear.weight, **self._head_options(temperature), **options)
 
     def scores(self, rollout: Rollout) -> Tensor:
@@ -155,6 +208,12 @@ class Scorer(nn.Module):
             # By index: the backward of index_select adds up in no fixed order on a GPU, and completions meet in the
             # last token of their prompt.
             return backbone(self.model)(**row.inputs()).last_hidden_state[0][sources]
+
+    def _start_head(self, start: StartScores) -> nn.Linear:
+        """Return the head that the start model's hidden states go through."""
+        head = start.head or self.head
+        assert head is not None
+        return plain_head(head)
 
     def _head_options(self, temperature: float) -> dict[str, Any]:
         assert self.head is not None

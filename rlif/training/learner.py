@@ -99,7 +99,8 @@ def make_learner(
     policy, start_model = policy_to_train(start, config, checkpoint, load, seed=config.seed), None
     if need_start_model and config.lora_rank == 0:
         frozen = start.model if policy is not start else copy.deepcopy(start.model)
-        start_model = StartModel(make_scorer(frozen.requires_grad_(False), config))
+        start_scorer = make_scorer(frozen.requires_grad_(False), config)
+        start_model = StartModel(start_scorer, head=start_scorer.head)
     if config.gradient_checkpointing:
         enable_checkpointing(policy.model)
 

@@ -43,11 +43,13 @@ from rlif.training.variant_options import (
 LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo", "gmpo"]
 RewardScale = Literal["group", "batch", "none"]
 ImportanceLevel = Literal["token", "sequence"]
+KLEstimator = Literal["k3", "full"]
 
 REWARD_HELP = (
     "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
-    f"{', '.join(REWARDS)} (which needs gold answers); or a function of your own, package.module:function or "
-    "file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective reward_model` makes it."
+    f"{', '.join(REWARDS)} (verifiable and rlcr need gold answers); or a function of your own, "
+    "package.module:function or file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective "
+    "reward_model` makes it."
 )
 
 
@@ -69,6 +71,11 @@ class PolicyLossOptions:
 
     beta: Annotated[float, AtLeast(0)] = 0.005
     """Weight of the KL divergence to the frozen start model. 0 switches it off: collapse comes sooner."""
+
+    kl_estimator: KLEstimator = "k3"
+    """k3: estimate that divergence from the log-probabilities of each token drawn. full: compute it over the whole
+    vocabulary, from the start model's hidden states: exact, with a gradient that varies less and is 0 at the start.
+    With num_iterations above 1 the hidden states of a step are kept."""
 
     epsilon: Positive = 0.2
     """Clip range of the probability ratio; of consequence from the second update of a rollout on (num_iterations). Of

@@ -35,9 +35,17 @@ from rlif.training.distributed import all_reduce_max, all_reduce_sum, batch_std,
 from rlif.training.learner import Learner
 from rlif.training.loss_options import StepSize, loss_options
 from rlif.training.options import TrainConfig
+from rlif.training.penalty import (
+    KeptAnswers,
+    StartAnswer,
+    ask_start_model,
+    loss_of_statistics,
+    penalty_weights,
+    statistics,
+)
 from rlif.training.token_choice import chooses_tokens, sampler_weight, statistics_first
 from rlif.training.validation import mean_metrics, rollout_totals
-from rlif_kernels import GRPOLoss, TokenStats, policy_loss
+from rlif_kernels import GRPOLoss, TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 # Before the name of a sum of rewards, the number of completions that have one.
@@ -58,8 +66,8 @@ class Scores:
     """(N,) float32."""
     old_logprob: Tensor
     """(N, T) float32, of the policy that sampled; filled by the first update."""
-    start_logprob: Tensor | None
-    """(N, T) float32, of the start model; filled by the first update, and None where beta is 0."""
+    kept: KeptAnswers | None
+    """What the start model says; filled by the first update, and None where no later one asks."""
     totals: Counter[str] = field(default_factory=Counter)
     """Sums for the metrics."""
 
@@ -146,7 +154,7 @@ def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
         rewards=torch.zeros(len(counted), dtype=torch.float64),
         advantages=counted.new_zeros(len(counted), dtype=torch.float32),
         old_logprob=torch.zeros_like(counted, dtype=torch.float32),
-        start_logprob=torch.zeros_like(counted, dtype=torch.float32) if config.beta > 0 else None,
+        kept=KeptAnswers(counted.shape) if config.beta > 0 and config.num_iterations > 1 else None,
         totals=Counter(clipped=0, sampler_weight=0, weighted=0),
     )
 
@@ -221,20 +229,15 @@ def score_and_learn(learner: Learner, rollout: Rollout, scores: Scores) -> float
                 keep_in_step(learner, rollout, on_policy=True)
                 continue
             part = rollout.select(rows)
-            start_logprob = ask_start_model(learner, part)
-            stats = scorer(part, config.temperature, outputs=outputs)
-            reward(learner, scores, part, rows, stats)
             counted = scores.counted[rows, : part.completion_ids.shape[1]]
+            options = part_options(learner, scores, counted)
+            answer = ask_start_model(learner, part)
+            stats, divergence = statistics(learner, part, outputs, answer, penalty_weights(counted, options))
+            reward(learner, scores, part, rows, stats)
             weight = sampler_weight(config, part, stats.logprob, counted)
-            result = policy_loss(
-                stats,
-                scores.advantages[rows],
-                ref_logprob=start_logprob,
-                token_weight=weight,
-                mask=counted,
-                **part_options(learner, scores, counted),
-            )
-            keep_scores(scores, part, rows, stats, start_logprob)
+            advantages = scores.advantages[rows]
+            result = loss_of_statistics(stats, divergence, advantages, None, answer, weight, counted, options)
+            keep_scores(scores, part, rows, stats, answer, result.kl)
             count_tokens(learner, scores, result, counted, weight)
             # Only one process alone may leave a backward out. The last one runs anyway, so that there are gradients.
             if is_last or accelerator.num_processes > 1 or any(moved(scores, config)[row] for row in rows):
@@ -267,25 +270,28 @@ def learn(learner: Learner, rollout: Rollout, scores: Scores, *, on_policy: bool
             part = rollout.select(rows)
             length = part.completion_ids.shape[1]
             if on_policy:
-                old_logprob, start_logprob = None, ask_start_model(learner, part)
+                old_logprob, answer = None, ask_start_model(learner, part)
             else:
                 old_logprob = scores.old_logprob[rows, :length]
-                start_logprob = None if scores.start_logprob is None else scores.start_logprob[rows, :length]
+                answer = StartAnswer() if scores.kept is None else scores.kept.take(rows, length)
             counted = scores.counted[rows, :length]
             options = part_options(learner, scores, counted)
             if statistics_first(config, on_policy=on_policy):
-                stats = scorer(part, config.temperature)
+                weights = penalty_weights(counted, options)
+                stats, divergence = statistics(learner, part, DEFAULT_OUTPUTS, answer, weights)
                 of_sampled = stats.logprob if old_logprob is None else old_logprob
                 weight = sampler_weight(config, part, of_sampled, counted)
                 advantages = scores.advantages[rows]
-                result = policy_loss(stats, advantages, old_logprob, start_logprob, weight, mask=counted, **options)
+                given = (advantages, old_logprob, answer, weight, counted, options)
+                result = loss_of_statistics(stats, divergence, *given)
             else:
                 weight = sampler_weight(config, part, old_logprob, counted)
-                inputs = LossInputs(scores.advantages[rows], old_logprob, start_logprob, counted, options, weight)
+                advantages = scores.advantages[rows]
+                inputs = LossInputs(advantages, old_logprob, answer.logprob, counted, options, weight, answer.scores)
                 result = scorer(part, config.temperature, loss=inputs)
             if on_policy:
                 stats = TokenStats(result.logprob, result.entropy, result.self_certainty)
-                keep_scores(scores, part, rows, stats, start_logprob)
+                keep_scores(scores, part, rows, stats, answer, result.kl)
             count_tokens(learner, scores, result, counted, weight)
             accelerator.backward(result.loss)
             loss += result.loss.detach()
@@ -318,24 +324,17 @@ def part_options(learner: Learner, scores: Scores, counted: Tensor) -> dict[str,
     )
 
 
-def ask_start_model(learner: Learner, part: Rollout) -> Tensor | None:
-    """Ask the start model for the log-probabilities of a part, (n, T) float32; None where beta is 0."""
-    if learner.config.beta == 0:
-        return None
-    assert learner.models.start_model is not None
-    return learner.models.start_model.logprob(part, learner.config.temperature)
-
-
 def keep_scores(
-    scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, start_logprob: Tensor | None
+    scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, answer: StartAnswer, kl: Tensor | None
 ) -> None:
-    """Keep what the policy that sampled, and the start model, say of some rows."""
+    """Keep what the policy that sampled, and the start model, say of some rows; `kl` is the divergence from it."""
     assert stats.logprob is not None
     length = part.completion_ids.shape[1]
     scores.old_logprob[rows, :length] = stats.logprob.detach()
-    if scores.start_logprob is not None and start_logprob is not None:
-        scores.start_logprob[rows, :length] = start_logprob
-    scores.totals.update(rollout_totals(part, stats, start_logprob))
+    if scores.kept is not None:
+        scores.kept.put(rows, answer)
+    full_kl = None if answer.scores is None else kl
+    scores.totals.update(rollout_totals(part, stats, answer.logprob, full_kl))
 
 
 def count_tokens(learner: Learner, scores: Scores, result: GRPOLoss, counted: Tensor, weight: Tensor | None) -> None:
@@ -356,10 +355,11 @@ def look_forward(learner: Learner, rollout: Rollout, scores: Scores, rows: list[
     parts = parts_of(scorer, rollout, config.max_tokens_per_forward, rows)
     for part_rows in equal_turns(learner.accelerator, parts):
         part = rollout.select(part_rows or [0])
-        start_logprob = ask_start_model(learner, part)
-        stats = scorer(part, config.temperature)
+        answer = ask_start_model(learner, part)
+        nothing = torch.zeros_like(part.completion_mask, dtype=torch.float32)
+        stats, divergence = statistics(learner, part, DEFAULT_OUTPUTS, answer, nothing)
         if part_rows is not None:
-            keep_scores(scores, part, part_rows, stats, start_logprob)
+            keep_scores(scores, part, part_rows, stats, answer, None if divergence is None else divergence.value)
 
 
 def keep_in_step(learner: Learner, rollout: Rollout, *, on_policy: bool) -> None:

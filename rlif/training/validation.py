@@ -241,8 +241,17 @@ def ratio_error(pairs: Tensor) -> float:
     return (residual.square().sum().sqrt() / size.sum()).item()
 
 
-def rollout_totals(rollout: Rollout, stats: TokenStats, start_logprob: Tensor | None) -> dict[str, float]:
-    """Sum up over the completions and the tokens of a rollout; the sums add up over rollouts, see `mean_metrics`."""
+def rollout_totals(
+    rollout: Rollout, stats: TokenStats, start_logprob: Tensor | None, full_kl: Tensor | None = None
+) -> dict[str, float]:
+    """Sum up over the completions and the tokens of a rollout; the sums add up over rollouts, see `mean_metrics`.
+
+    Args:
+        rollout: N completions of at most T tokens.
+        stats: of their tokens.
+        start_logprob: (N, T), of the start model, for estimates of how far the policy is from it; None: unknown.
+        full_kl: (N, T), KL(policy ‖ start model), nats, where it is known itself.
+    """
     assert stats.logprob is not None
     assert stats.entropy is not None
     assert stats.self_certainty is not None
@@ -260,6 +269,10 @@ def rollout_totals(rollout: Rollout, stats: TokenStats, start_logprob: Tensor | 
     if start_logprob is not None:
         totals["base_nll"] = -start_logprob.sum().item()
         totals["kl"] = k3_kl(stats.logprob.detach(), start_logprob).sum().item()
+    if full_kl is not None:
+        # The mean of the start model's NLL over what the policy might have said: H(p, q) = H(p) + KL(p || q).
+        totals["base_nll"] = (stats.entropy + full_kl).sum().item()
+        totals["kl"] = full_kl.sum().item()
     return totals
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from rlif_kernels import TokenStats, reference, token_stats
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.stats import FIELDS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DIFFERENTIABLE = FIELDS[:-1]  # all but top_probs
 
 # The contract's bounds (float32 results against the float64 reference of the same, already rounded, logits).
 VALUE_TOLERANCE = 4e-6  # times max(1, |value|)
@@ -108,15 +108,28 @@ def check_against_reference(
     if weights:
         weighted_sum(stats, weights).backward()
         weighted_sum(expected, weights).backward()
-        assert_gradients_match(ours.grad, exact.grad, weights, options.get("temperature", 1.0))
+        assert_gradients_match(
+            ours.grad, exact.grad, gradient_sizes(weights, expected), options.get("temperature", 1.0)
+        )
     return stats, ours.grad
 
 
+def gradient_sizes(weights: dict[str, Tensor], expected: TokenStats) -> dict[str, Tensor]:
+    """The upstream gradients that the bound is times; that of varentropy is times max(1, its value) first.
+
+    Its gradient has the square of log p + H as a factor, whose mean is that value.
+    """
+    return {
+        name: weight * expected.varentropy.detach().clamp(min=1).nan_to_num(1) if name == "varentropy" else weight
+        for name, weight in weights.items()
+    }
+
+
 def assert_gradients_match(
-    actual: Tensor, expected: Tensor, weights: dict[str, Tensor], temperature: float | Tensor = 1.0
+    actual: Tensor, expected: Tensor, sizes: dict[str, Tensor], temperature: float | Tensor = 1.0
 ) -> None:
     defined = ~expected.isnan().any(-1)  # a row whose results are NaN has no gradient to compare
-    size = sum(weight.abs() for weight in weights.values()) / temperature
+    size = sum(size.abs() for size in sizes.values()) / temperature
     bound = GRADIENT_TOLERANCE * size[..., None] + ROUNDING[actual.dtype] * expected.abs()
     if actual.dtype == torch.float16:
         bound = bound + 2.0**-24  # the smallest float16

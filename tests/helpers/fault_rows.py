@@ -118,6 +118,13 @@ def diagnose(shared: Shared) -> str:
     )
 
 
+def explain(shared: Shared) -> str:
+    return (
+        f"explain {shared.base} {shared.instruct} --data {shared.eval_data} --output-dir {OUT} --num-prompts 4 "
+        "--num-generations 2 --max-completion-length 8 --prompts-per-batch 1 --device cpu"
+    )
+
+
 def convert(shared: Shared) -> str:
     return f"convert {shared.base} --output-dir {OUT}/converted"
 
@@ -177,6 +184,7 @@ ROWS = {
     "demo": Row(demo, None, reads_own_files=False, hurts=2),
     "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small, full_only=True),
     "diagnose": Row(diagnose, "--resume"),
+    "explain": Row(explain, "--resume"),
     "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),
     "eval": Row(evaluate, "--resume"),

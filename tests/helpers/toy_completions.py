@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlif.evaluation.completions import Completions
+from rlif.scoring.group_confidence import GROUP_SCORES
 
 # Every confidence score of a sampled completion.
 SCORE_NAMES = {
@@ -15,6 +16,7 @@ SCORE_NAMES = {
     "inverse_perplexity",
     "entropy_confidence",
     "probability_disparity",
+    *GROUP_SCORES,
 }
 
 

@@ -150,6 +150,16 @@ def test_the_lowest_finite_value_is_inside_the_support(count, backend):
     assert stats.entropy[1].isfinite()
 
 
+def test_many_columns_at_the_lowest_finite_value_count_for_nothing_beside_others(backend):
+    # What a mask of the dtype's minimum leaves: some lanes see nothing else, others several before a number.
+    logits = 2 * torch.randn(2, 1100, device=DEVICE)
+    logits[0, :1030] = torch.finfo(torch.float32).min
+    targets = torch.tensor([1050, 3], device=DEVICE)
+    check_against_reference(
+        logits, targets, backend, outputs=tuple(name for name in FIELDS if name != "self_certainty")
+    )
+
+
 def test_a_row_that_holds_the_lowest_finite_value_only_is_uniform(compute):
     logits, targets = rows()
     logits[1] = torch.finfo(torch.float32).min

@@ -4,6 +4,7 @@ import torch
 
 from comparison import random_targets
 from rlif_kernels import reference
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.stats import FIELDS
 
 
@@ -13,7 +14,8 @@ def test_the_reference_is_differentiated_correctly():
     temperature = torch.rand(3, dtype=torch.float64) + 0.5
 
     def differentiable(x):
-        return reference.token_stats(x, targets, temperature=temperature, softcap=3.0, outputs=FIELDS[:-1])[:-1]
+        stats = reference.token_stats(x, targets, temperature=temperature, softcap=3.0, outputs=DIFFERENTIABLE)
+        return tuple(getattr(stats, name) for name in DIFFERENTIABLE)
 
     assert torch.autograd.gradcheck(differentiable, (logits,))
 
@@ -28,4 +30,7 @@ def test_the_reference_agrees_with_torch_distributions():
     torch.testing.assert_close(stats.entropy, model.entropy())
     torch.testing.assert_close(stats.self_certainty, torch.distributions.kl_divergence(uniform, model))
     torch.testing.assert_close(stats.sum_sq_probs, model.probs.square().sum(-1))
+    surprise = -model.logits
+    spread = (model.probs * surprise.square()).sum(-1) - model.entropy().square()
+    torch.testing.assert_close(stats.varentropy, spread)
     torch.testing.assert_close(stats.top_probs, model.probs.sort(descending=True).values[:, :2])

@@ -14,6 +14,7 @@ from comparison import (
     weighted_sum,
 )
 from rlif_kernels import token_stats
+from rlif_kernels.functional import DIFFERENTIABLE, shape_of
 from rlif_kernels.stats import FIELDS
 
 # One lane of the Triton kernels takes 4 (float32) or 8 columns, a tile 2048 or 4096, a chunk 8 tiles; a block of the
@@ -98,11 +99,12 @@ def test_gradients_beside_a_huge_negative_logit_stay_finite(low, temperature, ba
     logits = 2 * torch.randn(3, 37, device=DEVICE)
     logits[1, 3] = low
     targets = torch.tensor([0, 1, 2], device=DEVICE)
-    outputs = ("logprob", "entropy", "logsumexp", "sum_sq_probs")
+    outputs = ("logprob", "entropy", "logsumexp", "sum_sq_probs", "varentropy")
     check_against_reference(logits, targets, backend, outputs=outputs, temperature=temperature)
     logits.requires_grad_()
-    stats = token_stats(logits, targets, temperature=temperature, backend=backend)
-    (1e4 * stats.entropy + stats.self_certainty.clamp(max=1)).sum().backward()
+    outputs = ("entropy", "self_certainty", "varentropy")
+    stats = token_stats(logits, targets, outputs=outputs, temperature=temperature, backend=backend)
+    (1e4 * (stats.entropy + stats.varentropy) + stats.self_certainty.clamp(max=1)).sum().backward()
     assert logits.grad.isfinite().all()
 
 
@@ -113,19 +115,21 @@ def test_a_field_alone_matches_the_reference_and_the_others_are_none(field, back
     assert [name for name in FIELDS if getattr(stats, name) is not None] == [field]
 
 
-@pytest.mark.parametrize("field", FIELDS[:-1])
+@pytest.mark.parametrize("field", DIFFERENTIABLE)
 def test_the_gradient_of_a_field_alone_matches_the_formula_in_the_docstring(field, backend):
     logits = (2 * torch.randn(5, 67, device=DEVICE)).requires_grad_()
     targets = random_targets(logits)
     getattr(token_stats(logits, targets, outputs=(field,), backend=backend), field).sum().backward()
     p = logits.detach().double().softmax(-1)
     entropy = -(p * p.log()).sum(-1, keepdim=True)
+    u = p.log() + entropy
     formulas = {
         "logprob": torch.nn.functional.one_hot(targets, 67) - p,
         "entropy": -p * (p.log() + entropy),
         "self_certainty": p - 1 / 67,
         "logsumexp": p,
         "sum_sq_probs": 2 * p * (p - p.square().sum(-1, keepdim=True)),
+        "varentropy": p * (u * (u + 2) - (p * u.square()).sum(-1, keepdim=True)),
     }
     torch.testing.assert_close(logits.grad.double(), formulas[field], atol=2e-6, rtol=0)  # the contract's bound
 
@@ -254,7 +258,7 @@ def bits_of(logits, targets, backend):
 def test_no_rows_give_empty_outputs_and_a_backward_that_works(backend):
     logits = torch.randn(0, 50, device=DEVICE, requires_grad=True)
     stats = token_stats(logits, torch.zeros(0, dtype=torch.long, device=DEVICE), outputs=FIELDS, backend=backend)
-    assert [tuple(value.shape) for value in stats] == [(0,)] * 5 + [(0, 2)]
+    assert [tuple(value.shape) for value in stats] == [(0, *shape_of(name)) for name in FIELDS]
     stats.logprob.sum().backward()
     assert logits.grad.shape == (0, 50)
 

@@ -11,9 +11,8 @@ from torch.autograd import forward_ad
 from comparison import DEVICE, VALUE_TOLERANCE, mostly_interpreted
 from losses import FAST_LOSSES, LOSSES, RELATIVE_TOLERANCE, exact, loss_inputs, near
 from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, sample_tokens, token_stats
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.stats import FIELDS
-
-DIFFERENTIABLE = FIELDS[:-1]
 
 
 def doubled(*tensors):
@@ -37,11 +36,10 @@ def check(logits, tangent, targets, backend, **options):
         for name, value in options.items()
     }
     _, expected = func.jvp(
-        lambda x: reference.token_stats(x, targets, outputs=FIELDS, **exact_options)[:5],
+        lambda x: tuple(reference.token_stats(x, targets, outputs=FIELDS, **exact_options)),
         doubled(logits),
         doubled(tangent),
     )
-    expected = (*expected, torch.zeros_like(expected[0])[..., None].expand(*targets.shape, 2))
 
     def stats(x):
         return tuple(token_stats(x, targets, outputs=FIELDS, backend=backend, **options))
@@ -52,9 +50,10 @@ def check(logits, tangent, targets, backend, **options):
         assert torch.equal(value.nan_to_num(), plain.nan_to_num())
     with forward_ad.dual_level():
         duals = [forward_ad.unpack_dual(value).tangent for value in stats(forward_ad.make_dual(logits, tangent))]
-    assert duals[-1] is None  # the largest probabilities are detached
-    for dual, other in zip(duals[:-1], actual[:-1], strict=True):
-        assert torch.equal(dual.nan_to_num(), other.nan_to_num())
+    for name, dual, other in zip(FIELDS, duals, actual, strict=True):
+        assert (dual is None) == (name not in DIFFERENTIABLE), name
+        if dual is not None:
+            assert torch.equal(dual.nan_to_num(), other.nan_to_num()), name
     return actual
 
 
@@ -145,17 +144,17 @@ def test_tangents_of_a_head_match_the_reference(moving, tile_bytes, backend):
 
     def ours(*moved):
         given = tensors | dict(zip(names, moved, strict=True))
-        return tuple(
-            linear_token_stats(**given, targets=targets, tile_bytes=tile_bytes, backend=backend, **options)[:5]
-        )
+        stats = linear_token_stats(**given, targets=targets, tile_bytes=tile_bytes, backend=backend, **options)
+        return tuple(getattr(stats, name) for name in DIFFERENTIABLE)
 
     def theirs(*moved):
         given = {name: tensor.double() for name, tensor in tensors.items()} | dict(zip(names, moved, strict=True))
-        return tuple(reference.linear_token_stats(**given, targets=targets, **options)[:5])
+        stats = reference.linear_token_stats(**given, targets=targets, **options)
+        return tuple(getattr(stats, name) for name in DIFFERENTIABLE)
 
     _, expected = func.jvp(theirs, doubled(*points), doubled(*tangents))
     _, actual = func.jvp(ours, points, tangents)
-    for name, value, target in zip(FIELDS, actual, expected, strict=False):
+    for name, value, target in zip(DIFFERENTIABLE, actual, expected, strict=True):
         # The products in float32 bring errors of their own, those of a sum of 16 terms.
         torch.testing.assert_close(value.double(), target, rtol=1e-5, atol=2e-5, msg=name)
 
@@ -200,7 +199,7 @@ def ops(backend):
     advantages, old = torch.tensor([1.0, -0.5, 0.8], device=DEVICE), -5 - torch.rand(3, 4, device=DEVICE)
 
     def weighted(stats):
-        return sum((k + 1) * value.sum() for k, value in enumerate(stats[:5]))
+        return sum((k + 1) * value.sum() for k, value in enumerate(each for each in stats if each is not None))
 
     return {
         "token_stats": (

@@ -10,6 +10,7 @@ import pytest
 from rlif.cli import parse
 from rlif.errors import UserError
 from rlif.files.jsonl import read_rows
+from rlif.self_feedback.command import run as self_feedback
 from rlif.training.command import run as train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -18,8 +19,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize("recipe", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_is_taken_up_to_the_model_that_it_does_not_name(recipe: Path, tmp_path: Path) -> None:
     options = ["--config", str(recipe), "--model", str(tmp_path), "--output-dir", str(tmp_path / "run")]
+    # Its first line is the command that it is for.
+    name = recipe.read_text(encoding="utf-8").split()[2]
+    run = {"train": train, "self-feedback": self_feedback}[name]
     with pytest.raises(UserError, match=r"^model: .* has no config\.json"):  # every option before it was right
-        train(parse(["train", *options]))
+        run(parse([name, *options]))
 
 
 @pytest.mark.parametrize("parts", [1, 12])

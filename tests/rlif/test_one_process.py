@@ -18,6 +18,7 @@ WORDS = {
     "eval": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "self-feedback": "sample --model MODEL --data DATA --output-dir DIRECTORY",
     "diagnose": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
+    "explain": "MODEL OTHER --data DATA --output-dir DIRECTORY --resume",
     "lab": "--output-dir DIRECTORY --resume",
     "mix": "MODEL MODEL --ratio 0.5 --output-dir DIRECTORY",
     "convert": "MODEL --output-dir DIRECTORY",
@@ -45,7 +46,7 @@ def test_a_second_process_in_a_directory_is_refused_and_changes_nothing(
     directory, data = tmp_path / "directory", write_jsonl({"prompt": "1+1=", "answer": 2})
     if command not in WHOLE:
         directory.mkdir()
-    places = {"MODEL": model_dir, "DATA": data, "DIRECTORY": directory}
+    places = {"MODEL": model_dir, "OTHER": f"{model_dir}/.", "DATA": data, "DIRECTORY": directory}
     words = [str(places.get(word, word)) for word in WORDS[command].split()]
     monkeypatch.setattr(sys, "argv", ["rlif", command, *words])
     with Lock(directory, beside=command in WHOLE):

@@ -62,6 +62,10 @@ class LocalBackend(Backend, Protocol):
         """The largest z of each row, (N,) float64."""
         ...
 
+    def distances(self, x: Tensor, row_state: Tensor, rows: Rows) -> Tensor:
+        """z less what the row's sums are relative to, (N, K) float64, of some capped logits of each row."""
+        ...
+
 
 def backend_for(name: str, logits: Tensor, group: str = "") -> Backend:
     """The backend named, for whole rows or for rows that are sharded over the process group of that name.

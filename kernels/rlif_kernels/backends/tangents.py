@@ -6,7 +6,7 @@ probability may be nearly 1. With dz that of z = softcap(logits) / temperature, 
 
     logprob = -sum p w                                 entropy = -(sum p log p w + H sum p w)
     self_certainty = sum p w - mean w                  sum p² = 2 (sum p² w - sum p² sum p w)
-    logsumexp = dz_y + sum p w
+    logsumexp = dz_y + sum p w                         varentropy = sum p (u² + 2 u - varentropy) w,   u = log p + H
 
 Slices of the vocabulary add up as in `sharded.parallel`: p of the whole is π_r p of slice r, π_r = exp(lse_r - lse).
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _SliceSums(NamedTuple):
-    """What the columns of a slice come to in each row, float64: names for the rows of a tensor (8, N)."""
+    """What the columns of a slice come to in each row, float64: names for the rows of a tensor (10, N)."""
 
     logsumexp: Tensor
     """-inf where the slice has no support; the other sums are then not used."""
@@ -37,6 +37,8 @@ class _SliceSums(NamedTuple):
     p_w: Tensor
     p_logp_w: Tensor
     pp_w: Tensor
+    varentropy: Tensor
+    p_logp_logp_w: Tensor
 
 
 def field_tangents(
@@ -47,31 +49,37 @@ def field_tangents(
     Args:
         tangent: of the logits, (..., V) as these are.
         ranks: the processes over which the columns are sharded, or None; all of them call this, and two exchanges
-            bring nine numbers a row.
+            bring eleven numbers a row.
     """
-    targets = rows.targets.view(-1)
-    active = targets != IGNORE_INDEX
+    active = rows.targets.view(-1) != IGNORE_INDEX
+    targets = rows.flat_targets
     owned = (targets >= 0) & (targets < rows.num_columns)
-    of_target = _tangent_of_target(tangent, logits, rows, owned)
+    of_targets = _tangents_of_targets(tangent, logits, rows, targets, owned)
     if ranks:
         from rlif_kernels.backends.sharded.slices import INVALID  # slices import the backends
 
         invalid = targets == INVALID
-        ranks.sum_over_slices(of_target)
+        ranks.sum_over_slices(of_targets)
     else:
-        invalid = active & ~owned
+        invalid = (targets != IGNORE_INDEX) & ~owned
+    of_target = of_targets[:, 0]
     sums = _slice_sums(tangent, logits, rows, active, of_target)
     parts = ranks.of_all_slices(sums) if ranks else sums[None]
     values = _combine(parts, of_target)
-    values["logprob"] = values["logprob"].masked_fill(invalid, torch.nan)
-    return {name: values[name].where(active, 0).float() for name in outputs if name in values}
+    each = values["logprob"][:, None] + (of_targets - of_target[:, None])
+    each = each.masked_fill(invalid, torch.nan).where(targets != IGNORE_INDEX, 0)
+    values = {name: value.where(active, 0) for name, value in values.items()}
+    values["logprob"] = each[:, 0] if rows.choices is None else each
+    return {name: values[name].float() for name in outputs if name in values}
 
 
-def _tangent_of_target(tangent: Tensor, logits: Tensor, rows: Rows, owned: Tensor) -> Tensor:
-    """dz_y of each row, (N,); 0 where the target's column is elsewhere or outside the support."""
-    index = rows.targets.where(owned.view(rows.targets.shape), 0)[..., None]
-    x, v = (matrix.gather(-1, index).view(-1) for matrix in (logits, tangent))
-    _, dz, support = _z_and_tangent(x, v, rows.flat_temperature, rows.softcap)
+def _tangents_of_targets(tangent: Tensor, logits: Tensor, rows: Rows, targets: Tensor, owned: Tensor) -> Tensor:
+    """dz_y of each row and target, (N, K); 0 where the target's column is elsewhere or outside the support."""
+    index = targets.where(owned, 0).view(*logits.shape[:-1], targets.shape[-1])
+    x, v = (matrix.gather(-1, index).view(targets.shape) for matrix in (logits, tangent))
+    temperature = rows.flat_temperature
+    tau = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+    _, dz, support = _z_and_tangent(x, v, tau, rows.softcap)
     return dz.where(owned & support, 0)
 
 
@@ -94,23 +102,28 @@ def _slice_sums(tangent: Tensor, logits: Tensor, rows: Rows, active: Tensor, of_
         p /= s
         logp.sub_(s.log()).masked_fill_(~support, 0)
         p_w = p * w
+        entropy = -(p * logp).sum(-1)
+        varentropy = (logp + entropy[:, None]).square_().mul_(p).sum(-1)
+        p_logp_w = logp * p_w
         sums[:, index] = torch.stack(
             _SliceSums(
                 logsumexp=torch.where(m == -torch.inf, m, m + s.log())[:, 0],
                 n=support.sum(-1, dtype=torch.float64),
-                entropy=-(p * logp).sum(-1),
+                entropy=entropy,
                 sum_sq_probs=p.square().sum(-1),
                 w=w.sum(-1),
                 p_w=p_w.sum(-1),
-                p_logp_w=logp.mul_(p_w).sum(-1),
+                p_logp_w=p_logp_w.sum(-1),
                 pp_w=p_w.mul_(p).sum(-1),
+                varentropy=varentropy,
+                p_logp_logp_w=p_logp_w.mul_(logp).sum(-1),
             )
         )
     return sums
 
 
 def _combine(parts: Tensor, of_target: Tensor) -> dict[str, Tensor]:
-    """The tangents of the whole rows from the sums of all slices (slices, 8, N), in float64."""
+    """The tangents of the whole rows from the sums of all slices (slices, 10, N), in float64."""
     each = _SliceSums(*parts.unbind(1))  # (slices, N) each
     empty = each.logsumexp == -torch.inf
     total = each.logsumexp.logsumexp(0)
@@ -122,13 +135,20 @@ def _combine(parts: Tensor, of_target: Tensor) -> dict[str, Tensor]:
         return values.masked_fill(empty, 0).sum(0) + 0 * total
 
     p_w, q = sum_of(pi * each.p_w), sum_of(pi.square() * each.sum_sq_probs)
-    entropy = sum_of(pi * (each.entropy - log_pi))
+    surprise = each.entropy - log_pi  # the mean of -log p over a slice
+    entropy = sum_of(pi * surprise)
+    varentropy = sum_of(pi * (each.varentropy + (surprise - entropy).square()))
+    # u of a slice's column is its own log p and this.
+    rest = log_pi + entropy
+    u_w = each.p_logp_w + rest * each.p_w
+    uu_w = each.p_logp_logp_w + 2 * rest * each.p_logp_w + rest.square() * each.p_w
     return {
         "logprob": -p_w,
         "entropy": -(sum_of(pi * (each.p_logp_w + log_pi * each.p_w)) + entropy * p_w),
         "self_certainty": p_w - sum_of(each.w) / sum_of(each.n),
         "logsumexp": of_target + p_w,
         "sum_sq_probs": 2 * (sum_of(pi.square() * each.pp_w) - q * p_w),
+        "varentropy": sum_of(pi * (uu_w + 2 * u_w)) - varentropy * p_w,
     }
 
 

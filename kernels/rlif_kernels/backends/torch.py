@@ -4,8 +4,10 @@ Each pass of the op reads the logits from memory once, because every further loo
 temporary of the logits' size ever exists. All sums are relative to the row's largest (capped) logit m, subtracted
 before the temperature divides, so that a shift of all logits costs no digit:
 
-    d = (x - m) / temperature,   s = sum exp d,   w = sum d exp d,   t = sum d,   n = columns in the support
-    logprob = d_y - log s,   entropy = log s - w/s,   self_certainty = log(s/n) - t/n
+    d = (x - m) / temperature,   s = sum exp d,   n = columns in the support
+
+`functional` has the other sums, and what becomes of them. The variance of log p takes one more look at the block, about
+the mean that the first look has found.
 """
 
 import itertools
@@ -15,12 +17,16 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.checks import check_values
+from rlif_kernels.functional import STATISTICS, Moments, sums_of
 from rlif_kernels.rows import Rows, RowState, row_coefficients, zero_results
 from rlif_kernels.stats import IGNORE_INDEX
 
 # Elements of one scratch buffer (1 MiB of float32). Two are alive at a time, and the threads share them: they fit the
 # L2 caches of two cores. A larger block falls out of cache; a smaller one pays more for dispatching each torch call.
 BLOCK_ELEMENTS = 1 << 18
+# Of what is multiplied with p, which is 0 there: its square times a coefficient must not overflow, since infinity times
+# 0 is NaN.
+LOWEST = -1e15
 
 Index = slice | Tensor  # which rows of a matrix: a range, or numbers where masked rows lie in between
 
@@ -44,7 +50,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
 
 
 def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-    x = block.x
+    x, sums = block.x, sums_of(outputs)
     m = x.amax(-1, keepdim=True)
     d = torch.sub(x, m, out=block.scratch(0))
     block.divide_by_temperature(d)
@@ -53,8 +59,8 @@ def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[
     s = e.sum(-1)
     n = torch.full_like(s, x.shape[-1])
     guarded = torch.zeros_like(s, dtype=torch.bool)
-    w = mean_d = torch.zeros_like(s)
-    if "entropy" in outputs or "self_certainty" in outputs:
+    mean_d = mean_w = variance = mean_q = complement = nothing = torch.zeros_like(s)
+    if sums & {"w", "t"}:
         mean_d = d.sum(-1) / n
         special = (~mean_d.isfinite()).nonzero()[:, 0]
         if len(special):
@@ -70,32 +76,39 @@ def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[
             mean_d[special] = terms.sum(-1)[: len(special)] / tau
             d[special] = d[special].masked_fill_(outside, 0).clamp_(min=torch.finfo(torch.float32).min)
             guarded[special] = outside.any(-1)
-        if "entropy" in outputs:
-            w = d.mul_(e).sum(-1)
-    log_s = s.log()
-    values = {
-        "m": m[:, 0],
-        "log_s": log_s,
-        "n": torch.where(guarded, -n.clamp(min=1), n),  # -0 would not look negative
-        "logprob": d_y - log_s,
-        "entropy": log_s - w / s,
-        "self_certainty": (s / n).log() - mean_d,
-        "logsumexp": (m / block.tau)[:, 0] + log_s,
-        "sum_sq_probs": torch.zeros_like(s),
-        "complement": torch.zeros_like(s),
-        "largest": torch.zeros_like(s),
-    }
+    if "v" in sums:
+        # About the row's own mean, and not the maximum: the difference of the two moments would cancel.
+        mean_w = (d * e).sum(-1) / s
+        variance = d.sub_(mean_w[:, None]).clamp_(min=LOWEST).square_().mul_(e).sum(-1) / s
+    elif "w" in sums:
+        mean_w = d.mul_(e).sum(-1) / s
     if "logprob" in outputs:
         # 1 - p_y as a sum of the others: as a difference it would lose its digits where p_y is nearly 1.
         e_y = e.gather(-1, ids)
-        values["complement"] = e.scatter_(-1, ids, 0).sum(-1) / s
+        complement = e.scatter_(-1, ids, 0).sum(-1) / s
         e.scatter_(-1, ids, e_y)
-    if "sum_sq_probs" in outputs:
-        values["sum_sq_probs"] = torch.mul(e, e, out=block.scratch(0)).sum(-1) / s.square()
-    if "top_probs" in outputs:
+    if "q" in sums:
+        mean_q = torch.mul(e, e, out=block.scratch(0)).sum(-1) / s.square()
+    top = torch.stack([nothing, nothing], -1)
+    if "x1" in sums:
         first, column = e.max(-1, keepdim=True)
         second = e.scatter_(-1, column, 0).amax(-1, keepdim=True)
-        values["top_probs"] = torch.cat([first, second], -1) / s[:, None]
+        top = torch.cat([first, second], -1) / s[:, None]
+    log_s = s.log()
+    row = Moments(
+        (m / block.tau)[:, 0], log_s, (s / n).log(), d_y, mean_d, mean_w, variance, mean_q, top
+    )  # fmt: skip
+    values = {name: STATISTICS[name].value(row) for name in outputs}
+    values |= RowState(
+        m[:, 0],
+        log_s,
+        torch.where(guarded, -n.clamp(min=1), n),  # -0 would not look negative
+        log_s - mean_w,
+        mean_q,
+        complement,
+        nothing,
+        variance,
+    )._asdict()
     return {name: value[: block.num_rows] for name, value in values.items()}
 
 
@@ -124,26 +137,42 @@ def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     return RowState(*row_state).m.double() / rows.flat_temperature
 
 
+def distances(x: Tensor, row_state: Tensor, rows: Rows) -> Tensor:
+    """z less the row's largest, (N, K) float64, of some capped logits of each row."""
+    temperature = rows.flat_temperature
+    if isinstance(temperature, Tensor):
+        temperature = temperature.double()[:, None]
+    return (x.double() - RowState(*row_state).m.double()[:, None]) / temperature
+
+
 def _backward_block(block: "Block", ids: Tensor, state: RowState, coefficients: dict[str, Tensor]) -> Tensor:
     x = block.x[: block.num_rows]
     d = torch.sub(x, state.m, out=block.scratch(0)[: block.num_rows])
     block.divide_by_temperature(d)
-    if "plogp" in coefficients:
-        d.clamp_(min=-1e30)  # times a coefficient it must not overflow: infinity times p = 0 is NaN
+    if "plogp" in coefficients or "uu" in coefficients:
+        d.clamp_(min=LOWEST)
     logp = d.sub_(state.log_s)
     p = torch.exp(logp, out=block.scratch(1)[: block.num_rows])
     p_y, logp_y = p.gather(-1, ids), logp.gather(-1, ids)
+    spread = own_spread = torch.zeros_like(p_y)
+    if "uu" in coefficients:
+        u, u_y = logp + state.entropy, logp_y + state.entropy
+        spread, own_spread = (each * (each + 2) * coefficients["uu"] for each in (u, u_y))
     if "plogp" in coefficients:
         polynomial = logp.mul_(coefficients["plogp"]).add_(coefficients["p"])
     else:
         polynomial = logp.copy_(coefficients["p"].expand_as(logp))
     if "pp" in coefficients:
         polynomial.addcmul_(p, coefficients["pp"])
+    if "uu" in coefficients:
+        polynomial.add_(spread)
     gradient = polynomial.mul_(p)
     if "1" in coefficients:
         gradient.sub_(coefficients["1"])
     if "y" in coefficients:
-        own = coefficients["rest"] + coefficients.get("plogp", 0) * logp_y + coefficients.get("pp", 0) * p_y
+        own = (
+            coefficients["rest"] + coefficients.get("plogp", 0) * logp_y + coefficients.get("pp", 0) * p_y + own_spread
+        )
         own = p_y * own - coefficients.get("1", 0) + coefficients["y"] * state.complement
         own = own + 0 * coefficients["p"]  # NaN where the target is out of range
         gradient.scatter_(-1, ids, own.where(x.gather(-1, ids) != -torch.inf, gradient.gather(-1, ids)))

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends.sharded.slices import backward_slice, slice_targets
+from rlif_kernels.backends import choices
+from rlif_kernels.backends.sharded.slices import slice_rows
 from rlif_kernels.head.head import Head
 from rlif_kernels.head.products import add_product, multiply, multiply_in_float32, narrow_
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
+
+# Of hidden states, weight and bias; None where nobody needs one.
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def backward(
@@ -23,7 +27,7 @@ def backward(
     row_state: Tensor,
     needs: Sequence[bool],
     kept: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> Gradients:
     """The gradients of hidden states, weight and bias; None for those that `needs` leaves out.
 
     Args:
@@ -33,7 +37,7 @@ def backward(
     gradients = HeadGradients(head, taken, needs, taken.count)
     num_columns, rows = head.rows.num_columns, head.rows.take(taken.index)
     if head.ranks is None:  # else `own_slice` did it
-        rows = rows._replace(targets=slice_targets(rows.targets, 0, num_columns, num_columns))
+        rows = slice_rows(rows, 0, num_columns, num_columns)
     state, grads = row_state[:, taken.index], {name: grad[taken.index] for name, grad in grads.items()}
     if kept is not None or not taken.count:
         sizes = [num_columns] if taken.count else []
@@ -49,9 +53,9 @@ def backward(
             logits = head.logits(hidden, columns, buffer)
         else:
             logits = buffer[: taken.count * num_columns].view(taken.count, num_columns)
-        own = rows._replace(targets=slice_targets(rows.targets, columns.start, size), num_columns=size)
+        own = slice_rows(rows, columns.start, size)
         # A tile is a slice of the vocabulary, a rank's tile too: neither needs an exchange.
-        backward_slice(head.backend, logits, grads, logits, own, state)
+        choices.backward_slice(head.backend, logits, grads, logits, own, state)
         gradients.add_columns(columns, logits, hidden, last=columns.stop == num_columns)
     return gradients.finish()
 
@@ -132,7 +136,7 @@ class HeadGradients:
                     own.copy_(self.weight_sum)
                     self.weight_sum = None
 
-    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def finish(self) -> Gradients:
         """The gradients, complete once every tile was added; None where nobody needs one."""
         if self.hidden is not None and self.head.ranks is not None:
             self.head.ranks.sum_over_slices(self.hidden)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import Backend, LocalBackend, local_backend, vocab_parallel
+from rlif_kernels.backends import Backend, LocalBackend, choices, local_backend, vocab_parallel
 from rlif_kernels.checks import check_values
 from rlif_kernels.head.products import add_product, multiply, multiply_in_float32
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
@@ -115,12 +115,14 @@ def forward(
     """
     num_columns, sizes = head.rows.num_columns, tile_sizes(taken.count, head.row_bytes(taken), head.tile_bytes)
     fields, state = zero_results(head.weight, head.rows.num_rows, outputs)
+    if head.rows.choices is not None and "logprob" in fields:
+        fields["logprob"] = state.new_zeros(head.rows.num_rows, head.rows.choices.shape[-1])
     rows = head.rows.take(taken.index)
     buffer = head.new_buffer(max(sizes, default=0) * num_columns if kept is None else 0)
     for tile in tiles(sizes):
         into = buffer if kept is None else kept[tile].view(-1)
         logits = head.logits(taken.take(tile), slice(num_columns), into)
-        tile_fields, tile_state = head.row_backend.forward(logits, rows.take(tile), outputs)
+        tile_fields, tile_state = choices.forward(head.backend, head.ranks, logits, rows.take(tile), outputs)
         numbers = taken.numbers(tile)
         state[:, numbers] = tile_state
         for name, value in tile_fields.items():

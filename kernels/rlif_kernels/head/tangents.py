@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.backends.tangents import field_tangents
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.head.head import Head
 from rlif_kernels.head.products import add_product
 from rlif_kernels.head.tiles import HiddenRows, tile_sizes, tiles
@@ -29,8 +30,12 @@ def head_tangents(
     columns, rows = slice(head.rows.num_columns), head.rows.take(taken.index)
     moved = None if d_hidden is None else HiddenRows(d_hidden, taken.rows)
     fields = {
-        name: head.weight.new_zeros(head.rows.num_rows, dtype=torch.float32) for name in outputs if name != "top_probs"
+        name: head.weight.new_zeros(head.rows.num_rows, dtype=torch.float32)
+        for name in outputs
+        if name in DIFFERENTIABLE
     }
+    if head.rows.choices is not None and "logprob" in fields:
+        fields["logprob"] = fields["logprob"].new_zeros(head.rows.num_rows, head.rows.choices.shape[-1])
     buffer, tangent_buffer = (head.new_buffer(max(sizes, default=0) * columns.stop) for _ in range(2))
     for tile in tiles(sizes):
         hidden = taken.take(tile)

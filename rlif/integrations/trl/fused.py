@@ -24,10 +24,15 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from rlif.errors import UserError
+from rlif.integrations.trl.distillation import FusedDivergence, module_of
 from rlif.models.fused_head import FusedHead, backbone, fused_head
 from rlif_kernels import TokenStats, linear_grpo_loss, linear_token_stats
 from rlif_kernels.stats import IGNORE_INDEX
 
+SERVED = (
+    "GRPOTrainer", "RLOOTrainer", "DistillationTrainer", "GKDTrainer", "GOLDTrainer", "IWOPDTrainer", "SDFTTrainer",
+    "SDPOTrainer",
+)  # fmt: skip
 POLICY_OUTPUTS = ("logprob", "entropy")
 REFERENCE_OUTPUTS = ("logprob",)
 FUSED_HINT = "TRL's own functions serve such a model: RLIFTrainer, or GRPOTrainer without use_fused_token_stats"
@@ -73,7 +78,7 @@ class FusedTokenStats:
     def __init__(self, trainer: Any, *, optional: bool = False) -> None:
         """Check and apply, as `use_fused_token_stats` describes; `optional` leaves out heads of another form."""
         if not isinstance(trainer, GRPOTrainer | RLOOTrainer):
-            raise UserError(f"trainer: got {type(trainer).__name__}, expected a GRPOTrainer or RLOOTrainer")
+            raise UserError(f"trainer: got {type(trainer).__name__}, expected one of {', '.join(SERVED)}")
         if trainer._dist.is_zero3:
             raise UserError(
                 "trainer: got DeepSpeed ZeRO-3, whose weights are away when the backward needs them; expected ZeRO-2, "
@@ -241,14 +246,17 @@ class FusedTokenStats:
         )
 
 
-def use_fused_token_stats(trainer: Any) -> FusedTokenStats:
-    """Let a trainer of TRL compute log-probabilities and entropies by `linear_token_stats`, reference model included.
+def use_fused_token_stats(trainer: Any) -> FusedTokenStats | FusedDivergence:
+    """Let a trainer of TRL compute what it reads from logits by rlif's kernels, reference model or teacher included.
 
-    Same arguments, same values (softcap, logit scale and temperature too), same gradients; padding and prompts take
-    part in no matrix product. Everything else of the trainer stays as it is.
+    Log-probabilities and entropies of GRPOTrainer and RLOOTrainer are those of `linear_token_stats`, and divergences of
+    trainers that distil those of `linear_divergence` and `divergence` (`rlif.integrations.trl.distillation` has the
+    table). Same arguments, same values (softcap, logit scale and temperature too), same gradients; padding and prompts
+    take part in no matrix product of a fused head. Everything else of the trainer stays as it is.
 
     Args:
-        trainer: a GRPOTrainer or RLOOTrainer, at any time; best before `train`.
+        trainer: a GRPOTrainer, RLOOTrainer, DistillationTrainer, GKDTrainer, GOLDTrainer, IWOPDTrainer, SDFTTrainer or
+            SDPOTrainer, at any time; best before `train`.
 
     Returns:
         What undoes it: by `.undo()`, or at the end of a `with use_fused_token_stats(trainer):`. A trainer that has it
@@ -256,11 +264,13 @@ def use_fused_token_stats(trainer: Any) -> FusedTokenStats:
 
     Raises:
         UserError: another trainer, a model whose logits are not softcap(scale * (hidden @ weight.T + bias)) of one
-            plain linear layer, or weights that are sharded by DeepSpeed ZeRO-3. Nothing has been exchanged then.
+            plain linear layer, weights that are sharded by DeepSpeed ZeRO-3, or self-distillation from a few tokens'
+            log-probabilities. Nothing has been exchanged then.
     """
     fused = getattr(trainer, "fused_token_stats", None)
     if fused is None:
-        fused = trainer.fused_token_stats = FusedTokenStats(trainer)
+        distils = module_of(trainer) is not None
+        fused = trainer.fused_token_stats = FusedDivergence(trainer) if distils else FusedTokenStats(trainer)
     fused.apply()
     return fused
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,36 +25,51 @@ from rlif_kernels.checks import check_inplace
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-_recorded: ContextVar[list[Tensor] | None] = ContextVar("self_certainty", default=None)
+
+class Recording(NamedTuple):
+    """What is to be recorded, and what has been so far."""
+
+    outputs: tuple[str, ...]
+    """Fields of `TokenStats`."""
+    found: list[TokenStats]
+    """One for each call, with these fields, detached."""
+
+
+_recording: ContextVar[Recording | None] = ContextVar("statistics", default=None)
 
 
 @contextmanager
-def recorded_self_certainty() -> Iterator[list[Tensor]]:
-    """Collect the self-certainty of what the functions below compute log-probabilities of: it is in the same pass.
+def recorded_statistics(outputs: tuple[str, ...]) -> Iterator[list[TokenStats]]:
+    """Collect statistics of what the functions below compute log-probabilities of: they are in the same pass.
 
     verl's functions return log-probabilities and entropies alone, and the engine calls them from deep within a model.
     """
-    found: list[Tensor] = []
-    token = _recorded.set(found)
+    recording = Recording(outputs, [])
+    token = _recording.set(recording)
     try:
-        yield found
+        yield recording.found
     finally:
-        _recorded.reset(token)
+        _recording.reset(token)
 
 
-def recording() -> list[Tensor] | None:
-    """Return what `recorded_self_certainty` has collected so far, None outside of it."""
-    return _recorded.get()
+def recorded_so_far() -> list[TokenStats]:
+    """Return what `recorded_statistics` has collected so far, nothing outside of it."""
+    recording = _recording.get()
+    return [] if recording is None else recording.found
 
 
 def _wanted(*outputs: str) -> tuple[str, ...]:
-    return outputs if recording() is None else (*outputs, "self_certainty")
+    """Return the fields to compute: these, and those to record."""
+    recording = _recording.get()
+    return outputs if recording is None else tuple(dict.fromkeys((*outputs, *recording.outputs)))
 
 
 def _record(stats: TokenStats) -> None:
-    found = recording()
-    if found is not None and stats.self_certainty is not None:
-        found.append(stats.self_certainty.detach())
+    """Keep what is to be recorded of a call."""
+    recording = _recording.get()
+    if recording is not None:
+        fields = {name: getattr(stats, name) for name in recording.outputs}
+        recording.found.append(TokenStats(**{name: each.detach() for name, each in fields.items() if each is not None}))
 
 
 def _statistic(logits: Tensor, name: str) -> Tensor:

@@ -145,7 +145,7 @@ def _parameters(function: Callable[..., Any]) -> list[tuple[str, Any]]:
 
 def _targets() -> Iterator[tuple[str, str | None, str, Callable[[Any], Any]]]:
     """Module, class if it is a method, name, and what makes ours from the original."""
-    from rlif.integrations.verl import functions, self_certainty, vocab_parallel
+    from rlif.integrations.verl import columns, functions, vocab_parallel
 
     def instead(ours: Any) -> Callable[[Any], Any]:
         return lambda original: ours
@@ -168,6 +168,6 @@ def _targets() -> Iterator[tuple[str, str | None, str, Callable[[Any], Any]]]:
     for sharded in vocab_parallel.FUNCTIONS:
         yield "verl.utils.megatron.tensor_parallel", None, sharded.__name__, instead(sharded)
     engine = "verl.workers.engine.fsdp.transformer_impl"
-    yield engine, "FSDPEngineWithLMHead", "forward_step", self_certainty.recording_forward_step
-    yield engine, "FSDPEngineWithLMHead", "prepare_model_outputs", self_certainty.with_self_certainty
-    yield "verl.trainer.ppo.v1.trainer_base", "PPOTrainer", "_compute_advantage", self_certainty.handing_over
+    yield engine, "FSDPEngineWithLMHead", "forward_step", columns.recording_forward_step
+    yield engine, "FSDPEngineWithLMHead", "prepare_model_outputs", columns.with_columns
+    yield "verl.trainer.ppo.v1.trainer_base", "PPOTrainer", "_compute_advantage", columns.handing_over

@@ -3,13 +3,18 @@
 `python -m benchmarks releases` installs the releases, and compiles all kernels for all targets; here are a few of them.
 """
 
+import itertools
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.gates.releases import RELEASES, compile_all, environment, faults_of, folder_of
-from benchmarks.report import ROOT
+from benchmarks.gates import releases
+from benchmarks.gates.releases import RELEASES, TARGETS, compile_all, environment, folder_of
+from benchmarks.report import RESULTS, ROOT, newest
+from benchmarks.report.releases import faults_of, releases_table
 
 KERNELS = ("forward (bf16)", "part (bf16, 4 slices)", "backward (bf16)", "grpo statistics (bf16)")
 
@@ -56,3 +61,63 @@ def test_an_error_and_a_spill_are_faults():
         {"kernel": "three", "error": "RuntimeError: no"},
     ]
     assert faults_of(compiled) == ["two spills (3)", "three does not compile (RuntimeError: no)"]
+
+
+def test_the_table_counts_registers_and_spills_and_names_what_fails():
+    entries = [
+        {"triton": release, "target": "sm_90", "kernel": kernel, **found}
+        for release, kernel, found in (
+            ("3.6.0", "one", {"registers": 40, "spills": 0}),
+            ("3.6.0", "two", {"registers": 64, "spills": 3}),
+            ("3.9.0", "one", {"registers": 50, "spills": 0}),
+            ("3.9.0", "two", {"error": "RuntimeError: no"}),
+        )
+    ]
+    drawn = releases_table({"entries": entries})
+    assert "| sm_90 | 64 registers, 3 spills | 50 registers, no spill, 1 do not compile |" in drawn
+    assert "- 3.6.0, sm_90: two spills (3)\n- 3.9.0, sm_90: two does not compile (RuntimeError: no)" in drawn
+
+
+def test_the_committed_run_has_every_release_and_target_and_no_fault():
+    if not list(RESULTS.glob("*-releases.json")):
+        pytest.skip("no run is committed: python -m benchmarks releases --output benchmarks/results")
+    results = json.loads(newest("releases").read_text())
+    assert {(each["triton"], each["target"]) for each in results["entries"]} == set(
+        itertools.product(RELEASES, TARGETS)
+    )
+    assert faults_of(results["entries"]) == []
+
+
+def test_a_release_that_cannot_be_installed_costs_no_other(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(releases, "FOLDER", tmp_path / "releases")
+    (tmp_path / "releases" / "3.7.1" / "triton").mkdir(parents=True)
+    monkeypatch.setattr(releases, "compile_all", lambda *_: [{"kernel": "one", "registers": 40, "spills": 0}])
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr="ERROR: no such version")
+    )
+    code = releases.main(["--triton", "0.0.1", "3.7.1", "--targets", "sm_90", "--output", str(tmp_path)])
+    (path,) = tmp_path.glob("*-releases.json")
+    results = json.loads(path.read_text())
+    assert code == 1
+    assert results["entries"] == [{"triton": "3.7.1", "target": "sm_90", "kernel": "one", "registers": 40, "spills": 0}]
+    assert "pip cannot install 0.0.1 here: ERROR: no such version" in capsys.readouterr().err
+
+
+def test_a_run_of_the_same_sources_goes_on_and_one_of_others_begins_anew(monkeypatch, tmp_path):
+    compiled = []
+
+    def compile_all(release, target):
+        compiled.append(target)
+        return [{"kernel": releases.ALL if target == "sm_80" else "one", "registers": 40, "spills": 0}]
+
+    def run(*targets):
+        compiled.clear()
+        releases.main(["--triton", "3.7.1", "--targets", *targets, "--output", str(tmp_path)])
+        return list(compiled)
+
+    monkeypatch.setattr(releases, "install", lambda release: None)
+    monkeypatch.setattr(releases, "compile_all", compile_all)
+    assert run("sm_90", "sm_80") == ["sm_90", "sm_80"]
+    assert run("sm_90", "sm_80", "gfx942") == ["sm_80", "gfx942"]  # the process of sm_80 had ended badly
+    monkeypatch.setattr(releases, "sources", lambda: "others")
+    assert run("sm_90") == ["sm_90"]

@@ -154,16 +154,31 @@ def test_wheels_come_before_what_is_installed_and_a_place_without_any_is_one_cle
     assert command.carried(tmp_path) == {"cut_cross_entropy": "25.9"}
 
 
-@pytest.mark.slow
-def test_the_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
-    line = [sys.executable, "-m", "benchmarks", "gpu", "--dry-run", "--output", str(tmp_path)]
+def dry_run(output, names):
+    """What the command leaves of these parts, and prints at its end."""
+    line = [sys.executable, "-m", "benchmarks", "gpu", "--dry-run", "--output", str(output), "--parts", *names]
     process = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 0, process.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
-    results = json.loads((tmp_path / "gpu.json").read_text())
-    assert (results["size"], results["finished"]) == ("tiny", True)
-    assert list(results["parts"]) == list(MODULES)
+    assert [path.name for path in output.iterdir()] == ["gpu.json"]
+    results = json.loads((output / "gpu.json").read_text())
+    assert list(results["parts"]) == list(names)
     for name, found in results["parts"].items():
         assert not {"failed", "stopped", "tail"} & set(found), (name, found)
-    assert results["parts"]["step"]["implementations"]["rlif"]["tokens_per_second"] > 0
     assert summary(results) in process.stdout
+    return results
+
+
+# What each part measures is tried by `test_parts`, without the seconds in which a process of its own imports torch.
+@pytest.mark.slow
+def test_the_command_goes_through_the_motions_of_a_part_that_measures_and_of_one_that_cannot(tmp_path):
+    results = dry_run(tmp_path, ("contract", "counters"))
+    assert (results["size"], results["finished"]) == ("tiny", False)  # not all parts
+    assert results["parts"]["contract"]["right"] == results["parts"]["contract"]["cases"] > 0
+    assert results["device"] == "cuda" or "missing" in results["parts"]["counters"]
+
+
+@pytest.mark.exhaustive
+def test_the_command_goes_through_all_its_motions_without_a_gpu(tmp_path):
+    results = dry_run(tmp_path, tuple(MODULES))
+    assert (results["size"], results["finished"]) == ("tiny", True)
+    assert results["parts"]["step"]["implementations"]["rlif"]["tokens_per_second"] > 0

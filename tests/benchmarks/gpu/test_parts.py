@@ -1,14 +1,17 @@
 """Every part of the GPU command runs on a CPU, so that nothing but a device can make it fail on one."""
 
+import json
 import multiprocessing
 
 import pytest
 import torch
 
-from benchmarks.gates.variants import variant_faults
-from benchmarks.gpu import cases, contract, heads, ops, variants
+from benchmarks.gates import compiled
+from benchmarks.gates.variants import count_variants, faults_of
+from benchmarks.gpu import cases, contract, heads, ops, step, variants
 from benchmarks.gpu.part import Task
 from benchmarks.memory import in_fresh_process
+from benchmarks.report import newest
 from comparison import DEVICE
 from rlif_kernels.backends.triton import launches
 
@@ -90,6 +93,14 @@ def test_the_ops_and_the_heads_are_timed_beside_their_floors():
             assert entry["floors"]
 
 
+@pytest.mark.slow
+def test_a_training_step_is_timed(monkeypatch):
+    monkeypatch.setattr(step, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    found = measured(step)
+    assert found["missing"] == {}
+    assert found["implementations"]["rlif"]["tokens_per_second"] > 0
+
+
 def test_variants_have_the_bits_of_the_table_or_are_not_timed(monkeypatch):
     found = measured(variants)
     assert [entry["op"] for entry in found["entries"]] == list(variants.VARIANTS)
@@ -111,4 +122,13 @@ def test_every_variant_is_one_that_the_table_can_hold(variant):
 
 @pytest.mark.slow
 def test_every_variant_compiles_without_spills_and_within_its_registers():
-    assert in_fresh_process(variant_faults, "sm_90", ("bfloat16",)) == []
+    assert faults_of(in_fresh_process(count_variants, "sm_90", ("bfloat16",))) == []
+
+
+def test_the_report_has_every_variant_and_none_that_spills():
+    counted = json.loads(newest("static").read_text())["variants"]
+    expected = {
+        (str(kernel), str(variant)) for dtype in variants.DTYPES for variant, kernel in compiled.variants(dtype)
+    }
+    assert {(each["kernel"], each["variant"]) for each in counted} == expected
+    assert faults_of(counted) == []

@@ -17,6 +17,8 @@ def test_a_run_that_is_finished_is_not_trained_again(tmp_path, monkeypatch):
     save_model(SIZES["tiny"], tmp_path / "model")
     options = Options(tmp_path, size="tiny", model=tmp_path / "model")
     results = {"missing": {}, "entries": []}
+    suite.add_diagnosis(options, results)
+    assert list(results["diagnosis"]["rewards"]) == list(suite.REWARDS)
     for _ in range(2):
         suite.add_run(options, "self_certainty", 0, results)
     first, again = results["entries"]
@@ -45,12 +47,16 @@ def test_a_change_is_one_where_chance_alone_would_not_make_it(tmp_path):
         made_up("majority_vote", 0, (0.2, 0.2, 0.22)),
     ]
     options = {"eval_data": "word_problems:level=1,n=100,split=test", "eval_generations": 4}
+    diagnosis = {"num_prompts": 9, "rewards": {"self_certainty": {"outlook": "risk of collapse"}}}
     results = {
-        "suite": "recipe", "date": "2026-01-02", "model": "Small", "recipe": options, "entries": entries, "missing": {},
+        "suite": "recipe", "diagnosis": diagnosis,
+        "date": "2026-01-02", "model": "Small", "recipe": options, "entries": entries, "missing": {},
         "machine": {"processor": "P", "gpu": None, "cores": 2, "versions": {"torch": "2"}}, "size": "full",
     }  # fmt: skip
     text = recipe(results)
-    assert "| `self_certainty` | 2 | 20.0% to 10.0% | 25.0% | 1.00 to 0.80 | 40 to 40 | 4.0 |" in text
+    assert (
+        "| `self_certainty` | 2 | risk of collapse | 20.0% to 10.0% | 25.0% | 1.00 to 0.80 | 40 to 40 | 4.0 |" in text
+    )
     # 1.96 sqrt((0.2 * 0.8 + p (1 - p)) / n), n = 400 for each seed
     assert "`self_certainty`: accuracy fell (-10.0 points, 95% of chance within ±3.5)." in text
     assert "`verifiable`: accuracy rose (+8.0 points, 95% of chance within ±5.9)." in text

@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused_and_nothing_exchanged(model_dir: Path, tmp
         use_fused_token_stats(trainer)
     with pytest.raises(UserError, match=r"Qwen3ForCausalLM is of torch.float64, expected one of torch.float32"):
         use_fused_token_stats(stock(make("plain").double(), tmp_path))
-    with pytest.raises(UserError, match="trainer: got object, expected a GRPOTrainer or RLOOTrainer"):
+    with pytest.raises(UserError, match="trainer: got object, expected one of GRPOTrainer, RLOOTrainer, DistillationT"):
         FusedTokenStats(object())
     trainer = stock(str(model_dir), tmp_path)
     before = trainer.model.forward

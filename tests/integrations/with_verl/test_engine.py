@@ -4,11 +4,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("verl.workers.engine", reason="verl is not installed")
 
+from verl.trainer.ppo.core_algos import compute_optimal_token_baseline_advantage
 from verl.utils import torch_functional
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
@@ -149,3 +151,35 @@ def test_a_training_step_learns_what_verls_own_functions_make_it_learn(
         # rounding of float32 sums does it depend on that rounding.
         assert step.any()
         assert ((step - expected[name]).abs() > 1e-4).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_optimal_token_baseline_has_its_sum_of_squares_with_fused_heads(model, patched, packed: bool) -> None:
+    settings = {"packed": packed, "calculate_entropy": True, "calculate_sum_pi_squared": True}
+    fused, plain = (old_log_probs(model[0], fused=head, **settings) for head in (True, False))
+    assert fused.keys() == plain.keys() == {"log_probs", "entropy", "self_certainty", "sum_pi_squared"}
+    for name, value in plain.items():
+        # Two float32 ways to the logits. The last position predicts a token that verl drops.
+        for ours, theirs in zip(fused[name].unbind(), value.unbind(), strict=True):
+            torch.testing.assert_close(ours[:-1], theirs[:-1], atol=5e-5, rtol=0)
+    advantages = [baseline_advantages(outputs) for outputs in (fused, plain)]
+    torch.testing.assert_close(*advantages, atol=1e-3, rtol=1e-3)
+    assert advantages[0].any()
+
+
+def baseline_advantages(outputs: dict) -> torch.Tensor:
+    """verl's advantages of the sequences, as if they were completions of one prompt."""
+    logprobs, squares = (outputs[name].to_padded_tensor(0.0) for name in ("log_probs", "sum_pi_squared"))
+    mask = (torch.arange(logprobs.shape[1]) < torch.tensor(verl_on_cpu.LENGTHS)[:, None] - 1).float()
+    rewards = torch.zeros_like(mask)
+    rewards[:, 0] = torch.tensor([1.0, 0.0, 0.5, 0.2])
+    advantages, _ = compute_optimal_token_baseline_advantage(
+        token_level_rewards=rewards, response_mask=mask, index=np.zeros(4), old_log_probs=logprobs,
+        sum_pi_squared=squares,
+    )  # fmt: skip
+    return advantages
+
+
+def test_without_the_patch_verl_refuses_that_sum_where_heads_are_fused(model) -> None:
+    with pytest.raises(NotImplementedError, match="not supported with use_fused_kernels=True"):
+        old_log_probs(model[0], fused=True, packed=True, calculate_entropy=True, calculate_sum_pi_squared=True)

@@ -12,7 +12,7 @@ from verl.utils.experimental.torch_functional import FusedLinearForPPO
 from verl.utils.kernel.linear_cross_entropy import LinearCrossEntropy
 
 from rlif.integrations.verl import functions as ours
-from rlif_kernels import reference
+from rlif_kernels import compat, reference
 
 N, V, H = 37, 503, 24
 
@@ -48,6 +48,15 @@ def test_functions_of_logits_have_verls_values_and_gradients(name: str, labelled
     value, gradient = value_and_gradient(getattr(ours, name), logits, *rest)
     expected, expected_gradient = value_and_gradient(getattr(theirs, name), logits, *rest)
     assert value.dtype == expected.dtype
+    torch.testing.assert_close(value, expected, **FP32)
+    torch.testing.assert_close(gradient, expected_gradient, **FP32)
+
+
+def test_the_function_of_the_kernels_by_verls_name_is_verls() -> None:
+    logits, labels = example()
+    value, gradient = value_and_gradient(compat.logprobs_from_logits, logits, labels)
+    expected, expected_gradient = value_and_gradient(theirs.logprobs_from_logits, logits, labels)
+    assert inspect.signature(compat.logprobs_from_logits).parameters.keys() == {"logits", "labels", "inplace_backward"}
     torch.testing.assert_close(value, expected, **FP32)
     torch.testing.assert_close(gradient, expected_gradient, **FP32)
 

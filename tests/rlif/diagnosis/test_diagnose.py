@@ -68,23 +68,32 @@ def numbers(diagnosis: Diagnosis) -> dict[str, float]:
     return values
 
 
-def test_the_measures_are_those_of_the_samples_taken_one_by_one(adder: LanguageModel, prompts: list[Prompt]) -> None:
-    diagnosis = measure(adder, prompts, num_generations=4, reward="token_entropy")
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_measures_are_those_of_the_samples_taken_one_by_one(
+    adder: LanguageModel, prompts: list[Prompt], temperature: float
+) -> None:
+    diagnosis = measure(adder, prompts, num_generations=4, reward="token_entropy", temperature=temperature)
     seeds = [(0, index) for index in range(len(prompts))]
-    options = dict(num_generations=4, max_completion_length=20, temperature=1.0, seeds=seeds)
+    options = dict(num_generations=4, max_completion_length=20, temperature=temperature, seeds=seeds)
     rollout = sample(adder, encode_prompts(adder, prompts, 20), **options)  # type: ignore[arg-type]
-    entropy, tokens, rewards = 0.0, 0, []
+    entropy, untempered, tokens, rewards = 0.0, 0.0, 0, []
     with torch.no_grad():
         for row, (prompt_length, length) in enumerate(zip(*rollout.lengths(), strict=True)):
             prompt_ids = rollout.prompt_ids[row, -prompt_length:]
             ids = torch.cat([prompt_ids, rollout.completion_ids[row, :length]])
             logits = adder.model(ids[None, :-1]).logits[0, prompt_length - 1 :]
-            values = token_stats(logits, ids[prompt_length:]).entropy
+            values, at_one = (token_stats(logits, ids[prompt_length:], temperature=each).entropy for each in
+                              (temperature, 1.0))  # fmt: skip
             assert values is not None
+            assert at_one is not None
             rewards.append(-values.mean().item())
-            entropy, tokens = entropy + values.sum().item(), tokens + length
+            entropy, untempered = entropy + values.sum().item(), untempered + at_one.sum().item()
+            tokens += length
     # float32 through one layer, padded and not: some tens of roundings
     assert diagnosis.measures["entropy"].value == pytest.approx(entropy / tokens, rel=1e-4)
+    assert ("untempered_entropy" in diagnosis.measures) == (temperature != 1)
+    if temperature != 1:
+        assert diagnosis.measures["untempered_entropy"].value == pytest.approx(untempered / tokens, rel=1e-4)
     assert diagnosis.rewards["token_entropy"].measures["mean"].value == pytest.approx(np.mean(rewards), rel=1e-4)
     assert diagnosis.measures["completion_length"].value == tokens / len(rewards)
     assert diagnosis.measures["eos_rate"].value == sum(rollout.finished.tolist()) / len(rewards)
@@ -137,6 +146,7 @@ def samples(agrees: list[list[int]], rewards: list[list[float]], answers: list[s
     return Samples(
         tokens=2 * ones,
         entropy=ones,
+        untempered_entropy=ones,
         self_certainty=ones,
         finished=ones,
         parsed=ones,

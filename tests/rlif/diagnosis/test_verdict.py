@@ -50,6 +50,8 @@ HOPEFUL = {
         ({"alignment": -0.8}, "risk of collapse", "its correlation with agreeing is -0.80"),
         ({"agreement": 0.95}, "little to gain", "95% of a group state the same answer already"),
         ({"entropy": 0.05}, "little to gain", "the model is sure already: 0.05 nats a token"),
+        ({"untempered_entropy": 0.05}, "little to gain", "sure already: 0.05 nats a token at temperature 1 (less"),
+        ({"entropy": 0.05, "untempered_entropy": 0.3}, "likely to help", "there is room"),
         ({"frac_reward_zero_std": 0.95}, "little to gain", "the same throughout 95% of the groups"),
         ({"agreement": 1.0, "alignment": math.nan}, "little to gain", "100% of a group state the same answer already"),
         ({"alignment": math.nan}, "little to gain", "in no group some completions agree and others do not"),

@@ -8,9 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from rlif.errors import UserError
 from rlif.evaluation.completions import completion_row, read_completions
+from rlif.evaluation.measure import evaluate_completions
+from rlif.evaluation.report import print_tables
 from rlif.files.jsonl import write_rows
 
 WriteJsonl = Callable[..., Path]
@@ -42,6 +45,33 @@ def test_a_file_from_elsewhere_may_have_answers_and_no_scores(write_jsonl: Write
     assert completions.answers == [["7", "7.0", None, None]]
     assert completions.correct().tolist() == [[True, True, False, False]]
     assert completions.scores == {}
+
+
+def tagged(answer: int, confidence: object) -> str:
+    return f"</think><answer>{answer}</answer><analysis>?</analysis><confidence>{confidence}</confidence>"
+
+
+def test_confidence_in_words_is_a_score_and_weighs_votes(write_jsonl: WriteJsonl) -> None:
+    texts = [tagged(7, 0.2), tagged(7, "20%"), tagged(8, 90), "<answer>7</answer>"]
+    completions = read_completions(write_jsonl({"prompt": "a", "answer": "8", "completions": texts}))
+    assert completions.answers == [["7", "7", "8", "7"]]
+    assert completions.scores["verbalized"].tolist() == [[0.2, 0.2, 0.9, 0.0]]
+    evaluation = evaluate_completions(completions)
+    assert evaluation.label_free["confidence_stated"].value == 0.75
+    assert evaluation.selection["majority@4"].value == 0
+    assert evaluation.selection["weighted-majority/verbalized"].value == 1
+    assert evaluation.scores["verbalized"].as_is is not None
+    assert evaluation.scores["verbalized"].as_is[1] == pytest.approx((0.04 + 0.04 + 0.01 + 0) / 4)
+    assert evaluation.same_confidence is None
+
+
+def test_one_confidence_for_everything_is_told(write_jsonl: WriteJsonl) -> None:
+    completions = read_completions(write_jsonl({"prompt": "a", "answer": "8", "completions": [tagged(7, 0.5)] * 4}))
+    evaluation = evaluate_completions(completions)
+    assert evaluation.same_confidence == (0.5, 1.0)
+    console = Console(record=True, width=100)
+    print_tables(evaluation, console)
+    assert "100% of the confidences that completions state are 0.5: they tell nothing apart" in console.export_text()
 
 
 GOOD = {"prompt": "a", "answer": "1", "completions": ["#### 1", "#### 2"], "scores": {"s": [0.5, 0.25]}}

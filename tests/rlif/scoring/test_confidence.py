@@ -45,7 +45,7 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
         outputs=OUTPUTS,
     )
     vocab_size = language_model.model.config.vocab_size
-    scores = confidence_scores(rollout, language_model.tokenizer, vocab_size)
+    scores = confidence_scores(rollout, language_model.tokenizer, vocab_size, 4)
     assert set(scores) == SCORE_NAMES
     with torch.no_grad():
         stats = Scorer(language_model.model, None)(rollout, 0.7, OUTPUTS)

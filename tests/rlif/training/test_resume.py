@@ -41,7 +41,7 @@ def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_iterations": 2, "mask_truncated_completions": True},
+        {"num_iterations": 2, "mask_truncated_completions": True, "kl_estimator": "full"},
         {"lora_rank": 4, "lora_modules_to_save": ("lm_head",)},
         {"lora_rank": 4, "dtype": "bfloat16", "learning_rate": 3e-6, "num_iterations": 2},
         {"dtype": "bfloat16", "learning_rate": 3e-6, "logits_dtype": "float32"},

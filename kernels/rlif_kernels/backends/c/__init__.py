@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.backends.c.build import library
-from rlif_kernels.backends.torch import row_maximum as row_maximum  # the two leave the same row state
+from rlif_kernels.backends.torch import distances as distances  # the two leave the same row state
+from rlif_kernels.backends.torch import row_maximum as row_maximum
 from rlif_kernels.checks import check_values
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import KERNEL_ROWS, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, row_coefficients, row_offsets, zero_results
+from rlif_kernels.stats import FIELDS
 
 # Below this many elements more threads cost more than they save: about 40 microseconds of work.
 MIN_ELEMENTS_FOR_THREADS = 1 << 16
@@ -32,12 +34,8 @@ class Call(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("temperature", "softcap")),
         *((name, ctypes.c_int64) for name in ("columns", "rows")),
         *((name, ctypes.c_int32) for name in ("dtype", "threads")),
-        *((name, ctypes.c_void_p) for name in ("logprob", "entropy", "self_certainty", "logsumexp")),
-        *((name, ctypes.c_void_p) for name in ("sum_sq_probs", "top_probs", "state")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("grad", "grad_offsets", "c_p", "c_plogp", "c_pp", "c_1", "c_y", "c_rest")
-        ),
+        *((name, ctypes.c_void_p) for name in (*FIELDS, "state", "grad", "grad_offsets")),
+        *((f"c_{name}", ctypes.c_void_p) for name in ("p", "plogp", "pp", "uu", "1", "y", "rest")),
         *((name, ctypes.c_void_p) for name in (*KERNEL_ROWS, "loss", "kl", "clipped")),
         *((name, ctypes.c_double) for name in ("low", "high", "delta", "beta", "entropy_coef", "self_certainty_coef")),
         *((name, ctypes.c_void_p) for name in ("uniform", "drawn")),
@@ -87,7 +85,8 @@ def grpo(
     """`backends.FusedLoss`."""
     check_values(rows)
     expect_gradient(grad_logits, logits, rows.num_columns)
-    results, state = zero_results(logits, rows.num_rows, (*outputs, "loss", "kl"))
+    results, state = zero_results(logits, rows.num_rows, outputs)
+    results |= {name: state.new_zeros(rows.num_rows) for name in ("loss", "kl")}
     results["clipped"] = state.new_zeros(rows.num_rows, dtype=torch.bool)
     given = {name: getattr(loss_rows, name) for name in KERNEL_ROWS if getattr(loss_rows, name) is not None}
     tensors = {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": state, **results, **given}

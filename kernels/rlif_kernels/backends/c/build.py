@@ -33,6 +33,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rlif_kernels.rows import RowState
+from rlif_kernels.stats import FIELDS
+
 if sys.platform != "win32":
     import fcntl
 
@@ -42,6 +45,11 @@ SOURCES = tuple(
 )
 # No -ffast-math: the edge values are infinities and NaN. One word on contraction, or GCC and Clang differ in it.
 FLAGS = ("-O2", "-std=gnu11", "-Wno-psabi", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
+# Names that the C code shares with Python, in the order of the tables that hold them.
+NAMES = (
+    "-DFIELD_POINTERS=" + ", ".join(f"*{name}" for name in FIELDS),
+    "-DSTATE_PARTS=" + ", ".join(f"STATE_{name.upper()}" for name in RowState._fields),
+)
 # Tried in turn: Clang on Arm knows the machine's processor by the second name only.
 MACHINE_FLAGS = (("-march=native",), ("-mcpu=native",), ())
 # What /proc/cpuinfo says of processors that can run a level of x86-64, as far as the kernels make use of it.
@@ -137,7 +145,7 @@ def _compiler() -> tuple[list[str], bytes]:
         raise BuildError(f"RLIF_CPU_LEVEL is {level}, which this processor cannot run")
     failure: BuildError | None = None
     for machine in ((f"-march={level}",),) if level else MACHINE_FLAGS:
-        command = [*compiler, *FLAGS, *machine]
+        command = [*compiler, *FLAGS, *NAMES, *machine]
         try:
             return command, _run([*command, "-dM", "-E", "-x", "c", os.devnull])
         except BuildError as error:

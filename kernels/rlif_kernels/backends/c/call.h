@@ -10,8 +10,9 @@
 #define CHUNK 4096 /* columns; in float32 half of a first cache of 32 KB. GROUP divides it. */
 #define IGNORE_INDEX (-100)
 
-/* Where the parts of the row state stand, which the forward leaves for the backward: RowState of rows.py. */
-enum { STATE_M, STATE_LOG_S, STATE_N, STATE_ENTROPY, STATE_SUM_SQ_PROBS, STATE_COMPLEMENT };
+/* Where the parts of the row state stand, which the forward leaves for the backward: RowState of rows.py. STATE_PARTS and
+   FIELD_POINTERS come with the compiler's command, from the tables in Python. */
+enum { STATE_PARTS };
 
 typedef struct {
     const void *logits;
@@ -24,13 +25,14 @@ typedef struct {
     int64_t rows;
     int32_t dtype;
     int32_t threads;
-    /* forward: (rows,) each, or NULL where not asked for; top_probs is (rows, 2), state (STATE_COMPLEMENT + 1, rows) */
-    float *logprob, *entropy, *self_certainty, *logsumexp, *sum_sq_probs, *top_probs;
+    /* forward: logprob, entropy and the other fields of TokenStats, (rows,) each, or NULL where not asked for; top_probs is
+       (rows, 2), state has all parts of each row */
+    float FIELD_POINTERS;
     float *state;
     /* backward */
     void *grad;
     const int64_t *grad_offsets;
-    const float *c_p, *c_plogp, *c_pp, *c_1, *c_y, *c_rest; /* (rows,) each, or NULL for 0 */
+    const float *c_p, *c_plogp, *c_pp, *c_uu, *c_1, *c_y, *c_rest; /* (rows,) each, or NULL for 0 */
     /* grpo_loss: (rows,) each; old_logprob and ref_logprob (with kl) may be NULL */
     const float *advantage, *weight, *mean_weight, *old_logprob, *ref_logprob;
     float *loss, *kl;

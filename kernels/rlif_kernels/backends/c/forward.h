@@ -4,8 +4,13 @@
 
 /* ---------------------------------------------------------------- a chunk */
 
+/* The moments of d under e, in units of log 2, for the variance: added up in float64 from the first term on, because what
+   is left of v/s - (w/s)^2 may be a small part of either. */
+typedef struct { double s, w, v; } Spread;
+
 typedef struct {
     double s, w, t, q; /* w in units of log 2 */
+    Spread spread;     /* where varentropy is asked for */
     float m, second;   /* the largest logit, and the next one where top_probs asks for it */
     int32_t n, guarded;
 } Part;
@@ -45,12 +50,33 @@ NOINLINE float second_largest(const float *x, int64_t count) {
 
 typedef struct { f32 s, w, t, q; } Terms;
 
-/* One vector's terms. Of the square, what is below 2^-124 is that, lest it be subnormal. */
-INLINE void add_terms(const float *x, f32 m, f32 scale, int square, Terms *to) {
+typedef struct { f64 s[2], w[2], v[2]; } WideTerms;
+
+INLINE void add_spread(f32 e, f32 d, WideTerms *to) {
+    f64 wide_e[2], wide_d[2];
+    widen(e, &wide_e[0], &wide_e[1]);
+    widen(d, &wide_d[0], &wide_d[1]);
+    for (int k = 0; k < 2; k++) {
+        f64 product = wide_e[k] * wide_d[k];
+        to->s[k] += wide_e[k];
+        to->w[k] += product;
+        to->v[k] += product * wide_d[k];
+    }
+}
+
+INLINE void add_moments(const WideTerms *terms, Spread *to) {
+    to->s += total(terms->s[0], terms->s[1]);
+    to->w += total(terms->w[0], terms->w[1]);
+    to->v += total(terms->v[0], terms->v[1]);
+}
+
+/* One vector's terms. Of the square, what is below 2^-124 is that, lest it be subnormal. `wide`: NULL, or the moments. */
+INLINE void add_terms(const float *x, f32 m, f32 scale, int square, Terms *to, WideTerms *wide) {
     f32 difference = load(x, FLOAT32) - m, d = clamp(difference * scale), e = exp2_clamped(d);
     to->s += e;
     to->w += e * d;
     to->t += difference;
+    if (wide) add_spread(e, d, wide);
     if (square) {
         e = larger(splat(0x1p-62f), e);
         to->q += e * e;
@@ -61,6 +87,7 @@ INLINE void add_terms(const float *x, f32 m, f32 scale, int square, Terms *to) {
    is outside the support: it adds nothing. */
 NOINLINE void sum_guarded(const float *x, int64_t count, float m, float scale, Part *to) {
     f64 sums[5][2] = {{{0}}};
+    WideTerms wide = {{{0}}};
     float shift = m == -INFINITY ? 0 : m;
     f64 wide_shift = (f64){0} + (double)shift;
     for (int64_t j = 0; j < count; j += LANES) {
@@ -73,6 +100,7 @@ NOINLINE void sum_guarded(const float *x, int64_t count, float m, float scale, P
         f64 t[2] = {-wide_shift, -wide_shift};
         add_widened(v, &t[0], &t[1]);
         sums[2][0] += t[0], sums[2][1] += t[1];
+        add_spread(e, d, &wide);
         f32 one = pick(inside, splat(1.0f), splat(0.0f));
         f32 terms[] = {e + (d - d) /* NaN where d is */, e * d, splat(0.0f), larger_e * larger_e, one};
         for (int k = 0; k < 5; k++)
@@ -83,20 +111,22 @@ NOINLINE void sum_guarded(const float *x, int64_t count, float m, float scale, P
     to->t += total(sums[2][0], sums[2][1]);
     to->q += total(sums[3][0], sums[3][1]);
     to->n += (int32_t)total(sums[4][0], sums[4][1]);
+    add_moments(&wide, &to->spread);
 }
 
-INLINE void sum_freely(const float *x, int64_t count, float m, float scale, int square, Part *to) {
+INLINE void sum_freely(const float *x, int64_t count, float m, float scale, int square, int spread, Part *to) {
     f64 sums[4][2] = {{{0}}};
+    WideTerms moments = {{{0}}}, *wide = spread ? &moments : NULL;
     f32 shift = splat(m), factor = splat(scale);
     int64_t j = 0, whole = count / LANES * LANES;
     while (j < whole) {
         int64_t end = smallest(j + GROUP, whole);
         Terms a = {.s = splat(0.0f)}, b = a;
         for (; j + 2 * LANES <= end; j += 2 * LANES) {
-            add_terms(x + j, shift, factor, square, &a);
-            add_terms(x + j + LANES, shift, factor, square, &b);
+            add_terms(x + j, shift, factor, square, &a, wide);
+            add_terms(x + j + LANES, shift, factor, square, &b, wide);
         }
-        if (j < end) add_terms(x + j, shift, factor, square, &a), j += LANES;
+        if (j < end) add_terms(x + j, shift, factor, square, &a, wide), j += LANES;
         add_widened(a.s + b.s, &sums[0][0], &sums[0][1]);
         add_widened(a.w + b.w, &sums[1][0], &sums[1][1]);
         add_widened(a.t + b.t, &sums[2][0], &sums[2][1]);
@@ -106,20 +136,26 @@ INLINE void sum_freely(const float *x, int64_t count, float m, float scale, int 
     to->w += total(sums[1][0], sums[1][1]);
     to->t += total(sums[2][0], sums[2][1]);
     if (square) to->q += total(sums[3][0], sums[3][1]);
+    if (spread) add_moments(&moments, &to->spread);
     to->n += (int32_t)whole;
     if (whole < count) sum_guarded(x + whole, count - whole, m, scale, to);
 }
 
 NOINLINE void sum_three(const float *x, int64_t count, float m, float scale, Part *to) {
-    sum_freely(x, count, m, scale, 0, to);
+    sum_freely(x, count, m, scale, 0, 0, to);
 }
 
 NOINLINE void sum_four(const float *x, int64_t count, float m, float scale, Part *to) {
-    sum_freely(x, count, m, scale, 1, to);
+    sum_freely(x, count, m, scale, 1, 0, to);
+}
+
+NOINLINE void sum_all(const float *x, int64_t count, float m, float scale, Part *to) {
+    sum_freely(x, count, m, scale, 1, 1, to);
 }
 
 INLINE void sum_as(const Call *call, const float *x, int64_t count, float scale, Part *to) {
     if (to->guarded) sum_guarded(x, count, to->m, scale, to);
+    else if (call->varentropy) sum_all(x, count, to->m, scale, to);
     else if (call->sum_sq_probs) sum_four(x, count, to->m, scale, to);
     else sum_three(x, count, to->m, scale, to);
 }
@@ -138,6 +174,14 @@ NOINLINE void measure(const Call *call, int64_t i, int64_t chunk, Part *part) {
 
 /* ---------------------------------------------------------------- a row */
 
+/* The moments of a part whose d are relative to its own largest logit, d below that of the row. */
+INLINE void fold_spread(const Spread *part, double d, double f, Spread *row) {
+    double w = part->w * LN_2;
+    row->s += f * part->s;
+    row->w += f * (w + d * part->s);
+    row->v += f * (part->v * LN_2 * LN_2 + 2 * d * w + d * d * part->s);
+}
+
 /* What the chunks make together, relative to the largest logit of all. */
 INLINE Part fold(const Part *parts, int64_t chunks, double temperature, double *n) {
     Part row = {.m = -INFINITY, .second = -INFINITY};
@@ -153,6 +197,7 @@ INLINE Part fold(const Part *parts, int64_t chunks, double temperature, double *
         row.s += f * part->s;
         row.w += f > 0 ? f * (part->w * LN_2 + d * part->s) : 0;
         row.t += part->t + shift * part->n;
+        if (f > 0) fold_spread(&part->spread, d, f, &row.spread);
         row.q += f * f * part->q;
         *n += part->n;
         if (part->s != part->s) row.s = NAN;
@@ -229,6 +274,11 @@ NOINLINE void finish(const Call *call, int64_t i, const Part *parts, int64_t chu
     const Part *own = &parts[target / CHUNK];
     double others = sum_of_others(call, i, target, own, &x_y);
     double log_s = log(row.s), entropy = log_s - row.w / row.s, squares = row.q / (row.s * row.s);
+    double varentropy = 0;
+    if (call->varentropy) {
+        double mean = row.spread.w / row.spread.s, variance = row.spread.v / row.spread.s - mean * mean;
+        varentropy = isnan(row.s) ? NAN : variance < 0 ? 0 : variance;
+    }
     double logprob = ((double)x_y - m) / temperature - log_s;
     if (call->logprob) call->logprob[i] = (float)logprob;
     if (call->entropy) call->entropy[i] = (float)entropy;
@@ -240,12 +290,14 @@ NOINLINE void finish(const Call *call, int64_t i, const Part *parts, int64_t chu
         double second = row.second == -INFINITY ? 0 * row.s : exp(((double)row.second - m) / temperature) / row.s;
         call->top_probs[2 * i + 1] = (float)second;
     }
+    if (call->varentropy) call->varentropy[i] = (float)varentropy;
     *part(call, STATE_M, i) = m;
     *part(call, STATE_LOG_S, i) = (float)log_s;
     /* Negative: the backward must look for -inf. */
     *part(call, STATE_N, i) = (float)(n == (double)columns ? n : n < 1 ? -1 : -n);
     *part(call, STATE_ENTROPY, i) = (float)entropy;
     *part(call, STATE_SUM_SQ_PROBS, i) = (float)squares;
+    *part(call, STATE_VARENTROPY, i) = (float)varentropy;
     /* 1 - p_y; of the largest, as the sum of the others. */
     *part(call, STATE_COMPLEMENT, i) = (float)(x_y == m ? (row.s - own->s + others) / row.s : -expm1(logprob));
 }

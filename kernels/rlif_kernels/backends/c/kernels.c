@@ -5,13 +5,15 @@
 
        d = (x - m) / temperature,  e = exp d,  s = sum e,  w = sum e d,  t = sum (x - m),  q = sum e^2,  n = columns
 
-   and the chunks are put together in their order, in float64. So a row's bits depend on neither its company, nor the
-   number of threads, nor which of them measured which chunk: where rows are few, threads share the chunks of each.
+   and where varentropy is asked for v = sum e d^2, with s and w of its own in float64. The chunks are put together in
+   their order, in float64. So a row's bits depend on neither its company, nor the number of threads, nor which of them
+   measured which chunk: where rows are few, threads share the chunks of each.
 
    Sampling: the token lies in the chunk where the sum reaches u s, for a random number u; that chunk is looked through
    once more.
 
-   Backward, per row: dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j) - c_1 + c_y 1[j = y], with p_j = exp(d_j - log s).
+   Backward, per row: dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j + c_uu u_j (u_j + 2)) - c_1 + c_y 1[j = y], with
+   p_j = exp(d_j - log s) and u_j = log p_j + H: functional.py says what the coefficients are.
 
    A chunk's own sums go to float64 every GROUP columns: a float32 sum that starts with one large term rounds the many
    small ones after it all in one direction, beyond what the contract allows. */

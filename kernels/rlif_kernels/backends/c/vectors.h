@@ -81,23 +81,31 @@ INLINE f32 smaller(f32 a, f32 b) {
 #endif
 }
 
-/* Add the lower and the upper half of a float32 vector to two float64 vectors. */
-INLINE void add_widened(f32 v, f64 *low, f64 *high) {
+/* The lower and the upper half of a float32 vector as two float64 vectors. */
+INLINE void widen(f32 v, f64 *low, f64 *high) {
 #if defined(AVX512)
-    *low += (f64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
-    *high += (f64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+    *low = (f64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+    *high = (f64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
 #elif defined(AVX2)
-    *low += (f64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
-    *high += (f64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+    *low = (f64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+    *high = (f64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
 #elif defined(SSE2)
-    *low += (f64)_mm_cvtps_pd((__m128)v);
-    *high += (f64)_mm_cvtps_pd(_mm_movehl_ps((__m128)v, (__m128)v));
+    *low = (f64)_mm_cvtps_pd((__m128)v);
+    *high = (f64)_mm_cvtps_pd(_mm_movehl_ps((__m128)v, (__m128)v));
 #elif defined(NEON)
-    *low += (f64)vcvt_f64_f32(vget_low_f32((float32x4_t)v));
-    *high += (f64)vcvt_high_f64_f32((float32x4_t)v);
+    *low = (f64)vcvt_f64_f32(vget_low_f32((float32x4_t)v));
+    *high = (f64)vcvt_high_f64_f32((float32x4_t)v);
 #else
-    for (int i = 0; i < LANES / 2; i++) (*low)[i] += v[i], (*high)[i] += v[i + LANES / 2];
+    for (int i = 0; i < LANES / 2; i++) (*low)[i] = v[i], (*high)[i] = v[i + LANES / 2];
 #endif
+}
+
+/* Add the two halves to two float64 vectors. */
+INLINE void add_widened(f32 v, f64 *low, f64 *high) {
+    f64 lower, upper;
+    widen(v, &lower, &upper);
+    *low += lower;
+    *high += upper;
 }
 
 INLINE double total(f64 low, f64 high) {

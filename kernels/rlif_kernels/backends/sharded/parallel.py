@@ -1,19 +1,20 @@
 """`token_stats` where each rank of a process group holds a slice of the vocabulary.
 
 Each rank computes the statistics of its own slice with the ordinary backend; what it adds to the whole is a handful of
-numbers per row, which one all-gather shares. The slices then combine by the chain rule: with lse_r the log-sum-exp of
-slice r, n_r its columns, H_r its entropy, and π_r = exp(lse_r - lse) the probability of falling into it,
+numbers per row (`functional` says which), which one all-gather shares. The slices then combine by the chain rule: with
+lse_r the log-sum-exp of slice r, n_r its columns, H_r its entropy, and π_r = exp(lse_r - lse) the probability of
+falling into it,
 
     lse = log sum_r exp lse_r                       entropy = sum_r π_r (H_r - log π_r)
     logprob = logprob_owner + log π_owner           sum p² = sum_r π_r² (sum p²)_r
     self_certainty = sum_r n_r/n (self_certainty_r + log n_r - log π_r) - log n
+    varentropy = sum_r π_r (varentropy_r + (H_r - log π_r - entropy)²)
 
 The backward needs no exchange: the gradient of a slice depends on the others through these numbers alone. The few
 numbers per row are combined in float64, where lse_r of shifted logits loses nothing.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from torch import Tensor
 from rlif_kernels.backends import LocalBackend
 from rlif_kernels.backends.sharded.slices import INVALID, backward_slice, readable, slice_targets
 from rlif_kernels.checks import check_targets, check_temperatures
+from rlif_kernels.functional import STATISTICS
 from rlif_kernels.rows import STATE_ROWS, Rows, RowState
 from rlif_kernels.stats import IGNORE_INDEX
 
@@ -40,7 +42,10 @@ def own_slice(
         the number of columns that the largest slice has.
     """
     if targets.device.type == "cpu":
-        check_temperatures(temperature, targets != IGNORE_INDEX)  # on every rank, so that none waits for another
+        active = targets != IGNORE_INDEX
+        if isinstance(temperature, Tensor) and temperature.ndim < targets.ndim:
+            active = active.any(-1)
+        check_temperatures(temperature, active)  # on every rank, so that none waits for another
     sizes = _all_gather(torch.tensor([num_columns], device=targets.device), group)[:, 0].tolist()
     total, offset = sum(sizes), sum(sizes[: dist.get_rank(group)])
     if vocab_size is not None:
@@ -75,11 +80,11 @@ class VocabParallel:
         if "logprob" in combined:
             combined["logprob"] = combined["logprob"].masked_fill(flat == INVALID, torch.nan)
 
-        own_max, state = SliceNumbers(*own).m, RowState(*row_state)
+        own_max, state = own[ALWAYS_SHARED.index("m")], RowState(*row_state)
         state.log_s.copy_(combined["logsumexp"] - own_max)
         guarded = (state.n < 0) | (own_max == -torch.inf)
         state.n.copy_(torch.where(guarded, -combined["n"].clamp(min=1), combined["n"]))
-        for name in ("entropy", "sum_sq_probs", "complement"):
+        for name in ("entropy", "sum_sq_probs", "complement", "varentropy"):
             if name in combined:
                 getattr(state, name).copy_(combined[name])
         fields = {}
@@ -103,78 +108,81 @@ class VocabParallel:
         return _all_gather(value, self.group)
 
 
-class SliceNumbers(NamedTuple):
-    """What a rank shares about each row of its slice, float64: names for the rows of a tensor (11, N)."""
+# What a slice tells of each row whatever is asked for: its largest z (-inf of no columns), the logarithm of its sum of
+# exponentials, and its columns in the support.
+ALWAYS_SHARED = ("m", "log_s", "n")
 
-    m: Tensor
-    """The largest z; -inf of no columns."""
-    log_s: Tensor
-    n: Tensor
-    logprob: Tensor
-    owner: Tensor
-    """1 where the target lies in this slice."""
-    entropy: Tensor
-    self_certainty: Tensor
-    sum_sq_probs: Tensor
-    complement: Tensor
-    top_1: Tensor
-    top_2: Tensor
+
+def shared_names(outputs: Iterable[str]) -> tuple[str, ...]:
+    """What the slices share about each row, in order: `ALWAYS_SHARED`, then what the fields need, each once.
+
+    `owner` is 1 where the target lies in the slice, `top_1` and `top_2` are the largest probabilities.
+    """
+    needed = (name for field in outputs for name in STATISTICS[field].shared)
+    return tuple(dict.fromkeys((*ALWAYS_SHARED, *needed)))
 
 
 def _slice_numbers(backend: LocalBackend, logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """This rank's `SliceNumbers` as one tensor, and the row state of its backend."""
-    shared = torch.zeros(len(SliceNumbers._fields), rows.num_rows, dtype=torch.float64, device=logits.device)
-    own = SliceNumbers(*shared)
+    """What this rank shares, float64 (`shared_names`, N), and the row state of its backend."""
+    names = shared_names(outputs)
+    shared = torch.zeros(len(names), rows.num_rows, dtype=torch.float64, device=logits.device)
     if rows.num_columns == 0:
-        own.m.fill_(-torch.inf)
+        shared[names.index("m")] = -torch.inf
         return shared, torch.zeros(STATE_ROWS, rows.num_rows, dtype=torch.float32, device=logits.device)
     slice_rows = readable(rows)
     fields, row_state = backend.forward(logits, slice_rows, outputs)
     state = RowState(*row_state)
-    own.m.copy_(backend.row_maximum(row_state, slice_rows))
-    own.log_s.copy_(state.log_s)
-    own.n.copy_(state.n.abs())
-    own.owner.copy_(rows.targets.view(-1) >= 0)
-    own.complement.copy_(state.complement)
-    for name in set(outputs) - {"logsumexp", "top_probs"}:
-        getattr(own, name).copy_(fields[name])
-    if "top_probs" in outputs:
-        own.top_1.copy_(fields["top_probs"][:, 0])
-        own.top_2.copy_(fields["top_probs"][:, 1])
+    values = state._asdict() | fields
+    values |= {"m": backend.row_maximum(row_state, slice_rows), "n": state.n.abs(), "owner": rows.targets.view(-1) >= 0}
+    if "top_probs" in fields:
+        values |= dict(zip(("top_1", "top_2"), fields["top_probs"].unbind(1), strict=True))
+    for number, name in zip(shared, names, strict=True):
+        number.copy_(values[name])
     return shared, row_state
 
 
 def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-    """The fields of the whole rows from the parts of all ranks (ranks, 11, N), in float64.
+    """The fields of the whole rows from what all ranks shared (ranks, `shared_names`, N), in float64.
 
     `n` and `logsumexp` are always there: the backward needs them.
     """
-    every = SliceNumbers(*parts.unbind(1))  # (ranks, N) each
-    empty = every.m == -torch.inf  # a slice without support, whose own statistics are NaN
-    n, owner = every.n.masked_fill(empty, 0), every.owner.bool()
+    every = dict(zip(shared_names(outputs), parts.unbind(1), strict=True))  # (ranks, N) each
+    empty = every["m"] == -torch.inf  # a slice without support, whose own statistics are NaN
+    n = every["n"].masked_fill(empty, 0)
     total = n.sum(0)
-    largest = every.m.amax(0)
-    log_mass = (every.m - largest + every.log_s).masked_fill(empty, -torch.inf)
+    largest = every["m"].amax(0)
+    log_mass = (every["m"] - largest + every["log_s"]).masked_fill(empty, -torch.inf)
     log_total = log_mass.logsumexp(0)
     log_total = log_total + 0 * log_total  # NaN where no slice has support
     log_pi = log_mass - log_total
     pi = log_pi.exp()
 
+    def sum_of(values: Tensor) -> Tensor:
+        return values.masked_fill(empty, 0).sum(0) + 0 * log_total
+
     combined = {"n": total, "logsumexp": largest + log_total}
     if "logprob" in outputs:
-        on_owner = (every.logprob + log_pi).masked_fill(empty & ~log_total.isnan(), -torch.inf)
+        owner = every["owner"].bool()
+        if len(owner) > 1:  # with several targets more than one slice may have one: the likeliest of all is the row's
+            z_y = (every["logprob"] + log_pi).masked_fill(~owner, -torch.inf)
+            owner = owner & (
+                (owner.sum(0) <= 1) | torch.zeros_like(owner).scatter_(0, z_y.argmax(0, keepdim=True), True)
+            )
+        on_owner = (every["logprob"] + log_pi).masked_fill(empty & ~log_total.isnan(), -torch.inf)
         combined["logprob"] = on_owner.where(owner, 0).sum(0) + 0 * log_total
         # 1 - p_y: what fell into other slices, and in the owner's to other columns.
-        combined["complement"] = pi.where(~owner, pi * every.complement).masked_fill(empty, 0).sum(0)
-    if "entropy" in outputs:
-        combined["entropy"] = (pi * (every.entropy - log_pi)).masked_fill(empty, 0).sum(0) + 0 * log_total
+        combined["complement"] = pi.where(~owner, pi * every["complement"]).masked_fill(empty, 0).sum(0)
+    if "entropy" in every:
+        surprise = every["entropy"] - log_pi  # the mean of -log p over a slice
+        combined["entropy"] = sum_of(pi * surprise)
+        if "varentropy" in outputs:
+            combined["varentropy"] = sum_of(pi * (every["varentropy"] + (surprise - combined["entropy"]).square()))
     if "self_certainty" in outputs:
-        surplus = (n / total * (every.self_certainty + n.log() - log_pi)).masked_fill(empty, 0)
-        combined["self_certainty"] = surplus.sum(0) - total.log() + 0 * log_total
+        combined["self_certainty"] = sum_of(n / total * (every["self_certainty"] + n.log() - log_pi)) - total.log()
     if "sum_sq_probs" in outputs:
-        combined["sum_sq_probs"] = (pi.square() * every.sum_sq_probs).masked_fill(empty, 0).sum(0) + 0 * log_total
+        combined["sum_sq_probs"] = sum_of(pi.square() * every["sum_sq_probs"])
     if "top_probs" in outputs:
-        candidates = torch.cat([(pi * probs).masked_fill(empty, 0) for probs in (every.top_1, every.top_2)])
+        candidates = torch.cat([(pi * every[name]).masked_fill(empty, 0) for name in ("top_1", "top_2")])
         combined["top_probs"] = candidates.topk(2, dim=0).values.T + (0 * log_total)[:, None]
     return combined
 

@@ -33,10 +33,17 @@ def slice_targets(targets: Tensor, first: int, size: int, total: int | None = No
     return torch.where(coded, targets, own)
 
 
+def slice_rows(rows: Rows, first: int, size: int, total: int | None = None) -> Rows:
+    """The rows within a slice, with the targets that `slice_targets` gives them."""
+    choices = None if rows.choices is None else slice_targets(rows.choices, first, size, total)
+    targets = slice_targets(rows.targets, first, size, total)
+    return rows._replace(targets=targets, num_columns=size, choices=choices)
+
+
 def readable(rows: Rows) -> Rows:
     """The rows of a slice as an ordinary backend takes them: a column that exists stands for the codes."""
     coded = (rows.targets == NOT_OWNED) | (rows.targets == INVALID)
-    return rows._replace(targets=rows.targets.masked_fill(coded, 0))
+    return rows._replace(targets=rows.targets.masked_fill(coded, 0), choices=None)
 
 
 def backward_slice(

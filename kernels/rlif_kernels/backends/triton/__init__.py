@@ -4,13 +4,15 @@
 launched, from the table in `launches`.
 """
 
+import contextvars
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from rlif_kernels.backends.triton import plan
@@ -18,9 +20,10 @@ from rlif_kernels.backends.triton.backward import backward_kernel
 from rlif_kernels.backends.triton.blocks import GUARDED, LOG2E, SHORT
 from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel, terms_kernel
-from rlif_kernels.backends.triton.lanes import NUM_PARTS
-from rlif_kernels.backends.triton.launches import Launch
+from rlif_kernels.backends.triton.lanes import NUM_PARTS, needed_parts
+from rlif_kernels.backends.triton.launches import DESCRIPTOR, Launch
 from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES, TILES, Device, cdiv
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import KERNEL_ROWS, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, RowState, empty_results, row_offsets
@@ -65,12 +68,7 @@ def forward_constants(
         "TILES": TILES,
         "WIDE": wide,
         "SOFTCAP": softcap,
-        "LOGPROB": "logprob" in outputs,
-        "W": "entropy" in outputs,
-        "T": "self_certainty" in outputs,
-        "LOGSUMEXP": "logsumexp" in outputs,
-        "Q": "sum_sq_probs" in outputs,
-        "TOP": "top_probs" in outputs,
+        "SUMS": needed_parts(outputs, softcap),
         "UNROLL": launch.unroll,
         "STAGES": _stages(launch),
         "LOAD": launch.load,
@@ -115,8 +113,7 @@ def grpo_constants(
         "WIDE_GRAD": wide_grad,
         "PADDED": padded,
         "SOFTCAP": softcap,
-        "W": "entropy" in outputs,
-        "T": "self_certainty" in outputs,
+        "SUMS": needed_parts(outputs, softcap),
         "E": options.entropy_coef != 0,
         "U": options.self_certainty_coef != 0,
         "UNROLL": launch.unroll,
@@ -136,9 +133,8 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
         return fields, state
     check_size(rows)
     base, stride, offsets, wide = row_addresses(logits)
-    all_fields = "sum_sq_probs" in outputs or "top_probs" in outputs
     planned = plan.forward(
-        num_rows, num_columns, logits.element_size(), device_of(logits), all_fields, rows.softcap > 0
+        num_rows, num_columns, logits.element_size(), device_of(logits), plan.has_large_state(outputs), rows.softcap > 0
     )
     slices = planned.slices if planned.split else 1
     constants = forward_constants(planned.launch, logits.dtype, outputs, wide, softcap_form(rows.softcap), slices)
@@ -148,7 +144,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
         counters = state.new_zeros(num_rows, dtype=torch.int32)
     temperatures, temperature = rows.split_temperature
     with device_guard(logits):
-        forward_kernel[(planned.programs,)](
+        with_memory(forward_kernel[(planned.programs,)], planned.launch, logits)(
             base, offsets, rows.targets, temperatures,
             *(fields.get(name) for name in FIELDS),
             state, parts, counters, stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
@@ -172,7 +168,7 @@ def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows
     with device_guard(logits):
         backward_kernel[(planned.programs,)](
             grad_base, base, offsets, rows.targets, temperatures,
-            *(grads.get(name) for name in FIELDS if name != "top_probs"),
+            *(grads.get(name) for name in DIFFERENTIABLE),
             row_state, grad_offsets, stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature,
             rows.softcap, planned.chunks, **constants,
         )  # fmt: skip
@@ -214,7 +210,7 @@ def grpo(
     fields = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in outputs}
     tokens = loss_rows[: len(KERNEL_ROWS)]
     with device_guard(logits):
-        grpo_kernel[(planned.programs,)](
+        with_memory(grpo_kernel[(planned.programs,)], planned.launch, logits)(
             grad_base, base, offsets, grad_offsets, rows.targets, temperatures,
             *tokens, results["loss"], *(fields.get(name) for name in DEFAULT_OUTPUTS), results.get("kl"),
             clipped.view(torch.int8), stride, grad_stride, num_rows, num_columns, width, LOG2E.value / temperature,
@@ -272,6 +268,21 @@ def row_maximum(row_state: Tensor, rows: Rows) -> Tensor:
     return torch.where(state.n < 0, m / rows.flat_temperature, m / LOG2E.value)
 
 
+def distances(x: Tensor, row_state: Tensor, rows: Rows) -> Tensor:
+    """z less what the row's sums are relative to, (N, K) float64, of some capped logits of each row.
+
+    By the kernels' own factor, which is float32: m is a product with it, and another would move large logits.
+    """
+    state, temperature = RowState(*row_state), rows.flat_temperature
+    if isinstance(temperature, Tensor):
+        scale = (LOG2E.value / temperature).double()[:, None]
+    else:
+        scale = torch.tensor(LOG2E.value / temperature, dtype=torch.float32, device=x.device).double()
+    m = state.m.double()[:, None]
+    distance = torch.where(state.n[:, None] < 0, (x.double() - m) * scale, x.double() * scale - m)
+    return distance / LOG2E.value
+
+
 def device_of(tensor: Tensor) -> Device:
     """What `plan` has to know of the tensor's device."""
     return INTERPRETER if tensor.device.type == "cpu" else _device(tensor.device.type, tensor.get_device())
@@ -301,6 +312,23 @@ def _device(kind: str, index: int) -> Device:
 def _stages(launch: Launch) -> int | None:
     """None where no loads go ahead: then Triton does not look for a pipeline."""
     return launch.num_stages if launch.num_stages > 1 else None
+
+
+def with_memory(start: Callable[..., object], launch: Launch, tensor: Tensor) -> Callable[..., object]:
+    """What starts a kernel; of one that makes tensor descriptors with memory for them, from torch.
+
+    Triton asks an allocator for it, of which each context has one. Ours is set in a copy of the context: the caller's
+    stays what it is.
+    """
+    if launch.load != DESCRIPTOR:
+        return start
+
+    def started(*arguments: object, **constants: object) -> None:
+        context = contextvars.copy_context()
+        context.run(triton.set_allocator, lambda size, *_: tensor.new_empty(size, dtype=torch.int8))
+        context.run(start, *arguments, **constants)
+
+    return started
 
 
 def check_size(rows: Rows) -> None:

@@ -6,6 +6,7 @@ Names: i_ program index, o_ offsets, p_ pointer, m_ mask, b_ block in registers,
 import triton
 import triton.language as tl
 
+from rlif_kernels.backends.triton.launches import DESCRIPTOR as BY_DESCRIPTOR
 from rlif_kernels.rows import STATE_ROWS as NUM_STATE_ROWS
 from rlif_kernels.rows import RowState
 from rlif_kernels.stats import IGNORE_INDEX
@@ -18,6 +19,8 @@ SKIPPED = tl.constexpr(IGNORE_INDEX)
 # form that serves everywhere.
 SHORT = tl.constexpr(1)
 GUARDED = tl.constexpr(2)
+# How a kernel is told to load by tensor descriptors, in the place of an eviction hint.
+DESCRIPTOR = tl.constexpr(BY_DESCRIPTOR)
 # tanh(u) = u + u³ (TANH_3 + TANH_5 u² + ...) to 7e-8 where |u| < CAP_LIMIT: least squares at Chebyshev nodes,
 # weighted anew until the largest relative errors are equal. One coefficient more would serve up to 1.0.
 CAP_LIMIT = tl.constexpr(0.8)
@@ -35,6 +38,7 @@ STATE_ENTROPY = tl.constexpr(RowState._fields.index("entropy"))
 STATE_SUM_SQ_PROBS = tl.constexpr(RowState._fields.index("sum_sq_probs"))
 STATE_COMPLEMENT = tl.constexpr(RowState._fields.index("complement"))
 STATE_LARGEST = tl.constexpr(RowState._fields.index("largest"))
+STATE_VARENTROPY = tl.constexpr(RowState._fields.index("varentropy"))
 
 
 @triton.jit
@@ -62,13 +66,7 @@ def load_pairs(
             p_word = p_start.to(tl.pointer_type(tl.int32), bitcast=True) + o_word
             words = tl.load(p_word, eviction_policy=LOAD)
             return (words << 16).to(tl.float32, bitcast=True), (words & -65536).to(tl.float32, bitcast=True)
-        o = o_lane[:, None] * K + tl.arange(0, K)[None, :]
-        if MASKED:
-            b = tl.load(p_start + o, mask=start + o < V, other=float("-inf"), eviction_policy=LOAD)
-        else:
-            b = tl.load(p_start + o, eviction_policy=LOAD)
-        even, odd = tl.split(tl.reshape(b, (LANES, K // 2, 2)))
-        return even.to(tl.float32), odd.to(tl.float32)
+        return load_block_pairs(p_start, start, V, LANES, K, MASKED, LOAD)
     o = start + o_lane * K
     even = tl.join(_load_column(p_row, o, V, MASKED, LOAD), _load_column(p_row, o + 2, V, MASKED, LOAD))
     odd = tl.join(_load_column(p_row, o + 1, V, MASKED, LOAD), _load_column(p_row, o + 3, V, MASKED, LOAD))
@@ -76,6 +74,41 @@ def load_pairs(
         even_high = tl.join(_load_column(p_row, o + 4, V, MASKED, LOAD), _load_column(p_row, o + 6, V, MASKED, LOAD))
         odd_high = tl.join(_load_column(p_row, o + 5, V, MASKED, LOAD), _load_column(p_row, o + 7, V, MASKED, LOAD))
         even, odd = _join_columns(even, even_high, LANES), _join_columns(odd, odd_high, LANES)
+    return even.to(tl.float32), odd.to(tl.float32)
+
+
+@triton.jit
+def load_block_pairs(p_start, start, V, LANES: tl.constexpr, K: tl.constexpr, MASKED: tl.constexpr, LOAD: tl.constexpr):
+    """`load_pairs` from an address that is a multiple of 16 bytes, of any dtype."""
+    o = tl.arange(0, LANES)[:, None] * K + tl.arange(0, K)[None, :]
+    if MASKED:
+        b = tl.load(p_start + o, mask=start + o < V, other=float("-inf"), eviction_policy=LOAD)
+    else:
+        b = tl.load(p_start + o, eviction_policy=LOAD)
+    even, odd = tl.split(tl.reshape(b, (LANES, K // 2, 2)))
+    return even.to(tl.float32), odd.to(tl.float32)
+
+
+@triton.jit
+def describe_row(p_row, V, LANES: tl.constexpr, K: tl.constexpr):
+    """A tensor descriptor of a row that starts on 16 bytes, in blocks of LANES * K columns, bfloat16 two to a word."""
+    if p_row.dtype.element_ty == tl.bfloat16:
+        p_words = p_row.to(tl.pointer_type(tl.int32), bitcast=True)
+        row = tl.make_tensor_descriptor(p_words, shape=[V // 2], strides=[1], block_shape=[LANES * K // 2])
+    else:
+        row = tl.make_tensor_descriptor(p_row, shape=[V], strides=[1], block_shape=[LANES * K])
+    return row
+
+
+@triton.jit
+def load_described_pairs(p_row, row, start, LANES: tl.constexpr, K: tl.constexpr):
+    """`load_pairs` of a whole block by the row's descriptor: copied by hardware (TMA) into shared memory, from there as
+    a load of 16 bytes would come."""
+    if p_row.dtype.element_ty == tl.bfloat16:
+        words = tl.reshape(row.load([start // 2]), (LANES, K // 2))
+        even, odd = (words << 16).to(tl.float32, bitcast=True), (words & -65536).to(tl.float32, bitcast=True)
+    else:
+        even, odd = tl.split(tl.reshape(row.load([start]), (LANES, K // 2, 2)))
     return even.to(tl.float32), odd.to(tl.float32)
 
 
@@ -106,6 +139,23 @@ def sum_pairs(b, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
         if COLUMNS >> i > 1:
             b = tl.sum(tl.reshape(b, (ROWS, COLUMNS >> (i + 1), 2)), axis=2)
     return tl.reshape(b, (ROWS,))
+
+
+@triton.jit
+def add_products(total, x, y, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Add x y, [ROWS, COLUMNS] with two or four columns, to `total`, [ROWS]: one column after the other, in one fused
+    multiply-add each, where `sum_pairs` would take a product and a sum."""
+    if COLUMNS > 2:
+        x_even, x_odd = tl.split(tl.reshape(x, (ROWS, 2, 2)))
+        y_even, y_odd = tl.split(tl.reshape(y, (ROWS, 2, 2)))
+        x0, x1 = tl.split(x_even)
+        y0, y1 = tl.split(y_even)
+        total = tl.fma(x1, y1, tl.fma(x0, y0, total))
+    else:
+        x_odd, y_odd = x, y
+    x0, x1 = tl.split(x_odd)
+    y0, y1 = tl.split(y_odd)
+    return tl.fma(x1, y1, tl.fma(x0, y0, total))
 
 
 @triton.jit

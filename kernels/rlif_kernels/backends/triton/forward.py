@@ -26,41 +26,68 @@ from rlif_kernels.backends.triton.blocks import (
     STATE_N,
     STATE_ROWS,
     STATE_SUM_SQ_PROBS,
+    STATE_VARENTROPY,
     cap,
     row_pointer,
     row_scale,
     sum_lanes,
 )
-from rlif_kernels.backends.triton.lanes import NUM_PARTS, lane_columns, merge_top_two, row_state, store_part
+from rlif_kernels.backends.triton.lanes import (
+    NUM_PARTS,
+    SUM_Q,
+    SUM_T,
+    SUM_TOP,
+    SUM_V,
+    SUM_W,
+    lane_columns,
+    merge_top_two,
+    row_state,
+    store_part,
+)
 
 LOWEST_FLOAT32 = tl.constexpr(-3.4028234663852886e38)
+# Of a maximum that moves so far nothing is left of what was added up before, and its square times that is still finite.
+LOWEST_SHIFT = tl.constexpr(-1e15)
 # Where 1 - p_y as a difference has lost four of its 24 bits, it is added up from the others instead.
 CANCELS = tl.constexpr(0.0625)
 
 
 @triton.jit
-def _row_results(
-    state, V, scale, LANES: tl.constexpr, K: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr,
-    TOP: tl.constexpr,
-):  # fmt: skip
-    """m (in units of log 2), log s, log(s/n), w/s, t/n, q/s² and the two largest p of a row, in nats; s."""
-    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, _ = state
+def _row_results(state, V, scale, LANES: tl.constexpr, K: tl.constexpr, SUMS: tl.constexpr):
+    """m (in units of log 2), log s, log(s/n), w/s, t/n, q/s², the two largest p and the variance of log p of a row, in
+    nats; s."""
+    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, _, l_v = state
     m = tl.max(l_m, axis=0)
     shift = l_m - m
     a = tl.exp2(shift)
     s = sum_lanes(a * l_s, LANES)
-    mean_w, mean_d, mean_q, first, second = 0.0, 0.0, 0.0, 0.0, 0.0
-    if W:
+    mean_w, mean_d, mean_q, first, second, variance = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    if SUM_W & SUMS:
         mean_w = sum_lanes(a * tl.fma(shift, l_s, l_w), LANES) / s * LN2
-    if T:
+    if SUM_V & SUMS:
+        variance = sum_lanes(_lane_spread(l_s, l_w, l_v, a, shift, mean_w * LOG2E), LANES) / s * (LN2 * LN2)
+    if SUM_T & SUMS:
         l_n = lane_columns(0, V, 0, LANES, LANES, K)
         mean_d = sum_lanes(tl.fma(shift, l_n, l_t), LANES) / V * LN2
-    if Q:
+    if SUM_Q & SUMS:
         mean_q = sum_lanes(a * a * l_q, LANES) / (s * s)
-    if TOP:
+    if SUM_TOP & SUMS:
         x1, x2 = tl.reduce((l_x1, l_x2), 0, merge_top_two)
         first, second = tl.exp2(tl.fma(x1, scale, -m)) / s, tl.exp2(tl.fma(x2, scale, -m)) / s
-    return m, tl.log(s), tl.log(s / V), mean_w, mean_d, mean_q, first, second, s
+    return m, tl.log(s), tl.log(s / V), mean_w, mean_d, mean_q, first, second, variance, s
+
+
+@triton.jit
+def _lane_spread(l_s, l_w, l_v, a, shift, mean):
+    """What each lane adds to the sum of e (d - mean)²: its own spread about its mean, and that of its mean.
+
+    Of the lane's own moments little cancels: it has few columns, and its own maximum among them.
+    """
+    l_mean = l_w / l_s
+    l_distance = shift + l_mean - mean
+    # A lane that has seen nothing, or next to nothing, adds nothing: its distance may be as good as infinite.
+    l_spread = tl.fma(l_distance * l_distance, l_s, tl.maximum(tl.fma(-l_mean, l_w, l_v), 0.0))
+    return tl.where(a * l_s > 0, a * l_spread, 0.0)
 
 
 @triton.jit
@@ -89,17 +116,16 @@ def _complement(
 
 
 @triton.jit
-def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.constexpr):
+def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: tl.constexpr, SUMS: tl.constexpr):
     """`_row_results` of a row that holds -inf, NaN or values near the end of float32's range; m a logit, and also n
     and 1 - p_y.
-
     The same sums with a guard on everything, in nats. So that the lowest finite float32 does not overflow, the maximum
     is subtracted before anything is multiplied, and t is divided by V as it is added up, by the temperature at the end.
     """
     inv_temperature = scale * LN2
     l_m = tl.full((LANES,), -INFINITY, tl.float32)
     zero = tl.zeros((LANES,), tl.float32)
-    l_s, l_others, l_w, l_t, l_q, l_n, l_poison = zero, zero, zero, zero, zero, zero, zero
+    l_s, l_others, l_w, l_v, l_t, l_q, l_n, l_poison = zero, zero, zero, zero, zero, zero, zero, zero
     l_x2 = l_m
     for start in range(0, V, LANES):
         o = start + tl.arange(0, LANES)
@@ -113,9 +139,12 @@ def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: t
         d = tl.maximum(difference * inv_temperature, LOWEST_FLOAT32)
         e = tl.where(inside, tl.exp2(d * LOG2E), 0.0)
         l_t = tl.fma(_difference(l_m, l_new) / V, l_n, l_t) + difference / V
-        shift = tl.maximum(_difference(l_m, l_new) * inv_temperature, LOWEST_FLOAT32)
+        shift = tl.maximum(_difference(l_m, l_new) * inv_temperature, LOWEST_SHIFT)
         a = tl.exp2(shift * LOG2E)
-        l_w = tl.fma(a, tl.fma(shift, l_s, l_w), e * d)
+        moved = tl.fma(shift, l_s, l_w)
+        if SUM_V & SUMS:
+            l_v = tl.fma(a, tl.fma(shift, l_w + moved, l_v), e * d * d)
+        l_w = tl.fma(a, moved, e * d)
         l_s = tl.fma(a, l_s, e)
         l_others = tl.fma(a, l_others, tl.where(o == target, 0.0, e))
         l_q = tl.fma(a * a, l_q, e * e)
@@ -124,19 +153,22 @@ def _exact_row(p_row, target, V, scale, softcap, LANES: tl.constexpr, SOFTCAP: t
         l_m = l_new
     poison = sum_lanes(l_poison, LANES)
     m = tl.max(l_m, axis=0) + poison
-    shift = tl.maximum(_difference(l_m, m) * inv_temperature, LOWEST_FLOAT32)
+    shift = tl.maximum(_difference(l_m, m) * inv_temperature, LOWEST_SHIFT)
     a = tl.exp2(shift * LOG2E)
     n = sum_lanes(l_n, LANES)
     # A row without support has s = 0: its logarithm would be -inf where NaN is due.
     s = sum_lanes(a * l_s, LANES) + poison
     s = tl.where(s > 0, s, float("nan"))
     mean_w = sum_lanes(a * tl.fma(shift, l_s, l_w), LANES) / s
+    variance = 0.0
+    if SUM_V & SUMS:
+        variance = sum_lanes(_lane_spread(l_s, l_w, l_v, a, shift, mean_w), LANES) / s
     mean_d = sum_lanes(tl.fma(_difference(l_m, m) / V, l_n, l_t), LANES) * (V / n) * inv_temperature
     mean_q = sum_lanes(a * a * l_q, LANES) / (s * s)
     _, x2 = tl.reduce((l_m, l_x2), 0, merge_top_two)
     second = tl.where(x2 == -INFINITY, 0.0, tl.exp2((x2 - m) * inv_temperature * LOG2E))
     complement = sum_lanes(a * l_others, LANES) / s
-    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, second / s, n, complement
+    return m, tl.log(s), tl.log(s / n), mean_w, mean_d, mean_q, 1.0 / s, second / s, variance, n, complement
 
 
 @triton.jit
@@ -148,15 +180,17 @@ def _difference(x, m):
 @triton.jit
 def row_values(
     state, p_row, target, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, SOFTCAP: tl.constexpr,
-    W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
+    SUMS: tl.constexpr,
 ):  # fmt: skip
     """The row's results from its lanes' state, after a second, guarded look at a row that needs it:
 
-    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first and second p; then what the backward starts from: m
-    (in units of log 2, of a guarded row a logit), log s, ±n (negative: guarded), 1 - p_y, with a softcap the largest
-    |logit|, the target's logit.
+    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first and second p, varentropy; then what the backward
+    starts from: m (in units of log 2, of a guarded row a logit), log s, ±n (negative: guarded), 1 - p_y, with a softcap
+    the largest |logit|, the target's logit.
     """
-    m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, s = _row_results(state, V, scale, LANES, K, W, T, Q, TOP)
+    m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, variance, s = _row_results(
+        state, V, scale, LANES, K, SUMS
+    )
     valid = (target >= 0) & (target < V)
     x_y = tl.load(p_row + target, mask=valid, other=float("nan")).to(tl.float32)
     x_capped = x_y
@@ -172,8 +206,8 @@ def row_values(
     n = V * 1.0
     # Finite sums subtract to 0; infinities and NaN do not. log s is -inf where nothing but -inf was seen.
     if (mean_w - mean_w) + (mean_d - mean_d) + (mean_q - mean_q) + (log_s - log_s) != 0.0:
-        m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, n, complement = _exact_row(
-            p_row, target, V, scale, softcap, LANES, SOFTCAP
+        m, log_s, log_s_n, mean_w, mean_d, mean_q, first, second, variance, n, complement = _exact_row(
+            p_row, target, V, scale, softcap, LANES, SOFTCAP, SUMS
         )
         logprob = (x_capped - m) * (scale * LN2) - log_s
         m_nats = m * (scale * LN2)
@@ -182,35 +216,37 @@ def row_values(
     if SOFTCAP == SHORT:
         largest = tl.max(state[7], axis=0)
     return (
-        logprob, log_s - mean_w, log_s_n - mean_d, m_nats + log_s, mean_q, first, second, m, log_s, n, complement,
-        largest, x_y,
+        logprob, log_s - mean_w, log_s_n - mean_d, m_nats + log_s, mean_q, first, second, variance, m, log_s, n,
+        complement, largest, x_y,
     )  # fmt: skip
 
 
 @triton.jit
 def _finish_row(
     state, i_row, p_row, target, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr, sum_sq_probs_ptr,
-    top_probs_ptr, state_ptr, N, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr, SOFTCAP: tl.constexpr,
-    LOGPROB: tl.constexpr, W: tl.constexpr, T: tl.constexpr, LOGSUMEXP: tl.constexpr, Q: tl.constexpr,
-    TOP: tl.constexpr,
+    top_probs_ptr, varentropy_ptr, state_ptr, N, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr,
+    SOFTCAP: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Store the row's results, from the state of its lanes."""
-    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first, second, m, log_s, n, complement, largest, _ = (
-        row_values(state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, W, T, Q, TOP)
-    )
-    if LOGPROB:
+    (
+        logprob, entropy, self_certainty, logsumexp, sum_sq_probs, first, second, varentropy, m, log_s, n, complement,
+        largest, _,
+    ) = row_values(state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, SUMS)  # fmt: skip
+    if logprob_ptr is not None:
         tl.store(logprob_ptr + i_row, logprob)
-    if W:
+    if entropy_ptr is not None:
         tl.store(entropy_ptr + i_row, entropy)
-    if T:
+    if self_certainty_ptr is not None:
         tl.store(self_certainty_ptr + i_row, self_certainty)
-    if LOGSUMEXP:
+    if logsumexp_ptr is not None:
         tl.store(logsumexp_ptr + i_row, logsumexp)
-    if Q:
+    if sum_sq_probs_ptr is not None:
         tl.store(sum_sq_probs_ptr + i_row, sum_sq_probs)
-    if TOP:
+    if top_probs_ptr is not None:
         tl.store(top_probs_ptr + i_row * 2, first)
         tl.store(top_probs_ptr + i_row * 2 + 1, second)
+    if varentropy_ptr is not None:
+        tl.store(varentropy_ptr + i_row, varentropy)
     tl.store(state_ptr + STATE_M * N + i_row, m)
     tl.store(state_ptr + STATE_LOG_S * N + i_row, log_s)
     tl.store(state_ptr + STATE_N * N + i_row, n)
@@ -218,28 +254,30 @@ def _finish_row(
     tl.store(state_ptr + STATE_SUM_SQ_PROBS * N + i_row, sum_sq_probs)
     tl.store(state_ptr + STATE_COMPLEMENT * N + i_row, complement)
     tl.store(state_ptr + STATE_LARGEST * N + i_row, largest)
+    tl.store(state_ptr + STATE_VARENTROPY * N + i_row, varentropy)
 
 
 @triton.jit
 def _store_nothing(
-    i_row, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr, sum_sq_probs_ptr, top_probs_ptr, state_ptr, N,
-    LOGPROB: tl.constexpr, W: tl.constexpr, T: tl.constexpr, LOGSUMEXP: tl.constexpr, Q: tl.constexpr,
-    TOP: tl.constexpr,
+    i_row, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr, sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr,
+    state_ptr, N,
 ):  # fmt: skip
     """Store a masked row's zeros: the results come uninitialised, so that no launch has to clear them."""
-    if LOGPROB:
+    if logprob_ptr is not None:
         tl.store(logprob_ptr + i_row, 0.0)
-    if W:
+    if entropy_ptr is not None:
         tl.store(entropy_ptr + i_row, 0.0)
-    if T:
+    if self_certainty_ptr is not None:
         tl.store(self_certainty_ptr + i_row, 0.0)
-    if LOGSUMEXP:
+    if logsumexp_ptr is not None:
         tl.store(logsumexp_ptr + i_row, 0.0)
-    if Q:
+    if sum_sq_probs_ptr is not None:
         tl.store(sum_sq_probs_ptr + i_row, 0.0)
-    if TOP:
+    if top_probs_ptr is not None:
         tl.store(top_probs_ptr + i_row * 2, 0.0)
         tl.store(top_probs_ptr + i_row * 2 + 1, 0.0)
+    if varentropy_ptr is not None:
+        tl.store(varentropy_ptr + i_row, 0.0)
     for i in tl.static_range(STATE_ROWS):
         tl.store(state_ptr + i * N + i_row, 0.0)
 
@@ -247,10 +285,10 @@ def _store_nothing(
 @triton.jit
 def forward_kernel(
     logits_ptr, offsets_ptr, targets_ptr, temperature_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr,
-    sum_sq_probs_ptr, top_probs_ptr, state_ptr, parts_ptr, counters_ptr, stride, N, V, scale, softcap, num_chunks,
+    sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, state_ptr, parts_ptr, counters_ptr, stride, N, V, scale, softcap,
+    num_chunks,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr,
-    SOFTCAP: tl.constexpr, LOGPROB: tl.constexpr, W: tl.constexpr, T: tl.constexpr, LOGSUMEXP: tl.constexpr,
-    Q: tl.constexpr, TOP: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    SOFTCAP: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """A program does a whole row, or with `parts_ptr` one part of it: SLICE lanes of one chunk.
 
@@ -270,19 +308,18 @@ def forward_kernel(
             scale = row_scale(temperature_ptr, i_row)
         if parts_ptr is None:
             state = row_state(
-                p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, UNROLL,
-                STAGES, LOAD,
+                p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
             )  # fmt: skip
             _finish_row(
                 state, i_row, p_row, target, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr,
-                sum_sq_probs_ptr, top_probs_ptr, state_ptr, N, V, scale, softcap, LANES, K, SOFTCAP, LOGPROB, W, T,
-                LOGSUMEXP, Q, TOP,
+                sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, state_ptr, N, V, scale, softcap, LANES, K, SOFTCAP,
+                SUMS,
             )  # fmt: skip
         else:
             p_parts = parts_ptr + i_row * num_chunks * (NUM_PARTS * LANES)
             store_part(
                 p_row, p_parts, i_part // (LANES // SLICE), i_part % (LANES // SLICE) * SLICE, V, scale, softcap, LANES,
-                SLICE, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, UNROLL, STAGES, LOAD,
+                SLICE, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
             )  # fmt: skip
             # All threads have stored before one of them counts, which releases what they stored; and none loads
             # before the count is known, which acquires what the others have.
@@ -291,16 +328,15 @@ def forward_kernel(
             if before == num_parts - 1:
                 tl.debug_barrier()
                 state = row_state(
-                    p_row, p_parts, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, 1,
-                    None, LOAD,
+                    p_row, p_parts, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, SUMS, 1, None, LOAD,
                 )  # fmt: skip
                 _finish_row(
                     state, i_row, p_row, target, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr,
-                    sum_sq_probs_ptr, top_probs_ptr, state_ptr, N, V, scale, softcap, LANES, K, SOFTCAP, LOGPROB, W, T,
-                    LOGSUMEXP, Q, TOP,
+                    sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, state_ptr, N, V, scale, softcap, LANES, K, SOFTCAP,
+                    SUMS,
                 )  # fmt: skip
     elif i_part == 0:
         _store_nothing(
             i_row, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr, sum_sq_probs_ptr, top_probs_ptr,
-            state_ptr, N, LOGPROB, W, T, LOGSUMEXP, Q, TOP,
+            varentropy_ptr, state_ptr, N,
         )  # fmt: skip

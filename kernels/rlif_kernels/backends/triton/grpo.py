@@ -60,8 +60,8 @@ def _grpo_row(
     clipped_ptr, stride, grad_stride, V, width, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
     self_certainty_coef,
     LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
-    WIDE_GRAD: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
-    E: tl.constexpr, U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    WIDE_GRAD: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr, SUMS: tl.constexpr, E: tl.constexpr,
+    U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
     SECOND_LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """One row: statistics, loss, gradient."""
@@ -74,9 +74,9 @@ def _grpo_row(
         store_zeros(p_grad, 0, V, BLOCK // 8)
         tl.store(loss_ptr + i_row, 0.0)
         tl.store(logprob_ptr + i_row, 0.0)
-        if W:
+        if entropy_ptr is not None:
             tl.store(entropy_ptr + i_row, 0.0)
-        if T:
+        if self_certainty_ptr is not None:
             tl.store(self_certainty_ptr + i_row, 0.0)
         if ref_logprob_ptr is not None:
             tl.store(kl_ptr + i_row, 0.0)
@@ -85,11 +85,10 @@ def _grpo_row(
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
         state = row_state(
-            p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, W, T, False, False, UNROLL,
-            STAGES, LOAD,
+            p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
         )  # fmt: skip
-        logprob, entropy, self_certainty, _, _, _, _, m, log_s, n, complement, largest, x_y = row_values(
-            state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, W, T, False, False
+        logprob, entropy, self_certainty, _, _, _, _, _, m, log_s, n, complement, largest, x_y = row_values(
+            state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, SUMS
         )
         advantage = tl.load(advantage_ptr + i_row)
         weight = tl.load(weight_ptr + i_row)
@@ -120,17 +119,17 @@ def _grpo_row(
                 c_1 = g_self_certainty / tl.abs(n) * inv_temperature
         tl.store(loss_ptr + i_row, loss)
         tl.store(logprob_ptr + i_row, logprob)
-        if W:
+        if entropy_ptr is not None:
             tl.store(entropy_ptr + i_row, entropy)
-        if T:
+        if self_certainty_ptr is not None:
             tl.store(self_certainty_ptr + i_row, self_certainty)
         if ref_logprob_ptr is not None:
             tl.store(kl_ptr + i_row, kl)
         tl.store(clipped_ptr + i_row, clipped.to(tl.int8))
         store_gradient(
             p_grad, p_row, 0, V, target, x_y, V, scale, m, log_s, n, complement, largest, c_rest * inv_temperature,
-            c_plogp, 0.0, c_1, g_y * inv_temperature, softcap, BLOCK, WIDE and WIDE_GRAD, SOFTCAP, True, E, U, False,
-            None, SECOND_LOAD, STORE,
+            g_y * inv_temperature, (c_plogp, 0.0, 0.0, 0.0, c_1), softcap, BLOCK, WIDE and WIDE_GRAD, SOFTCAP, True, E,
+            U, False, False, None, SECOND_LOAD, STORE,
         )  # fmt: skip
 
 
@@ -141,12 +140,12 @@ def grpo_kernel(
     clipped_ptr, stride, grad_stride, N, V, width, scale, softcap, num_chunks, low, high, delta, beta, entropy_coef,
     self_certainty_coef,
     LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
-    WIDE_GRAD: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
-    E: tl.constexpr, U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    WIDE_GRAD: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr, SUMS: tl.constexpr, E: tl.constexpr,
+    U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
     SECOND_LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
-    """Statistics, loss and gradient of every `num_programs`-th row. W and T: entropy and self-certainty are asked for;
-    E and U: they are part of the loss. PADDED: beyond the V columns there are others up to `width`, of gradient 0.
+    """Statistics, loss and gradient of every `num_programs`-th row. E and U: entropy and self-certainty are part of the
+    loss. PADDED: beyond the V columns there are others up to `width`, of gradient 0.
     """
     for i_row in range(tl.program_id(0), N, tl.num_programs(0)):
         _grpo_row(
@@ -154,7 +153,7 @@ def grpo_kernel(
             advantage_ptr, weight_ptr, mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr,
             entropy_ptr, self_certainty_ptr, kl_ptr, clipped_ptr, stride, grad_stride, V, width, scale, softcap,
             num_chunks, low, high, delta, beta, entropy_coef, self_certainty_coef, LANES, K, TILES, BLOCK, WIDE,
-            WIDE_GRAD, PADDED, SOFTCAP, W, T, E, U, UNROLL, STAGES, LOAD, SECOND_LOAD, STORE,
+            WIDE_GRAD, PADDED, SOFTCAP, SUMS, E, U, UNROLL, STAGES, LOAD, SECOND_LOAD, STORE,
         )  # fmt: skip
 
 

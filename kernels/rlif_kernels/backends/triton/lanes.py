@@ -18,24 +18,41 @@ adds up does not depend on other lanes, nor a chunk on other chunks. So programs
 of one chunk (a slice), and it has the same bits as when one program reads it all.
 """
 
+from collections.abc import Iterable
+
 import triton
 import triton.language as tl
 
 from rlif_kernels.backends.triton.blocks import (
+    DESCRIPTOR,
     INFINITY,
     SHORT,
+    add_products,
     cap,
     cap_limit,
+    describe_row,
+    load_block_pairs,
+    load_described_pairs,
     load_pairs,
     pairs_inside,
     short_cap,
     sum_pairs,
 )
+from rlif_kernels.functional import sums_of
 
 # The maximum of no columns: finite, because -inf - -inf is NaN; so low that exp2(LOWEST - m) is 0.
 LOWEST = tl.constexpr(-1e38)
-# Arrays of LANES numbers in the state: those above.
-NUM_PARTS = tl.constexpr(8)
+# The parts of a state, LANES numbers each. Which of them a kernel needs is its argument SUMS, a bit for each: m and s
+# always, others by the table of `functional`.
+PARTS = ("m", "s", "w", "t", "q", "x1", "x2", "a", "v")
+NUM_PARTS = tl.constexpr(len(PARTS))
+SUM_W, SUM_T, SUM_Q, SUM_TOP, SUM_V = (tl.constexpr(1 << PARTS.index(name)) for name in ("w", "t", "q", "x2", "v"))
+
+
+def needed_parts(outputs: Iterable[str], softcap: int) -> int:
+    """The SUMS of a kernel that computes these fields; `softcap` is a form of tanh, or 0."""
+    names = {"m", "s"} | sums_of(outputs) | ({"a"} if softcap == SHORT.value else set())
+    return sum(1 << PARTS.index(name) for name in names)
 
 
 @triton.jit
@@ -43,7 +60,7 @@ def empty_state(LANES: tl.constexpr):
     zero = tl.zeros((LANES,), tl.float32)
     lowest = tl.full((LANES,), LOWEST, tl.float32)
     nothing = tl.full((LANES,), -INFINITY, tl.float32)
-    return lowest, zero, zero, zero, zero, nothing, nothing, zero  # m, s, w, t, q, x1, x2, a
+    return lowest, zero, zero, zero, zero, nothing, nothing, zero, zero  # PARTS
 
 
 @triton.jit
@@ -74,11 +91,11 @@ def merge_top_two(high_a, low_a, high_b, low_b):
 @triton.jit
 def _absorb(
     state, even, odd, n, scale, softcap, m_even, m_odd, LANES: tl.constexpr, PAIRS: tl.constexpr, MASKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, GUARDED: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
+    SOFTCAP: tl.constexpr, GUARDED: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Take one tile, [LANES, PAIRS] even and odd columns, into the state of lanes that have seen n columns each: the
     body of the main loop."""
-    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a = state
+    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a, l_v = state
     if SOFTCAP:
         if SOFTCAP == SHORT:
             magnitude = tl.maximum(tl.abs(even), tl.abs(odd))
@@ -99,43 +116,54 @@ def _absorb(
         d0, d1 = tl.where(m_even, d0, 0.0), tl.where(m_odd, d1, 0.0)
     shift = l_m - l_new
     a = tl.exp2(shift)
-    if W:
-        l_w = tl.fma(a, tl.fma(shift, l_s, l_w), sum_pairs(tl.fma(e0, d0, e1 * d1), LANES, PAIRS))
+    if SUM_W & SUMS:
+        moved = tl.fma(shift, l_s, l_w)
+        if SUM_V & SUMS:
+            l_v = a * tl.fma(shift, l_w + moved, l_v)
+            l_v = add_products(l_v, e0 * d0, d0, LANES, PAIRS)
+            l_v = add_products(l_v, e1 * d1, d1, LANES, PAIRS)
+        l_w = tl.fma(a, moved, sum_pairs(tl.fma(e0, d0, e1 * d1), LANES, PAIRS))
     l_s = tl.fma(a, l_s, sum_pairs(e0 + e1, LANES, PAIRS))
-    if T:
+    if SUM_T & SUMS:
         l_t = tl.fma(shift, n, l_t) + sum_pairs(d0 + d1, LANES, PAIRS)
-    if Q:
+    if SUM_Q & SUMS:
         l_q = tl.fma(a * a, l_q, sum_pairs(tl.fma(e0, e0, e1 * e1), LANES, PAIRS))
-    if TOP:
+    if SUM_TOP & SUMS:
         tile_x1, tile_x2 = _top_two(even, odd, LANES, PAIRS)
         l_x1, l_x2 = merge_top_two(l_x1, l_x2, tile_x1, tile_x2)
-    return l_new, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a
+    return l_new, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a, l_v
 
 
 @triton.jit
 def _tiles_state(
     p_row, first, last, first_lane, V, scale, softcap,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr,
-    GUARDED: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
-    UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    GUARDED: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """The state of the columns [first, last): full tiles without masks, then at most one masked tile."""
     BLOCK: tl.constexpr = LANES * K
+    DESCRIBED: tl.constexpr = LOAD == DESCRIPTOR and WIDE
+    HINT: tl.constexpr = "" if LOAD == DESCRIPTOR else LOAD
+    if DESCRIBED:
+        row = describe_row(p_row, V, SLICE, K)
     state = empty_state(SLICE)
     n = tl.full((), 0.0, tl.float32)
     whole = last // BLOCK * BLOCK
     for start in tl.range(first, whole, BLOCK, num_stages=STAGES, loop_unroll_factor=UNROLL):
-        even, odd = load_pairs(p_row, start + first_lane * K, V, SLICE, K, WIDE, False, LOAD)
-        state = _absorb(
-            state, even, odd, n, scale, softcap, None, None, SLICE, K // 2, False, SOFTCAP, GUARDED, W, T, Q, TOP
-        )
+        if DESCRIBED:
+            even, odd = load_described_pairs(p_row, row, start + first_lane * K, SLICE, K)
+        else:
+            even, odd = load_pairs(p_row, start + first_lane * K, V, SLICE, K, WIDE, False, HINT)
+        state = _absorb(state, even, odd, n, scale, softcap, None, None, SLICE, K // 2, False, SOFTCAP, GUARDED, SUMS)
         n += K
     if whole < last:
-        even, odd = load_pairs(p_row, whole + first_lane * K, V, SLICE, K, WIDE, True, LOAD)
+        if DESCRIBED:  # bfloat16 too in the layout that a block has, so that no lane changes its thread
+            p_rest = tl.multiple_of(p_row + whole + first_lane * K, 16)
+            even, odd = load_block_pairs(p_rest, whole + first_lane * K, V, SLICE, K, True, HINT)
+        else:
+            even, odd = load_pairs(p_row, whole + first_lane * K, V, SLICE, K, WIDE, True, HINT)
         m_even, m_odd = pairs_inside(whole + first_lane * K, V, SLICE, K)
-        state = _absorb(
-            state, even, odd, n, scale, softcap, m_even, m_odd, SLICE, K // 2, True, SOFTCAP, GUARDED, W, T, Q, TOP
-        )
+        state = _absorb(state, even, odd, n, scale, softcap, m_even, m_odd, SLICE, K // 2, True, SOFTCAP, GUARDED, SUMS)
     return state
 
 
@@ -143,8 +171,7 @@ def _tiles_state(
 def chunk_state(
     p_row, i_chunk, first_lane, V, scale, softcap,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr,
-    SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
-    UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    SOFTCAP: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """The state of SLICE lanes of chunk `i_chunk`, from the logits.
 
@@ -153,66 +180,66 @@ def chunk_state(
     """
     first = i_chunk * (TILES * LANES * K)
     last = tl.minimum(first + TILES * LANES * K, V)
-    m, s, w, t, q, x1, x2, a = _tiles_state(
-        p_row, first, last, first_lane, V, scale, softcap, LANES, SLICE, K, WIDE, SOFTCAP, SOFTCAP != SHORT, W, T, Q,
-        TOP, UNROLL, STAGES, LOAD,
+    state = _tiles_state(
+        p_row, first, last, first_lane, V, scale, softcap, LANES, SLICE, K, WIDE, SOFTCAP, SOFTCAP != SHORT, SUMS,
+        UNROLL, STAGES, LOAD,
     )  # fmt: skip
     if SOFTCAP == SHORT:
-        if tl.max(a, axis=0) >= cap_limit(softcap):
-            m, s, w, t, q, x1, x2, a = _tiles_state(
-                p_row, first, last, first_lane, V, scale, softcap, LANES, SLICE, K, WIDE, SOFTCAP, True, W, T, Q, TOP,
-                1, None, LOAD,
+        if tl.max(state[7], axis=0) >= cap_limit(softcap):
+            state = _tiles_state(
+                p_row, first, last, first_lane, V, scale, softcap, LANES, SLICE, K, WIDE, SOFTCAP, True, SUMS, 1,
+                None, LOAD,
             )  # fmt: skip
-    return m, s, w, t, q, x1, x2, a
+    return state
 
 
 @triton.jit
-def _merge(x, y, n_x, n_y, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr):
+def _merge(x, y, n_x, n_y, SUMS: tl.constexpr):
     """The state of the n_x columns of `x` followed by the n_y columns of `y`."""
-    xm, xs, xw, xt, xq, x1, x2, xa = x
-    ym, ys, yw, yt, yq, y1, y2, ya = y
+    xm, xs, xw, xt, xq, x1, x2, xa, xv = x
+    ym, ys, yw, yt, yq, y1, y2, ya, yv = y
     m = tl.maximum(xm, ym)
     dx, dy = xm - m, ym - m
     ax, ay = tl.exp2(dx), tl.exp2(dy)
-    if W:
-        xw = tl.fma(ax, tl.fma(dx, xs, xw), ay * tl.fma(dy, ys, yw))
+    if SUM_W & SUMS:
+        moved_x, moved_y = tl.fma(dx, xs, xw), tl.fma(dy, ys, yw)
+        if SUM_V & SUMS:
+            xv = tl.fma(ax, tl.fma(dx, xw + moved_x, xv), ay * tl.fma(dy, yw + moved_y, yv))
+        xw = tl.fma(ax, moved_x, ay * moved_y)
     xs = tl.fma(ax, xs, ay * ys)
-    if T:
+    if SUM_T & SUMS:
         xt = tl.fma(dx, n_x, xt) + tl.fma(dy, n_y, yt)
-    if Q:
+    if SUM_Q & SUMS:
         xq = tl.fma(ax * ax, xq, ay * ay * yq)
-    if TOP:
+    if SUM_TOP & SUMS:
         x1, x2 = merge_top_two(x1, x2, y1, y2)
-    return m, xs, xw, xt, xq, x1, x2, tl.maximum(xa, ya)
+    return m, xs, xw, xt, xq, x1, x2, tl.maximum(xa, ya), xv
 
 
 @triton.jit
 def row_state(
     p_row, p_parts, num_chunks, V, scale, softcap,
     LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr,
-    W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
-    UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """The state of a whole row: of its chunks in order, from the logits, or from what other programs stored of them."""
     CHUNK: tl.constexpr = TILES * LANES * K
-    # Which parts of the state (m, s, w, t, q, x1, x2, a) the requested fields need: a bit each.
-    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | (SOFTCAP == SHORT.value) << 7
     state = empty_state(LANES)
     for i_chunk in range(0, num_chunks):
         if p_parts is None:
             chunk = chunk_state(
-                p_row, i_chunk, 0, V, scale, softcap, LANES, LANES, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, UNROLL,
-                STAGES, LOAD,
+                p_row, i_chunk, 0, V, scale, softcap, LANES, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES,
+                LOAD,
             )  # fmt: skip
         else:
             p = p_parts + i_chunk * (NUM_PARTS * LANES) + tl.arange(0, LANES)
             chunk = (
-                _load_used(p, 0, USED, LANES), _load_used(p, 1, USED, LANES), _load_used(p, 2, USED, LANES),
-                _load_used(p, 3, USED, LANES), _load_used(p, 4, USED, LANES), _load_used(p, 5, USED, LANES),
-                _load_used(p, 6, USED, LANES), _load_used(p, 7, USED, LANES),
+                _load_part(p, 0, SUMS, LANES), _load_part(p, 1, SUMS, LANES), _load_part(p, 2, SUMS, LANES),
+                _load_part(p, 3, SUMS, LANES), _load_part(p, 4, SUMS, LANES), _load_part(p, 5, SUMS, LANES),
+                _load_part(p, 6, SUMS, LANES), _load_part(p, 7, SUMS, LANES), _load_part(p, 8, SUMS, LANES),
             )  # fmt: skip
         n_y = lane_columns(i_chunk * CHUNK, tl.minimum((i_chunk + 1) * CHUNK, V), 0, LANES, LANES, K)
-        state = _merge(state, chunk, tl.cast(i_chunk * (TILES * K), tl.float32), n_y, W, T, Q, TOP)
+        state = _merge(state, chunk, tl.cast(i_chunk * (TILES * K), tl.float32), n_y, SUMS)
     return state
 
 
@@ -220,24 +247,22 @@ def row_state(
 def store_part(
     p_row, p_parts, i_chunk, first_lane, V, scale, softcap,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr,
-    SOFTCAP: tl.constexpr, W: tl.constexpr, T: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr,
-    UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    SOFTCAP: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """Store the state of a slice of a chunk, for the program that will have the whole row's."""
-    USED: tl.constexpr = 0b11 | W << 2 | T << 3 | Q << 4 | TOP << 5 | TOP << 6 | (SOFTCAP == SHORT.value) << 7
     state = chunk_state(
-        p_row, i_chunk, first_lane, V, scale, softcap, LANES, SLICE, K, TILES, WIDE, SOFTCAP, W, T, Q, TOP, UNROLL,
-        STAGES, LOAD,
+        p_row, i_chunk, first_lane, V, scale, softcap, LANES, SLICE, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES,
+        LOAD,
     )  # fmt: skip
     p = p_parts + i_chunk * (NUM_PARTS * LANES) + first_lane + tl.arange(0, SLICE)
     for i in tl.static_range(NUM_PARTS):
-        if USED >> i & 1:
+        if SUMS >> i & 1:
             tl.store(p + i * LANES, state[i])
 
 
 @triton.jit
-def _load_used(p, i: tl.constexpr, USED: tl.constexpr, LANES: tl.constexpr):
-    if USED >> i & 1:
+def _load_part(p, i: tl.constexpr, SUMS: tl.constexpr, LANES: tl.constexpr):
+    if SUMS >> i & 1:
         # Past the multiprocessor's own cache, which does not hear of what others store.
         return tl.load(p + i * LANES, cache_modifier=".cg")
     return tl.zeros((LANES,), tl.float32)

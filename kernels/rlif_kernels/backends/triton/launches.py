@@ -16,13 +16,16 @@ from typing import Any
 
 FILE = Path(__file__).with_name("launches.json")
 HINTS = ("", "evict_first", "evict_last")
+# In the place of a hint: where rows start on 16 bytes the loop loads by a tensor descriptor (TMA), elsewhere plainly.
+DESCRIPTOR = "descriptor"
 PATHS = ("auto", "fused", "pair")
-# forward: a whole row; forward_all: with sum_sq_probs or top_probs, whose state is twice as large;
+# forward: a whole row; forward_all: with fields whose state is larger than that of the default ones;
 # forward_softcap: with a softcap; ..._part: a part of a row that several programs share. grpo: one program has a
-# multiprocessor to itself; grpo_short: two share it; grpo_softcap: with a softcap.
+# multiprocessor to itself; grpo_short: two share it; grpo_softcap: with a softcap. divergence_few: of no more rows than
+# there are multiprocessors.
 KERNELS = (
     "forward", "forward_part", "forward_all", "forward_all_part", "forward_softcap", "forward_softcap_part", "backward",
-    "grpo", "grpo_short", "grpo_softcap", "divergence",
+    "grpo", "grpo_short", "grpo_softcap", "divergence", "divergence_few",
 )  # fmt: skip
 
 
@@ -43,7 +46,7 @@ class Launch:
     tiles: int = 0
     """Such blocks to a program of the backward, at most."""
     load: str = ""
-    """Eviction hint of the first look at a row; "" leaves it to the cache."""
+    """Eviction hint of the first look at a row; "" leaves it to the cache, and "descriptor" is another way to load."""
     second_load: str = ""
     """That of the second look, in the backward and in the fused loss."""
     store: str = ""
@@ -63,9 +66,9 @@ class Launch:
             if not low <= value <= high or (name == "num_warps" and value & (value - 1)):
                 powers = "a power of two, " if name == "num_warps" else ""
                 raise ValueError(f"{name}: got {value}, expected {powers}{low} to {high}")
-        for name in ("load", "second_load", "store"):
-            if getattr(self, name) not in HINTS:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {HINTS}")
+        for name, others in (("load", (DESCRIPTOR,)), ("second_load", ()), ("store", ())):
+            if getattr(self, name) not in (*HINTS, *others):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {(*HINTS, *others)}")
         if self.slices not in (None, 0, 1, 2, 4):
             raise ValueError(f"slices: got {self.slices}, expected None, 0, 1, 2 or 4")
         if self.path not in PATHS:
@@ -109,6 +112,8 @@ def check_entry(entry: Mapping[str, Any]) -> None:
     unknown = sorted(entry["choices"].keys() - set(CHOICES))
     if unknown:
         raise ValueError(f"choices: got {unknown}, expected some of {CHOICES}")
+    if entry["choices"].get("load") == DESCRIPTOR and not entry["kernel"].startswith(("forward", "grpo")):
+        raise ValueError(f"load: got {DESCRIPTOR!r} for {entry['kernel']}, expected one of {HINTS}")
 
 
 def read(file: Path = FILE) -> Table:

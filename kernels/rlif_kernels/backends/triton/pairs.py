@@ -11,12 +11,13 @@ from rlif_kernels.backends.triton import (
     device_guard,
     device_of,
     launch_options,
+    plan,
     row_addresses,
     softcap_form,
 )
 from rlif_kernels.backends.triton.blocks import LOG2E
 from rlif_kernels.backends.triton.divergence import pair_kernel
-from rlif_kernels.backends.triton.launches import Launch, current
+from rlif_kernels.backends.triton.launches import Launch
 from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES
 from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS, Pair
 
@@ -28,6 +29,7 @@ def pair_constants(
     wide: bool,
     wide_grad: bool,
     softcaps: Sequence[int],
+    architecture: str,
     padded: bool = False,
 ) -> dict[str, Any]:
     """The kernel's compile-time arguments and launch options; dtypes and softcap forms are the student's and the
@@ -43,6 +45,7 @@ def pair_constants(
         "SOFTCAP": softcaps[0],
         "TEACHER_SOFTCAP": softcaps[1],
         "KIND": KINDS.index(kind),
+        "NVIDIA": architecture.startswith("sm_"),
         "UNROLL": launch.unroll,
         "LOAD": launch.load,
         "SECOND_LOAD": launch.second_load,
@@ -67,10 +70,11 @@ def divergence(grad_logits: Tensor | None, pair: Pair) -> dict[str, Tensor]:
         grad_base, grad_stride, grad_offsets, wide_grad = row_addresses(grad_logits)
     dtypes = (logits.dtype, teacher_logits.dtype)
     itemsize = min(dtype.itemsize for dtype in dtypes)
-    launch = current().find("divergence", device_of(logits).architecture, itemsize, num_columns)
+    device = device_of(logits)
+    launch = plan.divergence(num_rows, num_columns, itemsize, device)
     softcaps = [softcap_form(each.softcap) for each in (rows, teacher_rows)]
     constants = pair_constants(
-        launch, dtypes, pair.kind, wide and teacher_wide, wide_grad, softcaps, num_columns < width
+        launch, dtypes, pair.kind, wide and teacher_wide, wide_grad, softcaps, device.architecture, num_columns < width
     )
     temperatures, temperature = rows.split_temperature
     teacher_temperatures, teacher_temperature = teacher_rows.split_temperature

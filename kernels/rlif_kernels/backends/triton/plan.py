@@ -4,11 +4,14 @@ The launcher goes by these plans, and `python -m benchmarks static` predicts fro
 """
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlif_kernels.backends.triton import launches
 from rlif_kernels.backends.triton.launches import Launch, Table
+from rlif_kernels.functional import sums_of
+from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 # LANES and warps: 512 lanes on 128 threads give each thread four independent 16-byte loads, enough in flight at the
 #   occupancy that their registers leave; LANES also fixes the bits of a result, so it does not vary with the shape.
@@ -111,15 +114,20 @@ class LossPlan:
 
 
 def forward(
-    num_rows: int, num_columns: int, itemsize: int, device: Device, all_fields: bool = False, softcap: bool = False
+    num_rows: int, num_columns: int, itemsize: int, device: Device, large_state: bool = False, softcap: bool = False
 ) -> ForwardPlan:
     """Plan a forward: whole rows where they fill the device, or else as many parts as do."""
-    return _forward(launches.current(), num_rows, num_columns, itemsize, device, forward_name(all_fields, softcap))
+    return _forward(launches.current(), num_rows, num_columns, itemsize, device, forward_name(large_state, softcap))
 
 
-def forward_name(all_fields: bool, softcap: bool) -> str:
+def has_large_state(outputs: Iterable[str]) -> bool:
+    """Whether the fields need more sums than the default ones do."""
+    return not sums_of(outputs) <= sums_of(DEFAULT_OUTPUTS)
+
+
+def forward_name(large_state: bool, softcap: bool) -> str:
     """Which kernel of the table a forward is, by whether its state or its loop takes more registers than others."""
-    return "forward_softcap" if softcap else "forward_all" if all_fields else "forward"
+    return "forward_softcap" if softcap else "forward_all" if large_state else "forward"
 
 
 def backward(num_rows: int, num_columns: int, itemsize: int, device: Device) -> BackwardPlan:
@@ -130,6 +138,13 @@ def backward(num_rows: int, num_columns: int, itemsize: int, device: Device) -> 
 def loss(num_rows: int, num_columns: int, itemsize: int, device: Device, softcap: bool = False) -> LossPlan:
     """Plan a policy loss: fused where the rows under way stay in the cache and fill the device better than the pair."""
     return _loss(launches.current(), num_rows, num_columns, itemsize, device, softcap)
+
+
+def divergence(num_rows: int, num_columns: int, itemsize: int, device: Device) -> Launch:
+    """Plan a divergence, a program to a pair of rows: where a program has a multiprocessor to itself, it has the loads
+    under way that several would have."""
+    name = "divergence_few" if num_rows <= device.multiprocessors else "divergence"
+    return launches.current().find(name, device.architecture, itemsize, num_columns)
 
 
 def num_chunks(num_columns: int, itemsize: int) -> int:

@@ -13,7 +13,7 @@ from rlif_kernels import (
     sample_tokens,
     token_stats,
 )
-from rlif_kernels.stats import FIELDS
+from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
 
@@ -65,7 +65,9 @@ def test_a_distributed_tensor_is_refused_by_name_and_its_own_part_is_taken(group
 
 
 SLICE_SIZE = 8  # bytes: a rank says once how many columns it has
-ROW = 11 * 8  # eleven float64
+# float64 numbers: three of every row, three of the target, one of each other field, two of `top_probs`.
+ROWS = {("logprob",): 6 * 8, DEFAULT_OUTPUTS: 8 * 8, FIELDS: 12 * 8}
+ROW = ROWS[DEFAULT_OUTPUTS]
 
 
 @pytest.fixture
@@ -94,11 +96,11 @@ def exchanged(monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("outputs", [("logprob",), FIELDS], ids=["one field", "all fields"])
-def test_a_forward_gathers_eleven_numbers_a_row_and_the_backward_nothing(outputs, group, exchanged):
+@pytest.mark.parametrize("outputs", ROWS, ids=["one field", "the default fields", "all fields"])
+def test_a_forward_gathers_a_few_numbers_a_row_and_the_backward_nothing(outputs, group, exchanged):
     logits, targets = torch.randn(3, 4, 50, requires_grad=True), torch.arange(12).view(3, 4)
     stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, group=group)
-    assert forward == [[SLICE_SIZE, 12 * ROW], []]
+    assert forward == [[SLICE_SIZE, 12 * ROWS[outputs]], []]
     assert exchanged(stats.logprob.sum().backward) == (None, [], [])
 
 

@@ -1,4 +1,4 @@
-"""A vocabulary sharded over processes gives what the whole gives, and exchanges eleven numbers a row for it.
+"""A vocabulary sharded over processes gives what the whole gives, and exchanges a few numbers a row for it.
 
 gloo, two and three processes, uneven slices.
 """
@@ -14,9 +14,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from comparison import assert_gradients_match, assert_values_match, random_targets, upstream_gradients, weighted_sum
+from comparison import (
+    assert_gradients_match,
+    assert_values_match,
+    gradient_sizes,
+    random_targets,
+    upstream_gradients,
+    weighted_sum,
+)
 from divergences import assert_divergences_match
 from rlif_kernels import (
+    compat,
     divergence,
     grpo_loss,
     linear_divergence,
@@ -26,6 +34,7 @@ from rlif_kernels import (
     token_stats,
 )
 from rlif_kernels.backends import c as cpu_backend
+from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
 from rlif_kernels.stats import FIELDS
 
@@ -86,13 +95,15 @@ def check_values(rank: int, world_size: int, backends: str) -> None:
                 weights = {n: w for n, w in upstream_gradients(ids.shape, "cpu").items() if n in options["outputs"]}
                 weighted_sum(stats, weights).backward()
                 weighted_sum(expected, weights).backward()
-                assert_gradients_match(leaf.grad, exact.grad[..., columns], weights, options.get("temperature", 1.0))
+                sizes = gradient_sizes(weights, expected)
+                assert_gradients_match(leaf.grad, exact.grad[..., columns], sizes, options.get("temperature", 1.0))
             except AssertionError as error:
                 raise AssertionError(f"{backend}, {name}, rank {rank}: {error}") from error
 
         check_head(rank, world_size, backend)
         check_divergences(rank, world_size, backend)
         check_tangents(rank, world_size, backend)
+        check_several_targets(rank, world_size, backend)
 
     with pytest.raises(IndexError, match=r"targets\[0, 0\] is 101; expected an id in \[0, 101\)"):
         token_stats(logits[..., columns], targets.fill_(101), group=dist.group.WORLD)
@@ -115,8 +126,8 @@ def check_head(rank: int, world_size: int, backend: str) -> None:
     shared = {"group": dist.group.WORLD, "backend": backend}
     losses = {
         "token_stats": (
-            lambda h, w, b, **o: linear_token_stats(h, w, ids, bias=b, outputs=FIELDS[:-1], **o),
-            lambda h, w, b, **o: reference.linear_token_stats(h, w, ids, bias=b, outputs=FIELDS[:-1], **o),
+            lambda h, w, b, **o: linear_token_stats(h, w, ids, bias=b, outputs=DIFFERENTIABLE, **o),
+            lambda h, w, b, **o: reference.linear_token_stats(h, w, ids, bias=b, outputs=DIFFERENTIABLE, **o),
         ),
         "linear_grpo_loss": (
             lambda h, w, b, **o: linear_grpo_loss(h, w, ids, advantages, old, bias=b, entropy_coef=0.1, **o),
@@ -214,6 +225,78 @@ def check_divergences(rank: int, world_size: int, backend: str) -> None:
     expected = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
     for part, other in zip(parts, expected, strict=True):
         torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-5, msg=f"linear_divergence {backend}")
+
+    # The same divergence as the penalty of a loss, in the loss's own tiles.
+    targets, advantages = torch.zeros(3, 4, dtype=torch.long), torch.tensor([1.0, -0.5, 0.2])
+    for leaf in (*parts, *whole):
+        leaf.grad = None
+    penalty = {"beta": 0.5, "kl": "full", "vocab_size": 95, "softcap": 20.0}
+    ours = linear_grpo_loss(
+        *parts[:2], targets, advantages, bias=parts[2], ref_hidden=teacher_hidden, ref_weight=teacher_head[columns],
+        tile_bytes=1000, **penalty, **shared,
+    )  # fmt: skip
+    theirs = reference.linear_grpo_loss(
+        *whole[:2], targets, advantages.double(), bias=whole[2], ref_hidden=teacher_hidden.double(),
+        ref_weight=teacher_head.double(), **penalty,
+    )  # fmt: skip
+    for loss in (ours.loss, theirs.loss):
+        loss.backward()
+    torch.testing.assert_close(ours.kl.double(), theirs.kl, rtol=1e-5, atol=1e-5)
+    expected = (whole[0].grad, whole[1].grad[columns], whole[2].grad[columns])
+    for part, other in zip(parts, expected, strict=True):
+        torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-5, msg=f"full KL {backend}")
+
+    # NeMo-RL's function, by its names.
+    sharded, ids = torch.randn(3, 4, 101, generator=generator), torch.randint(101, (3, 4), generator=generator)
+    value = compat.get_next_token_logprobs_from_logits(
+        ids, sharded[..., columns], vocab_parallel_rank=rank, vocab_parallel_group=dist.group.WORLD
+    )
+    expected = sharded[:, :-1].double().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def check_several_targets(rank: int, world_size: int, backend: str) -> None:
+    """Rows with several targets, some of them in other slices, of logits and of a head, and their tangents."""
+    generator = torch.Generator().manual_seed(7)
+    columns = own_columns(rank, world_size)
+    shared = {"group": dist.group.WORLD, "backend": backend}
+    hidden, weight = torch.randn(3, 4, 16, generator=generator), torch.randn(101, 16, generator=generator)
+    logits = hidden @ weight.T
+    logits[0, 1, 60] = 90.0  # nearly certain, in the last slice
+    targets = torch.randint(101, (3, 4, 3), generator=generator)
+    targets[0, 1] = torch.tensor([60, 3, 60])
+    targets[0, 0, 1], targets[2, 3] = -100, -100
+    options = {"outputs": ("logprob", "entropy", "varentropy"), "temperature": 0.8, "softcap": 100.0}
+    upstream = torch.randn(3, 4, 3, generator=generator)
+
+    def loss(stats):
+        return (stats.logprob * upstream.to(stats.logprob.dtype)).sum() + stats.entropy.sum() + stats.varentropy.sum()
+
+    leaf, exact = logits[..., columns].clone().requires_grad_(), logits.double().requires_grad_()
+    ours, theirs = token_stats(leaf, targets, **options, **shared), reference.token_stats(exact, targets, **options)
+    assert_values_match(ours, theirs)
+    for stats in (ours, theirs):
+        loss(stats).backward()
+    torch.testing.assert_close(leaf.grad.double(), exact.grad[..., columns], rtol=1e-5, atol=2e-5, msg=backend)
+
+    parts = [x.clone().requires_grad_() for x in (hidden, weight[columns])]
+    whole = [x.double().requires_grad_() for x in (hidden, weight)]
+    loss(linear_token_stats(*parts, targets, tile_bytes=1000, **options, **shared)).backward()
+    loss(reference.linear_token_stats(*whole, targets, **options)).backward()
+    for part, other in zip(parts, (whole[0].grad, whole[1].grad[columns]), strict=True):
+        torch.testing.assert_close(part.grad.double(), other, rtol=1e-4, atol=1e-4, msg=f"several targets {backend}")
+
+    tangent = torch.randn(logits.shape, generator=generator)
+    ours_of, theirs_of = (
+        partial(function, targets=targets, **options, **more)
+        for function, more in ((token_stats, shared), (reference.token_stats, {}))
+    )
+    _, ours = torch.func.jvp(lambda x: ours_of(x).logprob, (logits[..., columns],), (tangent[..., columns],))
+    _, theirs = torch.func.jvp(lambda x: theirs_of(x).logprob, (logits.double(),), (tangent.double(),))
+    torch.testing.assert_close(ours.double(), theirs, rtol=4e-6, atol=4e-6)
+    targets[1, 0, 2] = 101
+    with pytest.raises(IndexError, match=r"targets\[1, 0, 2\] is 101; expected an id in \[0, 101\)"):
+        token_stats(logits[..., columns], targets, group=dist.group.WORLD)
 
 
 def check_tangents(rank: int, world_size: int, backend: str) -> None:

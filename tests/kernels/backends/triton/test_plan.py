@@ -72,6 +72,13 @@ def test_few_rows_are_split_until_they_fill_the_device(num_columns, num_rows):
     assert plan.backward(num_rows, num_columns, 2, HOPPER).launches == 1
 
 
+@pytest.mark.parametrize(("num_rows", "in_flight"), [(64, 32 << 10), (132, 32 << 10), (133, 8 << 10)])
+def test_a_pair_of_rows_that_has_a_multiprocessor_to_itself_has_more_loads_under_way(num_rows, in_flight):
+    launch = plan.divergence(num_rows, 151936, 2, HOPPER)
+    assert plan.bytes_in_flight(launch) == in_flight  # of either side
+    assert plan.resident_programs(launch, HOPPER) == (1 if num_rows <= 132 else 2)
+
+
 def test_a_table_for_one_shape_changes_no_other():
     entry = {"kernel": "forward", "architecture": "sm_90", "itemsize": 2, "columns": [100000, None]}
     entry["choices"] = {"num_stages": 3}
@@ -96,6 +103,7 @@ def test_an_override_is_laid_over_the_table_and_taken_away():
         ("forward", {"warps": 4}, r"choices: got \['warps'\], expected some of"),
         ("forward", {"num_warps": 3}, r"num_warps: got 3, expected a power of two, 1 to 32"),
         ("grpo", {"load": "last"}, r"load: got 'last', expected one of"),
+        ("divergence", {"load": "descriptor"}, r"load: got 'descriptor' for divergence, expected one of"),
         ("forward", {"slices": 3}, r"slices: got 3, expected None, 0, 1, 2 or 4"),
         ("grpo", {"path": "both"}, r"path: got 'both', expected one of"),
     ],

@@ -1,8 +1,10 @@
-"""The column `self_certainty`: from the engine's pass for old log-probabilities to the advantage estimator.
+"""Columns beside old log-probabilities: `self_certainty` and, where heads are fused, `sum_pi_squared`.
 
-That pass reads the logits anyway, and writes all it finds to verl's data store under its name; the trainer fetches the
-columns it knows for the advantage, which this one has to be fetched beside. Three of verl's methods are wrapped for
-that, none is rewritten. It serves the FSDP engines and the trainer of `trainer.use_v1=true`, verl's default.
+The first is for our advantage estimator, the second for verl's optimal token baseline, which verl itself refuses
+together with `use_fused_kernels`. The pass for old log-probabilities reads the logits anyway, and writes all it finds
+to verl's data store under its name; the trainer fetches the columns it knows for the advantage, which the first has to
+be fetched beside. Three of verl's methods are wrapped for that, none is rewritten. They serve the FSDP engines, and the
+first the trainer of `trainer.use_v1=true`, verl's default.
 """
 
 from __future__ import annotations
@@ -15,38 +17,61 @@ import torch
 from torch import Tensor
 from verl.utils import tensordict_utils
 
-from rlif.integrations.verl.functions import recorded_self_certainty, recording
+from rlif.integrations.verl.functions import recorded_so_far, recorded_statistics
 from rlif.integrations.verl.intuitor import NAME, self_certainty_column
 
 COLUMN = "self_certainty"
+# Fields of `TokenStats`, and what verl calls them.
+COLUMNS = {"self_certainty": COLUMN, "sum_sq_probs": "sum_pi_squared"}
+REQUEST = "calculate_sum_pi_squared"
 
 
 def recording_forward_step(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`FSDPEngineWithLMHead.forward_step`: record in the pass for old log-probabilities, which learns nothing."""
+    """`FSDPEngineWithLMHead.forward_step`: record what the pass is to leave a column of."""
 
     @functools.wraps(original)
     def forward_step(self: Any, micro_batch: Any, loss_function: Any, forward_only: Any) -> Any:
-        # Only that pass asks for entropies without a loss: the reference model's asks for neither.
-        entropies = tensordict_utils.get_non_tensor_data(micro_batch, key="calculate_entropy", default=False)
-        if loss_function is not None or not entropies:
+        fields = []
+        # Only the pass for old log-probabilities, which learns nothing, asks for entropies without a loss: the
+        # reference model's asks for neither.
+        if loss_function is None and _asked(micro_batch, "calculate_entropy"):
+            fields.append("self_certainty")
+        if _of_fused_head(micro_batch):
+            fields.append("sum_sq_probs")
+        if not fields:
             return original(self, micro_batch, loss_function, forward_only)
-        with recorded_self_certainty():
+        with recorded_statistics(tuple(fields)):
             return original(self, micro_batch, loss_function, forward_only)
 
     return forward_step
 
 
-def with_self_certainty(original: Callable[..., Any]) -> Callable[..., Any]:
+def _asked(micro_batch: Any, key: str) -> bool:
+    return bool(tensordict_utils.get_non_tensor_data(micro_batch, key=key, default=False))
+
+
+def _of_fused_head(micro_batch: Any) -> bool:
+    """Whether verl wants the sum of squares where only a fused head has seen the probabilities."""
+    return _asked(micro_batch, REQUEST) and _asked(micro_batch, "use_fused_kernels")
+
+
+def with_columns(original: Callable[..., Any]) -> Callable[..., Any]:
     """`FSDPEngineWithLMHead.prepare_model_outputs`: add what was recorded, shaped as the log-probabilities are."""
 
     @functools.wraps(original)
     def prepare_model_outputs(
         self: Any, output: Any, output_args: Any, micro_batch: Any, logits_processor_func: Any
     ) -> Any:
-        model_output = original(self, output, output_args, micro_batch, logits_processor_func)
-        found = recording()
-        if found:
-            model_output[COLUMN] = _jagged(self, found[-1], output_args, micro_batch["input_ids"].offsets())
+        found, answered = recorded_so_far(), micro_batch
+        if found and _of_fused_head(micro_batch):
+            # verl refuses the request where heads are fused; ours has been answered.
+            answered = micro_batch.copy()
+            tensordict_utils.assign_non_tensor(answered, **{REQUEST: False})
+        model_output = original(self, output, output_args, answered, logits_processor_func)
+        for field, name in COLUMNS.items():
+            values = getattr(found[-1], field) if found else None
+            if values is not None:
+                model_output[name] = _jagged(self, values, output_args, micro_batch["input_ids"].offsets())
         return model_output
 
     return prepare_model_outputs

@@ -1,0 +1,91 @@
+"""The options of `rlif explain`. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rlif.errors import UserError
+from rlif.options.checks import AtLeast, Count, Positive, check
+from rlif.options.groups import (
+    BatchOptions,
+    DataOptions,
+    LoadingOptions,
+    MemoryOptions,
+    OutputOptions,
+    ReadingOptions,
+    ResumeOptions,
+    SamplingOptions,
+    SeedOptions,
+)
+from rlif.options.record import check_resume
+from rlif.rewards import read_specs
+
+
+@dataclass(kw_only=True)
+class ExplainConfig(
+    DataOptions,
+    OutputOptions,
+    ResumeOptions,
+    SeedOptions,
+    BatchOptions,
+    ReadingOptions,
+    SamplingOptions,
+    LoadingOptions,
+    MemoryOptions,
+):
+    """Say what a training really rewarded, from the model before it and the model after it alone.
+
+    How much more likely a completion became is the reward that the training followed, up to a constant of each prompt.
+    Samples of both models are compared by it, and with confidence, agreement, length and right answers.
+    """
+
+    start: tyro.conf.Positional[str]
+    """Model before the training: a directory saved by transformers, a GGUF file, or a Hugging Face hub id."""
+
+    tuned: tyro.conf.Positional[str]
+    """Model after it, with the same tokenizer; may be a directory with a LoRA adapter."""
+
+    data: str
+    """Prompts, best ones that were not trained on: a JSONL, JSON, Parquet or CSV file, a directory of them, a Hugging
+    Face hub id, or word_problems:level=2,n=256. Gold answers, where there are any, are one more thing to compare."""
+
+    reward: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Reward to compare with besides those that always are, as of rlif train; repeat the option for several."""
+
+    num_prompts: Count = 128
+    """Prompts to sample for, drawn from the data if it has more. Intervals shrink with their square root."""
+
+    num_generations: Annotated[int, AtLeast(2, why=": completions of one prompt are compared")] = 8
+    """Completions of each prompt sampled from each of the two models. At least 2."""
+
+    temperature: Positive = 1.0
+    """Sampling temperature: that of the training. Both models' probabilities are those at this temperature."""
+
+    output_dir: Path | None = None
+    """New directory for the samples in numbers, as they come, explanation.json and explanation.png. None:
+    runs/explain-DATE-TIME."""
+
+    prompts_per_batch: Count | None = None
+    """Prompts sampled at a time: fewer need less memory. None: 32; on a CPU no more than make 2^40 / parameters tokens
+    (8,000 at 135M), completions included, for results about each minute."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reward, str):  # a lone name, as a file may have it too
+            self.reward = (self.reward,)
+
+    def validate(self) -> None:
+        """Check every value that can be checked without opening a file.
+
+        Raises:
+            UserError: naming the first argument that is wrong, what came and what was expected.
+        """
+        check(self)
+        check_resume(self, "explanation")
+        if self.reward:
+            read_specs(self.reward)
+        if self.start == self.tuned:
+            raise UserError(f"tuned: got {self.tuned!r}, the start model itself; expected the model after a training")
