@@ -1,9 +1,8 @@
 """Suite `real-step`: the whole training step of the model in `--model DIRECTORY`, beside TRL's GRPOTrainer.
 
 Prompts of 160 tokens of word problems, groups of 8 completions of at most 64 tokens: ours, ours where each completion
-brings its own prompt (`--no-share-prompts`), and TRL's with Intuitor's reward. All learn from as many tokens at a time
-as 8 completions with their prompts have, TRL's default, and add up gradients: all at once would keep several times the
-memory.
+brings its own prompt (`--no-share-prompts`), and TRL's with Intuitor's reward. All learn from 8 completions
+at a time, TRL's default, and add up gradients: all at once would keep several times the memory.
 """
 
 from __future__ import annotations

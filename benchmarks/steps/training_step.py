@@ -77,7 +77,9 @@ def train_rlif(
         beta=work.beta,
         share_prompts=share_prompts,
         guard="off",
-        max_tokens_per_forward=work.tokens_per_forward if work.rows else TrainConfig.max_tokens_per_forward,
+        max_tokens_per_forward=(
+            work.tokens_per_forward(share_prompts=share_prompts) if work.rows else TrainConfig.max_tokens_per_forward
+        ),
         device=work.device,
         dtype="bfloat16" if work.dtype == "bfloat16" else "float32",
     )

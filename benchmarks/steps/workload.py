@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -41,10 +42,10 @@ class Workload:
     autocast: bool = False
     """In bfloat16, of TRL's trainers."""
 
-    @property
-    def tokens_per_forward(self) -> int:
-        """Those of `rows` completions with their prompts."""
-        return self.rows * (self.prompt_length + self.max_completion_length)
+    def tokens_per_forward(self, *, share_prompts: bool) -> int:
+        """Those of `rows` completions with their prompts, which count once each where they are shared."""
+        prompts = math.ceil(self.rows / self.num_generations) if share_prompts else self.rows
+        return prompts * self.prompt_length + self.rows * self.max_completion_length
 
 
 SIZES = {

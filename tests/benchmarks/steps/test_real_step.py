@@ -19,3 +19,9 @@ def test_a_given_model_is_trained_with_and_without_shared_prompts(tmp_path):
     # The same draws of the same prompts: sharing them changes nothing but the time.
     assert shared["tokens"] == separate["tokens"] > 0
     assert "| rlif --no-share-prompts |" in SUITE_TABLES["real-step"](results)
+
+
+def test_eight_completions_at_a_time_share_one_prompt():
+    work = real_step.SHAPES["full"]
+    assert work.tokens_per_forward(share_prompts=True) == 160 + 8 * 64
+    assert work.tokens_per_forward(share_prompts=False) == 8 * (160 + 64)
