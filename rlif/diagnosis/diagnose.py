@@ -17,37 +17,32 @@ import torch
 from rich.console import Console
 
 from rlif.answers.advice import examples
-from rlif.answers.agreement import majorities
 from rlif.answers.extract import AnswerStyle
 from rlif.answers.keys import answer_key
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.data.prompts import Prompt
 from rlif.diagnosis.columns import look_at_columns
+from rlif.diagnosis.samples import Samples, join, look_at
 from rlif.diagnosis.verdict import Thresholds, Verdict, model_warnings, thresholds_for, verdict
 from rlif.doing import doing
 from rlif.errors import UserError
-from rlif.files.json_values import without_nan
 from rlif.files.jsonl import Row
 from rlif.files.parts import PartsFile
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
 from rlif.metrics.calibration import auroc_by_group
-from rlif.metrics.repetition import repetition
 from rlif.models.language_model import LanguageModel
 from rlif.models.vocabulary import UnusedColumns, num_columns
 from rlif.options.groups import MemoryOptions
 from rlif.progress_bar import bar
-from rlif.rewards import RewardMixture, load_rewards
+from rlif.rewards import load_rewards
 from rlif.rewards.advantages import equal_groups, group_advantages
-from rlif.rewards.controls import verifiable
 from rlif.rewards.registry import INTERNAL
 from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import encode_prompts
-from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.scorer import make_scorer, parts_of, score_parts
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
-from rlif_kernels import TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 # Prompts sampled at a time where nobody says it, on a GPU.
@@ -100,31 +95,6 @@ class Diagnosis:
     """The ends of a few completions that state no answer, of different prompts."""
     unused_columns: UnusedColumns | None = None
     """Columns of the head that are no tokens; None if all are. `warnings` says what they do."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """P x G completions in numbers."""
-
-    tokens: Floats
-    entropy: Floats
-    """Summed over the tokens; nats."""
-    untempered_entropy: Floats
-    """The same at temperature 1."""
-    self_certainty: Floats
-    """Summed over the tokens; nats."""
-    finished: Floats
-    parsed: Floats
-    repetition: Floats
-    agrees: Floats
-    """1 for a completion that states its group's majority answer."""
-    correct: Floats
-    """NaN for a prompt without a gold answer."""
-    rewards: dict[str, Floats]
-    majority_answers: list[str]
-    """Of the groups that have one."""
-    unanswered: list[str]
-    """The first completion of each group that states no answer, if one does not."""
 
 
 @torch.no_grad()
@@ -253,74 +223,6 @@ def diagnose(
     columns = looks[0]["columns"]
     unused = columns["unused"] and UnusedColumns(**columns["unused"])
     return replace(found, unused_columns=unused, warnings=(*found.warnings, *columns["said"]))
-
-
-def look_at(
-    rollout: Rollout, stats: TokenStats, untempered: TokenStats, rewards: RewardMixture, language_model: LanguageModel
-) -> list[Row]:
-    """Put one batch of completions in numbers: a row for each prompt, with a list over its completions of each.
-
-    Args:
-        rollout: the completions of whole groups.
-        stats: of their tokens at the temperature of sampling.
-        untempered: the entropy at temperature 1.
-        rewards: to judge.
-        language_model: that sampled.
-    """
-    assert stats.entropy is not None
-    assert untempered.entropy is not None
-    assert stats.self_certainty is not None
-    size = rollout.num_generations
-    lengths = rollout.lengths()[1]
-    ids = rollout.completion_ids.tolist()
-    parts = rewards(stats, rollout, tokenizer=language_model.tokenizer, step=1).parts
-    groups = majorities(rollout.stated, size)
-    agrees = np.zeros(len(rollout.texts))
-    agrees[[row for rows in groups for row in rows]] = 1.0
-    known = np.array([answer is not None for answer in rollout.answers])
-    columns = {
-        "completions": rollout.texts,
-        "tokens": lengths,
-        "entropy": stats.entropy.sum(dim=1).tolist(),
-        "untempered_entropy": untempered.entropy.sum(dim=1).tolist(),
-        "self_certainty": stats.self_certainty.sum(dim=1).tolist(),
-        "finished": rollout.finished.tolist(),
-        "parsed": [each is not None for each in rollout.stated],
-        "repetition": [repetition(row[:length]) for row, length in zip(ids, lengths, strict=True)],
-        "agrees": agrees.tolist(),
-        "correct": np.where(known, verifiable(rollout.stated, rollout.answers), np.nan).tolist(),
-    }
-    # A negative weight turns what is maximised round; one of 0, a mere metric in training, is judged as it is.
-    judged = {each.name: ((-1 if each.weight < 0 else 1) * parts[each.name]).tolist() for each in rewards.rewards}
-    return [
-        without_nan(
-            {"prompt": rollout.prompts[start]}
-            | {name: values[start : start + size] for name, values in columns.items()}
-            | {"rewards": {name: values[start : start + size] for name, values in judged.items()}}
-            | {"majority_answer": first.text if rows and (first := rollout.stated[rows[0]]) else None}
-        )
-        for start, rows in zip(range(0, len(rollout.texts), size), groups, strict=True)
-    ]
-
-
-def join(rows: Sequence[Row]) -> Samples:
-    """Put the rows of all prompts together; a null is NaN."""
-    names = (
-        *("tokens", "entropy", "untempered_entropy", "self_certainty"),
-        *("finished", "parsed", "repetition", "agrees", "correct"),
-    )
-    unanswered = [
-        next((text for text, parsed in zip(row["completions"], row["parsed"], strict=True) if not parsed), None)
-        for row in rows
-    ]
-    return Samples(
-        **{name: np.array([row[name] for row in rows], dtype=np.float64) for name in names},
-        rewards={
-            name: np.array([row["rewards"][name] for row in rows], dtype=np.float64) for name in rows[0]["rewards"]
-        },
-        majority_answers=[row["majority_answer"] for row in rows if row["majority_answer"] is not None],
-        unanswered=[text for text in unanswered if text is not None],
-    )
 
 
 def judge(

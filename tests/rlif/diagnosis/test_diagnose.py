@@ -13,8 +13,9 @@ import torch
 
 from rlif.data.prompts import Prompt
 from rlif.diagnosis.command import run as run_diagnose
-from rlif.diagnosis.diagnose import Diagnosis, Samples, diagnose, group_difference, judge
+from rlif.diagnosis.diagnose import Diagnosis, diagnose, group_difference, judge
 from rlif.diagnosis.options import DiagnoseConfig
+from rlif.diagnosis.samples import Samples
 from rlif.diagnosis.verdict import Thresholds
 from rlif.errors import UserError
 from rlif.metrics.bootstrap import Bootstrap
