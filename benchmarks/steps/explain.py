@@ -33,7 +33,7 @@ def steps(options: Options) -> list[Step]:
     """One for each reward and seed, the first seed of all first."""
     return [
         Step(f"{reward}, seed {seed}", 90, partial(add_run, options, reward, seed))
-        for seed in range(SEEDS if options.size == "full" else 1)
+        for seed in range(min(SEEDS, options.repeats) if options.size == "full" else 1)
         for reward in DEMO_REWARDS
     ]
 

@@ -35,7 +35,7 @@ def steps(options: Options) -> list[Step]:
     """One for each seed."""
     return [
         Step(f"seed {seed}", 600, partial(add_seed, options, seed))
-        for seed in range(SEEDS if options.size == "full" else 1)
+        for seed in range(min(SEEDS, options.repeats) if options.size == "full" else 1)
     ]
 
 

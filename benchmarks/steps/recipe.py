@@ -31,6 +31,7 @@ from rlif.options.record import CONFIG_FILE
 
 RUNS = Path("runs") / "recipe"
 REWARDS = ("self_certainty", "token_entropy", "majority_vote", "verifiable")
+# At most: --repeats 1 takes one alone, and a later run with two goes on from there.
 SEEDS = 2
 # Of a tiny run, which shows that everything works.
 TINY = {"max_steps": 2, "eval_steps": 2, "prompts_per_step": 1, "num_generations": 2, "max_completion_length": 3,
@@ -44,7 +45,7 @@ EVALUATION = ("eval/accuracy", "eval/entropy", "eval/completion_length", "eval/s
 
 def steps(options: Options) -> list[Step]:
     """The diagnosis, then a run for each reward and seed, the first seed of all first."""
-    seeds = range(SEEDS if options.size == "full" else 1)
+    seeds = range(min(SEEDS, options.repeats) if options.size == "full" else 1)
     return [Step("diagnosis", 120, partial(add_diagnosis, options))] + [
         Step(f"{reward}, seed {seed}", 330, partial(add_run, options, reward, seed))
         for seed in seeds
