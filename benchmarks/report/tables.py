@@ -263,6 +263,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "architectures": architectures,
     "shared-prompts": shared_prompts,
     "real-step": real_step,
+    "recipe": recipe,
     "kl-estimators": kl_estimators,
 }
 # What a report says of each suite.
@@ -274,6 +275,5 @@ SUITE_TABLES = TABLES | {
     "word-prompts": word_prompts,
     "evidence": evidence,
     "explain": explain,
-    "recipe": recipe,
     "real-self-feedback": real_self_feedback,
 }
