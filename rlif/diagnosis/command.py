@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlif.data.prompts import Prompt, read_prompts
 from rlif.diagnosis.diagnose import Diagnosis, diagnose
@@ -15,6 +17,9 @@ from rlif.options.record import check_unchanged, make_directory, output_director
 from rlif.rewards import load_rewards
 from rlif.rewards.registry import INTERNAL
 from rlif.terminal import make_console
+
+if TYPE_CHECKING:
+    from rlif.explanation.options import ExplainConfig
 
 SAMPLES_FILE = "samples.jsonl"
 # What has no part in what is sampled and measured, but for rounding: it may differ when a diagnosis is resumed.
@@ -31,7 +36,7 @@ def run(config: DiagnoseConfig) -> None:
     config.validate()
     output_dir = output_directory(config, "diagnose", what="diagnosis")
     with Lock(output_dir) as lock:
-        prompts = _prompts(config)
+        prompts = drawn_prompts(config, config.reward or INTERNAL)
         if config.resume:
             check_unchanged(
                 output_dir,
@@ -55,11 +60,16 @@ def run(config: DiagnoseConfig) -> None:
         print(f"\nsamples and diagnosis.json are in {output_dir}")
 
 
-def _prompts(config: DiagnoseConfig) -> list[Prompt]:
-    """The prompts to sample for."""
+def drawn_prompts(config: DiagnoseConfig | ExplainConfig, rewards: Sequence[str]) -> list[Prompt]:
+    """Read the prompts to sample for, and draw as many as are wanted if there are more.
+
+    Args:
+        config: where they are, how many, and the seed.
+        rewards: names of those that will be computed; where one needs gold answers every prompt must have one.
+    """
     prompts = read_prompts(
         config.data,
-        need_answers=load_rewards(config.reward or INTERNAL).needs_answers,
+        need_answers=bool(rewards) and load_rewards(rewards).needs_answers,
         data_config=config.data_config,
         split=config.split,
         prompt_column=config.prompt_column,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-from rlif.data.prompts import Prompt, read_prompts
+from rlif.data.prompts import Prompt
+from rlif.diagnosis.command import drawn_prompts
 from rlif.doing import doing
 from rlif.explanation.measure import measure
 from rlif.explanation.options import ExplainConfig
@@ -15,7 +15,6 @@ from rlif.files.lock import Lock
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.sources import check_model_path
 from rlif.options.record import check_unchanged, make_directory, output_directory
-from rlif.rewards import load_rewards
 from rlif.terminal import make_console
 
 SAMPLES_FILE = "samples.jsonl"
@@ -35,16 +34,7 @@ def run(config: ExplainConfig) -> None:
         check_model_path(name)
     output_dir = output_directory(config, "explain", what="explanation")
     with Lock(output_dir) as lock:
-        prompts = read_prompts(
-            config.data,
-            need_answers=bool(config.reward) and load_rewards(config.reward).needs_answers,
-            data_config=config.data_config,
-            split=config.split,
-            prompt_column=config.prompt_column,
-            answer_column=config.answer_column,
-        )
-        if len(prompts) > config.num_prompts:
-            prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
+        prompts = drawn_prompts(config, config.reward)
         if config.resume:
             check_unchanged(
                 output_dir,
