@@ -17,6 +17,7 @@ from rlif.options.groups import (
     LoadingOptions,
     MemoryOptions,
     ModelOptions,
+    NumPromptsOptions,
     OutputOptions,
     ReadingOptions,
     ResumeOptions,
@@ -32,6 +33,7 @@ from rlif.rewards.registry import INTERNAL
 class DiagnoseConfig(
     ModelOptions,
     DataOptions,
+    NumPromptsOptions,
     OutputOptions,
     ResumeOptions,
     SeedOptions,
@@ -57,9 +59,6 @@ class DiagnoseConfig(
         tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: {', '.join(INTERNAL)})"),
     ] = ()
     """Reward to judge, as of rlif train; repeat the option for several. Each is judged by itself."""
-
-    num_prompts: Count = 128
-    """Prompts to sample for, drawn from the data if it has more. Intervals shrink with their square root."""
 
     num_generations: Annotated[int, AtLeast(2, why=": agreement is within a group")] = 8
     """Completions sampled for each prompt: the group within which answers agree. At least 2."""

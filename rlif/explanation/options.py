@@ -15,6 +15,7 @@ from rlif.options.groups import (
     DataOptions,
     LoadingOptions,
     MemoryOptions,
+    NumPromptsOptions,
     OutputOptions,
     ReadingOptions,
     ResumeOptions,
@@ -28,6 +29,7 @@ from rlif.rewards import read_specs
 @dataclass(kw_only=True)
 class ExplainConfig(
     DataOptions,
+    NumPromptsOptions,
     OutputOptions,
     ResumeOptions,
     SeedOptions,
@@ -55,9 +57,6 @@ class ExplainConfig(
 
     reward: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """Reward to compare with besides those that always are, as of rlif train; repeat the option for several."""
-
-    num_prompts: Count = 128
-    """Prompts to sample for, drawn from the data if it has more. Intervals shrink with their square root."""
 
     num_generations: Annotated[int, AtLeast(2, why=": completions of one prompt are compared")] = 8
     """Completions of each prompt sampled from each of the two models. At least 2."""

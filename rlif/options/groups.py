@@ -98,6 +98,14 @@ class DataOptions:
 
 
 @dataclass(kw_only=True)
+class NumPromptsOptions:
+    """How many prompts are sampled for."""
+
+    num_prompts: Count = 128
+    """Prompts to sample for, drawn from the data if it has more. Intervals shrink with their square root."""
+
+
+@dataclass(kw_only=True)
 class HeldOutOptions:
     """Held-out prompts."""
 

@@ -22,9 +22,8 @@ from rlif.rewards import REWARDS, load_rewards
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.scoring.scorer import Scorer
-from rlif.training import learner
+from rlif.training import learner, penalty
 from rlif.training import loop as trainer
-from rlif.training import step as update
 from rlif.training.distributed import make_accelerator
 from rlif.training.entropy_control import EntropyControl
 from rlif.training.learner import Learner, Models
@@ -253,13 +252,13 @@ def test_the_start_model_is_copied_only_when_something_needs_it(
 def test_an_update_that_is_not_finite_is_skipped_and_counted(
     bad: float, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = update.policy_loss
+    loss = penalty.policy_loss
 
     def spoil(*args: object, **settings: object) -> object:
         result = loss(*args, **settings)  # type: ignore[arg-type]
         return result._replace(loss=bad * result.loss)
 
-    monkeypatch.setattr(update, "policy_loss", spoil)
+    monkeypatch.setattr(penalty, "policy_loss", spoil)
     config = make_config()
     result = train(config)
     assert [row["skipped_updates"] for row in result.rows] == [1, 2]
@@ -272,13 +271,13 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(
 def test_a_run_without_a_finite_update_stops_after_a_few_steps_with_a_diagnosis(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = update.policy_loss
+    loss = penalty.policy_loss
 
     def spoil(*args: object, **settings: object) -> object:
         result = loss(*args, **settings)  # type: ignore[arg-type]
         return result._replace(loss=math.nan * result.loss)
 
-    monkeypatch.setattr(update, "policy_loss", spoil)
+    monkeypatch.setattr(penalty, "policy_loss", spoil)
     config = make_config(max_steps=10)
     message = r"3 steps in a row had no finite update: the loss is nan, .*gradients of \d+ of \d+ weights, .* first"
     with pytest.raises(UserError, match=message):
