@@ -25,8 +25,11 @@ GUARD = "rlif.integrations.trl.guard"
 
 
 def falling(model_dir: Path, directory: Path, **changes: Any) -> RLIFTrainer:
-    """A run on self-certainty that is soon certain of what the start model would never say."""
-    options = {name: changes.pop(name) for name in ("peft_config",) if name in changes}
+    """A run on self-certainty that is soon certain of what the start model would never say.
+
+    By the random numbers of transformers, with which its best step is not its first.
+    """
+    options = {name: changes.pop(name) for name in ("peft_config",) if name in changes} | {"sampler": "transformers"}
     settings = dict(max_steps=12, optim="adamw_torch", learning_rate=3e-3, lr_scheduler_type="constant") | changes
     return RLIFTrainer(str(model_dir), "self_certainty", tiny.config(directory, **settings), tiny.dataset(), **options)
 
