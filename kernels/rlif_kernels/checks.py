@@ -156,6 +156,17 @@ def check_vocab_size(vocab_size: int | None, num_columns: int) -> int:
     return vocab_size
 
 
+def can_overwrite(logits: Tensor) -> bool:
+    """Whether logits will have a gradient, which may be written over them."""
+    if not (torch.is_grad_enabled() and logits.requires_grad):
+        return False
+    try:
+        check_inplace(logits)
+    except ValueError:
+        return False
+    return True
+
+
 def check_inplace(logits: Tensor) -> None:
     """Refuse an in-place gradient under transforms, of a parameter, or of elements that share memory."""
     if transformed():

@@ -29,6 +29,7 @@ from rlif_kernels.op_values import (
     op_rows,
     requested,
 )
+from rlif_kernels.pair_checks import check_paired_rows
 from rlif_kernels.pairs import Divergence
 from rlif_kernels.policy_loss import GRPOLoss, policy_loss
 from rlif_kernels.rows import Rows
@@ -160,7 +161,7 @@ def grpo_loss(
 def _penalty(logits: Tensor, ref_logits: Tensor, rows: Rows, weight: Tensor, options: dict[str, Any]) -> Divergence:
     """The penalty of tokens whose weights in the loss, times beta, are (N,)."""
     check_logits(ref_logits, "ref_logits")
-    kl_penalty.check_reference("ref_logits", ref_logits, "logits", logits)
+    check_paired_rows("ref_logits", ref_logits, "logits", logits)
     divided = options["group"] is not None
     expected = logits.shape[-1] if divided else rows.num_columns
     kl_penalty.check_columns("ref_logits", ref_logits.shape[-1], expected, exactly=divided)

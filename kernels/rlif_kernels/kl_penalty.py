@@ -99,21 +99,6 @@ def check_kl(kl: str, ref_logprob: Tensor | None, *given: tuple[str, Tensor | No
             raise ValueError(f"{name} is a tensor; expected None with kl 'k3', which takes ref_logprob")
 
 
-def check_reference(name: str, reference: Tensor, policy_name: str, policy: Tensor) -> None:
-    """Check that the reference's rows are the policy's.
-
-    Raises:
-        ValueError: another shape but for the last dimension, or another device.
-    """
-    if reference.shape[:-1] != policy.shape[:-1]:
-        raise ValueError(
-            f"{name} has shape {tuple(reference.shape)}; expected {tuple(policy.shape[:-1])} and one more, the rows of "
-            f"{policy_name}"
-        )
-    if reference.device != policy.device:
-        raise ValueError(f"{name} is on {reference.device}; expected {policy.device}, the device of {policy_name}")
-
-
 def check_columns(name: str, columns: int, expected: int, *, exactly: bool) -> None:
     """Check that the reference has the columns that count, or exactly these: of a vocabulary that is divided.
 

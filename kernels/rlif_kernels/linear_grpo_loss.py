@@ -35,6 +35,7 @@ from rlif_kernels.op_values import (
     op_rows,
     requested,
 )
+from rlif_kernels.pair_checks import check_paired_rows
 from rlif_kernels.pairs import Divergence
 from rlif_kernels.policy_loss import GRPOLoss
 from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX
@@ -171,7 +172,7 @@ def _linear_layers(
             raise ValueError("ref_bias is a tensor and ref_weight None; expected None, or both")
         _, ref_weight, ref_bias = layer
     check_head(ref_hidden, ref_weight, ref_bias, "ref_")
-    kl_penalty.check_reference("ref_hidden", ref_hidden, "hidden", layer[0])
+    check_paired_rows("ref_hidden", ref_hidden, "hidden", layer[0])
     return as_linear_layers(layer, (ref_hidden, ref_weight, ref_bias))
 
 

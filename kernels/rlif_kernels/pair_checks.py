@@ -43,6 +43,21 @@ class PairArguments(NamedTuple):
     largest_slice: int
 
 
+def check_paired_rows(name: str, other: Tensor, source_name: str, source: Tensor) -> None:
+    """Check that the rows of a teacher, or of a reference, are those of what is compared with it.
+
+    Raises:
+        ValueError: another shape but for the last dimension, or another device.
+    """
+    if other.shape[:-1] != source.shape[:-1]:
+        raise ValueError(
+            f"{name} has shape {tuple(other.shape)}; expected {tuple(source.shape[:-1])} and one more, the rows of "
+            f"{source_name}"
+        )
+    if other.device != source.device:
+        raise ValueError(f"{name} is on {other.device}; expected {source.device}, the device of {source_name}")
+
+
 def pair_arguments(
     sources: tuple[Tensor, Tensor],
     name: str,
@@ -68,13 +83,7 @@ def pair_arguments(
         columns: of each that are there.
     """
     source, teacher = sources
-    if teacher.shape[:-1] != source.shape[:-1]:
-        raise ValueError(
-            f"teacher_{name} has shape {tuple(teacher.shape)}; expected {tuple(source.shape[:-1])} and one more, the "
-            f"rows of {name}"
-        )
-    if teacher.device != source.device:
-        raise ValueError(f"teacher_{name} is on {teacher.device}; expected {source.device}, the device of {name}")
+    check_paired_rows(f"teacher_{name}", teacher, name, source)
     if group is not None and columns[0] != columns[1]:
         raise ValueError(f"the teacher's slice has {columns[1]} columns; expected {columns[0]}, those of the student's")
     if kind not in KINDS:

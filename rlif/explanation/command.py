@@ -30,8 +30,8 @@ def run(config: ExplainConfig) -> None:
         KeyboardInterrupt: Ctrl-C; what was sampled before is kept, and the message says how to go on.
     """
     config.validate()
-    for name in (config.start, config.tuned):
-        check_model_path(name)
+    check_model_path(config.start, "start")
+    check_model_path(config.tuned, "tuned")
     output_dir = output_directory(config, "explain", what="explanation")
     with Lock(output_dir) as lock:
         prompts = drawn_prompts(config, config.reward)

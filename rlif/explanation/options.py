@@ -45,10 +45,10 @@ class ExplainConfig(
     Samples of both models are compared by it, and with confidence, agreement, length and right answers.
     """
 
-    start: tyro.conf.Positional[str]
+    start: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
     """Model before the training: a directory saved by transformers, a GGUF file, or a Hugging Face hub id."""
 
-    tuned: tyro.conf.Positional[str]
+    tuned: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TUNED")]
     """Model after it, with the same tokenizer; may be a directory with a LoRA adapter."""
 
     data: str

@@ -84,8 +84,9 @@ class ReadingOptions:
     """System message before every conversation. Implies chat."""
 
     answer_style: AnswerStyle | None = None
-    """Where a completion's answer is looked for. strict: after the last #### or in the last \\boxed{}. lenient: also in
-    prose, as in "The answer is 42." None: lenient where prompts go through a chat template, else strict."""
+    """Where a completion's answer is looked for. strict: after the last ####, in the last \\boxed{} or between
+    the last <answer> tags. lenient: also in prose, as in "The answer is 42." None: lenient where prompts go through a
+    chat template, else strict."""
 
 
 @dataclass(kw_only=True)

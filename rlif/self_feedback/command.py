@@ -50,9 +50,9 @@ def run(config: SelfFeedbackConfig) -> None:
     config = with_recorded(config).resolved()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("self-feedback: got several processes, expected one; the launcher is for `rlif train`")
-    for name in (config.model, config.tuned_model):
-        if name is not None:
-            check_model_path(name)
+    for argument in ("model", "tuned_model"):
+        if (name := getattr(config, argument)) is not None:
+            check_model_path(name, argument)
     with Lock(config.output_dir) as lock:
         lock.make()
         run_stages(config, make_console())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlif_kernels.checks import check_inplace
+from rlif_kernels.checks import can_overwrite
 from rlif_kernels.stats import TokenStats
 from rlif_kernels.token_stats import token_stats
 
@@ -129,7 +129,7 @@ def logprobs_from_logits(logits: Tensor, labels: Tensor, inplace_backward: bool 
     `inplace_backward` is honoured where an operation computed the logits, and ignored where it would overwrite a leaf
     or elements that share memory.
     """
-    inplace = inplace_backward and torch.is_grad_enabled() and logits.requires_grad and _overwritable(logits)
+    inplace = inplace_backward and can_overwrite(logits)
     logprob = token_stats(logits, labels, outputs=("logprob",), inplace_backward=inplace).logprob
     assert logprob is not None
     return logprob.to(logits.dtype)
@@ -200,11 +200,3 @@ def _of_any_id(logits: Tensor, name: str) -> Tensor:
     any_id = torch.zeros_like(logits[..., 0], dtype=torch.int64)
     value: Tensor = getattr(token_stats(logits, any_id, outputs=(name,)), name)
     return value
-
-
-def _overwritable(logits: Tensor) -> bool:
-    try:
-        check_inplace(logits)
-    except ValueError:
-        return False
-    return True

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from verl.utils import torch_functional as verl_functional
 
 from rlif_kernels import TokenStats, linear_token_stats, token_stats
-from rlif_kernels.checks import check_inplace
+from rlif_kernels.checks import can_overwrite
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -90,19 +90,11 @@ def logprobs_from_logits(logits: Tensor, labels: Tensor, inplace_backward: bool 
         RuntimeError: from autograd, if another operation needs the logits in its backward after this one has written
             its gradient there: pass `inplace_backward=False`, as verl's engines do with an entropy.
     """
-    inplace = inplace_backward and torch.is_grad_enabled() and logits.requires_grad and _overwritable(logits)
+    inplace = inplace_backward and can_overwrite(logits)
     stats = token_stats(logits, labels, outputs=_wanted("logprob"), inplace_backward=inplace)
     _record(stats)
     assert stats.logprob is not None
     return stats.logprob if _verl_uses_flash_attention() else stats.logprob.to(logits.dtype)
-
-
-def _overwritable(logits: Tensor) -> bool:
-    try:
-        check_inplace(logits)
-    except ValueError:
-        return False
-    return True
 
 
 def _verl_uses_flash_attention() -> bool:

@@ -98,7 +98,7 @@ def test_models_that_cannot_be_compared_are_one_clear_error(words: list[str], mo
     start, tuned = map(str, models)
     with pytest.raises(UserError, match=r"^tuned: got .*, the start model itself; expected the model after"):
         run(parse(["explain", start, start, *words[3:]]))
-    with pytest.raises(UserError, match=r"nothere"):
+    with pytest.raises(UserError, match=r"^tuned: got .*/nothere', which does not exist"):
         run(parse(["explain", start, f"{tuned}/nothere", *words[3:]]))
 
 
