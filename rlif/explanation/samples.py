@@ -125,7 +125,17 @@ def sample_both(
     file = None if parts is None else PartsFile(parts, work)
     rows: list[Row] = list(file.rows) if file else []
     comparison = Comparison(
-        start, tuned, rewards, num_generations, max_completion_length, temperature, memory, seed, len(encoded)
+        start,
+        tuned,
+        make_scorer(start.model, memory),
+        make_scorer(tuned.model, memory),
+        rewards=rewards,
+        num_generations=num_generations,
+        max_completion_length=max_completion_length,
+        temperature=temperature,
+        max_tokens_per_forward=memory.max_tokens_per_forward,
+        seed=seed,
+        num_prompts=len(encoded),
     )
     at_a_time = batch_size or prompts_at_a_time(
         start,
@@ -167,17 +177,18 @@ class Comparison:
 
     start: LanguageModel
     tuned: LanguageModel
+    start_scorer: Scorer
+    tuned_scorer: Scorer
     rewards: RewardMixture
     num_generations: int
     max_completion_length: int
     temperature: float
-    memory: MemoryOptions
+    max_tokens_per_forward: int
     seed: int
     num_prompts: int
 
     def look_at(self, batch: list[EncodedPrompt], first: int) -> list[Row]:
         """Return a row for each prompt of a batch, whose first one has that number."""
-        scorers = [make_scorer(model.model, self.memory) for model in (self.tuned, self.start)]
         parts: list[Row] = []
         rollouts = []
         # Other random numbers for each: with the same ones models that are alike draw the same completions.
@@ -191,7 +202,7 @@ class Comparison:
                 seeds=[(self.seed, offset + number) for number in range(len(batch))],
             )
             with doing("scoring"):
-                parts.append(self.in_numbers(rollout, *scorers))
+                parts.append(self.in_numbers(rollout))
             rollouts.append(rollout)
         agreement = agreement_with_start(rollouts[0].stated, rollouts[1].stated, self.num_generations)
         size = self.num_generations
@@ -214,11 +225,12 @@ class Comparison:
             )
         return found
 
-    def in_numbers(self, rollout: Rollout, tuned: Scorer, start: Scorer) -> Row:
+    def in_numbers(self, rollout: Rollout) -> Row:
         """Put the N completions of one model in numbers: (N,) lists under `scores`, (N, H) hidden `states`."""
-        limit = self.memory.max_tokens_per_forward
+        limit, start, tuned = self.max_tokens_per_forward, self.start_scorer, self.tuned_scorer
         outputs = tuple(dict.fromkeys(DEFAULT_OUTPUTS + self.rewards.outputs))
-        by_start = score_parts(start, rollout, parts_of(start, rollout, limit), self.temperature, outputs)
+        divided = parts_of(start, rollout, limit)
+        by_start = score_parts(start, rollout, divided, self.temperature, outputs)
         by_tuned = score_parts(tuned, rollout, parts_of(tuned, rollout, limit), self.temperature, outputs)
         assert by_start.logprob is not None
         assert by_tuned.logprob is not None
@@ -226,7 +238,7 @@ class Comparison:
         gained = (by_tuned.logprob.double() - by_start.logprob.double()).sum(dim=1)
         return {
             "scores": {"implicit_reward": gained.tolist()} | self.scores(rollout, by_start, by_tuned),
-            "states": last_states(self.start, rollout, parts_of(start, rollout, limit)),
+            "states": last_states(self.start, rollout, divided),
         }
 
     def scores(self, rollout: Rollout, by_start: TokenStats, by_tuned: TokenStats) -> dict[str, list[float]]:
