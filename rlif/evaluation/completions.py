@@ -34,6 +34,8 @@ COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished",
 TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated")
 # The score of the confidence that completions state themselves.
 VERBALIZED = "verbalized"
+# And of its mean over several analyses of one answer.
+VERBALIZED_MEAN = "verbalized_mean"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
-from rlif.evaluation.completions import VERBALIZED, Completions
+from rlif.evaluation.completions import VERBALIZED, VERBALIZED_MEAN, Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
     ReliabilityBins,
@@ -199,10 +199,10 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
     values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
     for name, scores in completions.scores.items():
         values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores, clusters))
-    if VERBALIZED in completions.scores:
-        weights = as_probability(VERBALIZED, completions.scores[VERBALIZED])
+    for name in [name for name in (VERBALIZED, VERBALIZED_MEAN) if name in completions.scores]:
+        weights = as_probability(name, completions.scores[name])
         if weights is not None:
-            values[f"weighted-majority/{VERBALIZED}"] = chosen(correct, weighted_choice(weights, clusters))
+            values[f"weighted-majority/{name}"] = chosen(correct, weighted_choice(weights, clusters))
     voters = [name for name in ("self_certainty",) if name in completions.scores] or list(completions.scores)
     for name in voters:
         for power in borda_powers:

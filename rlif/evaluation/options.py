@@ -57,6 +57,10 @@ class EvalConfig(
     """Tokens of a window, of the scores that look at stretches of a completion (DeepConf, arXiv 2508.15260, which takes
     up to 2048). Of a shorter completion they are its mean self-certainty."""
 
+    analyses: Count = 1
+    """Analyses of each answer between tags, whose stated confidences are averaged to the score verbalized_mean: with
+    4, the completion's own and three that are drawn behind the same answer (RLCR, arXiv 2507.16806). 1: its own."""
+
     num_bins: Count = 10
     """Bins of the calibration error and of the reliability diagram, of equal width."""
 

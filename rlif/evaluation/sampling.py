@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
-from rlif.evaluation.completions import completion_row
+from rlif.evaluation.analyses import mean_confidences
+from rlif.evaluation.completions import VERBALIZED_MEAN, completion_row
 from rlif.evaluation.options import EvalConfig
 from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
@@ -89,6 +90,17 @@ class EvalSampling:
             rollout, self.language_model.tokenizer, self.language_model.vocab_size, config.confidence_window
         )
         scores = {name: values.tolist() for name, values in tensors.items()}
+        if config.analyses > 1:
+            scores[VERBALIZED_MEAN] = mean_confidences(
+                self.language_model,
+                rollout,
+                analyses=config.analyses,
+                max_completion_length=config.max_completion_length,
+                temperature=config.temperature,
+                seeds=[(config.seed, start + row // count, row % count, 1) for row in range(len(rollout.texts))],
+                top_k=config.top_k,
+                top_p=config.top_p,
+            )
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
         groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]
         return [
