@@ -11,7 +11,7 @@ from benchmarks.steps import recipe as suite
 from benchmarks.steps.workload import SIZES, save_model
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_that_is_finished_is_not_trained_again(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "RUNS", tmp_path / "runs")
     save_model(SIZES["tiny"], tmp_path / "model")
