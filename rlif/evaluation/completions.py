@@ -31,7 +31,7 @@ from rlif.metrics.selection import answer_clusters
 
 COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores")
 # What is measured of every file, under these names.
-TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated")
+TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated", "all_scores")
 # The score of the confidence that completions state themselves.
 VERBALIZED = "verbalized"
 # And of its mean over several analyses of one answer.
