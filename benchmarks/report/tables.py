@@ -265,6 +265,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real-step": real_step,
     "recipe": recipe,
     "kl-estimators": kl_estimators,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
@@ -272,8 +274,6 @@ SUITE_TABLES = TABLES | {
     "static": static_report,
     "releases": releases_report,
     "gpu": gpu_report,
-    "word-prompts": word_prompts,
-    "evidence": evidence,
     "explain": explain,
     "real-self-feedback": real_self_feedback,
 }
