@@ -28,8 +28,8 @@ def verify(results: dict[str, Any]) -> str:
                 "verifying, balanced", "AUROC", "within"]  # fmt: skip
     seeds = len({each["seed"] for each in results["entries"] if each["seed"] is not None})
     told = (
-        f"{settings['num_prompts']} held-out problems after {settings['max_steps']} steps, {size} solutions of each and "
-        f"{settings['num_verifications']} verifications of each solution, by the model that wrote it; {seeds} seeds, "
+        f"{settings['num_prompts']} held-out problems after {settings['max_steps']} steps, {size} solutions of each "
+        f"and {settings['num_verifications']} verifications of each, by the model that wrote it; {seeds} seeds "
         "with their range. *Weighted vote* and *best* go by the share of verifications that call a solution right."
     )
     return f"{table(headings, rows)}\n\n{told}"

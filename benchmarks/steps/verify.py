@@ -1,8 +1,8 @@
 """Suite `verify`: what solving and verifying at once teaches on the built-in task, beside solving alone.
 
-The built-in base model is trained to solve, and from the same start to solve and to verify (RISE, arXiv 2505.13445), by
-gold answers and by the majority. Then each solves held-out problems and verifies its own solutions. The runs are kept in
-runs/verify, by the settings, and go on from there: what is finished is not made again.
+The built-in base model is trained to solve, and from the same start to solve and to verify (RISE, arXiv 2505.13445),
+by gold answers and by the majority. Then each solves held-out problems and verifies its own solutions. The runs are
+kept in runs/verify, by the settings, and go on from there: what is finished is not made again.
 """
 
 from __future__ import annotations
