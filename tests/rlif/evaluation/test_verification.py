@@ -113,9 +113,10 @@ def test_an_evaluation_with_verifications_goes_on_to_the_same_file(
             raise KeyboardInterrupt
         return rows(self, start, prompts)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(EvalSampling, "rows", stop)
-        run_eval(make_eval(max_batch_tokens=100, **ASKED))
+        with pytest.raises(KeyboardInterrupt, match=r"interrupted: . of 6 prompts"):
+            run_eval(make_eval(max_batch_tokens=100, **ASKED))
     with pytest.raises(UserError, match=r"resume: verify_generations is 2, but the evaluation in .* had 3"):
         run_eval(make_eval(resume=True, max_batch_tokens=100, **ASKED | {"verify_generations": 2}))
     run_eval(make_eval(resume=True, max_batch_tokens=100, **ASKED))
