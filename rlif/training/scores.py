@@ -76,7 +76,8 @@ def reward(learner: Learner, scores: Scores, part: Rollout, rows: list[int], sta
     if config.verify:
         kinds.append((part.verifications, VERIFICATION_REWARDS))
     for places, rewards in kinds:
-        total, by_name = torch.zeros(0, dtype=torch.float64), {}
+        total = torch.zeros(0, dtype=torch.float64)
+        by_name: dict[str, Tensor] = {}
         if places:
             kind, kind_stats = only(places, part, stats)
             total, by_name = rewards(kind_stats, kind, tokenizer=tokenizer, step=scores.step)

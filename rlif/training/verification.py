@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -85,7 +85,7 @@ def ask(
     )
 
 
-def pairs(found: Iterable[Key], count: int, seed: str) -> list[Key]:
+def pairs(found: Sequence[Key], count: int, seed: str) -> list[Key]:
     """Draw so many right completions, and as many others: fewer of both where there are fewer of one kind."""
     generator = random.Random(seed)
     right, other = (sorted(key for key in found if key[1] == kind) for kind in (True, False))
