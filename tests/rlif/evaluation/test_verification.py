@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from hurt import assert_same
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.completions import Completions, read_completions
 from rlif.evaluation.measure import evaluate_completions
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.report import print_tables
-from rlif.evaluation.sampling import EvalSampling
+from rlif.evaluation.sampling import prepare_sampling
 from rlif.files.jsonl import Row, read_rows
-from rlif.rollouts.encode import EncodedPrompt
 
 MakeEval = Callable[..., EvalConfig]
 # In the alphabet of the tests' tokenizer; answers in prose count, so that a random model states some ratings.
@@ -63,64 +62,53 @@ def test_where_all_are_right_or_nothing_was_verified_there_is_no_balanced_accura
     assert evaluate_completions(Completions(["a"], ["1"], [["1", "2"]], {"sure": share})).verifying is None
 
 
+def sampled(config: EvalConfig, path: Path) -> list[Row]:
+    """The rows that sampling leaves, without what is measured of them."""
+    prepare_sampling(config).run(path)
+    return read_rows(path)
+
+
 def test_each_completion_has_its_ratings_and_the_share_that_call_it_right(make_eval: MakeEval, tmp_path: Path) -> None:
-    run_eval(make_eval(**ASKED))
-    rows = read_rows(tmp_path / "out" / "completions.jsonl")
+    rows = sampled(make_eval(**ASKED), tmp_path / "all.jsonl")
     for row in rows:
         assert [len(ratings) for ratings in row["ratings"]] == [3] * 4
-        shares = [sum(rating in ("1", "01", "001") for rating in ratings) / 3 for ratings in row["ratings"]]
+        shares = [sum(rating in ("1", "01") for rating in ratings) / 3 for ratings in row["ratings"]]
         assert row["scores"]["verification"] == pytest.approx(shares)
-    ratings = [rating for row in rows for each in row["ratings"] for rating in each]
-    assert any(rating is not None for rating in ratings)
-    results = json.loads((tmp_path / "out" / "eval.json").read_text())
-    assert results["label_free"]["verified"]["value"] == 1.0
-    run_eval(make_eval(output_dir=tmp_path / "one", max_batch_tokens=1, **ASKED))
-    assert read_rows(tmp_path / "one" / "completions.jsonl") == rows  # however many are asked at a time
+    assert any(rating is not None for row in rows for ratings in row["ratings"] for rating in ratings)
+    verified = read_completions(tmp_path / "all.jsonl").verified
+    assert verified is not None
+    assert verified.all()
+    one_at_a_time = sampled(make_eval(max_batch_tokens=1, **ASKED), tmp_path / "one.jsonl")
+    assert [row["ratings"] for row in one_at_a_time] == [row["ratings"] for row in rows]
 
 
 def test_what_is_asked_changes_nothing_of_the_completions(make_eval: MakeEval, tmp_path: Path) -> None:
-    run_eval(make_eval(**ASKED))
-    run_eval(make_eval(output_dir=tmp_path / "plain", **ASKED | {"verify_generations": 0}))
-    asked, plain = (read_rows(tmp_path / name / "completions.jsonl") for name in ("out", "plain"))
+    asked = sampled(make_eval(**ASKED), tmp_path / "asked.jsonl")
+    plain = sampled(make_eval(**ASKED | {"verify_generations": 0}), tmp_path / "plain.jsonl")
     assert [row["completions"] for row in asked] == [row["completions"] for row in plain]
     assert "ratings" not in plain[0]
     assert "verification" not in plain[0]["scores"]
 
 
 def test_a_completion_too_long_to_be_verified_is_left_out_and_counted(make_eval: MakeEval, tmp_path: Path) -> None:
-    run_eval(make_eval(**ASKED | {"verify_max_prompt_length": 10}))
-    path = tmp_path / "out" / "completions.jsonl"
-    rows = read_rows(path)
+    path = tmp_path / "short.jsonl"
+    rows = sampled(make_eval(**ASKED | {"verify_max_prompt_length": 16}), path)
     for row in rows:
         for text, ratings, score in zip(row["completions"], row["ratings"], row["scores"]["verification"], strict=True):
-            assert (ratings is None) is (len(row["prompt"] + text) + 1 > 10)
+            assert (ratings is None) is (len(row["prompt"] + text) + 1 > 16)
             assert ratings is not None or score == 0
     completions = read_completions(path)
     assert completions.verified is not None
     assert 0 < completions.verified.mean() < 1
-    results = json.loads((tmp_path / "out" / "eval.json").read_text())
-    assert results["label_free"]["verified"]["value"] == pytest.approx(completions.verified.mean())
+    assert evaluate_completions(completions).label_free["verified"].value == completions.verified.mean()
 
 
-def test_an_evaluation_with_verifications_goes_on_to_the_same_file(
-    make_eval: MakeEval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_eval(make_eval(output_dir=tmp_path / "whole", max_batch_tokens=100, **ASKED))
-    rows = EvalSampling.rows
-
-    def stop(self: EvalSampling, start: int, prompts: list[EncodedPrompt]) -> list[Row]:
-        if start > 0:
-            raise KeyboardInterrupt
-        return rows(self, start, prompts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EvalSampling, "rows", stop)
-        with pytest.raises(KeyboardInterrupt, match=r"interrupted: . of 6 prompts"):
-            run_eval(make_eval(max_batch_tokens=100, **ASKED))
-    with pytest.raises(UserError, match=r"resume: verify_generations is 2, but the evaluation in .* had 3"):
-        run_eval(make_eval(resume=True, max_batch_tokens=100, **ASKED | {"verify_generations": 2}))
-    run_eval(make_eval(resume=True, max_batch_tokens=100, **ASKED))
-    assert read_rows(tmp_path / "out" / "completions.jsonl") == read_rows(tmp_path / "whole" / "completions.jsonl")
+def test_an_evaluation_with_verifications_goes_on_to_the_same_file(make_eval: MakeEval, tmp_path: Path) -> None:
+    whole = sampled(make_eval(max_batch_tokens=100, **ASKED), tmp_path / "whole.jsonl")
+    path = tmp_path / "stopped.jsonl"
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]))
+    assert_same(sampled(make_eval(max_batch_tokens=100, **ASKED), path), whole)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rlif.rewards import load_rewards
 from rlif.rewards.advantages import group_advantages
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.rollout import Rollout, with_verifications
-from rlif.rollouts.verification import make_verifier
+from rlif.rollouts.verification import VERIFICATION_SEED, make_verifier
 from rlif.training import loop
 from rlif.training.distributed import make_accelerator
 from rlif.training.learner import Learner, make_learner
@@ -215,29 +215,43 @@ def test_verifying_is_measured_by_hand(both_kinds) -> None:
     learner, solutions, verifications = both_kinds
     verifications.texts[:] = ["#### 1", "#### 1.0", "#### 1", "#### 2", "#### 1", "#### 3", "?", "#### 2"]
     assert verifications.answers[0] == "1"
-    gold = verifications.answers[4]
+    assert verifications.answers[4] in ("2", "3")  # which one of the last four states
     metrics, _ = gradients(learner, with_verifications(solutions, verifications, 0))
-    right = {"2": 1, "3": 1}[str(gold)]  # of the last four one states this rating
     assert metrics["verify/prompts"] == 2
     assert metrics["verify/balanced_accuracy"] == pytest.approx((3 / 4 + 3 / 4) / 2)
     assert metrics["verify/auroc"] == 1.0  # 3/4 call the right one right, 1/4 the other
-    assert metrics["verify/accuracy"] == (3 + right) / 8  # states the very rating
+    assert metrics["verify/accuracy"] == (3 + 1) / 8  # states the very rating
     assert metrics["verify/parse_rate"] == 7 / 8
-    assert metrics["verify/reward"] == pytest.approx((3 - 0.5 + right - 0.5 * (3 - right) - 1 + 0.5) / 8)
+    assert metrics["verify/reward"] == (3 * 1 - 0.5 + 1 - 2 * 0.5 - 1) / 8
 
 
 # ---------------------------------------------------------------- whole runs
 
 
-def test_a_run_asks_learns_and_shows_its_verifications(make_config: MakeConfig) -> None:
+@pytest.fixture
+def half_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let half of each prompt's completions agree, one state something else, and one nothing."""
+    draw = loop.draw
+
+    def drawn(learner: Learner, prompts: list[EncodedPrompt], seeds: list[tuple[int, ...]]) -> Rollout:
+        rollout = draw(learner, prompts, seeds)
+        if seeds[0][0] != VERIFICATION_SEED:
+            rollout.texts[:] = ["#### 4", "#### 4", "#### 5", "+"] * len(prompts)
+        return rollout
+
+    monkeypatch.setattr(loop, "draw", drawn)
+
+
+def test_a_run_asks_learns_and_shows_its_verifications(half_solved: None, make_config: MakeConfig) -> None:
     result = train(make_config(**ASKED))
     rows = [json.loads(line) for line in (result.run_dir / "samples.jsonl").read_text().splitlines()]
-    assert all(row["verify/prompts"] == 2 for row in result.rows)  # the seed of the fixture has pairs in both steps
+    assert [row["verify/prompts"] for row in result.rows] == [4, 4]  # two pairs of three prompts
     assert all(row["verify/completion_length"] > 0 for row in result.rows)
     verifications = [row for row in rows if row["prompt"].endswith("\n=")]
-    assert {row["answer"] for row in verifications} <= {"1", "2", "3"}
-    assert len(verifications) == 4  # two of each step
-    assert all(row["answer"] in ("4", "5", "51", "23", "24", "70") for row in rows if row not in verifications)
+    assert [row["step"] for row in verifications] == [1, 1, 2, 2]
+    expected = {"#### 4": "1", "#### 5": "2", "+": "3"}
+    assert all(row["answer"] == expected[row["prompt"].split("=")[1].rstrip()] for row in verifications)
+    assert len(rows) == 3 + 2 + 3 + 2
 
 
 def test_without_verify_nothing_is_measured_of_it_and_its_options_change_nothing(make_config, tmp_path) -> None:
@@ -273,7 +287,7 @@ def test_the_guard_ends_no_run_that_learns_from_gold_answers(labels, keeps, make
     run.close()
 
 
-def test_a_chat_model_is_asked_through_its_template(make_config, write_jsonl, tmp_path) -> None:
+def test_a_chat_model_is_asked_through_its_template(half_solved, make_config, tmp_path) -> None:
     characters = "".join(dict.fromkeys(string.printable))
     torch.manual_seed(0)
     shape = SIZES | {"vocab_size": 3 + len(characters), "max_position_embeddings": 1024}
@@ -281,11 +295,10 @@ def test_a_chat_model_is_asked_through_its_template(make_config, write_jsonl, tm
     template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</{{ m['role'] }}>{% endfor %}<assistant>"
     make_tokenizer(characters, template).save_pretrained(tmp_path / "chat")
     told = {"chat": True, "verify": True, "verify_labels": "majority", "verify_share": 1.0}
-    sizes = {"max_steps": 1, "max_completion_length": 12, "num_generations": 16}
-    result = train(make_config(model=str(tmp_path / "chat"), reward=("rise_majority",), **told, **sizes))
+    result = train(make_config(model=str(tmp_path / "chat"), reward=("rise_majority",), max_steps=1, **told))
     rows = [json.loads(line) for line in (result.run_dir / "samples.jsonl").read_text().splitlines()]
     (verification, *_) = [row for row in rows if "### Solution" in row["prompt"]]
     assert verification["prompt"].startswith("<user>Rate the solution")
     assert verification["prompt"].endswith("### End of the solution\n</user><assistant>")
     assert verification["answer"] in ("1", "-0.5", "-1")
-    assert result.rows[-1]["verify/prompts"] == 2
+    assert result.rows[-1]["verify/prompts"] == 4
