@@ -40,7 +40,7 @@ SEEDS = 3
 SIZES = {"full": (80, 32, 256, 8, 4), "quick": (40, 16, 64, 8, 4), "tiny": (2, 4, 6, 4, 2)}
 # Of the prompts of a step; the paper's eighth would be four solutions.
 VERIFY_SHARE = 0.5
-HOW = {"verify_template": VERIFY_TEMPLATE, "verify_ratings": VERIFY_RATINGS}
+HOW: dict[str, Any] = {"verify_template": VERIFY_TEMPLATE, "verify_ratings": VERIFY_RATINGS}
 
 
 def steps(options: Options) -> list[Step]:
