@@ -18,7 +18,7 @@ from rlif.rollouts.batch_size import padded_length, prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.sample import sample
-from rlif.scoring.confidence import OUTPUTS, confidence_scores
+from rlif.scoring.confidence import EVALUATED_OUTPUTS, confidence_scores
 
 # Tokens sampled at a time where nobody says it, on a GPU.
 MAX_BATCH_TOKENS = 16384
@@ -83,7 +83,7 @@ class EvalSampling:
             seeds=[(config.seed, start + offset) for offset in range(len(prompts))],
             top_k=config.top_k,
             top_p=config.top_p,
-            outputs=OUTPUTS,
+            outputs=EVALUATED_OUTPUTS,
         )
         tensors = confidence_scores(
             rollout, self.language_model.tokenizer, self.language_model.vocab_size, config.confidence_window
