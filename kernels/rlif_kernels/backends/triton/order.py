@@ -1,9 +1,10 @@
 """What the order of a row's logits says, after the read: the columns of the k largest.
 
 Each lane of the read has left its largest z. The k-th largest of these is a bar that k columns at least reach, so that
-the k largest columns do, and lanes below it have none of them. The others look at their columns once more, in the
-cache: about k of 512 lanes. What reaches the bar is put in order by the logit as it was given, and by its column where
-two are equal, which make one integer that no other column has. So no bit depends on how the row was divided.
+the k largest columns do, and lanes below it have none of them. The columns of the others, about k of 512 lanes, are
+looked at once more, in the cache, lane after lane. What reaches the bar is put in order by the logit as it was given,
+and by its column where two are equal, which make one integer that no other column has. So no bit depends on how the row
+was divided.
 
 A softcap keeps the order but for its rounding, which the bar is lowered by.
 """
@@ -48,6 +49,7 @@ def largest_keys(
     SLOTS: tl.constexpr,
 ):  # fmt: skip
     """The keys of the TOP largest columns, [SLOTS] in any order; LOWEST_KEY and a few more where there is none."""
+    SOME: tl.constexpr = LANES // 4  # one column to a thread
     bar = _bar(l_m, TOP)
     if SOFTCAP:
         bar -= tl.abs(bar) * ROUNDING
@@ -55,22 +57,29 @@ def largest_keys(
     # A new key takes the place of the least: each empty slot has another one to begin with.
     b_kept = tl.where(o_slot < TOP, o_slot.to(tl.int64) + LOWEST_KEY, HIGHEST_KEY)
     least = tl.min(b_kept, axis=0)
-    o_lane = tl.arange(0, LANES)[:, None] * K + tl.arange(0, K)[None, :]
-    m_lane = (l_m >= bar)[:, None]
-    for start in range(0, V, LANES * K):
-        o = start + o_lane
-        x = tl.load(p_row + o, mask=m_lane & (o < V), other=-INFINITY).to(tl.float32)
-        z = x
-        if SOFTCAP:
-            z = cap(x, softcap, SOFTCAP)
-        reaches = (x > -INFINITY) & (z * scale >= bar)
-        b_key = tl.where(reaches, _key(x, o), LOWEST_KEY)
-        best = tl.max(tl.max(b_key, axis=1), axis=0)
-        while best > least:
-            b_kept = tl.where(b_kept == least, best, b_kept)
-            least = tl.min(b_kept, axis=0)
-            b_key = tl.where(b_key < best, b_key, LOWEST_KEY)
-            best = tl.max(tl.max(b_key, axis=1), axis=0)
+    o_some = tl.arange(0, SOME)
+    # K columns next to each other in each of SOME / K tiles.
+    o_column = o_some // K * (LANES * K) + o_some % K
+    # One lane after the other, the first first: of equal logits its columns are the first, which no later ones displace.
+    o_lane = tl.arange(0, LANES)
+    l_waiting = tl.where((l_m >= bar) & (o_lane * K < V), o_lane, LANES)
+    lane = tl.min(l_waiting, axis=0)
+    while lane < LANES:
+        for start in range(0, V, SOME * LANES):
+            o = start + lane * K + o_column
+            x = tl.load(p_row + o, mask=o < V, other=-INFINITY).to(tl.float32)
+            z = x
+            if SOFTCAP:
+                z = cap(x, softcap, SOFTCAP)
+            b_key = tl.where((x > -INFINITY) & (z * scale >= bar), _key(x, o), LOWEST_KEY)
+            best = tl.max(b_key, axis=0)
+            while best > least:
+                b_kept = tl.where(b_kept == least, best, b_kept)
+                least = tl.min(b_kept, axis=0)
+                b_key = tl.where(b_key < best, b_key, LOWEST_KEY)
+                best = tl.max(b_key, axis=0)
+        l_waiting = tl.where(l_waiting == lane, LANES, l_waiting)
+        lane = tl.min(l_waiting, axis=0)
     return tl.where(o_slot < TOP, b_kept, LOWEST_KEY)
 
 
