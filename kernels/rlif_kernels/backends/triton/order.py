@@ -60,7 +60,7 @@ def largest_keys(
     o_some = tl.arange(0, SOME)
     # K columns next to each other in each of SOME / K tiles.
     o_column = o_some // K * (LANES * K) + o_some % K
-    # One lane after the other, the first first: of equal logits its columns are the first, which no later ones displace.
+    # One lane after the other, the first first: of equal logits it has the first, which none after it displaces.
     o_lane = tl.arange(0, LANES)
     l_waiting = tl.where((l_m >= bar) & (o_lane * K < V), o_lane, LANES)
     lane = tl.min(l_waiting, axis=0)
