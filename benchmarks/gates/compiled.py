@@ -148,7 +148,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
     absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
     if kernel.name == "terms":
         function = terms_kernel
-        constants: dict[str, Any] = {"E": True, "U": True, "ROWS": launcher.TERMS_ROWS}
+        constants: dict[str, Any] = {"E": True, "U": True, "CORRECTED": False, "ROWS": launcher.TERMS_ROWS}
         constants |= {"num_warps": 4, "enable_fp_fusion": False}
         absent = {}
     else:

@@ -131,7 +131,7 @@ def linear_grpo_loss(
         "self_certainty_coef": self_certainty_coef, "num_items_in_batch": num_items_in_batch,
         "max_completion_length": max_completion_length, "loss_scale": loss_scale,
     }  # fmt: skip
-    arguments, loss = loss_arguments(arguments, *given, variant, kl, **options)
+    arguments, loss = loss_arguments(arguments, *given, variant, kl=kl, **options)
     in_common: dict[str, Any] = {
         "bias": bias, "temperature": temperature, "mask": mask, "vocab_size": vocab_size, "softcap": softcap,
         "tile_bytes": tile_bytes, "logits_dtype": logits_dtype, "group": group, "backend": backend,
@@ -146,7 +146,7 @@ def linear_grpo_loss(
         return kl_penalty.added(result, _penalty(hidden, weight, reference, of_tokens, in_common), beta)
     if loss.selects:
         stats = linear_token_stats(hidden, weight, targets, outputs=arguments.outputs, **in_common)
-        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, **options, **variant)
+        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, kl=kl, **options, **variant)
     inputs = (
         hidden, weight, bias,
         (
