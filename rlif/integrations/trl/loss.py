@@ -32,7 +32,7 @@ def fused_loss(trainer: Any, inputs: Mapping[str, Any]) -> Loss | None:
         trainer.off_policy_mask_threshold is not None
         or trainer.top_entropy_quantile < 1
         or trainer.use_vllm
-        # What the ratio of a sequence corrects there, beside a weight that is a sequence's anyway.
+        # Our "vespo" corrects the penalty by each token's ratio, at any level.
         or (corrects and trainer.loss_type == "vespo" and trainer.importance_sampling_level == "sequence")
         or "tool_mask" in inputs
         or inputs["advantages"].dim() != 1
