@@ -24,6 +24,7 @@ What is where, in the order to read it:
   and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, `backends.choices`
   serves rows with several targets, and `backends.tangents` has the forward-mode derivatives.
 - `head`: the product of hidden states with the head, in tiles.
+- `dtensors`: what lets the functions take DTensors; `backends.sharded.dtensors` has the placements.
 """
 
 from rlif_kernels.captured_mass import captured_mass

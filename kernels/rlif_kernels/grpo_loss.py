@@ -16,6 +16,7 @@ from rlif_kernels.backends import Backend, backend_for, local_backend, vocab_par
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
 from rlif_kernels.divergence import divergence
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.loss_arguments import loss_arguments
 from rlif_kernels.loss_functions import logits_loss_functions
 from rlif_kernels.loss_options import LossOptions, LossVariant
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def grpo_loss(
     logits: Tensor,
     targets: Tensor,

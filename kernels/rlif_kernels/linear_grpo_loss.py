@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlif_kernels import kl_penalty
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, row_arguments
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.grpo_loss import loss_of_stats, tangent_of_loss
 from rlif_kernels.head import head
 from rlif_kernels.head.pairs import HeadTensors, TeacherTensors, as_linear_layers, pair_of_heads
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def linear_grpo_loss(
     hidden: Tensor,
     weight: Tensor,
