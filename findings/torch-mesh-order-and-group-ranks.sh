@@ -4,8 +4,8 @@
 # process group of its dimension of the mesh.
 # What happens in torch 2.13.0: a replicated tensor is cut by the process's place in the mesh, and gathered by its rank in
 # the group, which counts by global rank. The whole comes back with its parts exchanged, and no error says so. Code that
-# takes the group of a DTensor from its mesh has to refuse such a mesh, or to compare mesh.get_local_rank() with
-# dist.get_rank(mesh.get_group()).
+# takes the group of a DTensor from its mesh has to refuse such a mesh, or to compare mesh.get_coordinate() with
+# dist.get_rank(mesh.get_group()), which is also what mesh.get_local_rank() returns.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -29,7 +29,7 @@ def look(rank: int, store: str) -> None:
         shard = replicated.redistribute(placements=[Shard(0)])
         whole = shard.full_tensor().tolist()
         if rank == 0:
-            place = f"place {mesh.get_local_rank()} of the mesh, {dist.get_rank(mesh.get_group())} of the group"
+            place = f"place {mesh.get_coordinate()[0]} of the mesh, {dist.get_rank(mesh.get_group())} of the group"
             print(f"mesh {ranks}: process 0, {place}, has {shard.to_local().tolist()} of {whole}", flush=True)
     dist.destroy_process_group()
 
