@@ -69,6 +69,7 @@ class Kernel:
     short: bool = False  # which of the two kernels of the fused loss
     kind: str = ""  # of a divergence
     few: bool = False  # rows of a divergence
+    corrected: bool = False  # the penalty of the loss, by the ratio
 
     def __str__(self) -> str:
         notes = [TRITON_DTYPES[self.dtype]]
@@ -80,6 +81,7 @@ class Kernel:
         notes += ["short rows"] if self.short else []
         notes += [self.kind] if self.kind else []
         notes += ["few rows"] if self.few else []
+        notes += ["corrected"] if self.corrected else []
         return f"{self.name} ({', '.join(notes)})"
 
 
@@ -103,7 +105,8 @@ def kernels() -> list[Kernel]:
         *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, dtype, short=True) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, bf16, softcap=True) for name in GRPO_LOOPS),
-        Kernel("terms", fp32),
+        *(Kernel(name, bf16, corrected=True) for name in GRPO_LOOPS),
+        *(Kernel("terms", fp32, corrected=corrected) for corrected in (False, True)),
         *(Kernel("divergence sums", dtype, kind="reverse_kl") for dtype in (bf16, fp32)),
         *(Kernel("divergence gradient", dtype, kind=kind) for dtype in (bf16, fp32) for kind in KINDS),
         *(Kernel("divergence mixture", dtype, kind="jsd") for dtype in (bf16, fp32)),
@@ -146,7 +149,8 @@ def kernel_constants(kernel: Kernel, target: str) -> dict[str, Any]:
     if kernel.name == "backward":
         return launcher.backward_constants(launch, launch.tiles, dtype, kernel.wide, softcap)
     if kernel.name in GRPO_LOOPS:
-        return launcher.grpo_constants(launch, dtype, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, softcap)
+        loss = GRPO_OPTIONS._replace(kl_ratio=float(kernel.corrected))
+        return launcher.grpo_constants(launch, dtype, kernel.outputs, loss, kernel.wide, kernel.wide, softcap)
     if kernel.name in DIVERGENCE_LOOPS:
         softcaps = (softcap, softcap)
         return pair_constants(launch, (dtype, dtype), kernel.kind, kernel.wide, kernel.wide, softcaps, target)
@@ -158,7 +162,8 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
     absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
     if kernel.name == "terms":
         function = terms_kernel
-        constants: dict[str, Any] = {"E": True, "U": True, "ROWS": launcher.TERMS_ROWS}
+        constants: dict[str, Any] = {"E": True, "U": True, "CORRECTED": kernel.corrected}
+        constants["ROWS"] = launcher.TERMS_ROWS
         constants |= {"num_warps": 4, "enable_fp_fusion": False}
         absent = {}
     else:

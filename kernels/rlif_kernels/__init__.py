@@ -26,6 +26,7 @@ What is where, in the order to read it:
   serves rows with several targets, `backends.order` finishes what the order of the columns says, and
   `backends.tangents` has the forward-mode derivatives.
 - `head`: the product of hidden states with the head, in tiles.
+- `dtensors`: what lets the functions take DTensors; `backends.sharded.dtensors` has the placements.
 """
 
 from rlif_kernels.captured_mass import captured_mass

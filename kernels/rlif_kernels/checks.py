@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlif_kernels.dtensors import is_dtensor
 from rlif_kernels.requested import requested_fields
 from rlif_kernels.rows import Rows
 from rlif_kernels.stats import IGNORE_INDEX
@@ -221,8 +222,7 @@ def check_tensor(name: str, value: Any, expected: str = "a torch.Tensor") -> Non
     """A plain tensor: one that is distributed over processes has values, and a gradient, that the ops cannot see."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected {expected}")
-    # By its method, because torch.distributed may be absent.
-    if type(value) not in (Tensor, torch.nn.Parameter) and hasattr(value, "to_local"):
+    if is_dtensor(value):
         raise TypeError(
             f"{name} is a {type(value).__name__}; expected a plain torch.Tensor: {name}.to_local(), with group= where "
             f"the vocabulary is sharded, or {name}.full_tensor()"

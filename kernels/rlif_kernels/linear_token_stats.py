@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, row_arguments
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.functional import OP_FIELDS
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.tangents import head_tangents
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def linear_token_stats(
     hidden: Tensor,
     weight: Tensor,
@@ -76,7 +78,8 @@ def linear_token_stats(
             is rounded to hidden's dtype in the tile's own memory, 6 bytes more read and written for each logit, so
             that its products are those of half precision. `head.products` says what the first product costs.
         group: a torch.distributed group over which the rows of the weight are sharded, as `token_stats` has it for
-            columns; `hidden` is the same on every rank, and its gradient is summed over the ranks.
+            columns; `hidden` is the same on every rank, and its gradient is summed over the ranks. A weight that is a
+            DTensor sharded over its rows says so itself.
 
     The other arguments, and the results, are those of `token_stats`. A gradient that nobody needs (a frozen head,
     frozen hidden states) costs no product.

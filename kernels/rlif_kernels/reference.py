@@ -179,7 +179,7 @@ def grpo_loss(
         num_columns = logits.shape[-1] if vocab_size is None else vocab_size
         sides = ((logits, temperature, softcap), (ref_logits.detach(), temperature, softcap))
         full_kl = _divergences(sides, active, num_columns, "reverse_kl", 0.5)["value"]
-    return policy_loss(stats, advantages, old_logprob, ref_logprob, mask=active, full_kl=full_kl, **options)
+    return policy_loss(stats, advantages, old_logprob, ref_logprob, mask=active, full_kl=full_kl, kl=kl, **options)
 
 
 def linear_grpo_loss(

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlif_kernels.backends import backend_for, choices, local_backend, vocab_parallel
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.functional import DIFFERENTIABLE, OP_FIELDS, op_fields
 from rlif_kernels.op_values import (
     fake_field_outputs,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def token_stats(
     logits: Tensor,
     targets: Tensor,
@@ -73,7 +75,8 @@ def token_stats(
             this rank's slice of the columns (slices may differ in size), while `targets`, `vocab_size` and the results
             are those of the whole rows, the same on every rank. One all-gather of a few numbers per row in the
             forward (eight for the default fields), none in the backward, which expects the same upstream gradient on
-            every rank.
+            every rank. Logits that are a DTensor say so themselves, and so are the results then:
+            `backends.sharded.dtensors` has the placements.
         backend: "triton", "cpu" (C, compiled on first use) or "torch"; None picks "triton" on GPUs, elsewhere "cpu"
             where there is a C compiler and "torch" where there is none.
 

@@ -24,6 +24,7 @@ from rlif_kernels.rows import Rows, row_coefficients, row_offsets, zero_results
 MIN_ELEMENTS_FOR_THREADS = 1 << 16
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # by their numbers in vectors.h
+NUMBERS = ("delta", "beta", "entropy_coef", "self_certainty_coef", "kl_ratio")  # of `LossOptions`, as they are
 
 
 class Call(ctypes.Structure):
@@ -37,7 +38,7 @@ class Call(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (*STATISTICS, "rank_above", "state", "grad", "grad_offsets")),
         *((f"c_{name}", ctypes.c_void_p) for name in ("p", "plogp", "pp", "uu", "1", "y", "rest")),
         *((name, ctypes.c_void_p) for name in (*KERNEL_ROWS, "loss", "kl", "clipped")),
-        *((name, ctypes.c_double) for name in ("low", "high", "delta", "beta", "entropy_coef", "self_certainty_coef")),
+        *((name, ctypes.c_double) for name in ("low", "high", *NUMBERS)),
         *((name, ctypes.c_void_p) for name in ("uniform", "drawn")),
     )
 
@@ -95,7 +96,7 @@ def grpo(
     given = {name: getattr(loss_rows, name) for name in KERNEL_ROWS if getattr(loss_rows, name) is not None}
     tensors = {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": state, **results, **given}
     numbers = {"low": 1 - options.epsilon_low, "high": 1 + options.epsilon_high}
-    numbers |= {name: getattr(options, name) for name in ("delta", "beta", "entropy_coef", "self_certainty_coef")}
+    numbers |= {name: getattr(options, name) for name in NUMBERS}
     _run("rlif_grpo", logits, rows, tensors, numbers)
     kl = None if loss_rows.ref_logprob is None else results["kl"]
     return {name: results[name] for name in outputs}, TokenTerms(results["loss"], kl, results["clipped"], {})

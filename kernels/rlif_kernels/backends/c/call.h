@@ -41,7 +41,7 @@ typedef struct {
     const float *advantage, *weight, *mean_weight, *old_logprob, *ref_logprob;
     float *loss, *kl;
     uint8_t *clipped;
-    double low, high, delta, beta, entropy_coef, self_certainty_coef;
+    double low, high, delta, beta, entropy_coef, self_certainty_coef, kl_ratio;
     /* sample_tokens: (rows,) each; uniform is NULL where the targets are given */
     const double *uniform;
     int64_t *drawn;

@@ -122,6 +122,7 @@ def grpo_constants(
         "SUMS": needed_parts(outputs, softcap),
         "E": options.entropy_coef != 0,
         "U": options.self_certainty_coef != 0,
+        "CORRECTED": options.kl_ratio != 0,
         "UNROLL": launch.unroll,
         "STAGES": _stages(launch),
         "LOAD": launch.load,
@@ -241,7 +242,8 @@ def _launch_terms(
     terms_kernel[(cdiv(rows.num_rows, TERMS_ROWS),)](
         rows.targets, *(fields.get(name) for name in DEFAULT_OUTPUTS), *tokens, results["loss"], results.get("kl"),
         clipped.view(torch.int8), *(grads.get(name) for name in DEFAULT_OUTPUTS), rows.num_rows, *_numbers(options),
-        E=terms["entropy"], U=terms["self_certainty"], ROWS=TERMS_ROWS, num_warps=4, enable_fp_fusion=False,
+        E=terms["entropy"], U=terms["self_certainty"], CORRECTED=options.kl_ratio != 0, ROWS=TERMS_ROWS, num_warps=4,
+        enable_fp_fusion=False,
     )  # fmt: skip
     return grads
 

@@ -8,10 +8,8 @@ import torch.distributed as dist
 
 from comparison import SUM_FIELDS
 from rlif_kernels import (
-    grpo_loss,
     linear_grpo_loss,
     linear_token_stats,
-    sample_tokens,
     token_stats,
 )
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
@@ -34,35 +32,6 @@ def test_the_merge_of_one_slice_is_that_slice(group):
     merged = token_stats(logits, targets, outputs=FIELDS, top_logprobs=4, group=group)
     for value, expected in zip(merged, alone, strict=True):
         assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
-
-
-def test_a_distributed_tensor_is_refused_by_name_and_its_own_part_is_taken(group):
-    from torch.distributed.tensor import DeviceMesh, Shard, distribute_tensor
-
-    mesh = DeviceMesh("cpu", [0])
-    logits, hidden, weight = torch.randn(3, 4, 50), torch.randn(3, 4, 16), torch.randn(50, 16)
-    targets, advantages = torch.arange(12).view(3, 4), torch.ones(3)
-    whole = distribute_tensor(logits, mesh, [Shard(2)])
-    sharded_weight = distribute_tensor(weight, mesh, [Shard(0)])
-    calls = {
-        "logits": [
-            lambda: token_stats(whole, targets),
-            lambda: grpo_loss(whole, targets, advantages),
-            lambda: sample_tokens(whole, torch.rand(3, 4)),
-        ],
-        "weight": [
-            lambda: linear_token_stats(hidden, sharded_weight, targets),
-            lambda: linear_grpo_loss(hidden, sharded_weight, targets, advantages),
-        ],
-        "hidden": [lambda: linear_token_stats(distribute_tensor(hidden, mesh, [Shard(0)]), weight, targets)],
-        "mask": [lambda: token_stats(logits, targets, mask=distribute_tensor(targets > 0, mesh, [Shard(0)]))],
-    }
-    for name, functions in calls.items():
-        for function in functions:
-            with pytest.raises(TypeError, match=rf"^{name} is a DTensor; .*{name}\.to_local\(\), with group="):
-                function()
-    stats = token_stats(whole.to_local(), targets, group=mesh.get_group())
-    torch.testing.assert_close(stats.logprob, token_stats(logits, targets).logprob)
 
 
 SLICE_SIZE = 8  # bytes: a rank says once how many columns it has

@@ -39,6 +39,7 @@ from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
 from rlif_kernels.stats import FIELDS
+from sharded_dtensors import check_dtensors
 
 SLICES = {2: (53, 48), 3: (40, 1, 60)}
 
@@ -357,6 +358,7 @@ def check_tangents(rank: int, world_size: int, backend: str) -> None:
 def run_rank(rank: int, world_size: int, store: str, backends: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     check_values(rank, world_size, backends)
+    check_dtensors(rank, world_size)
     dist.barrier()  # a rank that leaves early takes its connections with it
     dist.destroy_process_group()
 
