@@ -19,7 +19,7 @@ BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: environments demo real test test-slow test-all test-exhaustive test-faults test-integrations lint format bench bench-gate bench-compare docs clean
+.PHONY: environments demo real test test-slow test-all test-exhaustive test-faults test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
 
 # Before anything runs in them; with --jobs 2 beside each other.
 environments: $(DOCS_STAMP) $(VERL_STAMP)
@@ -33,11 +33,11 @@ real: $(STAMP)
 
 # What guards every promise once, in seven minutes on two cores.
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not exhaustive and not faults" $(ARGS)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not exhaustive and not faults and not release" $(ARGS)
 
 # The tests marked slow, which try the same promises on more sizes, dtypes and options.
 test-slow: $(STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "slow and not exhaustive and not faults" $(ARGS)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "slow and not exhaustive and not faults and not release" $(ARGS)
 
 test-all: test test-slow test-faults
 
@@ -54,6 +54,15 @@ test-faults: $(STAMP)
 test-integrations: $(TRL_STAMP) $(VERL_STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations $(ARGS)
 	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl $(ARGS)
+
+# What a release would be, built and then installed away from this tree: in an environment for each Python that there is.
+test-release: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/release $(ARGS)
+
+# The two files of a release, in dist/: the source distribution, and the wheel that is built from it.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -26,6 +26,10 @@ What is where, in the order to read it:
 - `head`: the product of hidden states with the head, in tiles.
 """
 
+# Here alone: hatchling reads it for the distribution, and `rlif.__version__` is this.
+__version__ = "0.1.0"
+
+from rlif_kernels import reference
 from rlif_kernels.captured_mass import captured_mass
 from rlif_kernels.divergence import divergence
 from rlif_kernels.float32_logits import float32_logits

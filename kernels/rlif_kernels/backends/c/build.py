@@ -121,7 +121,7 @@ def find(again: bool = False) -> Found:
 def runnable_levels() -> list[str]:
     """Those of `LEVELS` that this processor can run; none where that is not known."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     flags = set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
