@@ -23,13 +23,15 @@ What is where, in the order to read it:
 - `rows`, `backends`: what a backend is told and must return, and which of them serves. `backends.torch`, `backends.c`
   and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, `backends.choices`
   serves rows with several targets, and `backends.tangents` has the forward-mode derivatives.
+- `compat`: the functions that other trainers read logits with, under their names.
+- `hub` makes a kernel for the Hugging Face Hub of this package, and `op_names` keeps the ops of copies apart.
 - `head`: the product of hidden states with the head, in tiles.
 """
 
-# Here alone: hatchling reads it for the distribution, and `rlif.__version__` is this.
+# Here alone: hatchling reads it for the distribution, `rlif.__version__` is this, and so is a Hub kernel's.
 __version__ = "0.1.0"
 
-from rlif_kernels import reference
+from rlif_kernels import compat, reference
 from rlif_kernels.captured_mass import captured_mass
 from rlif_kernels.divergence import divergence
 from rlif_kernels.float32_logits import float32_logits
@@ -52,6 +54,7 @@ __all__ = [
     "SampledTokens",
     "TokenStats",
     "captured_mass",
+    "compat",
     "divergence",
     "float32_logits",
     "grpo_loss",

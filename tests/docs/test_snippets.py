@@ -158,7 +158,14 @@ def check(words: list[str]) -> None:
 
 
 def test_commands_that_nobody_would_understand_are_seen(workplace: Path) -> None:
-    for text in ("rlif trian", "make nothing", "python nothing.py", "python -m nothing", "pip install -e '.[none]'", "pip install rlfi"):
+    for text in (
+        "rlif trian",
+        "make nothing",
+        "python nothing.py",
+        "python -m nothing",
+        "pip install -e '.[none]'",
+        "pip install rlfi",
+    ):
         with pytest.raises((AssertionError, SystemExit)):
             check(shlex.split(text))
 

@@ -99,12 +99,10 @@ def local_backend(name: str, logits: Tensor) -> LocalBackend:
     The choice does not depend on the shape, so that a row has the same bits in any batch. Called inside the library
     ops, where a tracer does not look.
     """
-    if name == "auto":
-        on_gpu = logits.device.type in ("cuda", "xpu")
-        if on_gpu:
-            name = "triton" if _has_triton() else "torch"
-        else:
-            name = "cpu" if cpu_backend.serves(logits) else "torch"
+    if name == "auto" and logits.device.type in ("cuda", "xpu"):
+        name = "triton" if _has_triton() else "torch"
+    elif name == "auto":
+        name = "cpu" if cpu_backend.serves(logits) else "torch"
     if name == "torch":
         return torch_backend
     if name == "cpu":
@@ -123,7 +121,7 @@ def _has_triton() -> bool:
     if importlib.util.find_spec("triton") is not None:
         return True
     warnings.warn(
-        "the torch backend serves on this GPU, slower than the Triton kernels would: the package triton is not installed",
+        "the torch backend serves on this GPU, slower than the Triton kernels would: there is no package triton",
         RuntimeWarning,
         stacklevel=2,
     )
