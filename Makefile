@@ -18,6 +18,7 @@ TRL_STAMP := $(VENV)/.trl-installed
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
+TRACKERS_STAMP := $(VENV)/.trackers-installed
 
 .PHONY: environments demo real test test-slow test-all test-exhaustive test-faults test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
 
@@ -55,9 +56,10 @@ test-integrations: $(TRL_STAMP) $(VERL_STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations $(ARGS)
 	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl $(ARGS)
 
-# What a release would be, built and then installed away from this tree: in an environment for each Python that there is.
-test-release: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest tests/release $(ARGS)
+# What a release would be, built and then installed away from this tree, in an environment for each Python that there is;
+# and the trackers, which are too large for every day.
+test-release: $(TRACKERS_STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/release tests/rlif/training/test_trackers.py $(ARGS)
 
 # The two files of a release, in dist/: the source distribution, and the wheel that is built from it.
 dist: $(STAMP)
@@ -108,6 +110,10 @@ $(TRL_STAMP): $(STAMP)
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python $(PIP) --no-deps --upgrade --target $(BENCH_PEERS) --constraint constraints-verl.txt verl
+	@touch $@
+
+$(TRACKERS_STAMP): $(STAMP)
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,trackers]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)
