@@ -72,4 +72,4 @@ def _markdown(columns: list[str], cells: list[list[str]]) -> str:
 
 def _as_it_is(text: str) -> str:
     """Text that Markdown and HTML take for nothing but text."""
-    return re.sub(r"[^\w\s]", lambda found: f"&#{ord(found[0])};", text).replace("\n", "<br>")
+    return re.sub(r"\r\n?|\n", "<br>", re.sub(r"[^\w\s]|_", lambda found: f"&#{ord(found[0])};", text))

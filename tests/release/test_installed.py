@@ -20,8 +20,8 @@ RUNNING = "{}.{}".format(*sys.version_info)
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 TOO_OLD = "3.10"
 TORCH = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
-# Of the extra `train`, what options and help texts are made with.
-FOR_HELP = ("tyro", "rich", "pyyaml", "platformdirs")
+# Of the extra `train`, what options and help texts are made with; mpmath comes with torch too.
+FOR_HELP = ("tyro", "rich", "pyyaml", "platformdirs", "mpmath")
 
 IMPORTS = """
 import importlib.util, sys

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import sqlite3
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,16 +131,30 @@ def test_wandb_offline_gets_every_metric_of_every_step_and_a_table_of_completion
 def wandb_history(file: Path) -> list[dict[str, Any]]:
     """What was logged, from the file that an offline run leaves."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, found = DataStore(), []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
+    found = []
+    for data in leveldb_records(file.read_bytes(), header=7):
         record = Record.FromString(data)
         if record.WhichOneof("record_type") == "history":
             items = {each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in record.history.item}
             found.append({"_step": record.history.step.num} | items)
     return found
+
+
+def leveldb_records(data: bytes, header: int) -> Iterator[bytes]:
+    """The records of a log in LevelDB's format: pieces in blocks of 32 KiB, each with its length and kind before it."""
+    place, pieces = header, b""
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:  # a block's end that is too short for a piece is not used
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        pieces += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield pieces
+            pieces = b""
 
 
 @needs("trackio")
