@@ -45,7 +45,7 @@ compiled = torch.compile(lambda x: kernel.token_stats(2 * x, targets).entropy, f
 assert torch.equal(compiled(logits), kernel.token_stats(2 * logits, targets).entropy)
 assert not [name for name in sys.modules if name.startswith("rlif")]
 
-from kernels_data import Digest, Metadata
+from kernels.verify import Digest, Metadata
 build = directory / "build" / "torch-cpu"
 metadata = Metadata.read_from_file(build / "metadata.json")
 metadata.digest.validate(Digest.hash_variant(metadata.digest.algorithm, build))
