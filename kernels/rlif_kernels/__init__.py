@@ -25,10 +25,16 @@ What is where, in the order to read it:
   and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, `backends.choices`
   serves rows with several targets, `backends.order` finishes what the order of the columns says, and
   `backends.tangents` has the forward-mode derivatives.
+- `compat`: the functions that other trainers read logits with, under their names.
+- `hub` makes a kernel for the Hugging Face Hub of this package, and `op_names` keeps the ops of copies apart.
 - `head`: the product of hidden states with the head, in tiles.
 - `dtensors`: what lets the functions take DTensors; `backends.sharded.dtensors` has the placements.
 """
 
+# Here alone: hatchling reads it for the distribution, `rlif.__version__` is this, and so is a Hub kernel's.
+__version__ = "0.1.0"
+
+from rlif_kernels import compat, reference
 from rlif_kernels.captured_mass import captured_mass
 from rlif_kernels.divergence import divergence
 from rlif_kernels.float32_logits import float32_logits
@@ -51,6 +57,7 @@ __all__ = [
     "SampledTokens",
     "TokenStats",
     "captured_mass",
+    "compat",
     "divergence",
     "float32_logits",
     "grpo_loss",

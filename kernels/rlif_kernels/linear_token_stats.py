@@ -16,6 +16,7 @@ from rlif_kernels.functional import OP_FIELDS
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_field_outputs,
@@ -116,7 +117,7 @@ def linear_token_stats(
 # targets, and the logits if kept: as many rows as there are targets. The rows that are not masked come first.
 
 
-@torch.library.custom_op("rlif::linear_token_stats", mutates_args=())
+@torch.library.custom_op(op_name("linear_token_stats"), mutates_args=())
 def _forward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -156,7 +157,7 @@ def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *res
     return (*fake_field_outputs(hidden, targets, outputs, top), kept)
 
 
-@torch.library.custom_op("rlif::linear_token_stats_backward", mutates_args=())
+@torch.library.custom_op(op_name("linear_token_stats_backward"), mutates_args=())
 def _backward_op(
     grads: Sequence[Tensor | None],
     hidden: Tensor,
@@ -180,7 +181,7 @@ def _backward_op(
     return _gradients(call, grads, row_state, needs, kept=None)
 
 
-@torch.library.custom_op("rlif::linear_token_stats_backward_", mutates_args=("kept",))
+@torch.library.custom_op(op_name("linear_token_stats_backward_"), mutates_args=("kept",))
 def _backward_inplace_op(
     grads: Sequence[Tensor | None],
     hidden: Tensor,
@@ -255,7 +256,7 @@ def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, 
     return *(part if need else None for part, need in zip(parts, needs, strict=True)), *no_grads
 
 
-torch.library.register_autograd("rlif::linear_token_stats", _autograd_backward, setup_context=_setup_context)
+torch.library.register_autograd(op_name("linear_token_stats"), _autograd_backward, setup_context=_setup_context)
 
 
 class _Transformed(torch.autograd.Function):

@@ -14,6 +14,7 @@ from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
 from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.functional import DIFFERENTIABLE, OP_FIELDS, op_fields
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     fake_field_outputs,
     field_gradients,
@@ -127,7 +128,7 @@ def token_stats(
 # as targets.
 
 
-@torch.library.custom_op("rlif::token_stats", mutates_args=())
+@torch.library.custom_op(op_name("token_stats"), mutates_args=())
 def _forward_op(
     logits: Tensor,
     targets: Tensor,
@@ -190,7 +191,7 @@ def _backward(
     return grad_logits
 
 
-_backward_op = torch.library.custom_op("rlif::token_stats_backward", _backward, mutates_args=())
+_backward_op = torch.library.custom_op(op_name("token_stats_backward"), _backward, mutates_args=())
 
 
 @_backward_op.register_fake
@@ -216,7 +217,7 @@ def _backward_inplace(
 
 
 _backward_inplace_op = torch.library.custom_op(
-    "rlif::token_stats_backward_", _backward_inplace, mutates_args=("logits",)
+    op_name("token_stats_backward_"), _backward_inplace, mutates_args=("logits",)
 )
 
 
@@ -259,7 +260,7 @@ def _gradient(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | None], ea
     return gradient_
 
 
-torch.library.register_autograd("rlif::token_stats", _autograd_backward, setup_context=_setup_context)
+torch.library.register_autograd(op_name("token_stats"), _autograd_backward, setup_context=_setup_context)
 
 
 def _shaped(flat: Tensor, shape: torch.Size) -> Tensor:

@@ -170,7 +170,8 @@ class SavingOptions:
     """Checkpoints to keep, the newest. None: all."""
 
     report_to: tuple[str, ...] = ()
-    """Trackers that get the metrics too: tensorboard, wandb, trackio, or another that accelerate knows."""
+    """Trackers that get the metrics too: tensorboard, wandb, trackio, or another that accelerate knows. Those three get
+    a table of completions with every evaluation."""
 
 
 @dataclass(kw_only=True)

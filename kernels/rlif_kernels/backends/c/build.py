@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -91,9 +92,11 @@ def found() -> Found:
     """What came of looking for the library in this process, which tells the user once if there is none."""
     result = find()
     if result.library is None and not result.silent:
+        # A copy of this package under another name is none that Python could run.
+        again = "`python -m rlif_kernels` tries again; " if importlib.util.find_spec("rlif_kernels") else ""
         warnings.warn(
             f"the torch backend serves on this CPU, several times slower than the C kernels would: {result.reason}. "
-            "`python -m rlif_kernels` tries again; RLIF_CPU_KERNELS=0 does without the kernels and this warning",
+            f"{again}RLIF_CPU_KERNELS=0 does without the kernels and this warning",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -124,7 +127,7 @@ def find(again: bool = False) -> Found:
 def runnable_levels() -> list[str]:
     """Those of `LEVELS` that this processor can run; none where that is not known."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     flags = set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
