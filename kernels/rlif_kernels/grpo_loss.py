@@ -21,6 +21,7 @@ from rlif_kernels.loss_arguments import loss_arguments
 from rlif_kernels.loss_functions import logits_loss_functions
 from rlif_kernels.loss_options import LossOptions, LossVariant
 from rlif_kernels.loss_terms import LossRows, Sequences, TokenTerms, as_clipped, token_terms
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     fake_loss_outputs,
     grpo_loss_of,
@@ -283,7 +284,7 @@ def _forward(
     return (*loss_outputs(fields, terms, targets), logits.new_empty(0) if grad_logits is None else grad_logits)
 
 
-_forward_op = torch.library.custom_op("rlif::grpo_loss", _forward, mutates_args=())
+_forward_op = torch.library.custom_op(op_name("grpo_loss"), _forward, mutates_args=())
 
 
 @_forward_op.register_fake
@@ -322,7 +323,7 @@ def _forward_inplace(
     return loss_outputs(fields, terms, targets)
 
 
-_forward_inplace_op = torch.library.custom_op("rlif::grpo_loss_", _forward_inplace, mutates_args=("logits",))
+_forward_inplace_op = torch.library.custom_op(op_name("grpo_loss_"), _forward_inplace, mutates_args=("logits",))
 
 
 @_forward_inplace_op.register_fake

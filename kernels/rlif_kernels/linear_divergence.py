@@ -19,6 +19,7 @@ from rlif_kernels.head import head
 from rlif_kernels.head.pairs import TeacherTensors, as_linear_layers, divergences_and_gradients, pair_of_heads
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
 from rlif_kernels.loss_functions import head_loss_functions
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,
@@ -124,7 +125,7 @@ def _tangent(
     return (changes[0] + of_head).float()
 
 
-@torch.library.custom_op("rlif::linear_divergence", mutates_args=())
+@torch.library.custom_op(op_name("linear_divergence"), mutates_args=())
 def _forward_op(
     hidden: Tensor,
     weight: Tensor,

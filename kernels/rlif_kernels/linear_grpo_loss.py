@@ -25,6 +25,7 @@ from rlif_kernels.loss_arguments import loss_arguments
 from rlif_kernels.loss_functions import head_loss_functions
 from rlif_kernels.loss_options import LossVariant
 from rlif_kernels.loss_tiles import loss_and_gradients
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,
@@ -212,7 +213,7 @@ def _tangent(
     return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, term, sequence_length)
 
 
-@torch.library.custom_op("rlif::linear_grpo_loss", mutates_args=())
+@torch.library.custom_op(op_name("linear_grpo_loss"), mutates_args=())
 def _forward_op(
     hidden: Tensor,
     weight: Tensor,

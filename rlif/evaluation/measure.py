@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
-from rlif.evaluation.completions import VERBALIZED, Completions
+from rlif.evaluation.completions import VERBALIZED, VERBALIZED_MEAN, VERIFICATION, Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
     ReliabilityBins,
@@ -20,6 +20,7 @@ from rlif.metrics.calibration import (
     brier_score,
     expected_calibration_error,
     isotonic_confidence,
+    logistic_confidence,
     reliability_bins,
     risk_coverage,
 )
@@ -35,11 +36,16 @@ from rlif.metrics.selection import (
     pass_at_k,
     weighted_choice,
 )
-from rlif.scoring.group_confidence import GROUP_SCORES
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES
 
 # In nats: no probabilities, even where all of them happen to lie in [0, 1].
-SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob", *GROUP_SCORES)
+SCORES_IN_NATS = (
+    "self_certainty", "token_entropy", "token_varentropy", "top_confidence", "trajectory_entropy", "sequence_logprob",
+    *GROUP_SCORES, *TOP_GROUP_SCORES,
+)  # fmt: skip
 AGREEMENT = "agreement"
+# Of all scores of a completion together, which takes labels of other prompts.
+ALL_SCORES = "all_scores"
 # Share of the stated confidences from which they are said to be one.
 SAME_CONFIDENCE = 0.9
 
@@ -84,6 +90,9 @@ class Evaluation:
     """The ends of a few completions that state no answer."""
     advice: str | None = None
     """What may help where few state one."""
+    verifying: float | None = None
+    """Balanced accuracy of one verification: the mean of the share of those of right completions that call them right,
+    and the share of those of the others that do not. None without verifications, or if completions are all alike."""
     same_confidence: tuple[float, float] | None = None
     """The confidence that most completions state of those that state one, and their share, where that is large."""
 
@@ -96,6 +105,7 @@ class Evaluation:
             "tiers": self.tiers,
             "unanswered": self.unanswered,
             "unread_answers": self.unread_answers,
+            "verifying": self.verifying,
             **{
                 kind: {name: without_nan(mean._asdict()) for name, mean in means.items()}
                 for kind, means in (("label_free", self.label_free), ("selection", self.selection))
@@ -144,6 +154,7 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
             if completions.confidence_stated is None
             else {"confidence_stated": mean_over_prompts(completions.confidence_stated.mean(axis=1))}
         ),
+        **({} if completions.verified is None else {"verified": mean_over_prompts(completions.verified.mean(axis=1))}),
         **{name: mean_over_prompts(values.mean(axis=1)) for name, values in completions.scores.items()},
     }
     labelled = completions.labelled()
@@ -163,6 +174,7 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
         tiers={tier: count / size for tier, count in sorted(completions.tiers.items())},
         unanswered=completions.unanswered,
         advice=completions.advice,
+        verifying=balanced_accuracy(labelled) if measured else None,
         same_confidence=same_confidence(completions),
     )
 
@@ -179,9 +191,27 @@ def same_confidence(completions: Completions) -> tuple[float, float] | None:
     return (float(values[counts.argmax()]), float(share)) if share >= SAME_CONFIDENCE else None
 
 
+def balanced_accuracy(completions: Completions) -> float | None:
+    """Average how often one verification calls a right completion right, and another one not; None for no such mean."""
+    if VERIFICATION not in completions.scores:
+        return None
+    share, correct = completions.scores[VERIFICATION], completions.correct()
+    verified = np.ones_like(correct) if completions.verified is None else completions.verified
+    right, other = share[verified & correct], share[verified & ~correct]
+    return float(right.mean() + 1 - other.mean()) / 2 if len(right) and len(other) else None
+
+
 def confidences(completions: Completions) -> dict[str, NDArray[np.float64]]:
     """(P, N) of every score by name, the agreement among them."""
     return {**completions.scores, AGREEMENT: completions.agreement}
+
+
+def all_scores(completions: Completions) -> NDArray[np.float64]:
+    """(P, N) probabilities of being right, by regression on all scores and the labels of other prompts."""
+    correct = completions.correct()
+    features = np.stack([values.ravel() for values in completions.scores.values()], axis=1)
+    groups = np.repeat(np.arange(len(correct)), correct.shape[1])
+    return logistic_confidence(features, correct.ravel(), groups).reshape(correct.shape)
 
 
 def as_probability(name: str, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -199,10 +229,10 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
     values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
     for name, scores in completions.scores.items():
         values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores, clusters))
-    if VERBALIZED in completions.scores:
-        weights = as_probability(VERBALIZED, completions.scores[VERBALIZED])
+    for name in (VERBALIZED, VERBALIZED_MEAN, VERIFICATION):
+        weights = as_probability(name, completions.scores[name]) if name in completions.scores else None
         if weights is not None:
-            values[f"weighted-majority/{VERBALIZED}"] = chosen(correct, weighted_choice(weights, clusters))
+            values[f"weighted-majority/{name}"] = chosen(correct, weighted_choice(weights, clusters))
     voters = [name for name in ("self_certainty",) if name in completions.scores] or list(completions.scores)
     for name in voters:
         for power in borda_powers:
@@ -215,9 +245,10 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
 def _scores(completions: Completions, num_bins: int) -> dict[str, ScoreQuality]:
     correct = completions.correct()
     groups = np.repeat(np.arange(len(correct)), correct.shape[1])
-    return {
-        name: _quality(name, values, correct, groups, num_bins) for name, values in confidences(completions).items()
-    }
+    measured = confidences(completions)
+    if len(completions.scores) > 1 and len(correct) > 1:
+        measured[ALL_SCORES] = all_scores(completions)
+    return {name: _quality(name, values, correct, groups, num_bins) for name, values in measured.items()}
 
 
 def _quality(

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from rlif.options.checks import Above, AtLeast, Count, Positive, check
+from rlif.options.checks import Above, AtLeast, AtMost, Count, Positive, check
 from rlif.options.fields import Formerly
 from rlif.options.groups import (
     DataOptions,
@@ -31,6 +31,7 @@ from rlif.options.groups import (
     TruncationOptions,
 )
 from rlif.options.record import check_resume
+from rlif.options.verification import VerificationOptions, check_verification
 from rlif.rewards import REWARDS, Aggregation, read_specs, reward_names
 from rlif.training.guard import Action
 from rlif.training.variant_options import (
@@ -44,10 +45,11 @@ LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", 
 RewardScale = Literal["group", "batch", "none"]
 ImportanceLevel = Literal["token", "sequence"]
 KLEstimator = Literal["k3", "k3_corrected", "full"]
+VerifyLabels = Literal["gold", "majority"]
 
 REWARD_HELP = (
     "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
-    f"{', '.join(REWARDS)} (verifiable and rlcr need gold answers); or a function of your own, "
+    f"{', '.join(REWARDS)} (verifiable, rise and rlcr need gold answers); or a function of your own, "
     "package.module:function or file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective "
     "reward_model` makes it."
 )
@@ -105,6 +107,25 @@ class PolicyLossOptions:
 
 
 @dataclass(kw_only=True)
+class SolveAndVerifyOptions(VerificationOptions):
+    """How a step trains to verify what it has just sampled, beside solving (RISE, arXiv 2505.13445)."""
+
+    heading: ClassVar[str] = "solve and verify"
+
+    verify: bool = False
+    """Ask the policy too whether some of a step's completions are right: num_generations verifications of each, which
+    are rewarded as `rise` rewards for stating the right rating, and learned from in the same update."""
+
+    verify_share: Annotated[float, Above(0), AtMost(1)] = 0.125
+    """Completions that are verified in a step, as a share of prompts_per_step. They are drawn in pairs, at least one: a
+    right completion and one that is not, so fewer where one kind is lacking."""
+
+    verify_labels: VerifyLabels = "gold"
+    """What tells which completions are right. gold: the gold answers. majority: the most common answer of the group,
+    where two agree, which needs no labels."""
+
+
+@dataclass(kw_only=True)
 class EvaluationOptions(HeldOutSamplingOptions, HeldOutOptions):
     """How the policy is measured on held-out prompts as training goes on."""
 
@@ -149,7 +170,8 @@ class SavingOptions:
     """Checkpoints to keep, the newest. None: all."""
 
     report_to: tuple[str, ...] = ()
-    """Trackers that get the metrics too: tensorboard, wandb, trackio, or another that accelerate knows."""
+    """Trackers that get the metrics too: tensorboard, wandb, trackio, or another that accelerate knows. Those three get
+    a table of completions with every evaluation."""
 
 
 @dataclass(kw_only=True)
@@ -167,6 +189,7 @@ class TrainConfig(
     LossVariantOptions,
     SamplerCorrectionOptions,
     AdaptiveEntropyOptions,
+    SolveAndVerifyOptions,
     OptimizerOptions,
     LoraOptions,
     LoadingOptions,
@@ -234,4 +257,5 @@ class TrainConfig(
         check(self)
         read_specs(self.reward)
         check_loss(self)
+        check_verification(self)
         check_resume(self, "run")

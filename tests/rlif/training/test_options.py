@@ -115,6 +115,11 @@ def test_a_directory_as_text_is_one_error_before_any_work() -> None:
         ({"entropy_coef_min": 2.0}, "entropy_coef_min: got 2.0, expected at most entropy_coef_max, which is 1.0"),
         ({"top_entropy_quantile": 1.5}, "top_entropy_quantile: got 1.5, expected"),
         ({"importance_sampling_mode": "tis"}, "importance_sampling_mode: got 'tis', expected"),
+        ({"verify_share": 0.0}, "verify_share: got 0.0, expected a number greater than 0 and at most 1"),
+        (
+            {"verify_template": "{prompt}"},
+            "verify_template: got '{prompt}', expected text with {prompt} and {completion}",
+        ),
         ({"max_num_gen_batches": 0}, "max_num_gen_batches: got 0, expected an integer of at least 1"),
     ],
 )

@@ -91,7 +91,8 @@ def _grpo_row(
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
         state = row_state(
-            p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
+            p_row, None, num_chunks, V, scale, softcap, None, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES,
+            LOAD,
         )  # fmt: skip
         logprob, entropy, self_certainty, _, _, _, _, _, m, log_s, n, complement, largest, x_y = row_values(
             state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, SUMS

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from comparison import SUM_FIELDS
 from rlif_kernels import (
     linear_grpo_loss,
     linear_token_stats,
@@ -27,15 +28,22 @@ def group(tmp_path):
 def test_the_merge_of_one_slice_is_that_slice(group):
     logits = 3 * torch.randn(4, 50)
     targets = torch.randint(50, (4,))
-    alone = token_stats(logits, targets, outputs=FIELDS)
-    merged = token_stats(logits, targets, outputs=FIELDS, group=group)
+    alone = token_stats(logits, targets, outputs=FIELDS, top_logprobs=4)
+    merged = token_stats(logits, targets, outputs=FIELDS, top_logprobs=4, group=group)
     for value, expected in zip(merged, alone, strict=True):
         assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
 
 
 SLICE_SIZE = 8  # bytes: a rank says once how many columns it has
-# float64 numbers: three of every row, three of the target, one of each other field, two of `top_probs`.
-ROWS = {("logprob",): 6 * 8, DEFAULT_OUTPUTS: 8 * 8, FIELDS: 12 * 8}
+# float64 numbers: three of every row, three of the target, one of each other field, two of `top_probs`; of `argmax` its
+# logit and the columns of the slice as well, and of `top_ids` one of 20 ids and logits each.
+ROWS = {
+    ("logprob",): 6 * 8,
+    DEFAULT_OUTPUTS: 8 * 8,
+    SUM_FIELDS: 12 * 8,
+    (*SUM_FIELDS, "argmax"): 15 * 8,
+    ("logprob", "top_logprobs"): (6 + 1 + 40) * 8,
+}
 ROW = ROWS[DEFAULT_OUTPUTS]
 
 
@@ -65,7 +73,9 @@ def exchanged(monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("outputs", ROWS, ids=["one field", "the default fields", "all fields"])
+@pytest.mark.parametrize(
+    "outputs", ROWS, ids=["one field", "the default fields", "all sums", "the largest too", "the 20 largest"]
+)
 def test_a_forward_gathers_a_few_numbers_a_row_and_the_backward_nothing(outputs, group, exchanged):
     logits, targets = torch.randn(3, 4, 50, requires_grad=True), torch.arange(12).view(3, 4)
     stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, group=group)
