@@ -47,7 +47,7 @@ def newest(name: str, directory: Path | None = None) -> Path:
 
 
 def _age(path: Path) -> tuple[bool, str]:
-    results = json.loads(path.read_text())
+    results = json.loads(path.read_text(encoding="utf-8"))
     return _is_full(results), results["date"]
 
 

@@ -68,12 +68,12 @@ def ends(entries: list[Entry], name: str) -> tuple[float, float]:
 def verdict(reward: str, entries: list[Entry], samples: int) -> str:
     """Whether accuracy rose, fell, or stayed within what chance does to two samples of that size.
 
-    The bound is 1.96 standard errors of the difference of two shares, each of all samples of all seeds. Samples of one
-    problem are alike, and so it is rather too narrow than too wide.
+    The bound is 1.96 standard errors of the difference of two shares. That of the tuned models is of the samples of all
+    seeds; of the start every seed draws the same samples, since an evaluation's random numbers are its own. Samples of
+    one problem are alike, and so the bound is rather too narrow than too wide.
     """
     first, last = ends(entries, "eval/accuracy")
-    count = samples * len(entries)
-    bound = 1.96 * math.sqrt((first * (1 - first) + last * (1 - last)) / count)
+    bound = 1.96 * math.sqrt(first * (1 - first) / samples + last * (1 - last) / (samples * len(entries)))
     change = last - first
     what = "accuracy rose" if change > bound else "accuracy fell" if change < -bound else "no change beyond chance"
     return f"`{reward}`: {what} ({100 * change:+.1f} points, 95% of chance within ±{100 * bound:.1f})."

@@ -266,6 +266,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real-step": real_step,
     "recipe": recipe,
     "kl-estimators": kl_estimators,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
     "verify": verify,
 }
 # What a report says of each suite.
@@ -274,8 +276,6 @@ SUITE_TABLES = TABLES | {
     "static": static_report,
     "releases": releases_report,
     "gpu": gpu_report,
-    "word-prompts": word_prompts,
-    "evidence": evidence,
     "explain": explain,
     "real-self-feedback": real_self_feedback,
 }

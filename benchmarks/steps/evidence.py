@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.runner import Options, Step
 from rlif.evaluation.completions import Completions, read_completions
-from rlif.evaluation.measure import confidences
+from rlif.evaluation.measure import ALL_SCORES, all_scores, confidences
 from rlif.files.jsonl import read_rows
 from rlif.metrics.bootstrap import Bootstrap, Resampled
 from rlif.metrics.calibration import (
@@ -65,7 +65,7 @@ def evidence(completions: Completions, tokens: NDArray[np.float64]) -> dict[str,
     right = completions.correct()
     bootstrap = Bootstrap(len(right), resamples=RESAMPLES, seed=0)
     majority = chosen(right, majority_choice(completions.clusters))
-    scores = confidences(completions)
+    scores = confidences(completions) | {ALL_SCORES: all_scores(completions)}
     choices = {"majority vote": majority, "any one": right.mean(axis=1)}
     choices |= {
         f"best by {name}": chosen(right, best_choice(values, completions.clusters))

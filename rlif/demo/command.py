@@ -15,12 +15,13 @@ from rich.table import Table
 
 from rlif.demo.figure import plot_runs
 from rlif.demo.options import DemoConfig
+from rlif.demo.outcome import run_once
 from rlif.files.lock import Lock
-from rlif.options.record import CONFIG_FILE, make_directory, output_directory
+from rlif.options.record import CONFIG_FILE, check_unchanged, make_directory, output_directory
 from rlif.tasks.arithmetic import completion_length, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
 from rlif.terminal import make_console
-from rlif.training.loop import TrainResult, train
+from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
 
 DEMO_REWARDS = ("self_certainty", "verifiable")
@@ -32,24 +33,28 @@ def run(config: DemoConfig) -> None:
 
     Raises:
         UserError: bad input, before any work starts.
-        KeyboardInterrupt: Ctrl-C; the run in progress is saved first.
+        KeyboardInterrupt: Ctrl-C; the run in progress is saved first, and `--resume` goes on from there.
     """
     config.validate()
-    output_dir = output_directory(config, "demo")
+    output_dir = output_directory(config, "demo", what="demonstration")
+    if config.resume:
+        check_unchanged(output_dir, config, changeable=(), what="demonstration", prog="rlif demo")
     console = make_console()
     with Lock(output_dir) as lock:
         make_directory(output_dir, config, lock)
         try:
             model = pretrained_base(config.base, console)
         except BaseException:  # Ctrl-C too: a directory without runs would stand in the way of the next try
-            (output_dir / CONFIG_FILE).unlink()
+            if not config.resume:
+                (output_dir / CONFIG_FILE).unlink()
             raise
         console.print(f"Base model: {model}", soft_wrap=True)
         try:
             results = _train_both(config, model, output_dir)
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(
-                f"the demonstration in {output_dir} is not finished{': ' if interrupt.args else ''}{interrupt}"
+                f"the demonstration in {output_dir} is not finished{': ' if interrupt.args else ''}{interrupt}; "
+                "rlif demo --resume goes on with it"
             ) from None
     figure = output_dir / "figure.png"
     plot_runs({reward: result.rows for reward, result in results.items()}, figure)
@@ -58,7 +63,7 @@ def run(config: DemoConfig) -> None:
 
 
 def _train_both(config: DemoConfig, model: Path, output_dir: Path) -> dict[str, TrainResult]:
-    """Write the data, and train the model on it with each reward."""
+    """Write the data, and train the model on it with each reward; a run that is finished already is not repeated."""
     train_data, eval_data = output_dir / "train.jsonl", output_dir / "eval.jsonl"
     task, train_prompts = config.base.task, config.max_steps * config.prompts_per_step
     write_jsonl(train_data, task, "train", train_prompts, config.seed)
@@ -66,7 +71,7 @@ def _train_both(config: DemoConfig, model: Path, output_dir: Path) -> dict[str, 
 
     results = {}
     for reward in DEMO_REWARDS:
-        results[reward] = train(
+        results[reward] = run_once(
             TrainConfig(
                 model=str(model),
                 data=str(train_data),

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from rlif.errors import UserError
 from rlif.options.checks import Count, Positive, check
-from rlif.options.groups import OutputOptions, SeedOptions, StepOptions
+from rlif.options.groups import OutputOptions, ResumeOptions, SeedOptions, StepOptions
+from rlif.options.record import check_resume
 from rlif.tasks.arithmetic import completion_length
 from rlif.tasks.options import MAX_POSITIONS, BaseModelConfig
 
 
 @dataclass(kw_only=True)
-class DemoConfig(OutputOptions, SeedOptions, StepOptions):
+class DemoConfig(OutputOptions, ResumeOptions, SeedOptions, StepOptions):
     """Show the rise and fall of training on confidence, in a few minutes on a laptop and with no download.
 
     Pretrains a small model on arithmetic (once: it is cached), trains it with the self-certainty and with the
@@ -42,6 +43,7 @@ class DemoConfig(OutputOptions, SeedOptions, StepOptions):
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
         check(self)
+        check_resume(self, "demonstration")
         task = self.base.task
         length = task.operands * (task.digits + 1) + completion_length(task)
         if length > MAX_POSITIONS:

@@ -31,9 +31,11 @@ from rlif.metrics.selection import answer_clusters
 
 COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "ratings")
 # What is measured of every file, under these names.
-TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated", "verified")
+TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated", "all_scores", "verified")
 # The score of the confidence that completions state themselves.
 VERBALIZED = "verbalized"
+# And of its mean over several analyses of one answer.
+VERBALIZED_MEAN = "verbalized_mean"
 # The score of the share of a completion's verifications that call it right.
 VERIFICATION = "verification"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
-from rlif.evaluation.completions import VERBALIZED, VERIFICATION, Completions
+from rlif.evaluation.completions import VERBALIZED, VERBALIZED_MEAN, VERIFICATION, Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
     ReliabilityBins,
@@ -20,6 +20,7 @@ from rlif.metrics.calibration import (
     brier_score,
     expected_calibration_error,
     isotonic_confidence,
+    logistic_confidence,
     reliability_bins,
     risk_coverage,
 )
@@ -35,11 +36,16 @@ from rlif.metrics.selection import (
     pass_at_k,
     weighted_choice,
 )
-from rlif.scoring.group_confidence import GROUP_SCORES
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES
 
 # In nats: no probabilities, even where all of them happen to lie in [0, 1].
-SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob", *GROUP_SCORES)
+SCORES_IN_NATS = (
+    "self_certainty", "token_entropy", "token_varentropy", "top_confidence", "trajectory_entropy", "sequence_logprob",
+    *GROUP_SCORES, *TOP_GROUP_SCORES,
+)  # fmt: skip
 AGREEMENT = "agreement"
+# Of all scores of a completion together, which takes labels of other prompts.
+ALL_SCORES = "all_scores"
 # Share of the stated confidences from which they are said to be one.
 SAME_CONFIDENCE = 0.9
 
@@ -200,6 +206,14 @@ def confidences(completions: Completions) -> dict[str, NDArray[np.float64]]:
     return {**completions.scores, AGREEMENT: completions.agreement}
 
 
+def all_scores(completions: Completions) -> NDArray[np.float64]:
+    """(P, N) probabilities of being right, by regression on all scores and the labels of other prompts."""
+    correct = completions.correct()
+    features = np.stack([values.ravel() for values in completions.scores.values()], axis=1)
+    groups = np.repeat(np.arange(len(correct)), correct.shape[1])
+    return logistic_confidence(features, correct.ravel(), groups).reshape(correct.shape)
+
+
 def as_probability(name: str, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The score itself as a probability, if it can be taken for one: in [0, 1], a negative disparity being 0."""
     if name == "probability_disparity":
@@ -215,7 +229,7 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
     values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
     for name, scores in completions.scores.items():
         values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores, clusters))
-    for name in (VERBALIZED, VERIFICATION):
+    for name in (VERBALIZED, VERBALIZED_MEAN, VERIFICATION):
         weights = as_probability(name, completions.scores[name]) if name in completions.scores else None
         if weights is not None:
             values[f"weighted-majority/{name}"] = chosen(correct, weighted_choice(weights, clusters))
@@ -231,9 +245,10 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
 def _scores(completions: Completions, num_bins: int) -> dict[str, ScoreQuality]:
     correct = completions.correct()
     groups = np.repeat(np.arange(len(correct)), correct.shape[1])
-    return {
-        name: _quality(name, values, correct, groups, num_bins) for name, values in confidences(completions).items()
-    }
+    measured = confidences(completions)
+    if len(completions.scores) > 1 and len(correct) > 1:
+        measured[ALL_SCORES] = all_scores(completions)
+    return {name: _quality(name, values, correct, groups, num_bins) for name, values in measured.items()}
 
 
 def _quality(

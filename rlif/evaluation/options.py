@@ -75,7 +75,11 @@ class EvalConfig(
 
     confidence_window: Count = 64
     """Tokens of a window, of the scores that look at stretches of a completion (DeepConf, arXiv 2508.15260, which takes
-    up to 2048). Of a shorter completion they are its mean self-certainty."""
+    up to 2048). Of a shorter completion they are the mean of all its tokens."""
+
+    analyses: Count = 1
+    """Analyses of each answer between tags, whose stated confidences are averaged to the score verbalized_mean: with
+    4, the completion's own and three that are drawn behind the same answer (RLCR, arXiv 2507.16806). 1: its own."""
 
     num_bins: Count = 10
     """Bins of the calibration error and of the reliability diagram, of equal width."""

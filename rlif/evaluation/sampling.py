@@ -12,7 +12,8 @@ from rlif.answers.math_verification import limited_cost
 from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
-from rlif.evaluation.completions import VERIFICATION, completion_row
+from rlif.evaluation.analyses import mean_confidences
+from rlif.evaluation.completions import VERBALIZED_MEAN, VERIFICATION, completion_row
 from rlif.evaluation.options import EvalConfig
 from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
@@ -24,7 +25,7 @@ from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.rollouts.verification import VERIFICATION_SEED, Verifier, make_verifier
-from rlif.scoring.confidence import OUTPUTS, confidence_scores
+from rlif.scoring.confidence import EVALUATED_OUTPUTS, confidence_scores
 
 # Tokens sampled at a time where nobody says it, on a GPU.
 MAX_BATCH_TOKENS = 16384
@@ -126,11 +127,22 @@ class EvalSampling:
         """The rows of some prompts, the first of which is number `start` of all."""
         config, count = self.config, self.config.num_generations
         seeds = [(config.seed, start + offset) for offset in range(len(prompts))]
-        rollout = self.sample(prompts, seeds, count, outputs=OUTPUTS)
+        rollout = self.sample(prompts, seeds, count, outputs=EVALUATED_OUTPUTS)
         tensors = confidence_scores(
             rollout, self.language_model.tokenizer, self.language_model.vocab_size, config.confidence_window
         )
         scores = {name: values.tolist() for name, values in tensors.items()}
+        if config.analyses > 1:
+            scores[VERBALIZED_MEAN] = mean_confidences(
+                self.language_model,
+                rollout,
+                analyses=config.analyses,
+                max_completion_length=config.max_completion_length,
+                temperature=config.temperature,
+                seeds=[(config.seed, start + row // count, row % count, 1) for row in range(len(rollout.texts))],
+                top_k=config.top_k,
+                top_p=config.top_p,
+            )
         ratings = None
         if self.verifier is not None:
             ratings = self.ratings(self.verifier, start, prompts, rollout)

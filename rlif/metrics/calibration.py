@@ -2,17 +2,22 @@
 
 Two questions. Discrimination asks for the order alone, and takes any score: `auroc`, `risk_coverage`. Calibration asks
 whether of the completions with confidence 0.8 four in five are right, and takes numbers in [0, 1]: `reliability_bins`,
-`expected_calibration_error`, `brier_score`. `isotonic_confidence` makes such numbers of scores in nats.
+`expected_calibration_error`, `brier_score`. `isotonic_confidence` makes such numbers of a score in nats, and
+`logistic_confidence` of several scores together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from rlif.metrics.ranks import midranks
 
@@ -185,18 +190,60 @@ def isotonic_confidence(
         ValueError: shapes that do not match, a score that is not finite, fewer than two prompts or folds.
     """
     values, right = _scores(score, correct)
-    group = np.asarray(groups)
-    if group.shape != values.shape:
-        raise ValueError(f"groups has shape {group.shape}, expected that of score, {values.shape}")
-    prompts = len(np.unique(group))
-    if prompts < 2 or num_folds < 2:
-        raise ValueError(f"got {prompts} prompts and num_folds {num_folds}, expected at least 2 of each")
     confidence = np.empty_like(values)
-    for fitted, held_out in GroupKFold(min(num_folds, prompts)).split(values, groups=group):
+    for fitted, held_out in _folds(groups, len(values), num_folds):
         regression = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
         regression.fit(values[fitted], right[fitted].astype(np.float64))
         confidence[held_out] = regression.predict(values[held_out])
     return confidence
+
+
+def logistic_confidence(
+    scores: ArrayLike, correct: ArrayLike, groups: ArrayLike, num_folds: int = 5
+) -> NDArray[np.float64]:
+    """Several scores together as probabilities of being right, by logistic regression on other prompts.
+
+    A discriminator of right and wrong completions (DRR, arXiv 2501.01457) that sees no text: what is to be had from the
+    statistics of tokens alone. Folds are those of `isotonic_confidence`.
+
+    Args:
+        scores: (N, K) finite numbers in any units.
+        correct: (N,) bool.
+        groups: (N,) what the completions of one prompt have in common.
+        num_folds: at most; there are no more folds than prompts.
+
+    Returns:
+        (N,) in [0, 1].
+
+    Raises:
+        ValueError: shapes that do not match, a score that is not finite, fewer than two prompts or folds.
+    """
+    features = np.asarray(scores, dtype=np.float64)
+    if features.ndim != 2 or not features.shape[1]:
+        raise ValueError(f"scores has shape {features.shape}, expected (N, K) with at least one score")
+    for column in features.T:
+        _, right = _scores(column, correct)
+    confidence = np.empty(len(features))
+    for fitted, held_out in _folds(groups, len(features), num_folds):
+        share = right[fitted].mean()
+        if share in (0.0, 1.0):  # nothing to tell apart
+            confidence[held_out] = share
+            continue
+        regression = make_pipeline(StandardScaler(), LogisticRegression())
+        regression.fit(features[fitted], right[fitted])
+        confidence[held_out] = regression.predict_proba(features[held_out])[:, 1]
+    return confidence
+
+
+def _folds(groups: ArrayLike, count: int, num_folds: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the rows that a regression is fitted on, and those that it is then used for: of other prompts."""
+    group = np.asarray(groups)
+    if group.shape != (count,):
+        raise ValueError(f"groups has shape {group.shape}, expected that of correct, ({count},)")
+    prompts = len(np.unique(group))
+    if prompts < 2 or num_folds < 2:
+        raise ValueError(f"got {prompts} prompts and num_folds {num_folds}, expected at least 2 of each")
+    yield from GroupKFold(min(num_folds, prompts)).split(group, groups=group)
 
 
 def _auroc(values: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

@@ -28,7 +28,7 @@ from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress, SilentProgress, default_progress
 from rlif.training.run_dir import CONSENSUS_FILE, EVALUATION_FILE, RunDir, best_reading, resolve_run_dir, unfinished_row
-from rlif.training.trackers import check_trackers, start_trackers
+from rlif.training.trackers import check_trackers, report, start_trackers
 from rlif.training.validation import Validation, ValidationOptions, evaluate, majority_answers
 
 # Fewer prompts than these say too little to be worth taking them from the training set.
@@ -63,7 +63,7 @@ class Run:
     def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
         """Record the metrics of a step, and completions of it; with that the step is finished."""
         self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
-        self.learner.accelerator.log(row, step=int(row["step"]))
+        report(self.learner.accelerator, row, samples)
         with without_interrupts():
             self.rows.append(row)
             self.unfinished = None

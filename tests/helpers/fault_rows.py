@@ -181,7 +181,7 @@ def run_small_trial(limits: tuple[int, int], *arguments: object) -> object:
 ROWS = {
     "train": Row(train, "--resume"),
     "plot": Row(plot, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
-    "demo": Row(demo, None, reads_own_files=False, hurts=2),
+    "demo": Row(demo, "--resume", hurts=2),
     "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small, full_only=True),
     "diagnose": Row(diagnose, "--resume"),
     "explain": Row(explain, "--resume"),

@@ -74,6 +74,17 @@ def read_state(path: Path, models: Models) -> object:
     return RunState.load(path.parent)
 
 
+def read_outcome(path: Path, models: Models) -> object:
+    """As of a finished run, whose other files are as they were."""
+    from rlif.demo.outcome import read_outcome
+    from rlif.files.directories import write_directory
+
+    for name in ("model", "best"):
+        write_directory(path.parent / name, lambda directory: (directory / "config.json").write_text("{}") and None)
+    (path.parent / "metrics.jsonl").write_text('{"step": 0, "eval/accuracy": 0.5}\n')
+    return read_outcome(path.parent)
+
+
 def read_reading(path: Path, models: Models) -> object:
     from rlif.files.directories import write_directory
     from rlif.training.run_dir import best_reading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import re
@@ -31,6 +32,7 @@ from file_readers import (
     read_optimizer,
     read_options,
     read_origin,
+    read_outcome,
     read_parts,
     read_policies,
     read_preferences,
@@ -84,6 +86,11 @@ PAIR: dict[str, object] = {
 }  # fmt: skip
 STATE = {"data_fingerprint": "a", "model_fingerprint": "b", "step": 4, "skipped_updates": 0, "metrics_bytes": 9}
 READING = {"step": 3, "score": 0.5, "error": 0.01, "fault": None}
+OUTCOME = {
+    "guard_step": 3,
+    # Of the metrics that `read_outcome` puts beside it.
+    "metrics_sha256": hashlib.sha256(b'{"step": 0, "eval/accuracy": 0.5}\n').hexdigest(),
+}
 MANIFEST = {"sha256": {"config.json": "0" * 64, "model.safetensors": "1" * 64}}
 
 
@@ -172,6 +179,7 @@ READ: dict[str, ReadFile] = {
     "unfinished_step.jsonl": ReadFile(lambda models: jsonl_file(METRICS[1:]), read_unfinished),
     "state.json": ReadFile(lambda models: json_file(STATE), read_state, name="checkpoint-4/state.json"),
     "guard.json": ReadFile(lambda models: json_file(READING), read_reading, name="best/guard.json"),
+    "outcome.json": ReadFile(lambda models: json_file(OUTCOME), read_outcome),
     "manifest.json": ReadFile(lambda models: json_file(MANIFEST), read_manifest),
     "step.json": ReadFile(lambda models: json_file({"step": 3}), read_step),
     "samples.jsonl": ReadFile(lambda models: jsonl_file([SAMPLE]), read_samples),

@@ -20,6 +20,7 @@ WORDS = {
     "diagnose": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "explain": "MODEL OTHER --data DATA --output-dir DIRECTORY --resume",
     "lab": "--output-dir DIRECTORY --resume",
+    "demo": "--output-dir DIRECTORY --resume",
     "mix": "MODEL MODEL --ratio 0.5 --output-dir DIRECTORY",
     "convert": "MODEL --output-dir DIRECTORY",
 }
@@ -27,11 +28,10 @@ WORDS = {
 WHOLE = {"mix", "convert"}
 # This writes one file.
 WRITE_NO_DIRECTORY = {"plot"}
-ALWAYS_NEW = {"demo"}
 
 
 def test_every_command_has_a_row() -> None:
-    assert {*WORDS} | WRITE_NO_DIRECTORY | ALWAYS_NEW == {*cli.COMMANDS}
+    assert {*WORDS} | WRITE_NO_DIRECTORY == {*cli.COMMANDS}
 
 
 @pytest.mark.parametrize("command", WORDS)

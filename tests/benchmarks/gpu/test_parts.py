@@ -120,7 +120,7 @@ def test_every_variant_is_one_that_the_table_can_hold(variant):
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_variant_compiles_without_spills_and_within_its_registers():
     assert faults_of(in_fresh_process(count_variants, "sm_90", ("bfloat16",))) == []
 

@@ -12,9 +12,12 @@ import pytest
 from rlif.demo.command import DEMO_REWARDS
 from rlif.demo.command import run as run_demo
 from rlif.demo.options import DemoConfig
+from rlif.demo.outcome import run_once
 from rlif.errors import UserError
 from rlif.tasks.arithmetic import ArithmeticConfig
 from rlif.tasks.options import BaseModelConfig
+from rlif.training.loop import TrainResult, train
+from rlif.training.options import TrainConfig
 
 TINY = DemoConfig(
     max_steps=2,
@@ -56,6 +59,81 @@ def test_a_tiny_demo_leaves_data_two_runs_from_one_start_and_a_figure(
     printed = capsys.readouterr().out
     for expected in (*DEMO_REWARDS, "start", "best", "last", str(output_dir / "figure.png"), str(tmp_path / "cache")):
         assert expected in printed
+
+
+def table_in(printed: str) -> str:
+    return printed.partition("Held-out accuracy")[2].partition("Figure:")[0]
+
+
+def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run_demo(replace(TINY, output_dir=whole))
+    table = table_in(capsys.readouterr().out)
+
+    def interrupted(config: TrainConfig) -> TrainResult:
+        if config.reward == ("verifiable",):
+            raise KeyboardInterrupt("stopped")
+        return run_once(config)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rlif.demo.command.run_once", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=r"is not finished: stopped; rlif demo --resume goes on with it$"):
+            run_demo(replace(TINY, output_dir=resumed))
+    with monkeypatch.context() as patched:
+
+        def trained(config: TrainConfig) -> TrainResult:
+            assert config.reward == ("verifiable",), "a finished run is trained again"
+            return train(config)
+
+        patched.setattr("rlif.demo.outcome.train", trained)
+        capsys.readouterr()
+        run_demo(replace(TINY, output_dir=resumed, resume=True))
+    assert table_in(capsys.readouterr().out) == table
+    assert (resumed / "figure.png").read_bytes() == (whole / "figure.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        ("metrics.jsonl", r"metrics.jsonl is damaged \(it has changed since it was written, or is gone\); expected"),
+        (
+            "model/model.safetensors",
+            r"model is damaged \(model.safetensors has changed since it was written\)",
+        ),
+        ("outcome.json", r"outcome.json: has changed since it was written; expected it as it was"),
+    ],
+)
+def test_a_finished_run_that_has_changed_is_not_taken_for_what_it_was(
+    damaged: str, message: str, tmp_path: Path
+) -> None:
+    config = replace(TINY, output_dir=tmp_path / "demo")
+    run_demo(config)
+    path = tmp_path / "demo" / "self_certainty" / damaged
+    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(UserError, match=message):
+        run_demo(replace(config, resume=True))
+
+
+def test_a_run_that_was_killed_before_its_outcome_was_written_is_run_again(tmp_path: Path) -> None:
+    config = replace(TINY, output_dir=tmp_path / "demo")
+    run_demo(config)
+    run = tmp_path / "demo" / "verifiable"
+    before = read_rows(run / "metrics.jsonl")
+    (run / "outcome.json").unlink()
+    run_demo(replace(config, resume=True))
+    after = read_rows(run / "metrics.jsonl")
+    assert [(row["step"], row.get("loss"), row.get("eval/accuracy")) for row in after] == [
+        (row["step"], row.get("loss"), row.get("eval/accuracy")) for row in before
+    ]
+
+
+def test_another_demo_cannot_be_resumed(tmp_path: Path) -> None:
+    config = replace(TINY, output_dir=tmp_path / "demo")
+    run_demo(config)
+    with pytest.raises(UserError, match=r"^resume: seed is 1, but the demonstration had 0; expected no change"):
+        run_demo(replace(config, resume=True, seed=1))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def test_a_score_in_nats_is_calibrated_by_regression_only_and_a_probability_as_i
     )  # one of two right in each bin
     # Within the first prompt the right one is on top, within the second at the bottom: the mean of 1 and 0.
     assert scores["self_certainty"].auroc_within == 0.5
-    assert set(scores) == {"self_certainty", "inverse_perplexity", "agreement"}
+    assert set(scores) == {"self_certainty", "inverse_perplexity", "agreement", "all_scores"}
+    assert scores["all_scores"].as_is is not None
 
 
 def test_without_gold_answers_there_is_only_what_needs_none() -> None:

@@ -14,6 +14,7 @@ from rlif.metrics.calibration import (
     brier_score,
     expected_calibration_error,
     isotonic_confidence,
+    logistic_confidence,
     reliability_bins,
     risk_coverage,
 )
@@ -133,14 +134,30 @@ def test_isotonic_confidence_makes_probabilities_of_scores_in_nats() -> None:
     assert np.abs(isotonic_confidence(noise, correct, groups) - correct.mean()).mean() < 0.05
 
 
+def test_several_scores_together_know_what_each_knows_a_part_of() -> None:
+    first, correct, groups = calibrated_scores(500, 8)
+    hidden = np.random.default_rng(2).normal(size=len(first))
+    parts = np.stack([first + hidden, 30 * hidden], axis=1)  # the units do not matter
+    together = logistic_confidence(parts, correct, groups)
+    assert ((together > 0) & (together < 1)).all()
+    assert np.abs(together - 1 / (1 + np.exp(-first))).mean() < 0.02
+    assert auroc(together, correct) > auroc(parts[:, 0], correct) + 0.05
+    assert logistic_confidence(parts[:8], np.ones(8, bool), np.arange(8)).tolist() == [1.0] * 8
+    with pytest.raises(ValueError, match=r"scores has shape \(8,\), expected \(N, K\)"):
+        logistic_confidence(first[:8], correct[:8], groups[:8])
+    with pytest.raises(ValueError, match=r"groups has shape \(7,\), expected that of correct, \(8,\)"):
+        logistic_confidence(parts[:8], correct[:8], groups[:7])
+
+
 def test_no_prompt_is_calibrated_on_its_own_completions() -> None:
     score, correct, groups = calibrated_scores(10, 4)
     own = groups == 3
     other = correct.copy()
     other[own] = ~other[own]
-    before, after = (isotonic_confidence(score, labels, groups) for labels in (correct, other))
-    assert np.array_equal(before[own], after[own])
-    assert not np.array_equal(before[~own], after[~own])
+    for fit in (isotonic_confidence, lambda score, *more: logistic_confidence(score[:, None], *more)):
+        before, after = (fit(score, labels, groups) for labels in (correct, other))
+        assert np.array_equal(before[own], after[own])
+        assert not np.array_equal(before[~own], after[~own])
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1])

@@ -203,8 +203,10 @@ def test_a_run_of_two_processes_leaves_one_directory_and_resumes(
     assert all(torch.equal(finished[name], resumed[name]) for name in finished)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param("accelerate", marks=pytest.mark.slow), pytest.param("torchrun", marks=pytest.mark.exhaustive)],
+)
 def test_the_launchers_of_accelerate_and_torch_train_with_two_processes(launcher: str, make_config: MakeConfig) -> None:
     config = make_config()
     words = ["--model", config.model, "--data", str(config.data), "--output-dir", str(config.output_dir)]
