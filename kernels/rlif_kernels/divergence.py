@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlif_kernels.backends import local_backend, pairs, vocab_parallel
 from rlif_kernels.checks import check_inplace, check_logits
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.loss_functions import logits_loss_functions
 from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import fake_pair_outputs, op_pair, op_pair_arguments, pair_outputs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def divergence(
     logits: Tensor,
     teacher_logits: Tensor,

@@ -14,6 +14,7 @@ from torch import Tensor
 from rlif_kernels.backends import local_backend, vocab_parallel
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes
 from rlif_kernels.divergence import divergence_of
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.head import head
 from rlif_kernels.head.pairs import TeacherTensors, as_linear_layers, divergences_and_gradients, pair_of_heads
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def linear_divergence(
     hidden: Tensor,
     weight: Tensor,

@@ -36,10 +36,13 @@ from rlif.metrics.selection import (
     pass_at_k,
     weighted_choice,
 )
-from rlif.scoring.group_confidence import GROUP_SCORES
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES
 
 # In nats: no probabilities, even where all of them happen to lie in [0, 1].
-SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob", *GROUP_SCORES)
+SCORES_IN_NATS = (
+    "self_certainty", "token_entropy", "token_varentropy", "top_confidence", "trajectory_entropy", "sequence_logprob",
+    *GROUP_SCORES, *TOP_GROUP_SCORES,
+)  # fmt: skip
 AGREEMENT = "agreement"
 # Of all scores of a completion together, which takes labels of other prompts.
 ALL_SCORES = "all_scores"

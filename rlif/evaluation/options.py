@@ -75,7 +75,7 @@ class EvalConfig(
 
     confidence_window: Count = 64
     """Tokens of a window, of the scores that look at stretches of a completion (DeepConf, arXiv 2508.15260, which takes
-    up to 2048). Of a shorter completion they are its mean self-certainty."""
+    up to 2048). Of a shorter completion they are the mean of all its tokens."""
 
     analyses: Count = 1
     """Analyses of each answer between tags, whose stated confidences are averaged to the score verbalized_mean: with

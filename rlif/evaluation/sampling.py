@@ -25,7 +25,7 @@ from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.rollouts.verification import VERIFICATION_SEED, Verifier, make_verifier
-from rlif.scoring.confidence import OUTPUTS, confidence_scores
+from rlif.scoring.confidence import EVALUATED_OUTPUTS, confidence_scores
 
 # Tokens sampled at a time where nobody says it, on a GPU.
 MAX_BATCH_TOKENS = 16384
@@ -127,7 +127,7 @@ class EvalSampling:
         """The rows of some prompts, the first of which is number `start` of all."""
         config, count = self.config, self.config.num_generations
         seeds = [(config.seed, start + offset) for offset in range(len(prompts))]
-        rollout = self.sample(prompts, seeds, count, outputs=OUTPUTS)
+        rollout = self.sample(prompts, seeds, count, outputs=EVALUATED_OUTPUTS)
         tensors = confidence_scores(
             rollout, self.language_model.tokenizer, self.language_model.vocab_size, config.confidence_window
         )

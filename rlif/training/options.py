@@ -44,7 +44,7 @@ from rlif.training.variant_options import (
 LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo", "gmpo"]
 RewardScale = Literal["group", "batch", "none"]
 ImportanceLevel = Literal["token", "sequence"]
-KLEstimator = Literal["k3", "full"]
+KLEstimator = Literal["k3", "k3_corrected", "full"]
 VerifyLabels = Literal["gold", "majority"]
 
 REWARD_HELP = (
@@ -75,9 +75,10 @@ class PolicyLossOptions:
     """Weight of the KL divergence to the frozen start model. 0 switches it off: collapse comes sooner."""
 
     kl_estimator: KLEstimator = "k3"
-    """k3: estimate that divergence from the log-probabilities of each token drawn. full: compute it over the whole
-    vocabulary, from the start model's hidden states: exact, with a gradient that varies less and is 0 at the start.
-    With num_iterations above 1 the hidden states of a step are kept."""
+    """k3: estimate that divergence from the log-probabilities of each token drawn. k3_corrected: times the probability
+    ratio, so that the gradient of the estimate is unbiased too (TRL's use_bias_correction_kl, arXiv 2512.02556). full:
+    compute it over the whole vocabulary, from the start model's hidden states: exact, with a gradient that varies less
+    and is 0 at the start. With num_iterations above 1 the hidden states of a step are kept."""
 
     epsilon: Positive = 0.2
     """Clip range of the probability ratio; of consequence from the second update of a rollout on (num_iterations). Of

@@ -34,21 +34,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from rlif_kernels.functional import STATISTICS
 from rlif_kernels.rows import RowState
-from rlif_kernels.stats import FIELDS
 
 if sys.platform != "win32":
     import fcntl
 
 SOURCES = tuple(
     Path(__file__).with_name(name)
-    for name in ("kernels.c", "vectors.h", "threads.h", "call.h", "forward.h", "backward.h", "pairs.h")
+    for name in ("kernels.c", "vectors.h", "threads.h", "call.h", "order.h", "forward.h", "backward.h", "pairs.h")
 )
 # No -ffast-math: the edge values are infinities and NaN. One word on contraction, or GCC and Clang differ in it.
 FLAGS = ("-O2", "-std=gnu11", "-Wno-psabi", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
+C_TYPES = {torch.float32: "float", torch.int64: "int64_t"}
 # Names that the C code shares with Python, in the order of the tables that hold them.
 NAMES = (
-    "-DFIELD_POINTERS=" + ", ".join(f"*{name}" for name in FIELDS),
+    "-DFIELD_POINTERS=" + " ".join(f"{C_TYPES[statistic.dtype]} *{name};" for name, statistic in STATISTICS.items()),
     "-DSTATE_PARTS=" + ", ".join(f"STATE_{name.upper()}" for name in RowState._fields),
 )
 # Tried in turn: Clang on Arm knows the machine's processor by the second name only.
