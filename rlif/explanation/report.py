@@ -41,8 +41,9 @@ def show(explanation: Explanation, console: Console) -> None:
         + (" right: how often a right completion was preferred to a wrong one that scores higher." if labelled else ""),
     )
     headers = ["score", "preferred", "95% interval", "Pearson", "Spearman", "Kendall", "weight"]
+    # Where there is too little room a name goes on in the next line: of a part nobody could tell which it is.
     for header in headers + ["right"] * labelled:
-        table.add_column(header, justify="left" if header == "score" else "right")
+        table.add_column(header, justify="left" if header == "score" else "right", overflow="fold")
     for name, found in explanation.scores.items():
         cells = [_form(found.concordance.value, "{:.1%}"), _interval(found.concordance, "{:.1%}")]
         cells += [
@@ -66,12 +67,17 @@ def sentences(explanation: Explanation) -> list[str]:
     if not explanation.scores or not abs(kl.value) > NOTHING_MOVED:
         return [*found, "That is nothing: there is no training to explain."]
     best, measures = next(iter(explanation.scores.items()))
-    found.append(f"Of the rewards compared, {best} explains the training best. {describe(best, measures)}")
+    by_chance = from_chance(measures.concordance) == 0
+    if by_chance:
+        found.append(f"None of the rewards compared explains the training. The nearest is {describe(best, measures)}")
+    else:
+        found.append(f"Of the rewards compared, {best} explains the training best. {describe(best, measures)}")
     if RIGHT in explanation.scores and best != RIGHT:
         found.append(describe(RIGHT, explanation.scores[RIGHT]))
     rivals = {name: share for name, share in explanation.parted.get(best, {}).items() if not math.isnan(share.value)}
     for name, share in rivals.items():
-        if share.low <= 0.5 <= share.high and overlap(measures.concordance, explanation.scores[name].concordance):
+        either = not by_chance and share.low <= 0.5 <= share.high
+        if either and overlap(measures.concordance, explanation.scores[name].concordance):
             found.append(f"It cannot be told apart from {name}: where they part, the training sided with either.")
     if RIGHT in rivals:
         share = rivals[RIGHT]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -251,13 +252,19 @@ def models_table(numbers: dict[str, dict[str, float]], confidence: str, count: i
     table.add_column("")
     for label in numbers:
         table.add_column(label, justify="right")
+
+    def number(name: str, form: str) -> Callable[[dict[str, float]], str]:
+        # Of a model that states no answer nothing is measured.
+        return lambda row: f"{row[name]:{form}}" if row["answered"] and not math.isnan(row[name]) else "-"
+
+    accuracy, error = number("accuracy", ".1%"), number("accuracy_se", ".1%")
     lines = {
-        "accuracy": lambda row: f"{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}",
+        "accuracy": lambda row: accuracy(row) if error(row) == "-" else f"{accuracy(row)} ± {error(row)}",
         "state an answer": lambda row: f"{row['answered']:.1%}",
-        "mean confidence": lambda row: f"{row[f'{confidence}/mean']:.3f}",
-        "ECE": lambda row: f"{row[f'{confidence}/ece']:.3f}",
-        "Brier": lambda row: f"{row[f'{confidence}/brier']:.3f}",
-        "AUROC": lambda row: f"{row[f'{confidence}/auroc']:.3f}",
+        "mean confidence": number(f"{confidence}/mean", ".3f"),
+        "ECE": number(f"{confidence}/ece", ".3f"),
+        "Brier": number(f"{confidence}/brier", ".3f"),
+        "AUROC": number(f"{confidence}/auroc", ".3f"),
     }
     for name, cell in lines.items():
         if confidence == "self_certainty" and name in ("ECE", "Brier"):  # nats are no probabilities

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from rlif.explanation.measure import Explanation, measure, regression
-from rlif.explanation.report import sentences
+from rlif.explanation.report import sentences, show
 from rlif.explanation.samples import Samples
 from rlif.metrics.bootstrap import Bootstrap
 
@@ -58,6 +59,24 @@ def test_a_score_that_was_punished_is_said_to_be_so() -> None:
     _, found = draw({"length": -1.0})
     assert found.scores["length"].concordance.high < 0.1
     assert any("the one with lower length was preferred" in sentence for sentence in sentences(found))
+
+
+def test_a_training_that_no_score_explains_is_said_to_be_so() -> None:
+    _, found = draw({})
+    first = next(iter(found.scores.values()))
+    assert first.concordance.low < 0.5 < first.concordance.high
+    text = " ".join(sentences(found))
+    assert "None of the rewards compared explains the training. The nearest is" in text
+    assert "best" not in text
+    assert "told apart from" not in text
+
+
+def test_no_name_is_cut_in_a_narrow_terminal() -> None:
+    _, found = draw({"self_certainty": 1.0})
+    console = Console(record=True, width=80)
+    show(found, console)
+    first_column = "".join(line.split("│")[1].strip() for line in console.export_text().splitlines() if "│" in line)
+    assert all(name in first_column for name in found.scores)
 
 
 def test_it_is_told_on_which_side_a_training_was_where_two_scores_part() -> None:

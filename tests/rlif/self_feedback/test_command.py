@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rlif.cli import parse
 from rlif.errors import UserError
 from rlif.self_feedback import sample as sampling
+from rlif.self_feedback.command import models_table, with_recorded
 from rlif.self_feedback.command import run as run_self_feedback
-from rlif.self_feedback.command import with_recorded
 from rlif.self_feedback.options import (
     MeasureOptions,
     RankOptions,
@@ -195,6 +197,18 @@ def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
     assert "samples told apart" in capsys.readouterr().out
     with pytest.raises(UserError, match="preferences: got a file of pairs with the objective nft"):
         run_self_feedback(make_config(stage="train", rank=rank, train=train, preferences=Path("pairs.jsonl")))
+
+
+def test_of_a_model_that_states_no_answer_nothing_is_shown_as_measured() -> None:
+    row = {"accuracy": 0.25, "accuracy_se": math.nan, "answered": 0.5}
+    row |= {f"probability_disparity/{name}": 0.125 for name in ("mean", "ece", "brier", "auroc")}
+    console = Console(record=True, width=80)
+    console.print(models_table({"a": row, "b": row | {"accuracy": 0.0, "answered": 0.0}}, "probability_disparity", 4))
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
+    assert [each for each in cells if each] == [
+        ["accuracy", "25.0%", "-"], ["state an answer", "50.0%", "0.0%"], ["mean confidence", "0.125", "-"],
+        ["ECE", "0.125", "-"], ["Brier", "0.125", "-"], ["AUROC", "0.125", "-"],
+    ]  # fmt: skip
 
 
 def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() -> None:
