@@ -108,7 +108,7 @@ def loss_arguments(
     # multiplies differs between them: advantages, or a penalty. Off-policy "vespo" and "gmpo" weigh whole sequences
     # whatever the level is.
     level = importance_sampling_level == "sequence"
-    differs = (per_token and term not in ("cispo", "vespo")) or (level and options.kl_ratio * options.beta != 0)
+    differs = (per_token and term not in ("cispo", "vespo")) or (level and options.kl_ratio != 0 and options.beta != 0)
     by_sequence = (level or term in ("vespo", "gmpo")) and (old_logprob is not None or differs)
     length = targets.shape[-1] if by_sequence and targets.numel() > 0 else 0
     return arguments, LossArguments(loss_rows, options, term, length, selects)
