@@ -35,7 +35,10 @@ def verify(results: dict[str, Any]) -> str:
     return f"{table(headings, rows)}\n\n{told}"
 
 
-def spread(values: list[float], form: str = ".1%") -> str:
-    """A mean, and the range of several values."""
+def spread(found: list[float | None], form: str = ".1%") -> str:
+    """A mean, and the range of several values; nothing where none was measured."""
+    values = [value for value in found if value is not None]
+    if not values:
+        return ""
     mean = f"{statistics.fmean(values):{form}}"
     return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"

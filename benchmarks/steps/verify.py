@@ -19,7 +19,7 @@ from rlif.evaluation.measure import Evaluation, evaluate_completions
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.sampling import prepare_sampling
 from rlif.files.fingerprint import fingerprint
-from rlif.files.json_values import write_json
+from rlif.files.json_values import without_nan, write_json
 from rlif.options.record import CONFIG_FILE
 from rlif.tasks.arithmetic import VERIFY_RATINGS, VERIFY_TEMPLATE, completion_length, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
@@ -143,8 +143,8 @@ def entry(found: Evaluation, num_generations: int) -> dict[str, Any]:
     }
     return {name: found.selection[measure]._asdict() for name, measure in kept.items()} | {
         "balanced_accuracy": found.verifying,
-        "auroc": found.scores[VERIFICATION].auroc,
-        "auroc_within": found.scores[VERIFICATION].auroc_within,
+        "auroc": without_nan(found.scores[VERIFICATION].auroc),
+        "auroc_within": without_nan(found.scores[VERIFICATION].auroc_within),
     }
 
 
@@ -173,4 +173,5 @@ def added(found: Path, results: dict[str, Any]) -> str:
     results["entries"].append(json.loads(found.read_text(encoding="utf-8")))
     held_out = results["entries"][-1]["held_out"]
     verifying = held_out["balanced_accuracy"]
-    return f"solving {held_out['accuracy']['value']:.1%}, verifying {verifying:.1%}"
+    shown = "not measured: all or none are right" if verifying is None else f"{verifying:.1%}"
+    return f"solving {held_out['accuracy']['value']:.1%}, verifying {shown}"
