@@ -123,7 +123,7 @@ def test_wandb_offline_gets_every_metric_of_every_step_and_a_table_of_completion
         assert {name: row[name] for name in ("reward", "entropy", "loss")} == {
             name: pytest.approx(mine[name]) for name in ("reward", "entropy", "loss")
         }
-        table = json.loads((run / "files" / row[TABLE]["path"]).read_text())
+        table = json.loads((run / "files" / row[f"{TABLE}.path"]).read_text())
         assert table["columns"] == [name for name in samples[0] if name != "step"]
         assert table["data"] == cells_of(samples, row["_step"])
 
