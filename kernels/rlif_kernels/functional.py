@@ -160,10 +160,11 @@ def sums_of(outputs: Iterable[str]) -> frozenset[str]:
 
 
 def op_fields(outputs: Iterable[str]) -> tuple[str, ...]:
-    """Those of OP_FIELDS that the requested fields need, in order."""
+    """Those of OP_FIELDS that the requested fields, which come in order, need."""
     needed = set(outputs)
-    if needed & set(TOP_FIELDS):
-        needed |= {"top_ids", "top_logprobs"}
+    if needed.isdisjoint(TOP_FIELDS):
+        return tuple(outputs)
+    needed |= {"top_ids", "top_logprobs"}
     return tuple(name for name in OP_FIELDS if name in needed)
 
 
