@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlif.answers.extract import AnswerStyle
-from rlif.data.prompts import Prompt, answer_style_of, check_encodable
+from rlif.data.prompts import Message, Prompt, answer_style_of, check_encodable
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.chat import apply_chat_template
@@ -26,6 +26,8 @@ class EncodedPrompt(NamedTuple):
     ids: list[int]
     answer_style: AnswerStyle = "strict"
     """Where the answers to it are looked for."""
+    content: str | Sequence[Message] | None = None
+    """What was tokenized: text, or a conversation; None where nobody needs to know."""
 
 
 def encode_prompts(
@@ -47,38 +49,70 @@ def encode_prompts(
         UserError: a prompt has no tokens, has one that the model does not know, or leaves no room for the completion
             within the positions of the model; or the chat template is missing or refuses a conversation.
     """
-    model = language_model.model
-    vocab_size = model.get_input_embeddings().num_embeddings
-    # Of a model that reads images too, the part that reads text.
-    max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     style = answer_style or answer_style_of(prompts, chat=chat, system_prompt=system_prompt)
+    limit = max_prompt_length(language_model, max_completion_length)
     encoded = []
     for prompt in prompts:
-        content = prompt.content
-        begins = content if isinstance(content, str) else str(content[-1]["content"])
-        where = f"{argument}: {prompt.where + ', ' if prompt.where else ''}prompt {begins[:40]!r}"
-        is_chat = chat or system_prompt is not None or not isinstance(content, str)
-        if is_chat:
-            text = apply_chat_template(content, language_model.tokenizer, system_prompt=system_prompt, where=where)
-        else:
-            text = str(content)
-        check_encodable(text, "prompt", where)
-        if max_positions is not None and len(text) > MAX_CHARACTERS * max_positions:
+        where = _place(prompt, argument)
+        each = encode_prompt(
+            language_model, prompt, where=where, chat=chat, system_prompt=system_prompt, answer_style=style
+        )
+        if limit is not None and len(each.ids) > limit:
             raise UserError(
-                f"{where} has {len(text)} characters, which are more than the model's {max_positions} positions hold"
+                f"{where} has {len(each.ids)} tokens, which with max_completion_length {max_completion_length} is more "
+                f"than the model's {limit + max_completion_length} positions"
             )
-        ids = _token_ids(language_model, text, add_special_tokens=not is_chat)
-        if not ids:
-            raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")
-        if max(ids) >= vocab_size:
-            raise UserError(f"{where} has token id {max(ids)}, but the model has {vocab_size} embeddings")
-        if max_positions is not None and len(ids) + max_completion_length > max_positions:
-            raise UserError(
-                f"{where} has {len(ids)} tokens, which with max_completion_length {max_completion_length} is more than "
-                f"the model's {max_positions} positions"
-            )
-        encoded.append(EncodedPrompt(text, prompt.answer, ids, style))
+        encoded.append(each)
     return encoded
+
+
+def max_prompt_length(language_model: LanguageModel, max_completion_length: int) -> int | None:
+    """Return the tokens of a prompt at most that leave room for a completion; None where positions have no bound."""
+    # Of a model that reads images too, the part that reads text.
+    positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else positions - max_completion_length
+
+
+def encode_prompt(
+    language_model: LanguageModel,
+    prompt: Prompt,
+    *,
+    where: str,
+    chat: bool,
+    system_prompt: str | None,
+    answer_style: AnswerStyle,
+) -> EncodedPrompt:
+    """Tokenize one prompt as `encode_prompts` does, whether or not it leaves room for a completion.
+
+    Raises:
+        UserError: naming the prompt by `where`.
+    """
+    content = prompt.content
+    is_chat = chat or system_prompt is not None or not isinstance(content, str)
+    if is_chat:
+        text = apply_chat_template(content, language_model.tokenizer, system_prompt=system_prompt, where=where)
+    else:
+        text = str(content)
+    check_encodable(text, "prompt", where)
+    positions = max_prompt_length(language_model, 0)
+    if positions is not None and len(text) > MAX_CHARACTERS * positions:
+        raise UserError(
+            f"{where} has {len(text)} characters, which are more than the model's {positions} positions hold"
+        )
+    ids = _token_ids(language_model, text, add_special_tokens=not is_chat)
+    vocab_size = language_model.model.get_input_embeddings().num_embeddings
+    if not ids:
+        raise UserError(f"{where} has no tokens, expected at least one; does the tokenizer belong to the model?")
+    if max(ids) >= vocab_size:
+        raise UserError(f"{where} has token id {max(ids)}, but the model has {vocab_size} embeddings")
+    return EncodedPrompt(text, prompt.answer, ids, answer_style, content)
+
+
+def _place(prompt: Prompt, argument: str) -> str:
+    """Say which prompt it is, for messages."""
+    content = prompt.content
+    begins = content if isinstance(content, str) else str(content[-1]["content"])
+    return f"{argument}: {prompt.where + ', ' if prompt.where else ''}prompt {begins[:40]!r}"
 
 
 def _token_ids(language_model: LanguageModel, text: str, *, add_special_tokens: bool) -> list[int]:

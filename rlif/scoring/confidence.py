@@ -25,7 +25,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rlif.scoring.answer_tokens import answer_tokens
-from rlif.scoring.group_confidence import group_scores
+from rlif.scoring.group_confidence import GROUP_SCORES, group_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,17 @@ if TYPE_CHECKING:
 
 # The fields of `TokenStats` that the scores are made of.
 OUTPUTS = ("logprob", "entropy", "self_certainty", "top_probs")
+# What `confidence_scores` says of a whole completion.
+CONFIDENCE_SCORES = (
+    "self_certainty",
+    "token_entropy",
+    "trajectory_entropy",
+    "sequence_logprob",
+    "inverse_perplexity",
+    "entropy_confidence",
+    "probability_disparity",
+    *GROUP_SCORES,
+)
 # What `span_scores` says of a span.
 SPAN_SCORES = (
     "probability_disparity",
@@ -119,7 +130,7 @@ def answer_disparity(
 def confidence_scores(
     rollout: Rollout, tokenizer: PreTrainedTokenizerBase, vocab_size: int, window: int
 ) -> dict[str, Tensor]:
-    """Compute every score of N whole completions, but for the disparity, which is that of the answers' tokens.
+    """Compute `CONFIDENCE_SCORES` of N whole completions, but for the disparity, which is that of the answers' tokens.
 
     Args:
         rollout: sampled with `OUTPUTS`.
