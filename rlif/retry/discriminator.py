@@ -36,6 +36,8 @@ from rlif.scoring.confidence import CONFIDENCE_SCORES
 # What an attempt has, so that a discriminator may ask for it.
 KNOWN_SCORES = (*CONFIDENCE_SCORES, VERBALIZED)
 ATTEMPTS_FILE, DISCRIMINATOR_FILE = "attempts.jsonl", "discriminator.json"
+# Measures on prompts that it was not fitted on.
+HELD_OUT = ("auroc", "brier")
 # Of completions of which nobody knows, the default of `rlif eval`.
 WINDOW = 64
 
@@ -117,6 +119,9 @@ def read_discriminator(path: Path, *, argument: str = "discriminator") -> Discri
         temperature = float(_numbers([temperature], "temperature", 1, where)[0])
     check_value(f"{where}: temperature", temperature, Temperature | None)
     check_value(f"{where}: confidence_window", window, Count)
+    if (held_out := document.get("held_out")) is not None:
+        measured = [held_out.get(name) for name in HELD_OUT] if isinstance(held_out, dict) else held_out
+        _numbers(measured, f"held_out ({', '.join(HELD_OUT)})", len(HELD_OUT), where)
     model = LogisticModel(means, scales, coefficients, float(intercept))
     return Discriminator(tuple(names), model, temperature, window, document)
 
@@ -237,7 +242,7 @@ def _held_out(
     if len(np.unique(prompts)) < 2:
         return None
     probability = logistic_confidence(features, right, prompts)
-    return {"auroc": auroc(probability, right), "brier": brier_score(probability, right)}
+    return dict(zip(HELD_OUT, (auroc(probability, right), brier_score(probability, right)), strict=True))
 
 
 def _numbers(values: object, name: str, count: int, where: str) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rlif.answers.matching import is_right
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
+from rlif.errors import UserError
 from rlif.files.json_values import without_nan
 from rlif.files.jsonl import read_rows
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats, Resampled
@@ -111,9 +112,11 @@ def read_attempts(path: Path, max_rounds: int) -> Tried:
     """Read a finished attempts.jsonl.
 
     Raises:
-        UserError: it cannot be read, or has changed.
+        UserError: it cannot be read, is empty, or has changed.
     """
     rows = read_rows(path, sealed_only=True)
+    if not rows:
+        raise UserError(f"output_dir: {path} is empty, expected the attempts at one prompt at least")
     shape = len(rows), max_rounds
     probability, right, tokens = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape)
     with limited_cost(RUN_SECONDS):

@@ -31,9 +31,8 @@ def show_discriminator(discriminator: Discriminator, console: Console) -> None:
         zip(discriminator.scores, discriminator.model.coefficients, strict=True), key=lambda item: -abs(item[1])
     )
     heaviest = ", ".join(f"{name} ({weight:+.2f})" for name, weight in weights[:NAMED])
-    held_out = discriminator.record.get("held_out")
-    measured = ""
-    if isinstance(held_out, dict):
+    held_out, measured = discriminator.record.get("held_out"), ""
+    if held_out is not None:
         measured = (
             f" On prompts that it was not fitted on: AUROC {held_out['auroc']:.3f}, Brier {held_out['brier']:.3f}."
         )
@@ -44,6 +43,8 @@ def show(found: Retried, console: Console) -> None:
     """Print a table by round, and what it comes to in sentences."""
     table = Table(
         title=f"{found.prompts} prompts, attempt by attempt",
+        box=None,
+        padding=(0, 2, 0, 0),
         caption="right: of the attempts of that round. probability: their mean, by the discriminator. precision: right "
         "ones of the accepted. recall: accepted ones of the right. accuracy: of all prompts, if that round were the "
         "last."
@@ -51,14 +52,13 @@ def show(found: Retried, console: Console) -> None:
         else None,
     )
     headers = ["round", "attempts", "probability", "accepted"]
-    headers += ["right", "precision", "recall", "accuracy", "95% interval"] * bool(found.labelled)
+    headers += ["right", "precision", "recall", "accuracy"] * bool(found.labelled)
     for header in headers:
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     for number, each in enumerate(found.rounds, start=1):
         cells = [str(number), str(each.attempts), _form(each.probability.value), _form(each.accepted.value)]
         if found.labelled:
             cells += [_form(one.value) for one in (each.right, each.precision, each.recall, each.accuracy)]
-            cells.append(_interval(each.accuracy))
         table.add_row(*cells)
     console.print(table)
     for sentence in sentences(found):
@@ -126,7 +126,10 @@ def draw(found: Retried, threshold: float, path: Path) -> None:
     rounds.set_xlabel("round")
     rounds.set_title(f"by round, accepted from a probability of {threshold:g} on", loc="left", fontsize=10)
     for index, (name, curve) in enumerate(found.curves.items()):
-        curves.plot(curve.coverage, curve.risk, label=f"{name} ({curve.area:.3f})", **line_style(index))
+        width = 3 - 1.5 * index  # where one lies on the other both are seen
+        curves.plot(
+            curve.coverage, curve.risk, label=f"{name} ({curve.area:.3f})", linewidth=width, **line_style(index)
+        )
     curves.set_xlim(0, 1)
     curves.set_ylim(bottom=0)
     in_percent(curves.xaxis)
@@ -135,7 +138,7 @@ def draw(found: Retried, threshold: float, path: Path) -> None:
     curves.set_title("risk: share wrong among them (area under the curve)", loc="left", fontsize=10)
     for axes in (rounds, curves):
         tidy_axes(axes)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     save_figure(figure, path)
 
 
