@@ -18,8 +18,9 @@ TRL_STAMP := $(VENV)/.trl-installed
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
+TRACKERS_STAMP := $(VENV)/.trackers-installed
 
-.PHONY: environments demo real test test-slow test-all test-exhaustive test-faults test-integrations lint format bench bench-gate bench-compare docs clean
+.PHONY: environments demo real test test-slow test-all test-exhaustive test-faults test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
 
 # Before anything runs in them; with --jobs 2 beside each other.
 environments: $(DOCS_STAMP) $(VERL_STAMP)
@@ -33,11 +34,11 @@ real: $(STAMP)
 
 # What guards every promise once, in seven minutes on two cores.
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not exhaustive and not faults" $(ARGS)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not exhaustive and not faults and not release" $(ARGS)
 
 # The tests marked slow, which try the same promises on more sizes, dtypes and options.
 test-slow: $(STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "slow and not exhaustive and not faults" $(ARGS)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "slow and not exhaustive and not faults and not release" $(ARGS)
 
 test-all: test test-slow test-faults
 
@@ -54,6 +55,16 @@ test-faults: $(STAMP)
 test-integrations: $(TRL_STAMP) $(VERL_STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations $(ARGS)
 	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl $(ARGS)
+
+# What a release would be, built and then installed away from this tree, in an environment for each Python that there is;
+# and the trackers, which are too large for every day.
+test-release: $(TRACKERS_STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/release tests/rlif/training/test_trackers.py $(ARGS)
+
+# The two files of a release, in dist/: the source distribution, and the wheel that is built from it.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -99,6 +110,10 @@ $(TRL_STAMP): $(STAMP)
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python $(PIP) --no-deps --upgrade --target $(BENCH_PEERS) --constraint constraints-verl.txt verl
+	@touch $@
+
+$(TRACKERS_STAMP): $(STAMP)
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,trackers]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)

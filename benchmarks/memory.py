@@ -26,7 +26,7 @@ _M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 1 << 16
 
 def resident_bytes(field: str) -> int:
     """This process's resident memory: now (VmRSS), or its peak (VmHWM)."""
-    with open("/proc/self/status") as lines:
+    with open("/proc/self/status", encoding="utf-8") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
@@ -47,7 +47,7 @@ def rise_of_peak(function: Callable[[], object], device: str = "cpu") -> int:
         function()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    RESETS_PEAK.write_text("5")  # sets the peak to what is resident now
+    RESETS_PEAK.write_text("5", encoding="utf-8")  # sets the peak to what is resident now
     before = resident_bytes("VmRSS")
     function()
     return resident_bytes("VmHWM") - before

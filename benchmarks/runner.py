@@ -45,6 +45,7 @@ SUITES = {
     "architectures": "benchmarks.steps.architectures",
     "kl-estimators": "benchmarks.steps.kl_estimators",
     "explain": "benchmarks.steps.explain",
+    "verify": "benchmarks.steps.verify",
 }
 
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from rlif.rollouts.sample import sample
     from rlif.training.loop import TrainResult, train
     from rlif.training.options import TrainConfig
+    from rlif_kernels import __version__ as __version__
 
 __all__ = [
     "REWARDS",
@@ -89,6 +90,7 @@ _MODULES = {
     "rlif.rollouts.sample": ("sample",),
     "rlif.training.loop": ("TrainResult", "train"),
     "rlif.training.options": ("TrainConfig",),
+    "rlif_kernels": ("__version__",),
 }
 
 

@@ -28,10 +28,10 @@ from rlif_kernels.backends.triton.forward import forward_kernel
 from rlif_kernels.backends.triton.grpo import grpo_kernel, terms_kernel
 from rlif_kernels.backends.triton.launches import DESCRIPTOR, Launch, current, override
 from rlif_kernels.backends.triton.pairs import pair_constants
-from rlif_kernels.functional import DIFFERENTIABLE
+from rlif_kernels.functional import DIFFERENTIABLE, STATISTICS
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
+from rlif_kernels.stats import DEFAULT_OUTPUTS, DEFAULT_TOP
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -43,9 +43,16 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
-# What counts call "all fields". Varentropy has kernels of its own, beside the default fields, to compare with theirs.
-ALL_BUT_VARENTROPY = tuple(name for name in FIELDS if name != "varentropy")
+# What counts call "all fields". Varentropy and what the order of the columns says have kernels of their own, beside the
+# default fields, to compare with theirs.
+ALL_BUT_VARENTROPY = ("logprob", "entropy", "self_certainty", "logsumexp", "sum_sq_probs", "top_probs")
 WITH_VARENTROPY = (*DEFAULT_OUTPUTS, "varentropy")
+BESIDE_THE_DEFAULT = {
+    WITH_VARENTROPY: "varentropy",
+    (*DEFAULT_OUTPUTS, "argmax"): "argmax",
+    (*DEFAULT_OUTPUTS, "target_rank"): "target rank",
+    (*DEFAULT_OUTPUTS, "top_ids"): "top 20",
+}
 TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -62,17 +69,19 @@ class Kernel:
     short: bool = False  # which of the two kernels of the fused loss
     kind: str = ""  # of a divergence
     few: bool = False  # rows of a divergence
+    corrected: bool = False  # the penalty of the loss, by the ratio
 
     def __str__(self) -> str:
         notes = [TRITON_DTYPES[self.dtype]]
         notes += ["all fields"] if self.outputs == ALL_BUT_VARENTROPY else []
-        notes += ["varentropy"] if self.outputs == WITH_VARENTROPY else []
+        notes += [BESIDE_THE_DEFAULT[self.outputs]] if self.outputs in BESIDE_THE_DEFAULT else []
         notes += [] if self.wide else ["unaligned"]
         notes += ["softcap"] if self.softcap else []
         notes += [f"{self.slices} slices"] if self.slices > 1 else []
         notes += ["short rows"] if self.short else []
         notes += [self.kind] if self.kind else []
         notes += ["few rows"] if self.few else []
+        notes += ["corrected"] if self.corrected else []
         return f"{self.name} ({', '.join(notes)})"
 
 
@@ -87,13 +96,17 @@ def kernels() -> list[Kernel]:
         *(Kernel(name, dtype, wide=False) for dtype in (bf16, fp32) for name in ("forward", "backward")),
         *(Kernel(name, bf16, outputs=outputs) for outputs in (ALL_BUT_VARENTROPY, WITH_VARENTROPY) for name in names),
         Kernel("forward", fp32, outputs=WITH_VARENTROPY),
+        *(Kernel("forward", bf16, outputs=outputs) for outputs in BESIDE_THE_DEFAULT if outputs != WITH_VARENTROPY),
+        Kernel("forward", fp32, outputs=(*DEFAULT_OUTPUTS, "top_ids")),
+        Kernel("forward", bf16, outputs=(*DEFAULT_OUTPUTS, "top_ids"), softcap=True),
         *(Kernel("part", dtype, slices=slices) for dtype in (bf16, fp32) for slices in (2, 4)),
         *(Kernel(name, dtype, softcap=True) for dtype in (bf16, fp32) for name in names),
         *(Kernel("forward", dtype, outputs=ALL_BUT_VARENTROPY, softcap=True) for dtype in (bf16, fp32)),
         *(Kernel(name, dtype) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, dtype, short=True) for dtype in (bf16, fp32) for name in GRPO_LOOPS),
         *(Kernel(name, bf16, softcap=True) for name in GRPO_LOOPS),
-        Kernel("terms", fp32),
+        *(Kernel(name, bf16, corrected=True) for name in GRPO_LOOPS),
+        *(Kernel("terms", fp32, corrected=corrected) for corrected in (False, True)),
         *(Kernel("divergence sums", dtype, kind="reverse_kl") for dtype in (bf16, fp32)),
         *(Kernel("divergence gradient", dtype, kind=kind) for dtype in (bf16, fp32) for kind in KINDS),
         *(Kernel("divergence mixture", dtype, kind="jsd") for dtype in (bf16, fp32)),
@@ -136,11 +149,12 @@ def kernel_constants(kernel: Kernel, target: str) -> dict[str, Any]:
     if kernel.name == "backward":
         return launcher.backward_constants(launch, launch.tiles, dtype, kernel.wide, softcap)
     if kernel.name in GRPO_LOOPS:
-        return launcher.grpo_constants(launch, dtype, kernel.outputs, GRPO_OPTIONS, kernel.wide, kernel.wide, softcap)
+        loss = GRPO_OPTIONS._replace(kl_ratio=float(kernel.corrected))
+        return launcher.grpo_constants(launch, dtype, kernel.outputs, loss, kernel.wide, kernel.wide, softcap)
     if kernel.name in DIVERGENCE_LOOPS:
         softcaps = (softcap, softcap)
         return pair_constants(launch, (dtype, dtype), kernel.kind, kernel.wide, kernel.wide, softcaps, target)
-    return launcher.forward_constants(launch, dtype, kernel.outputs, kernel.wide, softcap, kernel.slices)
+    return launcher.forward_constants(launch, dtype, kernel.outputs, kernel.wide, softcap, kernel.slices, DEFAULT_TOP)
 
 
 def compile_kernel(kernel: Kernel, target: str) -> Any:
@@ -148,7 +162,8 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
     absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
     if kernel.name == "terms":
         function = terms_kernel
-        constants: dict[str, Any] = {"E": True, "U": True, "ROWS": launcher.TERMS_ROWS}
+        constants: dict[str, Any] = {"E": True, "U": True, "CORRECTED": kernel.corrected}
+        constants["ROWS"] = launcher.TERMS_ROWS
         constants |= {"num_warps": 4, "enable_fp_fusion": False}
         absent = {}
     else:
@@ -167,7 +182,8 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
             absent["grad_ptr"] = None
     if function is forward_kernel:
         absent |= {"parts_ptr": None, "counters_ptr": None} if kernel.name == "forward" else {}
-        absent |= {f"{name}_ptr": None for name in FIELDS if name not in kernel.outputs}
+        absent |= {f"{name}_ptr": None for name in STATISTICS if name not in kernel.outputs}
+        absent |= {} if "target_rank" in kernel.outputs else {"rank_above_ptr": None}
     options = {name: constants.pop(name) for name in OPTIONS if name in constants}
     if TARGETS[target].backend != "cuda":
         options.pop("maxnreg", None)
@@ -176,7 +192,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         "logits_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "grad_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
         "teacher_ptr": f"*{TRITON_DTYPES[kernel.dtype]}",
-        "targets_ptr": "*i64",
+        **dict.fromkeys(("targets_ptr", "argmax_ptr", "target_rank_ptr", "top_ids_ptr"), "*i64"),
         "counters_ptr": "*i32",
         "clipped_ptr": "*i8",
         **dict.fromkeys(("scale", "teacher_scale", "softcap", "teacher_softcap"), "fp32"),

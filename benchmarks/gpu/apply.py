@@ -61,7 +61,7 @@ def apply(file: Path, results: Path | None = None, table: Path | None = None) ->
 
 def checked(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--apply: cannot read {file}: {error}") from error
     if not isinstance(found, dict) or found.get("suite") != "gpu" or not isinstance(found.get("parts"), dict):

@@ -30,6 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 UNMEASURED = {
     "gpu": "**No GPU timing is claimed yet.**",
     "releases": "**The whole run is not among the results yet.**",
+    "verify": "**The whole run is not among the results yet.**",
 }
 TABLE = re.compile(r"(<!-- table (\S+) -->\n)((?:(?!<!-- table ).)*?)(<!-- end -->)", re.DOTALL)
 
@@ -46,7 +47,7 @@ def newest(name: str, directory: Path | None = None) -> Path:
 
 
 def _age(path: Path) -> tuple[bool, str]:
-    results = json.loads(path.read_text())
+    results = json.loads(path.read_text(encoding="utf-8"))
     return _is_full(results), results["date"]
 
 

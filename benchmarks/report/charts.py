@@ -48,7 +48,7 @@ OP_NAMES = {
 
 def figures(source: Path, directory: Path) -> dict[Path, Figure]:
     """The charts of a results file, by their places; empty for suites that have none, and for too few figures."""
-    results = json.loads(source.read_text())
+    results = json.loads(source.read_text(encoding="utf-8"))
     machine = source.name.split(f"-{results['date']}-")[0]
     found = {}
     for name, chart in CHARTS.get(results["suite"], {}).items():

@@ -17,6 +17,7 @@ from benchmarks.report.ops import all_ops, ops
 from benchmarks.report.recipe import recipe
 from benchmarks.report.releases import releases_report, releases_table
 from benchmarks.report.static import static_report, static_table
+from benchmarks.report.verify import verify
 from benchmarks.steps.answers import scores
 
 
@@ -265,6 +266,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real-step": real_step,
     "recipe": recipe,
     "kl-estimators": kl_estimators,
+    "word-prompts": word_prompts,
+    "evidence": evidence,
+    "verify": verify,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
@@ -272,8 +276,6 @@ SUITE_TABLES = TABLES | {
     "static": static_report,
     "releases": releases_report,
     "gpu": gpu_report,
-    "word-prompts": word_prompts,
-    "evidence": evidence,
     "explain": explain,
     "real-self-feedback": real_self_feedback,
 }

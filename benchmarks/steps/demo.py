@@ -58,5 +58,5 @@ def add_seed(options: Options, seed: int, results: dict[str, Any]) -> str:
 
 
 def evaluations(metrics: Path) -> list[dict[str, float]]:
-    rows = map(json.loads, metrics.read_text().splitlines())
+    rows = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
     return [{key: round(row[key], 5) for key in RUN_METRICS} for row in rows if "eval/accuracy" in row]

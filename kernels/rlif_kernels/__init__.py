@@ -19,13 +19,22 @@ What is where, in the order to read it:
   have the checks of their arguments, `kl_penalty` what holds a loss to a reference by a divergence, `loss_tiles` the
   tiles of the loss through a head, `op_values` the boundary of the ops, `loss_functions` the autograd of those that
   compute their gradient with the loss.
+- `requested`, `top_logprobs`: which fields a caller asks for, and what follows from those of the k largest columns.
 - `transforms`: what the ops do under torch.func, forward-mode AD and retain_graph, and what they refuse.
 - `rows`, `backends`: what a backend is told and must return, and which of them serves. `backends.torch`, `backends.c`
   and `backends.triton` compute; `backends.sharded` makes whole rows of slices of the vocabulary, `backends.choices`
-  serves rows with several targets, and `backends.tangents` has the forward-mode derivatives.
+  serves rows with several targets, `backends.order` finishes what the order of the columns says, and
+  `backends.tangents` has the forward-mode derivatives.
+- `compat`: the functions that other trainers read logits with, under their names.
+- `hub` makes a kernel for the Hugging Face Hub of this package, and `op_names` keeps the ops of copies apart.
 - `head`: the product of hidden states with the head, in tiles.
+- `dtensors`: what lets the functions take DTensors; `backends.sharded.dtensors` has the placements.
 """
 
+# Here alone: hatchling reads it for the distribution, `rlif.__version__` is this, and so is a Hub kernel's.
+__version__ = "0.1.0"
+
+from rlif_kernels import compat, reference
 from rlif_kernels.captured_mass import captured_mass
 from rlif_kernels.divergence import divergence
 from rlif_kernels.float32_logits import float32_logits
@@ -48,6 +57,7 @@ __all__ = [
     "SampledTokens",
     "TokenStats",
     "captured_mass",
+    "compat",
     "divergence",
     "float32_logits",
     "grpo_loss",

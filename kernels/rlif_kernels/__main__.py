@@ -20,11 +20,13 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         backend = "cpu" if cpu_backend.serves(torch.empty(1, dtype=dtype)) else "torch"
         print(f"cpu    {str(dtype).removeprefix('torch.'):9} {backend:7} {platform.processor() or platform.machine()}")
+    has_triton = importlib.util.find_spec("triton") is not None
     for kind in ("cuda", "xpu"):
         if getattr(torch, kind).is_available():
-            print(f"{kind:6} any       triton  {getattr(torch, kind).get_device_name()}")
+            backend = "triton" if has_triton else "torch"
+            print(f"{kind:6} any       {backend:7} {getattr(torch, kind).get_device_name()}")
     print(f"\nC kernels (backend cpu): {'' if found.library else 'none, because '}{found.reason}")
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton:
         print("Triton kernels (backend triton): none, because the package triton is not installed")
 
 

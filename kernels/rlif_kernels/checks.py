@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlif_kernels.dtensors import is_dtensor
+from rlif_kernels.requested import requested_fields
 from rlif_kernels.rows import Rows
-from rlif_kernels.stats import FIELDS, IGNORE_INDEX
+from rlif_kernels.stats import IGNORE_INDEX
 from rlif_kernels.transforms import transformed
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def row_arguments(
     backend: str | None,
     group: "ProcessGroup | None",
     several_targets: bool = False,
+    top_logprobs: int | None = None,
 ) -> RowArguments:
     """Check what all functions have in common.
 
@@ -71,8 +74,7 @@ def row_arguments(
     softcap = 0.0 if softcap is None else check_positive("softcap", softcap)
     if vocab_size is not None and (not isinstance(vocab_size, int | torch.SymInt) or isinstance(vocab_size, bool)):
         raise TypeError(f"vocab_size is {vocab_size!r}; expected an integer or None")
-    if not isinstance(outputs, tuple | list) or not outputs or not all(name in FIELDS for name in outputs):
-        raise ValueError(f"outputs is {outputs!r}; expected a non-empty tuple of names out of {FIELDS}")
+    names, top = requested_fields(outputs, top_logprobs)
     if backend not in (*BACKENDS, None):
         raise ValueError(f'backend is {backend!r}; expected "triton", "cpu", "torch" or None')
 
@@ -87,8 +89,8 @@ def row_arguments(
 
         targets, num_columns, largest_slice = own_slice(targets, temperature, num_columns, vocab_size, group)
     return RowArguments(
-        Rows.of(targets, source.ndim - 1, temperature, softcap, num_columns),
-        tuple(name for name in FIELDS if name in outputs),
+        Rows.of(targets, source.ndim - 1, temperature, softcap, num_columns, top),
+        names,
         backend or "auto",
         "" if group is None else group.group_name,
         largest_slice,
@@ -220,8 +222,7 @@ def check_tensor(name: str, value: Any, expected: str = "a torch.Tensor") -> Non
     """A plain tensor: one that is distributed over processes has values, and a gradient, that the ops cannot see."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected {expected}")
-    # By its method, because torch.distributed may be absent.
-    if type(value) not in (Tensor, torch.nn.Parameter) and hasattr(value, "to_local"):
+    if is_dtensor(value):
         raise TypeError(
             f"{name} is a {type(value).__name__}; expected a plain torch.Tensor: {name}.to_local(), with group= where "
             f"the vocabulary is sharded, or {name}.full_tensor()"

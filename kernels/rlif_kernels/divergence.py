@@ -13,7 +13,9 @@ from torch import Tensor
 
 from rlif_kernels.backends import local_backend, pairs, vocab_parallel
 from rlif_kernels.checks import check_inplace, check_logits
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.loss_functions import logits_loss_functions
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import fake_pair_outputs, op_pair, op_pair_arguments, pair_outputs
 from rlif_kernels.pair_checks import pair_arguments
 from rlif_kernels.pairs import PAIR_OUTPUTS, Divergence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def divergence(
     logits: Tensor,
     teacher_logits: Tensor,
@@ -154,7 +157,7 @@ def _forward(
     return (*pair_outputs(values, pair), logits.new_empty(0) if grad_logits is None else grad_logits)
 
 
-_forward_op = torch.library.custom_op("rlif::divergence", _forward, mutates_args=())
+_forward_op = torch.library.custom_op(op_name("divergence"), _forward, mutates_args=())
 
 
 @_forward_op.register_fake
@@ -182,7 +185,7 @@ def _forward_inplace(
     return pair_outputs(pairs.divergence(backend, group, logits, pair), pair)
 
 
-_forward_inplace_op = torch.library.custom_op("rlif::divergence_", _forward_inplace, mutates_args=("logits",))
+_forward_inplace_op = torch.library.custom_op(op_name("divergence_"), _forward_inplace, mutates_args=("logits",))
 
 
 @_forward_inplace_op.register_fake

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlif_kernels.checks import check_head
 from rlif_kernels.head.head import autocast, no_autocast
 from rlif_kernels.head.products import add_product, multiply, multiply_in_float32
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import absent_as_empty, fake_head_gradients
 
 
@@ -41,7 +42,7 @@ def float32_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return logits
 
 
-@torch.library.custom_op("rlif::float32_logits", mutates_args=())
+@torch.library.custom_op(op_name("float32_logits"), mutates_args=())
 def _forward_op(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     with no_autocast(hidden):
         rows = hidden.reshape(-1, hidden.shape[-1])
@@ -58,7 +59,7 @@ def _(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return hidden.new_empty((*hidden.shape[:-1], weight.shape[0]), dtype=torch.float32)
 
 
-@torch.library.custom_op("rlif::float32_logits_backward", mutates_args=())
+@torch.library.custom_op(op_name("float32_logits_backward"), mutates_args=())
 def _backward_op(
     grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,4 +96,4 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(part if need else None for part, need in zip(parts, ctx.needs_input_grad, strict=True))
 
 
-torch.library.register_autograd("rlif::float32_logits", _autograd_backward, setup_context=_setup_context)
+torch.library.register_autograd(op_name("float32_logits"), _autograd_backward, setup_context=_setup_context)

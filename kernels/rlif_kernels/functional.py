@@ -11,7 +11,11 @@ every e by the factor a = exp h; a sum follows without another look at its colum
 | `v` | e d² | a (v + 2 h w + h² s) | varentropy |
 | `t` | d | t + h n | self-certainty |
 | `q` | e² | a² q | collision probability |
+| `r` | 1 where the logit is larger than the target's | as it is | the target's rank |
 | `x1`, `x2` | nothing: the two largest z | as they are | the largest probabilities |
+
+The largest columns (`argmax`, `top_ids`) are no sums: of parts of the row a backend knows the largest logits when the
+read is done, and looks once more at those parts alone that can have one of the largest.
 
 Parts of a row (lanes, chunks, blocks) add up once they are relative to one maximum. v/s - (w/s)² cancels where most of
 the probability lies far below the maximum: so parts have maxima of their own, and what is left between them is added
@@ -27,9 +31,10 @@ whose coefficients are one number a row, so that any mixture of upstream gradien
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
-from rlif_kernels.stats import FIELDS
+from rlif_kernels.stats import FIELDS, TOP_FIELDS
 
 if TYPE_CHECKING:
     from rlif_kernels.rows import RowState
@@ -55,10 +60,14 @@ class Moments(NamedTuple):
     """q/s²."""
     top: Tensor
     """(N, 2): the two largest p."""
+    rank: Tensor
+    """r, int64."""
+    top_ids: Tensor
+    """(N, k) int64: the columns of the k largest logits."""
 
 
 class Statistic(NamedTuple):
-    """One field of `TokenStats`."""
+    """One field of `TokenStats` that backends compute."""
 
     sums: tuple[str, ...]
     """Those that it needs, beside s."""
@@ -69,6 +78,7 @@ class Statistic(NamedTuple):
     """What the slices of a sharded vocabulary tell each other of it, by the names in `sharded.parallel`."""
     width: int = 1
     """Numbers a row; several are the field's last dimension."""
+    dtype: torch.dtype = torch.float32
 
 
 STATISTICS = {
@@ -115,8 +125,31 @@ STATISTICS = {
         terms=lambda g, row: {"uu": g, "rest": -g * row.varentropy},
         shared=("entropy", "varentropy"),
     ),
+    "argmax": Statistic(
+        sums=(),
+        value=lambda row: row.top_ids[:, 0],
+        terms=None,
+        shared=("columns", "argmax", "argmax_logit"),
+        dtype=torch.int64,
+    ),
+    "target_rank": Statistic(
+        sums=("r",),
+        value=lambda row: row.rank,
+        terms=None,
+        shared=("target_rank",),
+        dtype=torch.int64,
+    ),
+    "top_ids": Statistic(
+        sums=(),
+        value=lambda row: row.top_ids,
+        terms=None,
+        shared=("columns",),  # and k ids and logits
+        dtype=torch.int64,
+    ),
 }
-assert tuple(STATISTICS) == FIELDS
+# What the library ops return: `top_logprobs` are those of `top_ids`, and the rest of FIELDS follows from them.
+OP_FIELDS = (*STATISTICS, "top_logprobs")
+assert FIELDS[: len(OP_FIELDS)] == OP_FIELDS
 
 DIFFERENTIABLE = tuple(name for name, statistic in STATISTICS.items() if statistic.terms)
 
@@ -126,7 +159,26 @@ def sums_of(outputs: Iterable[str]) -> frozenset[str]:
     return frozenset(name for field in outputs for name in STATISTICS[field].sums)
 
 
-def shape_of(name: str) -> tuple[int, ...]:
-    """The dimensions that a field has after those of the targets."""
+def op_fields(outputs: Iterable[str]) -> tuple[str, ...]:
+    """Those of OP_FIELDS that the requested fields need, in order."""
+    needed = set(outputs)
+    if needed & set(TOP_FIELDS):
+        needed |= {"top_ids", "top_logprobs"}
+    return tuple(name for name in OP_FIELDS if name in needed)
+
+
+def shape_of(name: str, top: int = 0) -> tuple[int, ...]:
+    """The dimensions that a field of an op has after those of the rows, with one target each.
+
+    Args:
+        top: k of the fields of the k largest columns.
+    """
+    if name in TOP_FIELDS:
+        return (top,)
     width = STATISTICS[name].width
     return () if width == 1 else (width,)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype of a field of an op."""
+    return torch.float32 if name == "top_logprobs" else STATISTICS[name].dtype

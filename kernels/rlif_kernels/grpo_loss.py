@@ -16,10 +16,12 @@ from rlif_kernels.backends import Backend, backend_for, local_backend, vocab_par
 from rlif_kernels.backends.tangents import field_tangents
 from rlif_kernels.checks import check_inplace, check_logits, row_arguments
 from rlif_kernels.divergence import divergence
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.loss_arguments import loss_arguments
 from rlif_kernels.loss_functions import logits_loss_functions
 from rlif_kernels.loss_options import LossOptions, LossVariant
 from rlif_kernels.loss_terms import LossRows, Sequences, TokenTerms, as_clipped, token_terms
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     fake_loss_outputs,
     grpo_loss_of,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def grpo_loss(
     logits: Tensor,
     targets: Tensor,
@@ -98,10 +101,13 @@ def grpo_loss(
             epsilon_high]; in "cispo" `epsilon_high` is the largest ratio itself.
         delta: the ratio counts as no more than that, also where the advantage is negative; None: no such bound.
         beta: weight of the divergence from the reference, which needs `ref_logprob` or `ref_logits` unless it is 0.
-        kl: "k3", an estimate from `ref_logprob`; "full", KL(policy ‖ reference) itself at the same temperature, from
-            `ref_logits`: its gradient varies less, and is 0 where both are equal. It takes N·V elements more here.
+        kl: "k3", an estimate from `ref_logprob`. "k3_corrected": times the ratio before it is clipped, with the ratio's
+            gradient, so that value and gradient have the mean of KL(policy ‖ reference)'s: TRL's
+            `use_bias_correction_kl` (arXiv 2512.02556). "full": KL(policy ‖ reference) itself at the same temperature,
+            from `ref_logits`: its gradient varies less, and is 0 where both are equal. It takes N·V elements more here.
         importance_sampling_level: "token", or "sequence" (GSPO): one ratio for a sequence, the geometric mean of its
-            tokens'. Off-policy that needs all log-probabilities of a sequence first, and so two passes.
+            tokens'. Off-policy, and with "k3_corrected", that needs all log-probabilities of a sequence first, and so
+            two passes.
         entropy_coef, self_certainty_coef: these times the tokens' mean entropy and self-certainty (nats) are taken off
             the loss, so that a positive number raises them. The mean is over `num_items_in_batch` tokens.
         num_items_in_batch: the tokens that count in the whole batch, if this is a part of one; None: the tokens here.
@@ -136,7 +142,7 @@ def grpo_loss(
         "self_certainty_coef": self_certainty_coef, "num_items_in_batch": num_items_in_batch,
         "max_completion_length": max_completion_length, "loss_scale": loss_scale,
     }  # fmt: skip
-    arguments, loss = loss_arguments(arguments, *given, variant, kl, **options)
+    arguments, loss = loss_arguments(arguments, *given, variant, kl=kl, **options)
     in_common: dict[str, Any] = {"mask": mask, "temperature": temperature, "vocab_size": vocab_size}
     in_common |= {"softcap": softcap, "group": group, "backend": backend}
     if ref_logits is not None:
@@ -150,7 +156,7 @@ def grpo_loss(
     inplace = inplace_backward and learns
     if loss.selects:
         stats = token_stats(logits, targets, outputs=arguments.outputs, inplace_backward=inplace, **in_common)
-        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, **options, **variant)
+        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, kl=kl, **options, **variant)
     if inplace:
         check_inplace(logits)
     inputs = (logits, op_arguments(arguments, loss), learns, inplace)
@@ -278,7 +284,7 @@ def _forward(
     return (*loss_outputs(fields, terms, targets), logits.new_empty(0) if grad_logits is None else grad_logits)
 
 
-_forward_op = torch.library.custom_op("rlif::grpo_loss", _forward, mutates_args=())
+_forward_op = torch.library.custom_op(op_name("grpo_loss"), _forward, mutates_args=())
 
 
 @_forward_op.register_fake
@@ -317,7 +323,7 @@ def _forward_inplace(
     return loss_outputs(fields, terms, targets)
 
 
-_forward_inplace_op = torch.library.custom_op("rlif::grpo_loss_", _forward_inplace, mutates_args=("logits",))
+_forward_inplace_op = torch.library.custom_op(op_name("grpo_loss_"), _forward_inplace, mutates_args=("logits",))
 
 
 @_forward_inplace_op.register_fake

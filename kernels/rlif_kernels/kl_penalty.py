@@ -1,4 +1,4 @@
-"""The penalty of a loss by KL(policy ‖ reference) itself, ``kl="full"``, instead of its estimate "k3".
+"""The penalty of a loss by KL(policy ‖ reference) itself, ``kl="full"``, instead of an estimate of it.
 
 An estimate knows the two probabilities of the token that was drawn. The divergence is over the whole vocabulary, and
 its gradient p_j (log p_j - log q_j - KL) is the mean, over the tokens that might have been drawn, of the gradient of
@@ -16,12 +16,11 @@ from rlif_kernels.backends import pairs
 from rlif_kernels.head.gradients import Gradients
 from rlif_kernels.head.pairs import PairOfHeads, Tile, divergences_and_gradients, pair_of_rows
 from rlif_kernels.head.tiles import HiddenRows
+from rlif_kernels.loss_options import check_kl_kind
 from rlif_kernels.loss_terms import TokenTerms
 from rlif_kernels.pairs import Divergence, Pair
 from rlif_kernels.policy_loss import GRPOLoss
 from rlif_kernels.rows import Rows
-
-KL_KINDS = ("k3", "full")
 
 
 class Penalty(NamedTuple):
@@ -85,8 +84,7 @@ def check_kl(kl: str, ref_logprob: Tensor | None, *given: tuple[str, Tensor | No
     Raises:
         ValueError: the kind is not known, or something is missing, or is of the other kind.
     """
-    if kl not in KL_KINDS:
-        raise ValueError(f"kl is {kl!r}; expected one of {KL_KINDS}")
+    check_kl_kind(kl)
     first, reference = given[0]
     if kl == "full":
         if ref_logprob is not None:
@@ -96,7 +94,7 @@ def check_kl(kl: str, ref_logprob: Tensor | None, *given: tuple[str, Tensor | No
         return
     for name, tensor in given:
         if tensor is not None:
-            raise ValueError(f"{name} is a tensor; expected None with kl 'k3', which takes ref_logprob")
+            raise ValueError(f"{name} is a tensor; expected None with kl {kl!r}, which takes ref_logprob")
 
 
 def check_columns(name: str, columns: int, expected: int, *, exactly: bool) -> None:

@@ -14,10 +14,12 @@ from torch import Tensor
 from rlif_kernels.backends import local_backend, vocab_parallel
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes
 from rlif_kernels.divergence import divergence_of
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.head import head
 from rlif_kernels.head.pairs import TeacherTensors, as_linear_layers, divergences_and_gradients, pair_of_heads
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
 from rlif_kernels.loss_functions import head_loss_functions
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def linear_divergence(
     hidden: Tensor,
     weight: Tensor,
@@ -122,7 +125,7 @@ def _tangent(
     return (changes[0] + of_head).float()
 
 
-@torch.library.custom_op("rlif::linear_divergence", mutates_args=())
+@torch.library.custom_op(op_name("linear_divergence"), mutates_args=())
 def _forward_op(
     hidden: Tensor,
     weight: Tensor,

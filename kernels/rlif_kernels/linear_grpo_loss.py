@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlif_kernels import kl_penalty
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, row_arguments
+from rlif_kernels.dtensors import takes_dtensors
 from rlif_kernels.grpo_loss import loss_of_stats, tangent_of_loss
 from rlif_kernels.head import head
 from rlif_kernels.head.pairs import HeadTensors, TeacherTensors, as_linear_layers, pair_of_heads
@@ -24,6 +25,7 @@ from rlif_kernels.loss_arguments import loss_arguments
 from rlif_kernels.loss_functions import head_loss_functions
 from rlif_kernels.loss_options import LossVariant
 from rlif_kernels.loss_tiles import loss_and_gradients
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_head_gradients,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def linear_grpo_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -131,7 +134,7 @@ def linear_grpo_loss(
         "self_certainty_coef": self_certainty_coef, "num_items_in_batch": num_items_in_batch,
         "max_completion_length": max_completion_length, "loss_scale": loss_scale,
     }  # fmt: skip
-    arguments, loss = loss_arguments(arguments, *given, variant, kl, **options)
+    arguments, loss = loss_arguments(arguments, *given, variant, kl=kl, **options)
     in_common: dict[str, Any] = {
         "bias": bias, "temperature": temperature, "mask": mask, "vocab_size": vocab_size, "softcap": softcap,
         "tile_bytes": tile_bytes, "logits_dtype": logits_dtype, "group": group, "backend": backend,
@@ -146,7 +149,7 @@ def linear_grpo_loss(
         return kl_penalty.added(result, _penalty(hidden, weight, reference, of_tokens, in_common), beta)
     if loss.selects:
         stats = linear_token_stats(hidden, weight, targets, outputs=arguments.outputs, **in_common)
-        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, **options, **variant)
+        return loss_of_stats(stats, arguments.rows.targets, outputs, *given, kl=kl, **options, **variant)
     inputs = (
         hidden, weight, bias,
         (
@@ -210,7 +213,7 @@ def _tangent(
     return tangent_of_loss(fields, tangents, *op_loss(loss_rows, options, None), rows.targets, term, sequence_length)
 
 
-@torch.library.custom_op("rlif::linear_grpo_loss", mutates_args=())
+@torch.library.custom_op(op_name("linear_grpo_loss"), mutates_args=())
 def _forward_op(
     hidden: Tensor,
     weight: Tensor,

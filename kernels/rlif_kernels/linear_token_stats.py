@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.checks import check_head, check_logits_dtype, check_tile_bytes, row_arguments
+from rlif_kernels.dtensors import takes_dtensors
+from rlif_kernels.functional import OP_FIELDS
 from rlif_kernels.head import gradients, head
 from rlif_kernels.head.tangents import head_tangents
 from rlif_kernels.head.tiles import DEFAULT_TILE_BYTES, HiddenRows, active_rows
+from rlif_kernels.op_names import op_name
 from rlif_kernels.op_values import (
     absent_as_empty,
     fake_field_outputs,
@@ -27,14 +30,16 @@ from rlif_kernels.op_values import (
     present_gradients,
     requested,
     token_stats_of,
+    top_columns_output,
 )
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
+from rlif_kernels.stats import DEFAULT_OUTPUTS, TokenStats
 from rlif_kernels.transforms import apply_uncompiled, first_derivative, keeps_graph, refuse_vmap, transformed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@takes_dtensors
 def linear_token_stats(
     hidden: Tensor,
     weight: Tensor,
@@ -46,6 +51,7 @@ def linear_token_stats(
     vocab_size: int | None = None,
     softcap: float | None = None,
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
+    top_logprobs: int | None = None,
     keep_logits: bool | None = None,
     tile_bytes: int = DEFAULT_TILE_BYTES,
     logits_dtype: torch.dtype | None = None,
@@ -73,7 +79,8 @@ def linear_token_stats(
             is rounded to hidden's dtype in the tile's own memory, 6 bytes more read and written for each logit, so
             that its products are those of half precision. `head.products` says what the first product costs.
         group: a torch.distributed group over which the rows of the weight are sharded, as `token_stats` has it for
-            columns; `hidden` is the same on every rank, and its gradient is summed over the ranks.
+            columns; `hidden` is the same on every rank, and its gradient is summed over the ranks. A weight that is a
+            DTensor sharded over its rows says so itself.
 
     The other arguments, and the results, are those of `token_stats`. A gradient that nobody needs (a frozen head,
     frozen hidden states) costs no product.
@@ -91,26 +98,26 @@ def linear_token_stats(
         raise TypeError(f"keep_logits is {keep_logits!r}; expected True, False or None")
     arguments = row_arguments(
         hidden, "hidden", len(weight), targets, temperature, mask, vocab_size, softcap, outputs, backend, group,
-        several_targets=True,
+        several_targets=True, top_logprobs=top_logprobs,
     )  # fmt: skip
     if keep_logits is None:
         keep_logits = arguments.rows.num_rows * arguments.largest_slice * logits_dtype.itemsize <= tile_bytes
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     op_inputs = (hidden, weight, bias, *op_arguments(arguments), tile_bytes, logits_dtype, arguments.largest_slice)
     if transformed():
-        values = apply_uncompiled(_Transformed, *op_inputs, False)
+        values = apply_uncompiled(_Transformed, *op_inputs, False, arguments.rows.top)
     else:
-        values = _forward_op(*op_inputs, keep_logits and learns)
-    return token_stats_of(values, arguments.outputs)
+        values = _forward_op(*op_inputs, keep_logits and learns, arguments.rows.top)
+    return token_stats_of(values, OP_FIELDS, arguments)
 
 
 # ---------------------------------------------------------------- library ops
 #
-# The outputs of the forward op are the fields in the order of FIELDS, then the row state, then the logits if kept: as
-# many rows as there are targets. The rows that are not masked come first.
+# The outputs of the forward op are the fields in the order of OP_FIELDS, then the row state, the k largest columns as
+# targets, and the logits if kept: as many rows as there are targets. The rows that are not masked come first.
 
 
-@torch.library.custom_op("rlif::linear_token_stats", mutates_args=())
+@torch.library.custom_op(op_name("linear_token_stats"), mutates_args=())
 def _forward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -128,25 +135,29 @@ def _forward_op(
     logits_dtype: torch.dtype,
     largest_slice: int,
     keep_logits: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = op_rows(targets, temperature, varying, scalar_temperature, softcap, num_columns, num_dims=hidden.ndim - 1)
+    top: int,
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:  # fmt: skip
+    numbers = (scalar_temperature, softcap, num_columns)
+    rows = op_rows(targets, temperature, varying, *numbers, num_dims=hidden.ndim - 1, top=top)
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     head.check_before_tiles(call)
     kept = hidden.new_empty((hidden.shape[:-1].numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
     with head.no_autocast(hidden):
         taken = HiddenRows(hidden, active_rows(rows.targets))
         fields, row_state = head.forward(call, taken, requested(outputs), kept if keep_logits else None)
-    return *field_outputs(fields, hidden), row_state, kept
+    return *field_outputs(fields, hidden), row_state, top_columns_output(fields, hidden), kept
 
 
 @_forward_op.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, num_columns, outputs, _, _, _, logits_dtype, _, keep_logits = rest
+    _, _, _, _, num_columns, outputs, _, _, _, logits_dtype, _, keep_logits, top = rest
     kept = hidden.new_empty((hidden.shape[:-1].numel() if keep_logits else 0, num_columns), dtype=logits_dtype)
-    return (*fake_field_outputs(hidden, targets, outputs), kept)
+    return (*fake_field_outputs(hidden, targets, outputs, top), kept)
 
 
-@torch.library.custom_op("rlif::linear_token_stats_backward", mutates_args=())
+@torch.library.custom_op(op_name("linear_token_stats_backward"), mutates_args=())
 def _backward_op(
     grads: Sequence[Tensor | None],
     hidden: Tensor,
@@ -170,7 +181,7 @@ def _backward_op(
     return _gradients(call, grads, row_state, needs, kept=None)
 
 
-@torch.library.custom_op("rlif::linear_token_stats_backward_", mutates_args=("kept",))
+@torch.library.custom_op(op_name("linear_token_stats_backward_"), mutates_args=("kept",))
 def _backward_inplace_op(
     grads: Sequence[Tensor | None],
     hidden: Tensor,
@@ -219,21 +230,21 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, scalar_temperature, softcap, num_columns, outputs, backend, group, tile_bytes, dtype, _, keep = inputs
-    *fields, row_state, kept = output
-    ctx.save_for_backward(*tensors, row_state, kept)
-    mark_differentiable(ctx, outputs, fields, row_state, kept)
+    *tensors, scalar_temperature, softcap, num_columns, outputs, backend, group, tile_bytes, dtype, _, keep, _ = inputs
+    *fields, row_state, top_columns, kept = output
+    ctx.save_for_backward(*tensors, row_state, kept, top_columns)
+    mark_differentiable(ctx, outputs, fields, row_state, top_columns, kept)
     options = (scalar_temperature, softcap, num_columns)
     ctx.options, ctx.keep_logits = (*options, backend, group, tile_bytes, dtype), keep
 
 
 def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    no_grads = (None,) * 13  # of everything but hidden, weight and bias
-    field_grads = field_gradients(ctx, FIELDS, grads, "linear_token_stats")
+    no_grads = (None,) * 14  # of everything but hidden, weight and bias
+    *saved, kept, top_columns = ctx.saved_tensors
+    field_grads, saved[3] = field_gradients(ctx, OP_FIELDS, grads, "linear_token_stats", saved[3], top_columns)
     if all(grad is None for grad in field_grads):
         return None, None, None, *no_grads
     needs = list(ctx.needs_input_grad[:3])
-    *saved, kept = ctx.saved_tensors
     if ctx.keep_logits and not (keeps_graph() or transformed()):
         parts = _backward_inplace_op(field_grads, *saved, kept, needs, *ctx.options)
     else:
@@ -245,7 +256,7 @@ def _autograd_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, 
     return *(part if need else None for part, need in zip(parts, needs, strict=True)), *no_grads
 
 
-torch.library.register_autograd("rlif::linear_token_stats", _autograd_backward, setup_context=_setup_context)
+torch.library.register_autograd(op_name("linear_token_stats"), _autograd_backward, setup_context=_setup_context)
 
 
 class _Transformed(torch.autograd.Function):
@@ -259,8 +270,8 @@ class _Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _setup_context(ctx, inputs, output)
         ctx.in_transform = True
-        ctx.save_for_forward(*inputs[:6])
-        ctx.arguments = inputs[6:-1]
+        ctx.save_for_forward(*inputs[:6], output[-2])
+        ctx.arguments = inputs[6:-2]
 
     backward = staticmethod(_autograd_backward)
 
@@ -270,7 +281,7 @@ class _Transformed(torch.autograd.Function):
         values = first_derivative(
             "linear_token_stats", _tangents, tensors[:3], *tensors, *tangents[:3], ctx.arguments
         )  # fmt: skip
-        return *values, None, None
+        return *values, None, None, None
 
     @staticmethod
     def vmap(*_: Any) -> NoReturn:
@@ -284,6 +295,7 @@ def _tangents(
     targets: Tensor,
     temperature: Tensor | None,
     varying: Tensor | None,
+    top_columns: Tensor,
     d_hidden: Tensor | None,
     d_weight: Tensor | None,
     d_bias: Tensor | None,
@@ -295,5 +307,7 @@ def _tangents(
     call = head.head_of(hidden, weight, bias, rows, backend, group, tile_bytes, largest_slice, logits_dtype)
     with head.no_autocast(hidden):
         taken = HiddenRows(hidden, active_rows(rows.targets))
-        values = head_tangents(call, taken, requested(outputs), d_hidden, d_weight, d_bias)
+        shape = (rows.num_rows, top_columns.shape[-1])
+        columns = top_columns.view(shape) if "top_logprobs" in requested(outputs) else None
+        values = head_tangents(call, taken, requested(outputs), d_hidden, d_weight, d_bias, columns)
     return ordered_tangents(values, hidden)

@@ -45,13 +45,13 @@ def loss_arguments(
     ref_logprob: Tensor | None,
     token_weight: Tensor | None,
     variant: LossVariant,
-    kl: str = "k3",
     *,
     loss_type: str,
     epsilon_low: float,
     epsilon_high: float | None,
     delta: float | None,
     beta: float,
+    kl: str,
     importance_sampling_level: str,
     entropy_coef: float,
     self_certainty_coef: float,
@@ -79,7 +79,8 @@ def loss_arguments(
         finite_number("beta", beta, at_least_0=True),
         finite_number("entropy_coef", entropy_coef),
         finite_number("self_certainty_coef", self_certainty_coef),
-        *(finite_number(name, numbers[name]) for name in LossOptions._fields[6:]),
+        *(finite_number(name, numbers[name]) for name in LossOptions._fields[6:-1]),
+        kl_ratio=float(kl == "k3_corrected" and ref_logprob is not None),
     )
     loss_scale = finite_number("loss_scale", loss_scale)
     for name, count in (("max_completion_length", max_completion_length), ("num_items_in_batch", num_items_in_batch)):
@@ -92,7 +93,7 @@ def loss_arguments(
     for name, values in (("old_logprob", old_logprob), ("ref_logprob", ref_logprob), ("token_weight", token_weight)):
         if values is not None:
             _check_tokens(name, values, targets, (targets.shape,))
-    if beta and kl == "k3" and ref_logprob is None:
+    if beta and kl != "full" and ref_logprob is None:
         raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
 
     term, selects = policy_term(loss_type), selects_tokens(numbers)
@@ -104,10 +105,12 @@ def loss_arguments(
     needed = {"logprob", *requested} | ({"entropy"} if numbers["top_entropy_quantile"] < 1 else set())
     needed |= {name for name in DEFAULT_OUTPUTS[1:] if getattr(options, f"{name}_coef")}
     arguments = arguments._replace(outputs=tuple(name for name in FIELDS if name in needed))
-    # On-policy the ratio of a sequence is 1 as well, and its derivative that of the tokens' ratios, unless their
-    # advantages differ. Off-policy "vespo" and "gmpo" weigh whole sequences whatever the level is.
-    shares = importance_sampling_level == "sequence" or term in ("vespo", "gmpo")
-    by_sequence = shares and (old_logprob is not None or (per_token and term not in ("cispo", "vespo")))
+    # On-policy the ratio of a sequence is 1 as well, and its derivative that of the tokens' ratios, unless what it
+    # multiplies differs between them: advantages, or a penalty. Off-policy "vespo" and "gmpo" weigh whole sequences
+    # whatever the level is.
+    level = importance_sampling_level == "sequence"
+    differs = (per_token and term not in ("cispo", "vespo")) or (level and options.kl_ratio * options.beta != 0)
+    by_sequence = (level or term in ("vespo", "gmpo")) and (old_logprob is not None or differs)
     length = targets.shape[-1] if by_sequence and targets.numel() > 0 else 0
     return arguments, LossArguments(loss_rows, options, term, length, selects)
 

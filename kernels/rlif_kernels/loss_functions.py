@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from rlif_kernels.op_names import op_name
 from rlif_kernels.transforms import (
     check_first_backward,
     first_derivative,
@@ -212,4 +213,4 @@ def _scale(tensor: Tensor, factor: Tensor) -> None:
         scale_unless_one(tensor, factor)
 
 
-scale_op = torch.library.custom_op("rlif::scale_", _scale, mutates_args=("tensor",))
+scale_op = torch.library.custom_op(op_name("scale_"), _scale, mutates_args=("tensor",))

@@ -30,6 +30,8 @@ from rlif_kernels.checks import finite_number
 CLIPPED_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 LOSS_TYPES = (*CLIPPED_TYPES, "cispo", "sapo", "vespo", "gmpo")
 IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
+# What the penalty for leaving the reference is: two estimates, and the divergence itself.
+KL_KINDS = ("k3", "k3_corrected", "full")
 # "vespo" holds the logarithm of a sequence's weight between these, and its decay above the third.
 LOWEST_LOG_WEIGHT, HIGHEST_LOG_WEIGHT = math.log(1e-8), 20.0
 LEAST_DECAY = 1e-4
@@ -104,6 +106,8 @@ class LossOptions(NamedTuple):
     vespo_lambda_pos: float = VARIANT_DEFAULTS["vespo_lambda_pos"]
     vespo_k_neg: float = VARIANT_DEFAULTS["vespo_k_neg"]
     vespo_lambda_neg: float = VARIANT_DEFAULTS["vespo_lambda_neg"]
+    kl_ratio: float = 0.0
+    """1 where the ratio multiplies the penalty, as in "k3_corrected", else 0."""
 
 
 def policy_term(loss_type: str) -> str:
@@ -152,6 +156,16 @@ def check_loss_options(
         )
     if numbers is not VARIANT_DEFAULTS:
         _check_variant(loss_type, importance_sampling_level, delta, numbers)
+
+
+def check_kl_kind(kl: str) -> None:
+    """Check that the kind of the penalty is known.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if kl not in KL_KINDS:
+        raise ValueError(f"kl is {kl!r}; expected one of {KL_KINDS}")
 
 
 def _check_variant(

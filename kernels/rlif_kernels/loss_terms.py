@@ -10,6 +10,8 @@ means of the two terms, P its policy term (`loss_options` has the table), and d 
     d loss / d entropy        = -v entropy_coef
     d loss / d self_certainty = -v self_certainty_coef
 
+In "k3_corrected" the penalty is beta r (exp(d) - d - 1), r the ratio before it is clipped: its derivative is -beta r d.
+
 | term | P' |
 | --- | --- |
 | clip | -A r [not clipped] |
@@ -19,7 +21,8 @@ means of the two terms, P its policy term (`loss_options` has the table), and d 
 | gmpo | -G A [not clipped] |
 
 Where the tokens of a sequence share r or G, the derivative of a token is the mean of w P' over the sequence's tokens,
-since each of them moves the loss of all.
+since each of them moves the loss of all. Where they share the r of a penalty, that is beta r w (1 - exp(d)), and the
+mean of beta r w (exp(d) - d - 1) over the sequence's tokens. "vespo" and "gmpo" share W and G alone.
 
 On-policy r, W and G are 1 whatever the logits are, and P' is the clipped loss's with another advantage: `as_clipped`.
 So the kernels of the clipped loss serve every term there, and know none of them.
@@ -60,7 +63,8 @@ KERNEL_ROWS = LossRows._fields[:5]
 
 
 class TokenTerms(NamedTuple):
-    """What each token adds to the loss, its k3 and clip flag, and the derivative by field of `TokenStats`."""
+    """What each token adds to the loss, its estimate of the divergence and clip flag, and the derivative by field of
+    `TokenStats`."""
 
     loss: Tensor
     kl: Tensor | None
@@ -147,10 +151,16 @@ def token_terms(
     if rows.ref_logprob is not None:
         difference = rows.ref_logprob - logprob
         growth = torch.expm1(difference)
-        kl = growth - difference
+        kl, fall, shared = growth - difference, growth, None
+        if options.kl_ratio:
+            shared = None if term in ("vespo", "gmpo") else sequences
+            ratio = (shared.mean(log_ratio) if shared else log_ratio).exp()
+            kl, fall = ratio * kl, ratio * (growth if shared else difference)
         if options.beta:
             loss = loss + options.beta * kl
-            g_logprob = g_logprob - weight * options.beta * growth
+            g_logprob = g_logprob - weight * options.beta * fall
+            if shared:
+                g_logprob = g_logprob + options.beta * shared.mean(weight * kl)
     loss, grads = weight * loss, {"logprob": g_logprob}
     for name in ("entropy", "self_certainty"):
         coefficient = getattr(options, f"{name}_coef")

@@ -85,7 +85,7 @@ def loss_and_gradients(
             taken_loss.map(operator.itemgetter(tile)),
             options,
             term,
-            # Rows that do not learn have no advantage: whatever their ratio is, their loss is 0.
+            # Of rows that do not learn the terms follow below.
             Sequences(active, sequence_length, numbers) if sequence_length and learns else None,
         )
         if penalty is not None and kl is not None:
@@ -99,6 +99,11 @@ def loss_and_gradients(
             sums.add_rows(tile, logits, hidden)
     known = penalty is not None or loss_rows.ref_logprob is not None
     terms = TokenTerms(results["loss"], results["kl"] if known else None, results["clipped"].bool(), {})
+    if sequence_length and num_learning < taken.count:
+        # Rows that do not learn lie in tiles of any rows, which know the ratios of no sequence.
+        terms = token_terms(results, loss_rows, options, term, sequences_of(targets, sequence_length))
+        if penalty is not None:
+            terms = penalty.with_values(terms, results["kl"], slice(None))
     return {name: results[name] for name in outputs}, terms, sums.finish()
 
 

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.checks import RowArguments
-from rlif_kernels.functional import DIFFERENTIABLE, shape_of
+from rlif_kernels.functional import DIFFERENTIABLE, OP_FIELDS, dtype_of, op_fields, shape_of
 from rlif_kernels.loss_arguments import LossArguments
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import LossRows, TokenTerms
 from rlif_kernels.pair_checks import PairArguments
 from rlif_kernels.pairs import PAIR_OUTPUTS, Pair
 from rlif_kernels.policy_loss import GRPOLoss
-from rlif_kernels.rows import STATE_ROWS, Rows
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS, TokenStats
+from rlif_kernels.rows import PER_TARGET, STATE_ROWS, Rows
+from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
+from rlif_kernels.top_logprobs import entropy_topk, mass_topk
 from rlif_kernels.transforms import check_first_backward
 
 # ---------------------------------------------------------------- arguments
@@ -41,7 +42,7 @@ def op_arguments(arguments: RowArguments, loss: LossArguments | None = None) -> 
         numbers += [float(number) for number in loss.options]
     varying, numbers = _varying(numbers)
     in_common = (
-        rows.given_targets, temperature, varying, *numbers[:2], rows.num_columns, ",".join(arguments.outputs),
+        rows.given_targets, temperature, varying, *numbers[:2], rows.num_columns, op_outputs(arguments.outputs),
         arguments.backend, arguments.group,
     )  # fmt: skip
     if loss is None:
@@ -73,12 +74,13 @@ def op_rows(
     num_columns: int,
     *,
     num_dims: int | None = None,
+    top: int = 0,
 ) -> Rows:
     """Rebuild the rows within an op; `num_dims` of theirs where they may have several targets each."""
     if varying is not None:
         scalar_temperature, softcap = varying[:2].tolist()
     dims = targets.ndim if num_dims is None else num_dims
-    return Rows.of(targets, dims, scalar_temperature if temperature is None else temperature, softcap, num_columns)
+    return Rows.of(targets, dims, scalar_temperature if temperature is None else temperature, softcap, num_columns, top)
 
 
 def requested(outputs: str) -> list[str]:
@@ -96,63 +98,110 @@ def op_loss(
 # ---------------------------------------------------------------- the statistics, and their gradients
 
 
-# As many as there are fields: a schema has a fixed number of outputs.
-FieldTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# As many as there are OP_FIELDS: a schema has a fixed number of outputs.
+FieldTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def field_outputs(fields: dict[str, Tensor], source: Tensor) -> FieldTensors:
-    """Return all fields in order, from flat ones, in the shape of the rows of `source` (..., anything)."""
-    logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy = (
-        fields[name].view(source.shape[:-1] + fields[name].shape[1:])
+    """Return all OP_FIELDS in order, from flat ones, in the shape of the rows of `source` (..., anything)."""
+    (
+        logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy, argmax, target_rank, top_ids,
+        top_logprobs,
+    ) = (
+        shaped_like_rows(fields[name], source)
         if name in fields
-        else torch.empty(0, dtype=torch.float32, device=source.device)
-        for name in FIELDS
-    )
-    return logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy
+        else torch.empty(0, dtype=dtype_of(name), device=source.device)
+        for name in OP_FIELDS
+    )  # fmt: skip
+    return (
+        logprob, entropy, self_certainty, logsumexp, sum_sq_probs, top_probs, varentropy, argmax, target_rank, top_ids,
+        top_logprobs,
+    )  # fmt: skip
 
 
-def fake_field_outputs(source: Tensor, targets: Tensor, outputs: str) -> tuple[Tensor, ...]:
-    """`field_outputs`, and the row state after it."""
+def shaped_like_rows(flat: Tensor, source: Tensor) -> Tensor:
+    """Numbers (N, ...) in the shape of the rows of `source` (..., anything)."""
+    return flat.view(source.shape[:-1] + flat.shape[1:])
+
+
+def top_columns_output(fields: dict[str, Tensor], source: Tensor) -> Tensor:
+    """The op's output from which a backward knows the k largest columns: (..., k) int64, or empty."""
+    if "top_columns" not in fields:
+        return torch.empty(0, dtype=torch.int64, device=source.device)
+    return shaped_like_rows(fields["top_columns"], source)
+
+
+def fake_field_outputs(source: Tensor, targets: Tensor, outputs: str, top: int) -> tuple[Tensor, ...]:
+    """`field_outputs`, after them the row state and `top_columns_output`."""
     names = requested(outputs)
-
     rows = source.shape[:-1]
 
-    def shape(name: str) -> tuple[int, ...]:
-        own = targets.shape[len(rows) :] if name == "logprob" else shape_of(name)
-        return (*rows, *own) if name in names else (0,)
+    def fake(name: str) -> Tensor:
+        own = targets.shape[len(rows) :] if name in PER_TARGET else shape_of(name, top)
+        return source.new_empty((*rows, *own) if name in names else (0,), dtype=dtype_of(name))
 
-    shapes = (*(shape(name) for name in FIELDS), (STATE_ROWS, rows.numel()))
-    return tuple(source.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    row_state = source.new_empty((STATE_ROWS, rows.numel()), dtype=torch.float32)
+    top_columns = source.new_empty((*rows, top) if "top_logprobs" in names else (0,), dtype=torch.int64)
+    return *(fake(name) for name in OP_FIELDS), row_state, top_columns
 
 
 def ordered_tangents(tangents: dict[str, Tensor], source: Tensor) -> tuple[Tensor | None, ...]:
-    """The tangents of all fields in order, from flat ones, in the shape of the rows; None where there is none."""
-    return tuple(
-        tangents[name].view(source.shape[:-1] + tangents[name].shape[1:]) if name in tangents else None
-        for name in FIELDS
-    )
+    """The tangents of all OP_FIELDS in order, from flat ones, in the shape of the rows; None where there is none."""
+    return tuple(shaped_like_rows(tangents[name], source) if name in tangents else None for name in OP_FIELDS)
 
 
-def token_stats_of(values: Sequence[Tensor], outputs: Sequence[str]) -> TokenStats:
-    """Return the public result from an op's outputs, which begin with the fields."""
-    return TokenStats(**{name: value for name, value in zip(FIELDS, values, strict=False) if name in outputs})
+def op_outputs(outputs: Sequence[str]) -> str:
+    """The requested fields as an op is told of them: those of OP_FIELDS that they need."""
+    return ",".join(op_fields(outputs))
+
+
+def token_stats_of(values: Sequence[Tensor], names: Sequence[str], arguments: RowArguments) -> TokenStats:
+    """Return the public result from an op's outputs, which begin with the fields named."""
+    found = dict(zip(names, values, strict=False))
+    for name, of_top in (("entropy_topk", entropy_topk), ("mass_topk", mass_topk)):
+        if name in arguments.outputs:
+            found[name] = of_top(found["top_logprobs"]).where(arguments.rows.targets != IGNORE_INDEX, 0)
+    return TokenStats(**{name: found[name] for name in arguments.outputs})
 
 
 def mark_differentiable(ctx: Any, outputs: str, fields: Sequence[Tensor], *others: Tensor) -> None:
     """Tell autograd which of an op's outputs carry a gradient: the requested fields that are differentiable."""
-    ctx.differentiable = [name for name in requested(outputs) if name in DIFFERENTIABLE]
+    ctx.differentiable = [name for name in requested(outputs) if name in (*DIFFERENTIABLE, "top_logprobs")]
     ctx.mark_non_differentiable(
-        *others, *(field for name, field in zip(FIELDS, fields, strict=True) if name not in ctx.differentiable)
+        *others, *(field for name, field in zip(OP_FIELDS, fields, strict=True) if name not in ctx.differentiable)
     )
     ctx.set_materialize_grads(False)
 
 
-def field_gradients(ctx: Any, names: Sequence[str], grads: Sequence[Tensor | None], op: str) -> list[Tensor | None]:
-    """The upstream gradients of DIFFERENTIABLE, in order, from those of an op's first outputs, the fields named."""
+def field_gradients(
+    ctx: Any,
+    names: Sequence[str],
+    grads: Sequence[Tensor | None],
+    op: str,
+    targets: Tensor,
+    top_columns: Tensor | None,
+) -> tuple[list[Tensor | None], Tensor]:
+    """The upstream gradients of DIFFERENTIABLE, in order, from those of an op's first outputs, the fields named.
+
+    Returns:
+        the gradients, and the targets that those of `logprob` are of: where `top_logprobs` has one, the k largest
+        columns (..., k) are targets of their rows too.
+    """
     check_first_backward(op, ctx, grads)
     # Tracing may hand over gradients of zeros for outputs that are not differentiable, of empty ones too.
-    given = dict(zip(names, grads, strict=False))
-    return [given[name] if name in ctx.differentiable else None for name in DIFFERENTIABLE]
+    named = zip(names, grads, strict=False)
+    given = {name: grad for name, grad in named if name in ctx.differentiable and grad is not None}
+    of_top = given.pop("top_logprobs", None)
+    if of_top is not None:
+        assert top_columns is not None
+        if targets.ndim < top_columns.ndim:
+            targets = targets[..., None]
+            given |= {"logprob": given["logprob"][..., None]} if "logprob" in given else {}
+        own = given.get("logprob", of_top.new_zeros(targets.shape))
+        counts = (targets != IGNORE_INDEX).any(-1, keepdim=True)
+        targets = torch.cat([targets, top_columns.where(counts, IGNORE_INDEX)], -1)
+        given["logprob"] = torch.cat([own, of_top], -1)
+    return [given.get(name) for name in DIFFERENTIABLE], targets
 
 
 def present_gradients(grads: Sequence[Tensor | None], source: Tensor) -> dict[str, Tensor]:

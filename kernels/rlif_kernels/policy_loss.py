@@ -18,6 +18,7 @@ from rlif_kernels.loss_options import (
     LEAST_DECAY,
     LOWEST_LOG_WEIGHT,
     LossVariant,
+    check_kl_kind,
     check_loss_options,
     policy_term,
     variant_numbers,
@@ -41,7 +42,7 @@ class GRPOLoss(NamedTuple):
     self_certainty: Tensor | None = None
     """KL(Uniform ‖ p), float32, nats."""
     kl: Tensor | None = None
-    """KL(policy ‖ reference), or its estimate "k3", float32, nats; None without a reference."""
+    """KL(policy ‖ reference), or the estimate of it that `kl` names, float32, nats; None without a reference."""
     clipped: Tensor | None = None
     """bool: the ratio lies beyond its clip range on the side that the advantage pushes it to. Of "cispo" above its
     bound, where the advantage is positive; never in "sapo" and "vespo", which clip nothing."""
@@ -75,6 +76,7 @@ def policy_loss(
     epsilon_high: float | None = None,
     delta: float | None = None,
     beta: float = 0.0,
+    kl: str = "k3",
     importance_sampling_level: str = "token",
     entropy_coef: float = 0.0,
     self_certainty_coef: float = 0.0,
@@ -96,7 +98,8 @@ def policy_loss(
         ref_logprob: (..., T), of the reference that `beta` holds on to.
         token_weight: as in `grpo_loss`.
         mask: (..., T) bool, the tokens that count.
-        full_kl: (..., T), KL(policy ‖ reference) itself, nats, with its gradient: it takes the place of k3.
+        full_kl: (..., T), KL(policy ‖ reference) itself, nats, with its gradient: in the place of an estimate, and what
+            ``kl="full"`` stands for here.
 
     The other arguments are those of `rlif_kernels.grpo_loss`.
 
@@ -108,14 +111,16 @@ def policy_loss(
     """
     numbers = variant_numbers(variant)
     check_loss_options(loss_type, importance_sampling_level, delta, numbers)
+    check_kl_kind(kl)
     _check_statistics(stats, entropy_coef, self_certainty_coef, numbers["top_entropy_quantile"])
     logprob = stats.logprob
     assert logprob is not None
-    kl = full_kl
-    if kl is None and ref_logprob is not None:
-        kl = k3_kl(logprob.where(mask, 0), ref_logprob.where(mask, 0))
-    if beta and kl is None:
-        raise ValueError(f"beta is {beta} and ref_logprob is None; expected the reference's log-probabilities, or 0")
+    penalty = full_kl
+    if penalty is None and kl != "full" and ref_logprob is not None:
+        penalty = k3_kl(logprob.where(mask, 0), ref_logprob.where(mask, 0))
+    if beta and penalty is None:
+        name, what = ("full_kl", "divergences") if kl == "full" else ("ref_logprob", "log-probabilities")
+        raise ValueError(f"beta is {beta} and {name} is None; expected the reference's {what}, or 0")
     # What stands in padding may be anything.
     per_token = advantages.ndim == logprob.ndim
     advantages = advantages.where(mask, 0) if per_token else advantages[..., None]
@@ -125,6 +130,8 @@ def policy_loss(
     log_ratio = log_ratio.where(mask, 0)
     if importance_sampling_level == "sequence":
         log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logprob)
+    if penalty is not None and full_kl is None and kl == "k3_corrected":
+        penalty = log_ratio.exp() * penalty
     kept, covariance = mask, None
     if numbers["top_entropy_quantile"] < 1:
         assert stats.entropy is not None
@@ -155,9 +162,9 @@ def policy_loss(
         token_loss = -phi * weighted * logprob.where(mask, 0)
     if term != "gmpo":  # whose mean leaves the others out
         token_loss = token_loss.where(kept, 0)
-    if kl is not None:
-        kl = kl.where(mask, 0)
-        token_loss = token_loss + beta * kl
+    if penalty is not None:
+        penalty = penalty.where(mask, 0)
+        token_loss = token_loss + beta * penalty
     token_loss = token_loss.where(mask, 0)
 
     num_tokens = mask.sum().clamp(min=1)
@@ -170,7 +177,7 @@ def policy_loss(
         if coefficient:
             assert value is not None
             loss = loss - coefficient * value.where(kept, 0).sum() / count
-    detached = (None if value is None else value.detach() for value in (*stats[:3], kl, clipped & mask))
+    detached = (None if value is None else value.detach() for value in (*stats[:3], penalty, clipped & mask))
     return GRPOLoss(loss * loss_scale, *detached)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from rlif_kernels.checks import check_values
 from rlif_kernels.pairs import KINDS, Divergence
 from rlif_kernels.policy_loss import GRPOLoss, policy_loss
-from rlif_kernels.rows import Rows
-from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, TokenStats
+from rlif_kernels.requested import requested_fields
+from rlif_kernels.rows import PER_TARGET, Rows
+from rlif_kernels.stats import DEFAULT_OUTPUTS, IGNORE_INDEX, NO_COLUMN, TOP_FIELDS, TokenStats
 
 
 def token_stats(
@@ -25,10 +26,11 @@ def token_stats(
     vocab_size: int | None = None,
     softcap: float | None = None,
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
+    top_logprobs: int | None = None,
 ) -> TokenStats:
     """Statistics of each row of `logits` (..., V) at the chosen `targets` (...): see `TokenStats` for the formulas.
 
-    With `targets` of shape (..., K), `logprob` is (..., K).
+    With `targets` of shape (..., K), `logprob` and `target_rank` are (..., K).
 
     The arguments are those of `rlif_kernels.token_stats`. The results have the logits' dtype, or float32 if that is
     a half-precision type. Raises IndexError if a target that is not masked lies outside ``[0, vocab_size)``.
@@ -43,6 +45,7 @@ def token_stats(
     ids = ids.where(counts, IGNORE_INDEX)
     check_values(Rows.of(ids if several else ids[..., 0], logits.ndim - 1, temperature, 0.0, num_columns))
     ids = ids.where(counts, 0)
+    outputs, top = requested_fields(outputs, top_logprobs)
 
     poison, support, z, largest, logsumexp = _distribution(logits[..., :num_columns], active, temperature, softcap)
     support_size = support.sum(-1)
@@ -70,12 +73,42 @@ def token_stats(
     if "varentropy" in outputs:
         mean = (p * logp).sum(-1, keepdim=True)
         values["varentropy"] = (p * (logp - mean).square()).sum(-1)
-    for name, value in values.items():
+    # The order is that of the logits as they are: a softcap may round two of them to the same.
+    x = logits.detach()[..., :num_columns]
+    if "argmax" in outputs:
+        values["argmax"] = x.argmax(-1)  # of several the first
+    if "target_rank" in outputs:
+        ranks = torch.stack([(x > x.gather(-1, each[..., None])).sum(-1) for each in ids.unbind(-1)], -1)
+        values["target_rank"] = ranks if several else ranks[..., 0]
+    if top:
+        values |= _top_fields(x, logp, support, top)
+    undefined = poison.isnan()
+    for name in list(values):
+        if name not in outputs:
+            del values[name]
+            continue
+        value = values[name]
         own = (..., *(None for _ in value.shape[active.ndim :]))  # fields may have a dimension of their own
-        values[name] = (value + poison[own]).where(active[own], 0)
-    if several and "logprob" in outputs:
-        values["logprob"] = values["logprob"].where(counts, 0)
+        defined = value + poison[own] if value.is_floating_point() else value.masked_fill(undefined[own], NO_COLUMN)
+        values[name] = defined.where(active[own], 0)
+    if several:
+        for name in PER_TARGET:
+            if name in values:
+                values[name] = values[name].where(counts, 0)
     return TokenStats(**values)
+
+
+def _top_fields(x: Tensor, logp: Tensor, support: Tensor, count: int) -> dict[str, Tensor]:
+    """TOP_FIELDS of rows of logits x (..., V)."""
+    ids = x.sort(dim=-1, descending=True, stable=True).indices[..., :count]  # of several the first
+    missing = (*x.shape[:-1], count - ids.shape[-1])  # where the vocabulary has fewer columns
+    inside = torch.cat([support.gather(-1, ids), support.new_zeros(missing)], -1)
+    ids = torch.cat([ids, ids.new_zeros(missing)], -1)
+    top = logp.gather(-1, ids).masked_fill(~inside, -torch.inf)
+    log_r = (top - top.logsumexp(-1, keepdim=True)).where(inside, 0)
+    entropy = -(log_r.exp() * log_r).where(inside, 0).sum(-1)
+    values = (ids.masked_fill(~inside, NO_COLUMN), top, entropy, top.exp().sum(-1))
+    return dict(zip(TOP_FIELDS, values, strict=True))
 
 
 def _distribution(
@@ -146,7 +179,7 @@ def grpo_loss(
         num_columns = logits.shape[-1] if vocab_size is None else vocab_size
         sides = ((logits, temperature, softcap), (ref_logits.detach(), temperature, softcap))
         full_kl = _divergences(sides, active, num_columns, "reverse_kl", 0.5)["value"]
-    return policy_loss(stats, advantages, old_logprob, ref_logprob, mask=active, full_kl=full_kl, **options)
+    return policy_loss(stats, advantages, old_logprob, ref_logprob, mask=active, full_kl=full_kl, kl=kl, **options)
 
 
 def linear_grpo_loss(

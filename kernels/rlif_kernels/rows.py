@@ -6,8 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlif_kernels.functional import STATISTICS, shape_of
+from rlif_kernels.functional import STATISTICS, dtype_of, shape_of
 from rlif_kernels.stats import IGNORE_INDEX
+
+# Fields that have a number for each of a row's targets.
+PER_TARGET = ("logprob", "target_rank")
 
 
 class Rows(NamedTuple):
@@ -24,6 +27,11 @@ class Rows(NamedTuple):
     choices: Tensor | None = None
     """(..., K) int64, where rows have K targets each, IGNORE_INDEX for one to skip; `targets` then says of a row only
     whether it counts."""
+    top: int = 0
+    """k of the fields of the k largest columns; 0 where nobody asks for them."""
+    rank_above: Tensor | None = None
+    """(N,) float32: the target's logit, of which `target_rank` counts those that are larger; known where that is asked
+    for."""
 
     @property
     def num_rows(self) -> int:
@@ -47,6 +55,12 @@ class Rows(NamedTuple):
         choices = None if self.choices is None else self.flat_targets[index]
         return self._replace(targets=self.targets.view(-1)[index], temperature=temperature, choices=choices)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The dimensions that a field of an op has after those of the rows."""
+        if self.choices is not None and name in PER_TARGET:
+            return (self.choices.shape[-1],)
+        return shape_of(name, self.top)
+
     @property
     def given_targets(self) -> Tensor:
         """The targets as the caller gave them, (...) or (..., K)."""
@@ -59,13 +73,19 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(
-        cls, targets: Tensor, num_dims: int, temperature: float | Tensor, softcap: float, num_columns: int
+        cls,
+        targets: Tensor,
+        num_dims: int,
+        temperature: float | Tensor,
+        softcap: float,
+        num_columns: int,
+        top: int = 0,
     ) -> "Rows":
         """The rows of a source of `num_dims` dimensions before its last, from one target each or (..., K)."""
         if targets.ndim == num_dims:
-            return cls(targets, temperature, softcap, num_columns)
+            return cls(targets, temperature, softcap, num_columns, top=top)
         counts = (targets != IGNORE_INDEX).any(-1)
-        return cls(torch.where(counts, 0, IGNORE_INDEX), temperature, softcap, num_columns, targets)
+        return cls(torch.where(counts, 0, IGNORE_INDEX), temperature, softcap, num_columns, targets, top)
 
 
 class RowState(NamedTuple):
@@ -84,7 +104,7 @@ class RowState(NamedTuple):
     entropy: Tensor
     sum_sq_probs: Tensor
     complement: Tensor
-    """1 - p of the target, as a sum of the others."""
+    """1 - p of the target, as a sum of the others. Where nobody asked for `logprob` it may be 1."""
     largest: Tensor
     """The largest |logit|, where Triton has a softcap; 0 elsewhere."""
     varentropy: Tensor
@@ -94,15 +114,17 @@ class RowState(NamedTuple):
 STATE_ROWS = len(RowState._fields)
 
 
-def empty_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+def empty_results(like: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
     """The requested fields, (N, ...), and the row state, for a forward to write to: a masked row's are 0."""
+    num_rows = rows.num_rows
     state = like.new_empty((STATE_ROWS, num_rows), dtype=torch.float32)
-    return {name: state.new_empty((num_rows, *shape_of(name))) for name in outputs}, state
+    fields = {name: state.new_empty((num_rows, *rows.shape_of(name)), dtype=dtype_of(name)) for name in outputs}
+    return fields, state
 
 
-def zero_results(like: Tensor, num_rows: int, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+def zero_results(like: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
     """`empty_results` for a forward that does not look at masked rows."""
-    fields, state = empty_results(like, num_rows, outputs)
+    fields, state = empty_results(like, rows, outputs)
     for result in (*fields.values(), state):
         result.zero_()
     return fields, state

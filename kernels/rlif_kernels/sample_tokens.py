@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from rlif_kernels.backends import c as cpu_backend
-from rlif_kernels.backends import local_backend
-from rlif_kernels.checks import check_logits, check_tensor, row_arguments
-from rlif_kernels.stats import FIELDS, TokenStats
+from rlif_kernels.backends import local_backend, order
+from rlif_kernels.checks import RowArguments, check_logits, check_tensor, row_arguments
+from rlif_kernels.functional import STATISTICS, op_fields
+from rlif_kernels.op_values import shaped_like_rows, token_stats_of
+from rlif_kernels.rows import Rows, RowState
+from rlif_kernels.stats import DEFAULT_OUTPUTS, TOP_FIELDS, TokenStats
 from rlif_kernels.token_stats import token_stats
 from rlif_kernels.transforms import detached
 
@@ -40,6 +43,7 @@ def sample_tokens(
     *,
     temperature: float | Tensor = 1.0,
     outputs: tuple[str, ...] = (),
+    top_logprobs: int | None = None,
     backend: str | None = None,
 ) -> SampledTokens:
     """Draw a token from each row of softmax(logits / temperature), and the statistics of row and token with it.
@@ -54,8 +58,9 @@ def sample_tokens(
         uniform: (...) float64 (float32 will do where a device has nothing better) random numbers in (0, 1].
         temperature: the logits are divided by it: a positive float, or a tensor of one, which is read.
         outputs: fields of `TokenStats` to compute too; none by default.
-        backend: "cpu" (C) draws and measures in one read; with "triton" and "torch" torch draws, and they compute
-            the statistics. None picks as for `token_stats`.
+        top_logprobs: of the k largest columns, as `token_stats` has it.
+        backend: "cpu" (C) draws and measures in one read, but for `target_rank`, which takes one more; with "triton"
+            and "torch" torch draws, and they compute the statistics. None picks as for `token_stats`.
 
     Returns:
         `SampledTokens`, detached. Statistics of a row that is no distribution are not to be used.
@@ -76,17 +81,20 @@ def sample_tokens(
         raise TypeError(f"uniform has dtype {uniform.dtype}; expected torch.float64 or torch.float32")
     if isinstance(temperature, Tensor) and temperature.ndim == 0:
         temperature = temperature.item()
-    names = outputs or FIELDS[:1]  # what the check of the other arguments asks for at least
+    measured = bool(outputs) or top_logprobs is not None
+    # Some field the check of the other arguments asks for at least.
+    names = outputs or (TOP_FIELDS if measured else DEFAULT_OUTPUTS)[:2]
     like_targets = torch.empty(uniform.shape, dtype=torch.int64, device=uniform.device)
     arguments = row_arguments(
-        logits, "logits", logits.shape[-1], like_targets, temperature, None, None, None, names, backend, None
-    )
+        logits, "logits", logits.shape[-1], like_targets, temperature, None, None, None, names, backend, None,
+        top_logprobs=top_logprobs,
+    )  # fmt: skip
     if isinstance(temperature, Tensor):
         raise TypeError("temperature is a Tensor; expected a positive number")
     number = float(temperature)
 
     def sample(logits: Tensor, uniform: Tensor) -> tuple[Tensor | None, ...]:
-        drawn, stats = _sample(logits, uniform, number, outputs, arguments.backend)
+        drawn, stats = _sample(logits, uniform, number, arguments, top_logprobs, measured)
         return drawn, *stats
 
     drawn, *stats = detached("sample_tokens", sample, logits.resolve_neg(), uniform.resolve_neg())
@@ -94,20 +102,45 @@ def sample_tokens(
 
 
 def _sample(
-    logits: Tensor, uniform: Tensor, temperature: float, outputs: Sequence[str], backend: str
+    logits: Tensor,
+    uniform: Tensor,
+    temperature: float,
+    arguments: RowArguments,
+    top_logprobs: int | None,
+    measured: bool,
 ) -> tuple[Tensor, TokenStats]:
-    if local_backend(backend, logits) is cpu_backend:
-        numbers = uniform.double().contiguous()
-        drawn, fields = cpu_backend.sample(logits.detach(), numbers.view(-1), temperature, outputs)
-        shaped = {name: values.view(uniform.shape + values.shape[1:]) for name, values in fields.items()}
-        return drawn.view(uniform.shape), TokenStats(**shaped)
+    if local_backend(arguments.backend, logits) is cpu_backend:
+        names = op_fields(arguments.outputs) if measured else ()
+        rows = arguments.rows._replace(temperature=temperature)
+        drawn, fields = _sample_in_c(logits.detach(), uniform.double().contiguous().view(-1), rows, names)
+        drawn = drawn.view(uniform.shape)
+        if not measured:
+            return drawn, TokenStats()
+        values = [shaped_like_rows(fields[name], logits) for name in names]
+        return drawn, token_stats_of(values, names, arguments._replace(rows=rows._replace(targets=drawn)))
     drawn = _draw(logits.reshape(-1, logits.shape[-1]), temperature, uniform.reshape(-1))
     drawn = drawn.view(uniform.shape)
-    if not outputs:
+    if not measured:
         return drawn, TokenStats()
-    names = None if backend == "auto" else backend
-    targets = drawn.clamp(min=0)
-    return drawn, token_stats(logits, targets, temperature=temperature, outputs=tuple(outputs), backend=names)
+    return drawn, token_stats(
+        logits, drawn.clamp(min=0), temperature=temperature, outputs=arguments.outputs,
+        top_logprobs=top_logprobs, backend=None if arguments.backend == "auto" else arguments.backend,
+    )  # fmt: skip
+
+
+def _sample_in_c(logits: Tensor, uniform: Tensor, rows: Rows, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The drawn tokens (N,), and of OP_FIELDS those that are named."""
+    drawn, fields, row_state = cpu_backend.sample(
+        logits, uniform, rows, [name for name in names if name in STATISTICS and name != "target_rank"]
+    )
+    rows = rows._replace(targets=drawn.view(rows.targets.shape))
+    if "top_logprobs" in names:
+        x = order.Chosen(logits, rows, fields["top_ids"]).x
+        fields["top_logprobs"] = order.top_logprobs(x, rows, RowState(*row_state).log_s)
+    if "target_rank" in names:
+        above = order.logits_of_targets(logits, rows, None)
+        fields["target_rank"] = order.count_larger(logits, rows, above, None)[:, 0]
+    return drawn, fields
 
 
 def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:

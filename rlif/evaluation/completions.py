@@ -29,13 +29,15 @@ from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
-COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores")
+COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "ratings")
 # What is measured of every file, under these names.
-TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated", "all_scores")
+TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated", "all_scores", "verified")
 # The score of the confidence that completions state themselves.
 VERBALIZED = "verbalized"
 # And of its mean over several analyses of one answer.
 VERBALIZED_MEAN = "verbalized_mean"
+# The score of the share of a completion's verifications that call it right.
+VERIFICATION = "verification"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class Completions:
     """What may help where few state an answer; None where a file has answers in place of completions."""
     confidence_stated: NDArray[np.bool_] | None = None
     """(P, N) whether a completion states its confidence between tags; None if none does. Those that do not have the
+    score 0."""
+    verified: NDArray[np.bool_] | None = None
+    """(P, N) whether a completion was short enough to be verified; None if none was to be. Those that were not have the
     score 0."""
 
     @property
@@ -88,6 +93,7 @@ class Completions:
             [self.answers[row] for row in rows],
             {name: values[rows] for name, values in self.scores.items()},
             confidence_stated=None if self.confidence_stated is None else self.confidence_stated[rows],
+            verified=None if self.verified is None else self.verified[rows],
         )
 
     def correct(self) -> NDArray[np.bool_]:
@@ -126,6 +132,7 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
     answers: list[list[str | None]] = []
     found = _Found()
     scores: dict[str, list[list[float]]] = {}
+    verified: list[list[bool]] = []
     rows = read_table(
         path, argument="completions", columns=COMPLETIONS_COLUMNS, config=None, split=None, default="train"
     )  # a Parquet file, too
@@ -142,6 +149,9 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
         if answers and line_scores.keys() != scores.keys():
             came, expected = (", ".join(names) or "none" for names in (line_scores, scores))
             raise UserError(f"{place}: got the scores {came}, expected {expected} as in {first}")
+        ratings = values.get("ratings")
+        if isinstance(ratings, list) and len(ratings) == count:  # else it is of no concern to us
+            verified.append([each is not None for each in ratings])
         first = first or where
         prompts.append(_text(values.get("prompt"), "prompt", place))
         golds.append(_gold(values.get("answer"), place))
@@ -165,6 +175,7 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
         examples(found.unanswered),
         how_to_get_answers(answer_style, sum(ended) / len(ended) if ended else None) if found.texts else None,
         stated,
+        np.array(verified) if len(verified) == len(prompts) and VERIFICATION in arrays else None,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
-from rlif.evaluation.completions import VERBALIZED, VERBALIZED_MEAN, Completions
+from rlif.evaluation.completions import VERBALIZED, VERBALIZED_MEAN, VERIFICATION, Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
     ReliabilityBins,
@@ -36,10 +36,13 @@ from rlif.metrics.selection import (
     pass_at_k,
     weighted_choice,
 )
-from rlif.scoring.group_confidence import GROUP_SCORES
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES
 
 # In nats: no probabilities, even where all of them happen to lie in [0, 1].
-SCORES_IN_NATS = ("self_certainty", "token_entropy", "trajectory_entropy", "sequence_logprob", *GROUP_SCORES)
+SCORES_IN_NATS = (
+    "self_certainty", "token_entropy", "token_varentropy", "top_confidence", "trajectory_entropy", "sequence_logprob",
+    *GROUP_SCORES, *TOP_GROUP_SCORES,
+)  # fmt: skip
 AGREEMENT = "agreement"
 # Of all scores of a completion together, which takes labels of other prompts.
 ALL_SCORES = "all_scores"
@@ -87,6 +90,9 @@ class Evaluation:
     """The ends of a few completions that state no answer."""
     advice: str | None = None
     """What may help where few state one."""
+    verifying: float | None = None
+    """Balanced accuracy of one verification: the mean of the share of those of right completions that call them right,
+    and the share of those of the others that do not. None without verifications, or if completions are all alike."""
     same_confidence: tuple[float, float] | None = None
     """The confidence that most completions state of those that state one, and their share, where that is large."""
 
@@ -99,6 +105,7 @@ class Evaluation:
             "tiers": self.tiers,
             "unanswered": self.unanswered,
             "unread_answers": self.unread_answers,
+            "verifying": self.verifying,
             **{
                 kind: {name: without_nan(mean._asdict()) for name, mean in means.items()}
                 for kind, means in (("label_free", self.label_free), ("selection", self.selection))
@@ -147,6 +154,7 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
             if completions.confidence_stated is None
             else {"confidence_stated": mean_over_prompts(completions.confidence_stated.mean(axis=1))}
         ),
+        **({} if completions.verified is None else {"verified": mean_over_prompts(completions.verified.mean(axis=1))}),
         **{name: mean_over_prompts(values.mean(axis=1)) for name, values in completions.scores.items()},
     }
     labelled = completions.labelled()
@@ -166,6 +174,7 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
         tiers={tier: count / size for tier, count in sorted(completions.tiers.items())},
         unanswered=completions.unanswered,
         advice=completions.advice,
+        verifying=balanced_accuracy(labelled) if measured else None,
         same_confidence=same_confidence(completions),
     )
 
@@ -180,6 +189,16 @@ def same_confidence(completions: Completions) -> tuple[float, float] | None:
     values, counts = np.unique(completions.scores[VERBALIZED][completions.confidence_stated], return_counts=True)
     share = counts.max() / counts.sum()
     return (float(values[counts.argmax()]), float(share)) if share >= SAME_CONFIDENCE else None
+
+
+def balanced_accuracy(completions: Completions) -> float | None:
+    """Average how often one verification calls a right completion right, and another one not; None for no such mean."""
+    if VERIFICATION not in completions.scores:
+        return None
+    share, correct = completions.scores[VERIFICATION], completions.correct()
+    verified = np.ones_like(correct) if completions.verified is None else completions.verified
+    right, other = share[verified & correct], share[verified & ~correct]
+    return float(right.mean() + 1 - other.mean()) / 2 if len(right) and len(other) else None
 
 
 def confidences(completions: Completions) -> dict[str, NDArray[np.float64]]:
@@ -210,8 +229,8 @@ def _selection(completions: Completions, borda_powers: Sequence[float]) -> dict[
     values |= {f"majority@{k}": majority_at_k(correct, clusters, k) for k in ks}
     for name, scores in completions.scores.items():
         values[f"best-of-{count}/{name}"] = chosen(correct, best_choice(scores, clusters))
-    for name in [name for name in (VERBALIZED, VERBALIZED_MEAN) if name in completions.scores]:
-        weights = as_probability(name, completions.scores[name])
+    for name in (VERBALIZED, VERBALIZED_MEAN, VERIFICATION):
+        weights = as_probability(name, completions.scores[name]) if name in completions.scores else None
         if weights is not None:
             values[f"weighted-majority/{name}"] = chosen(correct, weighted_choice(weights, clusters))
     voters = [name for name in ("self_certainty",) if name in completions.scores] or list(completions.scores)

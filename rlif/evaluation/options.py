@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 from rlif.errors import UserError
-from rlif.options.checks import Count, check
+from rlif.options.checks import AtLeast, Count, check
 from rlif.options.groups import (
     LoadingOptions,
     OutputOptions,
@@ -18,11 +19,30 @@ from rlif.options.groups import (
     TruncationOptions,
 )
 from rlif.options.record import check_resume
+from rlif.options.verification import VerificationOptions, check_verification
+
+
+@dataclass(kw_only=True)
+class EvalVerificationOptions(VerificationOptions):
+    """How the model is asked to verify each completion, for the score `verification`."""
+
+    heading: ClassVar[str] = "verification"
+
+    verify_generations: Annotated[int, AtLeast(0)] = 0
+    """Verifications sampled of each completion, by the same model, temperature and longest completion (RISE, arXiv
+    2505.13445). The score is the share of them that call it right. 0: none, and no score."""
 
 
 @dataclass(kw_only=True)
 class EvalConfig(
-    OutputOptions, ResumeOptions, SeedOptions, ReadingOptions, SamplingOptions, TruncationOptions, LoadingOptions
+    OutputOptions,
+    ResumeOptions,
+    SeedOptions,
+    ReadingOptions,
+    SamplingOptions,
+    TruncationOptions,
+    EvalVerificationOptions,
+    LoadingOptions,
 ):
     """Measure a model's samples: accuracy, voting, best-of-N by confidence, and calibration.
 
@@ -55,7 +75,7 @@ class EvalConfig(
 
     confidence_window: Count = 64
     """Tokens of a window, of the scores that look at stretches of a completion (DeepConf, arXiv 2508.15260, which takes
-    up to 2048). Of a shorter completion they are its mean self-certainty."""
+    up to 2048). Of a shorter completion they are the mean of all its tokens."""
 
     analyses: Count = 1
     """Analyses of each answer between tags, whose stated confidences are averaged to the score verbalized_mean: with
@@ -71,8 +91,8 @@ class EvalConfig(
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
         if self.completions is not None:
-            for name in ("model", "data"):
-                if getattr(self, name) is not None:
+            for name, off in (("model", None), ("data", None), ("verify_generations", 0)):
+                if getattr(self, name) != off:
                     raise UserError(
                         f"{name}: got {getattr(self, name)!r} beside completions, expected one or the other"
                     )
@@ -83,3 +103,4 @@ class EvalConfig(
             raise UserError(f"{missing}: got none, expected a model and data, or completions")
         check_resume(self, "evaluation")
         check(self)
+        check_verification(self)

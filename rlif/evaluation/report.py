@@ -74,6 +74,11 @@ def print_tables(evaluation: Evaluation, console: Console | None = None) -> None
             f"{share:.0%} of the confidences that completions state are {value:g}: they tell nothing apart",
             highlight=False,
         )
+    if evaluation.verifying is not None:
+        console.print(
+            f"verifications tell right completions from others with a balanced accuracy of {evaluation.verifying:.1%}",
+            highlight=False,
+        )
     tables = [label_free_table(evaluation)]
     if evaluation.selection:
         tables += [selection_table(evaluation), scores_table(evaluation)]
@@ -105,6 +110,7 @@ def label_free_table(evaluation: Evaluation) -> Table:
         "answered": "state an answer",
         "majority_share": "agree with the majority",
         "confidence_stated": "state their confidence",
+        "verified": "short enough to be verified",
     }
     for name, mean in evaluation.label_free.items():
         if name in names:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+from rlif.answers.math_verification import limited_cost
+from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.evaluation.analyses import mean_confidences
-from rlif.evaluation.completions import VERBALIZED_MEAN, completion_row
+from rlif.evaluation.completions import VERBALIZED_MEAN, VERIFICATION, completion_row
 from rlif.evaluation.options import EvalConfig
 from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
@@ -18,8 +22,10 @@ from rlif.progress_bar import bar
 from rlif.rollouts.batch_size import padded_length, prompts_at_a_time
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
+from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
-from rlif.scoring.confidence import OUTPUTS, confidence_scores
+from rlif.rollouts.verification import VERIFICATION_SEED, Verifier, make_verifier
+from rlif.scoring.confidence import EVALUATED_OUTPUTS, confidence_scores
 
 # Tokens sampled at a time where nobody says it, on a GPU.
 MAX_BATCH_TOKENS = 16384
@@ -32,6 +38,8 @@ class EvalSampling:
     config: EvalConfig
     language_model: LanguageModel
     prompts: list[EncodedPrompt]
+    verifier: Verifier | None = None
+    """What asks the model to verify its completions, if it is to."""
 
     def run(self, path: Path) -> None:
         """Append a row to `path` for every prompt that has none there yet.
@@ -40,36 +48,70 @@ class EvalSampling:
             UserError: the file has other prompts than the data, or cannot be written.
             KeyboardInterrupt: Ctrl-C.
         """
-        append_rows(path, self.prompts, self.batch_size(), self.rows)
+        append_rows(path, self.prompts, self.batch_size(self.prompts, self.config.num_generations), self.rows)
 
-    def batch_size(self) -> int:
-        """Prompts that are sampled at a time."""
+    def batch_size(self, prompts: Sequence[EncodedPrompt], num_generations: int) -> int:
+        """Return how many of these prompts are sampled at a time, with so many completions of each."""
         config = self.config
-        group = padded_length(self.prompts, config.max_completion_length) * config.num_generations
+        group = padded_length(prompts, config.max_completion_length) * num_generations
         if config.max_batch_tokens is not None:
             return max(1, config.max_batch_tokens // group)
         return prompts_at_a_time(
             self.language_model,
-            self.prompts,
-            num_generations=config.num_generations,
+            prompts,
+            num_generations=num_generations,
             max_completion_length=config.max_completion_length,
             at_most=MAX_BATCH_TOKENS // group,
         )
 
+    def sample(
+        self, prompts: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]], num_generations: int, **more: Any
+    ) -> Rollout:
+        """Sample as the configuration says."""
+        config = self.config
+        return sample(
+            self.language_model,
+            prompts,
+            num_generations=num_generations,
+            max_completion_length=config.max_completion_length,
+            temperature=config.temperature,
+            seeds=seeds,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            **more,
+        )
+
+    def ratings(
+        self, verifier: Verifier, start: int, prompts: Sequence[EncodedPrompt], rollout: Rollout
+    ) -> list[list[str | None] | None]:
+        """Sample verifications of every completion of some prompts, the first of which is number `start` of all.
+
+        Returns:
+            what the verifications of each completion state, None for one that states nothing; None for a completion
+            that is too long to be verified.
+        """
+        config = self.config
+        found: list[list[str | None] | None] = [None] * len(rollout.texts)
+        asked = [
+            (row, prompt)
+            for row, text in enumerate(rollout.texts)
+            if (prompt := verifier.prompt(prompts[row // config.num_generations], text)) is not None
+        ]
+        size = self.batch_size([prompt for _, prompt in asked], config.verify_generations) if asked else 1
+        for first in range(0, len(asked), size):
+            batch = asked[first : first + size]
+            seeds = [(VERIFICATION_SEED, config.seed, start * config.num_generations + row) for row, _ in batch]
+            verifications = self.sample([prompt for _, prompt in batch], seeds, config.verify_generations)
+            stated = [None if each is None else each.text for each in verifications.stated]
+            for place, (row, _) in enumerate(batch):
+                found[row] = stated[place * config.verify_generations : (place + 1) * config.verify_generations]
+        return found
+
     def rows(self, start: int, prompts: Sequence[EncodedPrompt]) -> list[Row]:
         """The rows of some prompts, the first of which is number `start` of all."""
         config, count = self.config, self.config.num_generations
-        rollout = sample(
-            self.language_model,
-            prompts,
-            num_generations=count,
-            max_completion_length=config.max_completion_length,
-            temperature=config.temperature,
-            seeds=[(config.seed, start + offset) for offset in range(len(prompts))],
-            top_k=config.top_k,
-            top_p=config.top_p,
-            outputs=OUTPUTS,
-        )
+        seeds = [(config.seed, start + offset) for offset in range(len(prompts))]
+        rollout = self.sample(prompts, seeds, count, outputs=EVALUATED_OUTPUTS)
         tensors = confidence_scores(
             rollout, self.language_model.tokenizer, self.language_model.vocab_size, config.confidence_window
         )
@@ -85,6 +127,11 @@ class EvalSampling:
                 top_k=config.top_k,
                 top_p=config.top_p,
             )
+        ratings = None
+        if self.verifier is not None:
+            ratings = self.ratings(self.verifier, start, prompts, rollout)
+            with limited_cost():
+                scores[VERIFICATION] = [share_right(each, self.verifier) for each in ratings]
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
         groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]
         return [
@@ -95,6 +142,7 @@ class EvalSampling:
                 {name: values[group] for name, values in scores.items()},
                 tokens=lengths[group],
                 finished=finished[group],
+                **({} if ratings is None else {"ratings": ratings[group]}),
             )
             for group in groups
         ]
@@ -127,7 +175,23 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
         answer_style=style,
     )
     check_decoding(language_model, encoded[0].ids)
-    return EvalSampling(replace(config, answer_style=style), language_model, encoded)
+    verifier = None
+    if config.verify_generations:
+        verifier = make_verifier(
+            language_model,
+            config,
+            encoded,
+            max_completion_length=config.max_completion_length,
+            chat=config.chat,
+            system_prompt=config.system_prompt,
+        )
+    return EvalSampling(replace(config, answer_style=style), language_model, encoded, verifier)
+
+
+def share_right(ratings: list[str | None] | None, verifier: Verifier) -> float:
+    """Return the share of a completion's verifications that call it right; 0 where there are none."""
+    outcomes = [None if each is None else verifier.rating(each) for each in ratings or ()]
+    return fmean(each is Outcome.RIGHT for each in outcomes) if outcomes else 0.0
 
 
 def append_rows(

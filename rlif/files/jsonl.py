@@ -83,7 +83,7 @@ class JsonLines:
             UserError: the disk does not take it, or the file is gone.
         """
         try:
-            with self.path.open("rb") as file:
+            with self.path.open("rb+") as file:  # Windows flushes what was opened to be written to
                 os.fsync(file.fileno())
                 return os.fstat(file.fileno()).st_size
         except OSError as error:

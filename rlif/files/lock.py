@@ -93,7 +93,7 @@ class Lock:
         """
         while self._descriptor is None:
             try:
-                descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise UserError(f"{self.argument}: cannot write to {self.directory}: {error.strerror}") from error
             try:
@@ -108,17 +108,22 @@ class Lock:
                 os.close(descriptor)
         with suppress(OSError):  # the disk is full, which whoever writes next will say
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def release(self) -> None:
         """Let others in; nothing happens if it is not locked by this."""
         if self._descriptor is not None:
             with suppress(OSError):  # somebody has removed the directory
-                if _is_at(self._descriptor, self.file):
+                is_ours = _is_at(self._descriptor, self.file)
+                if fcntl is None:  # Windows, which removes no file that is open
+                    self._close()
+                if is_ours:
                     self.file.unlink()
                 if self._made:
                     self.file.parent.rmdir()  # an error where something is in it
-            self._close()
+            if self._descriptor is not None:
+                self._close()
 
     def _lock(self, descriptor: int) -> None:
         if fcntl is None:
@@ -167,7 +172,8 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _owner(descriptor: int) -> str:
     """Who has the lock, from what it wrote; that may be cut short, or not be there yet."""
-    text = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    text = os.read(descriptor, 200).decode(errors="replace").strip()
     return text if re.fullmatch(r"process \d+ on [\w.-]+", text) else "another process"
 
 

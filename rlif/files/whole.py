@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _lives(process: int) -> bool:
-    if os.name != "posix":  # where the same call would end the process
+    if sys.platform == "win32":  # where the same call would end the process
         return True
     try:
         os.kill(process, 0)
@@ -73,8 +74,13 @@ def write_text(path: Path, text: str, *, argument: str = "output_dir") -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the list of names in a directory, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the list of names in a directory, is on the disk; Windows sees to the names itself."""
+    if sys.platform == "win32":  # which flushes what was opened to be written to, and opens no directory
+        if path.is_dir():
+            return
+        descriptor = os.open(path, os.O_RDWR)
+    else:
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -16,7 +16,7 @@ from rlif.retry.options import RetryConfig
 from rlif.rollouts.batch_size import prompts_at_a_time
 from rlif.rollouts.encode import EncodedPrompt, encode_prompt, max_prompt_length
 from rlif.rollouts.sample import sample
-from rlif.scoring.confidence import OUTPUTS, confidence_scores
+from rlif.scoring.confidence import EVALUATED_OUTPUTS, confidence_scores
 
 # Prompts worked on at a time where nobody says it, on a GPU.
 PROMPTS_PER_BATCH = 256
@@ -115,7 +115,7 @@ class Retrying:
             seeds=[(config.seed, each.number, len(each.texts)) for each, _ in asked],
             top_k=config.top_k,
             top_p=config.top_p,
-            outputs=OUTPUTS,
+            outputs=EVALUATED_OUTPUTS,
         )
         tensors = confidence_scores(
             rollout,

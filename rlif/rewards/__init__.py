@@ -1,9 +1,9 @@
 """Rewards of completions: what the loop maximises, and how several become one.
 
-`confidence.py` has those that need no label, only the policy's own distributions; `agreement.py` and `controls.py`
-those that read the answers that completions state. A reward is a plain function that names what it wants to see
-(`interface.py` lists what there is), so a user's own (`user_function.py`) is written exactly like the built-in ones.
-`registry.py` knows them by name, and `mixture.py` adds them up.
+`confidence.py` has those that need no label, only the policy's own distributions; `agreement.py`, `controls.py` and
+`outcome.py` those that read the answers that completions state. A reward is a plain function that names what it wants
+to see (`interface.py` lists what there is), so a user's own (`user_function.py`) is written exactly like the built-in
+ones. `registry.py` knows them by name, and `mixture.py` adds them up.
 
 Importing this loads no torch, so that the command line can check a name at once: what needs torch is loaded when it is
 first asked for.

@@ -18,6 +18,7 @@ from rlif.rewards.confidence import (
 )
 from rlif.rewards.controls import format_reward, random_reward, verifiable
 from rlif.rewards.interface import RewardFunction
+from rlif.rewards.outcome import rise, rise_majority
 from rlif.rewards.verbalized import rlcr, rlcr_majority, verbalized_confidence, verbalized_extremes
 
 REWARDS: dict[str, RewardFunction] = {
@@ -31,6 +32,8 @@ REWARDS: dict[str, RewardFunction] = {
     "format": format_reward,
     "random": random_reward,
     "verifiable": verifiable,
+    "rise": rise,
+    "rise_majority": rise_majority,
     "rlcr": rlcr,
     "rlcr_majority": rlcr_majority,
     "verbalized_confidence": verbalized_confidence,

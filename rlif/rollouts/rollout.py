@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -41,6 +41,19 @@ class Rollout:
     from, as far as `sample` was asked for them."""
     answer_style: AnswerStyle = "strict"
     """Where the answers of these completions are looked for."""
+    verifies: list[bool] | None = None
+    """N, whether the prompt asks if another completion is right; then the gold answer is that one's rating. None: no
+    prompt does."""
+
+    @cached_property
+    def solutions(self) -> list[int]:
+        """The rows that verify nothing."""
+        return [row for row in range(len(self.texts)) if self.verifies is None or not self.verifies[row]]
+
+    @cached_property
+    def verifications(self) -> list[int]:
+        """The rows that verify another completion."""
+        return [row for row, verifies in enumerate(self.verifies or ()) if verifies]
 
     @cached_property
     def stated(self) -> list[Stated | None]:
@@ -85,7 +98,46 @@ class Rollout:
             num_generations=self.num_generations,
             stats=self.stats and TokenStats(*(field if field is None else field[index, :length] for field in fields)),
             answer_style=self.answer_style,
+            verifies=self.verifies and [self.verifies[row] for row in rows],
         )
+
+
+def with_verifications(solutions: Rollout, verifications: Rollout, pad_token_id: int) -> Rollout:
+    """Return both rollouts as one, the solutions first.
+
+    Args:
+        solutions: of which none verifies another completion.
+        verifications: by the same sampler, as many of each prompt, and with the same statistics.
+        pad_token_id: stands before a prompt and after a completion.
+    """
+
+    def joined(one: Tensor, other: Tensor, value: float = 0, *, left: bool = False) -> Tensor:
+        width = max(one.shape[1], other.shape[1])
+
+        def padded(part: Tensor) -> Tensor:
+            room = (width - part.shape[1], 0) if left else (0, width - part.shape[1])
+            return torch.nn.functional.pad(part, (*(0, 0) * (part.dim() - 2), *room), value=value)
+
+        return torch.cat([padded(one), padded(other)])
+
+    stats = None
+    if solutions.stats is not None:
+        assert verifications.stats is not None
+        pairs = zip(solutions.stats, verifications.stats, strict=True)
+        stats = TokenStats(*(None if one is None or other is None else joined(one, other) for one, other in pairs))
+    return replace(
+        solutions,
+        prompts=solutions.prompts + verifications.prompts,
+        answers=solutions.answers + verifications.answers,
+        texts=solutions.texts + verifications.texts,
+        prompt_ids=joined(solutions.prompt_ids, verifications.prompt_ids, pad_token_id, left=True),
+        prompt_mask=joined(solutions.prompt_mask, verifications.prompt_mask, left=True),
+        completion_ids=joined(solutions.completion_ids, verifications.completion_ids, pad_token_id),
+        completion_mask=joined(solutions.completion_mask, verifications.completion_mask),
+        finished=torch.cat([solutions.finished, verifications.finished]),
+        stats=stats,
+        verifies=[False] * len(solutions.texts) + [True] * len(verifications.texts),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@
 | --- | --- | --- |
 | `self_certainty` | mean KL(Uniform ‖ p_t) (Intuitor, arXiv 2505.19590) | nats, >= 0 |
 | `token_entropy` | -mean H(p_t) (arXiv 2506.17219, 2505.22660) | nats, <= 0 |
+| `token_varentropy` | -mean of the variance of log p_t under p_t | nats², <= 0 |
+| `top_confidence` | -mean log p_t(v) over the 20 likeliest v (DeepConf, arXiv 2508.15260) | nats, >= 0 |
 | `trajectory_entropy` | mean log p_t(y_t) (arXiv 2506.17219) | nats, <= 0 |
 | `sequence_logprob` | sum log p_t(y_t): longer completions score lower (arXiv 2505.15134) | nats, <= 0 |
 | `inverse_perplexity` | exp(mean log p_t(y_t)), the geometric mean of p_t(y_t) | [0, 1] |
@@ -25,7 +27,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rlif.scoring.answer_tokens import answer_tokens
-from rlif.scoring.group_confidence import GROUP_SCORES, group_scores
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES, group_scores, token_confidence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,18 +37,23 @@ if TYPE_CHECKING:
     from rlif.rollouts.rollout import Rollout
     from rlif_kernels import TokenStats
 
-# The fields of `TokenStats` that the scores are made of.
+# The fields of `TokenStats` that most scores are made of.
 OUTPUTS = ("logprob", "entropy", "self_certainty", "top_probs")
+# Those that `confidence_scores` takes beside them.
+EVALUATED_OUTPUTS = (*OUTPUTS, "varentropy", "top_logprobs")
 # What `confidence_scores` says of a whole completion.
 CONFIDENCE_SCORES = (
     "self_certainty",
     "token_entropy",
+    "token_varentropy",
+    "top_confidence",
     "trajectory_entropy",
     "sequence_logprob",
     "inverse_perplexity",
     "entropy_confidence",
     "probability_disparity",
     *GROUP_SCORES,
+    *TOP_GROUP_SCORES,
 )
 # What `span_scores` says of a span.
 SPAN_SCORES = (
@@ -68,6 +75,17 @@ def token_entropy(stats: TokenStats, completion_mask: Tensor) -> Tensor:
     """Average the entropy H(p_t) over the tokens, in nats, with the sign turned."""
     assert stats.entropy is not None
     return -_mean(stats.entropy, completion_mask)
+
+
+def token_varentropy(stats: TokenStats, completion_mask: Tensor) -> Tensor:
+    """Average the variance of log p_t over the tokens, in nats², with the sign turned."""
+    assert stats.varentropy is not None
+    return -_mean(stats.varentropy, completion_mask)
+
+
+def top_confidence(stats: TokenStats, completion_mask: Tensor) -> Tensor:
+    """Average DeepConf's confidence in a token over the tokens, in nats."""
+    return _mean(token_confidence(stats), completion_mask)
 
 
 def trajectory_entropy(stats: TokenStats, completion_mask: Tensor) -> Tensor:
@@ -133,7 +151,7 @@ def confidence_scores(
     """Compute `CONFIDENCE_SCORES` of N whole completions, but for the disparity, which is that of the answers' tokens.
 
     Args:
-        rollout: sampled with `OUTPUTS`.
+        rollout: sampled with `EVALUATED_OUTPUTS`.
         tokenizer: of the model.
         vocab_size: V, the columns of its logits; at least 2.
         window: tokens of a group, of the scores that are of groups.
@@ -146,6 +164,8 @@ def confidence_scores(
     return {
         "self_certainty": self_certainty(stats, mask),
         "token_entropy": token_entropy(stats, mask),
+        "token_varentropy": token_varentropy(stats, mask),
+        "top_confidence": top_confidence(stats, mask),
         "trajectory_entropy": trajectory_entropy(stats, mask),
         "sequence_logprob": sequence_logprob(stats, mask),
         "inverse_perplexity": inverse_perplexity(stats, mask),

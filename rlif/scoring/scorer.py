@@ -300,7 +300,7 @@ def score_parts(
         outputs: the fields of `TokenStats` to compute.
 
     Returns:
-        (N, T) or (N, T, 2) float32 fields, 0 outside the completion mask.
+        (N, T) fields, or (N, T, k) of those that have k numbers a token, 0 outside the completion mask.
     """
     fields: dict[str, Tensor] = {}
     for rows in parts:

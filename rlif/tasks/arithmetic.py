@@ -36,6 +36,13 @@ Split = Literal["train", "eval"]
 ALPHABET = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "+", "-", "=", "?", "\n", "#### ")
 """The symbols of which every prompt and solution is made; the answer marker is one symbol."""
 
+VERIFY_TEMPLATE = "{prompt}{completion}\n0+1\n"
+"""Asks whether a solution is right, in these symbols: as a further problem, to which a right solution has the right
+answer. A model that has seen a slip slips more often, so that it knows something of a solution before any training."""
+VERIFY_RATINGS = ("1", "2", "9")
+"""Of a right solution, a wrong one, and one without an answer: numbers that the model writes now and then when it is
+asked. One that is never written could not be rewarded."""
+
 # One problem in this many is kept for evaluation.
 EVAL_FRACTION = 8
 # A random slip misses the right sum by 1 to this much, either way.

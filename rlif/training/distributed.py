@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -54,6 +54,12 @@ def all_reduce_max(accelerator: Accelerator, number: float) -> float:
     if accelerator.num_processes == 1:
         return number
     return float(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+
+
+def gather_list(accelerator: Accelerator, items: Iterable[T]) -> list[T]:
+    """Return the items of all processes, any objects that can be pickled, on every process: the first one's first."""
+    own = list(items)
+    return own if accelerator.num_processes == 1 else gather_object(own)
 
 
 def broadcast(accelerator: Accelerator, value: T) -> T:

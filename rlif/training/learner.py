@@ -19,6 +19,7 @@ from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import adapter_off, policy_to_train
 from rlif.models.optimization import adamw
 from rlif.rewards import RewardMixture
+from rlif.rollouts.verification import Verifier
 from rlif.scoring.scorer import Scorer, make_scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.checkpoint import load_optimizer, optimizer_tensors, save_optimizer
@@ -50,6 +51,8 @@ class Learner:
     optimizer: torch.optim.Optimizer
     entropy: EntropyControl
     """The weight of the entropy in the loss, which moves as the run goes on if it is to."""
+    verifier: Verifier | None = None
+    """What asks the policy to verify its own completions; None where nothing does."""
 
     @contextmanager
     def as_start_model(self) -> Iterator[LanguageModel]:
@@ -89,8 +92,11 @@ def make_learner(
     *,
     need_start_model: bool,
     checkpoint: Path | None = None,
+    verifier: Verifier | None = None,
 ) -> Learner:
     """Prepare for training what starts as `start`, or continues from a checkpoint of it.
+
+    The `verifier` is one of the start's.
 
     Raises:
         UserError: the model cannot be trained as the configuration says.
@@ -114,4 +120,7 @@ def make_learner(
     if need_start_model and config.lora_rank > 0:
         start_model = StartModel(scorer, partial(adapter_off, policy.model))
     models = Models(policy, scorer, start_model)
-    return Learner(config, accelerator, models, rewards, optimizer, EntropyControl(config, config.entropy_coef))
+    if verifier is not None:
+        verifier = replace(verifier, language_model=policy)
+    entropy = EntropyControl(config, config.entropy_coef)
+    return Learner(config, accelerator, models, rewards, optimizer, entropy, verifier)

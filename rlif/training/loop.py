@@ -30,7 +30,7 @@ from rlif.interrupts import StopRequest
 from rlif.models.optimization import before_weights_change, rounded_away, scheduled
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.paged import sample_paged
-from rlif.rollouts.rollout import Rollout
+from rlif.rollouts.rollout import Rollout, with_verifications
 from rlif.rollouts.sample import sample
 from rlif.training.checkpoint import checkpoints
 from rlif.training.distributed import all_reduce_max, all_reduce_sum, unsharded
@@ -41,9 +41,12 @@ from rlif.training.resampling import redraw_equal_groups
 from rlif.training.setup import Run, prepare
 from rlif.training.step import update
 from rlif.training.validation import sample_rows
+from rlif.training.verification import ask
 
 # Completions written to samples.jsonl at a time: enough to see what the policy is up to.
 NUM_SAMPLES = 8
+# Verifications after them, of those that the policy was trained on.
+NUM_VERIFICATIONS = 2
 # Steps without a finite update after which nothing better is to be expected.
 MAX_BAD_STEPS = 3
 
@@ -115,7 +118,9 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                         guarded, alarm = run.watch(step, evaluation.metrics)
                         row |= guarded
                     elif step >= first_trained:
-                        samples = sample_rows(rollout)[:NUM_SAMPLES]
+                        samples = sample_rows(rollout.select(rollout.solutions))[:NUM_SAMPLES]
+                    if step >= first_trained and rollout.verifications:
+                        samples += sample_rows(rollout.select(rollout.verifications))[:NUM_VERIFICATIONS]
                 if len(row) > 1:  # step 0 without evaluation data has nothing to say
                     run.log(row, samples)
                 if alarm is not None:
@@ -188,48 +193,51 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
     started = time.perf_counter()
     seed_step(config.seed, step, accelerator.process_index)
     share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
+
+    def solve(positions: Sequence[int], *attempt: int) -> Rollout:
+        """Sample completions of the prompts at these positions of the step; an attempt after the first is numbered."""
+        seeds = [(config.seed, step, position, *attempt) for position in positions]
+        return draw(learner, [prompts[position] for position in positions], seeds)
+
     with unsharded(accelerator, learner.models.scorer):
-        rollout = draw(learner, prompts, step, share)
-    redrawn = None
+        rollout = solve(share)
+    more: dict[str, float] = {}
     if config.max_num_gen_batches > 1:
         rollout, redrawn = redraw_equal_groups(
-            learner,
-            rollout,
-            lambda groups, attempt: draw(learner, prompts, step, [share[group] for group in groups], attempt),
-            step,
+            learner, rollout, lambda groups, attempt: solve([share[group] for group in groups], attempt), step
         )
+        more["redrawn_groups"] = all_reduce_sum(accelerator, {"redrawn": redrawn})["redrawn"]
+    if learner.verifier is not None:
+        asked = ask(learner, prompts, rollout, step, share)
+        more["verify/too_long"] = asked.too_long
+        with unsharded(accelerator, learner.models.scorer):
+            if asked.prompts:
+                verifications = draw(learner, asked.prompts, asked.seeds)
+                rollout = with_verifications(rollout, verifications, learner.models.language_model.pad_token_id)
     sampled = time.perf_counter()
     with doing(f"learning from {len(rollout.texts)} completions"):
         metrics = update(learner, rollout, step, learning_rate_at(step, config))
-    if redrawn is not None:
-        metrics["redrawn_groups"] = all_reduce_sum(accelerator, {"redrawn": redrawn})["redrawn"]
     seconds = time.perf_counter() - started
-    return metrics | {
+    return metrics | more | {
         "tokens_per_second": metrics["num_tokens"] / seconds,
         "sampling_seconds": sampled - started,
         "step_seconds": seconds,
     }, rollout
 
 
-def draw(
-    learner: Learner, prompts: Sequence[EncodedPrompt], step: int, positions: Sequence[int], attempt: int = 0
-) -> Rollout:
-    """Sample a group of completions for the prompts at these positions of a step.
-
-    The random numbers of a prompt are its position's, and the attempt's after the first.
-    """
+def draw(learner: Learner, prompts: Sequence[EncodedPrompt], seeds: Sequence[tuple[int, ...]]) -> Rollout:
+    """Sample a group of completions of each prompt, by its own random numbers, as the configuration says."""
     config = learner.config
     roll_out = sample_paged if config.use_transformers_continuous_batching else sample
-    again = (attempt,) if attempt else ()
     return roll_out(
         learner.models.language_model,
-        [prompts[position] for position in positions],
+        prompts,
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
-        seeds=[(config.seed, step, position, *again) for position in positions],
+        seeds=seeds,
         outputs=("logprob",) if config.importance_sampling_mode is not None else (),
     )
 

@@ -53,6 +53,7 @@ def loss_options(
         "epsilon_high": config.epsilon_high,
         "delta": config.delta,
         "beta": config.beta,
+        "kl": config.kl_estimator,
         "importance_sampling_level": config.importance_sampling_level,
         # The means of entropy and self-certainty are over the tokens of the step whatever the loss type.
         "entropy_coef": (config.entropy_coef if entropy_coef is None else entropy_coef) / (share or 1.0),

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from rlif.options.checks import Above, AtLeast, Count, Positive, check
+from rlif.options.checks import Above, AtLeast, AtMost, Count, Positive, check
 from rlif.options.fields import Formerly
 from rlif.options.groups import (
     DataOptions,
@@ -31,6 +31,7 @@ from rlif.options.groups import (
     TruncationOptions,
 )
 from rlif.options.record import check_resume
+from rlif.options.verification import VerificationOptions, check_verification
 from rlif.rewards import REWARDS, Aggregation, read_specs, reward_names
 from rlif.training.guard import Action
 from rlif.training.variant_options import (
@@ -43,11 +44,12 @@ from rlif.training.variant_options import (
 LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo", "gmpo"]
 RewardScale = Literal["group", "batch", "none"]
 ImportanceLevel = Literal["token", "sequence"]
-KLEstimator = Literal["k3", "full"]
+KLEstimator = Literal["k3", "k3_corrected", "full"]
+VerifyLabels = Literal["gold", "majority"]
 
 REWARD_HELP = (
     "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
-    f"{', '.join(REWARDS)} (verifiable and rlcr need gold answers); or a function of your own, "
+    f"{', '.join(REWARDS)} (verifiable, rise and rlcr need gold answers); or a function of your own, "
     "package.module:function or file.py:function; or reward_model:DIRECTORY, as `rlif self-feedback train --objective "
     "reward_model` makes it."
 )
@@ -73,9 +75,10 @@ class PolicyLossOptions:
     """Weight of the KL divergence to the frozen start model. 0 switches it off: collapse comes sooner."""
 
     kl_estimator: KLEstimator = "k3"
-    """k3: estimate that divergence from the log-probabilities of each token drawn. full: compute it over the whole
-    vocabulary, from the start model's hidden states: exact, with a gradient that varies less and is 0 at the start.
-    With num_iterations above 1 the hidden states of a step are kept."""
+    """k3: estimate that divergence from the log-probabilities of each token drawn. k3_corrected: times the probability
+    ratio, so that the gradient of the estimate is unbiased too (TRL's use_bias_correction_kl, arXiv 2512.02556). full:
+    compute it over the whole vocabulary, from the start model's hidden states: exact, with a gradient that varies less
+    and is 0 at the start. With num_iterations above 1 the hidden states of a step are kept."""
 
     epsilon: Positive = 0.2
     """Clip range of the probability ratio; of consequence from the second update of a rollout on (num_iterations). Of
@@ -101,6 +104,25 @@ class PolicyLossOptions:
 
     num_iterations: Count = 1
     """Updates from each rollout. At 1 the loop is strictly on-policy and needs one forward for reward and gradient."""
+
+
+@dataclass(kw_only=True)
+class SolveAndVerifyOptions(VerificationOptions):
+    """How a step trains to verify what it has just sampled, beside solving (RISE, arXiv 2505.13445)."""
+
+    heading: ClassVar[str] = "solve and verify"
+
+    verify: bool = False
+    """Ask the policy too whether some of a step's completions are right: num_generations verifications of each, which
+    are rewarded as `rise` rewards for stating the right rating, and learned from in the same update."""
+
+    verify_share: Annotated[float, Above(0), AtMost(1)] = 0.125
+    """Completions that are verified in a step, as a share of prompts_per_step. They are drawn in pairs, at least one: a
+    right completion and one that is not, so fewer where one kind is lacking."""
+
+    verify_labels: VerifyLabels = "gold"
+    """What tells which completions are right. gold: the gold answers. majority: the most common answer of the group,
+    where two agree, which needs no labels."""
 
 
 @dataclass(kw_only=True)
@@ -148,7 +170,8 @@ class SavingOptions:
     """Checkpoints to keep, the newest. None: all."""
 
     report_to: tuple[str, ...] = ()
-    """Trackers that get the metrics too: tensorboard, wandb, trackio, or another that accelerate knows."""
+    """Trackers that get the metrics too: tensorboard, wandb, trackio, or another that accelerate knows. Those three get
+    a table of completions with every evaluation."""
 
 
 @dataclass(kw_only=True)
@@ -166,6 +189,7 @@ class TrainConfig(
     LossVariantOptions,
     SamplerCorrectionOptions,
     AdaptiveEntropyOptions,
+    SolveAndVerifyOptions,
     OptimizerOptions,
     LoraOptions,
     LoadingOptions,
@@ -233,4 +257,5 @@ class TrainConfig(
         check(self)
         read_specs(self.reward)
         check_loss(self)
+        check_verification(self)
         check_resume(self, "run")

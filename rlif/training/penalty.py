@@ -1,8 +1,8 @@
 """The penalty for leaving the start model: what the start model is asked for, and what it comes to.
 
-The estimate "k3" of a token is of two log-probabilities, the policy's and the start model's. "full" is the divergence
-itself, for which the start model hands on its hidden states, H numbers a token instead of one (or where no head is
-fused its logits).
+The estimates "k3" and "k3_corrected" of a token are of log-probabilities, the policy's and the start model's. "full" is
+the divergence itself, for which the start model hands on its hidden states, H numbers a token instead of one (or where
+no head is fused its logits).
 """
 
 from __future__ import annotations

@@ -159,6 +159,7 @@ def metrics_table(row: Mapping[str, float]) -> Table:
     names = {name: name for name in row if name.startswith("reward")}
     names |= {
         "accuracy": "accuracy",
+        "verify/balanced_accuracy": "balanced accuracy of verifying",
         "consensus": "agreeing with the start model's majority",
         "entropy": "entropy, nats",
         "self_certainty": "self-certainty, nats",
@@ -188,6 +189,7 @@ def describe_metrics(row: Mapping[str, float], prefix: str = "") -> str:
     writers: dict[str, Callable[[float], str]] = {
         "reward": "reward {:.3f}".format,
         "accuracy": "accuracy {:.3f}".format,
+        "verify/balanced_accuracy": "verifying {:.3f}".format,
         "consensus": "consensus {:.3f}".format,
         "entropy": "entropy {:.3f}".format,
         "self_certainty": "self-certainty {:.3f}".format,

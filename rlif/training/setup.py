@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from rlif.data.prompts import answer_style_of, read_prompts
+from rlif.data.prompts import Prompt, answer_style_of, read_prompts
 from rlif.errors import UserError
 from rlif.files.fingerprint import fingerprint
 from rlif.files.jsonl import Row
@@ -20,6 +20,7 @@ from rlif.rewards import load_rewards
 from rlif.rollouts.decoding_check import check_decoding
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
 from rlif.rollouts.paged import check_paged
+from rlif.rollouts.verification import make_verifier
 from rlif.training.checkpoint import RunState, data_fingerprint, model_fingerprint, newest_intact
 from rlif.training.distributed import broadcast, make_accelerator, on_first
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard, Reading
@@ -27,7 +28,7 @@ from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress, SilentProgress, default_progress
 from rlif.training.run_dir import CONSENSUS_FILE, EVALUATION_FILE, RunDir, best_reading, resolve_run_dir, unfinished_row
-from rlif.training.trackers import check_trackers, start_trackers
+from rlif.training.trackers import check_trackers, report, start_trackers
 from rlif.training.validation import Validation, ValidationOptions, evaluate, majority_answers
 
 # Fewer prompts than these say too little to be worth taking them from the training set.
@@ -62,7 +63,7 @@ class Run:
     def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
         """Record the metrics of a step, and completions of it; with that the step is finished."""
         self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
-        self.learner.accelerator.log(row, step=int(row["step"]))
+        report(self.learner.accelerator, row, samples)
         with without_interrupts():
             self.rows.append(row)
             self.unfinished = None
@@ -145,8 +146,10 @@ class Run:
     @property
     def keeps_best(self) -> bool:
         """Whether the guard decides when the run ends and which policy is its model."""
+        config = self.learner.config
         supervised = any(reward.needs_answers and reward.weight != 0 for reward in self.learner.rewards.rewards)
-        return self.learner.config.guard == "stop" and not supervised
+        supervised = supervised or (config.verify and config.verify_labels == "gold")
+        return config.guard == "stop" and not supervised
 
     @property
     def should_stop(self) -> bool:
@@ -209,6 +212,8 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
         answer_column=config.answer_column,
     )
     prompts = read(config.data, split=config.split, need_answers=rewards.needs_answers)
+    if config.verify and config.verify_labels == "gold":
+        check_labels(config, prompts)
     eval_prompts = read(config.eval_data, argument="eval_data", split=config.eval_split) if config.eval_data else []
 
     if config.answer_style is None:
@@ -244,6 +249,16 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:
         train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
+    verifier = None
+    if config.verify:
+        verifier = make_verifier(
+            start,
+            config,
+            train_set,
+            max_completion_length=config.max_completion_length,
+            chat=config.chat,
+            system_prompt=config.system_prompt,
+        )
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)
@@ -255,7 +270,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     guarded = config.guard != "off"
     need_start_model = config.beta > 0 or bool(eval_set)
     learner = make_learner(
-        config, accelerator, start, rewards, need_start_model=need_start_model, checkpoint=checkpoint
+        config, accelerator, start, rewards, need_start_model=need_start_model, checkpoint=checkpoint, verifier=verifier
     )
 
     if config.use_adaptive_entropy and state.entropy_coef is not None:
@@ -281,6 +296,20 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
         guard=_guard_of(config, rows, broadcast(accelerator, best_reading(path))) if guarded else None,
         unfinished=unfinished,
     )
+
+
+def check_labels(config: TrainConfig, prompts: Sequence[Prompt]) -> None:
+    """Check that every completion can be told to be right or wrong, where gold answers tell it.
+
+    Raises:
+        UserError: a prompt has none.
+    """
+    missing = next((prompt for prompt in prompts if prompt.answer is None), None)
+    if missing is not None:
+        raise UserError(
+            f"verify_labels: got 'gold', but data: {config.data}, {missing.where} has no `{config.answer_column}`; "
+            "expected a gold answer to every prompt, or verify_labels majority"
+        )
 
 
 def validation_options(config: TrainConfig) -> ValidationOptions:

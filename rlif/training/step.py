@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -27,49 +24,19 @@ from torch import Tensor
 from rlif.answers.math_verification import limited_cost
 from rlif.models.freed_memory import give_back_freed_memory
 from rlif.models.optimization import MovedWeights, set_learning_rate, step_if_finite
-from rlif.rewards.advantages import equal_groups, group_advantages, mean_and_std, unscaled_advantages
 from rlif.rollouts.microbatches import groups_fit
 from rlif.rollouts.rollout import Rollout
 from rlif.scoring.scorer import LossInputs, parts_of, score_parts, shared_prompts
-from rlif.training.distributed import all_reduce_max, all_reduce_sum, batch_std, equal_turns
+from rlif.training.distributed import all_reduce_max, all_reduce_sum, equal_turns
 from rlif.training.learner import Learner
-from rlif.training.loss_options import StepSize, loss_options
+from rlif.training.loss_options import loss_options
 from rlif.training.options import TrainConfig
-from rlif.training.penalty import (
-    KeptAnswers,
-    StartAnswer,
-    ask_start_model,
-    loss_of_statistics,
-    penalty_weights,
-    statistics,
-)
+from rlif.training.penalty import StartAnswer, ask_start_model, loss_of_statistics, penalty_weights, statistics
+from rlif.training.scores import Scores, keep_scores, kind_metrics, kind_totals, reward, start_scores
 from rlif.training.token_choice import chooses_tokens, sampler_weight, statistics_first
-from rlif.training.validation import mean_metrics, rollout_totals
+from rlif.training.verification import verification_metrics
 from rlif_kernels import GRPOLoss, TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
-
-# Before the name of a sum of rewards, the number of completions that have one.
-APPLIED = "applied/"
-
-
-@dataclass
-class Scores:
-    """What is known of a rollout's N completions of at most T tokens; nothing here carries a gradient."""
-
-    step: int
-    counted: Tensor
-    """(N, T) bool: the tokens that the loss counts."""
-    size: StepSize
-    rewards: Tensor
-    """(N,) float64 on the CPU; NaN for a completion to which no reward applies."""
-    advantages: Tensor
-    """(N,) float32."""
-    old_logprob: Tensor
-    """(N, T) float32, of the policy that sampled; filled by the first update."""
-    kept: KeptAnswers | None
-    """What the start model says; filled by the first update, and None where no later one asks."""
-    totals: Counter[str] = field(default_factory=Counter)
-    """Sums for the metrics."""
 
 
 def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) -> dict[str, float]:
@@ -107,28 +74,24 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         # Once the weights have changed: an update that is abandoned before moves nothing else either.
         learner.entropy.finish_update(accelerator)
 
-    groups = scores.rewards.view(-1, config.num_generations)
     totals = all_reduce_sum(
         accelerator,
         {
             **scores.totals,
-            **applied("reward", scores.rewards),
+            **kind_totals(scores.rewards[rollout.solutions], config.num_generations),
             **dataclasses.asdict(moved_weights),
-            "groups": len(groups),
-            "group_std": mean_and_std(groups)[1].nansum().item(),
-            "equal_groups": equal_groups(scores.rewards, config.num_generations).sum().item(),
         },
     )
+    verified = verification_metrics(learner, rollout, scores)
+    num_tokens = totals["tokens"] + verified.get("verify/num_tokens", 0)
     corrected = {}
     if config.importance_sampling_mode is not None:
         corrected["sampler_weight"] = totals["sampler_weight"] / max(1, totals["weighted"])
     return {
-        **reward_means(totals),
-        "reward_std": totals["group_std"] / totals["groups"],
-        "frac_reward_zero_std": totals["equal_groups"] / totals["groups"],
-        **mean_metrics(totals),
-        "clip_ratio": totals["clipped"] / (totals["tokens"] * config.num_iterations),
-        "num_tokens": totals["tokens"],
+        **kind_metrics(totals),
+        **verified,
+        "clip_ratio": totals["clipped"] / (num_tokens * config.num_iterations),
+        "num_tokens": num_tokens,
         "loss": fmean(losses),
         "grad_norm": fmean(grad_norms),
         "learning_rate": learning_rate,
@@ -138,25 +101,6 @@ def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float
         # Of the weights with a gradient; where none has one, none was to move.
         "moved_weights": totals["moved"] / totals["counted"] if totals["counted"] else math.nan,
     }
-
-
-def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
-    """Count what the loss of the step is a mean over; nothing else is known yet."""
-    config = learner.config
-    counted = rollout.completion_mask
-    if config.mask_truncated_completions:
-        counted = counted & rollout.finished[:, None]
-    size = all_reduce_sum(learner.accelerator, {"sequences": len(counted), "tokens": counted.sum().item()})
-    return Scores(
-        step=step,
-        counted=counted,
-        size=StepSize(int(size["sequences"]), int(size["tokens"])),
-        rewards=torch.zeros(len(counted), dtype=torch.float64),
-        advantages=counted.new_zeros(len(counted), dtype=torch.float32),
-        old_logprob=torch.zeros_like(counted, dtype=torch.float32),
-        kept=KeptAnswers(counted.shape) if config.beta > 0 and config.num_iterations > 1 else None,
-        totals=Counter(clipped=0, sampler_weight=0, weighted=0),
-    )
 
 
 def one_forward_serves(learner: Learner, rollout: Rollout) -> bool:
@@ -180,36 +124,6 @@ def score(learner: Learner, rollout: Rollout, scores: Scores) -> None:
         for _ in turns[len(parts) :]:
             scorer(rollout.select([0]), config.temperature, outputs=outputs)
     reward(learner, scores, rollout, rows, stats)
-
-
-def reward(learner: Learner, scores: Scores, part: Rollout, rows: list[int], stats: TokenStats) -> None:
-    """Reward the completions of whole groups, and compare them within these."""
-    config = learner.config
-    total, by_name = learner.rewards(stats, part, tokenizer=learner.models.language_model.tokenizer, step=scores.step)
-    if config.scale_rewards == "none":
-        advantages = unscaled_advantages(total, config.num_generations)
-    else:
-        std = batch_std(learner.accelerator, total) if config.scale_rewards == "batch" else None
-        advantages = group_advantages(total, config.num_generations, std)
-    scores.rewards[rows], scores.advantages[rows] = total, advantages.to(scores.advantages)
-    for name, values in by_name.items():
-        scores.totals.update(applied(f"reward/{name}", values))
-
-
-def applied(name: str, rewards: Tensor) -> dict[str, float]:
-    """Sum up rewards (n,), and count those that there are: NaN stands for a reward that does not apply."""
-    return {name: rewards.nansum().item(), f"{APPLIED}{name}": (~rewards.isnan()).sum().item()}
-
-
-def reward_means(totals: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of each reward over the completions to which it applies, and the share of the others, if any."""
-    means = {}
-    for name in [name.removeprefix(APPLIED) for name in totals if name.startswith(APPLIED)]:
-        count = totals[f"{APPLIED}{name}"]
-        means[name] = totals[name] / count if count else math.nan
-        if count < totals["completions"]:
-            means[f"not_applicable/{name.removeprefix('reward/')}"] = 1 - count / totals["completions"]
-    return means
 
 
 # ---------------------------------------------------------------- the two ways, each of which returns the step's loss
@@ -322,19 +236,6 @@ def part_options(learner: Learner, scores: Scores, counted: Tensor) -> dict[str,
         num_processes=learner.accelerator.num_processes,
         entropy_coef=learner.entropy.applied,
     )
-
-
-def keep_scores(
-    scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, answer: StartAnswer, kl: Tensor | None
-) -> None:
-    """Keep what the policy that sampled, and the start model, say of some rows; `kl` is the divergence from it."""
-    assert stats.logprob is not None
-    length = part.completion_ids.shape[1]
-    scores.old_logprob[rows, :length] = stats.logprob.detach()
-    if scores.kept is not None:
-        scores.kept.put(rows, answer)
-    full_kl = None if answer.scores is None else kl
-    scores.totals.update(rollout_totals(part, stats, answer.logprob, full_kl))
 
 
 def count_tokens(learner: Learner, scores: Scores, result: GRPOLoss, counted: Tensor, weight: Tensor | None) -> None:

@@ -136,8 +136,9 @@ def check_loss(config: TrainConfig) -> None:
             "epsilon_high: got None, expected with loss_type cispo the largest ratio itself, such as 5.0 (arXiv "
             "2510.13786)"
         )
-    if config.kl_estimator == "full" and config.beta == 0:
-        raise UserError("kl_estimator: got 'full', expected 'k3' with beta 0, which asks no start model")
+    if config.kl_estimator != "k3" and config.beta == 0:
+        given = config.kl_estimator
+        raise UserError(f"kl_estimator: got {given!r}, expected 'k3' with beta 0, which asks no start model")
     _check_covariances(config)
     _check_sampler(config)
     if config.entropy_coef_min > config.entropy_coef_max:

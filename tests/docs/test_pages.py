@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import rlif_kernels
 from benchmarks.report import newest
 from benchmarks.report.headline import headline
 from pages import PAGES, ROOT
@@ -144,7 +145,7 @@ def test_the_picture_of_the_layers_shows_those_that_are_held() -> None:
 def test_the_citation_is_of_this_version_and_has_what_the_format_requires() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0"
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == rlif_kernels.__version__
     assert citation["license"] == PROJECT["license"]
     assert {"message", "title", "authors", "abstract"} <= citation.keys()
     for reference in citation["references"]:
@@ -154,7 +155,7 @@ def test_the_citation_is_of_this_version_and_has_what_the_format_requires() -> N
 def test_the_changelog_has_a_place_for_what_comes_and_one_for_this_version() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased"
-    assert PROJECT["version"] in headings
+    assert rlif_kernels.__version__ in headings
 
 
 def test_the_checks_before_a_commit_are_those_of_make_lint_and_need_no_network() -> None:

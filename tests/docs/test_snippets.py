@@ -139,9 +139,9 @@ def check(words: list[str]) -> None:
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert words[1] in targets, f"make has no {words[1]}"
-    elif words[:3] == ["pip", "install", "-e"]:
+    elif words[:2] == ["pip", "install"]:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        match = re.fullmatch(r"\.(?:\[(\w+)\])?", words[3])
+        match = re.fullmatch(r"(?:-e \.|rlif)(?:\[(\w+)\])?", " ".join(words[2:]))
         assert match
         assert match[1] is None or match[1] in extras
     elif words[:2] == ["python", "-m"]:
@@ -158,7 +158,14 @@ def check(words: list[str]) -> None:
 
 
 def test_commands_that_nobody_would_understand_are_seen(workplace: Path) -> None:
-    for text in ("rlif trian", "make nothing", "python nothing.py", "python -m nothing", "pip install -e '.[none]'"):
+    for text in (
+        "rlif trian",
+        "make nothing",
+        "python nothing.py",
+        "python -m nothing",
+        "pip install -e '.[none]'",
+        "pip install rlfi",
+    ):
         with pytest.raises((AssertionError, SystemExit)):
             check(shlex.split(text))
 

@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 
 from rlif_kernels import TokenStats, reference, token_stats
-from rlif_kernels.functional import DIFFERENTIABLE
-from rlif_kernels.stats import FIELDS
+from rlif_kernels.functional import DIFFERENTIABLE, dtype_of
+from rlif_kernels.stats import FIELDS, NO_COLUMN, TOP_FIELDS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+# Those of the k largest columns have tests of their own: Triton's interpreter looks for each of the k in turn.
+ROW_FIELDS = tuple(name for name in FIELDS if name not in TOP_FIELDS)
+# Numbers with a fraction, of which those of DIFFERENTIABLE have gradients.
+SUM_FIELDS = tuple(name for name in ROW_FIELDS if dtype_of(name) == torch.float32)
 
 # The contract's bounds (float32 results against the float64 reference of the same, already rounded, logits).
 VALUE_TOLERANCE = 4e-6  # times max(1, |value|)
@@ -68,12 +73,26 @@ def assert_values_match(actual: TokenStats, expected: TokenStats) -> None:
         assert (value is None) == (target is None), name
         if value is None:
             continue
-        assert value.dtype == torch.float32, name
         assert value.shape == target.shape, name
+        if not target.is_floating_point():  # ids and ranks are exact
+            assert value.dtype == torch.int64, name
+            assert torch.equal(value, target), name
+            continue
+        assert value.dtype == torch.float32, name
         assert torch.equal(value.isnan(), target.isnan()), name
         bound = VALUE_TOLERANCE * target.abs().clamp(min=1)
         wrong = ~((value.double() - target).abs() <= bound) & ~(value.double() == target) & ~target.isnan()
         assert not wrong.any(), f"{name}: {value[wrong][:4]} != {target[wrong][:4]}"
+
+
+def present(stats: TokenStats) -> list[Tensor]:
+    """The fields that were asked for."""
+    return [value for value in stats if value is not None]
+
+
+def is_undefined(value: Tensor) -> bool:
+    """Whether all of a field of one row says that the row is no distribution."""
+    return bool((value.isnan() if value.is_floating_point() else value == NO_COLUMN).all())
 
 
 def upstream_gradients(shape: torch.Size, device: torch.device | str = DEVICE) -> dict[str, Tensor]:
@@ -91,7 +110,7 @@ def weighted_sum(stats: TokenStats, weights: dict[str, Tensor]) -> Tensor:
 
 
 def check_against_reference(
-    logits: Tensor, targets: Tensor, backend: str, outputs: tuple[str, ...] = FIELDS, **options
+    logits: Tensor, targets: Tensor, backend: str, outputs: tuple[str, ...] = ROW_FIELDS, **options
 ) -> tuple[TokenStats, Tensor]:
     """Compare values and gradients with the float64 reference; return ours."""
     ours = logits.detach().requires_grad_()

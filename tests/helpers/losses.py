@@ -18,6 +18,8 @@ LOSSES = {
     "dapo, part of a batch": {"old": True, "num_items_in_batch": 50, "loss_scale": 0.25},
     "reference": {"old": True, "ref": True, "beta": 0.04},
     "reference, for the log alone": {"ref": True},
+    "corrected": {"old": True, "ref": True, "beta": 0.4, "kl": "k3_corrected", "delta": 1.3},
+    "corrected, on-policy": {"ref": True, "beta": 0.4, "kl": "k3_corrected", "loss_type": "grpo"},
     "two-sided clip": {"old": True, "delta": 1.3},
     "entropy and self-certainty": {"ref": True, "beta": 0.1, "entropy_coef": 0.02, "self_certainty_coef": -0.03},
     "sequence": {"old": True, "loss_type": "grpo", "importance_sampling_level": "sequence"},
@@ -30,6 +32,15 @@ LOSSES = {
         "old": True, "ref": True, "beta": 0.04, "importance_sampling_level": "sequence", "per_token": True,
     },
     "sequence, on-policy, an advantage for each token": {"importance_sampling_level": "sequence", "per_token": True},
+    "sequence, corrected": {
+        "old": True, "ref": True, "beta": 0.4, "kl": "k3_corrected", "importance_sampling_level": "sequence",
+    },
+    "sequence, corrected, on-policy": {
+        "ref": True, "beta": 0.4, "kl": "k3_corrected", "importance_sampling_level": "sequence", "loss_type": "bnpo",
+    },
+    "sequence, corrected, for the log alone": {
+        "old": True, "ref": True, "kl": "k3_corrected", "importance_sampling_level": "sequence",
+    },
 }  # fmt: skip
 
 
@@ -53,6 +64,11 @@ VARIANTS = {
     "gmpo, on-policy": {"loss_type": "gmpo", "self_certainty_coef": 0.02},
     "gmpo, a weight for each token": {"loss_type": "gmpo", "old": True, "weights": True},
     "gmpo, on-policy, a weight for each token": {"loss_type": "gmpo", "weights": True},
+    "cispo, corrected": {
+        "loss_type": "cispo", "old": True, "ref": True, "beta": 0.4, "kl": "k3_corrected", "epsilon_high": 1.1,
+    },
+    "vespo, corrected": {"loss_type": "vespo", "old": True, "ref": True, "beta": 0.4, "kl": "k3_corrected"},
+    "gmpo, corrected": {"loss_type": "gmpo", "old": True, "ref": True, "beta": 0.4, "kl": "k3_corrected"},
     "weights": {"old": True, "ref": True, "beta": 0.04, "entropy_coef": 0.02, "weights": True},
     "weights, sequence": {"importance_sampling_level": "sequence", "loss_type": "grpo", "weights": True},
     "high entropy": {
@@ -65,7 +81,7 @@ VARIANTS = {
 }  # fmt: skip
 
 # Between them they take every branch of the kernels.
-FAST_LOSSES = ("on-policy", "two-sided clip", "entropy and self-certainty", "sequence, all terms")
+FAST_LOSSES = ("on-policy", "two-sided clip", "corrected", "entropy and self-certainty", "sequence, all terms")
 
 
 def loss_inputs(case: dict, logits: Tensor) -> tuple[tuple, dict]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from rlif.evaluation.completions import Completions
-from rlif.scoring.group_confidence import GROUP_SCORES
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES
 
 # Every confidence score of a sampled completion.
 SCORE_NAMES = {
     "self_certainty",
     "token_entropy",
+    "token_varentropy",
+    "top_confidence",
     "trajectory_entropy",
     "sequence_logprob",
     "inverse_perplexity",
     "entropy_confidence",
     "probability_disparity",
     *GROUP_SCORES,
+    *TOP_GROUP_SCORES,
 }
 
 

@@ -262,9 +262,14 @@ def test_what_the_penalty_takes_and_what_it_does_not_is_named():
     given = (hidden, weight, targets, advantages)
     logits = torch.nn.functional.linear(*policy)
     for options, message in (
-        ({"kl": "k2"}, r"kl is 'k2'; expected one of \('k3', 'full'\)"),
+        ({"kl": "k2"}, r"kl is 'k2'; expected one of \('k3', 'k3_corrected', 'full'\)"),
         ({"kl": "full"}, "ref_hidden is None; expected the reference's with kl 'full'"),
         ({"ref_hidden": hidden}, "ref_hidden is a tensor; expected None with kl 'k3', which takes ref_logprob"),
+        (
+            {"kl": "k3_corrected", "ref_hidden": hidden},
+            "ref_hidden is a tensor; expected None with kl 'k3_corrected', which takes ref_logprob",
+        ),
+        ({"kl": "k3_corrected", "beta": 0.1}, "beta is 0.1 and ref_logprob is None; expected the reference's"),
         (
             {"ref_logprob": advantages[:, None].expand(3, 4), **named(hidden)},
             "ref_logprob is a tensor; expected None with kl 'full', which takes ref_hidden",

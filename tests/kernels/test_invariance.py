@@ -6,7 +6,7 @@ import torch
 from comparison import DEVICE, mostly_interpreted, random_targets
 from rlif_kernels import token_stats
 from rlif_kernels.backends.triton import launches
-from rlif_kernels.stats import FIELDS
+from rlif_kernels.stats import FIELDS, TOP_FIELDS
 
 # Below, across and far beyond one chunk (16384 columns of float32, 32768 of bfloat16).
 SIZES = mostly_interpreted(37, 5003, 40009, fast=(37, 5003))
@@ -15,7 +15,7 @@ SIZES = mostly_interpreted(37, 5003, 40009, fast=(37, 5003))
 def bits(logits, targets, backend, **options):
     """All fields and the gradient of a fixed mixture of them, per row."""
     logits = logits.detach().requires_grad_()
-    stats = token_stats(logits, targets, outputs=FIELDS, backend=backend, **options)
+    stats = token_stats(logits, targets, outputs=FIELDS, top_logprobs=3, backend=backend, **options)
     mixture = 0.3 * stats.logprob + 0.5 * stats.entropy - 0.7 * stats.self_certainty + 0.2 * stats.sum_sq_probs
     mixture.sum().backward()
     return [*stats, logits.grad]
@@ -144,7 +144,8 @@ def test_two_runs_have_the_same_bits(backend):
 def test_the_fields_asked_for_change_no_bit_of_each_other(backend):
     logits = 3 * torch.randn(5, 5003, device=DEVICE)
     targets = random_targets(logits)
-    together = token_stats(logits, targets, outputs=FIELDS, backend=backend)
+    together = token_stats(logits, targets, outputs=FIELDS, top_logprobs=3, backend=backend)
     for name in FIELDS:
-        alone = token_stats(logits, targets, outputs=(name,), backend=backend)
+        top = 3 if name in TOP_FIELDS else None
+        alone = token_stats(logits, targets, outputs=(name,), top_logprobs=top, backend=backend)
         assert torch.equal(getattr(alone, name), getattr(together, name)), name

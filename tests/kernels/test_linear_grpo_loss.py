@@ -80,6 +80,21 @@ def check(case, tile_bytes, backend):
         assert_gradient_matches(tensor.grad, leaf.grad)
 
 
+# Whose tokens share a ratio, or a weight: a tile of rows without a gradient holds any rows.
+@pytest.mark.parametrize("tile_bytes", [1 << 29, 3000])
+@pytest.mark.parametrize(
+    "case", ["sequence, all terms", "sequence, corrected", "sequence, corrected, for the log alone", "vespo", "gmpo"]
+)
+def test_a_loss_that_nobody_differentiates_has_the_same_values(case, tile_bytes):
+    hidden, weight, bias = head(shape=(3, 4))
+    arguments, options = loss_inputs((LOSSES | VARIANTS)[case], logits_of(hidden, weight, bias))
+    arguments = near(linear_token_stats(hidden, weight, arguments[0], bias=bias).logprob.detach(), arguments)
+    options |= {"bias": bias, "tile_bytes": tile_bytes}
+    expected = linear_grpo_loss(hidden, weight, *arguments, **options)
+    with torch.no_grad():
+        assert_losses_match(linear_grpo_loss(hidden, weight, *arguments, **options), expected)
+
+
 @pytest.mark.parametrize("tile_bytes", mostly_interpreted(1 << 29, 3000, fast=(3000,)))
 def test_a_vocabulary_masked_by_the_bias_matches_the_reference(tile_bytes, backend):
     hidden, weight, bias = head(shape=(3, 4))

@@ -6,15 +6,16 @@ from torch.utils.checkpoint import checkpoint
 
 from comparison import (
     DEVICE,
+    ROW_FIELDS,
     assert_values_match,
     mostly_interpreted,
+    present,
     random_targets,
     upstream_gradients,
     weighted_sum,
 )
 from losses import assert_gradient_matches
 from rlif_kernels import linear_token_stats, reference, token_stats
-from rlif_kernels.stats import FIELDS
 
 NUM_COLUMNS, WIDTH = 101, 16
 # Bytes that hold everything; some rows and some columns; less than one row.
@@ -39,7 +40,7 @@ def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, b
     shape = (2, 5)  # more rows than the middle one of TILE_BYTES holds
     hidden, weight, bias, targets = head(shape=shape)
     options = {
-        "mask": torch.rand(shape, device=DEVICE) > 0.3, "vocab_size": 95, "softcap": 10.0, "outputs": FIELDS,
+        "mask": torch.rand(shape, device=DEVICE) > 0.3, "vocab_size": 95, "softcap": 10.0, "outputs": ROW_FIELDS,
         "temperature": torch.rand(shape, device=DEVICE) + 0.5,
     }  # fmt: skip
     stats = linear_token_stats(
@@ -66,9 +67,16 @@ def test_a_vocabulary_masked_by_the_bias_matches_the_reference(keep_logits, back
     targets = random_targets(torch.nn.functional.linear(hidden, weight, bias))
     exact = doubled(hidden, weight, bias)
     stats = linear_token_stats(
-        hidden, weight, targets, bias=bias, outputs=FIELDS, tile_bytes=3000, keep_logits=keep_logits, backend=backend
+        hidden,
+        weight,
+        targets,
+        bias=bias,
+        outputs=ROW_FIELDS,
+        tile_bytes=3000,
+        keep_logits=keep_logits,
+        backend=backend,
     )
-    expected = reference.linear_token_stats(*exact[:2], targets, bias=exact[2], outputs=FIELDS)
+    expected = reference.linear_token_stats(*exact[:2], targets, bias=exact[2], outputs=ROW_FIELDS)
     assert_values_match(stats, expected)
     weights = upstream_gradients(targets.shape)
     weighted_sum(stats, weights).backward()
@@ -114,14 +122,14 @@ EXACT_LOGITS_TOLERANCE = 2e-5
 def test_float32_logits_of_a_half_precision_head_are_exact(dtype, tile_bytes, keep_logits, backend):
     shape = (2, 5)
     hidden, weight, bias, targets = head(dtype, shape)
-    options = {"vocab_size": 95, "softcap": 20.0, "outputs": FIELDS, "mask": torch.rand(shape, device=DEVICE) > 0.3}
+    options = {"vocab_size": 95, "softcap": 20.0, "outputs": ROW_FIELDS, "mask": torch.rand(shape, device=DEVICE) > 0.3}
     stats = linear_token_stats(
         hidden, weight, targets, bias=bias, tile_bytes=tile_bytes, keep_logits=keep_logits, backend=backend,
         logits_dtype=torch.float32, **options,
     )  # fmt: skip
     exact = doubled(hidden, weight, bias)
     expected = reference.linear_token_stats(*exact[:2], targets, bias=exact[2], **options)
-    for value, target in zip(stats, expected, strict=True):
+    for value, target in zip(present(stats), present(expected), strict=True):
         assert ((value - target).abs() <= EXACT_LOGITS_TOLERANCE * target.abs().clamp(min=1)).all()
     weights = upstream_gradients(targets.shape)
     weighted_sum(stats, weights).backward()
@@ -138,10 +146,10 @@ def test_float32_logits_of_a_half_precision_head_are_exact(dtype, tile_bytes, ke
 def test_the_statistics_are_those_of_the_logits_to_the_bit(backend):
     hidden, weight, bias, targets = head()
     with torch.no_grad():
-        stats = linear_token_stats(hidden, weight, targets, bias=bias, outputs=FIELDS, backend=backend)
+        stats = linear_token_stats(hidden, weight, targets, bias=bias, outputs=ROW_FIELDS, backend=backend)
         logits = torch.nn.functional.linear(hidden, weight, bias)
-        expected = token_stats(logits, targets, outputs=FIELDS, backend=backend)
-    for value, target in zip(stats, expected, strict=True):
+        expected = token_stats(logits, targets, outputs=ROW_FIELDS, backend=backend)
+    for value, target in zip(present(stats), present(expected), strict=True):
         assert torch.equal(value, target)
 
 
@@ -224,10 +232,10 @@ def test_torch_compile_and_checkpointing_change_nothing(keep_logits, dtype, back
 def test_opcheck_passes(backend):
     hidden, weight, bias, targets = head(torch.bfloat16)
     arguments = (targets, None, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, torch.float32, NUM_COLUMNS)
-    torch.library.opcheck(torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, False))
+    torch.library.opcheck(torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, False, 0))
     # The backward overwrites the logits that were kept, which the check's own tracing does not provide for.
     torch.library.opcheck(
-        torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, True),
+        torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, True, 0),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )  # fmt: skip
 

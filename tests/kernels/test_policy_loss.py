@@ -82,6 +82,8 @@ def test_the_closed_form_is_the_derivative_of_the_definition(case):
         ({"loss_type": "ppo"}, "^loss_type is 'ppo'; expected one of"),
         ({"importance_sampling_level": "batch"}, "^importance_sampling_level is 'batch'; expected one of"),
         ({"beta": 0.1}, "^beta is 0.1 and ref_logprob is None"),
+        ({"beta": 0.1, "kl": "full"}, "^beta is 0.1 and full_kl is None; expected the reference's divergences, or 0"),
+        ({"kl": "k1"}, "^kl is 'k1'; expected one of"),
         ({"entropy_coef": 0.1}, "^stats.entropy is None and entropy_coef 0.1; expected the statistic, or 0"),
     ],
 )
@@ -105,6 +107,24 @@ def test_the_kl_estimate_is_unbiased():
     policy, other = torch.randn(2, 50, generator=generator, dtype=torch.float64).log_softmax(dim=-1)
     expected = (policy.exp() * (policy - other)).sum()
     torch.testing.assert_close((policy.exp() * k3_kl(policy, other)).sum(), expected)
+
+
+def test_the_corrected_estimate_has_the_mean_of_the_divergence_in_value_and_gradient_off_policy():
+    # Of all tokens of the vocabulary, each of which a sampler that knows nothing draws as often.
+    generator = torch.Generator().manual_seed(0)
+    logits, other = torch.randn(2, 50, generator=generator, dtype=torch.float64)
+    logits, other = logits.requires_grad_(), other.log_softmax(dim=-1)
+    old, everywhere = torch.full((1, 50), -math.log(50.0), dtype=torch.float64), torch.ones(1, 50, dtype=torch.bool)
+    policy = logits.log_softmax(dim=-1)
+    result = policy_loss(
+        TokenStats(logprob=policy[None]), torch.zeros(1), old, other[None], mask=everywhere, beta=1.0,
+        kl="k3_corrected", loss_type="bnpo",
+    )  # fmt: skip
+    expected = (policy.exp() * (policy - other)).sum()
+    torch.testing.assert_close(result.loss, expected)
+    torch.testing.assert_close(result.kl.mean(), expected.detach())
+    gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (result.loss, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from torch import func
 
 from comparison import (
     DEVICE,
+    ROW_FIELDS,
     assert_gradients_match,
     assert_values_match,
     gradient_sizes,
@@ -16,7 +17,6 @@ from comparison import (
 )
 from rlif_kernels import captured_mass, grpo_loss, linear_token_stats, reference, token_stats
 from rlif_kernels.functional import DIFFERENTIABLE
-from rlif_kernels.stats import FIELDS
 
 
 def several(logits, count, num_columns=None):
@@ -36,8 +36,8 @@ def weights_of(targets):
 def check(logits, targets, backend, **options):
     """Values and gradients against the float64 reference; all fields at once."""
     ours, exact = logits.detach().requires_grad_(), logits.detach().double().requires_grad_()
-    stats = token_stats(ours, targets, outputs=FIELDS, backend=backend, **options)
-    expected = reference.token_stats(exact, targets, outputs=FIELDS, **options)
+    stats = token_stats(ours, targets, outputs=ROW_FIELDS, backend=backend, **options)
+    expected = reference.token_stats(exact, targets, outputs=ROW_FIELDS, **options)
     assert_values_match(stats, expected)
     weights = weights_of(targets)
     for result in (stats, expected):
@@ -159,7 +159,7 @@ def test_the_op_passes_opcheck_and_compiles_with_several_targets():
     logits = torch.randn(3, 40, device=DEVICE, requires_grad=True)
     targets = several(logits, 2)
     names = ",".join(("logprob", "entropy"))
-    arguments = (logits, targets, None, None, 1.0, 0.0, 40, names, "torch", "", False)
+    arguments = (logits, targets, None, None, 1.0, 0.0, 40, names, "torch", "", False, 0)
     torch.library.opcheck(torch.ops.rlif.token_stats.default, arguments)
 
     @torch.compile(fullgraph=True, backend="aot_eager")

@@ -8,11 +8,10 @@ import torch
 from torch import func
 from torch.autograd import forward_ad
 
-from comparison import DEVICE, VALUE_TOLERANCE, mostly_interpreted
+from comparison import DEVICE, SUM_FIELDS, VALUE_TOLERANCE, mostly_interpreted, present
 from losses import FAST_LOSSES, LOSSES, RELATIVE_TOLERANCE, exact, loss_inputs, near
 from rlif_kernels import grpo_loss, linear_grpo_loss, linear_token_stats, reference, sample_tokens, token_stats
 from rlif_kernels.functional import DIFFERENTIABLE
-from rlif_kernels.stats import FIELDS
 
 
 def doubled(*tensors):
@@ -21,7 +20,7 @@ def doubled(*tensors):
 
 def assert_tangents_match(actual, expected):
     """The contract's bound of a value: a tangent adds up as the value does, rounded to float32 once."""
-    for name, ours, theirs in zip(FIELDS, actual, expected, strict=True):
+    for name, ours, theirs in zip(SUM_FIELDS, actual, expected, strict=True):
         assert ours.dtype == torch.float32, name
         assert torch.equal(ours.isnan(), theirs.isnan()), name
         bound = VALUE_TOLERANCE * theirs.abs().clamp(min=1)
@@ -36,13 +35,13 @@ def check(logits, tangent, targets, backend, **options):
         for name, value in options.items()
     }
     _, expected = func.jvp(
-        lambda x: tuple(reference.token_stats(x, targets, outputs=FIELDS, **exact_options)),
+        lambda x: tuple(present(reference.token_stats(x, targets, outputs=SUM_FIELDS, **exact_options))),
         doubled(logits),
         doubled(tangent),
     )
 
     def stats(x):
-        return tuple(token_stats(x, targets, outputs=FIELDS, backend=backend, **options))
+        return tuple(present(token_stats(x, targets, outputs=SUM_FIELDS, backend=backend, **options)))
 
     values, actual = func.jvp(stats, (logits,), (tangent,))
     assert_tangents_match(actual, expected)
@@ -50,7 +49,7 @@ def check(logits, tangent, targets, backend, **options):
         assert torch.equal(value.nan_to_num(), plain.nan_to_num())
     with forward_ad.dual_level():
         duals = [forward_ad.unpack_dual(value).tangent for value in stats(forward_ad.make_dual(logits, tangent))]
-    for name, dual, other in zip(FIELDS, duals, actual, strict=True):
+    for name, dual, other in zip(SUM_FIELDS, duals, actual, strict=True):
         assert (dual is None) == (name not in DIFFERENTIABLE), name
         if dual is not None:
             assert torch.equal(dual.nan_to_num(), other.nan_to_num()), name

@@ -1,6 +1,8 @@
 """Which code computes: C or torch on a CPU, Triton on GPUs, any of them for a slice of a sharded vocabulary."""
 
 import functools
+import importlib.util
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,14 +94,15 @@ def vocab_parallel(backend: LocalBackend, group: str) -> "VocabParallel | None":
 
 
 def local_backend(name: str, logits: Tensor) -> LocalBackend:
-    """The backend named, or for "auto" Triton on GPUs, elsewhere C if it can be had, or torch.
+    """The backend named, or for "auto" Triton on GPUs, C elsewhere, and torch where the one in question cannot be had.
 
     The choice does not depend on the shape, so that a row has the same bits in any batch. Called inside the library
     ops, where a tracer does not look.
     """
-    if name == "auto":
-        on_gpu = logits.device.type in ("cuda", "xpu")
-        name = "triton" if on_gpu else "cpu" if cpu_backend.serves(logits) else "torch"
+    if name == "auto" and logits.device.type in ("cuda", "xpu"):
+        name = "triton" if _has_triton() else "torch"
+    elif name == "auto":
+        name = "cpu" if cpu_backend.serves(logits) else "torch"
     if name == "torch":
         return torch_backend
     if name == "cpu":
@@ -110,6 +113,19 @@ def local_backend(name: str, logits: Tensor) -> LocalBackend:
             )
         return cpu_backend
     return _triton_backend()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    """Whether Triton is installed; where a GPU could use it and it is not, as on Windows, the user is told once."""
+    if importlib.util.find_spec("triton") is not None:
+        return True
+    warnings.warn(
+        "the torch backend serves on this GPU, slower than the Triton kernels would: there is no package triton",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 @functools.cache

@@ -9,6 +9,8 @@ columns that are targets are written again,
 
 S_j the sum over the targets that are column j, which may be several. Nothing there cancels where p_j is nearly 1.
 
+The k largest columns are targets too, as soon as somebody needs the gradient of their log-probabilities.
+
 Slices of a row, of processes or of tiles, have those targets that lie in them; the others are coded as in
 `sharded.slices`.
 """
@@ -19,12 +21,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlif_kernels.backends import LocalBackend
+from rlif_kernels.backends import LocalBackend, order
+from rlif_kernels.backends.order import Chosen
 from rlif_kernels.backends.sharded import slices
 from rlif_kernels.backends.sharded.slices import NOT_OWNED, readable
 from rlif_kernels.checks import check_values
+from rlif_kernels.functional import STATISTICS
 from rlif_kernels.rows import Rows, RowState, row_coefficients
-from rlif_kernels.stats import IGNORE_INDEX
+from rlif_kernels.stats import IGNORE_INDEX, NO_COLUMN
 
 if TYPE_CHECKING:
     from rlif_kernels.backends.sharded.parallel import VocabParallel
@@ -36,17 +40,53 @@ LOWEST = -1e15
 def forward(
     local: LocalBackend, ranks: "VocabParallel | None", logits: Tensor, rows: Rows, outputs: Sequence[str]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """`Backend.forward`; `logprob` is (N, K) where rows have K targets each."""
+    """`Backend.forward`, and what `order` makes of it: `outputs` are of `functional.OP_FIELDS`.
+
+    Returns:
+        The fields; `logprob` and `target_rank` are (N, K) where rows have K targets each. With `top_logprobs` also
+        `top_columns`, (N, k) int64: the columns as targets of this slice, for a backward. And the row state.
+    """
+    above = order.logits_of_targets(logits, rows, ranks) if "target_rank" in outputs else None
     if rows.choices is None:
-        return (ranks or local).forward(logits, rows, outputs)
+        one = rows if above is None else rows._replace(rank_above=above[:, 0].contiguous())
+        fields, row_state = _one_target(local, ranks, logits, one, outputs)
+    else:
+        fields, row_state = _several_targets(local, ranks, logits, rows, outputs)
+        if above is not None:
+            undefined = RowState(*row_state).log_s.isnan()[:, None]
+            rank = order.count_larger(logits, rows, above, ranks).masked_fill(undefined, NO_COLUMN)
+            fields["target_rank"] = rank.masked_fill(rows.flat_targets == IGNORE_INDEX, 0)
+    if above is not None:
+        rank = fields["target_rank"]
+        rank.masked_fill_(Chosen(logits, rows).invalid.view(rank.shape), NO_COLUMN)
+    return fields, row_state
+
+
+def _one_target(
+    local: LocalBackend, ranks: "VocabParallel | None", logits: Tensor, rows: Rows, outputs: Sequence[str]
+) -> tuple[dict[str, Tensor], Tensor]:
+    if ranks:
+        return ranks.forward(logits, rows, outputs)
+    fields, row_state = local.forward(logits, rows, [name for name in outputs if name in STATISTICS])
+    if "top_logprobs" in outputs:
+        columns = fields["top_columns"] = order.top_columns(fields["top_ids"])
+        x = order.Chosen(logits, rows, columns).x
+        fields["top_logprobs"] = order.top_logprobs(x, rows, RowState(*row_state).log_s)
+    return fields, row_state
+
+
+def _several_targets(
+    local: LocalBackend, ranks: "VocabParallel | None", logits: Tensor, rows: Rows, outputs: Sequence[str]
+) -> tuple[dict[str, Tensor], Tensor]:
     if logits.device.type == "cpu" and ranks is None:
         check_values(rows)
-    chosen = _Chosen(logits, rows)
+    outputs = [name for name in outputs if name != "target_rank"]
+    chosen = _Targets(logits, rows)
     likeliest = chosen.capped.nan_to_num(nan=torch.inf).argmax(-1, keepdim=True)
     target = chosen.ids.gather(-1, likeliest)[:, 0].where(chosen.owned.any(-1), NOT_OWNED)
     target = target.where(rows.targets.view(-1) != IGNORE_INDEX, IGNORE_INDEX)
     one = rows._replace(targets=target.view(rows.targets.shape), choices=None)
-    fields, row_state = ranks.forward(logits, one, outputs) if ranks else local.forward(logits, readable(one), outputs)
+    fields, row_state = _one_target(local, ranks, logits, one if ranks else readable(one), outputs)
     if "logprob" in fields:
         # From the likeliest of all, whose log-probability has been measured: a softcap or temperature that the backend
         # rounds is then rounded alike in both.
@@ -74,7 +114,7 @@ def backward_slice(
     if "logprob" not in grads:
         local.backward(grad_logits, others, logits, readable(rows), row_state)
         return
-    chosen = _Chosen(logits, rows)  # in place the backend overwrites the logits
+    chosen = _Targets(logits, rows)  # in place the backend overwrites the logits
     g = grads["logprob"].where(chosen.counts, 0).masked_fill(chosen.invalid, torch.nan)
     total = g.sum(-1)
     all_columns = others | {"logsumexp": others["logsumexp"] - total if "logsumexp" in others else -total}
@@ -91,28 +131,8 @@ def backward_slice(
     grad_logits.scatter_(-1, index, values)
 
 
-class _Chosen:
-    """The columns of a slice that are targets, (N, K) each."""
-
-    def __init__(self, logits: Tensor, rows: Rows) -> None:
-        self.rows = rows
-        choices = rows.flat_targets
-        self.counts = choices != IGNORE_INDEX
-        self.owned = (choices >= 0) & (choices < rows.num_columns)
-        self.invalid = self.counts & ~self.owned & (choices != NOT_OWNED)
-        self.ids = choices.where(self.owned, 0)
-        self.temperature = rows.flat_temperature
-        if isinstance(self.temperature, Tensor):
-            self.temperature = self.temperature.double()[:, None]
-        self.x = torch.full(choices.shape, -torch.inf, dtype=torch.float64, device=logits.device)
-        if rows.num_columns:
-            x = logits.gather(-1, self.ids.view(*logits.shape[:-1], choices.shape[-1])).view(choices.shape)
-            self.x = x.double().where(self.owned, -torch.inf)
-        self.capped = self.x
-        if rows.softcap:
-            # tanh would bring an infinity back into the finite range, where the row must know of it.
-            capped = rows.softcap * torch.tanh(self.x / rows.softcap)
-            self.capped = torch.where(self.x.isinf(), self.x, capped)
+class _Targets(Chosen):
+    """The targets, and their gradient."""
 
     def logp(self, local: LocalBackend, row_state: Tensor) -> Tensor:
         """log p, float64, of those that the slice has."""
@@ -129,8 +149,9 @@ class _Chosen:
         for k in range(g.shape[-1]):  # one after the other: (N, K, K) numbers at once could be more than the logits
             same = (self.ids == self.ids[:, k : k + 1]) & self.owned[:, k : k + 1]
             own += g[:, k : k + 1].where(same, 0)
-        # Of the columns one alone can have most of the probability, and that is the one that the state knows of.
-        complement = torch.where(p > 0.5, state.complement, 1 - p)
+        # One column alone can have most of the probability. The state knows of it if it is the target, or the likeliest
+        # of several; one of the k largest that is not has the others' share from log s.
+        complement = torch.where((p > 0.5) & (state.complement < 0.5), state.complement, -torch.expm1(logp))
         value = p * polynomial - c.get("1", 0)
         value = value + (own * complement - (g.sum(-1, keepdim=True) - own) * p) / self.temperature
         if self.rows.softcap:

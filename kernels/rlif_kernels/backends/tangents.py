@@ -42,17 +42,25 @@ class _SliceSums(NamedTuple):
 
 
 def field_tangents(
-    tangent: Tensor, logits: Tensor, rows: Rows, outputs: Sequence[str], ranks: "VocabParallel | None"
+    tangent: Tensor,
+    logits: Tensor,
+    rows: Rows,
+    outputs: Sequence[str],
+    ranks: "VocabParallel | None",
+    top_columns: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The tangents of the requested fields that are differentiable, flat (N,) float32; 0 in masked rows.
 
     Args:
         tangent: of the logits, (..., V) as these are.
+        top_columns: (N, k), where `top_logprobs` is asked for: the k largest columns, which are targets then.
         ranks: the processes over which the columns are sharded, or None; all of them call this, and two exchanges
             bring eleven numbers a row.
     """
     active = rows.targets.view(-1) != IGNORE_INDEX
-    targets = rows.flat_targets
+    own = targets = rows.flat_targets
+    if top_columns is not None:
+        targets = torch.cat([own, top_columns.where(active[:, None], IGNORE_INDEX)], -1)
     owned = (targets >= 0) & (targets < rows.num_columns)
     of_targets = _tangents_of_targets(tangent, logits, rows, targets, owned)
     if ranks:
@@ -69,7 +77,9 @@ def field_tangents(
     each = values["logprob"][:, None] + (of_targets - of_target[:, None])
     each = each.masked_fill(invalid, torch.nan).where(targets != IGNORE_INDEX, 0)
     values = {name: value.where(active, 0) for name, value in values.items()}
-    values["logprob"] = each[:, 0] if rows.choices is None else each
+    of_top = each[:, own.shape[-1] :] + 0 * values["logprob"][:, None]  # NaN where the row is no distribution
+    values["logprob"] = each[:, 0] if rows.choices is None else each[:, : own.shape[-1]]
+    values["top_logprobs"] = of_top
     return {name: values[name].float() for name in outputs if name in values}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from rlif_kernels.checks import check_values
 from rlif_kernels.functional import STATISTICS, Moments, sums_of
 from rlif_kernels.rows import Rows, RowState, row_coefficients, zero_results
-from rlif_kernels.stats import IGNORE_INDEX
+from rlif_kernels.stats import IGNORE_INDEX, NO_COLUMN
 
 # Elements of one scratch buffer (1 MiB of float32). Two are alive at a time, and the threads share them: they fit the
 # L2 caches of two cores. A larger block falls out of cache; a smaller one pays more for dispatching each torch call.
@@ -27,6 +27,10 @@ BLOCK_ELEMENTS = 1 << 18
 # Of what is multiplied with p, which is 0 there: its square times a coefficient must not overflow, since infinity times
 # 0 is NaN.
 LOWEST = -1e15
+# Fields that are not of sums.
+ORDER = frozenset({"argmax", "target_rank", "top_ids"})
+# The integer that the bits of -inf are in the order of the numbers.
+MINUS_INFINITY = -0x7F800001
 
 Index = slice | Tensor  # which rows of a matrix: a range, or numbers where masked rows lie in between
 
@@ -37,10 +41,11 @@ grpo = None
 def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
     """`backends.Backend.forward`: statistics and row state, block by block."""
     ids, active, bad = _readable_targets(rows)
-    fields, state = zero_results(logits, rows.num_rows, outputs)
+    fields, state = zero_results(logits, rows, outputs)
     block = Block(logits, rows)
     for (matrix,), local, index in row_blocks([logits], active, rows.num_columns):
-        values = _forward_block(block.load(matrix, local, index), ids[index, None], outputs)
+        above = None if rows.rank_above is None else rows.rank_above[index, None]
+        values = _forward_block(block.load(matrix, local, index), ids[index, None], outputs, above, rows.top)
         state[:, index] = torch.stack([values[name] for name in RowState._fields])
         for name in outputs:
             fields[name][index] = values[name]
@@ -49,7 +54,9 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     return fields, state
 
 
-def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+def _forward_block(
+    block: "Block", ids: Tensor, outputs: Sequence[str], above: Tensor | None, num_top: int
+) -> dict[str, Tensor]:
     x, sums = block.x, sums_of(outputs)
     m = x.amax(-1, keepdim=True)
     d = torch.sub(x, m, out=block.scratch(0))
@@ -59,7 +66,8 @@ def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[
     s = e.sum(-1)
     n = torch.full_like(s, x.shape[-1])
     guarded = torch.zeros_like(s, dtype=torch.bool)
-    mean_d = mean_w = variance = mean_q = complement = nothing = torch.zeros_like(s)
+    mean_d = mean_w = variance = mean_q = nothing = torch.zeros_like(s)
+    complement = torch.ones_like(s)
     if sums & {"w", "t"}:
         mean_d = d.sum(-1) / n
         special = (~mean_d.isfinite()).nonzero()[:, 0]
@@ -95,8 +103,11 @@ def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[
         second = e.scatter_(-1, column, 0).amax(-1, keepdim=True)
         top = torch.cat([first, second], -1) / s[:, None]
     log_s = s.log()
+    rank = top_ids = nothing
+    if ORDER.intersection(outputs):
+        rank, top_ids = _order(block.given, log_s[: block.num_rows].isnan(), above, outputs, num_top)
     row = Moments(
-        (m / block.tau)[:, 0], log_s, (s / n).log(), d_y, mean_d, mean_w, variance, mean_q, top
+        (m / block.tau)[:, 0], log_s, (s / n).log(), d_y, mean_d, mean_w, variance, mean_q, top, rank, top_ids
     )  # fmt: skip
     values = {name: STATISTICS[name].value(row) for name in outputs}
     values |= RowState(
@@ -110,6 +121,40 @@ def _forward_block(block: "Block", ids: Tensor, outputs: Sequence[str]) -> dict[
         variance,
     )._asdict()
     return {name: value[: block.num_rows] for name, value in values.items()}
+
+
+def _order(
+    x: Tensor, undefined: Tensor, above: Tensor | None, outputs: Sequence[str], num_top: int
+) -> tuple[Tensor, Tensor]:
+    """How many logits are larger than `above` (rows, 1), and the columns of the largest; 0 where not asked for.
+
+    By the logits as they are: a softcap may round two of them to the same. Of `undefined` rows (rows,) NO_COLUMN.
+    """
+    rank = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    if "target_rank" in outputs:
+        assert above is not None
+        rank = (x > above).sum(-1)
+    ids = rank[:, None]
+    if "top_ids" in outputs:
+        ids = top_columns(x, num_top)
+    elif "argmax" in outputs:
+        ids = x.argmax(-1, keepdim=True)  # of equal ones the first
+    return rank.masked_fill(undefined, NO_COLUMN), ids.masked_fill(undefined[:, None], NO_COLUMN)
+
+
+def top_columns(x: Tensor, count: int) -> Tensor:
+    """The columns of the largest numbers, (rows, count) int64: the largest first, of equal ones the first column;
+    NO_COLUMN where all others are -inf.
+
+    A number and its column make one integer, in which torch.topk finds no two that are equal.
+    """
+    bits = (x.float() + 0.0).view(torch.int32)  # -0 has other bits than 0
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    keys = (ordered << 32) + (x.shape[-1] - 1 - torch.arange(x.shape[-1], device=x.device))
+    best = keys.topk(min(count, x.shape[-1]), dim=-1).values
+    ids = x.shape[-1] - 1 - (best & 0xFFFFFFFF)
+    ids = ids.masked_fill(best >> 32 <= MINUS_INFINITY, NO_COLUMN)
+    return torch.nn.functional.pad(ids, (0, count - ids.shape[-1]), value=NO_COLUMN)
 
 
 def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor) -> None:
@@ -193,7 +238,7 @@ class Block:
         self.buffers = logits.new_empty((3, num_rows, self.num_columns), dtype=torch.float32)
 
     def load(self, matrix: Tensor, local: Index, index: Index) -> "Block":
-        x = matrix[local, : self.num_columns]
+        x = self.given = matrix[local, : self.num_columns]
         self.num_rows = len(x)
         self.tau = self.temperature
         if isinstance(self.temperature, Tensor):

@@ -23,6 +23,8 @@ logger = logging.getLogger("rlif_kernels.compat")
 
 Function = Callable[..., Any]
 
+OURS = f"{__name__.rpartition('.compat.')[0]}."  # of this package, or of its copy under another name
+
 
 class Package(NamedTuple):
     """A package whose functions can be replaced."""
@@ -163,7 +165,7 @@ def _parameters(function: Any) -> list[tuple[str, Any]]:
 def _exchange(old: Function, new: Function) -> None:
     """Put `new` where `old` is, in every module outside this package that has it by a name."""
     for module in list(sys.modules.values()):
-        if not isinstance(module, ModuleType) or module.__name__.startswith("rlif_kernels"):
+        if not isinstance(module, ModuleType) or f"{module.__name__}.".startswith(OURS):
             continue
         for name in [name for name, value in vars(module).items() if value is old]:
             setattr(module, name, new)

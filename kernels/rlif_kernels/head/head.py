@@ -114,9 +114,9 @@ def forward(
     `kept`, (at least taken.count, num_columns), is to hold all logits for the backward; None: one tile does for all.
     """
     num_columns, sizes = head.rows.num_columns, tile_sizes(taken.count, head.row_bytes(taken), head.tile_bytes)
-    fields, state = zero_results(head.weight, head.rows.num_rows, outputs)
-    if head.rows.choices is not None and "logprob" in fields:
-        fields["logprob"] = state.new_zeros(head.rows.num_rows, head.rows.choices.shape[-1])
+    fields, state = zero_results(head.weight, head.rows, outputs)
+    if "top_logprobs" in fields:
+        fields["top_columns"] = torch.zeros_like(fields["top_ids"])
     rows = head.rows.take(taken.index)
     buffer = head.new_buffer(max(sizes, default=0) * num_columns if kept is None else 0)
     for tile in tiles(sizes):

@@ -27,11 +27,13 @@ def fused_loss(trainer: Any, inputs: Mapping[str, Any]) -> Loss | None:
         None where the loss is one of those that `linear_grpo_loss` does not know, or needs the statistics first.
     """
     args, mask = trainer.args, inputs["completion_mask"].bool()
+    corrects = trainer.beta and args.use_bias_correction_kl
     unknown = (
         trainer.off_policy_mask_threshold is not None
         or trainer.top_entropy_quantile < 1
         or trainer.use_vllm
-        or (trainer.beta and args.use_bias_correction_kl)
+        # Our "vespo" corrects the penalty by each token's ratio, at any level.
+        or (corrects and trainer.loss_type == "vespo" and trainer.importance_sampling_level == "sequence")
         or "tool_mask" in inputs
         or inputs["advantages"].dim() != 1
     )
@@ -55,6 +57,7 @@ def fused_loss(trainer: Any, inputs: Mapping[str, Any]) -> Loss | None:
         "epsilon_high": trainer.epsilon_high,
         "delta": args.delta if loss_type in CLIPPED_TYPES else None,
         "beta": trainer.beta,
+        "kl": "k3_corrected" if corrects else "k3",
         "importance_sampling_level": "token" if loss_type == "vespo" else trainer.importance_sampling_level,
         # TRL's bonus is a mean over the micro-batch's tokens, however the loss of the policy adds up.
         "entropy_coef": bonus and bonus / turns / scale * float(num_items / tokens),

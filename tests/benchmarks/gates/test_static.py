@@ -80,7 +80,7 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
     if target.startswith("sm_"):
         loops = {"grpo statistics": GATES["forward"], "grpo gradient": GATES["backward"]}
         for loop, gate in loops.items():
-            kinds = ("bf16", "fp32", "bf16, short rows")
+            kinds = ("bf16", "fp32", "bf16, short rows", "bf16, corrected")
             for name, entry in counts.of(*(f"{loop} ({kind})" for kind in kinds)).items():
                 assert 2 < entry["instructions"] <= gate, name
                 assert entry["load_bytes"] == 16, name

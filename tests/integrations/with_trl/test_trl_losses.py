@@ -46,8 +46,8 @@ def theirs(logprob: Tensor, entropy: Tensor, inputs: dict[str, Tensor | None], o
     trainer_type = GMPOTrainer if options["loss_type"] == "gmpo" else GRPOTrainer
     numbers = VARIANT_DEFAULTS | options
     args = SimpleNamespace(
-        delta=options.get("delta"), use_bias_correction_kl=False, steps_per_generation=1, entropy_target=0.2,
-        **{name: numbers[name] for name in VARIANT_DEFAULTS},
+        delta=options.get("delta"), use_bias_correction_kl=options.get("kl") == "k3_corrected", steps_per_generation=1,
+        entropy_target=0.2, **{name: numbers[name] for name in VARIANT_DEFAULTS},
     )  # fmt: skip
     corrected = inputs.get("importance_sampling_ratio") is not None
     trainer = SimpleNamespace(
@@ -71,6 +71,7 @@ def theirs(logprob: Tensor, entropy: Tensor, inputs: dict[str, Tensor | None], o
     return loss
 
 
+CORRECTED = {"old": True, "beta": 0.1, "kl": "k3_corrected"}
 CASES: dict[str, dict[str, Any]] = {
     **{loss_type: {"loss_type": loss_type, "old": True} for loss_type in LOSS_TYPES},
     **{f"{loss_type}, on-policy": {"loss_type": loss_type} for loss_type in LOSS_TYPES},
@@ -85,6 +86,20 @@ CASES: dict[str, dict[str, Any]] = {
         }
         for loss_type in (*CLIPPED_TYPES, "sapo", "cispo")
     },
+    **{
+        f"{loss_type} with a corrected penalty{way}": {"loss_type": loss_type, **CORRECTED, **changes}
+        for loss_type in LOSS_TYPES
+        if loss_type != "gmpo"  # whose trainer corrects none
+        for way, changes in (
+            (" and a sampler's correction", {"sampler": "token_truncate"}),
+            (" of whole sequences", {"importance_sampling_level": "sequence"}),
+            (" of whole sequences, on-policy", {"importance_sampling_level": "sequence", "old": False}),
+        )
+        if loss_type != "vespo" or "sampler" in changes  # which has no ratio of sequences but its own
+    },
+    "a corrected penalty on-policy": CORRECTED | {"old": False, "entropy_coef": 0.1},
+    "a corrected penalty beside a two-sided clip": CORRECTED | {"delta": 1.25},
+    "a corrected penalty of all tokens": CORRECTED | {"top_entropy_quantile": 0.3},
     "cispo with its paper's bound": {"loss_type": "cispo", "old": True, "epsilon_high": 1.3},
     "cispo on-policy below its bound": {"loss_type": "cispo", "epsilon_high": 5.0},
     "sapo with temperatures": {

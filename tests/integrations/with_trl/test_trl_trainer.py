@@ -29,7 +29,8 @@ DRAWN: dict[str, dict[str, Any]] = {
     "parts of groups": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
     "LoRA": {"peft_config": LoraConfig(task_type="CAUSAL_LM"), "beta": 0.05, "activation_checkpointing": True},
 }
-# Each loss of TRL's, with something beside it; its bonus is another mean than the loss's.
+# Each loss of TRL's, with something beside it; its bonus is another mean than the loss's. TRL corrects the penalty
+# unless it is told not to.
 LOSSES: dict[str, dict[str, Any]] = {
     "grpo": {"importance_sampling_level": "sequence", "num_iterations": 2},
     "bnpo": {"entropy_coef": 0.01, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
@@ -38,7 +39,7 @@ LOSSES: dict[str, dict[str, Any]] = {
         "use_adaptive_entropy": True, "entropy_coef": 0.01, "entropy_target": 5.0, "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2, "mask_truncated_completions": True, "max_completion_length": 24,
     },
-    "luspo": {"importance_sampling_level": "sequence"},
+    "luspo": {"importance_sampling_level": "sequence", "use_bias_correction_kl": False},
     "cispo": {"epsilon_high": 1.1, "num_iterations": 2, "entropy_coef": -0.01},
     "sapo": {"num_iterations": 2, "peft_config": LoraConfig(task_type="CAUSAL_LM", modules_to_save=["lm_head"])},
     "vespo": {"num_iterations": 2},
@@ -54,6 +55,16 @@ def make(trainer_class: Any, model: Any, reward: Any, directory: Path, **changes
     options = {name: changes.pop(name) for name in named if name in changes}
     model = str(model) if isinstance(model, Path) else model
     return trainer_class(model, reward, tiny.config(directory, **changes), tiny.dataset(), **options)
+
+
+def off_the_start(trainer: Any) -> Any:
+    """The trainer, its policy off the start model, which a penalty holds it to."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return trainer
 
 
 def record(trainer: Any) -> list[list[list[int]]]:
@@ -108,10 +119,8 @@ def test_the_most_likely_tokens_alone_are_those_of_generate(model_dir: Path, tmp
 def test_every_loss_in_the_head_has_trls_steps_and_metrics(
     loss_type: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"loss_type": loss_type, "max_steps": 3, "beta": 0.01, "use_bias_correction_kl": False} | LOSSES[
-        loss_type
-    ]
-    stock = make(GRPOTrainer, model_dir, variety, tmp_path, **changes)
+    changes = {"loss_type": loss_type, "max_steps": 3, "beta": 0.5} | LOSSES[loss_type]
+    stock = off_the_start(make(GRPOTrainer, model_dir, variety, tmp_path, **changes))
     expected = tiny.trained(stock)
     losses = []
 
@@ -121,7 +130,7 @@ def test_every_loss_in_the_head_has_trls_steps_and_metrics(
 
     linear_grpo_loss = fused.linear_grpo_loss
     monkeypatch.setattr(fused, "linear_grpo_loss", spy)
-    trainer = make(RLIFTrainer, model_dir, variety, tmp_path, sampler="transformers", **changes)
+    trainer = off_the_start(make(RLIFTrainer, model_dir, variety, tmp_path, sampler="transformers", **changes))
     found = tiny.trained(trainer)
     assert len(losses) == 3 * changes.get("gradient_accumulation_steps", 1)
     tolerance = 1e-5  # of steps of some 1e-2
@@ -134,7 +143,12 @@ def test_every_loss_in_the_head_has_trls_steps_and_metrics(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"top_entropy_quantile": 0.5, "beta": 0.0}, {"off_policy_mask_threshold": 0.5}, {"beta": 0.1}]
+    "changes",
+    [
+        {"top_entropy_quantile": 0.5, "beta": 0.0},
+        {"off_policy_mask_threshold": 0.5},
+        {"beta": 0.1, "loss_type": "vespo", "importance_sampling_level": "sequence"},
+    ],
 )
 def test_losses_that_need_the_statistics_first_have_them(
     changes: dict[str, Any], model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from rlif.rewards.interface import describe_reward
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.sample import sample
 from rlif.scoring.confidence import (
+    EVALUATED_OUTPUTS,
     OUTPUTS,
     confidence_scores,
     entropy_confidence,
@@ -42,13 +43,13 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
         max_completion_length=12,
         temperature=0.7,
         seeds=[(0, 0)],
-        outputs=OUTPUTS,
+        outputs=EVALUATED_OUTPUTS,
     )
     vocab_size = language_model.model.config.vocab_size
     scores = confidence_scores(rollout, language_model.tokenizer, vocab_size, 4)
     assert set(scores) == SCORE_NAMES
     with torch.no_grad():
-        stats = Scorer(language_model.model, None)(rollout, 0.7, OUTPUTS)
+        stats = Scorer(language_model.model, None)(rollout, 0.7, EVALUATED_OUTPUTS)
     inputs = {
         "stats": stats,
         "completion_mask": rollout.completion_mask,
@@ -61,6 +62,8 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
         expected = reward.function(**reward.arguments(inputs))
         # Sums of a dozen float32 statistics of logits that were computed in two ways: token by token and all at once.
         torch.testing.assert_close(scores[name], expected, rtol=1e-4, atol=1e-3)
+    spread, mask = -stats.varentropy.where(rollout.completion_mask, 0), rollout.completion_mask
+    torch.testing.assert_close(scores["token_varentropy"], spread.sum(1) / mask.sum(1), rtol=1e-4, atol=1e-3)
     for name in ("inverse_perplexity", "entropy_confidence"):
         assert ((scores[name] >= 0) & (scores[name] <= 1)).all()
 

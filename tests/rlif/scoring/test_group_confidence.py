@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlif.scoring.group_confidence import GROUP_SCORES, group_scores
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES, group_scores, token_confidence
 from rlif_kernels import TokenStats, reference
 
 WINDOW = 5
@@ -26,12 +26,26 @@ def test_the_scores_are_those_of_every_window(window: int) -> None:
     generator = torch.Generator().manual_seed(0)
     lengths = [64, 5, 4, 1, 0, 24]
     values = 5 * torch.rand(len(lengths), max(lengths), generator=generator)
+    top = -5 * torch.rand(len(lengths), max(lengths), 20, generator=generator)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    scores = group_scores(TokenStats(self_certainty=values.where(mask, torch.nan)), mask, window)
-    assert tuple(scores) == GROUP_SCORES
+    outside = TokenStats(
+        self_certainty=values.where(mask, torch.nan), top_logprobs=top.where(mask[..., None], torch.nan)
+    )
+    scores = group_scores(outside, mask, window)
+    assert tuple(scores) == (*GROUP_SCORES, *TOP_GROUP_SCORES)
     for row, length in enumerate(lengths):
-        expected = by_hand(values[row, :length].tolist(), window) if length else (0.0, 0.0, 0.0)
-        assert [score[row].item() for score in scores.values()] == pytest.approx(list(expected), rel=1e-5)
+        nothing = (0.0, 0.0, 0.0)
+        expected = by_hand(values[row, :length].tolist(), window) if length else nothing
+        of_top = by_hand((-top[row, :length].mean(-1)).tolist(), window) if length else nothing
+        assert [score[row].item() for score in scores.values()] == pytest.approx([*expected, *of_top], rel=1e-5)
+
+
+def test_a_tokens_confidence_over_the_20_likeliest_is_the_papers_and_of_fewer_where_there_are_no_20() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    logits[2, 6:] = -torch.inf
+    stats = reference.token_stats(logits, torch.zeros(3, dtype=torch.long), top_logprobs=20)
+    expected = [-logits[row].log_softmax(-1).topk(count).values.mean() for row, count in ((0, 20), (1, 20), (2, 6))]
+    torch.testing.assert_close(token_confidence(stats), torch.stack(expected))
 
 
 def test_a_tokens_confidence_is_the_papers_over_the_whole_vocabulary_but_for_a_constant() -> None:

@@ -275,3 +275,24 @@ def test_two_processes_sample_and_learn_what_one_does(wrapper: str, make_config:
         for name in ours.keys() - TIMES:
             # Float order, in float32 sums over a hundred tokens.
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_two_processes_verify_and_learn_what_one_does(wrapper: str, make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(
+        verify=True, verify_template="{prompt}{completion}\n=", verify_ratings=("1", "2", "3"), verify_share=1.0,
+        verify_labels="majority", answer_style="lenient", max_completion_length=12, scale_rewards="batch",
+    )  # fmt: skip
+    for name, world_size in (("one", 1), ("two", 2)):
+        launch(train, world_size, wrapper, replace(config, output_dir=tmp_path / name))
+    rows, others = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert sum(row["verify/prompts"] for row in rows) > 0
+    for ours, theirs in zip(rows, others, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - TIMES:
+            # Float order, in float32 sums over a hundred tokens.
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name

@@ -28,7 +28,7 @@ from rlif.training.distributed import make_accelerator
 from rlif.training.entropy_control import EntropyControl
 from rlif.training.learner import Learner, Models
 from rlif.training.loop import learning_rate_at, train_step
-from rlif.training.options import TrainConfig
+from rlif.training.options import KLEstimator, TrainConfig
 from runs import MakeConfig, train
 from tiny_models import TIMES, frozen_copy, frozen_start_model
 
@@ -54,12 +54,23 @@ def gradients(language_model: LanguageModel) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in language_model.model.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("reward", ["self_certainty", "token_entropy", "trajectory_entropy", "verifiable"])
+@pytest.mark.parametrize(
+    ("reward", "kl_estimator"),
+    [
+        *((reward, "k3") for reward in ("self_certainty", "token_entropy", "trajectory_entropy")),
+        ("self_certainty", "k3_corrected"),
+        ("verifiable", "k3_corrected"),
+    ],
+)
 def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
-    reward: str, language_model: LanguageModel, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    reward: str,
+    kl_estimator: KLEstimator,
+    language_model: LanguageModel,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     temperature = 0.8
-    config = make_config(reward=reward, beta=0.1, temperature=temperature, max_grad_norm=1e9)
+    config = make_config(reward=reward, beta=0.1, kl_estimator=kl_estimator, temperature=temperature, max_grad_norm=1e9)
     start = frozen_copy(language_model.model)
     with torch.no_grad():  # the policy has moved away from the start model, so that the KL has a gradient
         for parameter in language_model.model.parameters():
@@ -94,8 +105,9 @@ def test_the_gradient_of_a_step_is_the_one_written_out_by_hand(
         members = torch.tensor(rewards[group : group + config.num_generations])
         advantages = (members - members.mean()) / (members.std() + 1e-4)
         for (logprob, ratio), advantage in zip(terms[group : group + config.num_generations], advantages, strict=True):
-            # d/dx of k3 with r = exp(start - x): 1 - r
-            loss = loss + (-advantage * logprob + config.beta * (1 - ratio.exp()) * logprob).sum()
+            # d/dx of k3 with r = exp(start - x): 1 - r. Times the ratio to the policy that sampled: -log r
+            slope = 1 - ratio.exp() if kl_estimator == "k3" else -ratio
+            loss = loss + (-advantage * logprob + config.beta * slope * logprob).sum()
     (loss / rollout.completion_mask.sum()).backward()
 
     expected = [parameter.grad for parameter in model.parameters()]

@@ -99,6 +99,7 @@ def test_a_directory_as_text_is_one_error_before_any_work() -> None:
         ({"loss_type": "gmpo", "clip_cov_ratio": 0.1}, "clip_cov_ratio: got 0.1, expected 0, or a loss_type out of"),
         ({"kl_cov_ratio": 0.1, "delta": 2.0}, "delta: got 2.0, expected None with a kl_cov_ratio"),
         ({"kl_estimator": "full", "beta": 0.0}, "kl_estimator: got 'full', expected 'k3' with beta 0"),
+        ({"kl_estimator": "k3_corrected", "beta": 0.0}, "kl_estimator: got 'k3_corrected', expected 'k3' with beta 0"),
         (
             {"importance_sampling_mode": "token_mask", "top_k": 3},
             "importance_sampling_mode: got 'token_mask', expected None with top_k or top_p",
@@ -114,6 +115,11 @@ def test_a_directory_as_text_is_one_error_before_any_work() -> None:
         ({"entropy_coef_min": 2.0}, "entropy_coef_min: got 2.0, expected at most entropy_coef_max, which is 1.0"),
         ({"top_entropy_quantile": 1.5}, "top_entropy_quantile: got 1.5, expected"),
         ({"importance_sampling_mode": "tis"}, "importance_sampling_mode: got 'tis', expected"),
+        ({"verify_share": 0.0}, "verify_share: got 0.0, expected a number greater than 0 and at most 1"),
+        (
+            {"verify_template": "{prompt}"},
+            "verify_template: got '{prompt}', expected text with {prompt} and {completion}",
+        ),
         ({"max_num_gen_batches": 0}, "max_num_gen_batches: got 0, expected an integer of at least 1"),
     ],
 )

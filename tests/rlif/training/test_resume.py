@@ -46,6 +46,15 @@ def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         {"lora_rank": 4, "dtype": "bfloat16", "learning_rate": 3e-6, "num_iterations": 2},
         {"dtype": "bfloat16", "learning_rate": 3e-6, "logits_dtype": "float32"},
         {"reward": ("random", "self_certainty=0.5"), "weight_decay": 0.1, "evaluates": True},
+        {
+            "verify": True,
+            "verify_template": "{prompt}{completion}\n=",
+            "verify_ratings": ("1", "2", "3"),
+            "verify_share": 1.0,
+            "verify_labels": "majority",
+            "answer_style": "lenient",
+            "max_completion_length": 12,
+        },
         {"use_adaptive_entropy": True, "entropy_target": 1.8, "entropy_coef_delta": 0.1, "reward": ("random",)},
     ],
 )

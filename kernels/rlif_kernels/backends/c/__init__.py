@@ -15,15 +15,16 @@ from rlif_kernels.backends.c.build import library
 from rlif_kernels.backends.torch import distances as distances  # the two leave the same row state
 from rlif_kernels.backends.torch import row_maximum as row_maximum
 from rlif_kernels.checks import check_values
+from rlif_kernels.functional import STATISTICS
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import KERNEL_ROWS, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, row_coefficients, row_offsets, zero_results
-from rlif_kernels.stats import FIELDS
 
 # Below this many elements more threads cost more than they save: about 40 microseconds of work.
 MIN_ELEMENTS_FOR_THREADS = 1 << 16
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # by their numbers in vectors.h
+NUMBERS = ("delta", "beta", "entropy_coef", "self_certainty_coef", "kl_ratio")  # of `LossOptions`, as they are
 
 
 class Call(ctypes.Structure):
@@ -32,12 +33,12 @@ class Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("logits", "offsets", "targets", "temperatures")),
         *((name, ctypes.c_double) for name in ("temperature", "softcap")),
-        *((name, ctypes.c_int64) for name in ("columns", "rows")),
+        *((name, ctypes.c_int64) for name in ("columns", "rows", "top")),
         *((name, ctypes.c_int32) for name in ("dtype", "threads")),
-        *((name, ctypes.c_void_p) for name in (*FIELDS, "state", "grad", "grad_offsets")),
+        *((name, ctypes.c_void_p) for name in (*STATISTICS, "rank_above", "state", "grad", "grad_offsets")),
         *((f"c_{name}", ctypes.c_void_p) for name in ("p", "plogp", "pp", "uu", "1", "y", "rest")),
         *((name, ctypes.c_void_p) for name in (*KERNEL_ROWS, "loss", "kl", "clipped")),
-        *((name, ctypes.c_double) for name in ("low", "high", "delta", "beta", "entropy_coef", "self_certainty_coef")),
+        *((name, ctypes.c_double) for name in ("low", "high", *NUMBERS)),
         *((name, ctypes.c_void_p) for name in ("uniform", "drawn")),
     )
 
@@ -50,20 +51,24 @@ def serves(logits: Tensor) -> bool:
 def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
     """`backends.Backend.forward`."""
     check_values(rows)
-    fields, state = zero_results(logits, rows.num_rows, outputs)
-    _run("rlif_forward", logits, rows, fields | {"state": state})
+    fields, state = zero_results(logits, rows, outputs)
+    tensors = fields | {"state": state}
+    if rows.rank_above is not None:
+        tensors["rank_above"] = rows.rank_above
+    _run("rlif_forward", logits, rows, tensors)
     return fields, state
 
 
 def sample(
-    logits: Tensor, uniform: Tensor, temperature: float, outputs: Sequence[str]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Draw a token of each row: (N,) int64, -1 where a row is no distribution, and the requested fields."""
+    logits: Tensor, uniform: Tensor, rows: Rows, outputs: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Draw a token of each row: (N,) int64, -1 where a row is no distribution; the requested fields, but for the rank
+    of a target that is not known before, and the row state."""
     drawn = torch.zeros(uniform.numel(), dtype=torch.int64)
-    fields, state = zero_results(logits, uniform.numel(), outputs)
+    fields, state = zero_results(logits, rows, outputs)
     tensors = fields | {"state": state, "uniform": uniform, "drawn": drawn}
-    _run("rlif_sample", logits, Rows(drawn, temperature, 0.0, logits.shape[-1]), tensors)
-    return drawn, fields
+    _run("rlif_sample", logits, rows._replace(targets=drawn), tensors)
+    return drawn, fields, state
 
 
 def backward(grad_logits: Tensor, grads: dict[str, Tensor], logits: Tensor, rows: Rows, row_state: Tensor) -> None:
@@ -85,13 +90,13 @@ def grpo(
     """`backends.FusedLoss`."""
     check_values(rows)
     expect_gradient(grad_logits, logits, rows.num_columns)
-    results, state = zero_results(logits, rows.num_rows, outputs)
+    results, state = zero_results(logits, rows, outputs)
     results |= {name: state.new_zeros(rows.num_rows) for name in ("loss", "kl")}
     results["clipped"] = state.new_zeros(rows.num_rows, dtype=torch.bool)
     given = {name: getattr(loss_rows, name) for name in KERNEL_ROWS if getattr(loss_rows, name) is not None}
     tensors = {"grad": grad_logits, "grad_offsets": row_offsets(grad_logits), "state": state, **results, **given}
     numbers = {"low": 1 - options.epsilon_low, "high": 1 + options.epsilon_high}
-    numbers |= {name: getattr(options, name) for name in ("delta", "beta", "entropy_coef", "self_certainty_coef")}
+    numbers |= {name: getattr(options, name) for name in NUMBERS}
     _run("rlif_grpo", logits, rows, tensors, numbers)
     kl = None if loss_rows.ref_logprob is None else results["kl"]
     return {name: results[name] for name in outputs}, TokenTerms(results["loss"], kl, results["clipped"], {})
@@ -122,6 +127,7 @@ def call_of(
     call = Call(
         columns=num_columns,
         rows=num_rows,
+        top=rows.top,
         dtype=DTYPES.index(logits.dtype),
         threads=torch.get_num_threads() if num_rows * num_columns >= MIN_ELEMENTS_FOR_THREADS else 1,
         softcap=rows.softcap,

@@ -127,9 +127,10 @@ NOINLINE RowTerms token_loss(const Call *call, int64_t i) {
     call->clipped[i] = (ratio < call->low && advantage < 0) || (ratio > call->high && advantage > 0);
     if (call->ref_logprob) {
         double difference = (double)call->ref_logprob[i] - logprob, growth = expm1(difference);
-        call->kl[i] = (float)(growth - difference);
-        loss += call->beta * (growth - difference);
-        slope -= call->beta * growth;
+        double kl = (call->kl_ratio != 0 ? ratio : 1) * (growth - difference);
+        call->kl[i] = (float)kl;
+        loss += call->beta * kl;
+        slope -= call->beta * (call->kl_ratio != 0 ? ratio * difference : growth);
     }
     double mean_weight = call->mean_weight[i], temperature = temperature_of(call, i);
     double g_y = weight * slope, g_entropy = -call->entropy_coef * mean_weight;

@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -33,21 +34,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from rlif_kernels.functional import STATISTICS
 from rlif_kernels.rows import RowState
-from rlif_kernels.stats import FIELDS
 
 if sys.platform != "win32":
     import fcntl
 
 SOURCES = tuple(
     Path(__file__).with_name(name)
-    for name in ("kernels.c", "vectors.h", "threads.h", "call.h", "forward.h", "backward.h", "pairs.h")
+    for name in ("kernels.c", "vectors.h", "threads.h", "call.h", "order.h", "forward.h", "backward.h", "pairs.h")
 )
 # No -ffast-math: the edge values are infinities and NaN. One word on contraction, or GCC and Clang differ in it.
 FLAGS = ("-O2", "-std=gnu11", "-Wno-psabi", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
+C_TYPES = {torch.float32: "float", torch.int64: "int64_t"}
 # Names that the C code shares with Python, in the order of the tables that hold them.
 NAMES = (
-    "-DFIELD_POINTERS=" + ", ".join(f"*{name}" for name in FIELDS),
+    "-DFIELD_POINTERS=" + " ".join(f"{C_TYPES[statistic.dtype]} *{name};" for name, statistic in STATISTICS.items()),
     "-DSTATE_PARTS=" + ", ".join(f"STATE_{name.upper()}" for name in RowState._fields),
 )
 # Tried in turn: Clang on Arm knows the machine's processor by the second name only.
@@ -88,9 +92,11 @@ def found() -> Found:
     """What came of looking for the library in this process, which tells the user once if there is none."""
     result = find()
     if result.library is None and not result.silent:
+        # A copy of this package under another name is none that Python could run.
+        again = "`python -m rlif_kernels` tries again; " if importlib.util.find_spec("rlif_kernels") else ""
         warnings.warn(
             f"the torch backend serves on this CPU, several times slower than the C kernels would: {result.reason}. "
-            "`python -m rlif_kernels` tries again; RLIF_CPU_KERNELS=0 does without the kernels and this warning",
+            f"{again}RLIF_CPU_KERNELS=0 does without the kernels and this warning",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -121,7 +127,7 @@ def find(again: bool = False) -> Found:
 def runnable_levels() -> list[str]:
     """Those of `LEVELS` that this processor can run; none where that is not known."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     flags = set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

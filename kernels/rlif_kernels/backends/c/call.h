@@ -9,6 +9,7 @@
 #define GROUP (16 * LANES)
 #define CHUNK 4096 /* columns; in float32 half of a first cache of 32 KB. GROUP divides it. */
 #define IGNORE_INDEX (-100)
+#define NO_COLUMN (-1)
 
 /* Where the parts of the row state stand, which the forward leaves for the backward: RowState of rows.py. STATE_PARTS and
    FIELD_POINTERS come with the compiler's command, from the tables in Python. */
@@ -23,11 +24,14 @@ typedef struct {
     double softcap;              /* 0: none */
     int64_t columns;
     int64_t rows;
+    int64_t top; /* k of top_ids */
     int32_t dtype;
     int32_t threads;
     /* forward: logprob, entropy and the other fields of TokenStats, (rows,) each, or NULL where not asked for; top_probs is
-       (rows, 2), state has all parts of each row */
-    float FIELD_POINTERS;
+       (rows, 2), top_ids (rows, top), state has all parts of each row; target_rank counts what is larger than rank_above,
+       (rows,) */
+    FIELD_POINTERS
+    const float *rank_above;
     float *state;
     /* backward */
     void *grad;
@@ -37,7 +41,7 @@ typedef struct {
     const float *advantage, *weight, *mean_weight, *old_logprob, *ref_logprob;
     float *loss, *kl;
     uint8_t *clipped;
-    double low, high, delta, beta, entropy_coef, self_certainty_coef;
+    double low, high, delta, beta, entropy_coef, self_certainty_coef, kl_ratio;
     /* sample_tokens: (rows,) each; uniform is NULL where the targets are given */
     const double *uniform;
     int64_t *drawn;
@@ -77,10 +81,9 @@ INLINE void convert(const char *from, int64_t count, float *to, int dtype, float
     }
 }
 
-/* The capped logits of `count` columns: where they lie, or in the room, which is LANES longer. */
-NOINLINE const float *values_of(const Call *call, int64_t i, int64_t start, int64_t count, float *room) {
+/* The logits of `count` columns, after a softcap (0: none): where they lie, or in the room, which is LANES longer. */
+NOINLINE const float *capped_values(const Call *call, int64_t i, int64_t start, int64_t count, float softcap, float *room) {
     const char *from = row_of(call, i) + (int64_t)size_of(call->dtype) * start;
-    float softcap = (float)call->softcap;
     if (softcap > 0) {
         if (call->dtype == FLOAT32) convert(from, count, room, FLOAT32, softcap);
         else if (call->dtype == BFLOAT16) convert(from, count, room, BFLOAT16, softcap);
@@ -93,4 +96,12 @@ NOINLINE const float *values_of(const Call *call, int64_t i, int64_t start, int6
         convert(from, count, room, FLOAT16, 0);
     }
     return room;
+}
+
+INLINE const float *values_of(const Call *call, int64_t i, int64_t start, int64_t count, float *room) {
+    return capped_values(call, i, start, count, (float)call->softcap, room);
+}
+
+INLINE const float *given_values(const Call *call, int64_t i, int64_t start, int64_t count, float *room) {
+    return capped_values(call, i, start, count, 0, room);
 }

@@ -1,6 +1,6 @@
 /* Statistics of a chunk, and of a row from its chunks; the formulas are in kernels.c. */
 
-#include "call.h"
+#include "order.h"
 
 /* ---------------------------------------------------------------- a chunk */
 
@@ -13,20 +13,8 @@ typedef struct {
     Spread spread;     /* where varentropy is asked for */
     float m, second;   /* the largest logit, and the next one where top_probs asks for it */
     int32_t n, guarded;
+    Order order;
 } Part;
-
-NOINLINE float largest(const float *x, int64_t count) {
-    f32 high[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
-    int64_t j = 0;
-    for (; j + 4 * LANES <= count; j += 4 * LANES)
-        for (int k = 0; k < 4; k++) high[k] = larger(load(x + j + k * LANES, FLOAT32), high[k]);
-    for (; j + LANES <= count; j += LANES) high[0] = larger(load(x + j, FLOAT32), high[0]);
-    f32 all = larger(larger(high[0], high[1]), larger(high[2], high[3]));
-    float m = -INFINITY;
-    for (int i = 0; i < LANES; i++) m = all[i] > m ? all[i] : m;
-    for (; j < count; j++) m = x[j] > m ? x[j] : m;
-    return m;
-}
 
 INLINE void place(float x, float *first, float *second) {
     if (x > *first) *second = *first, *first = x;
@@ -170,6 +158,8 @@ NOINLINE void measure(const Call *call, int64_t i, int64_t chunk, Part *part) {
         *part = (Part){.m = part->m, .second = part->second, .guarded = 1};
         sum_as(call, x, count, scale_of(call, i), part);
     }
+    if (call->argmax || call->target_rank || call->top_ids)
+        measure_order(call, i, start, count, x, part->m, &part->order);
 }
 
 /* ---------------------------------------------------------------- a row */
@@ -254,6 +244,42 @@ NOINLINE double sum_of_others(const Call *call, int64_t i, int64_t target, const
     return part->s - all.s + others.s;
 }
 
+NOINLINE int64_t find_argmax(const Call *call, int64_t i, const Part *parts, int64_t chunks) {
+    float room[CHUNK + LANES];
+    int64_t best = 0;
+    for (int64_t k = 1; k < chunks; k++)
+        if (parts[k].order.largest > parts[best].order.largest) best = k;
+    int64_t start = best * CHUNK, count = smallest(call->columns - start, CHUNK);
+    return start + first_equal(given_values(call, i, start, count, room), count, parts[best].order.largest);
+}
+
+INLINE float largest_of_block(const Part *parts, int64_t start) {
+    return parts[start / CHUNK].order.blocks[start % CHUNK / BLOCK];
+}
+
+NOINLINE void find_top(const Call *call, int64_t i, const Part *parts, int64_t *ids) {
+    int64_t columns = call->columns;
+    Top blocks = {.most = call->top}, top = {.most = call->top};
+    for (int64_t start = 0; start < columns; start += BLOCK) keep(&blocks, largest_of_block(parts, start), start);
+    float bar = full(&blocks) ? blocks.x[blocks.most - 1] : -INFINITY;
+    for (int64_t start = 0; start < columns; start += BLOCK)
+        if (largest_of_block(parts, start) >= bar)
+            keep_columns(call, i, start, smallest(BLOCK, columns - start), bar, &top);
+    for (int64_t k = 0; k < call->top; k++) ids[k] = k < top.kept ? top.ids[k] : NO_COLUMN;
+}
+
+/* argmax, target_rank and top_ids of row i; of one that is no distribution there are none. */
+NOINLINE void finish_order(const Call *call, int64_t i, const Part *parts, int64_t chunks, int defined) {
+    if (call->argmax) call->argmax[i] = defined ? find_argmax(call, i, parts, chunks) : NO_COLUMN;
+    if (call->target_rank) {
+        int64_t larger = 0;
+        for (int64_t k = 0; k < chunks; k++) larger += parts[k].order.larger;
+        call->target_rank[i] = defined ? larger : NO_COLUMN;
+    }
+    if (call->top_ids && defined) find_top(call, i, parts, call->top_ids + i * call->top);
+    for (int64_t k = 0; call->top_ids && !defined && k < call->top; k++) call->top_ids[i * call->top + k] = NO_COLUMN;
+}
+
 /* Row i from its chunks. */
 NOINLINE void finish(const Call *call, int64_t i, const Part *parts, int64_t chunks) {
     int64_t columns = call->columns, target = call->targets[i];
@@ -291,6 +317,7 @@ NOINLINE void finish(const Call *call, int64_t i, const Part *parts, int64_t chu
         call->top_probs[2 * i + 1] = (float)second;
     }
     if (call->varentropy) call->varentropy[i] = (float)varentropy;
+    if (call->argmax || call->target_rank || call->top_ids) finish_order(call, i, parts, chunks, !isnan(row.s));
     *part(call, STATE_M, i) = m;
     *part(call, STATE_LOG_S, i) = (float)log_s;
     /* Negative: the backward must look for -inf. */

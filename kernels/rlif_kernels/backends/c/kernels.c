@@ -15,6 +15,8 @@
    Backward, per row: dx_j = p_j (c_p + c_plogp log p_j + c_pp p_j + c_uu u_j (u_j + 2)) - c_1 + c_y 1[j = y], with
    p_j = exp(d_j - log s) and u_j = log p_j + H: functional.py says what the coefficients are.
 
+   What the order of the columns says (order.h) is found beside the sums, where it is asked for.
+
    A chunk's own sums go to float64 every GROUP columns: a float32 sum that starts with one large term rounds the many
    small ones after it all in one direction, beyond what the contract allows. */
 

@@ -52,6 +52,22 @@ INLINE size_t size_of(int dtype) { return dtype == FLOAT32 ? 4 : 2; }
 INLINE f32 splat(float x) { return (f32){0} + x; }
 INLINE f32 pick(i32 mask, f32 yes, f32 no) { return (f32)(((i32)yes & mask) | ((i32)no & ~mask)); }
 
+INLINE int any(i32 mask) {
+#if defined(AVX512)
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif defined(AVX2)
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#elif defined(SSE2)
+    return _mm_movemask_ps((__m128)mask) != 0;
+#elif defined(NEON)
+    return vmaxvq_u32((uint32x4_t)mask) != 0;
+#else
+    int32_t all = 0;
+    for (int i = 0; i < LANES; i++) all |= mask[i];
+    return all != 0;
+#endif
+}
+
 /* NaN in b is kept; NaN in a may be lost. */
 INLINE f32 larger(f32 a, f32 b) {
 #if defined(AVX512)

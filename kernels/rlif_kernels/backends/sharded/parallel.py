@@ -9,6 +9,9 @@ falling into it,
     logprob = logprob_owner + log π_owner           sum p² = sum_r π_r² (sum p²)_r
     self_certainty = sum_r n_r/n (self_certainty_r + log n_r - log π_r) - log n
     varentropy = sum_r π_r (varentropy_r + (H_r - log π_r - entropy)²)
+    target_rank = sum_r target_rank_r, where all count what is larger than the logit that one of them has
+
+and the largest columns of all are among the largest of each, whose ids and logits they tell.
 
 The backward needs no exchange: the gradient of a slice depends on the others through these numbers alone. The few
 numbers per row are combined in float64, where lse_r of shifted logits loses nothing.
@@ -20,12 +23,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlif_kernels.backends import LocalBackend
-from rlif_kernels.backends.sharded.slices import INVALID, backward_slice, readable, slice_targets
+from rlif_kernels.backends import LocalBackend, order
+from rlif_kernels.backends.sharded.slices import INVALID, NOT_OWNED, backward_slice, readable, slice_targets
 from rlif_kernels.checks import check_targets, check_temperatures
-from rlif_kernels.functional import STATISTICS
+from rlif_kernels.functional import STATISTICS, dtype_of
 from rlif_kernels.rows import STATE_ROWS, Rows, RowState
-from rlif_kernels.stats import IGNORE_INDEX
+from rlif_kernels.stats import IGNORE_INDEX, NO_COLUMN
 
 
 def own_slice(
@@ -72,11 +75,12 @@ class VocabParallel:
         self.backend, self.group = backend, group
 
     def forward(self, logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """`backends.Backend.forward`, of the whole rows."""
+        """`backends.Backend.forward`, of the whole rows; `top_logprobs` and `top_columns` as in `choices.forward`."""
         flat = rows.targets.view(-1)
         active = flat != IGNORE_INDEX
-        own, row_state = _slice_numbers(self.backend, logits, rows, outputs)
-        combined = _combine(_all_gather(own, self.group), outputs)
+        names = [name for name in outputs if name in STATISTICS]
+        own, row_state = _slice_numbers(self.backend, logits, rows, names)
+        combined = _combine(_all_gather(own, self.group), names, rows.top)
         if "logprob" in combined:
             combined["logprob"] = combined["logprob"].masked_fill(flat == INVALID, torch.nan)
 
@@ -87,10 +91,19 @@ class VocabParallel:
         for name in ("entropy", "sum_sq_probs", "complement", "varentropy"):
             if name in combined:
                 getattr(state, name).copy_(combined[name])
+        if "complement" not in combined:
+            state.complement.fill_(1)  # what the slice says of its own target is not true of the row
         fields = {}
-        for name in outputs:
-            value = combined[name].float()
+        for name in names:
+            value = combined[name].to(dtype_of(name))
             fields[name] = value.where(active if value.ndim == 1 else active[:, None], 0)
+        if "top_logprobs" in outputs:
+            fields["top_logprobs"] = order.top_logprobs(combined["top_x"], rows, combined["log_s"])
+            columns = order.top_columns(fields["top_ids"])
+            first = combined["first_column"][dist.get_rank(self.group)].long()
+            own_columns = columns - first[:, None]
+            here = (own_columns >= 0) & (own_columns < rows.num_columns)
+            fields["top_columns"] = own_columns.where(here, NOT_OWNED).where(columns != IGNORE_INDEX, IGNORE_INDEX)
         return fields, row_state
 
     def backward(
@@ -113,21 +126,25 @@ class VocabParallel:
 ALWAYS_SHARED = ("m", "log_s", "n")
 
 
-def shared_names(outputs: Iterable[str]) -> tuple[str, ...]:
+def shared_names(outputs: Iterable[str], top: int = 0) -> tuple[str, ...]:
     """What the slices share about each row, in order: `ALWAYS_SHARED`, then what the fields need, each once.
 
-    `owner` is 1 where the target lies in the slice, `top_1` and `top_2` are the largest probabilities.
+    `owner` is 1 where the target lies in the slice, `top_1` and `top_2` are the largest probabilities, `columns` those
+    of the slice; then the ids in the slice and the logits of its `top` largest, the largest first.
     """
     needed = (name for field in outputs for name in STATISTICS[field].shared)
-    return tuple(dict.fromkeys((*ALWAYS_SHARED, *needed)))
+    lists = (f"{each}_{i}" for each in ("id", "x") for i in range(top))
+    return tuple(dict.fromkeys((*ALWAYS_SHARED, *needed, *lists)))
 
 
 def _slice_numbers(backend: LocalBackend, logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[Tensor, Tensor]:
     """What this rank shares, float64 (`shared_names`, N), and the row state of its backend."""
-    names = shared_names(outputs)
+    names = shared_names(outputs, rows.top)
     shared = torch.zeros(len(names), rows.num_rows, dtype=torch.float64, device=logits.device)
     if rows.num_columns == 0:
-        shared[names.index("m")] = -torch.inf
+        for number, name in zip(shared, names, strict=True):
+            if name in ("m", "argmax_logit") or name.startswith("x_"):
+                number.fill_(-torch.inf)
         return shared, torch.zeros(STATE_ROWS, rows.num_rows, dtype=torch.float32, device=logits.device)
     slice_rows = readable(rows)
     fields, row_state = backend.forward(logits, slice_rows, outputs)
@@ -136,17 +153,27 @@ def _slice_numbers(backend: LocalBackend, logits: Tensor, rows: Rows, outputs: S
     values |= {"m": backend.row_maximum(row_state, slice_rows), "n": state.n.abs(), "owner": rows.targets.view(-1) >= 0}
     if "top_probs" in fields:
         values |= dict(zip(("top_1", "top_2"), fields["top_probs"].unbind(1), strict=True))
+    if "argmax" in fields:
+        values["argmax_logit"] = order.Chosen(logits, slice_rows, fields["argmax"][:, None]).x[:, 0]
+    if "target_rank" in fields:
+        values["target_rank"] = fields["target_rank"].clamp(min=0)  # a slice of -inf is no distribution
+    if "top_ids" in fields:
+        x = order.Chosen(logits, slice_rows, fields["top_ids"]).x
+        for each, columns in (("id", fields["top_ids"]), ("x", x)):
+            values |= {f"{each}_{i}": column for i, column in enumerate(columns.unbind(1))}
+    if "columns" in names:
+        values["columns"] = torch.tensor(rows.num_columns)
     for number, name in zip(shared, names, strict=True):
         number.copy_(values[name])
     return shared, row_state
 
 
-def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+def _combine(parts: Tensor, outputs: Sequence[str], top: int) -> dict[str, Tensor]:
     """The fields of the whole rows from what all ranks shared (ranks, `shared_names`, N), in float64.
 
     `n` and `logsumexp` are always there: the backward needs them.
     """
-    every = dict(zip(shared_names(outputs), parts.unbind(1), strict=True))  # (ranks, N) each
+    every = dict(zip(shared_names(outputs, top), parts.unbind(1), strict=True))  # (ranks, N) each
     empty = every["m"] == -torch.inf  # a slice without support, whose own statistics are NaN
     n = every["n"].masked_fill(empty, 0)
     total = n.sum(0)
@@ -184,7 +211,28 @@ def _combine(parts: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
     if "top_probs" in outputs:
         candidates = torch.cat([(pi * every[name]).masked_fill(empty, 0) for name in ("top_1", "top_2")])
         combined["top_probs"] = candidates.topk(2, dim=0).values.T + (0 * log_total)[:, None]
-    return combined
+    return combined | _largest(every, log_total, top)
+
+
+def _largest(every: dict[str, Tensor], log_total: Tensor, top: int) -> dict[str, Tensor]:
+    """What the order of the columns says of the whole rows: of equal ones the first slice's, as within a slice."""
+    undefined, found = log_total.isnan(), {}
+    if "target_rank" in every:
+        found["target_rank"] = every["target_rank"].sum(0).masked_fill(undefined, NO_COLUMN)
+    if "columns" in every:
+        found["first_column"] = every["columns"].cumsum(0) - every["columns"]
+    if "argmax" in every:
+        which = every["argmax_logit"].argmax(0, keepdim=True)
+        ids = (every["argmax"] + found["first_column"]).gather(0, which)[0]
+        found["argmax"] = ids.masked_fill(undefined, NO_COLUMN)
+    if top:
+        # (ranks * top, N): slice after slice, within each the largest first.
+        ids, x = (torch.stack([every[f"{each}_{i}"] for i in range(top)], 1) for each in ("id", "x"))
+        ids, x = (ids + found["first_column"][:, None]).flatten(0, 1), x.flatten(0, 1)
+        x, index = x.sort(dim=0, descending=True, stable=True)
+        ids = ids.gather(0, index).masked_fill((x == -torch.inf) | undefined, NO_COLUMN)
+        found |= {"top_ids": ids[:top].T, "top_x": x[:top].T, "log_s": log_total}
+    return found
 
 
 def _all_gather(own: Tensor, group: dist.ProcessGroup) -> Tensor:

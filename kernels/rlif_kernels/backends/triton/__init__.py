@@ -23,11 +23,11 @@ from rlif_kernels.backends.triton.grpo import grpo_kernel, scale_kernel, terms_k
 from rlif_kernels.backends.triton.lanes import NUM_PARTS, needed_parts
 from rlif_kernels.backends.triton.launches import DESCRIPTOR, Launch
 from rlif_kernels.backends.triton.plan import LANES, LOAD_BYTES, TILES, Device, cdiv
-from rlif_kernels.functional import DIFFERENTIABLE
+from rlif_kernels.functional import DIFFERENTIABLE, STATISTICS
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import KERNEL_ROWS, LossRows, TokenTerms
 from rlif_kernels.rows import Rows, RowState, empty_results, row_offsets
-from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
+from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 SCALE_BLOCK = 8192
 TERMS_ROWS = 128
@@ -58,9 +58,13 @@ def launch_options(launch: Launch) -> dict[str, int | bool]:
 
 
 def forward_constants(
-    launch: Launch, dtype: torch.dtype, outputs: Sequence[str], wide: bool, softcap: int, slices: int = 1
+    launch: Launch, dtype: torch.dtype, outputs: Sequence[str], wide: bool, softcap: int, slices: int = 1, top: int = 0
 ) -> dict[str, Any]:
-    """The forward kernel's compile-time arguments and launch options; `softcap` is a `softcap_form`."""
+    """The forward kernel's compile-time arguments and launch options; `softcap` is a `softcap_form`.
+
+    `top` is k of `top_ids`, where that is asked for.
+    """
+    top = top if "top_ids" in outputs else int("argmax" in outputs)
     return {
         "LANES": LANES,
         "SLICE": LANES // slices,
@@ -69,6 +73,8 @@ def forward_constants(
         "WIDE": wide,
         "SOFTCAP": softcap,
         "SUMS": needed_parts(outputs, softcap),
+        "TOP": top,
+        "SLOTS": triton.next_power_of_2(max(top, 1)),
         "UNROLL": launch.unroll,
         "STAGES": _stages(launch),
         "LOAD": launch.load,
@@ -116,6 +122,7 @@ def grpo_constants(
         "SUMS": needed_parts(outputs, softcap),
         "E": options.entropy_coef != 0,
         "U": options.self_certainty_coef != 0,
+        "CORRECTED": options.kl_ratio != 0,
         "UNROLL": launch.unroll,
         "STAGES": _stages(launch),
         "LOAD": launch.load,
@@ -128,7 +135,7 @@ def grpo_constants(
 def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
     """`backends.Backend.forward`: a program for each row, or for each part of few rows."""
     num_rows, num_columns = rows.num_rows, rows.num_columns
-    fields, state = empty_results(logits, num_rows, outputs)
+    fields, state = empty_results(logits, rows, outputs)
     if num_rows == 0:
         return fields, state
     check_size(rows)
@@ -137,7 +144,8 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
         num_rows, num_columns, logits.element_size(), device_of(logits), plan.has_large_state(outputs), rows.softcap > 0
     )
     slices = planned.slices if planned.split else 1
-    constants = forward_constants(planned.launch, logits.dtype, outputs, wide, softcap_form(rows.softcap), slices)
+    softcap = softcap_form(rows.softcap)
+    constants = forward_constants(planned.launch, logits.dtype, outputs, wide, softcap, slices, rows.top)
     parts = counters = None
     if planned.split:
         parts = state.new_empty((num_rows, planned.chunks, NUM_PARTS.value, LANES))
@@ -146,7 +154,7 @@ def forward(logits: Tensor, rows: Rows, outputs: Sequence[str]) -> tuple[dict[st
     with device_guard(logits):
         with_memory(forward_kernel[(planned.programs,)], planned.launch, logits)(
             base, offsets, rows.targets, temperatures,
-            *(fields.get(name) for name in FIELDS),
+            *(fields.get(name) for name in STATISTICS), rows.rank_above,
             state, parts, counters, stride, num_rows, num_columns, LOG2E.value / temperature, rows.softcap,
             planned.chunks, **constants,
         )  # fmt: skip
@@ -192,7 +200,7 @@ def grpo(
     results = {name: logits.new_empty(num_rows, dtype=torch.float32) for name in names}
     clipped = logits.new_empty(num_rows, dtype=torch.bool)
     if num_rows == 0:
-        fields, _ = empty_results(logits, 0, outputs)
+        fields, _ = empty_results(logits, rows, outputs)
         return fields, TokenTerms(results["loss"], results.get("kl"), clipped, {})
     planned = plan.loss(num_rows, num_columns, logits.element_size(), device_of(logits), rows.softcap > 0)
     if planned.path == "pair":
@@ -234,7 +242,8 @@ def _launch_terms(
     terms_kernel[(cdiv(rows.num_rows, TERMS_ROWS),)](
         rows.targets, *(fields.get(name) for name in DEFAULT_OUTPUTS), *tokens, results["loss"], results.get("kl"),
         clipped.view(torch.int8), *(grads.get(name) for name in DEFAULT_OUTPUTS), rows.num_rows, *_numbers(options),
-        E=terms["entropy"], U=terms["self_certainty"], ROWS=TERMS_ROWS, num_warps=4, enable_fp_fusion=False,
+        E=terms["entropy"], U=terms["self_certainty"], CORRECTED=options.kl_ratio != 0, ROWS=TERMS_ROWS, num_warps=4,
+        enable_fp_fusion=False,
     )  # fmt: skip
     return grads
 

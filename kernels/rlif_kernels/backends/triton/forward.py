@@ -44,6 +44,7 @@ from rlif_kernels.backends.triton.lanes import (
     row_state,
     store_part,
 )
+from rlif_kernels.backends.triton.order import store_order, store_rank
 
 LOWEST_FLOAT32 = tl.constexpr(-3.4028234663852886e38)
 # Of a maximum that moves so far nothing is left of what was added up before, and its square times that is still finite.
@@ -56,7 +57,7 @@ CANCELS = tl.constexpr(0.0625)
 def _row_results(state, V, scale, LANES: tl.constexpr, K: tl.constexpr, SUMS: tl.constexpr):
     """m (in units of log 2), log s, log(s/n), w/s, t/n, q/s², the two largest p and the variance of log p of a row, in
     nats; s."""
-    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, _, l_v = state
+    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, _, l_v, _ = state
     m = tl.max(l_m, axis=0)
     shift = l_m - m
     a = tl.exp2(shift)
@@ -224,8 +225,9 @@ def row_values(
 @triton.jit
 def _finish_row(
     state, i_row, p_row, target, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr, sum_sq_probs_ptr,
-    top_probs_ptr, varentropy_ptr, state_ptr, N, V, scale, softcap, LANES: tl.constexpr, K: tl.constexpr,
-    SOFTCAP: tl.constexpr, SUMS: tl.constexpr,
+    top_probs_ptr, varentropy_ptr, argmax_ptr, target_rank_ptr, top_ids_ptr, state_ptr, N, V, scale, softcap,
+    LANES: tl.constexpr, K: tl.constexpr, SOFTCAP: tl.constexpr, SUMS: tl.constexpr, TOP: tl.constexpr,
+    SLOTS: tl.constexpr,
 ):  # fmt: skip
     """Store the row's results, from the state of its lanes."""
     (
@@ -247,6 +249,12 @@ def _finish_row(
         tl.store(top_probs_ptr + i_row * 2 + 1, second)
     if varentropy_ptr is not None:
         tl.store(varentropy_ptr + i_row, varentropy)
+    if target_rank_ptr is not None:
+        store_rank(target_rank_ptr, state[9], log_s, i_row)
+    if TOP > 0:
+        store_order(
+            p_row, state[0], log_s, argmax_ptr, top_ids_ptr, i_row, V, scale, softcap, LANES, K, SOFTCAP, TOP, SLOTS
+        )  # fmt: skip
     tl.store(state_ptr + STATE_M * N + i_row, m)
     tl.store(state_ptr + STATE_LOG_S * N + i_row, log_s)
     tl.store(state_ptr + STATE_N * N + i_row, n)
@@ -260,7 +268,7 @@ def _finish_row(
 @triton.jit
 def _store_nothing(
     i_row, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr, sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr,
-    state_ptr, N,
+    argmax_ptr, target_rank_ptr, top_ids_ptr, state_ptr, N, TOP: tl.constexpr,
 ):  # fmt: skip
     """Store a masked row's zeros: the results come uninitialised, so that no launch has to clear them."""
     if logprob_ptr is not None:
@@ -278,6 +286,13 @@ def _store_nothing(
         tl.store(top_probs_ptr + i_row * 2 + 1, 0.0)
     if varentropy_ptr is not None:
         tl.store(varentropy_ptr + i_row, 0.0)
+    if argmax_ptr is not None:
+        tl.store(argmax_ptr + i_row, 0)
+    if target_rank_ptr is not None:
+        tl.store(target_rank_ptr + i_row, 0)
+    if top_ids_ptr is not None:
+        for i in range(0, TOP):
+            tl.store(top_ids_ptr + i_row * TOP + i, 0)
     for i in tl.static_range(STATE_ROWS):
         tl.store(state_ptr + i * N + i_row, 0.0)
 
@@ -285,10 +300,11 @@ def _store_nothing(
 @triton.jit
 def forward_kernel(
     logits_ptr, offsets_ptr, targets_ptr, temperature_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr,
-    sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, state_ptr, parts_ptr, counters_ptr, stride, N, V, scale, softcap,
-    num_chunks,
+    sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, argmax_ptr, target_rank_ptr, top_ids_ptr, rank_above_ptr,
+    state_ptr, parts_ptr, counters_ptr, stride, N, V, scale, softcap, num_chunks,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr,
-    SOFTCAP: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    SOFTCAP: tl.constexpr, SUMS: tl.constexpr, TOP: tl.constexpr, SLOTS: tl.constexpr, UNROLL: tl.constexpr,
+    STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """A program does a whole row, or with `parts_ptr` one part of it: SLICE lanes of one chunk.
 
@@ -306,20 +322,24 @@ def forward_kernel(
         p_row = row_pointer(logits_ptr, offsets_ptr, stride, i_row)
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
+        above = None
+        if rank_above_ptr is not None:
+            above = tl.load(rank_above_ptr + i_row)
         if parts_ptr is None:
             state = row_state(
-                p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
+                p_row, None, num_chunks, V, scale, softcap, above, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES,
+                LOAD,
             )  # fmt: skip
             _finish_row(
                 state, i_row, p_row, target, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr,
-                sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, state_ptr, N, V, scale, softcap, LANES, K, SOFTCAP,
-                SUMS,
+                sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, argmax_ptr, target_rank_ptr, top_ids_ptr, state_ptr, N,
+                V, scale, softcap, LANES, K, SOFTCAP, SUMS, TOP, SLOTS,
             )  # fmt: skip
         else:
             p_parts = parts_ptr + i_row * num_chunks * (NUM_PARTS * LANES)
             store_part(
-                p_row, p_parts, i_part // (LANES // SLICE), i_part % (LANES // SLICE) * SLICE, V, scale, softcap, LANES,
-                SLICE, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
+                p_row, p_parts, i_part // (LANES // SLICE), i_part % (LANES // SLICE) * SLICE, V, scale, softcap, above,
+                LANES, SLICE, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
             )  # fmt: skip
             # All threads have stored before one of them counts, which releases what they stored; and none loads
             # before the count is known, which acquires what the others have.
@@ -328,15 +348,16 @@ def forward_kernel(
             if before == num_parts - 1:
                 tl.debug_barrier()
                 state = row_state(
-                    p_row, p_parts, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, SUMS, 1, None, LOAD,
+                    p_row, p_parts, num_chunks, V, scale, softcap, above, LANES, K, TILES, WIDE, SOFTCAP, SUMS, 1, None,
+                    LOAD,
                 )  # fmt: skip
                 _finish_row(
                     state, i_row, p_row, target, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr,
-                    sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, state_ptr, N, V, scale, softcap, LANES, K, SOFTCAP,
-                    SUMS,
+                    sum_sq_probs_ptr, top_probs_ptr, varentropy_ptr, argmax_ptr, target_rank_ptr, top_ids_ptr,
+                    state_ptr, N, V, scale, softcap, LANES, K, SOFTCAP, SUMS, TOP, SLOTS,
                 )  # fmt: skip
     elif i_part == 0:
         _store_nothing(
             i_row, logprob_ptr, entropy_ptr, self_certainty_ptr, logsumexp_ptr, sum_sq_probs_ptr, top_probs_ptr,
-            varentropy_ptr, state_ptr, N,
+            varentropy_ptr, argmax_ptr, target_rank_ptr, top_ids_ptr, state_ptr, N, TOP,
         )  # fmt: skip

@@ -32,9 +32,11 @@ def _expm1_less_x(x):
 
 @triton.jit
 def _token_loss(
-    logprob, old_logprob, ref_logprob, advantage, weight, low, high, delta, beta, OLD: tl.constexpr, REF: tl.constexpr
-):
-    """The policy's term of the loss, its derivative by the log-probability, k3 and the clip flag: `policy_loss`."""
+    logprob, old_logprob, ref_logprob, advantage, weight, low, high, delta, beta, OLD: tl.constexpr, REF: tl.constexpr,
+    CORRECTED: tl.constexpr,
+):  # fmt: skip
+    """The policy's term of the loss, its derivative by the log-probability, k3 and the clip flag: `policy_loss`.
+    CORRECTED: the ratio multiplies k3, and so does its derivative."""
     ratio = 1.0 + (logprob - logprob)  # NaN where the log-probability is NaN
     if OLD:
         ratio = tl.exp2((logprob - old_logprob) * LOG2E)
@@ -48,8 +50,12 @@ def _token_loss(
     if REF:
         difference = ref_logprob - logprob
         kl = _expm1_less_x(difference)
+        fall = kl + difference  # exp(d) - 1
+        if CORRECTED:
+            kl *= ratio
+            fall = difference * ratio
         loss = tl.fma(beta, kl, loss)
-        slope = tl.fma(-beta, kl + difference, slope)  # exp(d) - 1
+        slope = tl.fma(-beta, fall, slope)
     return loss * weight, slope * weight, kl, clipped
 
 
@@ -61,7 +67,7 @@ def _grpo_row(
     self_certainty_coef,
     LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
     WIDE_GRAD: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr, SUMS: tl.constexpr, E: tl.constexpr,
-    U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    U: tl.constexpr, CORRECTED: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
     SECOND_LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """One row: statistics, loss, gradient."""
@@ -85,7 +91,8 @@ def _grpo_row(
         if temperature_ptr is not None:
             scale = row_scale(temperature_ptr, i_row)
         state = row_state(
-            p_row, None, num_chunks, V, scale, softcap, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES, LOAD,
+            p_row, None, num_chunks, V, scale, softcap, None, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES,
+            LOAD,
         )  # fmt: skip
         logprob, entropy, self_certainty, _, _, _, _, _, m, log_s, n, complement, largest, x_y = row_values(
             state, p_row, target, V, scale, softcap, LANES, K, SOFTCAP, SUMS
@@ -99,7 +106,7 @@ def _grpo_row(
             ref_logprob = tl.load(ref_logprob_ptr + i_row)
         loss, g_y, kl, clipped = _token_loss(
             logprob, old_logprob, ref_logprob, advantage, weight, low, high, delta, beta, old_logprob_ptr is not None,
-            ref_logprob_ptr is not None,
+            ref_logprob_ptr is not None, CORRECTED,
         )  # fmt: skip
         # From here as in `backward_kernel`: the upstream gradients become the coefficients of one polynomial.
         inv_temperature = scale * LN2
@@ -141,7 +148,7 @@ def grpo_kernel(
     self_certainty_coef,
     LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
     WIDE_GRAD: tl.constexpr, PADDED: tl.constexpr, SOFTCAP: tl.constexpr, SUMS: tl.constexpr, E: tl.constexpr,
-    U: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
+    U: tl.constexpr, CORRECTED: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
     SECOND_LOAD: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """Statistics, loss and gradient of every `num_programs`-th row. E and U: entropy and self-certainty are part of the
@@ -153,7 +160,7 @@ def grpo_kernel(
             advantage_ptr, weight_ptr, mean_weight_ptr, old_logprob_ptr, ref_logprob_ptr, loss_ptr, logprob_ptr,
             entropy_ptr, self_certainty_ptr, kl_ptr, clipped_ptr, stride, grad_stride, V, width, scale, softcap,
             num_chunks, low, high, delta, beta, entropy_coef, self_certainty_coef, LANES, K, TILES, BLOCK, WIDE,
-            WIDE_GRAD, PADDED, SOFTCAP, SUMS, E, U, UNROLL, STAGES, LOAD, SECOND_LOAD, STORE,
+            WIDE_GRAD, PADDED, SOFTCAP, SUMS, E, U, CORRECTED, UNROLL, STAGES, LOAD, SECOND_LOAD, STORE,
         )  # fmt: skip
 
 
@@ -161,7 +168,8 @@ def grpo_kernel(
 def terms_kernel(
     targets_ptr, logprob_ptr, entropy_ptr, self_certainty_ptr, advantage_ptr, weight_ptr, mean_weight_ptr,
     old_logprob_ptr, ref_logprob_ptr, loss_ptr, kl_ptr, clipped_ptr, g_logprob_ptr, g_entropy_ptr, g_self_certainty_ptr,
-    N, low, high, delta, beta, entropy_coef, self_certainty_coef, E: tl.constexpr, U: tl.constexpr, ROWS: tl.constexpr,
+    N, low, high, delta, beta, entropy_coef, self_certainty_coef, E: tl.constexpr, U: tl.constexpr,
+    CORRECTED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The loss of ROWS rows from their statistics, and its derivative by each: what `grpo_kernel` does between its two
     looks, by the same operations."""
@@ -178,7 +186,7 @@ def terms_kernel(
         ref_logprob = tl.load(ref_logprob_ptr + o, mask=active, other=0.0)
     loss, g_y, kl, clipped = _token_loss(
         logprob, old_logprob, ref_logprob, advantage, weight, low, high, delta, beta, old_logprob_ptr is not None,
-        ref_logprob_ptr is not None,
+        ref_logprob_ptr is not None, CORRECTED,
     )  # fmt: skip
     if E or U:
         mean_weight = tl.load(mean_weight_ptr + o, mask=active, other=0.0)

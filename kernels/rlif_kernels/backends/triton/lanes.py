@@ -7,7 +7,7 @@ state, so that the rescaling is paid once per K columns:
     m   the largest z so far                      t    sum (z - m)
     s   sum exp2(z - m)                           q    sum exp2(z - m)^2
     w   sum exp2(z - m) (z - m)                   x1   the largest x, x2 the second largest
-                                                  a    the largest |logit|, with a softcap
+    r   logits larger than the target's           a    the largest |logit|, with a softcap
 
 with z = softcap(x) / temperature in units of log 2: one exp2 per element and no multiplication before it. Every sum is
 relative to a maximum of its own columns, never to 0, so that a constant added to all logits changes no digit beyond the
@@ -44,9 +44,11 @@ from rlif_kernels.functional import sums_of
 LOWEST = tl.constexpr(-1e38)
 # The parts of a state, LANES numbers each. Which of them a kernel needs is its argument SUMS, a bit for each: m and s
 # always, others by the table of `functional`.
-PARTS = ("m", "s", "w", "t", "q", "x1", "x2", "a", "v")
+PARTS = ("m", "s", "w", "t", "q", "x1", "x2", "a", "v", "r")
 NUM_PARTS = tl.constexpr(len(PARTS))
-SUM_W, SUM_T, SUM_Q, SUM_TOP, SUM_V = (tl.constexpr(1 << PARTS.index(name)) for name in ("w", "t", "q", "x2", "v"))
+SUM_W, SUM_T, SUM_Q, SUM_TOP, SUM_V, SUM_R = (
+    tl.constexpr(1 << PARTS.index(name)) for name in ("w", "t", "q", "x2", "v", "r")
+)
 
 
 def needed_parts(outputs: Iterable[str], softcap: int) -> int:
@@ -60,7 +62,7 @@ def empty_state(LANES: tl.constexpr):
     zero = tl.zeros((LANES,), tl.float32)
     lowest = tl.full((LANES,), LOWEST, tl.float32)
     nothing = tl.full((LANES,), -INFINITY, tl.float32)
-    return lowest, zero, zero, zero, zero, nothing, nothing, zero, zero  # PARTS
+    return lowest, zero, zero, zero, zero, nothing, nothing, zero, zero, zero  # PARTS
 
 
 @triton.jit
@@ -90,12 +92,14 @@ def merge_top_two(high_a, low_a, high_b, low_b):
 
 @triton.jit
 def _absorb(
-    state, even, odd, n, scale, softcap, m_even, m_odd, LANES: tl.constexpr, PAIRS: tl.constexpr, MASKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, GUARDED: tl.constexpr, SUMS: tl.constexpr,
+    state, even, odd, n, scale, softcap, above, m_even, m_odd, LANES: tl.constexpr, PAIRS: tl.constexpr,
+    MASKED: tl.constexpr, SOFTCAP: tl.constexpr, GUARDED: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Take one tile, [LANES, PAIRS] even and odd columns, into the state of lanes that have seen n columns each: the
     body of the main loop."""
-    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a, l_v = state
+    l_m, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a, l_v, l_r = state
+    if SUM_R & SUMS:  # of the logits as they are given; those beyond the row are -inf
+        l_r += sum_pairs((even > above).to(tl.float32) + (odd > above).to(tl.float32), LANES, PAIRS)
     if SOFTCAP:
         if SOFTCAP == SHORT:
             magnitude = tl.maximum(tl.abs(even), tl.abs(odd))
@@ -131,12 +135,12 @@ def _absorb(
     if SUM_TOP & SUMS:
         tile_x1, tile_x2 = _top_two(even, odd, LANES, PAIRS)
         l_x1, l_x2 = merge_top_two(l_x1, l_x2, tile_x1, tile_x2)
-    return l_new, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a, l_v
+    return l_new, l_s, l_w, l_t, l_q, l_x1, l_x2, l_a, l_v, l_r
 
 
 @triton.jit
 def _tiles_state(
-    p_row, first, last, first_lane, V, scale, softcap,
+    p_row, first, last, first_lane, V, scale, softcap, above,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr,
     GUARDED: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
@@ -154,7 +158,9 @@ def _tiles_state(
             even, odd = load_described_pairs(p_row, row, start + first_lane * K, SLICE, K)
         else:
             even, odd = load_pairs(p_row, start + first_lane * K, V, SLICE, K, WIDE, False, HINT)
-        state = _absorb(state, even, odd, n, scale, softcap, None, None, SLICE, K // 2, False, SOFTCAP, GUARDED, SUMS)
+        state = _absorb(
+            state, even, odd, n, scale, softcap, above, None, None, SLICE, K // 2, False, SOFTCAP, GUARDED, SUMS
+        )  # fmt: skip
         n += K
     if whole < last:
         if DESCRIBED:  # bfloat16 too in the layout that a block has, so that no lane changes its thread
@@ -163,13 +169,15 @@ def _tiles_state(
         else:
             even, odd = load_pairs(p_row, whole + first_lane * K, V, SLICE, K, WIDE, True, HINT)
         m_even, m_odd = pairs_inside(whole + first_lane * K, V, SLICE, K)
-        state = _absorb(state, even, odd, n, scale, softcap, m_even, m_odd, SLICE, K // 2, True, SOFTCAP, GUARDED, SUMS)
+        state = _absorb(
+            state, even, odd, n, scale, softcap, above, m_even, m_odd, SLICE, K // 2, True, SOFTCAP, GUARDED, SUMS
+        )  # fmt: skip
     return state
 
 
 @triton.jit
 def chunk_state(
-    p_row, i_chunk, first_lane, V, scale, softcap,
+    p_row, i_chunk, first_lane, V, scale, softcap, above,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr,
     SOFTCAP: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
@@ -181,14 +189,14 @@ def chunk_state(
     first = i_chunk * (TILES * LANES * K)
     last = tl.minimum(first + TILES * LANES * K, V)
     state = _tiles_state(
-        p_row, first, last, first_lane, V, scale, softcap, LANES, SLICE, K, WIDE, SOFTCAP, SOFTCAP != SHORT, SUMS,
-        UNROLL, STAGES, LOAD,
+        p_row, first, last, first_lane, V, scale, softcap, above, LANES, SLICE, K, WIDE, SOFTCAP, SOFTCAP != SHORT,
+        SUMS, UNROLL, STAGES, LOAD,
     )  # fmt: skip
     if SOFTCAP == SHORT:
         if tl.max(state[7], axis=0) >= cap_limit(softcap):
             state = _tiles_state(
-                p_row, first, last, first_lane, V, scale, softcap, LANES, SLICE, K, WIDE, SOFTCAP, True, SUMS, 1,
-                None, LOAD,
+                p_row, first, last, first_lane, V, scale, softcap, above, LANES, SLICE, K, WIDE, SOFTCAP, True, SUMS,
+                1, None, LOAD,
             )  # fmt: skip
     return state
 
@@ -196,8 +204,8 @@ def chunk_state(
 @triton.jit
 def _merge(x, y, n_x, n_y, SUMS: tl.constexpr):
     """The state of the n_x columns of `x` followed by the n_y columns of `y`."""
-    xm, xs, xw, xt, xq, x1, x2, xa, xv = x
-    ym, ys, yw, yt, yq, y1, y2, ya, yv = y
+    xm, xs, xw, xt, xq, x1, x2, xa, xv, xr = x
+    ym, ys, yw, yt, yq, y1, y2, ya, yv, yr = y
     m = tl.maximum(xm, ym)
     dx, dy = xm - m, ym - m
     ax, ay = tl.exp2(dx), tl.exp2(dy)
@@ -213,12 +221,14 @@ def _merge(x, y, n_x, n_y, SUMS: tl.constexpr):
         xq = tl.fma(ax * ax, xq, ay * ay * yq)
     if SUM_TOP & SUMS:
         x1, x2 = merge_top_two(x1, x2, y1, y2)
-    return m, xs, xw, xt, xq, x1, x2, tl.maximum(xa, ya), xv
+    if SUM_R & SUMS:
+        xr += yr
+    return m, xs, xw, xt, xq, x1, x2, tl.maximum(xa, ya), xv, xr
 
 
 @triton.jit
 def row_state(
-    p_row, p_parts, num_chunks, V, scale, softcap,
+    p_row, p_parts, num_chunks, V, scale, softcap, above,
     LANES: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr, SOFTCAP: tl.constexpr,
     SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
@@ -228,8 +238,8 @@ def row_state(
     for i_chunk in range(0, num_chunks):
         if p_parts is None:
             chunk = chunk_state(
-                p_row, i_chunk, 0, V, scale, softcap, LANES, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES,
-                LOAD,
+                p_row, i_chunk, 0, V, scale, softcap, above, LANES, LANES, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL,
+                STAGES, LOAD,
             )  # fmt: skip
         else:
             p = p_parts + i_chunk * (NUM_PARTS * LANES) + tl.arange(0, LANES)
@@ -237,6 +247,7 @@ def row_state(
                 _load_part(p, 0, SUMS, LANES), _load_part(p, 1, SUMS, LANES), _load_part(p, 2, SUMS, LANES),
                 _load_part(p, 3, SUMS, LANES), _load_part(p, 4, SUMS, LANES), _load_part(p, 5, SUMS, LANES),
                 _load_part(p, 6, SUMS, LANES), _load_part(p, 7, SUMS, LANES), _load_part(p, 8, SUMS, LANES),
+                _load_part(p, 9, SUMS, LANES),
             )  # fmt: skip
         n_y = lane_columns(i_chunk * CHUNK, tl.minimum((i_chunk + 1) * CHUNK, V), 0, LANES, LANES, K)
         state = _merge(state, chunk, tl.cast(i_chunk * (TILES * K), tl.float32), n_y, SUMS)
@@ -245,14 +256,14 @@ def row_state(
 
 @triton.jit
 def store_part(
-    p_row, p_parts, i_chunk, first_lane, V, scale, softcap,
+    p_row, p_parts, i_chunk, first_lane, V, scale, softcap, above,
     LANES: tl.constexpr, SLICE: tl.constexpr, K: tl.constexpr, TILES: tl.constexpr, WIDE: tl.constexpr,
     SOFTCAP: tl.constexpr, SUMS: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, LOAD: tl.constexpr,
 ):  # fmt: skip
     """Store the state of a slice of a chunk, for the program that will have the whole row's."""
     state = chunk_state(
-        p_row, i_chunk, first_lane, V, scale, softcap, LANES, SLICE, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL, STAGES,
-        LOAD,
+        p_row, i_chunk, first_lane, V, scale, softcap, above, LANES, SLICE, K, TILES, WIDE, SOFTCAP, SUMS, UNROLL,
+        STAGES, LOAD,
     )  # fmt: skip
     p = p_parts + i_chunk * (NUM_PARTS * LANES) + first_lane + tl.arange(0, SLICE)
     for i in tl.static_range(NUM_PARTS):

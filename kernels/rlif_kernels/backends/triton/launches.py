@@ -118,7 +118,7 @@ def check_entry(entry: Mapping[str, Any]) -> None:
 
 def read(file: Path = FILE) -> Table:
     """Return the table that a file holds."""
-    return Table(json.loads(file.read_text()))
+    return Table(json.loads(file.read_text(encoding="utf-8")))
 
 
 _current = read()

@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from comparison import SUM_FIELDS
 from rlif_kernels import (
-    grpo_loss,
     linear_grpo_loss,
     linear_token_stats,
-    sample_tokens,
     token_stats,
 )
 from rlif_kernels.stats import DEFAULT_OUTPUTS, FIELDS
@@ -29,44 +28,22 @@ def group(tmp_path):
 def test_the_merge_of_one_slice_is_that_slice(group):
     logits = 3 * torch.randn(4, 50)
     targets = torch.randint(50, (4,))
-    alone = token_stats(logits, targets, outputs=FIELDS)
-    merged = token_stats(logits, targets, outputs=FIELDS, group=group)
+    alone = token_stats(logits, targets, outputs=FIELDS, top_logprobs=4)
+    merged = token_stats(logits, targets, outputs=FIELDS, top_logprobs=4, group=group)
     for value, expected in zip(merged, alone, strict=True):
         assert math.isclose((value - expected).abs().max(), 0, abs_tol=1e-6)
 
 
-def test_a_distributed_tensor_is_refused_by_name_and_its_own_part_is_taken(group):
-    from torch.distributed.tensor import DeviceMesh, Shard, distribute_tensor
-
-    mesh = DeviceMesh("cpu", [0])
-    logits, hidden, weight = torch.randn(3, 4, 50), torch.randn(3, 4, 16), torch.randn(50, 16)
-    targets, advantages = torch.arange(12).view(3, 4), torch.ones(3)
-    whole = distribute_tensor(logits, mesh, [Shard(2)])
-    sharded_weight = distribute_tensor(weight, mesh, [Shard(0)])
-    calls = {
-        "logits": [
-            lambda: token_stats(whole, targets),
-            lambda: grpo_loss(whole, targets, advantages),
-            lambda: sample_tokens(whole, torch.rand(3, 4)),
-        ],
-        "weight": [
-            lambda: linear_token_stats(hidden, sharded_weight, targets),
-            lambda: linear_grpo_loss(hidden, sharded_weight, targets, advantages),
-        ],
-        "hidden": [lambda: linear_token_stats(distribute_tensor(hidden, mesh, [Shard(0)]), weight, targets)],
-        "mask": [lambda: token_stats(logits, targets, mask=distribute_tensor(targets > 0, mesh, [Shard(0)]))],
-    }
-    for name, functions in calls.items():
-        for function in functions:
-            with pytest.raises(TypeError, match=rf"^{name} is a DTensor; .*{name}\.to_local\(\), with group="):
-                function()
-    stats = token_stats(whole.to_local(), targets, group=mesh.get_group())
-    torch.testing.assert_close(stats.logprob, token_stats(logits, targets).logprob)
-
-
 SLICE_SIZE = 8  # bytes: a rank says once how many columns it has
-# float64 numbers: three of every row, three of the target, one of each other field, two of `top_probs`.
-ROWS = {("logprob",): 6 * 8, DEFAULT_OUTPUTS: 8 * 8, FIELDS: 12 * 8}
+# float64 numbers: three of every row, three of the target, one of each other field, two of `top_probs`; of `argmax` its
+# logit and the columns of the slice as well, and of `top_ids` one of 20 ids and logits each.
+ROWS = {
+    ("logprob",): 6 * 8,
+    DEFAULT_OUTPUTS: 8 * 8,
+    SUM_FIELDS: 12 * 8,
+    (*SUM_FIELDS, "argmax"): 15 * 8,
+    ("logprob", "top_logprobs"): (6 + 1 + 40) * 8,
+}
 ROW = ROWS[DEFAULT_OUTPUTS]
 
 
@@ -96,7 +73,9 @@ def exchanged(monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("outputs", ROWS, ids=["one field", "the default fields", "all fields"])
+@pytest.mark.parametrize(
+    "outputs", ROWS, ids=["one field", "the default fields", "all sums", "the largest too", "the 20 largest"]
+)
 def test_a_forward_gathers_a_few_numbers_a_row_and_the_backward_nothing(outputs, group, exchanged):
     logits, targets = torch.randn(3, 4, 50, requires_grad=True), torch.arange(12).view(3, 4)
     stats, *forward = exchanged(token_stats, logits, targets, outputs=outputs, group=group)

@@ -15,9 +15,11 @@ import torch
 import torch.distributed as dist
 
 from comparison import (
+    SUM_FIELDS,
     assert_gradients_match,
     assert_values_match,
     gradient_sizes,
+    present,
     random_targets,
     upstream_gradients,
     weighted_sum,
@@ -37,6 +39,7 @@ from rlif_kernels.backends import c as cpu_backend
 from rlif_kernels.functional import DIFFERENTIABLE
 from rlif_kernels.pairs import KINDS, PAIR_OUTPUTS
 from rlif_kernels.stats import FIELDS
+from sharded_dtensors import check_dtensors
 
 SLICES = {2: (53, 48), 3: (40, 1, 60)}
 
@@ -64,8 +67,8 @@ CASES = {
     "softcap": {"softcap": 20.0},
     "padded, the last slice holds padding alone": {"vocab_size": 41},
     "in place": {"inplace_backward": True},
-    "one field": {"outputs": ("logprob",)},
-    "two fields": {"outputs": ("logsumexp", "top_probs")},
+    "one field": {"outputs": ("logprob",), "top_logprobs": None},
+    "two fields": {"outputs": ("logsumexp", "top_probs"), "top_logprobs": None},
 }
 
 
@@ -81,7 +84,7 @@ def check_values(rank: int, world_size: int, backends: str) -> None:
         if backend == "cpu" and cpu_backend.library() is None:
             continue
         for name, case in CASES.items():
-            options = {"outputs": FIELDS, **case}
+            options = {"outputs": FIELDS, "top_logprobs": 6, **case}
             ids = targets % 41 if "vocab_size" in case else targets
             ids = ids.where(targets != -100, -100)
             leaf = logits[..., columns].clone().requires_grad_()
@@ -266,11 +269,13 @@ def check_several_targets(rank: int, world_size: int, backend: str) -> None:
     targets = torch.randint(101, (3, 4, 3), generator=generator)
     targets[0, 1] = torch.tensor([60, 3, 60])
     targets[0, 0, 1], targets[2, 3] = -100, -100
-    options = {"outputs": ("logprob", "entropy", "varentropy"), "temperature": 0.8, "softcap": 100.0}
-    upstream = torch.randn(3, 4, 3, generator=generator)
+    options = {"outputs": ("logprob", "entropy", "varentropy", "target_rank", "entropy_topk", "mass_topk")}
+    options |= {"top_logprobs": 7, "temperature": 0.8, "softcap": 100.0}
+    upstream, of_top = torch.randn(3, 4, 3, generator=generator), torch.randn(3, 4, 7, generator=generator)
 
     def loss(stats):
-        return (stats.logprob * upstream.to(stats.logprob.dtype)).sum() + stats.entropy.sum() + stats.varentropy.sum()
+        sums = stats.entropy + stats.varentropy + stats.entropy_topk + stats.mass_topk
+        return (stats.logprob * upstream).sum() + (stats.top_logprobs * of_top).sum() + sums.sum()
 
     leaf, exact = logits[..., columns].clone().requires_grad_(), logits.double().requires_grad_()
     ours, theirs = token_stats(leaf, targets, **options, **shared), reference.token_stats(exact, targets, **options)
@@ -291,12 +296,24 @@ def check_several_targets(rank: int, world_size: int, backend: str) -> None:
         partial(function, targets=targets, **options, **more)
         for function, more in ((token_stats, shared), (reference.token_stats, {}))
     )
-    _, ours = torch.func.jvp(lambda x: ours_of(x).logprob, (logits[..., columns],), (tangent[..., columns],))
-    _, theirs = torch.func.jvp(lambda x: theirs_of(x).logprob, (logits.double(),), (tangent.double(),))
-    torch.testing.assert_close(ours.double(), theirs, rtol=4e-6, atol=4e-6)
+
+    def moved(function, x, v):
+        names = ("logprob", "top_logprobs", "entropy_topk", "mass_topk")
+        return torch.func.jvp(lambda x: tuple(getattr(function(x), name) for name in names), (x,), (v,))[1]
+
+    ours, theirs = (
+        moved(ours_of, logits[..., columns], tangent[..., columns]),
+        moved(theirs_of, logits.double(), tangent.double()),
+    )
+    for value, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(value.double(), other, rtol=4e-6, atol=4e-6)
     targets[1, 0, 2] = 101
     with pytest.raises(IndexError, match=r"targets\[1, 0, 2\] is 101; expected an id in \[0, 101\)"):
         token_stats(logits[..., columns], targets, group=dist.group.WORLD)
+
+
+def fields_of(function, x, **options):
+    return tuple(present(function(x, **options)))
 
 
 def check_tangents(rank: int, world_size: int, backend: str) -> None:
@@ -310,12 +327,12 @@ def check_tangents(rank: int, world_size: int, backend: str) -> None:
     for options in ({}, {"softcap": 20.0, "vocab_size": 95, "temperature": 0.8}):
         ids = (targets % 95).where(targets != -100, -100) if "vocab_size" in options else targets
         ours_of, theirs_of = (
-            partial(function, targets=ids, outputs=FIELDS, **options, **more)
+            partial(fields_of, function, targets=ids, outputs=SUM_FIELDS, **options, **more)
             for function, more in ((token_stats, shared), (reference.token_stats, {}))
         )
         _, ours = torch.func.jvp(ours_of, (logits[..., columns],), (tangent[..., columns],))
         _, theirs = torch.func.jvp(theirs_of, (logits.double(),), (tangent.double(),))
-        for name, value, expected in zip(FIELDS, ours, theirs, strict=True):
+        for name, value, expected in zip(SUM_FIELDS, ours, theirs, strict=True):
             torch.testing.assert_close(
                 value[defined].double(), expected[defined], rtol=4e-6, atol=4e-6, msg=f"{name} {backend}"
             )
@@ -341,6 +358,7 @@ def check_tangents(rank: int, world_size: int, backend: str) -> None:
 def run_rank(rank: int, world_size: int, store: str, backends: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     check_values(rank, world_size, backends)
+    check_dtensors(rank, world_size)
     dist.barrier()  # a rank that leaves early takes its connections with it
     dist.destroy_process_group()
 

@@ -7,10 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlif_kernels.backends import triton as triton_backend
 from rlif_kernels.backends.triton import launches, plan
 from rlif_kernels.backends.triton.plan import Device
+from rlif_kernels.functional import DIFFERENTIABLE, STATISTICS
 from rlif_kernels.loss_options import LossOptions
 from rlif_kernels.loss_terms import LossRows
 from rlif_kernels.rows import Rows
-from rlif_kernels.stats import FIELDS
 
 # Multiprocessors and L2 as NVIDIA states them. An H100 and an H200 differ in what no plan asks for.
 HOPPER = Device("sm_90", 132, 50 << 20)
@@ -143,17 +143,17 @@ def rows_of(logits):
     return Rows(torch.zeros(len(logits), dtype=torch.int64), 1.0, 0.0, logits.shape[-1] - 7)
 
 
-@pytest.mark.parametrize("outputs", [("logprob",), FIELDS])
+@pytest.mark.parametrize("outputs", [("logprob",), tuple(STATISTICS)])
 @pytest.mark.parametrize("slices", [0, 1, 4])
 def test_a_forward_is_a_launch_and_at_most_one_clearing_and_a_backward_a_launch(slices, outputs, monkeypatch):
     logits = torch.empty(3, 40000)
     rows = rows_of(logits)
-    name = "forward_all" if outputs == FIELDS else "forward"
+    name = "forward" if outputs == ("logprob",) else "forward_all"
     with launches.override(name, slices=slices), Launches(monkeypatch) as launched:
         fields, state = triton_backend.forward(logits, rows, outputs)
         assert launched.kernels == [("forward_kernel", 3 * max(1, 3 * slices))]  # three chunks of 16384
         assert launched.operations == (["aten.new_zeros.default"] if slices else [])
-        grads = {name: fields[name] for name in outputs if name != "top_probs"}
+        grads = {name: fields[name] for name in outputs if name in DIFFERENTIABLE}
         triton_backend.backward(torch.empty_like(logits), grads, logits, rows, state)
         assert [name for name, _ in launched.kernels] == ["forward_kernel", "backward_kernel"]
         assert launched.operations == (["aten.new_zeros.default"] if slices else [])

@@ -1,0 +1,176 @@
+"""Suite `verify`: what solving and verifying at once teaches on the built-in task, beside solving alone.
+
+The built-in base model is trained to solve, and from the same start to solve and to verify (RISE, arXiv 2505.13445),
+by gold answers and by the majority. Then each solves held-out problems and verifies its own solutions. The runs are
+kept in runs/verify, by the settings, and go on from there: what is finished is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.runner import Options, Step
+from rlif.demo.options import DemoConfig
+from rlif.evaluation.completions import VERIFICATION, read_completions
+from rlif.evaluation.measure import Evaluation, evaluate_completions
+from rlif.evaluation.options import EvalConfig
+from rlif.evaluation.sampling import prepare_sampling
+from rlif.files.fingerprint import fingerprint
+from rlif.files.json_values import write_json
+from rlif.options.record import CONFIG_FILE
+from rlif.tasks.arithmetic import VERIFY_RATINGS, VERIFY_TEMPLATE, completion_length, write_jsonl
+from rlif.tasks.built_in_models import pretrained_base
+from rlif.training.loop import train
+from rlif.training.options import TrainConfig
+
+RUNS = Path("runs") / "verify"
+START = "start"
+# What each run is told beside the settings that all have in common.
+TRAINED: dict[str, dict[str, Any]] = {
+    "solve": {"reward": ("rise",)},
+    "solve and verify": {"reward": ("rise",), "verify": True},
+    "solve, by majority": {"reward": ("rise_majority",)},
+    "solve and verify, by majority": {"reward": ("rise_majority",), "verify": True, "verify_labels": "majority"},
+}
+SEEDS = 3
+# Steps of a run, prompts in a step, held-out problems, solutions of each, verifications of each solution.
+SIZES = {"full": (80, 32, 256, 8, 4), "quick": (40, 16, 64, 8, 4), "tiny": (2, 4, 6, 4, 2)}
+# Of the prompts of a step; the paper's eighth would be four solutions.
+VERIFY_SHARE = 0.5
+HOW: dict[str, Any] = {"verify_template": VERIFY_TEMPLATE, "verify_ratings": VERIFY_RATINGS}
+
+
+def steps(options: Options) -> list[Step]:
+    """The start, then each run, the first seed of all first; of a quick run the first two alone."""
+    seeds = range(min(SEEDS, options.repeats) if options.size == "full" else 1)
+    names = list(TRAINED) if options.size == "full" else list(TRAINED)[:2]
+    return [Step(START, 20, partial(add_start, options))] + [
+        Step(f"{name}, seed {seed}", 180, partial(add_run, options, name, seed)) for seed in seeds for name in names
+    ]
+
+
+def add_start(options: Options, results: dict[str, Any]) -> str:
+    """Measure the start."""
+    runs = begin(options, results)
+    found = runs / f"{START}.json"
+    if not found.exists():
+        model = pretrained_base(demo_config(0).base)
+        write_json(found, {"run": START, "seed": None, "held_out": measured(options, model, runs / START)})
+    return added(found, results)
+
+
+def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> str:
+    """Train and measure, and add what was found to the entries."""
+    runs = begin(options, results)
+    run = runs / f"{name.replace(', ', '-').replace(' ', '-')}-seed-{seed}"
+    found = run.with_suffix(".json")
+    if not found.exists():
+        config = train_config(options, name, seed, run)
+        if not Path(config.data).exists():
+            count = config.max_steps * config.prompts_per_step
+            write_jsonl(Path(config.data), demo_config(seed).base.task, "train", count, seed)
+        if not (run / "model").exists():
+            train(config)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        write_json(
+            found,
+            {
+                "run": name,
+                "seed": seed,
+                "seconds": sum(row["step_seconds"] for row in rows),
+                "course": [course(row) for row in rows],
+                "held_out": measured(options, run / "model", run / "held-out"),
+            },
+        )
+    return added(found, results)
+
+
+def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConfig:
+    """Return the configuration of a run, which goes on if it was begun."""
+    demo, (max_steps, prompts_per_step, *_) = demo_config(seed), SIZES[options.size]
+    return TrainConfig(
+        model=str(pretrained_base(demo.base)),
+        data=str(run.parent / f"train-{seed}.jsonl"),
+        output_dir=run,
+        max_steps=max_steps,
+        prompts_per_step=prompts_per_step,
+        max_completion_length=completion_length(demo.base.task),
+        learning_rate=demo.learning_rate,
+        lr_scheduler_type="constant",
+        warmup_ratio=0.05,
+        guard="off",
+        seed=seed,
+        device=options.device,
+        resume=(run / CONFIG_FILE).exists(),
+        verify_share=VERIFY_SHARE,
+        **HOW,
+        **TRAINED[name],
+    )
+
+
+def measured(options: Options, model: Path, scratch: Path) -> dict[str, Any]:
+    """Let a model solve held-out problems and verify its own solutions."""
+    demo, (*_, num_prompts, num_generations, num_verifications) = demo_config(0), SIZES[options.size]
+    data = scratch.parent / "eval.jsonl"
+    if not data.exists():
+        write_jsonl(data, demo.base.task, "eval", num_prompts, 0)
+    sampling = prepare_sampling(
+        EvalConfig(
+            model=str(model),
+            data=str(data),
+            num_generations=num_generations,
+            max_completion_length=completion_length(demo.base.task),
+            device=options.device,
+            verify_generations=num_verifications,
+            **HOW,
+        )
+    )
+    completions = scratch.with_name(f"{scratch.name}-completions.jsonl")
+    sampling.run(completions)
+    return entry(evaluate_completions(read_completions(completions)), num_generations)
+
+
+def entry(found: Evaluation, num_generations: int) -> dict[str, Any]:
+    """What is kept of an evaluation: shares with their standard errors."""
+    kept = {
+        "accuracy": f"average@{num_generations}",
+        "majority": f"majority@{num_generations}",
+        "weighted_majority": f"weighted-majority/{VERIFICATION}",
+        "best_of": f"best-of-{num_generations}/{VERIFICATION}",
+    }
+    return {name: found.selection[measure]._asdict() for name, measure in kept.items()} | {
+        "balanced_accuracy": found.verifying,
+        "auroc": found.scores[VERIFICATION].auroc,
+        "auroc_within": found.scores[VERIFICATION].auroc_within,
+    }
+
+
+def course(row: dict[str, float]) -> dict[str, float]:
+    """What is kept of a step."""
+    names = ("step", "accuracy", "verify/prompts", "verify/balanced_accuracy", "verify/auroc")
+    return {name: row[name] for name in names if name in row}
+
+
+def demo_config(seed: int) -> DemoConfig:
+    """Return where the model to start from and the learning rate stand: as `rlif demo` has them."""
+    return DemoConfig(seed=seed)
+
+
+def begin(options: Options, results: dict[str, Any]) -> Path:
+    """Name the settings in the results, and return the directory of their runs; other settings have another."""
+    names = ("max_steps", "prompts_per_step", "num_prompts", "num_generations", "num_verifications")
+    results["settings"] = dict(zip(names, SIZES[options.size], strict=True)) | {"verify_share": VERIFY_SHARE, **HOW}
+    key = fingerprint([results["settings"], TRAINED, str(pretrained_base(demo_config(0).base))])[:8]
+    (RUNS / key).mkdir(parents=True, exist_ok=True)
+    return RUNS / key
+
+
+def added(found: Path, results: dict[str, Any]) -> str:
+    """Add what is in a file to the entries, and say it in a line."""
+    results["entries"].append(json.loads(found.read_text(encoding="utf-8")))
+    held_out = results["entries"][-1]["held_out"]
+    verifying = held_out["balanced_accuracy"]
+    return f"solving {held_out['accuracy']['value']:.1%}, verifying {verifying:.1%}"

@@ -1,0 +1,131 @@
+"""`rlif eval` asks the model to verify each completion, and measures and votes by what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hurt import assert_same
+from rlif.errors import UserError
+from rlif.evaluation.command import run as run_eval
+from rlif.evaluation.completions import Completions, read_completions
+from rlif.evaluation.measure import evaluate_completions
+from rlif.evaluation.options import EvalConfig
+from rlif.evaluation.report import print_tables
+from rlif.evaluation.sampling import prepare_sampling
+from rlif.files.jsonl import Row, read_rows
+
+MakeEval = Callable[..., EvalConfig]
+# In the alphabet of the tests' tokenizer; answers in prose count, so that a random model states some ratings.
+ASKED = {"verify_generations": 3, "verify_template": "{prompt}{completion}=", "verify_ratings": ("1", "2", "3"),
+         "answer_style": "lenient", "max_completion_length": 12}  # fmt: skip
+
+
+def verified(share: list[list[float]], *, left_out: tuple[int, int] | None = None) -> Completions:
+    """Two prompts: of the first completions 0 and 1 are right, of the second completion 3 alone."""
+    there = np.ones((2, 4), dtype=bool)
+    if left_out is not None:
+        there[left_out] = False
+    answers: list[list[str | None]] = [["1", "1", "3", "3"], ["5", "5", "5", "2"]]
+    return Completions(["a", "b"], ["1", "2"], answers, {"verification": np.array(share)}, verified=there)
+
+
+def test_the_vote_goes_by_the_share_of_verifications_that_call_an_answer_right() -> None:
+    evaluation = evaluate_completions(verified([[0.25, 0.25, 0.5, 0.25], [0.25, 0.0, 0.25, 0.75]]))
+    assert evaluation.selection["majority@4"].value == 0.5  # of two equal votes the first
+    assert evaluation.selection["weighted-majority/verification"].value == 0.5  # 0.5 to 0.75, then 0.75 to 0.5
+    assert evaluation.selection["best-of-4/verification"].value == 0.5
+    assert evaluation.scores["verification"].as_is is not None  # it is a probability
+
+
+def test_the_balanced_accuracy_is_the_mean_over_right_completions_and_the_others() -> None:
+    share = [[1.0, 0.5, 0.25, 0.0], [0.0, 0.0, 0.0, 0.75]]
+    evaluation = evaluate_completions(verified(share))
+    right, other = (1.0 + 0.5 + 0.75) / 3, (0.25 + 0.0 + 0.0 + 0.0 + 0.0) / 5
+    assert evaluation.verifying == pytest.approx((right + 1 - other) / 2)
+    without = evaluate_completions(verified([[1.0, 0.0, 0.25, 0.0], share[1]], left_out=(0, 1)))
+    assert without.verifying == pytest.approx(((1.0 + 0.75) / 2 + 1 - other) / 2)
+    console = Console(record=True, width=100)
+    print_tables(without, console)
+    text = console.export_text()
+    assert f"balanced accuracy of {without.verifying:.1%}" in text
+    assert "short enough to be verified  87.5" in " ".join(text.split("\n")).replace("   ", " ")
+
+
+def test_where_all_are_right_or_nothing_was_verified_there_is_no_balanced_accuracy() -> None:
+    share = np.array([[1.0, 0.5]])
+    assert evaluate_completions(Completions(["a"], ["1"], [["1", "1"]], {"verification": share})).verifying is None
+    assert evaluate_completions(Completions(["a"], ["1"], [["1", "2"]], {"sure": share})).verifying is None
+
+
+def sampled(config: EvalConfig, path: Path) -> list[Row]:
+    """The rows that sampling leaves, without what is measured of them."""
+    prepare_sampling(config).run(path)
+    return read_rows(path)
+
+
+def test_each_completion_has_its_ratings_and_the_share_that_call_it_right(make_eval: MakeEval, tmp_path: Path) -> None:
+    rows = sampled(make_eval(**ASKED), tmp_path / "all.jsonl")
+    for row in rows:
+        assert [len(ratings) for ratings in row["ratings"]] == [3] * 4
+        shares = [sum(rating in ("1", "01") for rating in ratings) / 3 for ratings in row["ratings"]]
+        assert row["scores"]["verification"] == pytest.approx(shares)
+    assert any(rating is not None for row in rows for ratings in row["ratings"] for rating in ratings)
+    verified = read_completions(tmp_path / "all.jsonl").verified
+    assert verified is not None
+    assert verified.all()
+    one_at_a_time = sampled(make_eval(max_batch_tokens=1, **ASKED), tmp_path / "one.jsonl")
+    assert [row["ratings"] for row in one_at_a_time] == [row["ratings"] for row in rows]
+
+
+def test_what_is_asked_changes_nothing_of_the_completions(make_eval: MakeEval, tmp_path: Path) -> None:
+    asked = sampled(make_eval(**ASKED), tmp_path / "asked.jsonl")
+    plain = sampled(make_eval(**ASKED | {"verify_generations": 0}), tmp_path / "plain.jsonl")
+    assert [row["completions"] for row in asked] == [row["completions"] for row in plain]
+    assert "ratings" not in plain[0]
+    assert "verification" not in plain[0]["scores"]
+
+
+def test_a_completion_too_long_to_be_verified_is_left_out_and_counted(make_eval: MakeEval, tmp_path: Path) -> None:
+    path = tmp_path / "short.jsonl"
+    rows = sampled(make_eval(**ASKED | {"verify_max_prompt_length": 16}), path)
+    for row in rows:
+        for text, ratings, score in zip(row["completions"], row["ratings"], row["scores"]["verification"], strict=True):
+            assert (ratings is None) is (len(row["prompt"] + text) + 1 > 16)
+            assert ratings is not None or score == 0
+    completions = read_completions(path)
+    assert completions.verified is not None
+    assert 0 < completions.verified.mean() < 1
+    assert evaluate_completions(completions).label_free["verified"].value == completions.verified.mean()
+
+
+def test_an_evaluation_with_verifications_goes_on_to_the_same_file(make_eval: MakeEval, tmp_path: Path) -> None:
+    whole = sampled(make_eval(max_batch_tokens=100, **ASKED), tmp_path / "whole.jsonl")
+    path = tmp_path / "stopped.jsonl"
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]))
+    assert_same(sampled(make_eval(max_batch_tokens=100, **ASKED), path), whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"verify_template": None},
+            "verify_template: got 'Rate the solution.*, of which the tokenizer cannot write 'R'",
+        ),
+        ({"verify_template": "?"}, r"verify_template: got '\?', expected text with {prompt} and {completion}"),
+        ({"verify_generations": -1}, "verify_generations: got -1, expected an integer of at least 0"),
+        ({"model": None, "data": None, "completions": Path("x.jsonl")}, "verify_generations: got 3 beside completions"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_before_anything_is_written(
+    changes: dict[str, object], reason: str, make_eval: MakeEval, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        run_eval(make_eval(**ASKED | changes))
+    assert not (tmp_path / "out").exists()
