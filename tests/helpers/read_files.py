@@ -73,7 +73,8 @@ COMPLETIONS: list[dict[str, object]] = [
 ]
 DISCRIMINATOR: dict[str, object] = {
     "scores": ["self_certainty", "token_entropy"], "means": [5.0, -0.5], "scales": [1.0, 0.25],
-    "coefficients": [1, 0.5], "intercept": -0.5, "temperature": 1.0, "confidence_window": 64, "held_out": {"auroc": 0.75, "brier": 0.25},
+    "coefficients": [1, 0.5], "intercept": -0.5, "temperature": 1.0, "confidence_window": 64,
+    "held_out": {"auroc": 0.75, "brier": 0.25},
 }  # fmt: skip
 ATTEMPTS: dict[str, object] = {
     "prompt": "1+1=", "answer": "2", "completions": ["#### 3", "#### 2"], "stated": ["3", "2"], "tokens": [3, 3],
