@@ -83,6 +83,13 @@ class RetryConfig(
     """Sampling temperature; 0 is greedy. None: that of the completions which the discriminator was fitted on, if their
     directory says it, else 1."""
 
+    split: str | None = None
+    """Split to answer, for data with splits; may be a slice, test[:1000]. None: the only one, or test."""
+
+    prompts_per_batch: Count | None = None
+    """Prompts worked on at a time: fewer need less memory. None: 256; on a CPU no more than make 2^40 / parameters
+    tokens (8,000 at 135M), completions included, for results about each minute."""
+
     def __post_init__(self) -> None:
         if isinstance(self.fit_on, str | Path):  # a lone name, as a file may have it too
             self.fit_on = (Path(self.fit_on),)
