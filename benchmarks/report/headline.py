@@ -24,8 +24,7 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
     files = {suite: newest(suite) for suite in HEADLINE_SUITES}
     results = {suite: json.loads(path.read_text()) for suite, path in files.items()}
     loop, real, steps, pairs = (results[suite]["implementations"] for suite in HEADLINE_SUITES[1:])
-    arms = ("RLIFTrainer", "TRL with use_fused_token_stats and trl_reward", "TRL")
-    ours, inside, stock = (steps[name]["seconds"]["step"] for name in arms)
+    ours, stock = (steps[name]["seconds"]["step"] for name in ("RLIFTrainer", "TRL"))
     rows = [
         *_op(results["ops"], "token_stats", "rlif"),
         *_op(results["ops"], "linear_grpo_loss", "rlif, 64 MiB tiles"),
@@ -34,7 +33,6 @@ def headline(newest: Callable[[str], Path], page: Path) -> str:
         _rate(f"the same, {real['rlif']['model']}, tokens a second", real, "tokens_per_second", "{:.0f}"),
         _peak(real),
         _row("a step of TRL's trainer, as `RLIFTrainer`", ours, "stock", stock, "{:.1f} s"),
-        _row("the same with our parts in the stock trainer", inside, "stock", stock, "{:.1f} s"),
         _rate("DPO, pairs a second", pairs, "pairs_per_second", "{:.1f}"),
     ]
     shown = table(["measured", "rlif", "best of the others", "ratio"], rows)

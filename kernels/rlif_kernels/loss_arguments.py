@@ -80,8 +80,7 @@ def loss_arguments(
         finite_number("entropy_coef", entropy_coef),
         finite_number("self_certainty_coef", self_certainty_coef),
         *(finite_number(name, numbers[name]) for name in LossOptions._fields[6:-1]),
-        kl_ratio=float(kl == "k3_corrected" and ref_logprob is not None),
-    )
+    )._replace(kl_ratio=float(kl == "k3_corrected" and ref_logprob is not None))
     loss_scale = finite_number("loss_scale", loss_scale)
     for name, count in (("max_completion_length", max_completion_length), ("num_items_in_batch", num_items_in_batch)):
         if isinstance(count, Tensor) and name == "num_items_in_batch":

@@ -1,7 +1,7 @@
 """The names of the library ops: `torch.ops.rlif.…`, or for a copy of this package under another name, that name's.
 
-PyTorch has one op of a name in a process. A copy that is loaded beside this package, as Hugging Face's `kernels` loads
-one under the id of its build, registers its own.
+PyTorch has one op of a name in a process, the last that was registered. A copy that is loaded beside this package, as
+Hugging Face's `kernels` loads one under the id of its build, registers its own.
 """
 
 assert __package__ is not None

@@ -69,6 +69,12 @@ def test_every_import_is_of_the_kernel_itself_torch_triton_or_the_standard_libra
     assert imported - sys.stdlib_module_names == {"torch", "triton"}
 
 
+def test_no_op_has_a_name_that_is_not_the_builds_own(kernel: Path) -> None:
+    """PyTorch would let the copy's op take the place of the package's."""
+    named = [path for path in (kernel / "build").rglob("*.py") if "rlif::" in path.read_text(encoding="utf-8")]
+    assert named == []
+
+
 def test_the_metadata_name_each_build_and_hold_the_checksum_of_every_file(kernel: Path) -> None:
     ids = set()
     for build in (kernel / "build").iterdir():

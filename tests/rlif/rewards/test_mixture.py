@@ -65,7 +65,7 @@ def test_the_forward_computes_what_the_mixture_reads_and_no_more() -> None:
         "logprob",
         "top_probs",
     )
-    assert [name for name in REWARDS if load_rewards(name).needs_answers] == ["verifiable", "rlcr"]
+    assert [name for name in REWARDS if load_rewards(name).needs_answers] == ["verifiable", "rise", "rlcr"]
 
 
 def test_a_reward_of_ours_that_is_not_finite_is_an_error_too() -> None:

@@ -158,13 +158,9 @@ def _own_part(name: str, value: Any, layout: Layout) -> Any:
         return value
     if value.ndim == 0 or name == "num_items_in_batch":
         return value.full_tensor()
-    expected, of_vocabulary = list(layout.rows), Replicate()
-    if name in HEAD:
-        expected, of_vocabulary = [Replicate()] * layout.mesh.ndim, Shard(0)
-    elif name in LOGITS:
-        of_vocabulary = Shard(value.ndim - 1)
-    if layout.vocabulary is not None:
-        expected[layout.vocabulary] = of_vocabulary
+    expected: list[Placement] = [Replicate()] * layout.mesh.ndim if name in HEAD else list(layout.rows)
+    if layout.vocabulary is not None and name in (*HEAD, *LOGITS):
+        expected[layout.vocabulary] = Shard(0 if name in HEAD else value.ndim - 1)
     placements = tuple(expected)
     if _placements(value) != placements:
         replicated = all(each == Replicate() for each in value.placements)
