@@ -29,7 +29,7 @@ CHAT = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that states answers, some of them right."""
+    """A small model that states answers."""
     torch.set_num_threads(1)
     config = BaseModelConfig(
         task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=120, pretraining_batch_size=32
@@ -43,9 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def words(model: Path, tmp_path: Path) -> list[str]:
-    """A retry with a discriminator that accepts about half of what states an answer."""
+    """A retry with a discriminator that accepts a few of the attempts that state an answer."""
     write_jsonl(tmp_path / "data.jsonl", TASK, "eval", 6, seed=0)
-    by_logprob(-2.0).write(tmp_path / "discriminator.json")
+    by_logprob(-5.0).write(tmp_path / "discriminator.json")
     options = f"--data {tmp_path / 'data.jsonl'} --discriminator {tmp_path / 'discriminator.json'} --feedback ?"
     options += " --max-completion-length 20 --max-rounds 3 --prompts-per-batch 4 --device cpu"
     return ["retry", "--model", str(model), *options.split(), "--output-dir", str(tmp_path / "out")]
@@ -74,7 +74,7 @@ def test_attempts_end_with_the_first_that_is_accepted(
         assert row["end"] == ("accepted" if accepted[-1] else "max_rounds")
         assert row["end"] == "accepted" or len(accepted) == 3
         logprobs = np.array(row["scores"]["sequence_logprob"])
-        expected = np.where([answer is None for answer in row["stated"]], 0, 1 / (1 + np.exp(-2 - logprobs)))
+        expected = np.where([answer is None for answer in row["stated"]], 0, 1 / (1 + np.exp(-5 - logprobs)))
         assert row["probabilities"] == pytest.approx(expected, abs=1e-6)
     assert len({row["end"] for row in rows(tmp_path)}) == 2  # or the test would say little
     found = json.loads((tmp_path / "out" / "retry.json").read_text())
@@ -115,7 +115,14 @@ def test_attempts_of_equal_number_are_what_a_discriminator_can_be_fitted_on(word
     run(parse([*words, "--threshold", "1"]))  # as the paper collects them: whatever was rejected, another one follows
     assert {len(row["completions"]) for row in rows(tmp_path)} == {3}
     place = words.index("--discriminator")
-    again = [*words[:place], "--fit-on", str(tmp_path / "out" / "attempts.jsonl"), *words[place + 2 : -1]]
+    again = [
+        *words[:place],
+        "--labels",
+        "majority",
+        "--fit-on",
+        str(tmp_path / "out" / "attempts.jsonl"),
+        *words[place + 2 : -1],
+    ]
     run(parse([*again, str(tmp_path / "fitted")]))
     fitted = read_discriminator(tmp_path / "fitted" / "discriminator.json")
     assert fitted.temperature == 1.0
@@ -131,7 +138,7 @@ def test_without_its_rejected_attempts_the_model_reads_the_prompt_alone(words: l
 
 
 def test_a_prompt_that_became_too_long_stops_with_what_it_has(words: list[str], tmp_path: Path) -> None:
-    run(parse([*words, "--feedback", "9" * 230]))  # of 512 positions: one fits, two do not
+    run(parse([*words, "--feedback", "9" * 240]))  # of 512 positions: one fits, two do not
     ends = [(row["end"], len(row["completions"])) for row in rows(tmp_path)]
     assert ("too_long", 2) in ends
     assert {end for end in ends if end[0] != "accepted"} == {("too_long", 2)}
