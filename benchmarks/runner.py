@@ -46,6 +46,7 @@ SUITES = {
     "kl-estimators": "benchmarks.steps.kl_estimators",
     "explain": "benchmarks.steps.explain",
     "verify": "benchmarks.steps.verify",
+    "retry": "benchmarks.steps.retry",
 }
 
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "convert": ("rlif.conversion", "ConvertConfig"),
     "mix": ("rlif.mixing", "MixConfig"),
     "eval": ("rlif.evaluation", "EvalConfig"),
+    "retry": ("rlif.retry", "RetryConfig"),
     "self-feedback": ("rlif.self_feedback", "SelfFeedbackConfig"),
 }
 

@@ -16,6 +16,7 @@ from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
 from benchmarks.report.recipe import recipe
 from benchmarks.report.releases import releases_report, releases_table
+from benchmarks.report.retry import retry
 from benchmarks.report.static import static_report, static_table
 from benchmarks.report.verify import verify
 from benchmarks.steps.answers import scores
@@ -269,6 +270,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "word-prompts": word_prompts,
     "evidence": evidence,
     "verify": verify,
+    "retry": retry,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {

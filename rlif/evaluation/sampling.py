@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -48,23 +48,7 @@ class EvalSampling:
             UserError: the file has other prompts than the data, or cannot be written.
             KeyboardInterrupt: Ctrl-C.
         """
-        done = finished_rows(path, self.prompts)
-        size = self.batch_size(self.prompts, self.config.num_generations)
-        try:
-            file = JsonLines(path)
-            with bar("Sampling", "prompts", len(self.prompts), done) as move:
-                for start in range(done, len(self.prompts), size):
-                    rows = self.rows(start, self.prompts[start : start + size])
-                    file.append(map(sealed, rows))
-                    move(len(rows))
-        except OSError as error:
-            raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
-        except KeyboardInterrupt as interrupt:
-            count = path.read_bytes().count(b"\n") if path.exists() else 0  # it may have come right after a row
-            raise KeyboardInterrupt(
-                f"interrupted: {count} of {len(self.prompts)} prompts are in {path}; the same command with "
-                f"--output-dir {path.parent} --resume goes on"
-            ) from interrupt
+        append_rows(path, self.prompts, self.batch_size(self.prompts, self.config.num_generations), self.rows)
 
     def batch_size(self, prompts: Sequence[EncodedPrompt], num_generations: int) -> int:
         """Return how many of these prompts are sampled at a time, with so many completions of each."""
@@ -208,6 +192,42 @@ def share_right(ratings: list[str | None] | None, verifier: Verifier) -> float:
     """Return the share of a completion's verifications that call it right; 0 where there are none."""
     outcomes = [None if each is None else verifier.rating(each) for each in ratings or ()]
     return fmean(each is Outcome.RIGHT for each in outcomes) if outcomes else 0.0
+
+
+def append_rows(
+    path: Path,
+    prompts: Sequence[EncodedPrompt],
+    size: int,
+    rows: Callable[[int, Sequence[EncodedPrompt]], list[Row]],
+) -> None:
+    """Append a row to a file for every prompt that has none there yet, and show how far it is.
+
+    Args:
+        path: of the file.
+        prompts: all of them, in the order of the rows.
+        size: prompts at a time.
+        rows: makes those of some prompts, the first of which has that number.
+
+    Raises:
+        UserError: the file has other prompts, or cannot be written.
+        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+    """
+    done = finished_rows(path, prompts)
+    try:
+        file = JsonLines(path)
+        with bar("Sampling", "prompts", len(prompts), done) as move:
+            for start in range(done, len(prompts), size):
+                new = rows(start, prompts[start : start + size])
+                file.append(map(sealed, new))
+                move(len(new))
+    except OSError as error:
+        raise UserError(f"output_dir: cannot write {path}: {error.strerror}") from error
+    except KeyboardInterrupt as interrupt:
+        count = path.read_bytes().count(b"\n") if path.exists() else 0  # it may have come right after a row
+        raise KeyboardInterrupt(
+            f"interrupted: {count} of {len(prompts)} prompts are in {path}; the same command with "
+            f"--output-dir {path.parent} --resume goes on"
+        ) from interrupt
 
 
 def finished_rows(path: Path, prompts: Sequence[EncodedPrompt]) -> int:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rlif.metrics.ranks import midranks
@@ -44,6 +44,23 @@ class RiskCoverage(NamedTuple):
     """(N,) the share of wrong answers among those given."""
     area: float
     """Mean of the risk over all coverages (AURC): the share wrong where the order is of no use, less where it is."""
+
+
+class LogisticModel(NamedTuple):
+    """A logistic regression on K standardised scores."""
+
+    means: NDArray[np.float64]
+    """(K,) taken off the scores."""
+    scales: NDArray[np.float64]
+    """(K,) standard deviations, that they are then divided by; greater than 0."""
+    coefficients: NDArray[np.float64]
+    """(K,) of the standardised scores, in nats of log-odds."""
+    intercept: float
+
+    def probability(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return (N,) probabilities of (N, K) scores."""
+        standardised = (np.asarray(scores, dtype=np.float64) - self.means) / self.scales
+        return np.asarray(expit(standardised @ self.coefficients + self.intercept))
 
 
 def reliability_bins(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 10) -> ReliabilityBins:
@@ -218,21 +235,33 @@ def logistic_confidence(
     Raises:
         ValueError: shapes that do not match, a score that is not finite, fewer than two prompts or folds.
     """
-    features = np.asarray(scores, dtype=np.float64)
-    if features.ndim != 2 or not features.shape[1]:
-        raise ValueError(f"scores has shape {features.shape}, expected (N, K) with at least one score")
-    for column in features.T:
-        _, right = _scores(column, correct)
+    features, right = _features(scores, correct)
     confidence = np.empty(len(features))
     for fitted, held_out in _folds(groups, len(features), num_folds):
         share = right[fitted].mean()
         if share in (0.0, 1.0):  # nothing to tell apart
             confidence[held_out] = share
             continue
-        regression = make_pipeline(StandardScaler(), LogisticRegression())
-        regression.fit(features[fitted], right[fitted])
-        confidence[held_out] = regression.predict_proba(features[held_out])[:, 1]
+        confidence[held_out] = fit_logistic(features[fitted], right[fitted]).probability(features[held_out])
     return confidence
+
+
+def fit_logistic(scores: ArrayLike, correct: ArrayLike) -> LogisticModel:
+    """Fit a logistic regression on standardised scores, with scikit-learn's penalty.
+
+    Args:
+        scores: (N, K) finite numbers in any units.
+        correct: (N,) bool, of both kinds.
+
+    Raises:
+        ValueError: shapes that do not match, a score that is not finite, labels of one kind.
+    """
+    features, right = _features(scores, correct)
+    if right.all() or not right.any():
+        raise ValueError(f"correct is {bool(right.all())} of all, expected both kinds")
+    scaler = StandardScaler().fit(features)
+    regression = LogisticRegression().fit(scaler.transform(features), right)
+    return LogisticModel(scaler.mean_, scaler.scale_, regression.coef_[0], float(regression.intercept_[0]))
 
 
 def _folds(groups: ArrayLike, count: int, num_folds: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -267,6 +296,15 @@ def _scores(score: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], 
         row = int(np.argmin(np.isfinite(values)))
         raise ValueError(f"score {row} is {values[row]}, expected a finite number")
     return values, right
+
+
+def _features(scores: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    features = np.asarray(scores, dtype=np.float64)
+    if features.ndim != 2 or not features.shape[1]:
+        raise ValueError(f"scores has shape {features.shape}, expected (N, K) with at least one score")
+    for column in features.T:
+        _, right = _scores(column, correct)
+    return features, right
 
 
 def _probabilities(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -133,19 +133,31 @@ class HeldOutSamplingOptions:
 
 
 @dataclass(kw_only=True)
-class SamplingOptions:
-    """How completions are sampled."""
-
-    heading: ClassVar[str] = "sampling"
+class NumGenerationsOptions:
+    """How many completions a prompt has."""
 
     num_generations: Count = 8
     """Completions sampled for each prompt."""
+
+
+@dataclass(kw_only=True)
+class CompletionOptions:
+    """How a completion is sampled."""
+
+    heading: ClassVar[str] = "sampling"
 
     max_completion_length: Count = 256
     """Longest completion, in tokens; a longer one is cut off."""
 
     temperature: Temperature | None = None
     """Sampling temperature; 0 is greedy."""
+
+
+@dataclass(kw_only=True)
+class SamplingOptions(CompletionOptions, NumGenerationsOptions):
+    """How completions are sampled."""
+
+    heading: ClassVar[str] = "sampling"
 
 
 @dataclass(kw_only=True)

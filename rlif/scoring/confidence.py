@@ -27,7 +27,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rlif.scoring.answer_tokens import answer_tokens
-from rlif.scoring.group_confidence import group_scores, token_confidence
+from rlif.scoring.group_confidence import GROUP_SCORES, TOP_GROUP_SCORES, group_scores, token_confidence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,20 @@ if TYPE_CHECKING:
 OUTPUTS = ("logprob", "entropy", "self_certainty", "top_probs")
 # Those that `confidence_scores` takes beside them.
 EVALUATED_OUTPUTS = (*OUTPUTS, "varentropy", "top_logprobs")
+# What `confidence_scores` says of a whole completion.
+CONFIDENCE_SCORES = (
+    "self_certainty",
+    "token_entropy",
+    "token_varentropy",
+    "top_confidence",
+    "trajectory_entropy",
+    "sequence_logprob",
+    "inverse_perplexity",
+    "entropy_confidence",
+    "probability_disparity",
+    *GROUP_SCORES,
+    *TOP_GROUP_SCORES,
+)
 # What `span_scores` says of a span.
 SPAN_SCORES = (
     "probability_disparity",
@@ -134,7 +148,7 @@ def answer_disparity(
 def confidence_scores(
     rollout: Rollout, tokenizer: PreTrainedTokenizerBase, vocab_size: int, window: int
 ) -> dict[str, Tensor]:
-    """Compute every score of N whole completions, but for the disparity, which is that of the answers' tokens.
+    """Compute `CONFIDENCE_SCORES` of N whole completions, but for the disparity, which is that of the answers' tokens.
 
     Args:
         rollout: sampled with `EVALUATED_OUTPUTS`.

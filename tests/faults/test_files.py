@@ -35,7 +35,8 @@ ONLY_WRITTEN = {
     "comparison.png", "confidence.png", "diagnosis.json", "eval.json", "explanation.json", "explanation.png",
     "figure.png", "guard.png", "lab.json",
     "majority.jsonl",
-    "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.md", "risk_coverage.png", "training.png",
+    "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.md", "retry.json", "retry.png",
+    "risk_coverage.png", "training.png",
 }  # fmt: skip
 BY_OTHER_NAME = {
     "*.safetensors": "model.safetensors",

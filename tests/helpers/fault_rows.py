@@ -30,6 +30,8 @@ class Shared:
     instruct: Path
     train_data: Path
     eval_data: Path
+    completions: Path
+    """With scores, of prompts some of whose answers are right."""
     lab_options: Path
     runs: tuple[Path, ...]
     """Directories with the metrics of runs."""
@@ -39,13 +41,23 @@ class Shared:
         """Make it in a directory that exists, with the models in the cache."""
         from rlif.tasks.built_in_models import pretrained_base, tuned_instruct
 
-        files = {name: directory / f"{name}.jsonl" for name in ("train", "eval")}
+        files = {name: directory / f"{name}.jsonl" for name in ("train", "eval", "completions")}
         base = {"hidden_size": 64, "num_hidden_layers": 1, "pretraining_steps": 40, "pretraining_batch_size": 16}
         task = {"digits": 2}
         options = {"quick": True, "workers": 2, "base": base | {"task": task}, "instruct": {"task": task, "steps": 5}}
         if not files["train"].exists():
             (directory / "lab.yaml").write_text(yaml.safe_dump(options))
             write_jsonl(files["eval"], TASK, "eval", 6, seed=0)
+            groups: list[dict[str, object]] = [
+                {
+                    "prompt": f"{number}=",
+                    "answer": "1",
+                    "answers": ["1", "2"],
+                    "scores": {"self_certainty": [number, 3]},
+                }
+                for number in range(6)
+            ]
+            write_rows(files["completions"], groups)
             for run in ("a", "b"):
                 rows = [{"step": step, "eval/accuracy": 0.1 * step} for step in range(3)]
                 (directory / run).mkdir()
@@ -56,6 +68,7 @@ class Shared:
             instruct=tuned_instruct(INSTRUCT),
             train_data=files["train"],
             eval_data=files["eval"],
+            completions=files["completions"],
             lab_options=directory / "lab.yaml",
             runs=(directory / "a", directory / "b"),
         )
@@ -140,6 +153,13 @@ def evaluate(shared: Shared) -> str:
     )
 
 
+def retry(shared: Shared) -> str:
+    return (
+        f"retry --model {shared.base} --data {shared.eval_data} --fit-on {shared.completions} --output-dir {OUT} "
+        "--max-rounds 2 --feedback ? --max-completion-length 8 --prompts-per-batch 2 --device cpu"
+    )
+
+
 def self_feedback(shared: Shared) -> str:
     return (
         f"self-feedback --model {shared.base} --data {shared.train_data} --eval-data {shared.eval_data} --output-dir "
@@ -188,5 +208,6 @@ ROWS = {
     "convert": Row(convert, None, reads_own_files=False, all_at_once=True),
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),
     "eval": Row(evaluate, "--resume"),
+    "retry": Row(retry, "--resume"),
     "self-feedback": Row(self_feedback, ""),
 }

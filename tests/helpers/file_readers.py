@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from rlif.cli import options_class
 
@@ -105,6 +108,21 @@ def read_parts(path: Path, models: Models) -> object:
     from rlif.files.parts import PartsFile
 
     return PartsFile(path, {"model": "a"}).rows
+
+
+def read_discriminator(path: Path, models: Models) -> object:
+    from rlif.retry.discriminator import read_discriminator
+    from rlif.retry.report import show_discriminator
+
+    found = read_discriminator(path)
+    show_discriminator(found, Console(file=io.StringIO()))
+    return found.probabilities({name: [1.0] for name in found.scores})
+
+
+def read_attempts(path: Path, models: Models) -> object:
+    from rlif.retry.measure import measure, read_attempts
+
+    return measure(read_attempts(path, max_rounds=2)).to_json()
 
 
 def read_unfinished(path: Path, models: Models) -> object:

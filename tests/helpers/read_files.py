@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from file_readers import (
     Models,
     read_adapter,
+    read_attempts,
     read_completions,
     read_diagnoses,
+    read_discriminator,
     read_finished,
     read_manifest,
     read_measured,
@@ -69,6 +71,15 @@ COMPLETIONS: list[dict[str, object]] = [
     },
     {"prompt": "1+3=", "answer": None, "answers": ["3", None], "scores": {"a": [0.5, 1]}},
 ]
+DISCRIMINATOR: dict[str, object] = {
+    "scores": ["self_certainty", "token_entropy"], "means": [5.0, -0.5], "scales": [1.0, 0.25],
+    "coefficients": [1, 0.5], "intercept": -0.5, "temperature": 1.0, "confidence_window": 64,
+    "held_out": {"auroc": 0.75, "brier": 0.25},
+}  # fmt: skip
+ATTEMPTS: dict[str, object] = {
+    "prompt": "1+1=", "answer": "2", "completions": ["#### 3", "#### 2"], "stated": ["3", "2"], "tokens": [3, 3],
+    "finished": [True, True], "probabilities": [0.25, 0.75], "end": "accepted", "scores": {"self_certainty": [1, 2]},
+}  # fmt: skip
 METRICS: list[dict[str, object]] = [
     {"step": 0, "eval/accuracy": 0.5, "eval/entropy": None},
     {"step": 1, "loss": 0.25, "accuracy": 1, "reward": -1.5},
@@ -174,6 +185,8 @@ READ: dict[str, ReadFile] = {
     "completions.jsonl, resumed": ReadFile(
         lambda models: jsonl_file(COMPLETIONS[:1]), read_finished, name="completions.jsonl"
     ),
+    "discriminator.json": ReadFile(lambda models: json_file(DISCRIMINATOR), read_discriminator),
+    "attempts.jsonl": ReadFile(lambda models: jsonl_file([ATTEMPTS]), read_attempts),
     "metrics.jsonl": ReadFile(lambda models: jsonl_file(METRICS), read_metrics),
     "consensus.jsonl": ReadFile(lambda models: jsonl_file([{"work": {"model": "a"}}, {"majority": "3"}]), read_parts),
     "unfinished_step.jsonl": ReadFile(lambda models: jsonl_file(METRICS[1:]), read_unfinished),

@@ -14,6 +14,7 @@ from rlif.rewards.interface import describe_reward
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.sample import sample
 from rlif.scoring.confidence import (
+    CONFIDENCE_SCORES,
     EVALUATED_OUTPUTS,
     OUTPUTS,
     confidence_scores,
@@ -48,6 +49,7 @@ def test_scores_of_the_sampling_pass_are_the_rewards_of_their_names(language_mod
     vocab_size = language_model.model.config.vocab_size
     scores = confidence_scores(rollout, language_model.tokenizer, vocab_size, 4)
     assert set(scores) == SCORE_NAMES
+    assert tuple(scores) == CONFIDENCE_SCORES
     with torch.no_grad():
         stats = Scorer(language_model.model, None)(rollout, 0.7, EVALUATED_OUTPUTS)
     inputs = {
