@@ -10,11 +10,13 @@ from typing import Annotated, ClassVar
 import pytest
 
 from rlif.cli import COMMANDS, options_class
-from rlif.options import groups
+from rlif.options import groups, verification
 from rlif.options.command_line import parse_options
 from rlif.options.fields import Formerly, options_of
 
-GROUPS = [value for value in vars(groups).values() if dataclasses.is_dataclass(value)]
+GROUPS = [
+    value for module in (groups, verification) for value in vars(module).values() if dataclasses.is_dataclass(value)
+]
 
 
 @dataclass(kw_only=True)
