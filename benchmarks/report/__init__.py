@@ -40,10 +40,16 @@ def newest(name: str, directory: Path | None = None) -> Path:
     directory = RESULTS if directory is None else directory
     if name in lab.LAB_TABLES:
         return directory / "lab" / "lab.json"
-    files = sorted(directory.glob(f"*-{name}.json"), key=lambda path: (*_age(path), path.name))
+    files = sorted(files_of(name, directory), key=lambda path: (*_age(path), path.name))
     if not files:
         raise UserError(f"no results file {directory}/*-{name}.json: run the command that makes it")
     return files[-1]
+
+
+def files_of(suite: str, directory: Path) -> list[Path]:
+    """List a suite's results files; of `self-feedback` not those of `real-self-feedback`, whose names end likewise."""
+    dated = re.compile(rf".+-\d{{4}}-\d\d-\d\d-{re.escape(suite)}\.json")
+    return [path for path in sorted(directory.glob(f"*-{suite}.json")) if dated.fullmatch(path.name)]
 
 
 def _age(path: Path) -> tuple[bool, str]:
@@ -72,7 +78,7 @@ def render(text: str, page: Path) -> str:
             return f"{start}{headline(newest, page)}\n{end}"
         if name not in tables:
             raise UserError(f"{page.name} has a place for the table {name!r}; expected one of {', '.join(tables)}")
-        if name in UNMEASURED and not list(RESULTS.glob(f"*-{name}.json")):
+        if name in UNMEASURED and not files_of(name, RESULTS):
             return f"{start}{UNMEASURED[name]}\n{end}"
         path = newest(name)
         results = json.loads(path.read_text())
@@ -101,7 +107,7 @@ def sources(directory: Path) -> list[Path]:
     """Return the newest results file of each suite and kind of machine in a directory."""
     latest: dict[tuple[str, str], tuple[bool, str, Path]] = {}
     for suite in SUITE_TABLES:
-        for path in sorted(directory.glob(f"*-{suite}.json")):
+        for path in files_of(suite, directory):
             results = json.loads(path.read_text())
             if "entries" in results:  # what `python -m benchmarks` wrote
                 key = suite, path.name.split(f"-{results['date']}-")[0]

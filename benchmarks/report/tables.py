@@ -98,6 +98,7 @@ def real_self_feedback(results: dict[str, Any]) -> str:
             [
                 str(entry["seed"]),
                 f"{ranking['pairs']}",
+                f"{ranking['unanswered'] / ranking['pairs']:.0%}",
                 f"{ranking['pair_accuracy']:.0%} of {ranking['judged']}" if ranking["judged"] else "",
                 *(f"{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}" for row in (before, after)),
                 *(
@@ -107,7 +108,18 @@ def real_self_feedback(results: dict[str, Any]) -> str:
                 f"{entry['seconds'] / 60:.1f}",
             ]
         )
-    headings = ["seed", "pairs", "right one preferred", "accuracy before", "after", "AUROC", "ECE", "Brier", "minutes"]
+    headings = [
+        "seed",
+        "pairs",
+        "against no answer",
+        "right one preferred",
+        "accuracy before",
+        "after",
+        "AUROC",
+        "ECE",
+        "Brier",
+        "minutes",
+    ]
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     confidences = ", ".join(sorted({entry["confidence"].replace("_", " ") for entry in results["entries"]}))
     told = f"{results['model']}; confidence is {confidences}, ± a standard error over held-out problems."
@@ -269,8 +281,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "kl-estimators": kl_estimators,
     "word-prompts": word_prompts,
     "evidence": evidence,
+    "real-self-feedback": real_self_feedback,
     "verify": verify,
-    "retry": retry,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
@@ -279,5 +291,5 @@ SUITE_TABLES = TABLES | {
     "releases": releases_report,
     "gpu": gpu_report,
     "explain": explain,
-    "real-self-feedback": real_self_feedback,
+    "retry": retry,
 }

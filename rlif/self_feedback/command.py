@@ -235,10 +235,15 @@ def evaluation_options(config: SelfFeedbackConfig) -> SampleOptions:
 def describe_ranking(ranking: Ranking) -> str:
     """Return a ranking in a sentence."""
     text = f"{ranking.pairs} pairs from {ranking.prompts_with_pairs} of {ranking.prompts} prompts"
+    if ranking.unanswered > ranking.pairs / 2:
+        text += (
+            f", {ranking.unanswered} of them against a completion that states no answer: these teach to state one, and "
+            "a longer max_completion_length leaves fewer"
+        )
     if ranking.pair_accuracy is None:
         return text
     return (
-        f"{text}; of the {ranking.judged} of a right and a wrong answer, the right one is preferred in "
+        f"{text}; of the {ranking.judged} of a right and a wrong completion, the right one is preferred in "
         f"{ranking.pair_accuracy:.1%}"
     )
 

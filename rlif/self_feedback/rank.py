@@ -57,8 +57,10 @@ class Ranking:
     """Completions that have an answer."""
     pairs: int
     prompts_with_pairs: int
+    unanswered: int
+    """Pairs whose rejected completion states no answer, cut off perhaps: they teach to state one."""
     judged: int
-    """Pairs of a right and a wrong completion, as far as there are gold answers."""
+    """Pairs of a right and a wrong completion, as far as there are gold answers. One without an answer is wrong."""
     agreeing: int
     """Those of them whose chosen one is the right one."""
 
@@ -92,10 +94,11 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
         for row in rows
     ]
     pairs: list[Row] = []
-    with_pairs = judged = agreeing = 0
+    with_pairs = unanswered = judged = agreeing = 0
     for row in rows:
         before = len(pairs)
         for chosen, rejected in itertools.islice(_pairs(row["completions"], options), options.max_pairs_per_prompt):
+            unanswered += rejected["answer"] is None
             verdicts = [is_correct(completion, row["answer"]) for completion in (chosen, rejected)]
             if None not in verdicts and verdicts[0] != verdicts[1]:
                 judged, agreeing = judged + 1, agreeing + bool(verdicts[0])
@@ -108,6 +111,7 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
         answered=sum(completion["answer"] is not None for completion in completions),
         pairs=len(pairs),
         prompts_with_pairs=with_pairs,
+        unanswered=unanswered,
         judged=judged,
         agreeing=agreeing,
     )

@@ -194,3 +194,10 @@ def test_a_line_of_memory_has_shapes_of_the_dtype_that_its_axis_names():
 
     drawn = charts.by_size([entry("float32", 8), entry("bfloat16", 12), entry("float32", 4), entry("bfloat16", 2)])
     assert [(each["dtype"], each["logits_bytes"]) for each in drawn] == [("float32", 1600), ("float32", 3200)]
+
+
+def test_a_suite_has_no_files_of_another_whose_name_ends_likewise(tmp_path):
+    for name in ("self-feedback", "real-self-feedback"):
+        (tmp_path / f"machine-2026-01-02-{name}.json").write_text('{"size": "full", "date": "2026-01-02"}')
+    assert report.newest("self-feedback", tmp_path).name == "machine-2026-01-02-self-feedback.json"
+    assert report.newest("real-self-feedback", tmp_path).name == "machine-2026-01-02-real-self-feedback.json"

@@ -13,6 +13,7 @@ import pytest
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, write_rows
 from rlif.models.language_model import LanguageModel
+from rlif.self_feedback.command import describe_ranking
 from rlif.self_feedback.options import RankOptions
 from rlif.self_feedback.rank import rank, read_preferences
 from tiny_models import EOS
@@ -55,7 +56,10 @@ def test_every_pair_with_a_sure_winner_is_made_the_clearest_first_and_equal_ones
     ]
     assert [pair["gap"] for pair in pairs] == pytest.approx([0.75, 0.75, 0.45, 0.45])
     # Right against unanswered and against wrong: four pairs, and the right one is preferred in all.
-    assert (ranking.pairs, ranking.judged, ranking.agreeing, ranking.answered) == (4, 4, 4, 4)
+    assert (ranking.pairs, ranking.unanswered, ranking.judged, ranking.agreeing, ranking.answered) == (4, 2, 4, 4, 4)
+    assert "states no answer" not in describe_ranking(ranking)
+    mostly = describe_ranking(replace(ranking, unanswered=3))
+    assert ", 3 of them against a completion that states no answer: these teach to state one" in mostly
     assert ranking.pair_accuracy == 1.0
 
 
