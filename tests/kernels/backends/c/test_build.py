@@ -1,6 +1,7 @@
 """The C kernels are compiled once a machine, in a cache that is the user's alone; where not, the user is told."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,20 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> tuple[s
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out, err
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the library in it; compiling takes seconds."""
+    cache = tmp_path_factory.mktemp("compiled")
+    assert run(RLIF_CACHE_DIR=str(cache)) == (BUILT, "")
+    return cache
+
+
+@pytest.fixture
+def cache(compiled: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(compiled, tmp_path / "cache")
 
 
 def directory_in(cache: Path) -> Path:
@@ -97,9 +112,7 @@ def test_asked_for_by_name_they_are_an_error_that_says_why(monkeypatch):
 
 
 @needs_compiler
-def test_they_are_compiled_once_into_a_directory_that_is_the_users_alone(tmp_path):
-    cache = tmp_path / "cache"
-    assert run(RLIF_CACHE_DIR=str(cache)) == (BUILT, "")
+def test_they_are_compiled_once_into_a_directory_that_is_the_users_alone(cache):
     directory = directory_in(cache)
     assert directory.stat().st_mode & 0o777 == 0o700
     assert sorted(file.suffix for file in directory.iterdir()) == [".lock", ".sha256", ".so"]
@@ -118,23 +131,21 @@ def test_any_way_to_name_the_cache_will_do(cache, tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize("kept", [0, 5000])
-def test_a_library_that_was_cut_off_is_compiled_again(kept, tmp_path):
-    run(RLIF_CACHE_DIR=str(tmp_path))
-    (library,) = directory_in(tmp_path).glob("*.so")
+def test_a_library_that_was_cut_off_is_compiled_again(kept, cache):
+    (library,) = directory_in(cache).glob("*.so")
     whole = library.read_bytes()
     library.write_bytes(whole[:kept])
-    assert run(RLIF_CACHE_DIR=str(tmp_path)) == (BUILT, "")
+    assert run(RLIF_CACHE_DIR=str(cache)) == (BUILT, "")
     assert len(library.read_bytes()) == len(whole)
 
 
 @needs_compiler
 @pytest.mark.parametrize("what", ["directory", "library"])
-def test_what_others_can_write_to_is_not_loaded(what, tmp_path):
-    run(RLIF_CACHE_DIR=str(tmp_path))
-    directory = directory_in(tmp_path)
+def test_what_others_can_write_to_is_not_loaded(what, cache):
+    directory = directory_in(cache)
     (library,) = directory.glob("*.so")
     (directory if what == "directory" else library).chmod(0o777)
-    out, err = run(RLIF_CACHE_DIR=str(tmp_path))
+    out, err = run(RLIF_CACHE_DIR=str(cache))
     assert out == NOT_BUILT
     assert "others may write to" in err
 
@@ -142,12 +153,11 @@ def test_what_others_can_write_to_is_not_loaded(what, tmp_path):
 @needs_compiler
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("what", ["directory", "library"])
-def test_what_belongs_to_somebody_else_is_not_loaded(what, tmp_path):
-    run(RLIF_CACHE_DIR=str(tmp_path))
-    directory = directory_in(tmp_path)
+def test_what_belongs_to_somebody_else_is_not_loaded(what, cache):
+    directory = directory_in(cache)
     (library,) = directory.glob("*.so")
     os.chown(directory if what == "directory" else library, 12345, 12345)
-    out, err = run(RLIF_CACHE_DIR=str(tmp_path))
+    out, err = run(RLIF_CACHE_DIR=str(cache))
     assert out == NOT_BUILT
     assert "belongs to user 12345; expected 0" in err
 
