@@ -51,10 +51,10 @@ def run(config: DemoConfig) -> None:
         console.print(f"Base model: {model}", soft_wrap=True)
         try:
             results = _train_both(config, model, output_dir)
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:  # what it says of the run alone would be the lesser advice
             raise KeyboardInterrupt(
-                f"the demonstration in {output_dir} is not finished{': ' if interrupt.args else ''}{interrupt}; "
-                "rlif demo --resume goes on with it"
+                f"the demonstration in {output_dir} is not finished; the same command with --output-dir {output_dir} "
+                "--resume goes on with it"
             ) from None
     figure = output_dir / "figure.png"
     plot_runs({reward: result.rows for reward, result in results.items()}, figure)

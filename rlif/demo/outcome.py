@@ -13,7 +13,9 @@ from rlif.files.checksums import check_seal, file_sha256, sealed
 from rlif.files.directories import damage
 from rlif.files.json_values import read_json, write_json
 from rlif.files.jsonl import read_metrics
+from rlif.files.lock import Lock
 from rlif.options.checks import check
+from rlif.training.checkpoint import checkpoints
 from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
 from rlif.training.run_dir import LOGS
@@ -30,6 +32,8 @@ class Outcome:
     """The step whose policy the guard takes for the best."""
     metrics_sha256: str
     """Of metrics.jsonl."""
+    samples_sha256: str
+    """Of samples.jsonl."""
 
 
 def run_once(config: TrainConfig) -> TrainResult:
@@ -43,12 +47,17 @@ def run_once(config: TrainConfig) -> TrainResult:
     assert directory is not None
     if (directory / OUTCOME_FILE).exists():
         return read_outcome(directory)
-    # Killed after its last step, and before its outcome was written: the same steps come to the same model.
-    shutil.rmtree(directory / "model", ignore_errors=True)
-    result = train(dataclasses.replace(config, resume=directory.exists()))
+    resume = bool(checkpoints(directory))
+    if directory.exists() and not resume:
+        # Killed before there was a checkpoint: the same steps come to the same model.
+        with Lock(directory):
+            shutil.rmtree(directory, ignore_errors=True)
+    result = train(dataclasses.replace(config, resume=resume))
     assert result.guard_step is not None
-    outcome = Outcome(result.guard_step, file_sha256(directory / LOGS[0]))
+    outcome = Outcome(result.guard_step, *(file_sha256(directory / name) for name in LOGS))
     write_json(directory / OUTCOME_FILE, sealed(dataclasses.asdict(outcome)))
+    for each in checkpoints(directory):  # of an interruption; there is nothing to go on with any more
+        shutil.rmtree(each, ignore_errors=True)
     return result
 
 
@@ -58,7 +67,7 @@ def read_outcome(directory: Path) -> TrainResult:
     Raises:
         UserError: its files have changed since, or something else wrote them.
     """
-    path, metrics = directory / OUTCOME_FILE, directory / LOGS[0]
+    path, (metrics, samples) = directory / OUTCOME_FILE, (directory / name for name in LOGS)
     hint = f"expected what the run left, or {path} removed, so that --resume runs it again"
     values = read_json(path, argument="resume")
     try:
@@ -68,8 +77,9 @@ def read_outcome(directory: Path) -> TrainResult:
         raise UserError(f"resume: {path} cannot be used: {error}; {hint}") from error
     check(outcome, prefix=f"resume: {path}: ")
     faults = [(directory / name, fault) for name in MODELS if (fault := damage(directory / name)) is not None]
-    if not metrics.is_file() or file_sha256(metrics) != outcome.metrics_sha256:
-        faults.append((metrics, "it has changed since it was written, or is gone"))
+    for log, checksum in ((metrics, outcome.metrics_sha256), (samples, outcome.samples_sha256)):
+        if not log.is_file() or file_sha256(log) != checksum:
+            faults.append((log, "it has changed since it was written, or is gone"))
     if faults:
         raise UserError(f"resume: {faults[0][0]} is damaged ({faults[0][1]}); {hint}")
     rows = read_metrics(metrics, argument="resume")

@@ -7,7 +7,6 @@ been acknowledged is still there, and the command ends with what it would have c
 from __future__ import annotations
 
 import random
-import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -148,18 +147,6 @@ def by_signal(bench: Bench, detail: Detail) -> None:
     what = f"{number.name} at change {detail['change']}"
     bench.expect(end, {0, code}, what)
     bench.look(before, what)
-    if bench.name == "demo" and (kept := re.search(r"--resume continues the run in (\S+)", end.errors)):
-        resume_inner(bench, kept[1], what)
-
-
-def resume_inner(bench: Bench, run: str, what: str) -> None:
-    """Let a run go on as the demonstration says that it can."""
-    words = ["train", "--config", f"{run}/config.yaml", "--output-dir", run, "--resume"]
-    bench.expect(bench.server.run(words, bench.place), {0}, f"{what}, then {' '.join(words)}")
-    unhurt = contents(bench.unhurt.out / Path(run).relative_to(OUT))
-    # The checkpoint is there only because it was stopped.
-    ours = {name: value for name, value in contents(bench.place / run).items() if not name.startswith("checkpoint-")}
-    bench.tell(differences(ours, unhurt), what)
 
 
 def by_limit(bench: Bench, detail: Detail) -> None:

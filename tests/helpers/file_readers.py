@@ -85,6 +85,7 @@ def read_outcome(path: Path, models: Models) -> object:
     for name in ("model", "best"):
         write_directory(path.parent / name, lambda directory: (directory / "config.json").write_text("{}") and None)
     (path.parent / "metrics.jsonl").write_text('{"step": 0, "eval/accuracy": 0.5}\n')
+    (path.parent / "samples.jsonl").write_text("")
     return read_outcome(path.parent)
 
 

@@ -99,8 +99,9 @@ STATE = {"data_fingerprint": "a", "model_fingerprint": "b", "step": 4, "skipped_
 READING = {"step": 3, "score": 0.5, "error": 0.01, "fault": None}
 OUTCOME = {
     "guard_step": 3,
-    # Of the metrics that `read_outcome` puts beside it.
+    # Of what `read_outcome` puts beside it.
     "metrics_sha256": hashlib.sha256(b'{"step": 0, "eval/accuracy": 0.5}\n').hexdigest(),
+    "samples_sha256": hashlib.sha256(b"").hexdigest(),
 }
 MANIFEST = {"sha256": {"config.json": "0" * 64, "model.safetensors": "1" * 64}}
 

@@ -79,7 +79,7 @@ def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
 
     with monkeypatch.context() as patched:
         patched.setattr("rlif.demo.command.run_once", interrupted)
-        with pytest.raises(KeyboardInterrupt, match=r"is not finished: stopped; rlif demo --resume goes on with it$"):
+        with pytest.raises(KeyboardInterrupt, match=r"is not finished; the same command with .* --resume goes on"):
             run_demo(replace(TINY, output_dir=resumed))
     with monkeypatch.context() as patched:
 
@@ -98,6 +98,7 @@ def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
     ("damaged", "message"),
     [
         ("metrics.jsonl", r"metrics.jsonl is damaged \(it has changed since it was written, or is gone\); expected"),
+        ("samples.jsonl", r"samples.jsonl is damaged \(it has changed since it was written, or is gone\); expected"),
         (
             "model/model.safetensors",
             r"model is damaged \(model.safetensors has changed since it was written\)",
