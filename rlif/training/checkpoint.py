@@ -114,6 +114,9 @@ def remove_old_checkpoints(run_dir: Path, keep: int | None, step: int) -> None:
     """Remove what an interrupted write left behind, and all checkpoints but the `keep` newest up to that of `step`.
 
     Those of later steps were damaged, or the run would have gone on from them: they must not take the place of others.
+
+    Raises:
+        UserError: one cannot be removed.
     """
     for leftover in run_dir.glob(f".*{UNFINISHED}"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -121,7 +124,12 @@ def remove_old_checkpoints(run_dir: Path, keep: int | None, step: int) -> None:
         usable = [path for path in checkpoints(run_dir) if _step(path) <= step]
         for path in set(checkpoints(run_dir)).difference(usable[:keep]):
             # Under this name it is no checkpoint any more, even if the removal is interrupted.
-            dying = path.rename(path.with_name(f".{path.name}{UNFINISHED}"))
+            try:
+                dying = path.rename(path.with_name(f".{path.name}{UNFINISHED}"))
+            except FileNotFoundError:  # gone, with the run's directory perhaps, which whoever writes next will say
+                continue
+            except OSError as error:
+                raise UserError(f"save_total_limit: cannot remove {path}: {error.strerror}") from error
             shutil.rmtree(dying, ignore_errors=True)
 
 

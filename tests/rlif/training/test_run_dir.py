@@ -9,6 +9,7 @@ import yaml
 
 from rlif.errors import UserError
 from rlif.files.lock import Lock
+from rlif.training.checkpoint import checkpoints, remove_old_checkpoints
 from rlif.training.guard import Reading
 from rlif.training.options import TrainConfig
 from rlif.training.run_dir import RunDir, best_reading, resolve_run_dir
@@ -73,3 +74,32 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="output_dir: cannot make"):
         make_run_dir(tmp_path / "file" / "run")
+
+
+def test_a_checkpoint_that_vanishes_while_old_ones_are_removed_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    rename = Path.rename
+
+    def vanishing(self: Path, target: Path) -> Path:
+        self.rmdir()  # as with the whole directory, by somebody else
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", vanishing)
+        remove_old_checkpoints(tmp_path, 1, 3)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3"]
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+
+    def refused(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(UserError, match=r"^save_total_limit: cannot remove .*checkpoint-1: Permission denied$"):
+        remove_old_checkpoints(tmp_path, 1, 2)
