@@ -15,7 +15,7 @@ from rlif_kernels.backends import local_backend, order
 from rlif_kernels.checks import RowArguments, check_logits, check_tensor, row_arguments
 from rlif_kernels.functional import STATISTICS, op_fields
 from rlif_kernels.op_values import shaped_like_rows, token_stats_of
-from rlif_kernels.rows import Rows, RowState
+from rlif_kernels.rows import Rows
 from rlif_kernels.stats import DEFAULT_OUTPUTS, TOP_FIELDS, TokenStats
 from rlif_kernels.token_stats import token_stats
 from rlif_kernels.transforms import detached
@@ -135,8 +135,8 @@ def _sample_in_c(logits: Tensor, uniform: Tensor, rows: Rows, names: Sequence[st
     )
     rows = rows._replace(targets=drawn.view(rows.targets.shape))
     if "top_logprobs" in names:
-        x = order.Chosen(logits, rows, fields["top_ids"]).x
-        fields["top_logprobs"] = order.top_logprobs(x, rows, RowState(*row_state).log_s)
+        chosen = order.Chosen(logits, rows, fields["top_ids"])
+        fields["top_logprobs"] = order.shown(order.top_logprobs(cpu_backend, chosen, row_state), rows)
     if "target_rank" in names:
         above = order.logits_of_targets(logits, rows, None)
         fields["target_rank"] = order.count_larger(logits, rows, above, None)[:, 0]

@@ -55,6 +55,13 @@ def test_the_k_largest_match_the_reference(num_columns, top, backend):
     check(logits, random_targets(logits), backend, top)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_p_of_the_k_largest_is_exact_where_logits_are_large(temperature, backend):
+    # In units of log 2 the largest of these is rounded by up to 5e-4, and so is what the sums are relative to.
+    logits = (3 * torch.randn(3, 300, device=DEVICE) + 1e4).round(decimals=2)
+    check(logits, random_targets(logits), backend, 5, temperature=temperature)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_of_equal_logits_the_first_comes_first_and_none_outranks_another(dtype, backend):
     # Steps of 1/2 over a range of 2 make long runs of equal logits in each dtype, at the k-th place too.

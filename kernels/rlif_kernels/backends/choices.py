@@ -70,8 +70,8 @@ def _one_target(
     fields, row_state = local.forward(logits, rows, [name for name in outputs if name in STATISTICS])
     if "top_logprobs" in outputs:
         columns = fields["top_columns"] = order.top_columns(fields["top_ids"])
-        x = order.Chosen(logits, rows, columns).x
-        fields["top_logprobs"] = order.top_logprobs(x, rows, RowState(*row_state).log_s)
+        chosen = order.Chosen(logits, rows, columns)
+        fields["top_logprobs"] = order.shown(order.top_logprobs(local, chosen, row_state), rows)
     return fields, row_state
 
 

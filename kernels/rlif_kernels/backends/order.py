@@ -11,10 +11,11 @@ from torch import Tensor
 
 from rlif_kernels.backends.sharded.slices import NOT_OWNED
 from rlif_kernels.backends.torch import row_blocks
-from rlif_kernels.rows import Rows
+from rlif_kernels.rows import Rows, RowState
 from rlif_kernels.stats import IGNORE_INDEX, NO_COLUMN
 
 if TYPE_CHECKING:
+    from rlif_kernels.backends import LocalBackend
     from rlif_kernels.backends.sharded.parallel import VocabParallel
 
 
@@ -47,14 +48,18 @@ def capped(x: Tensor, softcap: float) -> Tensor:
     return torch.where(x.isinf(), x, softcap * torch.tanh(x / softcap))
 
 
-def top_logprobs(x: Tensor, rows: Rows, log_s: Tensor) -> Tensor:
-    """log p, (N, k) float32, of the k largest columns: their logits x (N, k) less the row's largest and log s (N,)."""
-    temperature = rows.flat_temperature
-    if isinstance(temperature, Tensor):
-        temperature = temperature.double()[:, None]
-    z = capped(x, rows.softcap)
+def top_logprobs(local: "LocalBackend", chosen: Chosen, row_state: Tensor) -> Tensor:
+    """log p, (N, k) float64, of the k largest columns of a slice, by what the backend's sums are relative to.
+
+    That is the largest z as the backend has rounded it: of large logits another number than the logit itself.
+    """
+    distance = local.distances(chosen.capped, row_state, chosen.rows).where(chosen.x != -torch.inf, -torch.inf)
     # In a row that is no distribution log s is NaN, and so is all that follows from it.
-    logprob = ((z - z[:, :1]) / temperature).where(z != -torch.inf, -torch.inf) - log_s.double()[:, None]
+    return (distance - RowState(*row_state).log_s.double()[:, None]).clamp(max=0)
+
+
+def shown(logprob: Tensor, rows: Rows) -> Tensor:
+    """The same as a field: float32, and 0 in masked rows."""
     return logprob.where(rows.targets.view(-1, 1) != IGNORE_INDEX, 0).float()
 
 

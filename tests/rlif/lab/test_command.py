@@ -32,7 +32,7 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("rlif.lab.options.QUICK", Size(2, 2, guard_prompts=4, eval_prompts=4, test_prompts=4))
+    monkeypatch.setattr("rlif.lab.options.QUICK", Size(5, 5, guard_prompts=4, eval_prompts=4, test_prompts=4))
     some = [each for each in plan_trials(TINY) if each.ratio == 0.0 or (each.ratio < 1.0 and each.ratio != 0.1)]
     monkeypatch.setattr(command, "plan_trials", lambda config: [*some, Trial(0, 1.0, "self_certainty")])
     config = replace(TINY, output_dir=tmp_path / "lab")

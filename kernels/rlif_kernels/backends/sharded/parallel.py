@@ -98,7 +98,7 @@ class VocabParallel:
             value = combined[name].to(dtype_of(name))
             fields[name] = value.where(active if value.ndim == 1 else active[:, None], 0)
         if "top_logprobs" in outputs:
-            fields["top_logprobs"] = order.top_logprobs(combined["top_x"], rows, combined["log_s"])
+            fields["top_logprobs"] = order.shown(combined["top_logprobs"], rows)
             columns = order.top_columns(fields["top_ids"])
             first = combined["first_column"][dist.get_rank(self.group)].long()
             own_columns = columns - first[:, None]
@@ -130,10 +130,10 @@ def shared_names(outputs: Iterable[str], top: int = 0) -> tuple[str, ...]:
     """What the slices share about each row, in order: `ALWAYS_SHARED`, then what the fields need, each once.
 
     `owner` is 1 where the target lies in the slice, `top_1` and `top_2` are the largest probabilities, `columns` those
-    of the slice; then the ids in the slice and the logits of its `top` largest, the largest first.
+    of the slice; then the ids in the slice, the logits and log p in the slice of its `top` largest, the largest first.
     """
     needed = (name for field in outputs for name in STATISTICS[field].shared)
-    lists = (f"{each}_{i}" for each in ("id", "x") for i in range(top))
+    lists = (f"{each}_{i}" for each in ("id", "x", "logp") for i in range(top))
     return tuple(dict.fromkeys((*ALWAYS_SHARED, *needed, *lists)))
 
 
@@ -143,7 +143,7 @@ def _slice_numbers(backend: LocalBackend, logits: Tensor, rows: Rows, outputs: S
     shared = torch.zeros(len(names), rows.num_rows, dtype=torch.float64, device=logits.device)
     if rows.num_columns == 0:
         for number, name in zip(shared, names, strict=True):
-            if name in ("m", "argmax_logit") or name.startswith("x_"):
+            if name in ("m", "argmax_logit") or name.startswith(("x_", "logp_")):
                 number.fill_(-torch.inf)
         return shared, torch.zeros(STATE_ROWS, rows.num_rows, dtype=torch.float32, device=logits.device)
     slice_rows = readable(rows)
@@ -158,8 +158,9 @@ def _slice_numbers(backend: LocalBackend, logits: Tensor, rows: Rows, outputs: S
     if "target_rank" in fields:
         values["target_rank"] = fields["target_rank"].clamp(min=0)  # a slice of -inf is no distribution
     if "top_ids" in fields:
-        x = order.Chosen(logits, slice_rows, fields["top_ids"]).x
-        for each, columns in (("id", fields["top_ids"]), ("x", x)):
+        chosen = order.Chosen(logits, slice_rows, fields["top_ids"])
+        logprob = order.top_logprobs(backend, chosen, row_state)
+        for each, columns in (("id", fields["top_ids"]), ("x", chosen.x), ("logp", logprob)):
             values |= {f"{each}_{i}": column for i, column in enumerate(columns.unbind(1))}
     if "columns" in names:
         values["columns"] = torch.tensor(rows.num_columns)
@@ -211,10 +212,10 @@ def _combine(parts: Tensor, outputs: Sequence[str], top: int) -> dict[str, Tenso
     if "top_probs" in outputs:
         candidates = torch.cat([(pi * every[name]).masked_fill(empty, 0) for name in ("top_1", "top_2")])
         combined["top_probs"] = candidates.topk(2, dim=0).values.T + (0 * log_total)[:, None]
-    return combined | _largest(every, log_total, top)
+    return combined | _largest(every, log_pi, log_total, top)
 
 
-def _largest(every: dict[str, Tensor], log_total: Tensor, top: int) -> dict[str, Tensor]:
+def _largest(every: dict[str, Tensor], log_pi: Tensor, log_total: Tensor, top: int) -> dict[str, Tensor]:
     """What the order of the columns says of the whole rows: of equal ones the first slice's, as within a slice."""
     undefined, found = log_total.isnan(), {}
     if "target_rank" in every:
@@ -227,11 +228,13 @@ def _largest(every: dict[str, Tensor], log_total: Tensor, top: int) -> dict[str,
         found["argmax"] = ids.masked_fill(undefined, NO_COLUMN)
     if top:
         # (ranks * top, N): slice after slice, within each the largest first.
-        ids, x = (torch.stack([every[f"{each}_{i}"] for i in range(top)], 1) for each in ("id", "x"))
-        ids, x = (ids + found["first_column"][:, None]).flatten(0, 1), x.flatten(0, 1)
-        x, index = x.sort(dim=0, descending=True, stable=True)
-        ids = ids.gather(0, index).masked_fill((x == -torch.inf) | undefined, NO_COLUMN)
-        found |= {"top_ids": ids[:top].T, "top_x": x[:top].T, "log_s": log_total}
+        ids, x, logp = (torch.stack([every[f"{each}_{i}"] for i in range(top)], 1) for each in ("id", "x", "logp"))
+        ids, logp = ids + found["first_column"][:, None], logp + log_pi[:, None]
+        x, index = x.flatten(0, 1).sort(dim=0, descending=True, stable=True)
+        ids = ids.flatten(0, 1).gather(0, index).masked_fill((x == -torch.inf) | undefined, NO_COLUMN)
+        # A slice without support has NaN, and no column among those that count.
+        logp = logp.flatten(0, 1).gather(0, index).masked_fill((x == -torch.inf) & ~undefined, -torch.inf)
+        found |= {"top_ids": ids[:top].T, "top_logprobs": logp[:top].T}
     return found
 
 

@@ -42,7 +42,7 @@ ROWS = {
     DEFAULT_OUTPUTS: 8 * 8,
     SUM_FIELDS: 12 * 8,
     (*SUM_FIELDS, "argmax"): 15 * 8,
-    ("logprob", "top_logprobs"): (6 + 1 + 40) * 8,
+    ("logprob", "top_logprobs"): (6 + 1 + 60) * 8,
 }
 ROW = ROWS[DEFAULT_OUTPUTS]
 
