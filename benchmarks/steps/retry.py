@@ -91,4 +91,6 @@ def add_seed(options: Options, seed: int, results: dict[str, Any]) -> str:
             kept = {name: found[name] for name in KEPT}
             results["entries"].append({"seed": seed, "labels": labels, "shown": shown, **kept})
     best = results["entries"][-len(VARIANTS)]
+    if best["precision"]["value"] is None:
+        return "no attempt was accepted"
     return f"precision {best['precision']['value']:.1%}, {best['gain']['value']:+.1%} against first attempts"

@@ -283,6 +283,7 @@ def test_two_processes_verify_and_learn_what_one_does(wrapper: str, make_config:
     config = make_config(
         verify=True, verify_template="{prompt}{completion}\n=", verify_ratings=("1", "2", "3"), verify_share=1.0,
         verify_labels="majority", answer_style="lenient", max_completion_length=12, scale_rewards="batch",
+        num_generations=16,  # of which some state the same answer
     )  # fmt: skip
     for name, world_size in (("one", 1), ("two", 2)):
         launch(train, world_size, wrapper, replace(config, output_dir=tmp_path / name))
