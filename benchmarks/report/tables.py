@@ -283,6 +283,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "evidence": evidence,
     "real-self-feedback": real_self_feedback,
     "verify": verify,
+    "retry": retry,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
@@ -291,5 +292,4 @@ SUITE_TABLES = TABLES | {
     "releases": releases_report,
     "gpu": gpu_report,
     "explain": explain,
-    "retry": retry,
 }
