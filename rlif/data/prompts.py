@@ -15,6 +15,7 @@ from rlif.answers.extract import AnswerStyle, gold_answer
 from rlif.data.tables import read_table, shorten
 from rlif.doing import doing
 from rlif.errors import UserError
+from rlif.options.groups import ReadingOptions
 
 Item = TypeVar("Item")
 Message = Mapping[str, object]
@@ -29,6 +30,28 @@ class Prompt:
     answer: str | None = None
     where: str = field(default="", compare=False)
     """Where the prompt was read: "line 3" of a file, "row 3" of a table."""
+
+
+def read_with_options(
+    options: ReadingOptions,
+    data: str,
+    split: str | None,
+    *,
+    argument: str = "data",
+    need_answers: bool = False,
+    default_split: str | None = None,
+) -> list[Prompt]:
+    """`read_prompts` as a command's options say."""
+    return read_prompts(
+        data,
+        argument=argument,
+        need_answers=need_answers,
+        prompt_column=options.prompt_column,
+        answer_column=options.answer_column,
+        data_config=options.data_config,
+        split=split,
+        default_split=default_split,
+    )
 
 
 @doing("reading prompts")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlif.data.prompts import Prompt, read_prompts
+from rlif.data.prompts import Prompt, read_with_options
 from rlif.diagnosis.diagnose import Diagnosis, diagnose
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.report import show, write_diagnosis
@@ -67,14 +67,8 @@ def drawn_prompts(config: DiagnoseConfig | ExplainConfig, rewards: Sequence[str]
         config: where they are, how many, and the seed.
         rewards: names of those that will be computed; where one needs gold answers every prompt must have one.
     """
-    prompts = read_prompts(
-        config.data,
-        need_answers=bool(rewards) and load_rewards(rewards).needs_answers,
-        data_config=config.data_config,
-        split=config.split,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-    )
+    need_answers = bool(rewards) and load_rewards(rewards).needs_answers
+    prompts = read_with_options(config, config.data, config.split, need_answers=need_answers)
     if len(prompts) > config.num_prompts:
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
     return prompts

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rlif.answers.tags import read_confidence, read_tags
 from rlif.models.language_model import LanguageModel
-from rlif.rollouts.encode import EncodedPrompt
+from rlif.rollouts.encode import EncodedPrompt, max_prompt_length
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.answer_tokens import tokens_at
@@ -62,10 +62,10 @@ def mean_confidences(
     answered = list(_answered(language_model, rollout, max_completion_length))
     # As many rows at a time as the completions were.
     size = max(1, len(rollout.texts) // (analyses - 1))
-    positions = getattr(language_model.model.config.get_text_config(), "max_position_embeddings", None)
     while answered:
         batch, length = answered[:size], max(each.room for each in answered[:size])
-        if positions is not None and max(len(each.ids) for each in batch) + length > positions:
+        limit = max_prompt_length(language_model, length)
+        if limit is not None and max(len(each.ids) for each in batch) > limit:
             batch, length = answered[:1], answered[0].room  # alone it fits: its prompt was held to that
         answered = answered[len(batch) :]
         drawn = sample(

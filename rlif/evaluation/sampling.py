@@ -10,7 +10,7 @@ from typing import Any
 
 from rlif.answers.math_verification import limited_cost
 from rlif.answers.outcomes import Outcome
-from rlif.data.prompts import answer_style_of, read_prompts
+from rlif.data.prompts import answer_style_of, read_with_options
 from rlif.errors import UserError
 from rlif.evaluation.analyses import mean_confidences
 from rlif.evaluation.completions import VERBALIZED_MEAN, VERIFICATION, completion_row
@@ -156,14 +156,7 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
     """
     assert config.model is not None
     assert config.data is not None
-    prompts = read_prompts(
-        config.data,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-        data_config=config.data_config,
-        split=config.split,
-        default_split="test",
-    )
+    prompts = read_with_options(config, config.data, config.split, default_split="test")
     language_model = load_with_options(config, config.model)
     style = config.answer_style or answer_style_of(prompts, chat=config.chat, system_prompt=config.system_prompt)
     encoded = encode_prompts(

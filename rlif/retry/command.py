@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rlif.data.prompts import Prompt, answer_style_of, read_prompts
+from rlif.data.prompts import Prompt, answer_style_of, read_with_options
 from rlif.doing import doing
 from rlif.evaluation.sampling import append_rows
 from rlif.files.lock import Lock
@@ -42,14 +42,7 @@ def run(config: RetryConfig) -> None:
     check_model_path(config.model)
     output_dir = output_directory(config, "retry", what="retry")
     with Lock(output_dir) as lock:
-        prompts = read_prompts(
-            config.data,
-            prompt_column=config.prompt_column,
-            answer_column=config.answer_column,
-            data_config=config.data_config,
-            split=config.split,
-            default_split="test",
-        )
+        prompts = read_with_options(config, config.data, config.split, default_split="test")
         config, discriminator = _resolved(config, prompts, output_dir)
         if config.resume:
             check_unchanged(

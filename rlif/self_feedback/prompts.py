@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from rlif.data.prompts import Prompt, read_prompts
+from rlif.data.prompts import Prompt, read_with_options
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt, encode_prompts
@@ -28,13 +28,7 @@ def training_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
     """
     if config.data is None:
         return _built_in(config, "train", config.built_in_prompts)
-    return read_prompts(
-        config.data,
-        data_config=config.data_config,
-        split=config.split,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-    )
+    return read_with_options(config, config.data, config.split)
 
 
 def held_out_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
@@ -45,14 +39,7 @@ def held_out_prompts(config: SelfFeedbackConfig) -> list[Prompt]:
     """
     if config.eval_data is None:
         return _built_in(config, "eval", config.built_in_prompts // 2) if config.built_in else []
-    prompts = read_prompts(
-        config.eval_data,
-        argument="eval_data",
-        data_config=config.data_config,
-        split=config.eval_split,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-    )
+    prompts = read_with_options(config, config.eval_data, config.eval_split, argument="eval_data")
     if all(prompt.answer is None for prompt in prompts):
         raise UserError(f"eval_data: {config.eval_data} has no `{config.answer_column}`, which accuracy is measured by")
     return prompts

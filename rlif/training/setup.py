@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from rlif.data.prompts import Prompt, answer_style_of, read_prompts
+from rlif.data.prompts import Prompt, answer_style_of, read_with_options
 from rlif.errors import UserError
 from rlif.files.fingerprint import fingerprint
 from rlif.files.jsonl import Row
@@ -205,16 +205,12 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     config.validate()
     rewards = load_rewards(config.reward, aggregation=config.multi_objective_aggregation, seed=config.seed)
     check_trackers(config.report_to)
-    read = partial(
-        read_prompts,
-        data_config=config.data_config,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-    )
-    prompts = read(config.data, split=config.split, need_answers=rewards.needs_answers)
+    prompts = read_with_options(config, config.data, config.split, need_answers=rewards.needs_answers)
     if config.verify and config.verify_labels == "gold":
         check_labels(config, prompts)
-    eval_prompts = read(config.eval_data, argument="eval_data", split=config.eval_split) if config.eval_data else []
+    eval_prompts: list[Prompt] = []
+    if config.eval_data:
+        eval_prompts = read_with_options(config, config.eval_data, config.eval_split, argument="eval_data")
 
     if config.answer_style is None:
         style = answer_style_of([*prompts, *eval_prompts], chat=config.chat, system_prompt=config.system_prompt)
