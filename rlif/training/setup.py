@@ -245,16 +245,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:
         train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
-    verifier = None
-    if config.verify:
-        verifier = make_verifier(
-            start,
-            config,
-            train_set,
-            max_completion_length=config.max_completion_length,
-            chat=config.chat,
-            system_prompt=config.system_prompt,
-        )
+    verifier = make_verifier(start, config, train_set) if config.verify else None
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)
