@@ -55,8 +55,6 @@ class Run:
     """The metrics of the last step, which only lack the evaluation after it; None where nothing is lacking."""
     consensus: list[str | None] | None = None
     """The start model's majority answers to the first evaluation prompts, for the guard, once it was asked."""
-    in_update: bool = False
-    """Whether a step has begun to change the weights, and is not done."""
     lock: ExitStack = field(default_factory=ExitStack)
     """Keeps other processes out of the directory until it is closed."""
 
@@ -75,7 +73,6 @@ class Run:
 
     def finish_step(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Count a step, which may still be evaluated, and return its metrics with the sums over the run."""
-        self.in_update = False
         self.state.step = step
         self.state.skipped_updates += int(metrics["skipped_updates"])
         metrics = metrics | {"skipped_updates": self.state.skipped_updates}
