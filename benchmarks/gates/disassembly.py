@@ -1,5 +1,6 @@
 """What a compiled kernel became: its main loop found in the disassembly and counted. Needs no GPU."""
 
+import functools
 import os
 import re
 import subprocess
@@ -114,7 +115,9 @@ def disassembled(target: str, compiled: Any) -> Program:
     return nvidia_program(compiled.asm["cubin"])
 
 
+@functools.cache
 def nvidia_program(cubin: bytes) -> Program:
+    """Of a kernel with two main loops, each of which is counted, for both."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
