@@ -95,11 +95,8 @@ def test_steps_without_a_finite_update_are_counted_on(make_config: MakeConfig, m
             train(config)
     with pytest.raises(UserError, match="3 steps in a row had no finite update"):
         train(replace(config, resume=True))
-    assert [row["skipped_updates"] for row in read_metrics(config.output_dir / "metrics.jsonl", argument="")] == [
-        2,
-        4,
-        6,
-    ]
+    rows = read_metrics(config.output_dir / "metrics.jsonl", argument="")
+    assert [row["skipped_updates"] for row in rows] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
