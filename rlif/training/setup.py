@@ -55,8 +55,6 @@ class Run:
     """The metrics of the last step, which only lack the evaluation after it; None where nothing is lacking."""
     consensus: list[str | None] | None = None
     """The start model's majority answers to the first evaluation prompts, for the guard, once it was asked."""
-    in_update: bool = False
-    """Whether a step has begun to change the weights, and is not done."""
     lock: ExitStack = field(default_factory=ExitStack)
     """Keeps other processes out of the directory until it is closed."""
 
@@ -75,7 +73,6 @@ class Run:
 
     def finish_step(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Count a step, which may still be evaluated, and return its metrics with the sums over the run."""
-        self.in_update = False
         self.state.step = step
         self.state.skipped_updates += int(metrics["skipped_updates"])
         metrics = metrics | {"skipped_updates": self.state.skipped_updates}
@@ -245,16 +242,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:
         train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
-    verifier = None
-    if config.verify:
-        verifier = make_verifier(
-            start,
-            config,
-            train_set,
-            max_completion_length=config.max_completion_length,
-            chat=config.chat,
-            system_prompt=config.system_prompt,
-        )
+    verifier = make_verifier(start, config, train_set) if config.verify else None
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)
