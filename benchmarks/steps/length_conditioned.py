@@ -36,8 +36,9 @@ from rlif.self_feedback.options import (
     Stage,
     TrainOptions,
 )
-from rlif.tasks.arithmetic import ArithmeticConfig, completion_length, teacher_solutions, write_jsonl
+from rlif.tasks.arithmetic import ArithmeticConfig, Split, completion_length, teacher_solutions, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
+from rlif.tasks.options import BaseModelConfig
 from rlif.tasks.pretraining import learn_solutions
 
 RUNS = Path("runs") / "length-conditioned"
@@ -49,6 +50,8 @@ BATCH_SIZE, LEARNING_RATE = 64, 1e-3
 # Of a solution's steps, how many are written twice; each solution has one of these.
 TWICE = (0.0, 0.5, 1.0)
 OBJECTIVES: tuple[ObjectiveName, ...] = ("reward_model", "dpo")
+# Least confidence of a chosen solution.
+THRESHOLD = 0.9
 # What every training of a seed has in common with the sampling.
 SHARED = ("samples.jsonl", "samples.settings.json", "preferences.jsonl", "config.yaml", "measure-start.jsonl",
           "measure-start.settings.json")  # fmt: skip
@@ -107,7 +110,7 @@ def add_samples(options: Options, seed: int, results: dict[str, Any]) -> str:
     ranking = json.loads((directory / "ranking.json").read_text(encoding="utf-8"))
     kept = {name: ranking[name] for name in ("pairs", "pair_accuracy", "longer_chosen")}
     results["entries"].append({"seed": seed, "objective": "", **kept})
-    return f"{ranking['pairs']} pairs, the chosen one longer in {ranking['longer_chosen']:.1%}"
+    return f"{ranking['pairs']} pairs, share with the longer one chosen {ranking['longer_chosen']}"
 
 
 def add_training(
@@ -115,6 +118,7 @@ def add_training(
 ) -> str:
     """Train, ask about held-out solutions, and add what was found to the entries."""
     runs = begin(options, results)
+    variant = "with prompts too" if conditioned else "of pairs alone"
     directory = runs / f"{objective}-{'conditioned' if conditioned else 'plain'}-{seed}"
     found = directory / "length.json"
     if not found.exists():
@@ -130,7 +134,7 @@ def add_training(
     report = json.loads(found.read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (directory / f"train-{objective}" / "metrics.jsonl").read_text().splitlines()]
     course = {"steps": len(rows), "last_loss": rows[-1]["loss"], "last_accuracy": rows[-1]["accuracy"]}
-    results["entries"].append({"seed": seed, "conditioned": conditioned, **course, **report})
+    results["entries"].append({"seed": seed, "variant": variant, **course, **report})
     reward = report["scores"]["reward"]
     return (
         f"correlation {reward['correlation']['value']:.2f}, among equally right ones "
@@ -151,18 +155,17 @@ def config_of(
     """Return the configuration of a stage: the built-in model's, of the start model that is not built in."""
     _, num_prompts, num_generations, num_held_out, eval_generations = SIZES[options.size]
     task = base_config().task
-    data = {}
-    for split, count in (("train", num_prompts), ("eval", num_held_out)):
-        path = directory.parent / f"{split}-{seed}.jsonl"
-        if not path.exists():
-            write_jsonl(path, task, split, count, seed)  # type: ignore[arg-type]
-        data[split] = str(path)
+    counts: dict[Split, int] = {"train": num_prompts, "eval": num_held_out}
+    data = {split: directory.parent / f"{split}-{seed}.jsonl" for split in counts}
+    for split, count in counts.items():
+        if not data[split].exists():
+            write_jsonl(data[split], task, split, count, seed)
     known: dict[str, Any] = BUILT_IN
     return SelfFeedbackConfig(
         stage=stage,
         model=str(directory.parent / "start"),
-        data=data["train"],
-        eval_data=data["eval"],
+        data=str(data["train"]),
+        eval_data=str(data["eval"]),
         output_dir=directory,
         seed=seed,
         device=options.device,
@@ -172,7 +175,7 @@ def config_of(
             sampling=known["sampling"],
             answer_span=known["answer_span"],
         ),
-        rank=RankOptions(confidence=known["confidence"]),
+        rank=RankOptions(confidence=known["confidence"], threshold=THRESHOLD),
         train=TrainOptions(
             objective=objective, learning_rate=known["learning_rate"], beta=known["beta"], num_train_epochs=1
         ),
@@ -185,7 +188,7 @@ def config_of(
     )
 
 
-def base_config() -> Any:
+def base_config() -> BaseModelConfig:
     """Return the built-in base model's configuration, which `rlif demo` starts from."""
     return DemoConfig().base
 
