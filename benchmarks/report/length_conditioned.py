@@ -9,6 +9,7 @@ from benchmarks.report.markdown import notes, table
 from benchmarks.report.verify import spread
 
 KINDS = ("matched", "shorter", "longer")
+VARIANTS = {"plain": "pairs", "conditioned": "pairs and prompts", "balanced": "pairs, balanced"}
 NAMES = {"reward_model": "reward model", "dpo": "DPO"}
 
 
@@ -26,7 +27,7 @@ def length_conditioned(results: dict[str, Any]) -> str:
     rows += [
         [
             NAMES[objective],
-            variant,
+            VARIANTS[variant],
             *_cells([each["scores"]["reward"] for each in found]),
             spread([each["length_accuracy"]["both"]["value"] for each in found], ".0%"),
         ]

@@ -3,8 +3,9 @@
 The start model is the built-in base model, tuned on the same teacher who now writes some steps twice, as often in right
 solutions as in wrong ones. A step's repetition is sure, so that longer solutions have the higher mean log-probability:
 confidence prefers them, and from preferences by confidence a reward can learn length. From the same preferences DPO and
-a Bradley-Terry reward model are trained with and without comparisons between prompts (Rc-DPO and Rc-BT, arXiv
-2502.00814), and asked about held-out solutions. The runs are kept in runs/length-conditioned, by the settings, and go
+a Bradley-Terry reward model are trained: as they are; with comparisons between prompts (Rc-DPO and Rc-BT, arXiv
+2502.00814); and, what is cheaper and ours, with as many longer as shorter chosen solutions. Each reward is asked about
+held-out solutions. The runs are kept in runs/length-conditioned, by the settings, and go
 on from there: what is finished is not made again.
 """
 
@@ -50,11 +51,18 @@ BATCH_SIZE, LEARNING_RATE = 64, 1e-3
 # Of a solution's steps, how many are written twice; each solution has one of these.
 TWICE = (0.0, 0.5, 1.0)
 OBJECTIVES: tuple[ObjectiveName, ...] = ("reward_model", "dpo")
+# What each training is told of lengths.
+VARIANTS: dict[str, dict[str, bool]] = {
+    "plain": {},
+    "conditioned": {"length_conditioned": True},
+    "balanced": {"length_balanced": True},
+}
 # Least confidence of a chosen solution.
 THRESHOLD = 0.9
+# Of each training.
+STAGES: tuple[Stage, ...] = ("rank", "train", "length")
 # What every training of a seed has in common with the sampling.
-SHARED = ("samples.jsonl", "samples.settings.json", "preferences.jsonl", "config.yaml", "measure-start.jsonl",
-          "measure-start.settings.json")  # fmt: skip
+SHARED = ("samples.jsonl", "samples.settings.json", "config.yaml", "measure-start.jsonl", "measure-start.settings.json")
 
 
 def steps(options: Options) -> list[Step]:
@@ -64,9 +72,9 @@ def steps(options: Options) -> list[Step]:
     for seed in seeds:
         found.append(Step(f"samples, seed {seed}", 60, partial(add_samples, options, seed)))
         for objective in OBJECTIVES:
-            for conditioned in (False, True):
-                name = f"{objective}, {'conditioned' if conditioned else 'plain'}, seed {seed}"
-                found.append(Step(name, 60, partial(add_training, options, seed, objective, conditioned)))
+            for variant in VARIANTS:
+                run = partial(add_training, options, seed, objective, variant)
+                found.append(Step(f"{objective}, {variant}, seed {seed}", 60, run))
     return found
 
 
@@ -105,32 +113,30 @@ def add_start(options: Options, results: dict[str, Any]) -> str:
 def add_samples(options: Options, seed: int, results: dict[str, Any]) -> str:
     """Sample and rank, and add how the preferences go with length."""
     directory = begin(options, results) / f"samples-{seed}"
-    for stage in ("sample", "rank"):
-        run_self_feedback(config_of(options, seed, directory, stage, conditioned=True))
+    stages: tuple[Stage, ...] = ("sample", "rank")
+    for stage in stages:
+        run_self_feedback(config_of(options, seed, directory, stage, variant="conditioned"))
     ranking = json.loads((directory / "ranking.json").read_text(encoding="utf-8"))
     kept = {name: ranking[name] for name in ("pairs", "pair_accuracy", "longer_chosen")}
     results["entries"].append({"seed": seed, "objective": "", **kept})
     return f"{ranking['pairs']} pairs, share with the longer one chosen {ranking['longer_chosen']}"
 
 
-def add_training(
-    options: Options, seed: int, objective: ObjectiveName, conditioned: bool, results: dict[str, Any]
-) -> str:
+def add_training(options: Options, seed: int, objective: ObjectiveName, variant: str, results: dict[str, Any]) -> str:
     """Train, ask about held-out solutions, and add what was found to the entries."""
     runs = begin(options, results)
-    variant = "with prompts too" if conditioned else "of pairs alone"
-    directory = runs / f"{objective}-{'conditioned' if conditioned else 'plain'}-{seed}"
+    directory, samples = runs / f"{objective}-{variant}-{seed}", runs / f"samples-{seed}"
     found = directory / "length.json"
     if not found.exists():
         directory.mkdir(exist_ok=True)
         for name in SHARED:
-            if not (directory / name).exists() and (runs / f"samples-{seed}" / name).exists():
-                shutil.copy(runs / f"samples-{seed}" / name, directory)
-        for stage in ("train", "length"):
-            run_self_feedback(config_of(options, seed, directory, stage, objective=objective, conditioned=conditioned))
-        # The held-out solutions are those of the start model, and of the seed.
-        for name in SHARED[4:]:
-            shutil.copy(directory / name, runs / f"samples-{seed}")
+            if not (directory / name).exists() and (samples / name).exists():
+                shutil.copy(samples / name, directory)
+        for stage in STAGES:
+            run_self_feedback(config_of(options, seed, directory, stage, objective=objective, variant=variant))
+        for name in SHARED:
+            if name.startswith("measure-start"):  # held-out solutions are of the seed, whatever was trained
+                shutil.copy(directory / name, samples)
     report = json.loads(found.read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (directory / f"train-{objective}" / "metrics.jsonl").read_text().splitlines()]
     course = {"steps": len(rows), "last_loss": rows[-1]["loss"], "last_accuracy": rows[-1]["accuracy"]}
@@ -150,7 +156,7 @@ def config_of(
     stage: Stage,
     *,
     objective: ObjectiveName = "dpo",
-    conditioned: bool = False,
+    variant: str = "plain",
 ) -> SelfFeedbackConfig:
     """Return the configuration of a stage: the built-in model's, of the start model that is not built in."""
     _, num_prompts, num_generations, num_held_out, eval_generations = SIZES[options.size]
@@ -180,9 +186,7 @@ def config_of(
             objective=objective, learning_rate=known["learning_rate"], beta=known["beta"], num_train_epochs=1
         ),
         length=LengthOptions(
-            length_conditioned=conditioned,
-            length_unit=known["length_unit"],
-            length_instructions=known["length_instructions"],
+            length_unit=known["length_unit"], length_instructions=known["length_instructions"], **VARIANTS[variant]
         ),
         measure=MeasureOptions(eval_generations=eval_generations),
     )

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +22,14 @@ from rlif.models.sources import check_model_path
 from rlif.options.fields import options_of
 from rlif.options.record import CONFIG_FILE, read_record, write_record
 from rlif.options.yaml_file import with_changes
-from rlif.self_feedback.length_prompts import check_early, condition, longer_chosen, read_conditioned
+from rlif.self_feedback.length_prompts import (
+    balanced_pairs,
+    check_early,
+    condition,
+    longer_chosen,
+    pair_lengths,
+    read_conditioned,
+)
 from rlif.self_feedback.length_report import held_out, length_table, measure_length
 from rlif.self_feedback.length_rewards import instructed_sequences, learned_model, learned_rewards
 from rlif.self_feedback.measure import draw_models_reliability, measures
@@ -177,19 +185,37 @@ def run_rank(config: SelfFeedbackConfig, console: Console) -> None:
     pairs, ranking = rank(rows, config.rank)
     numbers = dataclasses.asdict(ranking) | {"pair_accuracy": ranking.pair_accuracy}
     said = describe_ranking(ranking)
-    if config.length.length_conditioned:
-        ids = [(pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs]
-        file = f"output_dir: {config.output_dir / PREFERENCES}"
-        pairs = condition(pairs, ids, config.length, seed=config.seed, file=file)
-        numbers |= {"longer_chosen": (share := longer_chosen(pairs, ids, config.length))}
-        said += (
-            "; each has a prompt with an instruction that the chosen one breaks, and one that the rejected one keeps"
-        )
-        if share is not None:
-            said += f"; of pairs of unlike length, {share:.1%} have a longer chosen one"
+    if config.length.length_balanced or config.length.length_conditioned:
+        pairs, found, more = with_lengths(config, pairs)
+        numbers, said = numbers | found, f"{said}; {more}"
     write_rows(config.output_dir / PREFERENCES, pairs)
     write_json(config.output_dir / "ranking.json", numbers)
     console.print(f"rank: {said}", highlight=False, soft_wrap=True)
+
+
+def with_lengths(config: SelfFeedbackConfig, pairs: list[Row]) -> tuple[list[Row], dict[str, Any], str]:
+    """Return ranked pairs balanced and conditioned as is wanted, with numbers and a sentence about their lengths."""
+    ids = [(pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs]
+    assert config.length.length_unit is not None
+    lengths = pair_lengths(pairs, ids, config.length.length_unit)
+    share = longer_chosen(lengths)
+    said = (
+        "all are of like length" if share is None else f"{share:.1%} of those of unlike length have a longer chosen one"
+    )
+    if config.length.length_balanced:
+        places = balanced_pairs(lengths, config.seed)
+        if not places:
+            raise UserError(
+                f"length_balanced: {said}, which leaves no pair; expected some whose chosen completion is the longer, "
+                "and some whose is the shorter"
+            )
+        pairs, ids = [pairs[place] for place in places], [ids[place] for place in places]
+        said += f", and {len(pairs)} are kept so that half do"
+    if config.length.length_conditioned:
+        file = f"output_dir: {config.output_dir / PREFERENCES}"
+        pairs = condition(pairs, ids, config.length, seed=config.seed, file=file)
+        said += "; each comes with an instruction that the chosen one breaks, and one that the rejected one keeps"
+    return pairs, {"longer_chosen": share, "kept": len(pairs)}, said
 
 
 def run_train(config: SelfFeedbackConfig, console: Console) -> None:

@@ -148,15 +148,34 @@ def condition(
     return conditioned
 
 
-def longer_chosen(rows: Sequence[Row], ids: Sequence[tuple[Ids, Ids]], options: LengthOptions) -> float | None:
+def pair_lengths(rows: Sequence[Row], ids: Sequence[tuple[Ids, Ids]], unit: LengthUnit) -> list[tuple[int, int]]:
+    """Return the lengths of each row's chosen and rejected completion, given the ids of both."""
+    return [
+        (
+            length_of(text_of(row["chosen"], "chosen", "a pair"), chosen, unit),
+            length_of(text_of(row["rejected"], "rejected", "a pair"), rejected, unit),
+        )
+        for row, (chosen, rejected) in zip(rows, ids, strict=True)
+    ]
+
+
+def longer_chosen(lengths: Sequence[tuple[int, int]]) -> float | None:
     """Return the share of longer chosen completions among pairs of unlike length; None if there are none."""
-    assert options.length_unit is not None
-    longer = unlike = 0
-    for row, (chosen_ids, rejected_ids) in zip(rows, ids, strict=True):
-        chosen = length_of(text_of(row["chosen"], "chosen", ""), chosen_ids, options.length_unit)
-        rejected = length_of(text_of(row["rejected"], "rejected", ""), rejected_ids, options.length_unit)
-        longer, unlike = longer + (chosen > rejected), unlike + (chosen != rejected)
-    return longer / unlike if unlike else None
+    unlike = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
+    return sum(unlike) / len(unlike) if unlike else None
+
+
+def balanced_pairs(lengths: Sequence[tuple[int, int]], seed: int) -> list[int]:
+    """Choose pairs, by their places, among which the longer completion is chosen as often as the shorter.
+
+    Of those kinds the rarer one is kept whole, and as many are drawn of the other; pairs of like length are all kept.
+    """
+    kinds: dict[str, list[int]] = {"longer": [], "shorter": [], "like": []}
+    for place, (chosen, rejected) in enumerate(lengths):
+        kinds["longer" if chosen > rejected else "shorter" if chosen < rejected else "like"].append(place)
+    fewest = min(len(kinds["longer"]), len(kinds["shorter"]))
+    draw = random.Random(f"balanced pairs {seed}")
+    return sorted(kinds["like"] + [each for kind in ("longer", "shorter") for each in draw.sample(kinds[kind], fewest)])
 
 
 def read_conditioned(

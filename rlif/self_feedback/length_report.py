@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
+from rlif.errors import UserError
 from rlif.files.json_values import without_nan
 from rlif.files.jsonl import Row
 from rlif.metrics.bootstrap import Bootstrap, Estimate, Floats
@@ -91,7 +92,16 @@ def held_out(rows: Sequence[Row], *, unit: LengthUnit, confidence: str, seed: in
         unit: of lengths.
         confidence: the score that ranked.
         seed: of the instructions.
+
+    Raises:
+        UserError: prompts have more completions, or fewer, than others.
     """
+    counts = {len(row["completions"]) for row in rows}
+    if len(counts) > 1:
+        raise UserError(
+            f"output_dir: the held-out samples have from {min(counts)} to {max(counts)} completions of a prompt, "
+            "expected as many of each"
+        )
     draw = random.Random(f"held-out length instructions {seed}")
     lengths, right, first, instructions = [], [], [], []
     for row in rows:

@@ -172,6 +172,9 @@ class LengthOptions:
     lam: Annotated[float, AtLeast(0)] = 1.0
     """Weight of these two comparisons in the loss, beside the pair's own 1."""
 
+    length_balanced: bool = False
+    """Of rank: keep as many pairs with a longer chosen completion as with a shorter one, and all others. Ours."""
+
     length_unit: LengthUnit | None = None
     """What instructions count, of a completion. words: what white space parts. tokens: the end included. None: words;
     tokens for the built-in model."""

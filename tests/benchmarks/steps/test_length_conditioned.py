@@ -46,10 +46,11 @@ def test_every_training_is_measured_and_what_is_finished_is_not_made_again(tmp_p
         return results
 
     first = measured()
-    assert [entry["objective"] for entry in first["entries"]] == ["", "reward_model", "reward_model", "dpo", "dpo"]
+    assert [entry["objective"] for entry in first["entries"]] == ["", *["reward_model"] * 3, *["dpo"] * 3]
+    assert [entry["variant"] for entry in first["entries"][1:]] == [*suite.VARIANTS] * 2
     monkeypatch.setattr(suite, "learn_solutions", None)
     monkeypatch.setattr(suite, "write_directory", None)
     again = measured()
     assert json.dumps(again) == json.dumps(first)
     drawn = length_conditioned(first)
-    assert drawn.count("| reward model | ") == drawn.count("| DPO | ") == 2
+    assert drawn.count("| reward model | ") == drawn.count("| DPO | ") == 3

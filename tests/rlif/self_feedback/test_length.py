@@ -27,10 +27,12 @@ from rlif.self_feedback.length_prompts import (
     ConditionedPair,
     Instruction,
     balanced_directions,
+    balanced_pairs,
     check_early,
     condition,
     draw_instruction,
     length_of,
+    longer_chosen,
     read_conditioned,
     with_instruction,
 )
@@ -117,6 +119,18 @@ def test_directions_are_balanced_and_in_a_random_order() -> None:
     found = balanced_directions(41, random.Random(0))
     assert abs(found.count("less") - found.count("more")) == 1
     assert found[:6] != ["less", "more"] * 3
+
+
+def test_balanced_pairs_have_a_longer_chosen_completion_as_often_as_a_shorter_one() -> None:
+    lengths = [(5, 3)] * 7 + [(3, 5)] * 2 + [(4, 4)] * 3
+    places = balanced_pairs(lengths, seed=0)
+    kept = [lengths[place] for place in places]
+    assert (kept.count((5, 3)), kept.count((3, 5)), kept.count((4, 4))) == (2, 2, 3)
+    assert places == sorted(set(places))
+    assert longer_chosen(lengths) == 7 / 9
+    assert longer_chosen(kept) == 0.5
+    assert longer_chosen([(4, 4)]) is None
+    assert balanced_pairs([(5, 3)], seed=0) == []
 
 
 # ---------------------------------------------------------------- loss
@@ -300,7 +314,7 @@ def test_the_stages_write_instructed_prompts_learn_them_and_report_on_length(
 ) -> None:
     run_self_feedback(of_command())
     printed = capsys.readouterr().out
-    assert "beside each an instruction that the chosen one breaks" in printed
+    assert "each comes with an instruction that the chosen one breaks" in printed
     assert "correlation with length" in printed
     out = tmp_path / "out"
     pairs = [json.loads(line) for line in (out / "preferences.jsonl").open()]
