@@ -23,26 +23,28 @@ def length_conditioned(results: dict[str, Any]) -> str:
             runs.setdefault((each["objective"], each["variant"]), []).append(each)
     # What does not hang on the training.
     first = next(iter(runs.values()), [])
-    rows = [["the confidence itself", "", *_cells([each["scores"]["confidence"] for each in first]), ""]]
-    rows += [
-        [
-            NAMES[objective],
-            VARIANTS[variant],
-            *_cells([each["scores"]["reward"] for each in found]),
-            spread([each["length_accuracy"]["both"]["value"] for each in found], ".0%"),
-        ]
-        for (objective, variant), found in runs.items()
-    ]
-    headings = ["learned", "comparisons", "correlation with length", "among equally right ones",
+    rows = [["log-probability, which preferred", "", "", *_cells([each["scores"]["confidence"] for each in first]), ""]]
+    for (objective, variant), found in runs.items():
+        kind = "balanced" if variant == "balanced" else "plain"
+        rows.append(
+            [
+                NAMES[objective],
+                VARIANTS[variant],
+                spread([each["longer_chosen"][kind] for each in samples], ".0%"),
+                *_cells([each["scores"]["reward"] for each in found]),
+                spread([each["length_accuracy"]["both"]["value"] for each in found], ".0%"),
+            ]
+        )
+    headings = ["score", "learned from", "longer one chosen", "correlation with length", "among equally right ones",
                 "right one preferred, matched", "where it is shorter", "where it is longer",
                 "length accuracy"]  # fmt: skip
     right = spread([each["right"]["value"] for each in first], ".2f")
-    pairs = statistics.fmean(each["pairs"] for each in samples)
-    longer = spread([each["longer_chosen"] for each in samples], ".0%")
+    pairs = statistics.fmean(each["pairs"]["plain"] for each in samples)
     told = (
         f"Means over {len(samples)} seeds with their range, on {settings['eval_generations']} completions of each of "
-        f"{settings['held_out']} held-out problems. Learned from {pairs:.0f} pairs of a seed; of those of unlike "
-        f"length {longer} have a longer chosen one. Being right correlates with length by {right}."
+        f"{settings['held_out']} held-out problems, after {settings['epochs']} epochs of {pairs:.0f} pairs. *Longer one "
+        "chosen* is a share of pairs of unlike length. Pairs of a right and a wrong completion are matched if they differ "
+        f"by at most a twentieth. Being right correlates with length by {right}."
     )
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     return f"{table(headings, rows)}\n\n{told}" + notes({}, missing, [])

@@ -221,7 +221,7 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
     """Of train: pairs from another file, in TRL's format: JSONL with prompt, chosen, rejected. None: those of rank."""
 
     tuned_model: str | None = None
-    """Of measure: the model to compare with the start model. None: the trained one."""
+    """Of measure and length: the model, or the reward model, to compare with the start model. None: the trained one."""
 
     built_in_prompts: Annotated[int, AtLeast(2), Formerly("built_in_questions")] = 400
     """Prompts of the built-in task to sample from, where there is no `data`; half as many are held out."""

@@ -1,6 +1,7 @@
 """The suite `length-conditioned` trains in every way, goes on where it stopped, and draws its table."""
 
 import json
+import math
 from itertools import islice
 
 import pytest
@@ -10,6 +11,19 @@ from benchmarks.runner import Options
 from benchmarks.steps import length_conditioned as suite
 from rlif.tasks.arithmetic import ArithmeticConfig, teacher_solutions
 from rlif.tasks.options import BaseModelConfig
+
+
+def test_of_two_solutions_the_likelier_one_is_preferred_and_the_same_one_twice_makes_no_pair():
+    def solution(ids, perplexity):
+        return {"text": "".join(map(str, ids)), "ids": ids, "confidence": {"inverse_perplexity": perplexity}}
+
+    completions = [solution([5, 6], 0.5), solution([5, 6, 7, 8], 0.6), solution([5, 6], 0.5), solution([9], 0.3)]
+    row = suite.with_logprobs({"prompt": "1+1=", "prompt_ids": [4], "completions": completions})
+    logprobs = [each["confidence"]["sequence_logprob"] for each in row["completions"]]
+    # Sums: of two tokens of probability 0.5, of four of 0.6, of one of 0.3.
+    assert logprobs == pytest.approx([math.log(p) for p in (0.25, 0.1296, 0.25, 0.3)])
+    pairs = [(pair["chosen_ids"], pair["rejected_ids"]) for pair in suite.preferences([row])]
+    assert pairs == [([5, 6], [5, 6, 7, 8]), ([9], [5, 6]), ([9], [5, 6, 7, 8])]
 
 
 def test_steps_are_written_twice_as_often_in_right_solutions_as_in_wrong_ones():
@@ -36,7 +50,6 @@ def test_every_training_is_measured_and_what_is_finished_is_not_made_again(tmp_p
                            pretraining_batch_size=16)  # fmt: skip
     monkeypatch.setattr(suite, "base_config", lambda: base)
     monkeypatch.setattr(suite, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(suite, "THRESHOLD", 0.0)
     options = Options(tmp_path, size="tiny")
 
     def measured():
