@@ -42,8 +42,8 @@ def length_conditioned(results: dict[str, Any]) -> str:
     pairs = statistics.fmean(each["pairs"]["plain"] for each in samples)
     told = (
         f"Means over {len(samples)} seeds with their range, on {settings['eval_generations']} completions of each of "
-        f"{settings['held_out']} held-out problems, after {settings['epochs']} epochs of {pairs:.0f} pairs. *Longer one "
-        "chosen* is a share of pairs of unlike length. Pairs of a right and a wrong completion are matched if they differ "
+        f"{settings['held_out']} held-out problems, after {settings['epochs']} epochs of {pairs:.0f} pairs. *Longer "
+        "one chosen* is a share of pairs of unlike length. A right and a wrong completion are matched if they differ "
         f"by at most a twentieth. Being right correlates with length by {right}."
     )
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
