@@ -113,11 +113,14 @@ def with_recorded(config: SelfFeedbackConfig) -> SelfFeedbackConfig:
             raise UserError(f"model: got none, and no record of one in {path}; expected the model to start from")
         return config
     default = SelfFeedbackConfig()
+    # Instructions in words are none in tokens: either is told, or both are as they were.
+    told = config.length.length_unit is not None or config.length.length_instructions is not None
+    known = RECORDED if told else RECORDED | OF_LENGTHS
     kept = {
         name: saved[name]
         for name, option in options_of(SelfFeedbackConfig).items()
         if name in saved
-        and (name in RECORDED or option.group == "sample" or name in OF_LENGTHS)
+        and (name in known or option.group == "sample")
         and option.value(config) == option.value(default)
     }
     return with_changes(config, kept)

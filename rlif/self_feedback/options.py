@@ -294,9 +294,9 @@ def check_length_options(length: LengthOptions, objective: str) -> None:
     """
     if length.length_conditioned and objective == "nft":
         raise UserError("length_conditioned: got the objective nft, expected dpo or reward_model: it has no pairs")
-    texts = length.length_instructions or ()
-    for text in texts:
+    texts = length.length_instructions
+    for text in texts or ():
         if "{prompt}" not in text or "{n}" not in text:
             raise UserError(f"length_instructions: got {text!r}, expected text with {{prompt}} and {{n}}")
-    if len(set(texts)) < len(texts):
+    if texts is not None and texts[0] == texts[1]:
         raise UserError(f"length_instructions: got {texts[0]!r} twice, expected one for less and one for more")

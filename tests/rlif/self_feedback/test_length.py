@@ -332,6 +332,10 @@ def test_the_stages_write_instructed_prompts_learn_them_and_report_on_length(
     assert {path: path.read_bytes() for path in sorted(out.rglob("*.jsonl"))} == before
     assert json.loads((out / "length.json").read_text()) == report
 
+    # A unit that is told brings its own instructions, which this model cannot read.
+    with pytest.raises(UserError, match="length_instructions: the tokenizer cannot write prompt 1 of eval_data"):
+        run_self_feedback(of_command(stage="length", length=LengthOptions(length_unit="characters")))
+
     # The same file serves the plain pair, and a reward model.
     reward_model = TrainOptions(objective="reward_model", learning_rate=1e-3, num_train_epochs=1)
     run_self_feedback(of_command(stage="train", train=reward_model, length=LengthOptions()))
