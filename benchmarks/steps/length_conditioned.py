@@ -53,9 +53,9 @@ from rlif.tasks.pretraining import learn_solutions
 RUNS = Path("runs") / "length-conditioned"
 SEEDS = 3
 # Steps of tuning, prompts to sample for, completions of each, held-out prompts, completions of each.
-SIZES = {"full": (300, 64, 8, 64, 8), "quick": (300, 64, 8, 64, 8), "tiny": (2, 6, 4, 4, 4)}
-# Solutions of a batch of tuning, and its learning rate, that of the instruct-like model.
-BATCH_SIZE, LEARNING_RATE = 64, 1e-3
+SIZES = {"full": (400, 64, 8, 64, 8), "quick": (400, 64, 8, 64, 8), "tiny": (2, 6, 4, 4, 4)}
+# Solutions of a batch of tuning, and its learning rate.
+BATCH_SIZE, LEARNING_RATE = 64, 2e-3
 # Of a solution's steps, how many are written twice; each solution has one of these.
 TWICE = (0.0, 0.5, 1.0)
 # Of a problem, on average.
