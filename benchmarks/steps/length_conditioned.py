@@ -268,6 +268,7 @@ def begin(options: Options, results: dict[str, Any]) -> Path:
         "pairs": PAIRS,
         "epochs": EPOCHS,
         "learning_rates": OBJECTIVES,
+        "tuning_rate": LEARNING_RATE,
     }
     key = fingerprint([results["settings"], VARIANTS, str(pretrained_base(base_config()))])[:8]
     (RUNS / key).mkdir(parents=True, exist_ok=True)
