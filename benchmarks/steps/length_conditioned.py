@@ -53,16 +53,16 @@ from rlif.tasks.pretraining import learn_solutions
 RUNS = Path("runs") / "length-conditioned"
 SEEDS = 3
 # Steps of tuning, prompts to sample for, completions of each, held-out prompts, completions of each.
-SIZES = {"full": (400, 64, 8, 64, 8), "quick": (400, 64, 8, 64, 8), "tiny": (2, 6, 4, 4, 4)}
+SIZES = {"full": (300, 64, 8, 64, 8), "quick": (300, 64, 8, 64, 8), "tiny": (2, 6, 4, 4, 4)}
 # Solutions of a batch of tuning, and its learning rate.
 BATCH_SIZE, LEARNING_RATE = 64, 2e-3
 # Of a solution's steps, how many are written twice; each solution has one of these.
 TWICE = (0.0, 0.5, 1.0)
 # Of a problem, on average.
-PAIRS = 8
+PAIRS = 6
 # Times that each pair is learned from, and by which learning rate; a reward model begins with a random head.
-EPOCHS = 4
-OBJECTIVES: dict[ObjectiveName, float] = {"reward_model": 5e-4, "dpo": 1e-4}
+EPOCHS = 3
+OBJECTIVES: dict[ObjectiveName, float] = {"reward_model": 1e-3, "dpo": 1e-4}
 # What each training is told of lengths, beside its preferences.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
