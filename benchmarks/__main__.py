@@ -21,6 +21,7 @@
   explain        what `rlif explain` says of runs on the built-in task, step by step
   retry          `rlif retry` on the built-in task, with and without rejected attempts in the context
   verify         solving and verifying at once on the built-in task, beside solving alone
+  length-conditioned  what learned rewards have to do with length, with and without length instructions
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
   real-step      the whole training step of the model in --model DIR, with and without shared prompts, and TRL's
@@ -56,6 +57,7 @@ BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
     "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators", "verify", "retry",
+    "length-conditioned",
 )  # fmt: skip
 NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
 

@@ -165,6 +165,15 @@ def read_preferences(path: Path, models: Models) -> object:
     return read_preferences(path, language_model(models))
 
 
+def read_conditioned(path: Path, models: Models) -> object:
+    from rlif.self_feedback.length_prompts import read_conditioned
+    from rlif.self_feedback.options import LengthOptions, SelfFeedbackConfig
+
+    length = LengthOptions(length_conditioned=True, length_instructions=("{prompt}#{n}", "{prompt}+{n}"))
+    config = SelfFeedbackConfig(stage="train", model="m", data="d", length=length).resolved()
+    return read_conditioned(path, language_model(models), config)
+
+
 def read_reference(path: Path, models: Models) -> object:
     from rlif.scoring.scorer import Scorer
     from rlif.self_feedback.reference_logprobs import reference_logprobs
