@@ -47,7 +47,7 @@ def one_step(
         optimizer=torch.optim.SGD(model.parameters()),
         entropy=EntropyControl(config, config.entropy_coef),
     )
-    return train_step(learner, prompts[: config.prompts_per_step], 1)
+    return train_step(learner, prompts[: config.prompts_per_step], 1)[:2]
 
 
 def gradients(language_model: LanguageModel) -> list[Tensor]:
