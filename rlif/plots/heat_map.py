@@ -201,4 +201,4 @@ def _number(by: str, value: float) -> str:
     if by != "logprob":
         return f"{value:.3g}"
     probability = math.exp(min(0.0, value))
-    return f"{probability:.0%}" if probability >= 0.01 else f"{probability:.1g}"
+    return f"{probability:.0%}" if probability >= 0.01 else f"{probability:.1%}" if probability >= 0.001 else "<0.1%"

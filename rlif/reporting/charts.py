@@ -33,7 +33,10 @@ class Chart:
 
     title: str
     lines: list[Line]
+    note: str = ""
+    """Below the title."""
     percent: bool = False
+    """Whether the values are shares."""
     marks: list[tuple[float, str]] = field(default_factory=list)
     """Steps at which something is to be seen, and what."""
 
@@ -56,7 +59,7 @@ class Chart:
                 f"{one_line(line.name)}: {show(line.values[0])} at step {line.steps[0]:g}, {show(line.values[-1])} at "
                 f"step {line.steps[-1]:g}, between {show(min(line.values))} and {show(max(line.values))}"
             )
-        return f"{self.title}. {'; '.join(parts)}."
+        return f"{self.title}{self.note and ', '}{self.note}. {'; '.join(parts)}."
 
     def _shown(self, value: float) -> str:
         return f"{value:.1%}" if self.percent else f"{value:.4g}"
@@ -65,7 +68,7 @@ class Chart:
 def _draw(chart: Chart, lines: Sequence[Line]) -> str:
     values = [value for line in lines for value in line.values]
     steps = [step for line in lines for step in line.steps]
-    ticks = [tick for tick in nice_ticks(min(values), max(values)) if not chart.percent or -1e-9 <= tick <= 1 + 1e-9]
+    ticks = _share_ticks(min(values), max(values)) if chart.percent else nice_ticks(min(values), max(values))
     low, high = min(min(values), *ticks), max(max(values), *ticks)
     first, last = min(steps), max(steps)
 
@@ -79,7 +82,7 @@ def _draw(chart: Chart, lines: Sequence[Line]) -> str:
 
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.words())}">']
     for tick in ticks:
-        label = f"{tick:.0%}" if chart.percent else _short(tick)
+        label = f"{100 * tick:g}%" if chart.percent else _short(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y(tick)}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{label}</text>')
     for tick in [each for each in nice_ticks(first, last, whole=True) if first <= each <= last]:
@@ -88,8 +91,8 @@ def _draw(chart: Chart, lines: Sequence[Line]) -> str:
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">training step</text>')
     for step, name in chart.marks:
         if first <= step <= last:
-            line = f'<path class="guard" d="M{x(step)} {TOP}V{HEIGHT - BOTTOM}"/>'
-            parts.append(f"<g>{line}<title>{escape(one_line(name))}</title></g>")
+            path = f'<path class="guard" d="M{x(step)} {TOP}V{HEIGHT - BOTTOM}"/>'
+            parts.append(f"<g>{path}<title>{escape(one_line(name))}</title></g>")
     for line in lines:
         parts.append(_line(chart, line, [(x(a), y(b)) for a, b in zip(line.steps, line.values, strict=True)]))
     return "".join(parts) + "</svg>"
@@ -100,7 +103,7 @@ def _line(chart: Chart, line: Line, places: Sequence[tuple[float, float]]) -> st
     repeats, color = divmod(line.color, COLORS)
     dash = f' stroke-dasharray="{4 * repeats} 3"' if repeats else ""
     path = "M" + "L".join(f"{a} {b}" for a, b in places)
-    parts = [f'<g class="line c{color}"><path d="{path}"{dash}/>']
+    parts = [f'<g class="line line-{color}"><path d="{path}"{dash}/>']
     marked = len(places) <= MAX_MARKED
     for place, ((a, b), step, value) in enumerate(zip(places, line.steps, line.values, strict=True)):
         if marked or place in (0, len(places) - 1):
@@ -127,6 +130,14 @@ def nice_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
         size = max(1.0, round(size))
     start, end = math.floor(low / size + 1e-9), math.ceil(high / size - 1e-9)
     return [float(f"{number * size:.12g}") for number in range(start, end + 1)]
+
+
+def _share_ticks(low: float, high: float) -> list[float]:
+    """Ticks of shares, none beyond 0 or 1: of five points at least, so that one completion of many is no cliff."""
+    low = min(low, max(0.0, high - 0.05))
+    ticks = [round(tick, 6) for tick in nice_ticks(low, max(high, min(1.0, low + 0.05)))]
+    shares = [tick for tick in ticks if 0 <= tick <= 1]
+    return shares if len(shares) > 1 else ticks
 
 
 def _finite(line: Line) -> Line:

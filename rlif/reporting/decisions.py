@@ -77,7 +77,7 @@ def _goes_by(guard: Guard) -> str:
     if guard.uses_consensus:
         return (
             "the share of completions that give the start model's majority answer, of which there is one to "
-            f"{share:.0%} of the guard's prompts"
+            f"{share:.0%} of the guard's prompts."
         )
     few = "" if math.isnan(share) else f" The start model has a majority answer to {share:.0%} of its prompts only."
     return f"the start model's NLL of what the policy says, plus KL to the start model: lower is better.{few}"
@@ -97,14 +97,14 @@ def _decision(guard: Guard, reading: Reading, before: Reading | None, warning: s
         return Decision(reading.step, "best", "The best so far: its policy is kept", score, warning)
     if before is None or reading.step < before.step:
         return Decision(reading.step, "within chance", "Before the best", score, warning)
-    words = f"{score} The best, of step {before.step}, has {_value(guard, before)}"
     allowed = SIGNIFICANT * math.hypot(reading.error, before.error)
+    words = (
+        f"{score} The best, of step {before.step}, has {_value(guard, before)}, "
+        f"{_size(guard, before.score - reading.score)} {'more' if guard.uses_consensus else 'less'}; chance allows "
+        f"{_size(guard, allowed)}."
+    )
     if guard.falling == 0:
-        title = "Not better, within chance"
-        return Decision(
-            reading.step, "within chance", title, f"{words}: no more than {_size(guard, allowed)}.", warning
-        )
-    words = f"{words}: more than the {_size(guard, allowed)} that chance allows."
+        return Decision(reading.step, "within chance", "Not better, within chance", words, warning)
     return _fallen(guard, reading, "Below the best", words, warning)
 
 

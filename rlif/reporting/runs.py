@@ -23,7 +23,7 @@ SHOWN_PROMPTS = 4
 SHOWN_EXTREMES = 2
 # Metrics that are shares.
 PERCENT = {"accuracy", "eos_rate", "consensus"}
-SUMMARY = {**PANELS, "consensus": "agrees with the start model's majority, share"}
+SUMMARY = {**PANELS, "consensus": "share that agrees with the start model"}
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ def charts_of(runs: Sequence[RunFiles]) -> list[Chart]:
         for number, run in enumerate(runs):
             rows = [row for row in run.metrics if found in row]
             lines.append(Line(run_name(run, runs), [r["step"] for r in rows], [r[found] for r in rows], number))
-        marks = []
+        marks: list[tuple[float, str]] = []
         if len(runs) == 1 and (best := _best_step(runs[0])) is not None:
             marks.append((best, f"the guard's choice, step {best}"))
-        held_out = " (held out)" if found != metric else " (training)"
-        charts.append(Chart(_sentence(title) + held_out, lines, percent=metric in PERCENT, marks=marks))
+        note = "held out" if found != metric else "in training"
+        charts.append(Chart(_sentence(title), lines, note=note, percent=metric in PERCENT, marks=marks))
     return [chart for chart in charts if chart.svg()]
 
 
@@ -177,7 +177,7 @@ def _summary(rows: Sequence[Mapping[str, float]], columns: Sequence[Column]) -> 
     by_step = {int(row["step"]): row for row in rows}
     table = []
     for metric, title in SUMMARY.items():
-        for name, suffix in ((f"eval/{metric}", "held out"), (metric, "training")):
+        for name, suffix in ((f"eval/{metric}", "held out"), (metric, "in training")):
             cells = [by_step[column.step].get(name) for column in columns]
             if any(cell is not None for cell in cells):
                 table.append((f"{_sentence(title)} ({suffix})", [shown_value(metric, cell) for cell in cells]))

@@ -60,7 +60,8 @@ def step_rows(
     """
     groups = rollout.num_generations
     rows = rollout.solutions[::groups][:NUM_SAMPLES] if one_of_each else []
-    rows += extremes(rewards.tolist(), rollout.solutions) + rollout.verifications[::groups][:NUM_VERIFICATIONS]
+    different = {(rollout.prompts[row], rollout.texts[row]): row for row in reversed(rollout.solutions)}
+    rows += extremes(rewards.tolist(), sorted(different.values())) + rollout.verifications[::groups][:NUM_VERIFICATIONS]
     kept = []
     for row in dict.fromkeys(rows):
         reward = rewards[row].item()

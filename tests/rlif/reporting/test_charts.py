@@ -61,7 +61,7 @@ def test_names_are_escaped() -> None:
 
 def test_a_long_run_is_averaged_to_as_many_points_as_can_be_seen() -> None:
     svg = Chart("reward", [Line("run", range(10_000), [1.0 + step % 2 for step in range(10_000)])]).svg()
-    (path,) = re.findall(r'<g class="line c0"><path d="(.*?)"', svg)
+    (path,) = re.findall(r'<g class="line line-0"><path d="(.*?)"', svg)
     assert path.count("L") + 1 <= MAX_POINTS
     assert svg.count("<circle") == 2  # the ends
 
@@ -72,3 +72,11 @@ def test_shares_are_in_percent_and_no_axis_goes_beyond_them() -> None:
     assert labels[0] == "0%"
     assert labels[-1] == "100%"
     assert "accuracy. run: 2.0% at step 0, 97.0% at step 1" in svg
+
+
+def test_the_difference_of_one_completion_in_a_thousand_is_no_cliff() -> None:
+    svg = Chart("finished", [Line("run", [0, 1, 2], [1.0, 0.999, 1.0])], percent=True).svg()
+    labels = re.findall(r'text-anchor="end">(.*?)</text>', svg)
+    assert len(set(labels)) == len(labels)
+    assert float(labels[-1][:-1]) == 100
+    assert float(labels[0][:-1]) <= 95

@@ -28,9 +28,9 @@ def test_a_rise_and_a_fall_are_told_step_by_step() -> None:
     start, best, chance, below, stop, _ = found.decisions
     assert start.words == "Completions that give the start model's majority answer: 50.0%, ± 2.5 points."
     assert best.title == "The best so far: its policy is kept"
-    assert chance.words.endswith("The best, of step 10, has 70.0%: no more than 6.5 points.")
+    assert chance.words.endswith("The best, of step 10, has 70.0%, 1.0 points more; chance allows 6.5 points.")
     assert below.title == "Below the best (1 of 2 in a row)"
-    assert "more than the 6.7 points that chance allows" in below.words
+    assert below.words.endswith("has 70.0%, 30.0 points more; chance allows 6.7 points.")
     assert below.warning.startswith("the policy has probably begun to fall")
     assert stop.title == "Below the best: patience is over (2 of 2 in a row)"
     assert stop.warning is None

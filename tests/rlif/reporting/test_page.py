@@ -148,7 +148,7 @@ def test_the_numbers_are_those_of_the_metrics_at_the_same_steps(run: Path) -> No
     summary = dict(view_run(read_run(run)).summary)
     assert summary["Accuracy, share right (held out)"] == ["45.0%", "63.0%", "27.0%"]
     assert summary["Entropy, nats a token (held out)"] == ["0.5", "0.4", "0"]
-    assert summary["Reward (training)"] == ["—", "4", "8"]
+    assert summary["Reward (in training)"] == ["—", "4", "8"]
 
 
 def test_what_the_run_was_is_said_with_the_options_that_were_changed(run: Path) -> None:
@@ -204,7 +204,7 @@ def test_samples_of_an_earlier_version_are_shown_without_colours_and_it_is_said(
 def test_metrics_that_are_not_finite_are_said_to_be(tmp_path: Path) -> None:
     rows = [{"step": 1, "reward": 1.0, "entropy": None}, {"step": 2, "reward": None, "entropy": None}]
     view = view_run(read_run(write_run(tmp_path / "run", rows, None)))
-    assert dict(view.summary)["Entropy, nats a token (training)"] == ["not finite", "not finite"]
+    assert dict(view.summary)["Entropy, nats a token (in training)"] == ["not finite", "not finite"]
 
 
 # ---------------------------------------------------------------- several runs, demonstrations, labs
