@@ -1,4 +1,4 @@
-"""The page in a real browser, Chromium without a screen: colours, the choice among them, room on a phone, both schemes."""
+"""The page in a real browser, which is Chromium: colours, the choice among them, room on a phone, dark and light."""
 
 from __future__ import annotations
 

@@ -30,10 +30,10 @@ def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send SIGTERM in that step, before its first weight has changed, as a scheduler would."""
     update = trainer.update
 
-    def stop(learner: object, rollout: object, at: int, learning_rate: float) -> dict[str, float]:
+    def stop(learner: object, rollout: object, at: int, *more: object) -> dict[str, float]:
         if at == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(learner, rollout, at, learning_rate)  # type: ignore[arg-type]
+        return update(learner, rollout, at, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "update", stop)
 
