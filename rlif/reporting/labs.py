@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ class LabView:
     """Of each start model a panel for each of a few metrics."""
     rewards: list[str]
     """Named in the charts, by the number of their colour."""
-    figures: list[tuple[str, str]]
-    """Pictures as data URIs, each with what it is."""
+    figures: list[tuple[str, str, bool]]
+    """Pictures as data URIs, each with what it is, and whether it is so wide that it needs all the page has."""
     running: list[tuple[str, int]]
     """Of a lab without a report: each trial so far, and its step."""
 
@@ -109,13 +110,13 @@ def _view(path: Path, summary: dict[str, Any]) -> LabView:
         trials=[_trial(each) for each in results],
         charts=_charts(results, rewards),
         rewards=rewards,
-        figures=[(data_uri(path / name), title) for name, title in FIGURES.items() if (path / name).is_file()],
+        figures=_figures(path),
         running=[],
     )
 
 
-def data_uri(path: Path) -> str:
-    """Return a PNG as a data URI, for a page that loads nothing.
+def picture(path: Path) -> tuple[str, bool]:
+    """Return a PNG as a data URI, for a page that loads nothing, and whether it is more than twice as wide as high.
 
     Raises:
         UserError: it is something else, or cannot be read.
@@ -124,9 +125,19 @@ def data_uri(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"runs: cannot read {path}: {error.strerror}") from error
-    if not content.startswith(PNG):
+    if not content.startswith(PNG) or len(content) < 24:
         raise UserError(f"runs: {path} is no PNG, expected the figure that rlif drew")
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    width, height = struct.unpack_from(">II", content, 16)  # the first chunk of a PNG says it
+    return "data:image/png;base64," + base64.b64encode(content).decode(), width > 2 * height
+
+
+def _figures(path: Path) -> list[tuple[str, str, bool]]:
+    found = []
+    for name, title in FIGURES.items():
+        if (path / name).is_file():
+            source, is_wide = picture(path / name)
+            found.append((source, title, is_wide))
+    return found
 
 
 def _pair(each: dict[str, Any]) -> list[str]:

@@ -141,16 +141,21 @@ def charts_of(runs: Sequence[RunFiles]) -> list[Chart]:
         found = next((name for name in names if any(name in row for run in runs for row in run.metrics)), None)
         if found is None:
             continue
-        lines = []
-        for number, run in enumerate(runs):
-            rows = [row for row in run.metrics if found in row]
-            lines.append(Line(run_name(run, runs), [r["step"] for r in rows], [r[found] for r in rows], number))
+        lines = [_line(found, run, runs, number) for number, run in enumerate(runs)]
         marks: list[tuple[float, str]] = []
         if len(runs) == 1 and (best := _best_step(runs[0])) is not None:
             marks.append((best, f"the guard's choice, step {best}"))
         note = "held out" if found != metric else "in training"
-        charts.append(Chart(_sentence(title), lines, note=note, percent=metric in PERCENT, marks=marks))
+        if metric == "reward" and len({run.title for run in runs}) > 1:  # each in a unit of its own
+            charts += [Chart(f"Reward of {line.name}", [line], note=note) for line in lines]
+        else:
+            charts.append(Chart(_sentence(title), lines, note=note, percent=metric in PERCENT, marks=marks))
     return [chart for chart in charts if chart.svg()]
+
+
+def _line(metric: str, run: RunFiles, runs: Sequence[RunFiles], number: int) -> Line:
+    rows = [row for row in run.metrics if metric in row]
+    return Line(run_name(run, runs), [row["step"] for row in rows], [row[metric] for row in rows], number)
 
 
 def run_name(run: RunFiles, runs: Sequence[RunFiles]) -> str:

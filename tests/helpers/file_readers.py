@@ -212,9 +212,9 @@ def read_lab(path: Path, models: Models) -> object:
 
 
 def read_figure(path: Path, models: Models) -> object:
-    from rlif.reporting.labs import data_uri
+    from rlif.reporting.labs import picture
 
-    return data_uri(path)
+    return picture(path)
 
 
 def read_policies(path: Path, models: Models) -> object:

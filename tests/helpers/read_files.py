@@ -216,7 +216,7 @@ READ: dict[str, ReadFile] = {
     "metrics.jsonl, reported": ReadFile(lambda models: jsonl_file(RISE_AND_FALL), read_run, name="metrics.jsonl"),
     "config.yaml, reported": ReadFile(lambda models: yaml_file("train"), read_run, name="config.yaml", costs=3),
     "lab.json": ReadFile(lambda models: json_file(lab()), read_lab, costs=3),
-    "guard.png": ReadFile(lambda models: broken(PNG + b"picture"), read_figure),
+    "guard.png": ReadFile(lambda models: broken(PNG + 16 * b"picture"), read_figure),
     "samples.settings.json": ReadFile(lambda models: json_file({"model": "a", "seed": 0}), read_settings),
     "preferences.jsonl": ReadFile(lambda models: jsonl_file([PAIR]), read_preferences, costs=5),
     "reference_logprobs-a.jsonl": ReadFile(lambda models: jsonl_file([{"logprob": [-1.5]}]), read_reference, costs=5),

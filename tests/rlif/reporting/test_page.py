@@ -218,6 +218,7 @@ def test_several_runs_are_drawn_in_the_same_charts_and_each_has_its_section(tmp_
     assert "<title>verifiable, step 0: 45.0%</title>" in page.html
     assert {"run-1", "run-2"} <= set(page.ids)
     assert {"#run-1", "#run-2"} <= set(page.references)
+    assert re.findall(r"<figcaption>(Reward.*?)<", page.html) == ["Reward of token_entropy", "Reward of verifiable"]
     again = page_of(tmp_path / "demo/a", tmp_path / "demo/a")  # the same reward: named by their directories
     assert again.html.count(f"<title>{tmp_path / 'demo/a'}, step 0: 45.0%</title>") == 2
 
