@@ -65,9 +65,9 @@ class Run:
         if self.directory:
             self.directory.log_samples({"step": step, **sample} for sample in samples)
 
-    def log(self, row: dict[str, float], samples: list[Row], logged: list[Row]) -> None:
+    def log(self, row: dict[str, float], samples: list[Row], logged: Sequence[Row] = ()) -> None:
         """Record the metrics of a step, and completions of it beside those that are logged; it is finished then."""
-        shown = samples + logged
+        shown = [*samples, *logged]
         self.progress.report(row, str(shown[0]["prompt"]) + str(shown[0]["completion"]) if shown else None)
         report(self.learner.accelerator, row, shown)
         with without_interrupts():

@@ -254,7 +254,7 @@ READ: dict[str, ReadFile] = {
 
 # ---------------------------------------------------------------- the files that the code names
 
-FILE = re.compile(r"[\w.*-]*\.(jsonl?|ndjson|csv|tsv|parquet|yaml|safetensors|npz|png|md|txt|jinja)")
+FILE = re.compile(r"[\w.*-]*\.(jsonl?|ndjson|csv|tsv|parquet|yaml|safetensors|npz|png|md|html|css|txt|jinja)")
 
 
 def named_in_code() -> dict[str, str]:
