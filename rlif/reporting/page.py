@@ -50,7 +50,7 @@ def render(subjects: Subjects) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"plain": printable, "line": one_line, "code": _with_code}
-    return environment.get_template(TEMPLATE).render(
+    page = environment.get_template(TEMPLATE).render(
         title=_title(subjects),
         style=Markup(_style(environment, scales)),
         measures={name: MEASURES[name].title for name in MEASURES if name in scales},
@@ -64,6 +64,7 @@ def render(subjects: Subjects) -> str:
         token_words=lambda shown: None if shown.sample.tokens is None else summary(shown.sample.tokens),
         written=f"{time.strftime('%Y-%m-%d %H:%M')}, by {versions()}",
     )
+    return page.encode("utf-8", "replace").decode()  # half a surrogate pair, which JSON can hold and UTF-8 cannot
 
 
 def _title(subjects: Subjects) -> str:

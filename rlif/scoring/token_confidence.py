@@ -1,6 +1,6 @@
 """How sure a model was of each token of a completion, with the token's text: what reports and notebooks colour.
 
-`samples.jsonl` keeps it as one object a completion, `tokens`, of about 25 bytes a token:
+`samples.jsonl` keeps it as one object a completion, `tokens`, of about 30 bytes a token:
 
     {"lengths": [1, 0], "logprob": [-0.11, -2.3], "entropy": [0.4, 1.9], "self_certainty": [5.1, 2.2]}
 

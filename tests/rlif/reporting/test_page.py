@@ -16,7 +16,7 @@ from rlif.files.lock import LOCK_FILE, Lock
 from rlif.plots.heat_map import colored_tokens, scales_of
 from rlif.printable import printable
 from rlif.reporting.page import Subjects, render
-from rlif.reporting.report import read_subjects
+from rlif.reporting.report import read_subjects, report
 from rlif.reporting.run_files import read_run, read_samples
 from rlif.reporting.runs import view_run
 
@@ -298,6 +298,12 @@ def test_a_damaged_lab_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "guard.png").write_text("no picture")
     with pytest.raises(UserError, match=r"guard.png is no PNG"):
         read_subjects([tmp_path])
+
+
+def test_half_a_surrogate_pair_is_no_reason_not_to_write_a_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", samples=[sample(0, "a\ud800b", prompt="\udc00")])
+    report(run, tmp_path / "page.html")
+    assert "a?b" in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text()
 
 
 def test_samples_are_read_while_they_are_written(run: Path) -> None:
