@@ -23,10 +23,10 @@ from rlif.reporting.run_files import METRICS
 LAB_FILE = "lab.json"
 # The figures that the lab has drawn and the page shows as they are, each with what it is.
 FIGURES = {
-    "guard.png": "Every trial's accuracy at the start, at best, at the guard's choice and at the end",
     "mixes.png": "Gain against the entropy of the start model",
     "confidence.png": "Format, doubt and confidence beside accuracy on the base model",
     "reliability.png": "Reliability of the mean token probability",
+    "guard.png": "Every trial's accuracy at the start, at best, at the guard's choice and at the end",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
 
