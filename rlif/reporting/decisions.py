@@ -109,7 +109,8 @@ def _decision(guard: Guard, reading: Reading, before: Reading | None, warning: s
 
 
 def _fallen(guard: Guard, reading: Reading, title: str, words: str, warning: str | None) -> Decision:
-    counted = f"{guard.falling} of {guard.patience} in a row"
+    of = f" of {guard.patience}" if guard.falling <= guard.patience else ""
+    counted = f"{guard.falling}{of} in a row"
     if guard.should_stop:
         return Decision(reading.step, "stop", f"{title}: patience is over ({counted})", words, warning)
     return Decision(reading.step, "below", f"{title} ({counted})", words, warning)

@@ -25,7 +25,7 @@ def test_a_rise_and_a_fall_are_told_step_by_step() -> None:
     found = guard_report(RISE_AND_FALL, patience=2)
     assert [each.verdict for each in found.decisions] == ["start", "best", "within chance", "below", "stop", "stop"]
     assert (found.best_step, found.would_stop) == (10, 40)
-    start, best, chance, below, stop, _ = found.decisions
+    start, best, chance, below, stop, after = found.decisions
     assert start.words == "Completions that give the start model's majority answer: 50.0%, ± 2.5 points."
     assert best.title == "The best so far: its policy is kept"
     assert chance.words.endswith("The best, of step 10, has 70.0%, 1.0 points more; chance allows 6.5 points.")
@@ -34,6 +34,7 @@ def test_a_rise_and_a_fall_are_told_step_by_step() -> None:
     assert below.warning.startswith("the policy has probably begun to fall")
     assert stop.title == "Below the best: patience is over (2 of 2 in a row)"
     assert stop.warning is None
+    assert after.title == "Below the best: patience is over (3 in a row)"
     assert "of which there is one to 90% of the guard's prompts" in found.goes_by
 
 

@@ -71,7 +71,8 @@ def test_the_reward_of_a_completion_is_the_mean_of_what_is_kept_of_its_tokens(
     for row in rows:
         tokens = TokenConfidence.from_json(row["completion"], row["tokens"])
         assert "".join(tokens.texts) == row["completion"]
-        assert len(json.dumps(row["tokens"])) / len(tokens.texts) < 45  # 30 of all but the shortest, which have the names too
+        # 30 bytes a token, of all but the shortest: these have the names too.
+        assert len(json.dumps(row["tokens"])) / len(tokens.texts) < 45
         assert not row["finished"] or tokens.texts[-1] == ""  # the end, of which the policy is sure or not, too
         assert (row["reward"] is None) is (row["split"] == "eval")
 
