@@ -223,17 +223,12 @@ def train_step(
         scores = start_scores(learner, rollout, step)
         metrics = update(learner, rollout, step, learning_rate_at(step, config), scores)
     seconds = time.perf_counter() - started
-    return (
-        metrics
-        | more
-        | {
-            "tokens_per_second": metrics["num_tokens"] / seconds,
-            "sampling_seconds": sampled - started,
-            "step_seconds": seconds,
-        },
-        rollout,
-        scores,
-    )
+    more |= {
+        "tokens_per_second": metrics["num_tokens"] / seconds,
+        "sampling_seconds": sampled - started,
+        "step_seconds": seconds,
+    }
+    return metrics | more, rollout, scores
 
 
 def draw(learner: Learner, prompts: Sequence[EncodedPrompt], seeds: Sequence[tuple[int, ...]]) -> Rollout:
