@@ -25,6 +25,7 @@ from rlif.answers.advice import how_to_get_answers
 from rlif.data.prompts import shuffled_epochs
 from rlif.doing import doing
 from rlif.errors import UserError
+from rlif.files.jsonl import Row
 from rlif.interrupts import StopRequest
 from rlif.models.optimization import before_weights_change, rounded_away, scheduled
 from rlif.rollouts.encode import EncodedPrompt
@@ -37,15 +38,12 @@ from rlif.training.learner import Learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress
 from rlif.training.resampling import redraw_equal_groups
+from rlif.training.samples import NUM_SAMPLES, step_rows
+from rlif.training.scores import Scores, start_scores
 from rlif.training.setup import Run, prepare
 from rlif.training.step import update
-from rlif.training.validation import sample_rows
 from rlif.training.verification import ask
 
-# Completions written to samples.jsonl at a time: enough to see what the policy is up to.
-NUM_SAMPLES = 8
-# Verifications after them, of those that the policy was trained on.
-NUM_VERIFICATIONS = 2
 # Steps without a finite update after which nothing better is to be expected.
 MAX_BAD_STEPS = 3
 
@@ -97,33 +95,36 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             run.progress.start(config.title, config.max_steps, run.state.step)
             for step in range(first, last + 1):
                 row: dict[str, float] = dict(run.unfinished or {"step": step})
-                samples: list[dict[str, object]] = []
+                samples: list[Row] = []
+                rewarded: list[Row] = []
+                evaluates = step % config.eval_steps == 0 or step == config.max_steps
                 if step >= first_trained:
                     with interruptible(run, stop):
-                        metrics, rollout = train_step(learner, list(islice(prompts, config.prompts_per_step)), step)
+                        metrics, rollout, scores = train_step(
+                            learner, list(islice(prompts, config.prompts_per_step)), step
+                        )
                     bad_steps = bad_steps + 1 if metrics["skipped_updates"] == config.num_iterations else 0
                     if bad_steps == 0:  # else `explain_not_finite` may look at them
                         learner.optimizer.zero_grad()  # as large as the weights, while others are sampled from these
                     row |= run.finish_step(step, metrics)
+                    if evaluates or step == 1:
+                        tokenizer, one_of_each = learner.models.language_model.tokenizer, not run.eval_set
+                        rewarded = step_rows(rollout, scores.rewards, scores.stats, tokenizer, one_of_each=one_of_each)
+                        run.log_samples(step, rewarded)
                     stop.release()
                     if step == first_trained:
                         warn_of_silence(run, rollout)
                     few_moved = few_moved or warn_of_rounding(run, metrics["moved_weights"])
                 alarm = None
-                if step % config.eval_steps == 0 or step == config.max_steps:
-                    if run.eval_set:
-                        with interruptible(run, stop):
-                            evaluation = run.evaluate(step)
-                        row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-                        samples = evaluation.samples[:NUM_SAMPLES]
-                        guarded, alarm = run.watch(step, evaluation.metrics)
-                        row |= guarded
-                    elif step >= first_trained:
-                        samples = sample_rows(rollout.select(rollout.solutions))[:NUM_SAMPLES]
-                    if step >= first_trained and rollout.verifications:
-                        samples += sample_rows(rollout.select(rollout.verifications))[:NUM_VERIFICATIONS]
+                if evaluates and run.eval_set:
+                    with interruptible(run, stop):
+                        evaluation = run.evaluate(step)
+                    row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+                    samples = evaluation.samples[:NUM_SAMPLES]
+                    guarded, alarm = run.watch(step, evaluation.metrics)
+                    row |= guarded
                 if len(row) > 1:  # step 0 without evaluation data has nothing to say
-                    run.log(row, samples)
+                    run.log(row, samples, rewarded)
                 if alarm is not None:
                     warning = alarm
                     run.progress.warn(alarm)
@@ -186,11 +187,14 @@ def interruptible(run: Run, stop: StopRequest) -> AbstractContextManager[None]:
     return stop.interruptible() if run.learner.accelerator.num_processes == 1 else nullcontext()
 
 
-def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
+def train_step(
+    learner: Learner, prompts: Sequence[EncodedPrompt], step: int
+) -> tuple[dict[str, float], Rollout, Scores]:
     """Train one step: sample, score, learn. Each process takes its share of the prompts.
 
     Returns:
-        The metrics of the step on all processes, per completion or per token (nats), and this process's rollout.
+        The metrics of the step on all processes, per completion or per token (nats), and this process's rollout with
+        what was found out about it.
     """
     config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
@@ -219,13 +223,15 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
                 rollout = with_verifications(rollout, verifications, learner.models.language_model.pad_token_id)
     sampled = time.perf_counter()
     with doing(f"learning from {len(rollout.texts)} completions"):
-        metrics = update(learner, rollout, step, learning_rate_at(step, config))
+        scores = start_scores(learner, rollout, step)
+        metrics = update(learner, rollout, step, learning_rate_at(step, config), scores)
     seconds = time.perf_counter() - started
-    return metrics | more | {
+    more |= {
         "tokens_per_second": metrics["num_tokens"] / seconds,
         "sampling_seconds": sampled - started,
         "step_seconds": seconds,
-    }, rollout
+    }
+    return metrics | more, rollout, scores
 
 
 def draw(learner: Learner, prompts: Sequence[EncodedPrompt], seeds: Sequence[tuple[int, ...]]) -> Rollout:

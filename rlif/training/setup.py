@@ -58,16 +58,22 @@ class Run:
     lock: ExitStack = field(default_factory=ExitStack)
     """Keeps other processes out of the directory until it is closed."""
 
-    def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
-        """Record the metrics of a step, and completions of it; with that the step is finished."""
-        self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
-        report(self.learner.accelerator, row, samples)
+    def log_samples(self, step: int, samples: list[Row]) -> None:
+        """Record completions of a step, which may still be evaluated."""
+        if self.directory:
+            self.directory.log_samples({"step": step, **sample} for sample in samples)
+
+    def log(self, row: dict[str, float], samples: list[Row], logged: Sequence[Row] = ()) -> None:
+        """Record the metrics of a step, and completions of it beside those that are logged; it is finished then."""
+        shown = [*samples, *logged]
+        self.progress.report(row, str(shown[0]["prompt"]) + str(shown[0]["completion"]) if shown else None)
+        report(self.learner.accelerator, row, shown)
         with without_interrupts():
             self.rows.append(row)
             self.unfinished = None
             if self.directory:
                 self.directory.log_metrics(row)
-                self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
+                self.log_samples(int(row["step"]), samples)
                 if row["step"] > 0:  # until then a run that is stopped has no checkpoint, and begins with it
                     self.directory.remove_part(EVALUATION_FILE)
 

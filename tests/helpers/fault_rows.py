@@ -113,6 +113,10 @@ def plot(shared: Shared) -> str:
     return f"plot {' '.join(map(str, shared.runs))} --output {OUT}/figure.png"
 
 
+def report(shared: Shared) -> str:
+    return f"report {' '.join(map(str, shared.runs))} --output {OUT}/report.html"
+
+
 def demo(shared: Shared) -> str:
     return (
         f"demo --output-dir {OUT} --max-steps 2 --prompts-per-step 2 --eval-prompts 2 --base.task.digits 1 "
@@ -202,6 +206,7 @@ def run_small_trial(limits: tuple[int, int], *arguments: object) -> object:
 ROWS = {
     "train": Row(train, "--resume"),
     "plot": Row(plot, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
+    "report": Row(report, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
     "demo": Row(demo, "--resume", hurts=2),
     "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small, full_only=True),
     "diagnose": Row(diagnose, "--resume"),

@@ -200,6 +200,32 @@ def read_diagnoses(path: Path, models: Models) -> object:
     return pairs_of([trial()], path)
 
 
+def read_run(path: Path, models: Models) -> object:
+    """As of a run whose other files are as they were."""
+    from made_runs import CONFIG, RISE_AND_FALL
+    from rlif.reporting.page import render
+    from rlif.reporting.report import read_subjects
+
+    rows = "".join(json.dumps(row) + "\n" for row in RISE_AND_FALL)
+    for name, text in (("metrics.jsonl", rows), ("samples.jsonl", ""), ("config.yaml", CONFIG)):
+        if name != path.name:
+            (path.parent / name).write_text(text)
+    return render(read_subjects([path.parent]))
+
+
+def read_lab(path: Path, models: Models) -> object:
+    from rlif.reporting.page import render
+    from rlif.reporting.report import read_subjects
+
+    return render(read_subjects([path.parent]))
+
+
+def read_figure(path: Path, models: Models) -> object:
+    from rlif.reporting.labs import picture
+
+    return picture(path)
+
+
 def read_policies(path: Path, models: Models) -> object:
     from rlif.lab.plan import Trial
     from rlif.lab.report import draw_trials_reliability

@@ -250,7 +250,8 @@ def test_a_run_asks_learns_and_shows_its_verifications(half_solved: None, make_c
     assert [row["step"] for row in verifications] == [1, 1, 2, 2]
     expected = {"#### 4": "1", "#### 5": "2", "+": "3"}
     assert all(row["answer"] == expected[row["prompt"].split("=")[1].rstrip()] for row in verifications)
-    assert len(rows) == 3 + 2 + 3 + 2
+    assert all((row["split"] == "verify") is (row in verifications) for row in rows)
+    assert all(row["reward"] is not None for row in verifications)
 
 
 def test_without_verify_nothing_is_measured_of_it_and_its_options_change_nothing(make_config, tmp_path) -> None:
