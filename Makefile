@@ -14,6 +14,9 @@ PIP := -m pip install --quiet --no-compile
 VERL_VENV := .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
 TRL_STAMP := $(VENV)/.trl-installed
+# Other trainers, of which their functions of logits alone are imported: without what they need, beside verl's environment.
+OTHERS := .other-trainers
+OTHERS_STAMP := $(VERL_VENV)/.others-installed
 # Without what it needs, of which benchmarks use nothing, and so apart from what other commands import.
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
@@ -23,7 +26,7 @@ TRACKERS_STAMP := $(VENV)/.trackers-installed
 .PHONY: environments demo real test test-slow test-all test-exhaustive test-faults test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
 
 # Before anything runs in them; with --jobs 2 beside each other.
-environments: $(DOCS_STAMP) $(VERL_STAMP)
+environments: $(DOCS_STAMP) $(OTHERS_STAMP)
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -51,10 +54,11 @@ test-exhaustive: $(STAMP)
 test-faults: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/faults $(ARGS)
 
-# The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
-test-integrations: $(TRL_STAMP) $(VERL_STAMP)
+# The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own, the others beside verl.
+test-integrations: $(TRL_STAMP) $(VERL_STAMP) $(OTHERS_STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations $(ARGS)
-	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl $(ARGS)
+	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl tests/integrations/test_trainers_page.py $(ARGS)
+	$(TEST_ENV) PYTHONPATH=$(OTHERS) $(VERL_VENV)/bin/python -m pytest tests/integrations/with_others tests/integrations/test_trainers_page.py $(ARGS)
 
 # What a release would be, built and then installed away from this tree, in an environment for each Python that there is;
 # and the trackers, which are too large for every day.
@@ -125,5 +129,9 @@ $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	$(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
+$(OTHERS_STAMP): $(VERL_STAMP) constraints-others.txt
+	$(VERL_VENV)/bin/python $(PIP) --no-deps --upgrade --target $(OTHERS) --requirement constraints-others.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) $(OTHERS) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
