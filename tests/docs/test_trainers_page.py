@@ -1,4 +1,4 @@
-"""The table of trainers says nothing that no test ran: each cell's test is there, and each version is the pinned one."""
+"""The table of trainers says nothing that no test ran: each cell's test is there, and versions are the pinned ones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_the_table_has_its_columns_and_each_row_a_test() -> None:
     for row in rows:
         assert len(row) == len(HEADINGS)
         tests = row[3:]
-        assert all(cell == "–" or re.fullmatch(r"`test_\w+`", cell) for cell in tests), row
-        assert set(tests) != {"–"}, row
+        assert all(cell == "-" or re.fullmatch(r"`test_\w+`", cell) for cell in tests), row
+        assert set(tests) != {"-"}, row
 
 
 def test_each_test_that_a_cell_names_is_one_that_make_test_integrations_runs() -> None:

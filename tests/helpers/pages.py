@@ -68,4 +68,4 @@ def trainer_rows() -> list[list[str]]:
 
 def named_tests() -> list[str]:
     """The tests that its cells name."""
-    return sorted({cell.strip("`") for row in trainer_rows()[1:] for cell in row[3:] if cell != "–"})
+    return sorted({cell.strip("`") for row in trainer_rows()[1:] for cell in row[3:] if cell != "-"})

@@ -213,7 +213,8 @@ class GuardCallback(TrainerCallback):
             _check_row(row)
         if answer_column != ANSWER_COLUMN and not any(answer_column in row for row in rows):
             raise UserError(
-                f"answer_column: got {answer_column!r}, expected a column of the prompts; they have {', '.join(rows[0])}"
+                f"answer_column: got {answer_column!r}, expected a column of the prompts, which have "
+                f"{', '.join(rows[0])}"
             )
         prompts = [row["prompt"] for row in rows]
         ids, images, _ = self.trainer._tokenize_prompts(prompts)

@@ -18,7 +18,7 @@ StandIn = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def small_and_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """On one thread, without downloads; and what is to be compiled runs as it is written, which a test is done with sooner."""
+    """On one thread, without downloads, and uncompiled: a test is done sooner."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with one_torch_thread(), torch.compiler.set_stance("force_eager"):
         yield

@@ -1,4 +1,4 @@
-"""`rlif_kernels.compat` in the packages themselves: their values and gradients, and `patch` in their modules, undone."""
+"""`rlif_kernels.compat` in the packages themselves: their values and gradients, and `patch` in their modules."""
 
 from __future__ import annotations
 

@@ -199,6 +199,6 @@ def test_rows_that_do_not_suit_the_guard_are_refused_by_their_column(model_dir: 
         with pytest.raises(UserError, match=message) as error:
             GuardCallback(trainer, rows)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="answer_column: got 'gold', expected a column of the prompts; they have prom"):
+    with pytest.raises(UserError, match="answer_column: got 'gold', expected a column of the prompts, which have prom"):
         GuardCallback(trainer, tiny.dataset(), answer_column="gold")
     GuardCallback(trainer, tiny.dataset().remove_columns("answer"))  # answers are only reported
