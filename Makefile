@@ -18,6 +18,9 @@ MORE := $(PIP) --no-build-isolation
 VERL_VENV := .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
 TRL_STAMP := $(VENV)/.trl-installed
+# Other trainers, of which their functions of logits alone are imported: without what they need, beside verl's environment.
+OTHERS := .other-trainers
+OTHERS_STAMP := $(VERL_VENV)/.others-installed
 # Without what it needs, of which benchmarks use nothing, and so apart from what other commands import.
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
@@ -27,7 +30,7 @@ TRACKERS_STAMP := $(VENV)/.trackers-installed
 .PHONY: environments demo real test test-slow test-faults test-rest test-all test-exhaustive test-trl test-verl test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
 
 # Before anything runs in them; with --jobs 2 beside each other.
-environments: $(DOCS_STAMP) $(VERL_STAMP)
+environments: $(DOCS_STAMP) $(OTHERS_STAMP)
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -59,12 +62,13 @@ test-all: test test-rest
 test-exhaustive: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) -m exhaustive $(ARGS)
 
-# The real trainers, on a CPU: TRL in the environment of `make test`, which skips what compares with it, verl in its own.
+# The real trainers, on a CPU: TRL in the environment of `make test`, which skips what compares with it, verl in its own, the others beside verl.
 test-trl: $(TRL_STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations tests/rlif/self_feedback tests/benchmarks/ops -k "integrations or trl" $(ARGS)
 
-test-verl: $(VERL_STAMP)
-	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl $(ARGS)
+test-verl: $(VERL_STAMP) $(OTHERS_STAMP)
+	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl tests/integrations/test_trainers_page.py $(ARGS)
+	$(TEST_ENV) PYTHONPATH=$(OTHERS) $(VERL_VENV)/bin/python -m pytest tests/integrations/with_others tests/integrations/test_trainers_page.py $(ARGS)
 
 test-integrations: test-trl test-verl
 
@@ -137,5 +141,9 @@ $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	$(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
+$(OTHERS_STAMP): $(VERL_STAMP) constraints-others.txt
+	$(VERL_VENV)/bin/python $(PIP) --no-deps --upgrade --target $(OTHERS) --requirement constraints-others.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) $(OTHERS) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -15,8 +15,8 @@ MAX_REASON = 120
 def ask_hub(ask: Callable[[], object], missing: str, kind: str) -> None:
     """Find out whether the hub has something that is to be loaded from there.
 
-    What may be loaded although it cannot be asked for passes: what was downloaded before, where the hub is off, and what
-    wants a consent.
+    What may be loaded although it cannot be asked for passes: what was downloaded before, where the hub is off, and
+    what wants a consent.
 
     Args:
         ask: makes one request, within `HUB_SECONDS`.
