@@ -47,6 +47,8 @@ SUITES = {
     "explain": "benchmarks.steps.explain",
     "verify": "benchmarks.steps.verify",
     "retry": "benchmarks.steps.retry",
+    "rlcr": "benchmarks.steps.rlcr",
+    "collapse": "benchmarks.steps.collapse",
 }
 
 
