@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import finished
-from benchmarks.report.family import SUITES, family
+from benchmarks.report.family import SUITES, claims
 from benchmarks.runner import Options, run_suite
 from rlif.files.whole import write_text
 
@@ -60,7 +60,7 @@ def measure(output: Path, seconds: float, repeats: int) -> int:
         print(f"interrupted; what was measured is in {output}, and the same command goes on", file=sys.stderr)
         return 130
     page = output / "family.md"
-    write_text(page, f"# The family\n\n{family(lambda suite: finished(suite, output), page)}\n", argument="output")
+    write_text(page, f"# The family\n\n{claims(lambda suite: finished(suite, output), page)}\n", argument="output")
     for name, reason in wanting.items():
         print(f"missing: {name} ({reason})", file=sys.stderr)
     print(page)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import charts, lab
-from benchmarks.report.family import family, is_shown
+from benchmarks.report.family import claims, is_shown
 from benchmarks.report.headline import headline
 from benchmarks.report.tables import SUITE_TABLES, TABLES
 from rlif.diagnosis.verdict import LAB_FINDINGS
@@ -87,7 +87,7 @@ def render(text: str, page: Path) -> str:
         if name == "headline":
             return f"{start}{headline(newest, page)}\n{end}"
         if name == "family":
-            return f"{start}{family(finished, page)}\n{end}"
+            return f"{start}{claims(finished, page)}\n{end}"
         if name not in tables:
             raise UserError(f"{page.name} has a place for the table {name!r}; expected one of {', '.join(tables)}")
         if name in UNMEASURED and not files_of(name, RESULTS):

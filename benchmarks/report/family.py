@@ -68,7 +68,7 @@ MEMBERS = (
 SUITES = tuple(dict.fromkeys(member.suite for member in MEMBERS))
 
 
-def family(find: Callable[[str], Path | None], page: Path) -> str:
+def claims(find: Callable[[str], Path | None], page: Path) -> str:
     """Return a row for each claim, and the files that they are read from.
 
     Args:

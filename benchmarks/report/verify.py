@@ -58,9 +58,9 @@ def seen(results: dict[str, Any]) -> Seen:
         changes.append((statistics.fmean(verifying), statistics.fmean(solving)))
         labels = "labels by majority" if "majority" in name else "gold labels"
         shown.append(f"{labels}: balanced accuracy {in_points(verifying)}, solving {in_points(solving)}")
-    verifying, solving = changes[0]
-    reached, kept = verifying >= GOAL, solving >= -SMALL
-    agrees: Agreement = "yes" if reached and kept else "partly" if verifying > 0 else "no"
+    gained, lost = changes[0]
+    reached, kept = gained >= GOAL, lost >= -SMALL
+    agrees: Agreement = "yes" if reached and kept else "partly" if gained > 0 else "no"
     wanting = ([] if reached else [f"less than {100 * GOAL:.0f} points are gained"]) + (
         [] if kept else [f"solving loses more than {100 * SMALL:.0f} point"]
     )

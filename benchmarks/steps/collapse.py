@@ -10,7 +10,7 @@ not made again.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from rlif.training.guard import Guard
 
 LAB = Path(__file__).parents[1] / "results" / "lab" / "lab.json"
 RUNS = Path("runs") / "collapse"
+# As the lab's, evaluated no more often than is needed: of a gain its start and end, of a collapse its step.
 LAB_SIZES = {
-    "full": FULL,
-    "quick": Size(max_steps=40, eval_steps=5, guard_prompts=96, eval_prompts=96, test_prompts=32),
-    "tiny": Size(max_steps=2, eval_steps=1, guard_prompts=4, eval_prompts=4, test_prompts=4),
+    "full": (replace(FULL, eval_steps=40, test_prompts=16), replace(FULL, eval_steps=10, test_prompts=16)),
+    "quick": 2 * (Size(max_steps=40, eval_steps=10, guard_prompts=96, eval_prompts=96, test_prompts=16),),
+    "tiny": 2 * (Size(max_steps=2, eval_steps=1, guard_prompts=4, eval_prompts=4, test_prompts=4),),
 }
 # What the lab has no run of.
 MIXES = RATIOS[1:-1]
@@ -52,20 +53,20 @@ def steps(options: Options) -> list[Step]:
         for seed in seeds
         for step in (
             *(
-                Step(f"{start_name(ratio)} on right answers, seed {seed}", 150, partial(add_gain, options, ratio, seed))
+                Step(f"{start_name(ratio)} on right answers, seed {seed}", 60, partial(add_gain, options, ratio, seed))
                 for ratio in MIXES
             ),
-            *(Step(f"{count} prompts, seed {seed}", 150, partial(add_few, options, count, seed)) for count in FEW),
+            *(Step(f"{count} prompts, seed {seed}", 90, partial(add_few, options, count, seed)) for count in FEW),
         )
     ]
 
 
 def add_lab(options: Options, results: dict[str, Any]) -> str:
     """Add what the lab's published runs came to."""
-    size = LAB_SIZES[options.size]
-    results["settings"] = asdict(size) | {"prompts_per_step": PROMPTS_PER_STEP, "lab_steps": 0}
     lab = json.loads(LAB.read_text(encoding="utf-8"))
-    results["settings"]["lab_steps"] = lab["size"]["max_steps"]
+    sizes = dict(zip(("gain", "few"), map(asdict, LAB_SIZES[options.size]), strict=True))
+    steps = {"prompts_per_step": PROMPTS_PER_STEP, "lab_steps": lab["size"]["max_steps"]}
+    results["settings"] = steps | sizes
     trials = [each for each in lab["trials"] if each["reward"] in (*INTERNAL, BASELINE_REWARD)]
     results["entries"] += [entry(each, "lab") for each in trials]
     return f"{len(trials)} runs of {LAB.name}"
@@ -73,20 +74,22 @@ def add_lab(options: Options, results: dict[str, Any]) -> str:
 
 def add_gain(options: Options, ratio: float, seed: int, results: dict[str, Any]) -> str:
     """Train a mix of the lab's models on right answers."""
-    return added(trained(options, options.size, Trial(seed, ratio, BASELINE_REWARD)), results, "gain")
+    size, _ = LAB_SIZES[options.size]
+    return added(trained(size, "gain", Trial(seed, ratio, BASELINE_REWARD)), results, "gain")
 
 
 def add_few(options: Options, count: int, seed: int, results: dict[str, Any]) -> str:
     """Train the base model on self-certainty with the first few of the seed's prompts, again and again."""
+    _, size = LAB_SIZES[options.size]
     trial = Trial(seed, 0.0, FEW_REWARD)
-    return added(trained(options, f"few-{count}", trial, count), results, "few", prompts=count)
+    return added(trained(size, f"few-{count}", trial, count), results, "few", prompts=count)
 
 
-def trained(options: Options, name: str, trial: Trial, num_prompts: int | None = None) -> TrialResult:
+def trained(size: Size, name: str, trial: Trial, num_prompts: int | None = None) -> TrialResult:
     """Run a trial as the lab runs it, in a directory of that name; return its result, or that of before."""
-    config, size = LabConfig(), LAB_SIZES[options.size]
+    config = LabConfig()
     key = fingerprint([asdict(size), asdict(config.base), asdict(config.instruct)])[:8]
-    directory = RUNS / key / name
+    directory = RUNS / key / f"{name}-seed-{trial.seed}"
     directory.mkdir(parents=True, exist_ok=True)
     result = directory / "runs" / trial.name / RESULT
     if result.exists():
@@ -95,7 +98,7 @@ def trained(options: Options, name: str, trial: Trial, num_prompts: int | None =
     if not is_whole(directory / "data"):
 
         def write(data: Path) -> None:
-            write_data(data, config.base.task, size, options.repeats)
+            write_data(data, config.base.task, size, trial.seed + 1)
             for path in data.glob("train-*.jsonl"):
                 write_rows(path, read_rows(path)[:num_prompts])
 

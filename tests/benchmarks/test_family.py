@@ -61,9 +61,9 @@ def test_retries_agree_if_accepted_answers_are_right_ten_points_more_often():
 
 
 def test_the_published_results_have_a_row_each_and_what_is_not_measured_says_so(tmp_path):
-    text = table.family(report.finished, report.ROOT / "docs" / "family.md")
+    text = table.claims(report.finished, report.ROOT / "docs" / "family.md")
     assert text.count("\n|") == 1 + len(table.MEMBERS)
-    nothing = table.family(lambda suite: None, tmp_path / "family.md")
+    nothing = table.claims(lambda suite: None, tmp_path / "family.md")
     assert nothing.count("not measured yet") == len(table.MEMBERS)
     assert "No suite has been run." in nothing
 

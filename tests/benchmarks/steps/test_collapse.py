@@ -72,7 +72,7 @@ def test_the_lab_is_read_and_what_it_lacks_is_trained_once(tmp_path, monkeypatch
     suite.add_gain(options, 0.5, 0, found)
     suite.add_few(options, 1, 0, found)
     assert [each["start"] for each in found["entries"][lab:]] == ["mix-0.5", "base"]
-    (train,) = (tmp_path / "runs").rglob("few-1/data/train-0.jsonl")
+    (train,) = (tmp_path / "runs").rglob("few-1-seed-0/data/train-0.jsonl")
     assert len(train.read_text().splitlines()) == 1
     monkeypatch.setattr(suite, "run_trial", None)
     again = {"missing": {}, "entries": []}

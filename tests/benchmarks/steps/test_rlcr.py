@@ -39,7 +39,8 @@ def test_every_run_is_measured_and_what_is_finished_is_not_made_again(tmp_path, 
                            pretraining_batch_size=16)  # fmt: skip
     monkeypatch.setattr(suite, "demo_config", lambda seed: DemoConfig(seed=seed, base=base))
     monkeypatch.setattr(suite, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(suite, "SIZES", {"tiny": (60, 2, 4, 6, 2)})  # enough to have learnt the form
+    monkeypatch.setattr(suite, "SIZES", {"tiny": (150, 2, 4, 6, 2)})  # enough to learn the form
+    monkeypatch.setattr(suite, "TUNING_BATCH_SIZE", 32)
     options = Options(tmp_path, size="tiny")
     first = {"missing": {}, "entries": []}
     suite.add_start(options, first)

@@ -87,7 +87,7 @@ def test_a_diagnosis_that_was_interrupted_in_its_training_goes_on_and_comes_to_t
         patched.setattr(outcome, "train", interrupted)
         run_diagnose(replace(resumed, resume=True))
     assert outcome.train is train
-    with pytest.raises(UserError, match=r"resume: steps is 3, but the diagnosis had 2"):
+    with pytest.raises(UserError, match=r"resume: steps is 3, but the diagnosis in .* had 2"):
         run_diagnose(replace(resumed, resume=True, steps=3))
 
 
