@@ -3,8 +3,8 @@
 The built-in base model has no words. It gets tokens for the tags, and is tuned on its teacher's solutions written
 between them: the answer, as the analysis a question mark for each step that the teacher doubted, and a confidence drawn
 at random. So the start model knows the form, and its confidence means nothing. From there it is trained on right
-answers (RLVR), on RLCR (arXiv 2507.16806), and on RLCR whose labels are majorities. The runs are kept in runs/rlcr, by
-the settings, and go on from there: what is finished is not made again.
+answers and the form (RLVR), on RLCR (arXiv 2507.16806), and on RLCR whose labels are majorities. The runs are kept in
+runs/rlcr, by the settings, and go on from there: what is finished is not made again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.runner import Options, Step
+from rlif.answers.tags import read_tags, strict_confidence
 from rlif.demo.options import DemoConfig
 from rlif.evaluation.completions import VERBALIZED, read_completions
 from rlif.evaluation.measure import Evaluation, evaluate_completions
@@ -38,8 +39,12 @@ from rlif.training.options import TrainConfig
 
 RUNS = Path("runs") / "rlcr"
 START = "start"
-# What a run is rewarded for.
-TRAINED: dict[str, str] = {"RLVR": "verifiable", "RLCR": "rlcr", "RLCR, by majority": "rlcr_majority"}
+# What a run is rewarded for: right answers alone for the form as well, which is soon forgotten otherwise.
+TRAINED: dict[str, tuple[str, ...]] = {
+    "RLVR": ("verifiable=0.5", "benchmarks.steps.rlcr:tagged=0.5"),
+    "RLCR": ("rlcr",),
+    "RLCR, by majority": ("rlcr_majority",),
+}
 # One token each, as the task's answer marker is. The point is for the confidence.
 TAGS = ("</think>", "<answer>", "</answer>", "<analysis>", "</analysis>", "<confidence>", "</confidence>", ".")
 # Tokens of the form and its confidence, and of an analysis with a mark for each step of a long solution.
@@ -132,13 +137,19 @@ def tagged_solutions(demo: DemoConfig) -> Iterator[tuple[str, str]]:
         )
 
 
+def tagged(completions: list[str]) -> list[float]:
+    """Reward the form: 1 for tags that stand as they should, with a confidence from 0 to 1."""
+    tags = [read_tags(text) for text in completions]
+    return [float(each.well_formed and strict_confidence(each.confidence) is not None) for each in tags]
+
+
 def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConfig:
     """Return the configuration of a run, which goes on if it was begun: as the authors train, without a KL term."""
     _, max_steps, prompts_per_step, *_ = SIZES[options.size]
     return TrainConfig(
         model=str(start_model(options, run.parent)),
         data=str(run.parent / f"train-{seed}.jsonl"),
-        reward=(TRAINED[name],),
+        reward=TRAINED[name],
         output_dir=run,
         max_steps=max_steps,
         prompts_per_step=prompts_per_step,
