@@ -48,6 +48,8 @@ SUITES = {
     "verify": "benchmarks.steps.verify",
     "retry": "benchmarks.steps.retry",
     "length-conditioned": "benchmarks.steps.length_conditioned",
+    "rlcr": "benchmarks.steps.rlcr",
+    "collapse": "benchmarks.steps.collapse",
 }
 
 

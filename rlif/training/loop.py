@@ -60,18 +60,21 @@ class TrainResult:
     """The first step with the highest eval/accuracy; None without evaluation or without gold answers."""
     guard_step: int | None = None
     """The step whose policy the guard takes for the best, without gold answers; None if it was off."""
+    collapse_step: int | None = None
+    """The step at which the guard found that the policy had collapsed; None if it did not, or the guard was off."""
     warning: str | None = None
     """What the guard said when the policy began to fall."""
     stopped: bool = False
     """Whether the guard stopped the run."""
 
 
-def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
+def train(config: TrainConfig, *, progress: Progress | None = None, stop_at_collapse: bool = False) -> TrainResult:
     """Train a model as `config` says, and leave metrics, samples and the model in its run directory.
 
     Args:
         config: validated here.
         progress: where to report; by default a live view on stderr, or plain lines where stderr is no terminal.
+        stop_at_collapse: end where the guard, which must be on, finds that the policy has collapsed.
 
     Raises:
         UserError: bad input, before any work starts.
@@ -80,6 +83,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             and the message says where. A second Ctrl-C in a step that is being finished saves the model alone.
     """
     run = prepare(config, progress)
+    run.stop_at_collapse = stop_at_collapse
     learner, step = run.learner, run.state.step
     bad_steps = count_bad_steps([*run.rows, run.unfinished or {}], config.num_iterations)
     # A run that the guard has stopped, and that was then interrupted before it was saved, is at its last step.
@@ -153,14 +157,13 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             raise
         finally:
             run.close()
-    scored = [row for row in run.rows if "eval/accuracy" in row]
-    best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
     result = TrainResult(
         run_dir=run.path,
         rows=run.rows,
         last_step=step,
-        best_step=None if best is None else int(best["step"]),
+        best_step=most_accurate(run.rows),
         guard_step=run.guard.best.step if run.guard and run.guard.best else None,
+        collapse_step=run.guard.collapse.step if run.guard and run.guard.collapse else None,
         warning=warning,
         stopped=stopped_by_guard,
     )
@@ -180,6 +183,12 @@ def count_bad_steps(rows: Sequence[Mapping[str, float]], num_iterations: int) ->
     totals = [0.0, *(row["skipped_updates"] for row in rows if "skipped_updates" in row)]
     skipped = [after - before for before, after in pairwise(totals)]
     return next((count for count, each in enumerate(reversed(skipped)) if each != num_iterations), len(skipped))
+
+
+def most_accurate(rows: Sequence[Mapping[str, float]]) -> int | None:
+    """Return the first step with the highest eval/accuracy; None if no row has one."""
+    scored = [row for row in rows if "eval/accuracy" in row]
+    return int(max(scored, key=lambda row: row["eval/accuracy"])["step"]) if scored else None
 
 
 def interruptible(run: Run, stop: StopRequest) -> AbstractContextManager[None]:

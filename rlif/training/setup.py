@@ -55,6 +55,8 @@ class Run:
     """The metrics of the last step, which only lack the evaluation after it; None where nothing is lacking."""
     consensus: list[str | None] | None = None
     """The start model's majority answers to the first evaluation prompts, for the guard, once it was asked."""
+    stop_at_collapse: bool = False
+    """Whether the run ends where the guard finds that the policy has collapsed."""
     lock: ExitStack = field(default_factory=ExitStack)
     """Keeps other processes out of the directory until it is closed."""
 
@@ -138,13 +140,19 @@ class Run:
         warning = self.guard.observe(step, broadcast(self.learner.accelerator, metrics))
         if len(self.guard.readings) == 1 and (fallback := self.guard.fallback(self.eval_set[0].answer_style)):
             self.progress.warn(fallback)
+        if self.guard.collapse is self.guard.readings[-1]:
+            self.progress.warn(str(self.guard.collapse_words()))
         best = self.guard.best
         if best is self.guard.readings[-1]:
             write = self.learner.writer(with_optimizer=False)
             if self.directory:
                 self.directory.save_best(write, best)
         found = {"guard/falling": float(self.guard.falling)}
-        return found | ({"guard/best_step": float(best.step)} if best is not None else {}), warning
+        if best is not None:
+            found["guard/best_step"] = float(best.step)
+        if self.guard.collapse is not None:
+            found["guard/collapse_step"] = float(self.guard.collapse.step)
+        return found, warning
 
     @property
     def keeps_best(self) -> bool:
@@ -156,8 +164,11 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the guard decides, and has decided that the run ends."""
-        return self.guard is not None and self.keeps_best and self.guard.should_stop
+        """Whether the guard decides, and has decided that the run ends; or this is a run up to its collapse."""
+        if self.guard is None:
+            return False
+        collapsed = self.stop_at_collapse and self.guard.collapse is not None
+        return collapsed or (self.keeps_best and self.guard.should_stop)
 
     def save_checkpoint(self) -> None:
         """Save everything that the run needs to continue after the last step."""
@@ -330,11 +341,7 @@ def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[
 
 def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading | None) -> Guard:
     """Make a guard that has seen the evaluations so far, and takes for the best what OUTPUT_DIR/best holds."""
-    guard = Guard(config.guard_patience)
-    for row in rows:
-        metrics = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
-        if "base_nll_error" in metrics:
-            guard.observe(int(row["step"]), metrics)
+    guard = Guard.of_rows(rows, config.guard_patience)
     if rows:
         # It may be of a later step than the checkpoint, which the run was at before it was interrupted.
         guard.best = saved

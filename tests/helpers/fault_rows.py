@@ -131,7 +131,8 @@ def lab(shared: Shared) -> str:
 def diagnose(shared: Shared) -> str:
     return (
         f"diagnose --model {shared.base} --data {shared.eval_data} --output-dir {OUT} --num-prompts 4 "
-        "--num-generations 4 --max-completion-length 8 --prompts-per-batch 1 --device cpu"
+        "--num-generations 4 --max-completion-length 8 --prompts-per-batch 1 --device cpu --reward majority_vote "
+        "--steps 2 --prompts-per-step 2"
     )
 
 

@@ -79,8 +79,8 @@ def read_state(path: Path, models: Models) -> object:
 
 def read_outcome(path: Path, models: Models) -> object:
     """As of a finished run, whose other files are as they were."""
-    from rlif.demo.outcome import read_outcome
     from rlif.files.directories import write_directory
+    from rlif.training.outcome import read_outcome
 
     for name in ("model", "best"):
         write_directory(path.parent / name, lambda directory: (directory / "config.json").write_text("{}") and None)

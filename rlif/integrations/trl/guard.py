@@ -171,6 +171,8 @@ class GuardCallback(TrainerCallback):
         alarm = self.guard.observe(state.global_step, metrics)
         if len(self.guard.readings) == 1 and (fallback := self.guard.fallback(self.prompts[0].answer_style)):
             self._say(fallback)
+        if self.guard.collapse is self.guard.readings[-1]:
+            self._say(str(self.guard.collapse_words()))
         if self.guard.best is self.guard.readings[-1]:
             self._save_best()
         # GRPOTrainer's own would move the metrics of the step under way into this row, and logging takes back the wish
