@@ -62,9 +62,12 @@ test-all: test test-rest
 test-exhaustive: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) -m exhaustive $(ARGS)
 
-# The real trainers, on a CPU: TRL in the environment of `make test`, which skips what compares with it, verl in its own, the others beside verl.
+# The real trainers, on a CPU: TRL in the environment of `make test`, which skips what compares with it; verl in its own,
+# with the others beside it.
+COMPARED_WITH_TRL := tests/rlif/self_feedback/test_preference_loss.py tests/rlif/self_feedback/test_rank.py \
+	tests/benchmarks/ops/test_problems.py
 test-trl: $(TRL_STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations tests/rlif/self_feedback tests/benchmarks/ops -k "integrations or trl" $(ARGS)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations $(COMPARED_WITH_TRL) $(ARGS)
 
 test-verl: $(VERL_STAMP) $(OTHERS_STAMP)
 	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl tests/integrations/test_trainers_page.py $(ARGS)
