@@ -246,6 +246,7 @@ def test_a_lab_that_is_not_finished_says_which_trials_have_begun(tmp_path: Path)
     assert "Not finished: 1 trials have begun." in page.text()
     assert "base-self_certainty-seed-0: step 50" in page.text()
     assert "What the guard decided" in page.text()  # one trial in full
+    assert re.search(r"<h2>base-self_certainty-seed-0</h2>", page.html)
 
 
 # ---------------------------------------------------------------- what is no run
