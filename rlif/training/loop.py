@@ -12,11 +12,10 @@ import gc
 import hashlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,18 +60,21 @@ class TrainResult:
     """The first step with the highest eval/accuracy; None without evaluation or without gold answers."""
     guard_step: int | None = None
     """The step whose policy the guard takes for the best, without gold answers; None if it was off."""
+    collapse_step: int | None = None
+    """The step at which the guard found that the policy had collapsed; None if it did not, or the guard was off."""
     warning: str | None = None
     """What the guard said when the policy began to fall."""
     stopped: bool = False
     """Whether the guard stopped the run."""
 
 
-def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
+def train(config: TrainConfig, *, progress: Progress | None = None, stop_at_collapse: bool = False) -> TrainResult:
     """Train a model as `config` says, and leave metrics, samples and the model in its run directory.
 
     Args:
         config: validated here.
         progress: where to report; by default a live view on stderr, or plain lines where stderr is no terminal.
+        stop_at_collapse: end where the guard, which must be on, finds that the policy has collapsed.
 
     Raises:
         UserError: bad input, before any work starts.
@@ -81,14 +83,16 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             and the message says where. A second Ctrl-C in a step that is being finished saves the model alone.
     """
     run = prepare(config, progress)
-    learner, step, bad_steps = run.learner, run.state.step, 0
+    run.stop_at_collapse = stop_at_collapse
+    learner, step = run.learner, run.state.step
+    bad_steps = count_bad_steps([*run.rows, run.unfinished or {}], config.num_iterations)
     # A run that the guard has stopped, and that was then interrupted before it was saved, is at its last step.
     stopped_by_guard, last = (True, step) if run.should_stop and step < config.max_steps else (False, config.max_steps)
     warning, few_moved = None, False
     first_trained = step + 1
     first = step if step == 0 or run.unfinished else first_trained
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
-    with StopRequest() as stop, before_weights_change(partial(hold, run, stop)):
+    with StopRequest() as stop, before_weights_change(stop.hold):
         try:
             with stop.interruptible():  # no process waits for another here
                 run.ask_start_model()
@@ -111,6 +115,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
                         tokenizer, one_of_each = learner.models.language_model.tokenizer, not run.eval_set
                         rewarded = step_rows(rollout, scores.rewards, scores.stats, tokenizer, one_of_each=one_of_each)
                         run.log_samples(step, rewarded)
+                    stop.release()
                     if step == first_trained:
                         warn_of_silence(run, rollout)
                     few_moved = few_moved or warn_of_rounding(run, metrics["moved_weights"])
@@ -140,25 +145,25 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             run.save_result()
         except KeyboardInterrupt:
             stop.save_in_peace()
-            raise KeyboardInterrupt(salvaged(run, step) if run.in_update else kept(run)) from None
+            # Half a step is none that a run could go on from.
+            raise KeyboardInterrupt(salvaged(run, step, trained=True) if stop.held else kept(run)) from None
         except Exception as error:
             stop.save_in_peace()
             # What was computed so far is not lost, whatever went wrong; the message says where it is.
-            place = salvaged(run, step)
+            place = salvaged(run, step, trained=run.state.step > 0 or stop.held)
             if isinstance(error, UserError):
                 raise UserError(f"{error} ({place})") from error
             error.add_note(place)
             raise
         finally:
             run.close()
-    scored = [row for row in run.rows if "eval/accuracy" in row]
-    best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
     result = TrainResult(
         run_dir=run.path,
         rows=run.rows,
         last_step=step,
-        best_step=None if best is None else int(best["step"]),
+        best_step=most_accurate(run.rows),
         guard_step=run.guard.best.step if run.guard and run.guard.best else None,
+        collapse_step=run.guard.collapse.step if run.guard and run.guard.collapse else None,
         warning=warning,
         stopped=stopped_by_guard,
     )
@@ -173,15 +178,22 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     return result
 
 
+def count_bad_steps(rows: Sequence[Mapping[str, float]], num_iterations: int) -> int:
+    """Count the steps without a finite update that a run ended with, from the rows of its metrics."""
+    totals = [0.0, *(row["skipped_updates"] for row in rows if "skipped_updates" in row)]
+    skipped = [after - before for before, after in pairwise(totals)]
+    return next((count for count, each in enumerate(reversed(skipped)) if each != num_iterations), len(skipped))
+
+
+def most_accurate(rows: Sequence[Mapping[str, float]]) -> int | None:
+    """Return the first step with the highest eval/accuracy; None if no row has one."""
+    scored = [row for row in rows if "eval/accuracy" in row]
+    return int(max(scored, key=lambda row: row["eval/accuracy"])["step"]) if scored else None
+
+
 def interruptible(run: Run, stop: StopRequest) -> AbstractContextManager[None]:
     """Let a signal interrupt at once, within; not where other processes would then wait for this one for ever."""
     return stop.interruptible() if run.learner.accelerator.num_processes == 1 else nullcontext()
-
-
-def hold(run: Run, stop: StopRequest) -> None:
-    """Begin to change the weights: half a step is none that a run could go on from."""
-    stop.hold()
-    run.in_update = True
 
 
 def train_step(
@@ -290,7 +302,7 @@ def kept(run: Run) -> str:
     try:
         run.save_checkpoint()
     except UserError as error:
-        raise UserError(f"{error} ({salvaged(run, step)})") from error
+        raise UserError(f"{error} ({salvaged(run, step, trained=True)})") from error
     return f"stopped after step {step}; --resume continues the run in {run.path}"
 
 
@@ -303,12 +315,11 @@ def warn_of_rounding(run: Run, moved: float) -> bool:
     return warning is not None
 
 
-def salvaged(run: Run, step: int) -> str:
-    """Save the model as it is, and say where everything is that can be used."""
+def salvaged(run: Run, step: int, *, trained: bool) -> str:
+    """Save the model as it is, if it has been `trained`, and say where everything is that can be used."""
     found = [f"stopped in step {step}; metrics are in {run.path}"]
     if not run.path.is_dir():
         found = [f"stopped in step {step}; {run.path} was removed or renamed while the run wrote to it"]
-    trained = run.state.step > 0 or run.in_update
     # Saving may take all processes, and the others may be elsewhere.
     if trained and run.learner.accelerator.num_processes == 1:
         try:

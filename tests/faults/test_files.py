@@ -33,8 +33,8 @@ EXAMPLES = 100  # of a file that is read in a millisecond
 # Of the files and endings that the code names, those that no command reads again, and those read under another name.
 ONLY_WRITTEN = {
     "comparison.png", "confidence.png", "diagnosis.json", "eval.json", "explanation.json", "explanation.png",
-    "figure.png", "majority.jsonl", "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.html",
-    "report.md", "retry.json", "retry.png", "risk_coverage.png", "training.png",
+    "figure.png", "guard.png", "lab.json", "length.json", "majority.jsonl", "measure.json", "mixes.png", "ranking.json",
+    "reliability.png", "report.html", "report.md", "retry.json", "retry.png", "risk_coverage.png", "training.png",
 }  # fmt: skip
 BY_OTHER_NAME = {
     "*.safetensors": "model.safetensors",

@@ -131,7 +131,8 @@ def lab(shared: Shared) -> str:
 def diagnose(shared: Shared) -> str:
     return (
         f"diagnose --model {shared.base} --data {shared.eval_data} --output-dir {OUT} --num-prompts 4 "
-        "--num-generations 4 --max-completion-length 8 --prompts-per-batch 1 --device cpu"
+        "--num-generations 4 --max-completion-length 8 --prompts-per-batch 1 --device cpu --reward majority_vote "
+        "--steps 2 --prompts-per-step 2"
     )
 
 
@@ -169,7 +170,8 @@ def self_feedback(shared: Shared) -> str:
         f"self-feedback --model {shared.base} --data {shared.train_data} --eval-data {shared.eval_data} --output-dir "
         f"{OUT} --num-generations 4 --max-completion-length 8 --answer-span trace --sampling independent --confidence "
         "inverse_perplexity --threshold 0 --choose-unfinished --num-train-epochs 1 --pairs-per-step 8 --save-steps 1 "
-        "--prompts-per-batch 2 --eval-generations 2 --learning-rate 1e-4 --device cpu"
+        "--prompts-per-batch 2 --eval-generations 2 --learning-rate 1e-4 --length-conditioned --length-unit tokens "
+        "--length-instructions {prompt}#{n} {prompt}+{n} --device cpu"
     )
 
 

@@ -79,8 +79,8 @@ def read_state(path: Path, models: Models) -> object:
 
 def read_outcome(path: Path, models: Models) -> object:
     """As of a finished run, whose other files are as they were."""
-    from rlif.demo.outcome import read_outcome
     from rlif.files.directories import write_directory
+    from rlif.training.outcome import read_outcome
 
     for name in ("model", "best"):
         write_directory(path.parent / name, lambda directory: (directory / "config.json").write_text("{}") and None)
@@ -163,6 +163,15 @@ def read_preferences(path: Path, models: Models) -> object:
     from rlif.self_feedback.rank import read_preferences
 
     return read_preferences(path, language_model(models))
+
+
+def read_conditioned(path: Path, models: Models) -> object:
+    from rlif.self_feedback.length_prompts import read_conditioned
+    from rlif.self_feedback.options import LengthOptions, SelfFeedbackConfig
+
+    length = LengthOptions(length_conditioned=True, length_instructions=("{prompt}#{n}", "{prompt}+{n}"))
+    config = SelfFeedbackConfig(stage="train", model="m", data="d", length=length).resolved()
+    return read_conditioned(path, language_model(models), config)
 
 
 def read_reference(path: Path, models: Models) -> object:

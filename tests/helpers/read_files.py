@@ -24,6 +24,7 @@ from file_readers import (
     read_adapter,
     read_attempts,
     read_completions,
+    read_conditioned,
     read_diagnoses,
     read_discriminator,
     read_figure,
@@ -100,6 +101,7 @@ PAIR: dict[str, object] = {
     "prompt": "1+1=", "chosen": "2", "rejected": "3", "gap": 0.25, "confidence": 0.75, "prompt_ids": [4, 5],
     "chosen_ids": [5], "rejected_ids": [6],
 }  # fmt: skip
+INSTRUCTED = {"prompt_ids": [4, 13, 4, 14], "broken_prompt": "1+1=+9", "kept_prompt": "1+1=#9"}
 STATE = {"data_fingerprint": "a", "model_fingerprint": "b", "step": 4, "skipped_updates": 0, "metrics_bytes": 9}
 READING = {"step": 3, "score": 0.5, "error": 0.01, "fault": None}
 OUTCOME = {
@@ -219,6 +221,9 @@ READ: dict[str, ReadFile] = {
     "guard.png": ReadFile(lambda models: broken(PNG + 16 * b"picture"), read_figure),
     "samples.settings.json": ReadFile(lambda models: json_file({"model": "a", "seed": 0}), read_settings),
     "preferences.jsonl": ReadFile(lambda models: jsonl_file([PAIR]), read_preferences, costs=5),
+    "preferences.jsonl, length-conditioned": ReadFile(
+        lambda models: jsonl_file([PAIR | INSTRUCTED]), read_conditioned, name="preferences.jsonl", costs=10
+    ),
     "reference_logprobs-a.jsonl": ReadFile(lambda models: jsonl_file([{"logprob": [-1.5]}]), read_reference, costs=5),
     "result.json": ReadFile(lambda models: json_file(trial()), read_trial),
     "diagnoses.json": ReadFile(lambda models: json_file(diagnoses()), read_diagnoses),

@@ -42,8 +42,7 @@ def make(config: TrainConfig) -> tuple[Learner, list[EncodedPrompt]]:
     """A learner whose optimizer leaves the weights and their gradients as they are, and its prompts."""
     start = load_language_model(config.model, device="cpu", dtype="float32")
     prompts = encode_prompts(start, read_prompts(config.data), config.max_completion_length, answer_style="lenient")
-    length = config.max_completion_length
-    verifier = make_verifier(start, config, prompts, max_completion_length=length, chat=False, system_prompt=None)
+    verifier = make_verifier(start, config, prompts)
     accelerator = make_accelerator("cpu", (), Path("unused"))
     rewards = load_rewards(config.reward, seed=config.seed)
     learner = make_learner(config, accelerator, start, rewards, need_start_model=config.beta > 0, verifier=verifier)
