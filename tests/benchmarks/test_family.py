@@ -13,6 +13,7 @@ from benchmarks.runner import SUITES
 
 def test_every_suite_of_the_family_is_one_that_can_be_run():
     assert set(table.SUITES) <= SUITES.keys()
+    assert {member.suite for member in table.MEMBERS} - {table.LAB} == set(table.SUITES)
 
 
 def held_out(accuracy, **more):
