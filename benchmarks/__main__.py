@@ -22,6 +22,7 @@
   explain        what `rlif explain` says of runs on the built-in task, step by step
   retry          `rlif retry` on the built-in task, with and without rejected attempts in the context
   verify         solving and verifying at once on the built-in task, beside solving alone
+  length-conditioned  what learned rewards have to do with length, with and without length instructions
   rlcr           confidence in words on the built-in task: a reward for it, beside right answers alone
   collapse       whether the collapse step tells what right answers gain the lab's start models, and trainings on few
                  prompts
@@ -60,6 +61,7 @@ BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
     "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators", "verify", "retry",
+    "length-conditioned",
     "rlcr", "collapse",
 )  # fmt: skip
 NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")

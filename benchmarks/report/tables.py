@@ -9,6 +9,7 @@ from benchmarks.report.collapse import collapse
 from benchmarks.report.explain import explain
 from benchmarks.report.gpu import gpu_report, gpu_table
 from benchmarks.report.kl_estimators import kl_estimators
+from benchmarks.report.length_conditioned import length_conditioned
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
@@ -275,6 +276,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real-self-feedback": real_self_feedback,
     "verify": verify,
     "retry": retry,
+    "length-conditioned": length_conditioned,
     "explain": explain,
     "rlcr": rlcr,
     "collapse": collapse,

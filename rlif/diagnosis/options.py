@@ -21,6 +21,7 @@ from rlif.options.groups import (
     OutputOptions,
     ReadingOptions,
     ResumeOptions,
+    RewardNames,
     SamplingOptions,
     SeedOptions,
 )
@@ -54,6 +55,7 @@ class ShortTrainingOptions:
 
 @dataclass(kw_only=True)
 class DiagnoseConfig(
+    RewardNames,
     ModelOptions,
     DataOptions,
     NumPromptsOptions,
@@ -99,10 +101,6 @@ class DiagnoseConfig(
 
     json: str | None = None
     """File to write diagnosis.json to as well; - writes it to the standard output, and nothing else."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.reward, str):  # a lone name, as a file may have it too
-            self.reward = (self.reward,)
 
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.

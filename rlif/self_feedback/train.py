@@ -83,7 +83,8 @@ def train_model(
     Returns:
         The rows of metrics.jsonl, per step: loss (mean over its items); accuracy (share of pairs whose chosen
         completion has the higher reward; with NFT, of completions that moved as they were judged); grad_norm;
-        learning_rate; and means of rewards/chosen and rewards/rejected, or of log_ratio, in nats.
+        learning_rate; means of rewards/chosen and rewards/rejected, or of log_ratio, in nats; and of comparisons
+        between prompts, where pairs have them, length/accuracy and length/loss.
 
     Raises:
         UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
@@ -101,6 +102,8 @@ def train_model(
         "preferences": fingerprint(map(dataclasses.astuple, items))[:16],
     }
     settings |= origin | {"seed": config.seed}
+    if config.length.length_conditioned:
+        settings["lam"] = config.length.lam
     metrics = StageFile(directory / "metrics.jsonl", settings)
     final = output_dir / FOLDERS[options.objective]
     max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
@@ -132,16 +135,10 @@ def train_model(
         write_json(target / STEP_FILE, {"step": step}, indent=None)
 
     told = False
-    changing = False  # whether a step has begun to change the weights, and is not done
-
-    def hold() -> None:
-        nonlocal changing
-        stop.hold()
-        changing = True
 
     def take_step() -> None:
         """Train the step after `step`; until it begins to change the weights, a signal abandons it."""
-        nonlocal step, changing, told
+        nonlocal step, told
         rows = step_rows(len(items), step + 1, options, config.seed)
         learning_rate = scheduled(
             step + 1,
@@ -153,12 +150,13 @@ def train_model(
         with stop.interruptible():
             row = train_batch(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
         metrics.append([without_nan({"step": step + 1} | row)])
-        step, changing = step + 1, False
+        step += 1
+        stop.release()
         if not told and (warning := rounded_away(row["moved_weights"], options, config.dtype)):
             told = True
             make_console(errors=True).print(f"Warning: {warning}", soft_wrap=True, markup=False, highlight=False)
 
-    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(hold):
+    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(stop.hold):
         try:
             while step < max_steps:
                 take_step()
@@ -169,7 +167,7 @@ def train_model(
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             stop.save_in_peace()
-            if step > 0 and not changing:
+            if step > 0 and not stop.held:
                 write_directory(checkpoint, save_checkpoint)
             raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training") from None
 
@@ -211,7 +209,8 @@ def make_objective(
             reward_model.model.save_pretrained(target)
             start.tokenizer.save_pretrained(target)
 
-        return BradleyTerry(reward_model, cast(Sequence[Pair], items), options), write_reward_model
+        pairs = cast(Sequence[Pair], items)
+        return BradleyTerry(reward_model, pairs, options, config.length.lam), write_reward_model
 
     sequences = [sequence for item in items for sequence in item.sequences()]
     reference = reference_logprobs(
@@ -229,8 +228,8 @@ def make_objective(
     scorer = make_scorer(policy.model, config)
     if options.objective == "nft":
         return NFT(scorer, policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
-    sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(-1, 2)
-    return DPO(scorer, policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
+    sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(len(items), -1)
+    return DPO(scorer, policy, cast(Sequence[Pair], items), sums.unbind(dim=1), options, config.length.lam), policy.save
 
 
 def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> list[int]:

@@ -55,29 +55,32 @@ class Run:
     """The metrics of the last step, which only lack the evaluation after it; None where nothing is lacking."""
     consensus: list[str | None] | None = None
     """The start model's majority answers to the first evaluation prompts, for the guard, once it was asked."""
-    in_update: bool = False
-    """Whether a step has begun to change the weights, and is not done."""
     stop_at_collapse: bool = False
     """Whether the run ends where the guard finds that the policy has collapsed."""
     lock: ExitStack = field(default_factory=ExitStack)
     """Keeps other processes out of the directory until it is closed."""
 
-    def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
-        """Record the metrics of a step, and completions of it; with that the step is finished."""
-        self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
-        report(self.learner.accelerator, row, samples)
+    def log_samples(self, step: int, samples: list[Row]) -> None:
+        """Record completions of a step, which may still be evaluated."""
+        if self.directory:
+            self.directory.log_samples({"step": step, **sample} for sample in samples)
+
+    def log(self, row: dict[str, float], samples: list[Row], logged: Sequence[Row] = ()) -> None:
+        """Record the metrics of a step, and completions of it beside those that are logged; it is finished then."""
+        shown = [*samples, *logged]
+        self.progress.report(row, str(shown[0]["prompt"]) + str(shown[0]["completion"]) if shown else None)
+        report(self.learner.accelerator, row, shown)
         with without_interrupts():
             self.rows.append(row)
             self.unfinished = None
             if self.directory:
                 self.directory.log_metrics(row)
-                self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
+                self.log_samples(int(row["step"]), samples)
                 if row["step"] > 0:  # until then a run that is stopped has no checkpoint, and begins with it
                     self.directory.remove_part(EVALUATION_FILE)
 
     def finish_step(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Count a step, which may still be evaluated, and return its metrics with the sums over the run."""
-        self.in_update = False
         self.state.step = step
         self.state.skipped_updates += int(metrics["skipped_updates"])
         metrics = metrics | {"skipped_updates": self.state.skipped_updates}
@@ -256,16 +259,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:
         train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
-    verifier = None
-    if config.verify:
-        verifier = make_verifier(
-            start,
-            config,
-            train_set,
-            max_completion_length=config.max_completion_length,
-            chat=config.chat,
-            system_prompt=config.system_prompt,
-        )
+    verifier = make_verifier(start, config, train_set) if config.verify else None
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)

@@ -165,6 +165,15 @@ def read_preferences(path: Path, models: Models) -> object:
     return read_preferences(path, language_model(models))
 
 
+def read_conditioned(path: Path, models: Models) -> object:
+    from rlif.self_feedback.length_prompts import read_conditioned
+    from rlif.self_feedback.options import LengthOptions, SelfFeedbackConfig
+
+    length = LengthOptions(length_conditioned=True, length_instructions=("{prompt}#{n}", "{prompt}+{n}"))
+    config = SelfFeedbackConfig(stage="train", model="m", data="d", length=length).resolved()
+    return read_conditioned(path, language_model(models), config)
+
+
 def read_reference(path: Path, models: Models) -> object:
     from rlif.scoring.scorer import Scorer
     from rlif.self_feedback.reference_logprobs import reference_logprobs
@@ -189,6 +198,32 @@ def read_diagnoses(path: Path, models: Models) -> object:
     from rlif.lab.report import pairs_of
 
     return pairs_of([trial()], path)
+
+
+def read_run(path: Path, models: Models) -> object:
+    """As of a run whose other files are as they were."""
+    from made_runs import CONFIG, RISE_AND_FALL
+    from rlif.reporting.page import render
+    from rlif.reporting.report import read_subjects
+
+    rows = "".join(json.dumps(row) + "\n" for row in RISE_AND_FALL)
+    for name, text in (("metrics.jsonl", rows), ("samples.jsonl", ""), ("config.yaml", CONFIG)):
+        if name != path.name:
+            (path.parent / name).write_text(text)
+    return render(read_subjects([path.parent]))
+
+
+def read_lab(path: Path, models: Models) -> object:
+    from rlif.reporting.page import render
+    from rlif.reporting.report import read_subjects
+
+    return render(read_subjects([path.parent]))
+
+
+def read_figure(path: Path, models: Models) -> object:
+    from rlif.reporting.labs import picture
+
+    return picture(path)
 
 
 def read_policies(path: Path, models: Models) -> object:
