@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.report import collapse, explain, retry, rlcr, verify
+from benchmarks.report import collapse, explain, length_conditioned, retry, rlcr, verify
 from benchmarks.report.markdown import table
 from benchmarks.report.seen import Seen
 
@@ -46,6 +46,11 @@ MEMBERS = (
         "verify", "RISE, solve and verify", "2505.13445",
         "solving improves, and strong self-verification comes with it",
         "balanced accuracy of verifying +15 points, no loss of solving", verify.seen,
+    ),
+    Member(
+        "length-conditioned", "Rc-BT, Rc-DPO", "2502.00814",
+        "rewards learn length; comparing prompts whose length instruction one answer keeps or breaks frees them of it",
+        "correlation of score and length halved, no loss on pairs of the same length", length_conditioned.seen,
     ),
     Member(
         "retry", "DRR", "2501.01457",
