@@ -32,7 +32,6 @@ UNMEASURED = {
     "length-conditioned": "**Not measured yet.**",
     "gpu": "**No GPU timing is claimed yet.**",
     "releases": "**The whole run is not among the results yet.**",
-    "explain": "**Not measured yet.**",
     "rlcr": "**Not measured yet.**",
     "collapse": "**Not measured yet.**",
 }
