@@ -74,7 +74,7 @@ def seen(results: dict[str, Any]) -> Seen:
     agrees: Agreement = "yes" if min(shares) == 1 else "partly" if max(shares) > 0.5 else "no"
     why = "the direction of training is read off both models' probabilities"
     if agrees != "yes":
-        why = "rewards that mostly agree on these completions are hard to tell apart early in a run"
+        why = "of rewards that prefer nearly the same completions either is named: majority votes for right answers"
     return Seen("; ".join(shown), agrees, why)
 
 
