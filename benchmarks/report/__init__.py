@@ -33,7 +33,6 @@ UNMEASURED = {
     "gpu": "**No GPU timing is claimed yet.**",
     "releases": "**The whole run is not among the results yet.**",
     "rlcr": "**Not measured yet.**",
-    "collapse": "**Not measured yet.**",
 }
 TABLE = re.compile(r"(<!-- table (\S+) -->\n)((?:(?!<!-- table ).)*?)(<!-- end -->)", re.DOTALL)
 
