@@ -20,6 +20,7 @@
   real-self-feedback  RLSF on word problems with the model in --model DIR
   explain        what `rlif explain` says of runs on the built-in task, step by step
   retry          `rlif retry` on the built-in task, with and without rejected attempts in the context
+  introspect     `rlif introspect` on the built-in task: turns before and after, beside as many samples
   verify         solving and verifying at once on the built-in task, beside solving alone
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
@@ -56,6 +57,7 @@ BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
     "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators", "verify", "retry",
+    "introspect",
 )  # fmt: skip
 NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
 

@@ -47,6 +47,7 @@ SUITES = {
     "explain": "benchmarks.steps.explain",
     "verify": "benchmarks.steps.verify",
     "retry": "benchmarks.steps.retry",
+    "introspect": "benchmarks.steps.introspect",
 }
 
 

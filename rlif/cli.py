@@ -37,6 +37,7 @@ COMMANDS = {
     "mix": ("rlif.mixing", "MixConfig"),
     "eval": ("rlif.evaluation", "EvalConfig"),
     "retry": ("rlif.retry", "RetryConfig"),
+    "introspect": ("rlif.introspection", "IntrospectConfig"),
     "self-feedback": ("rlif.self_feedback", "SelfFeedbackConfig"),
 }
 

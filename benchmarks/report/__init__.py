@@ -29,6 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 # What stands in the place of a table that nobody could measure yet.
 UNMEASURED = {
     "gpu": "**No GPU timing is claimed yet.**",
+    "introspect": "**Not measured yet.**",
     "releases": "**The whole run is not among the results yet.**",
 }
 TABLE = re.compile(r"(<!-- table (\S+) -->\n)((?:(?!<!-- table ).)*?)(<!-- end -->)", re.DOTALL)

@@ -10,6 +10,7 @@ from scipy import stats
 from benchmarks.report.answering import evidence, word_prompts
 from benchmarks.report.explain import explain
 from benchmarks.report.gpu import gpu_report, gpu_table
+from benchmarks.report.introspect import introspect
 from benchmarks.report.kl_estimators import kl_estimators
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
@@ -284,6 +285,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real-self-feedback": real_self_feedback,
     "verify": verify,
     "retry": retry,
+    "introspect": introspect,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {

@@ -62,7 +62,7 @@ class Picture:
 LAYERS = (
     ("cli", "the table of commands", GREY),
     ("demo, lab, plotting, integrations", "whole experiments; TRL and verl", ORANGE),
-    ("evaluation, retry, diagnosis, explanation, self_feedback, mixing, conversion", "one command each", ORANGE),
+    ("evaluation, retry, introspection, diagnosis, explanation, self_feedback, mixing, conversion", "", ORANGE),
     ("training", "rlif train: loop, step, guard, run directory", ORANGE),
     ("metrics, plots, tasks", "calibration and choice; pictures; the built-in sums", GREEN),
     ("rewards", "statistics and texts in, one number for each completion", GREEN),

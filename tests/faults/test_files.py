@@ -33,7 +33,7 @@ EXAMPLES = 100  # of a file that is read in a millisecond
 # Of the files and endings that the code names, those that no command reads again, and those read under another name.
 ONLY_WRITTEN = {
     "comparison.png", "confidence.png", "diagnosis.json", "eval.json", "explanation.json", "explanation.png",
-    "figure.png", "guard.png", "lab.json",
+    "figure.png", "guard.png", "introspect.json", "introspect.png", "lab.json",
     "majority.jsonl",
     "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.md", "retry.json", "retry.png",
     "risk_coverage.png", "training.png",
@@ -51,6 +51,7 @@ BY_OTHER_NAME = {
     ".tsv": "prompts.tsv",
     ".txt": "prompts.jsonl",
     "config.yaml": "config.yaml, train",
+    "eval-*.jsonl": "eval-a.jsonl",
     "eval.jsonl": "prompts.jsonl",
     "measure-*.jsonl": "measure-a.jsonl",
     "reference_logprobs-*.jsonl": "reference_logprobs-a.jsonl",
@@ -59,6 +60,7 @@ BY_OTHER_NAME = {
     "test.jsonl": "prompts.jsonl",
     "train-*.jsonl": "prompts.jsonl",
     "train.jsonl": "prompts.jsonl",
+    "turns-*.jsonl": "turns-a.jsonl",
     "unfinished-evaluation.jsonl": "consensus.jsonl",
 }
 # Read by libraries, which raise what `loading` and `read_table` make one line of; or our own, beside the code.
