@@ -40,7 +40,7 @@ def cells(entry: Entry, model: str, last: int) -> list[str]:
         interval(measures["right"][0]),
         interval(measures["samples_majority"][-1]),
         interval(measures["majority"][-1]),
-        interval(compared[f"m1@t{last} - m{last}@t1"]),
-        interval(compared[f"p1@t{last} - pass@{last}"]),
+        interval(compared[f"m1@t{last} less m{last}@t1"]),
+        interval(compared[f"p1@t{last} less pass@{last}"]),
         *(interval(measures[name][1]) for name in ("mended", "kept", "same")),
     ]

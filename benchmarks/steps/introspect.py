@@ -102,5 +102,5 @@ def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> 
             ],
         }
     )
-    gain = found["compared"]["tuned"][f"m1@t{turns} - m{turns}@t1"]
+    gain = found["compared"]["tuned"][f"m1@t{turns} less m{turns}@t1"]
     return f"m1@t{turns} less m{turns}@t1 {gain['value']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})"

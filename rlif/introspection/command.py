@@ -52,17 +52,21 @@ def run(config: IntrospectConfig) -> None:
         if config.resume:
             what = f"introspection in {output_dir}"
             check_unchanged(output_dir, config, changeable=CHANGEABLE, what=what, prog="rlif introspect")
-        start = load_with_options(config, config.model)
+        model = load_with_options(config, config.model)
         stages = Stages(
             config,
             output_dir,
-            _encoded(config, start, prompts, "data"),
-            _encoded(config, start, held_out, "eval_data"),
+            _encoded(config, model, prompts, "data"),
+            _encoded(config, model, held_out, "eval_data"),
         )
         make_directory(output_dir, config, lock)
-        stages.measure(start, START)
+        stages.measure(model, START)
+        for iteration in range(1, config.iterations + 1):
+            stages.collect(model, iteration)
+            del model  # while the start model learns, no other takes up memory
+            model = load_with_options(config, str(stages.learn(iteration)))
         if config.iterations:
-            stages.measure(stages.train(start), TUNED)
+            stages.measure(model, TUNED)
         stages.report()
 
 
@@ -83,27 +87,26 @@ class Stages:
             path, title = self._measured(name), f"Measuring the {name} model"
             append_rows(path, self.held_out, measuring.batch_size(), measuring.rows, title=title)
 
-    def train(self, learner: LanguageModel) -> LanguageModel:
-        """Collect turns and learn from them, as often as there are iterations; return the tuned model."""
-        collected = []
-        for iteration in range(1, self.config.iterations + 1):
-            collecting = Collecting(self.config, learner, self.prompts, iteration)
-            path = self.output_dir / f"turns-{iteration}.jsonl"
-            title = f"Collecting turns, iteration {iteration}"
-            append_rows(path, self.prompts, collecting.batch_size(), collecting.rows, title=title)
-            collected.append(read_turns(path))
-            self._say(f"iteration {iteration}: {describe(collected[-1])}")
-            final = self.output_dir / ("model" if iteration == self.config.iterations else f"model-{iteration}")
-            with self._going_on(f"in iteration {iteration}"):
-                metrics = learn(self.config, chain(*collected), self.output_dir / f"train-{iteration}", final)
-            tenth = max(1, len(metrics) // 10)
-            first, last = (sum(row["nll"] for row in part) / tenth for part in (metrics[:tenth], metrics[-tenth:]))
-            self._say(
-                f"iteration {iteration}: {len(metrics)} steps; from the first to the last tenth the NLL went from "
-                f"{first:.4f} to {last:.4f} nats a token; saved in {final}"
-            )
-            learner = load_with_options(self.config, str(final))
-        return learner
+    def collect(self, learner: LanguageModel, iteration: int) -> None:
+        """Let the model so far attempt the prompts, into turns-N.jsonl."""
+        collecting = Collecting(self.config, learner, self.prompts, iteration)
+        path, title = self._collected(iteration), f"Collecting turns, iteration {iteration}"
+        append_rows(path, self.prompts, collecting.batch_size(), collecting.rows, title=title)
+
+    def learn(self, iteration: int) -> Path:
+        """Train the start model on all turns so far, and return the directory of what came out."""
+        collected = [read_turns(self._collected(each)) for each in range(1, iteration + 1)]
+        self._say(f"iteration {iteration}: {describe(collected[-1])}")
+        final = self.output_dir / ("model" if iteration == self.config.iterations else f"model-{iteration}")
+        with self._going_on(f"in iteration {iteration}"):
+            metrics = learn(self.config, chain(*collected), self.output_dir / f"train-{iteration}", final)
+        tenth = max(1, len(metrics) // 10)
+        first, last = (sum(row["nll"] for row in part) / tenth for part in (metrics[:tenth], metrics[-tenth:]))
+        self._say(
+            f"iteration {iteration}: {len(metrics)} steps; from the first to the last tenth the NLL went from "
+            f"{first:.4f} to {last:.4f} nats a token; saved in {final}"
+        )
+        return final
 
     def report(self) -> None:
         """Measure what was sampled, write and print it."""
@@ -120,6 +123,9 @@ class Stages:
 
     def _measured(self, name: str) -> Path:
         return self.output_dir / f"eval-{name}.jsonl"
+
+    def _collected(self, iteration: int) -> Path:
+        return self.output_dir / f"turns-{iteration}.jsonl"
 
     def _say(self, text: str) -> None:
         make_console().print(text, highlight=False, soft_wrap=True, markup=False)

@@ -178,7 +178,7 @@ class Measured:
     models: dict[str, dict[str, list[Estimate]]]
     """Of each model and each measure of `Taken.by_prompt`, by turn; tokens have one number."""
     compared: dict[str, dict[str, Estimate]]
-    """Of each model the differences that turns make to as many samples; "tuned, less start" those of the models."""
+    """Of each model the differences that turns make to as many samples; "tuned less start" those of the models."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: null for NaN."""
@@ -214,16 +214,16 @@ def measure(models: Mapping[str, Taken], *, resamples: int = 1000, seed: int = 0
     }
     compared = {
         model: {
-            f"m1@t{turns} - m{turns}@t1": less(mean(model, "majority"), mean(model, "samples_majority")),
-            f"p1@t{turns} - pass@{turns}": less(mean(model, "any_right"), mean(model, "samples_any_right")),
-            "last turn - m1@t1": less(mean(model, "right"), mean(model, "right", 0)),
+            f"m1@t{turns} less m{turns}@t1": less(mean(model, "majority"), mean(model, "samples_majority")),
+            f"p1@t{turns} less pass@{turns}": less(mean(model, "any_right"), mean(model, "samples_any_right")),
+            "last turn less m1@t1": less(mean(model, "right"), mean(model, "right", 0)),
         }
         for model in models
     }
     if "tuned" in models:
         differences = {name: less(mean("tuned", *place), mean("start", *place)) for name, place in names.items()}
         both = less(mean("tuned", "majority"), mean("start", "samples_majority"))
-        compared["tuned, less start"] = differences | {f"m1@t{turns} - m{turns}@t1 of the start": both}
+        compared["tuned less start"] = differences | {f"m1@t{turns} less m{turns}@t1 of the start": both}
     return Measured(
         prompts,
         {name: taken.attempts.sum(axis=0).tolist() for name, taken in models.items()},

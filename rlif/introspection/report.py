@@ -19,19 +19,17 @@ from rlif.metrics.bootstrap import Estimate
 from rlif.plots.style import BLUE, GREEN, GREY, VERMILLION, in_percent, new_figure, save_figure, tidy_axes
 
 REPORT_FILE, FIGURE = "introspect.json", "introspect.png"
-# Columns of the table by turn: its heading, and the measure.
-COLUMNS = {
-    "right": "right",
-    "wrong to right": "gained",
-    "right to wrong": "lost",
-    "mended": "mended",
-    "kept": "kept",
-    "same answer": "same",
-    "majority": "majority",
-    "of samples": "samples_majority",
-    "any right": "any_right",
-    "of samples ": "samples_any_right",
-}
+# Columns of the table by turn: heading and measure.
+COLUMNS = (
+    ("right", "right"),
+    ("wrong to right", "gained"),
+    ("right to wrong", "lost"),
+    ("same answer", "same"),
+    ("majority", "majority"),
+    ("of samples", "samples_majority"),
+    ("any right", "any_right"),
+    ("of samples", "samples_any_right"),
+)
 
 
 def show(found: Measured, console: Console) -> None:
@@ -41,14 +39,13 @@ def show(found: Measured, console: Console) -> None:
             title=f"{name} model, {found.prompts} prompts, turn by turn",
             box=None,
             padding=(0, 2, 0, 0),
-            caption="right: of all prompts, after that turn. mended: of the attempts after a wrong one those that are "
-            "right. kept: after a right one. majority: of all turns so far, and of as many independent samples. any "
-            "right: among them; with an oracle one stops there.",
+            caption="right: of all prompts, after that turn. majority: of all turns so far, and of as many independent "
+            "samples. any right: among them; with an oracle one stops there.",
         )
-        for header in ("turn", *COLUMNS):
-            table.add_column(header.strip(), justify="right")
+        for header in ("turn", *(heading for heading, _ in COLUMNS)):
+            table.add_column(header, justify="right")
         for turn in range(len(measures["right"])):
-            table.add_row(str(turn + 1), *(_form(measures[measure][turn].value) for measure in COLUMNS.values()))
+            table.add_row(str(turn + 1), *(_form(measures[measure][turn].value) for _, measure in COLUMNS))
         console.print(table)
     for sentence in sentences(found):
         say(console, sentence)
@@ -68,8 +65,8 @@ def sentences(found: Measured) -> list[str]:
         missing = 1 - found.attempts[name][-1] / found.prompts
         if missing:
             said.append(f"{missing:.1%} of the prompts became too long for the last turn.")
-    if (between := found.compared.get("tuned, less start")) is not None:
-        said.append(f"tuned, less start: {_differences(between)}.")
+    if (between := found.compared.get("tuned less start")) is not None:
+        said.append(f"tuned less start: {_differences(between)}.")
     return said
 
 

@@ -53,12 +53,15 @@ class TurnOptions(Protocol):
     """How attempts are sampled: options of a command."""
 
     max_completion_length: int
-    temperature: float | None
     top_k: int
     top_p: float
     chat: bool
     system_prompt: str | None
     feedback: str
+
+    @property
+    def temperature(self) -> float | None:
+        """0 is greedy. With None nothing can be sampled."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,6 @@ class Turns:
 
     language_model: LanguageModel
     options: TurnOptions
-    """With a temperature."""
     seeds: tuple[int, ...]
     """Which random numbers these attempts have: those of a prompt depend on its number and the turn besides."""
     window: int | None = None

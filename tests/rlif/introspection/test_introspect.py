@@ -100,7 +100,7 @@ def test_turns_are_collected_learned_and_measured(
     assert (out / "introspect.png").stat().st_size > 10_000
     said = capsys.readouterr().out
     assert "start model, 4 prompts, turn by turn" in said
-    assert "tuned, less start: m1@t1" in said
+    assert "tuned less start: m1@t1" in said
     assert "of the first attempts at 6 prompts are right" in said
 
 

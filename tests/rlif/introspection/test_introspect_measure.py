@@ -68,12 +68,12 @@ def test_differences_are_of_the_same_prompts(taken: Taken) -> None:
     assert alone.models["start"]["kept"][1].value == 0  # of the one that was right and tried again
     assert alone.models["start"]["tokens"][0].value == 11
     assert {name: each.value for name, each in alone.compared["start"].items()} == {
-        "m1@t3 - m3@t1": pytest.approx(2 / 3),
-        "p1@t3 - pass@3": pytest.approx(1 / 3),
-        "last turn - m1@t1": pytest.approx(1 / 3),
+        "m1@t3 less m3@t1": pytest.approx(2 / 3),
+        "p1@t3 less pass@3": pytest.approx(1 / 3),
+        "last turn less m1@t1": pytest.approx(1 / 3),
     }
-    both = measure({"start": taken, "tuned": taken}, resamples=50).compared["tuned, less start"]
-    assert set(both) == {"m1@t1", "m3@t1", "m1@t3", "p1@t3", "pass@3", "m1@t3 - m3@t1 of the start"}
+    both = measure({"start": taken, "tuned": taken}, resamples=50).compared["tuned less start"]
+    assert set(both) == {"m1@t1", "m3@t1", "m1@t3", "p1@t3", "pass@3", "m1@t3 less m3@t1 of the start"}
     # Resampled together, what is equal differs by nothing in any resample.
-    assert all((each.low, each.value, each.high) == (0, 0, 0) for name, each in both.items() if " - " not in name)
+    assert all((each.low, each.value, each.high) == (0, 0, 0) for name, each in both.items() if " less " not in name)
     assert alone.to_json()["models"]["start"]["kept"][0]["value"] is None
