@@ -109,16 +109,16 @@ class Taken:
     def by_prompt(self) -> dict[str, Floats]:
         """Everything that is measured, of each prompt: (P, T) by turn, or of as many samples as that; (P,) tokens.
 
-        What a turn changed is NaN in the first. `mended` is known after a wrong attempt alone, `kept` after a right
-        one: whether the turn is right.
+        What a turn changed is NaN in the first. Whether an attempt is right after a wrong one is `mended`, and after a
+        right one `kept`: NaN where there is none such.
         """
         turns = self.right.shape[1]
         counts = range(1, turns + 1)
         right = self.right.astype(np.float64)
         before, same = np.full(right.shape, np.nan), np.full(right.shape, np.nan)
         before[:, 1:] = right[:, :-1]
-        answered = (self.clusters[:, 1:] >= 0) & (self.clusters[:, 1:] == self.clusters[:, :-1])
-        same[:, 1:] = np.where(self.attempts[:, 1:], answered, np.nan)
+        same[:, 1:] = (self.clusters[:, 1:] >= 0) & (self.clusters[:, 1:] == self.clusters[:, :-1])
+        same[~self.attempts] = np.nan
         tried = np.maximum.accumulate(right, axis=1)
         # Until the first right one: a turn counts if none before it was right.
         needed = np.concatenate([np.ones((len(right), 1)), 1 - tried[:, :-1]], axis=1)
@@ -130,8 +130,8 @@ class Taken:
             "samples_any_right": _columns([pass_at_k(self.samples_right, k) for k in counts]),
             "gained": np.where(np.isnan(before), np.nan, (before == 0) * right),
             "lost": np.where(np.isnan(before), np.nan, (before == 1) * (1 - right)),
-            "mended": np.where(before == 0, right, np.nan),
-            "kept": np.where(before == 1, right, np.nan),
+            "mended": np.where((before == 0) & self.attempts, right, np.nan),
+            "kept": np.where((before == 1) & self.attempts, right, np.nan),
             "same": same,
             "tokens": self.tokens.sum(axis=1),
             "tokens_with_oracle": (self.tokens * needed).sum(axis=1),

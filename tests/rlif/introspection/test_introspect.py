@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,35 +126,27 @@ def hurt_training(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(items, "train_batch", step)
 
 
-@pytest.mark.parametrize(
-    ("hurt", "message"),
-    [
-        (hurt_collecting, r"^interrupted: 4 of 6 prompts are in .*turns-2.jsonl; .* --resume goes on$"),
-        (
-            hurt_training,
-            r"^interrupted in iteration 1: stopped after step 1 of \d of training; .* --resume goes on",
-        ),
-    ],
-)
 def test_an_introspection_that_was_interrupted_goes_on_to_the_same_end(
-    hurt: Callable[[pytest.MonkeyPatch], None],
-    message: str,
-    words: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(parse(words))
     again = [*words[:-1], str(tmp_path / "again")]
-    with monkeypatch.context() as patch:
-        hurt(patch)
-        with pytest.raises(KeyboardInterrupt, match=message):
-            run(parse(again))
-    assert not (tmp_path / "again" / "introspect.json").exists()
-    run(parse([*again, "--resume"]))
+    for hurt, message in (
+        (hurt_training, r"^interrupted in iteration 1: stopped after step 1 of \d of training; .* --resume goes on"),
+        (hurt_collecting, r"^interrupted: 4 of 6 prompts are in .*turns-2.jsonl; .* --resume goes on$"),
+    ):
+        with monkeypatch.context() as patch:
+            hurt(patch)
+            with pytest.raises(KeyboardInterrupt, match=message):
+                run(parse(again))
+        assert not (tmp_path / "again" / "introspect.json").exists()
+        if again[-1] != "--resume":
+            again.append("--resume")
+    run(parse(again))
     for name in ("turns-1.jsonl", "turns-2.jsonl", "eval-tuned.jsonl", "model/model.safetensors", "introspect.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
     with pytest.raises(UserError, match=r"^resume: tau is 0.5, but the introspection in .* had 0.4"):
-        run(parse([*again, "--resume", "--tau", "0.5"]))
+        run(parse([*again, "--tau", "0.5"]))
 
 
 def test_labels_of_the_majority_need_no_gold_answers(words: list[str], tmp_path: Path) -> None:
@@ -183,6 +174,7 @@ def test_without_iterations_a_model_is_only_measured(words: list[str], tmp_path:
     assert not (tmp_path / "out" / "model").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_on_the_start_model_each_time(words: list[str], model: Path, tmp_path: Path) -> None:
     run(parse([*words, "--lora-rank", "2"]))
     for name in ("model-1", "model"):

@@ -37,7 +37,8 @@ def test_the_loss_is_the_weight_times_the_mean_nll_of_the_attempt(language_model
     torch.testing.assert_close(result.loss, torch.stack(expected), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(result.metrics["nll"] * result.metrics["weight"], result.loss.detach())
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-4, atol=1e-6)
+        # Rounding of float32 over a few dozen sums; a context that had a loss would change whole rows.
+        assert (gradients[name] - weight.grad).norm() <= 1e-5 * weight.grad.norm(), name
 
 
 @pytest.mark.parametrize(
