@@ -21,7 +21,7 @@ from rlif.introspection.command import run as run_introspect
 from rlif.introspection.options import IntrospectConfig
 from rlif.introspection.report import REPORT_FILE
 from rlif.options.record import CONFIG_FILE
-from rlif.tasks.arithmetic import completion_length, write_jsonl
+from rlif.tasks.arithmetic import Split, completion_length, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
 
 RUNS = Path("runs") / "introspect"
@@ -68,7 +68,8 @@ def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> 
     runs = RUNS / fingerprint([settings, TRAINED, start.name])[:8]
     runs.mkdir(parents=True, exist_ok=True)
     data = {}
-    for split, count in (("train", num_prompts), ("eval", held_out)):
+    splits: tuple[tuple[Split, int], ...] = (("train", num_prompts), ("eval", held_out))
+    for split, count in splits:
         data[split] = runs / f"{split}-{seed}.jsonl"
         if not data[split].exists():
             write_jsonl(data[split], task, split, count, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -118,7 +119,7 @@ def draw(found: Measured, path: Path) -> None:
 
 
 def _draw_line(
-    axes: Axes, turns: object, estimates: list[Estimate], color: str, line: str, label: str, *, filled: bool
+    axes: Axes, turns: Any, estimates: list[Estimate], color: str, line: str, label: str, *, filled: bool
 ) -> None:
     value, low, high = ([getattr(each, name) for each in estimates] for name in ("value", "low", "high"))
     if filled:
