@@ -51,7 +51,7 @@ class IntrospectConfig(
 
     It attempts each prompt; where that is not right, the best of several next attempts that see it becomes the second
     turn. Each attempt is learned from by a weight that grows with its reward (recursive introspection, RISE, arXiv
-    2407.18219). Then the next iteration begins with the model that came out, on all data so far.
+    2407.18219). The next iteration collects with the model that came out, and learns from all turns so far.
     """
 
     data: str | None = None
