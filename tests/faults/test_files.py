@@ -53,6 +53,7 @@ BY_OTHER_NAME = {
     "config.yaml": "config.yaml, train",
     "eval-*.jsonl": "eval-a.jsonl",
     "eval.jsonl": "prompts.jsonl",
+    "introspection.json": "self_feedback.json",
     "measure-*.jsonl": "measure-a.jsonl",
     "reference_logprobs-*.jsonl": "reference_logprobs-a.jsonl",
     "sampled.json": "config.yaml, self-feedback",
