@@ -28,8 +28,8 @@ RUNS = Path("runs") / "introspect"
 TRAINED: dict[str, dict[str, Any]] = {"gold": {"labels": "gold"}, "majority": {"labels": "majority"}}
 # Problems to learn from, candidates, held-out problems, turns.
 SIZES = {"full": (512, 8, 256, 5), "quick": (128, 8, 64, 5), "tiny": (8, 2, 4, 2)}
-# The feedback is a character of the task. The base model has seen single problems alone: with an attempt before it, next
-# to none is right, so that the first candidates are blind. It is ten thousand times smaller than the paper's models.
+# The feedback is a character of the task. The base model has seen single problems alone: with an attempt before them
+# next to none is right, so that the first candidates are blind. It is ten thousand times smaller than the paper's.
 HOW: dict[str, Any] = {
     "feedback": "?",
     "iterations": 2,
