@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from rlif.cli import parse
@@ -21,36 +20,20 @@ from rlif.introspection.command import run
 from rlif.models.language_model import load_language_model
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.tasks.arithmetic import ArithmeticConfig, write_jsonl
-from rlif.tasks.options import BaseModelConfig
-from rlif.tasks.pretraining import pretrain
 from rlif.training import items
 
 TASK = ArithmeticConfig(digits=1)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that states answers, some of them right."""
-    torch.set_num_threads(1)
-    config = BaseModelConfig(
-        task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=120, pretraining_batch_size=32
-    )
-    made, tokenizer = pretrain(config, None)
-    place = tmp_path_factory.mktemp("model")
-    made.save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return place
-
-
 @pytest.fixture
-def words(model: Path, tmp_path: Path) -> list[str]:
+def words(answering_model: Path, tmp_path: Path) -> list[str]:
     """A whole introspection in miniature, whose directory comes last."""
     write_jsonl(tmp_path / "train.jsonl", TASK, "train", 6, seed=0)
     write_jsonl(tmp_path / "eval.jsonl", TASK, "eval", 4, seed=0)
     options = f"--data {tmp_path / 'train.jsonl'} --eval-data {tmp_path / 'eval.jsonl'} --feedback ? --turns 3"
     options += " --num-candidates 3 --blind-iterations 1 --max-completion-length 16 --prompts-per-batch 4 --device cpu"
     options += " --items-per-step 4 --num-train-epochs 1 --save-steps 1 --learning-rate 1e-3"
-    return ["introspect", "--model", str(model), *options.split(), "--output-dir", str(tmp_path / "out")]
+    return ["introspect", "--model", str(answering_model), *options.split(), "--output-dir", str(tmp_path / "out")]
 
 
 def turns(directory: Path, iteration: int) -> list[Row]:
@@ -58,11 +41,11 @@ def turns(directory: Path, iteration: int) -> list[Row]:
 
 
 def test_turns_are_collected_learned_and_measured(
-    words: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], answering_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(parse(words))
     out = tmp_path / "out"
-    tokenizer = load_language_model(str(model), device="cpu", dtype="float32").tokenizer
+    tokenizer = load_language_model(str(answering_model), device="cpu", dtype="float32").tokenizer
     for row in [*turns(out, 1), *turns(out, 2)]:
         first, *later = row["turns"]
         assert row["label"] == row["answer"]
@@ -175,11 +158,11 @@ def test_without_iterations_a_model_is_only_measured(words: list[str], tmp_path:
 
 
 @pytest.mark.slow
-def test_an_adapter_is_trained_on_the_start_model_each_time(words: list[str], model: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_on_the_start_model_each_time(words: list[str], answering_model: Path, tmp_path: Path) -> None:
     run(parse([*words, "--lora-rank", "2"]))
     for name in ("model-1", "model"):
         adapter = json.loads((tmp_path / "out" / name / "adapter_config.json").read_text())
-        assert adapter["base_model_name_or_path"] == str(model)
+        assert adapter["base_model_name_or_path"] == str(answering_model)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from rlif.cli import parse
 from rlif.errors import UserError
@@ -18,35 +17,19 @@ from rlif.retry.command import run
 from rlif.retry.discriminator import Discriminator, read_discriminator
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.tasks.arithmetic import ArithmeticConfig, write_jsonl
-from rlif.tasks.options import BaseModelConfig
-from rlif.tasks.pretraining import pretrain
 
 TASK = ArithmeticConfig(digits=1)
 CHAT = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}<assistant>"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that states answers."""
-    torch.set_num_threads(1)
-    config = BaseModelConfig(
-        task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=120, pretraining_batch_size=32
-    )
-    made, tokenizer = pretrain(config, None)
-    place = tmp_path_factory.mktemp("model")
-    made.save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return place
-
-
 @pytest.fixture
-def words(model: Path, tmp_path: Path) -> list[str]:
+def words(answering_model: Path, tmp_path: Path) -> list[str]:
     """A retry with a discriminator that accepts a few of the attempts that state an answer."""
     write_jsonl(tmp_path / "data.jsonl", TASK, "eval", 6, seed=0)
     by_logprob(-5.0).write(tmp_path / "discriminator.json")
     options = f"--data {tmp_path / 'data.jsonl'} --discriminator {tmp_path / 'discriminator.json'} --feedback ?"
     options += " --max-completion-length 20 --max-rounds 3 --prompts-per-batch 4 --device cpu"
-    return ["retry", "--model", str(model), *options.split(), "--output-dir", str(tmp_path / "out")]
+    return ["retry", "--model", str(answering_model), *options.split(), "--output-dir", str(tmp_path / "out")]
 
 
 def by_logprob(middle: float) -> Discriminator:

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.rollouts.encode import EncodedPrompt, check_writable
 from rlif.rollouts.turns import Conversation, Turns
-from rlif.tasks.options import BaseModelConfig
-from rlif.tasks.pretraining import pretrain
 
 CHAT = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}<assistant>"
 MESSAGES = [{"role": "user", "content": "1+2\n"}]
@@ -30,21 +27,9 @@ class Options:
     feedback: str = "?"
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was hardly trained, with the tokenizer of the built-in task."""
-    torch.set_num_threads(1)
-    config = BaseModelConfig(hidden_size=64, num_hidden_layers=1, pretraining_steps=1, pretraining_batch_size=2)
-    made, tokenizer = pretrain(config, None)
-    place = tmp_path_factory.mktemp("model")
-    made.save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return place
-
-
 @pytest.fixture
-def language_model(saved: Path) -> LanguageModel:
-    return load_language_model(str(saved), device="cpu", dtype="float32")
+def language_model(answering_model: Path) -> LanguageModel:
+    return load_language_model(str(answering_model), device="cpu", dtype="float32")
 
 
 def prompt(language_model: LanguageModel, text: str = "1+2\n") -> EncodedPrompt:
