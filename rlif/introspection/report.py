@@ -114,7 +114,7 @@ def draw(found: Measured, path: Path) -> None:
         axes.set_xlim(0.8, len(turns) + 0.2)
         axes.set_xlabel("turn")
         tidy_axes(axes)
-        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, handlelength=4)
     save_figure(figure, path)
 
 
