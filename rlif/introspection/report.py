@@ -92,7 +92,7 @@ def draw(found: Measured, path: Path) -> None:
     figure = new_figure(11, 4.4)
     accuracy, changes = figure.subplots(1, 2)
     for name, measures in found.models.items():
-        # Where there are two models the start is grey, so that one sees what the training changed.
+        # Where there are two models the start is dashed, so that one sees what the training changed.
         is_start = name == "start" and len(found.models) > 1
         line = "--" if is_start else "-"
         turns = np.arange(1, len(measures["right"]) + 1)
