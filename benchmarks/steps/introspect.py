@@ -34,7 +34,7 @@ HOW: dict[str, Any] = {
     "feedback": "?",
     "iterations": 2,
     "blind_iterations": 1,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "num_train_epochs": 5,
     "items_per_step": 32,
 }
