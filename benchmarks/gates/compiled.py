@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.gates.disassembly import Counts, count_compiled, disassembled
+from benchmarks.gates.disassembly import Counts, count_compiled, registers_and_spills
 from benchmarks.gates.peers_compiled import count_liger
 from benchmarks.gates.variants import TARGET as VARIANTS_TARGET
 from benchmarks.gpu.variants import VARIANTS, Variant
@@ -317,8 +317,7 @@ def compile_report(target: str, names: Sequence[str] = ()) -> None:
         found: dict[str, Any] = {"kernel": name}
         try:
             with override(variant.kernel, **variant.choices) if variant else nullcontext():
-                program = disassembled(target, compile_kernel(kernel, target))
-            found |= {"registers": program.registers, "spills": program.spills}
+                found["registers"], found["spills"] = registers_and_spills(target, compile_kernel(kernel, target))
         except Exception as error:  # whatever a compiler raises: that is what is asked
             found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
         print(json.dumps(found), flush=True)

@@ -114,13 +114,27 @@ def disassembled(target: str, compiled: Any) -> Program:
     return nvidia_program(compiled.asm["cubin"])
 
 
-def nvidia_program(cubin: bytes) -> Program:
+def registers_and_spills(target: str, compiled: Any) -> tuple[int, int]:
+    """Registers of the program that Triton compiled, and instructions that spill; it is disassembled only if any do."""
+    if not target.startswith("gfx"):
+        used = cuobjdump(compiled.asm["cubin"], "-res-usage")
+        found = re.search(r"REG:(\d+) STACK:0 SHARED:\d+ LOCAL:0 ", used)
+        if found:  # what is spilled lies on the stack
+            return int(found[1]), 0
+    program = disassembled(target, compiled)
+    return program.registers, program.spills
+
+
+def cuobjdump(cubin: bytes, *options: str) -> str:
+    """What cuobjdump prints of a kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        sass = subprocess.run(
-            [CUOBJDUMP, "-sass", "-res-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run([CUOBJDUMP, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def nvidia_program(cubin: bytes) -> Program:
+    sass = cuobjdump(cubin, "-sass", "-res-usage")
     instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
     registers = int(re.search(r"REG:(\d+)", sass)[1])  # type: ignore[index]
     spills = sum(opcode(text) in ("STL", "LDL") for _, text in instructions)

@@ -27,7 +27,7 @@ SEEDS = 2
 # Of a tiny run, which shows that everything works.
 TINY = {"data": "word_problems:level=1,n=2,split=train", "eval_data": "word_problems:level=1,n=2,split=test",
         "chat": False, "num_generations": 3, "max_completion_length": 3, "min_gap": 0.0, "threshold": 0.0,
-        "answer_span": "trace", "choose_unfinished": True}  # fmt: skip
+        "answered_only": False, "answer_span": "trace", "choose_unfinished": True}  # fmt: skip
 MEASURES = ("accuracy", "accuracy_se", "answered", "completion_length")
 
 

@@ -238,7 +238,7 @@ def describe_ranking(ranking: Ranking) -> str:
     if ranking.unanswered > ranking.pairs / 2:
         text += (
             f", {ranking.unanswered} of them against a completion that states no answer: these teach to state one, and "
-            "a longer max_completion_length leaves fewer"
+            "answered_only leaves them out; a longer max_completion_length leaves fewer"
         )
     if ranking.pair_accuracy is None:
         return text

@@ -115,6 +115,10 @@ class RankOptions:
     """Choose chains of thought that were cut off, too: for models that never end. They state no answer, and what they
     seem to come to may be copied from the prompt."""
 
+    answered_only: bool = False
+    """Only chains of thought that state an answer make pairs. One without an answer has confidence 0, hence the largest
+    gap: where many have none, most pairs teach to state an answer, and few teach which."""
+
     max_pairs_per_prompt: Annotated[Count | None, Formerly("max_pairs_per_question")] = None
     """Pairs of a prompt to keep, those with the largest gaps. None: all."""
 

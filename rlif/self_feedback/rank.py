@@ -126,10 +126,11 @@ def rank(rows: Sequence[Row], options: RankOptions) -> tuple[list[Row], Ranking]
         )
     if not pairs:
         scores = sorted(completion["confidence"][options.confidence] for completion in completions)
+        against = " against one that states an answer" if options.answered_only else ""
         raise UserError(
             f"threshold: no pair has a chosen {options.confidence} of at least {options.threshold:g} and a gap above "
-            f"{options.min_gap:g}: {len(rows)} prompts with {len(completions)} completions, {ranking.answered} with "
-            f"an answer, have a confidence from {scores[0]:.3f} to {scores[-1]:.3f}, median "
+            f"{options.min_gap:g}{against}: {len(rows)} prompts with {len(completions)} completions, "
+            f"{ranking.answered} with an answer, have a confidence from {scores[0]:.3f} to {scores[-1]:.3f}, median "
             f"{scores[len(scores) // 2]:.3f}; expected a lower threshold, another confidence, or samples that differ "
             "(num_generations, temperature)"
         )
@@ -208,6 +209,7 @@ def _pairs(completions: Sequence[Row], options: RankOptions) -> Iterator[tuple[R
         (chosen, rejected)
         for chosen, rejected in itertools.permutations(distinct.values(), 2)
         if (chosen is best or not options.best_only)
+        and (rejected["answer"] is not None or not options.answered_only)
         and chosen["span"]
         and chosen["text"] != rejected["text"]
         and score(chosen) >= options.threshold

@@ -115,6 +115,16 @@ def test_a_completion_that_was_cut_off_is_chosen_only_where_that_is_asked_for() 
         rank([row_of(cut_off)], RANK)
 
 
+def test_only_completions_that_state_an_answer_make_pairs_where_that_is_asked_for() -> None:
+    completions = [completion([3], 0.95), completion([4], 0.0, None), completion([5], 0.6), completion([6], 0.92)]
+    asked = replace(RANK, answered_only=True)
+    pairs, ranking = rank([row_of(completions)], asked)
+    assert [(pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs] == [([3], [5]), ([6], [5]), ([3], [6])]
+    assert (ranking.unanswered, ranking.answered) == (0, 3)
+    with pytest.raises(UserError, match=r"gap above 0 against one that states an answer: 1 prompts"):
+        rank([row_of(completions[:2])], asked)
+
+
 def test_a_marked_answer_that_was_cut_off_keeps_its_confidence_and_is_not_chosen() -> None:
     completions = [completion([3], 0.99, finished=False), completion([4], 0.95), completion([5], 0.1, "8")]
     pairs, _ = rank([row_of(completions)], replace(RANK, best_only=True))
