@@ -151,7 +151,8 @@ def _read(config: IntrospectConfig) -> tuple[list[Prompt], list[Prompt]]:
     if config.eval_data is None:
         return prompts, []
     held_out = read_with_options(config, config.eval_data, config.eval_split, argument="eval_data")
-    if all(prompt.answer is None for prompt in held_out):
+    held_out = [prompt for prompt in held_out if prompt.answer is not None]  # by which alone it is measured
+    if not held_out:
         raise UserError(f"eval_data: {config.eval_data} has no `{config.answer_column}`, which accuracy is measured by")
     return prompts, held_out
 
