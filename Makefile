@@ -7,23 +7,30 @@ STAMP := $(VENV)/.installed
 # other has not begun, so that neighbours in a file, which share what they need, stay together.
 TEST_ENV := OMP_NUM_THREADS=1
 PYTEST := -m pytest -n 2 --dist worksteal
-# What is never imported, two thirds of the code that is installed, is not compiled to bytecode.
+# What is imported is compiled to bytecode once, whatever this shell has told Python: hundreds of processes import torch
+# and transformers. What is never imported, two thirds of the code that is installed, is not compiled at all.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := -m pip install --quiet --no-compile
+# Of more extras, where the first installation has brought what builds the package.
+MORE := $(PIP) --no-build-isolation
 
 # verl needs an older transformers, and so an environment of its own.
 VERL_VENV := .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
 TRL_STAMP := $(VENV)/.trl-installed
+# Other trainers, of which their functions of logits alone are imported: without what they need, beside verl's environment.
+OTHERS := .other-trainers
+OTHERS_STAMP := $(VERL_VENV)/.others-installed
 # Without what it needs, of which benchmarks use nothing, and so apart from what other commands import.
 BENCH_PEERS := .bench-peers
 BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
 TRACKERS_STAMP := $(VENV)/.trackers-installed
 
-.PHONY: environments demo real test test-slow test-all test-exhaustive test-faults test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
+.PHONY: environments demo real test test-slow test-faults test-rest test-all test-exhaustive test-trl test-verl test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
 
 # Before anything runs in them; with --jobs 2 beside each other.
-environments: $(DOCS_STAMP) $(VERL_STAMP)
+environments: $(DOCS_STAMP) $(OTHERS_STAMP)
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -40,21 +47,33 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "slow and not exhaustive and not faults and not release" $(ARGS)
 
-test-all: test test-slow test-faults
-
-# Combinations that neither tries, and all kernels compiled for other kinds of GPU: before a release.
-test-exhaustive: $(STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) -m exhaustive $(ARGS)
-
 # Every command killed, stopped, starved of disk, started twice, its files damaged and its directory taken away; and
 # hostile values in every file that is read. ARGS=--full goes on with random hurts: "--full --hurts 2000 --seed 1".
 test-faults: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/faults $(ARGS)
 
-# The real trainers, on a CPU: TRL in the environment of `make test`, verl in its own.
-test-integrations: $(TRL_STAMP) $(VERL_STAMP)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations $(ARGS)
-	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl $(ARGS)
+# Both at once: what they have in common is imported and made once.
+test-rest: $(STAMP)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "(slow or faults) and not exhaustive and not release" $(ARGS)
+
+test-all: test test-rest
+
+# Combinations that neither tries, and all kernels compiled for other kinds of GPU: before a release.
+test-exhaustive: $(STAMP)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) -m exhaustive $(ARGS)
+
+# The real trainers, on a CPU: TRL in the environment of `make test`, which skips what compares with it; verl in its own,
+# with the others beside it.
+COMPARED_WITH_TRL := tests/rlif/self_feedback/test_preference_loss.py tests/rlif/self_feedback/test_rank.py \
+	tests/benchmarks/ops/test_problems.py
+test-trl: $(TRL_STAMP)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) tests/integrations $(COMPARED_WITH_TRL) $(ARGS)
+
+test-verl: $(VERL_STAMP) $(OTHERS_STAMP)
+	$(TEST_ENV) $(VERL_VENV)/bin/python $(PYTEST) tests/integrations/with_verl tests/integrations/test_trainers_page.py $(ARGS)
+	$(TEST_ENV) PYTHONPATH=$(OTHERS) $(VERL_VENV)/bin/python -m pytest tests/integrations/with_others tests/integrations/test_trainers_page.py $(ARGS)
+
+test-integrations: test-trl test-verl
 
 # What a release would be, built and then installed away from this tree, in an environment for each Python that there is;
 # and the trackers, which are too large for every day.
@@ -104,20 +123,20 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(TRL_STAMP): $(STAMP)
-	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,trl]'
+	$(BIN)/python $(MORE) --constraint constraints.txt --editable '.[dev,trl]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
-	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python $(MORE) --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python $(PIP) --no-deps --upgrade --target $(BENCH_PEERS) --constraint constraints-verl.txt verl
 	@touch $@
 
 $(TRACKERS_STAMP): $(STAMP)
-	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,trackers]'
+	$(BIN)/python $(MORE) --constraint constraints.txt --editable '.[dev,trackers]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)
-	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python $(MORE) --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
@@ -125,5 +144,9 @@ $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	$(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
+$(OTHERS_STAMP): $(VERL_STAMP) constraints-others.txt
+	$(VERL_VENV)/bin/python $(PIP) --no-deps --upgrade --target $(OTHERS) --requirement constraints-others.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VERL_VENV) $(OTHERS) $(BENCH_PEERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -5,6 +5,7 @@
     python -m benchmarks compare BASE [--turns N] [options of pytest]
     python -m benchmarks releases [--triton VERSION ...] [--targets TARGET ...]
     python -m benchmarks gpu --output DIR [--minutes N] [--wheels DIR] [--dry-run], or --apply FILE
+    python -m benchmarks.family [--output DIR] [--minutes N]
 
   static         what the GPU kernels compile to, and what a call should take; needs no GPU
   ops            token_stats, grpo_loss and their forms with the head in them: time, share of the floor, error, memory
@@ -22,6 +23,10 @@
   retry          `rlif retry` on the built-in task, with and without rejected attempts in the context
   introspect     `rlif introspect` on the built-in task: turns before and after, beside as many samples
   verify         solving and verifying at once on the built-in task, beside solving alone
+  length-conditioned  what learned rewards have to do with length, with and without length instructions
+  rlcr           confidence in words on the built-in task: a reward for it, beside right answers alone
+  collapse       whether the collapse step tells what right answers gain the lab's start models, and trainings on few
+                 prompts
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
   real-step      the whole training step of the model in --model DIR, with and without shared prompts, and TRL's
@@ -58,6 +63,8 @@ SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
     "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators", "verify", "retry",
     "introspect",
+    "length-conditioned",
+    "rlcr", "collapse",
 )  # fmt: skip
 NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
 

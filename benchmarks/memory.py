@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -98,7 +100,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
     The process is forked from a server that has imported what they all need and computed nothing, so that a new one
     takes no time and inherits no threads, no caches and no scratch. Function, arguments and result have to be
-    picklable.
+    picklable. It ends with the process that asked for it, however that ends.
 
     Raises:
         FreshProcessError: it raised (with what, in words) or the process ended without a word, as one does that the
@@ -125,12 +127,22 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _run(sender: Connection, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.freeze()  # what the server has imported stays, and need not be looked through for garbage again and again
     torch.set_num_threads(threads)
     with silenced():
         try:
             sender.send(("", function(*arguments)))
         except Exception as error:
             sender.send((describe_error(error), None))
+
+
+def _end_with_parent() -> None:
+    """Kill this process when the one that asked for it is gone: a parent that was killed itself cannot do so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def describe_error(error: BaseException) -> str:

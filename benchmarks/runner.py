@@ -48,6 +48,9 @@ SUITES = {
     "verify": "benchmarks.steps.verify",
     "retry": "benchmarks.steps.retry",
     "introspect": "benchmarks.steps.introspect",
+    "length-conditioned": "benchmarks.steps.length_conditioned",
+    "rlcr": "benchmarks.steps.rlcr",
+    "collapse": "benchmarks.steps.collapse",
 }
 
 

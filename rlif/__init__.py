@@ -14,6 +14,7 @@ Training and what comes before and after it:
     mix                     write the weighted mean of two models' weights
     read_completions        completions of a file that `rlif eval` wrote, or of one like it
     evaluate_completions    accuracy, voting, best-of-N by confidence and calibration of completions
+    report                  one HTML page of what runs did, with the guard's decisions and coloured completions
 
 Models, prompts and completions:
     load_language_model     a causal language model with its tokenizer
@@ -22,6 +23,8 @@ Models, prompts and completions:
     encode_prompts          prompts as tokens
     sample                  completions of encoded prompts, with their statistics
     Rollout                 what that returns
+    token_confidence        how sure a model was of each token of a completion in it
+    heat_map                that as HTML, the colour of each token saying it
 
 Rewards:
     REWARDS                 the built-in rewards by name
@@ -47,10 +50,13 @@ if TYPE_CHECKING:
     from rlif.evaluation.measure import evaluate_completions
     from rlif.mixing.mix import mix
     from rlif.models.language_model import LanguageModel, load_language_model
+    from rlif.plots.heat_map import heat_map
+    from rlif.reporting.report import report
     from rlif.rewards import REWARDS, load_rewards, uses
     from rlif.rollouts.encode import encode_prompts
     from rlif.rollouts.rollout import Rollout
     from rlif.rollouts.sample import sample
+    from rlif.scoring.token_confidence import token_confidence
     from rlif.training.loop import TrainResult, train
     from rlif.training.options import TrainConfig
     from rlif_kernels import __version__ as __version__
@@ -65,12 +71,15 @@ __all__ = [
     "diagnose",
     "encode_prompts",
     "evaluate_completions",
+    "heat_map",
     "load_language_model",
     "load_rewards",
     "mix",
     "read_completions",
     "read_prompts",
+    "report",
     "sample",
+    "token_confidence",
     "train",
     "uses",
 ]
@@ -84,10 +93,13 @@ _MODULES = {
     "rlif.evaluation.measure": ("evaluate_completions",),
     "rlif.mixing.mix": ("mix",),
     "rlif.models.language_model": ("LanguageModel", "load_language_model"),
+    "rlif.plots.heat_map": ("heat_map",),
+    "rlif.reporting.report": ("report",),
     "rlif.rewards": ("REWARDS", "load_rewards", "uses"),
     "rlif.rollouts.encode": ("encode_prompts",),
     "rlif.rollouts.rollout": ("Rollout",),
     "rlif.rollouts.sample": ("sample",),
+    "rlif.scoring.token_confidence": ("token_confidence",),
     "rlif.training.loop": ("TrainResult", "train"),
     "rlif.training.options": ("TrainConfig",),
     "rlif_kernels": ("__version__",),

@@ -29,6 +29,7 @@ NOBODY_READS = 141  # 128 + SIGPIPE
 COMMANDS = {
     "train": ("rlif.training", "TrainConfig"),
     "plot": ("rlif.plotting", "PlotConfig"),
+    "report": ("rlif.reporting", "ReportConfig"),
     "demo": ("rlif.demo", "DemoConfig"),
     "lab": ("rlif.lab", "LabConfig"),
     "diagnose": ("rlif.diagnosis", "DiagnoseConfig"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The modules of its packages, by the names under which they are imported; mpmath aside, which torch brings as well.
+# The modules of its packages, by the names under which they are imported; torch brings mpmath and jinja2 as well.
 TRAIN = frozenset(
     {"accelerate", "datasets", "huggingface_hub", "math_verify", "matplotlib", "numpy", "packaging", "peft"}
     | {"platformdirs", "rich", "safetensors", "sklearn", "tokenizers", "transformers", "tyro", "yaml"}

@@ -130,6 +130,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: str | None = None
         """Name of the signal that came."""
+        self.held = False
+        """Whether something is half done: between `hold` and `release`."""
         self._at_once = False
         self._may_interrupt = True
 
@@ -161,7 +163,12 @@ class StopRequest:
 
     def hold(self) -> None:
         """From now on a signal is only noted again: what is being done must not be abandoned half done."""
+        self.held = True
         self._at_once = False
+
+    def release(self) -> None:
+        """What was held is done."""
+        self.held = False
 
     def save_in_peace(self) -> None:
         """From now on nothing interrupts: all that is left to do is to save what there is."""

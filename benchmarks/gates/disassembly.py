@@ -1,5 +1,6 @@
 """What a compiled kernel became: its main loop found in the disassembly and counted. Needs no GPU."""
 
+import functools
 import os
 import re
 import subprocess
@@ -133,7 +134,9 @@ def cuobjdump(cubin: bytes, *options: str) -> str:
         return subprocess.run([CUOBJDUMP, *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
+@functools.cache
 def nvidia_program(cubin: bytes) -> Program:
+    """Of a kernel with two main loops, each of which is counted, for both."""
     sass = cuobjdump(cubin, "-sass", "-res-usage")
     instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
     registers = int(re.search(r"REG:(\d+)", sass)[1])  # type: ignore[index]

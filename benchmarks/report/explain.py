@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report.markdown import notes, table
+from benchmarks.report.seen import Agreement, Seen
 from rlif.plots.style import COLORS, GREY, in_percent, new_figure, tidy_axes
 
 Entry = dict[str, Any]
@@ -56,6 +57,25 @@ def interval(estimate: dict[str, float | None] | None) -> str:
         return ""
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
     return f"{value:.0%} ({low:.0%} to {high:.0%})"
+
+
+def seen(results: dict[str, Any]) -> Seen:
+    """Is each run's own reward the one that is named?"""
+    shown, shares = [], []
+    for reward in dict.fromkeys(run["reward"] for run in results["entries"]):
+        runs = [run for run in results["entries"] if run["reward"] == reward]
+        named = [found["best"] == reward for run in runs for found in run["steps"]]
+        own = [run["steps"][-1]["scores"][reward]["concordance"] for run in runs]
+        shares.append(statistics.fmean(named))
+        shown.append(
+            f"run on `{reward}`: named at {sum(named)} of {len(named)} checkpoints, of two completions the one that it "
+            f"prefers preferred in {', '.join(interval(each) for each in own)} at the end"
+        )
+    agrees: Agreement = "yes" if min(shares) == 1 else "partly" if max(shares) > 0.5 else "no"
+    why = "the direction of training is read off both models' probabilities"
+    if agrees != "yes":
+        why = "rewards that mostly agree on these completions are hard to tell apart early in a run"
+    return Seen("; ".join(shown), agrees, why)
 
 
 def explain_chart(results: dict[str, Any]) -> Figure | None:

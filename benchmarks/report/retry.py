@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from benchmarks.report.explain import interval
 from benchmarks.report.markdown import notes, table
+from benchmarks.report.seen import Agreement, Seen, in_points
+
+# The goal: how much more often accepted answers are right than first attempts.
+GOAL = 0.10
 
 
 def retry(results: dict[str, Any]) -> str:
@@ -38,3 +43,22 @@ def retry(results: dict[str, Any]) -> str:
     )
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     return f"{table(headings, rows)}\n\n{told}" + notes({}, missing, [])
+
+
+def seen(results: dict[str, Any]) -> Seen:
+    """Are accepted answers right more often than answers are?"""
+    shown, gains = [], dict[str, list[float]]()
+    votes = {entry["seed"]: entry["majority"] for entry in results["entries"] if not entry["labels"]}
+    for labels in ("gold", "majority"):
+        runs = [each for each in results["entries"] if each["labels"] == labels and not each["shown"]]
+        gains[labels] = [each["precision"]["value"] - each["first"]["value"] for each in runs]
+        over_votes = [each["precision"]["value"] - votes[each["seed"]] for each in runs]
+        shown.append(
+            f"labels {labels}: accepted answers {in_points(gains[labels])} against first attempts, "
+            f"{in_points(over_votes)} against the majority of {results['max_rounds']}"
+        )
+    means = [statistics.fmean(gain) for gain in gains.values()]
+    agrees: Agreement = "yes" if min(means) >= GOAL else "partly" if max(means) > 0 else "no"
+    return Seen(
+        "; ".join(shown), agrees, "token statistics tell the built-in model's slips; the rejected attempt adds nothing"
+    )

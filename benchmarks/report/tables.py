@@ -1,23 +1,24 @@
 """Tables of the suites: which is drawn from which results file, and how."""
 
-import math
 import statistics
 from collections.abc import Callable
 from typing import Any
 
-from scipy import stats
-
 from benchmarks.report.answering import evidence, word_prompts
+from benchmarks.report.collapse import collapse
 from benchmarks.report.explain import explain
 from benchmarks.report.gpu import gpu_report, gpu_table
 from benchmarks.report.introspect import introspect
 from benchmarks.report.kl_estimators import kl_estimators
+from benchmarks.report.length_conditioned import length_conditioned
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
 from benchmarks.report.recipe import recipe
 from benchmarks.report.releases import releases_report, releases_table
 from benchmarks.report.retry import retry
+from benchmarks.report.rlcr import rlcr
+from benchmarks.report.seen import interval
 from benchmarks.report.static import static_report, static_table
 from benchmarks.report.verify import verify
 from benchmarks.steps.answers import scores
@@ -165,15 +166,6 @@ def self_feedback_method(results: dict[str, Any]) -> str:
     )
 
 
-def interval(values: list[float]) -> tuple[float, ...]:
-    """Return the 95% interval of the mean of a few normal values (Student's t); nothing of a single one."""
-    if len(values) < 2:
-        return ()
-    mean = statistics.fmean(values)
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
 def answers(results: dict[str, Any]) -> str:
     """Precision and recall of each judge, and the kinds in which it is wrong."""
     rows = []
@@ -286,6 +278,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "verify": verify,
     "retry": retry,
     "introspect": introspect,
+    "length-conditioned": length_conditioned,
+    "explain": explain,
+    "rlcr": rlcr,
+    "collapse": collapse,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {
@@ -293,5 +289,4 @@ SUITE_TABLES = TABLES | {
     "static": static_report,
     "releases": releases_report,
     "gpu": gpu_report,
-    "explain": explain,
 }

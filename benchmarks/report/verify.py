@@ -6,6 +6,10 @@ import statistics
 from typing import Any
 
 from benchmarks.report.markdown import table
+from benchmarks.report.seen import Agreement, Seen, in_points
+
+# The goal: so many more points of balanced accuracy, at a loss of accuracy that is none by the error of measuring it.
+GOAL, SMALL = 0.15, 0.01
 
 
 def verify(results: dict[str, Any]) -> str:
@@ -42,3 +46,29 @@ def spread(found: list[float | None], form: str = ".1%") -> str:
         return ""
     mean = f"{statistics.fmean(values):{form}}"
     return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
+
+
+def seen(results: dict[str, Any]) -> Seen:
+    """Does verification improve, at no loss of solving?"""
+    shown, changes = [], []
+    for name in ("solve", "solve, by majority"):
+        pairs = by_seed(results, name, name.replace("solve", "solve and verify"))
+        verifying = [after["balanced_accuracy"] - before["balanced_accuracy"] for before, after in pairs]
+        solving = [after["accuracy"]["value"] - before["accuracy"]["value"] for before, after in pairs]
+        changes.append((statistics.fmean(verifying), statistics.fmean(solving)))
+        labels = "labels by majority" if "majority" in name else "gold labels"
+        shown.append(f"{labels}: balanced accuracy {in_points(verifying)}, solving {in_points(solving)}")
+    gained, lost = changes[0]
+    reached, kept = gained >= GOAL, lost >= -SMALL
+    agrees: Agreement = "yes" if reached and kept else "partly" if gained > 0 else "no"
+    wanting = ([] if reached else [f"less than {100 * GOAL:.0f} points are gained"]) + (
+        [] if kept else [f"solving loses more than {100 * SMALL:.0f} point"]
+    )
+    return Seen("; ".join(shown), agrees, " and ".join(wanting) or "verification is learnt beside solving")
+
+
+def by_seed(results: dict[str, Any], *names: str) -> list[list[dict[str, Any]]]:
+    """Return the held-out measures of these runs, of each seed that has them all."""
+    found = {(each["run"], each["seed"]): each["held_out"] for each in results["entries"]}
+    seeds = sorted({seed for run, seed in found if seed is not None})
+    return [[found[name, seed] for name in names] for seed in seeds if all((name, seed) in found for name in names)]

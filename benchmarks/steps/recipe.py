@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from benchmarks.runner import Options, Step
@@ -28,6 +27,7 @@ from rlif.diagnosis.report import DIAGNOSIS_FILE
 from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import write_json
 from rlif.options.record import CONFIG_FILE
+from rlif_kernels.head.products import multiplies_bfloat16
 
 RUNS = Path("runs") / "recipe"
 REWARDS = ("self_certainty", "token_entropy", "majority_vote", "verifiable")
@@ -130,6 +130,5 @@ def entry(reward: str, seed: int, seconds: float, rows: list[dict[str, float]]) 
 
 
 def dtype(device: str) -> str:
-    """That in which a step takes less time: without instructions torch multiplies bfloat16 without vectors."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bfloat16" if device != "cpu" or supported() else "float32"
+    """That in which a step takes less time."""
+    return "bfloat16" if device != "cpu" or multiplies_bfloat16() else "float32"

@@ -14,16 +14,17 @@ import re
 import stat
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from huggingface_hub import HfApi
-from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
 from rlif.data.folders import split_files, split_rows
 from rlif.data.rows import TableRow, as_written
 from rlif.errors import UserError
+from rlif.files.hub import HUB_SECONDS, ask_hub
 from rlif.tasks.word_problems.problems import is_spec, read_spec, word_problem_rows
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _READABLE = frozenset({".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv"})
 _FILE_SUFFIXES = _READABLE | {".txt"}
-_HUB_SECONDS = 10.0
 # Floats whose shortest digits those of a Python float are not: 0.1 in float32 is 0.10000000149011612 to it.
 NARROW = {"float32": np.float32, "float16": np.float16}
 
@@ -66,16 +66,34 @@ def read_table(
         )
     if mode is not None and stat.S_ISDIR(mode):
         return _directory_rows(path, argument, split, default, columns)
-    if mode is None or not stat.S_ISREG(mode):
-        what = "not a file" if mode is None else "a pipe or a device, not a file that can be read again"
-        raise UserError(
-            f"{argument}: got {str(data)!r}, which is {what}; expected JSONL, JSON, Parquet or CSV, a directory, a "
-            "hub id or word_problems:level=1"
-        )
+    _check_file(data, mode, argument, ", a directory, a hub id or word_problems:level=1")
     if split is not None:
         name = "eval_split" if argument == "eval_data" else "split"
         raise UserError(f"{name}: got {split!r}, but {path} is a single file, which has no splits")
     return _file_rows(path, argument, columns)
+
+
+def read_file(data: str | Path, *, argument: str, columns: tuple[str, ...]) -> Iterator[TableRow]:
+    """Yield the rows of a single file, whatever else might have its name; see `read_table` for all else.
+
+    Raises:
+        UserError: naming the argument, and the line where one is at fault.
+    """
+    path = Path(data).expanduser()
+    _check_file(data, _file_mode(path), argument)
+    return _file_rows(path, argument, columns)
+
+
+def _check_file(data: str | Path, mode: int | None, argument: str, or_else: str = "") -> None:
+    if mode is not None and stat.S_ISREG(mode):
+        return
+    if mode is None:
+        what = "not a file"
+    elif stat.S_ISDIR(mode):
+        what = "a directory, not a file"
+    else:
+        what = "a pipe or a device, not a file that can be read again"
+    raise UserError(f"{argument}: got {str(data)!r}, which is {what}; expected JSONL, JSON, Parquet or CSV{or_else}")
 
 
 def _file_rows(path: Path, argument: str, columns: tuple[str, ...]) -> Iterator[TableRow]:
@@ -224,20 +242,8 @@ def _directory_rows(
 def _load_from_hub(name: str, argument: str, config: str | None, split: str | None, default: str) -> Dataset:
     import datasets
 
-    missing = f"{argument}: got {name!r}, which is not a file here"
-    try:
-        # Loading would try for half a minute to reach a hub that is out of reach.
-        HfApi().dataset_info(name, timeout=_HUB_SECONDS)
-    except OfflineModeIsEnabled:
-        pass  # what was downloaded before will do
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{missing}, and the Hugging Face hub has no such public dataset") from error
-    except Exception as error:  # of the network, of several libraries
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(
-            f"{missing}, and the Hugging Face hub cannot be reached: {shorten(reason, 120)} "
-            "(HF_HUB_OFFLINE=1 uses a copy that was downloaded before)"
-        ) from error
+    ask = partial(HfApi().dataset_info, name, timeout=HUB_SECONDS)
+    ask_hub(ask, f"{argument}: got {name!r}, which is not a file here", "dataset")
     try:
         chosen = split or _choose_split(datasets.get_dataset_split_names(name, config), None, default, argument, name)
         return datasets.load_dataset(name, config, split=chosen)

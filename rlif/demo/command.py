@@ -15,7 +15,6 @@ from rich.table import Table
 
 from rlif.demo.figure import plot_runs
 from rlif.demo.options import DemoConfig
-from rlif.demo.outcome import run_once
 from rlif.files.lock import Lock
 from rlif.options.record import CONFIG_FILE, check_unchanged, make_directory, output_directory
 from rlif.tasks.arithmetic import completion_length, write_jsonl
@@ -23,6 +22,7 @@ from rlif.tasks.built_in_models import pretrained_base
 from rlif.terminal import make_console
 from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
+from rlif.training.outcome import run_once
 
 DEMO_REWARDS = ("self_certainty", "verifiable")
 DEMO_EVAL_GENERATIONS = 4

@@ -11,11 +11,11 @@ from rlif.data.prompts import Prompt, read_with_options
 from rlif.diagnosis.diagnose import Diagnosis, diagnose
 from rlif.diagnosis.options import DiagnoseConfig
 from rlif.diagnosis.report import show, write_diagnosis
+from rlif.diagnosis.short_training import train_shortly
 from rlif.files.lock import Lock
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.options.record import check_unchanged, make_directory, output_directory
 from rlif.rewards import load_rewards
-from rlif.rewards.registry import INTERNAL
 from rlif.terminal import make_console
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ DIAGNOSE_CHANGEABLE = frozenset({"device", "prompts_per_batch", "max_tokens_per_
 
 
 def run(config: DiagnoseConfig) -> None:
-    """Measure, write what was found, and print tables and sentences or JSON.
+    """Measure, train shortly if that is wanted, write what was found, and print tables and sentences or JSON.
 
     Raises:
         UserError: bad input, before any work starts where it shows by then; what was sampled before is kept.
@@ -36,7 +36,7 @@ def run(config: DiagnoseConfig) -> None:
     config.validate()
     output_dir = output_directory(config, "diagnose", what="diagnosis")
     with Lock(output_dir) as lock:
-        prompts = drawn_prompts(config, config.reward or INTERNAL)
+        prompts = drawn_prompts(config, config.rewards)
         if config.resume:
             check_unchanged(
                 output_dir,
@@ -49,15 +49,19 @@ def run(config: DiagnoseConfig) -> None:
         make_directory(output_dir, config, lock)
         try:
             diagnosis = _diagnose(config, language_model, prompts, output_dir / SAMPLES_FILE)
+            if config.steps is not None:
+                del language_model  # a training loads its own, from the same place
+                diagnosis = train_shortly(config, diagnosis, output_dir)
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(
-                f"interrupted: what was sampled is in {output_dir}; the same command with --output-dir {output_dir} "
+                f"interrupted: what was done is in {output_dir}; the same command with --output-dir {output_dir} "
                 "--resume goes on"
             ) from interrupt
         write_diagnosis(config, diagnosis, output_dir)
     if config.json != "-":
         show(diagnosis, make_console())
-        print(f"\nsamples and diagnosis.json are in {output_dir}")
+        training = ", the logs of each short training in its folder there" if config.steps is not None else ""
+        print(f"\nsamples and diagnosis.json are in {output_dir}{training}")
 
 
 def drawn_prompts(config: DiagnoseConfig | ExplainConfig, rewards: Sequence[str]) -> list[Prompt]:
@@ -79,7 +83,7 @@ def _diagnose(config: DiagnoseConfig, language_model: LanguageModel, prompts: li
     return diagnose(
         language_model,
         prompts,
-        reward=config.reward or INTERNAL,
+        reward=config.rewards,
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,

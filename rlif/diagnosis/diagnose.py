@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -45,6 +46,9 @@ from rlif.scoring.scorer import make_scorer, parts_of, score_parts
 from rlif.training.checkpoint import data_fingerprint, model_fingerprint
 from rlif_kernels.stats import DEFAULT_OUTPUTS
 
+if TYPE_CHECKING:
+    from rlif.diagnosis.short_training import ShortTraining
+
 # Prompts sampled at a time where nobody says it, on a GPU.
 PROMPTS_PER_BATCH = 32
 
@@ -64,6 +68,8 @@ class RewardDiagnosis:
     """Within-group AUROC of the reward for right against wrong completions; None without gold answers. The verdict does
     not see it."""
     verdict: Verdict
+    short_training: ShortTraining | None = None
+    """Whether and when a training on it collapsed; None if there was none."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -21,16 +21,41 @@ from rlif.options.groups import (
     OutputOptions,
     ReadingOptions,
     ResumeOptions,
+    RewardNames,
     SamplingOptions,
     SeedOptions,
 )
 from rlif.options.record import check_resume
 from rlif.rewards import read_specs
 from rlif.rewards.registry import INTERNAL
+from rlif.training.options import TrainConfig
+
+# Evaluations of a short training, besides the one before it: the collapse step is known to a twentieth of the steps.
+EVALUATIONS = 20
+
+
+@dataclass(kw_only=True)
+class ShortTrainingOptions:
+    """A short training of the model's copy on each reward, up to the step at which it collapses."""
+
+    heading: ClassVar[str] = "short training"
+
+    steps: Count | None = None
+    """Train a copy of the model on each reward, without labels, for so many steps at most, and say at which step it
+    collapses (the model collapse step of arXiv 2603.08660). Prompts that are not held out for the guard are trained on:
+    give more than a few hundred. None: no training."""
+
+    learning_rate: Positive = TrainConfig.learning_rate
+    """Learning rate of the short training, the same throughout, without a warm-up. Compare collapse steps at the same
+    one only."""
+
+    prompts_per_step: Count = TrainConfig.prompts_per_step
+    """Prompts in a step of the short training, each with num_generations completions."""
 
 
 @dataclass(kw_only=True)
 class DiagnoseConfig(
+    RewardNames,
     ModelOptions,
     DataOptions,
     NumPromptsOptions,
@@ -42,6 +67,7 @@ class DiagnoseConfig(
     SamplingOptions,
     LoadingOptions,
     MemoryOptions,
+    ShortTrainingOptions,
 ):
     """Say before any training, and without labels, whether a reward is likely to help a model.
 
@@ -76,10 +102,6 @@ class DiagnoseConfig(
     json: str | None = None
     """File to write diagnosis.json to as well; - writes it to the standard output, and nothing else."""
 
-    def __post_init__(self) -> None:
-        if isinstance(self.reward, str):  # a lone name, as a file may have it too
-            self.reward = (self.reward,)
-
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.
 
@@ -88,6 +110,43 @@ class DiagnoseConfig(
         """
         check(self)
         check_resume(self, "diagnosis")
-        read_specs(self.reward or INTERNAL)
+        read_specs(self.rewards)
+        if self.steps is not None:
+            for training in self.trainings(Path()).values():
+                training.validate()
         if self.json not in (None, "-") and not Path(self.json).expanduser().absolute().parent.is_dir():
             raise UserError(f"json: cannot write {self.json}: there is no such directory")
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """The rewards to judge, as they were named."""
+        return self.reward or INTERNAL
+
+    def trainings(self, directory: Path) -> dict[str, TrainConfig]:
+        """Return the short training on each reward, by its name; none on a reward with weight 0, a mere metric.
+
+        What a training has in common with the diagnosis is the same in both.
+
+        Args:
+            directory: of the diagnosis.
+        """
+        if self.steps is None:
+            return {}
+        mine = {field.name for field in fields(self)}
+        common = {field.name: getattr(self, field.name) for field in fields(TrainConfig) if field.name in mine}
+        common |= {
+            "resume": False,
+            "max_steps": self.steps,
+            "eval_steps": max(1, self.steps // EVALUATIONS),
+            "eval_temperature": self.temperature,
+            "guard": "warn",
+            "guard_prompts": self.num_prompts,
+            # So that a step is the same step however many there are.
+            "lr_scheduler_type": "constant",
+            "warmup_ratio": 0.0,
+        }
+        return {
+            spec.name: TrainConfig(**common | {"reward": (named,), "output_dir": directory / f"training-{spec.name}"})
+            for named, spec in zip(self.rewards, read_specs(self.rewards), strict=True)
+            if spec.weight != 0
+        }

@@ -60,20 +60,24 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     console.print(table)
 
     labelled = any(each.correctness_auroc is not None for each in diagnosis.rewards.values())
+    trained = any(each.short_training for each in diagnosis.rewards.values())
     table = Table(
         title="The rewards, within groups",
         caption="AUROC, std: how well the reward tells the majority answer from the others, as a chance and in "
         "standard deviations. alignment: its correlation with agreeing, over all completions. equal: groups with one "
         "reward for all. length: correlation with it."
-        + (" right: AUROC for right against wrong by gold answers, not used." if labelled else ""),
+        + (" right: AUROC for right against wrong by gold answers, not used." if labelled else "")
+        + (" collapse step: of a short training, by which half of the best consensus is lost." if trained else ""),
     )
     titles = [title for title, _ in REWARD_MEASURES.values()]
-    for header in ["reward", *titles, *(["right"] if labelled else [])]:
+    for header in ["reward", *titles, *(["right"] if labelled else []), *(["collapse step"] if trained else [])]:
         table.add_column(header, justify="left" if header == "reward" else "right")
     for name, found in diagnosis.rewards.items():
         cells = [_form(found.measures[key].value, form) for key, (_, form) in REWARD_MEASURES.items()]
         if found.correctness_auroc is not None:
             cells.append(_form(found.correctness_auroc.value, "{:.2f}"))
+        if training := found.short_training:
+            cells.append(f"> {training.steps}" if training.collapse_step is None else str(training.collapse_step))
         table.add_row(name, *cells)
     console.print(table)
 

@@ -24,7 +24,7 @@ from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers
 from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
 from rlif.answers.matching import is_right
 from rlif.answers.tags import read_confidence, read_tags
-from rlif.data.tables import read_table, shorten
+from rlif.data.tables import read_file, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
@@ -115,11 +115,12 @@ def completion_row(
     return {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}
 
 
-def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Completions:
+def read_completions(path: Path, *, argument: str = "completions", answer_style: AnswerStyle = "strict") -> Completions:
     """Read a file of completions.
 
     Args:
         path: of the file.
+        argument: that it came by, for error messages.
         answer_style: where the answers of completions are looked for; those cut off (`finished` false) state none in
             prose.
 
@@ -133,12 +134,10 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
     found = _Found()
     scores: dict[str, list[list[float]]] = {}
     verified: list[list[bool]] = []
-    rows = read_table(
-        path, argument="completions", columns=COMPLETIONS_COLUMNS, config=None, split=None, default="train"
-    )  # a Parquet file, too
+    rows = read_file(path, argument=argument, columns=COMPLETIONS_COLUMNS)  # a Parquet file, too
     first = ""
     for where, values in rows:
-        place = f"completions: {path}, {where}"
+        place = f"{argument}: {path}, {where}"
         group, line_scores = _answers(values, place, answer_style, found), _scores(values.get("scores"), place)
         count = len(answers[0]) if answers else len(group)
         if len(group) != count:
@@ -159,7 +158,7 @@ def read_completions(path: Path, *, answer_style: AnswerStyle = "strict") -> Com
         for name, numbers in line_scores.items():
             scores.setdefault(name, []).append(numbers)
     if not prompts:
-        raise UserError(f"completions: {path} is empty, expected at least one line with `prompt` and `completions`")
+        raise UserError(f"{argument}: {path} is empty, expected at least one line with `prompt` and `completions`")
     ended = found.ended
     arrays = {name: np.array(numbers) for name, numbers in scores.items()}
     stated = None

@@ -168,16 +168,7 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
         answer_style=style,
     )
     check_decoding(language_model, encoded[0].ids)
-    verifier = None
-    if config.verify_generations:
-        verifier = make_verifier(
-            language_model,
-            config,
-            encoded,
-            max_completion_length=config.max_completion_length,
-            chat=config.chat,
-            system_prompt=config.system_prompt,
-        )
+    verifier = make_verifier(language_model, config, encoded) if config.verify_generations else None
     return EvalSampling(replace(config, answer_style=style), language_model, encoded, verifier)
 
 

@@ -19,6 +19,7 @@ from rlif.options.groups import (
     OutputOptions,
     ReadingOptions,
     ResumeOptions,
+    RewardNames,
     SamplingOptions,
     SeedOptions,
 )
@@ -28,6 +29,7 @@ from rlif.rewards import read_specs
 
 @dataclass(kw_only=True)
 class ExplainConfig(
+    RewardNames,
     DataOptions,
     NumPromptsOptions,
     OutputOptions,
@@ -71,10 +73,6 @@ class ExplainConfig(
     prompts_per_batch: Count | None = None
     """Prompts sampled at a time: fewer need less memory. None: 32; on a CPU no more than make 2^40 / parameters tokens
     (8,000 at 135M), completions included, for results about each minute."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.reward, str):  # a lone name, as a file may have it too
-            self.reward = (self.reward,)
 
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlif.errors import UserError
+from rlif.files.hub import HUB_SECONDS, ask_hub
 from rlif.models.adapters import base_of, is_adapter, merged
 from rlif.models.gguf import gguf_file, load_gguf
 from rlif.models.loading import exists, path_or_id
@@ -19,7 +23,7 @@ EXPECTED = "expected a model directory, a GGUF file or a hub id"
 
 
 def check_model_path(name: str, argument: str = "model", *, adapters: tuple[Path, ...] = ()) -> None:
-    """Find fault with what is here by that name without loading it; a hub id passes.
+    """Find fault with what is here by that name, or on the Hugging Face hub, without loading it.
 
     Args:
         name: of a model.
@@ -27,7 +31,8 @@ def check_model_path(name: str, argument: str = "model", *, adapters: tuple[Path
         adapters: directories of those that led to this name.
 
     Raises:
-        UserError: the path does not exist, or has no model or no tokenizer in it.
+        UserError: the path does not exist, or has no model or no tokenizer in it; or the hub has no model of that name,
+            or is out of reach, and the model was not downloaded before.
     """
     path = Path(name).expanduser()
     if not name or not exists(name):
@@ -36,6 +41,7 @@ def check_model_path(name: str, argument: str = "model", *, adapters: tuple[Path
         )
         if looks_local:
             raise UserError(f"{argument}: got {name!r}, which does not exist; {EXPECTED}")
+        _check_hub_id(name, f"{argument}: got {name!r}, which is no model here")
         return
     if gguf_file(path, argument) is not None:
         return
@@ -54,6 +60,21 @@ def check_model_path(name: str, argument: str = "model", *, adapters: tuple[Path
             f"{argument}: {name} has no tokenizer, expected its files beside the model's, as by "
             "tokenizer.save_pretrained(...)"
         )
+
+
+def _check_hub_id(name: str, missing: str) -> None:
+    try:
+        if any(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "adapter_config.json")):
+            return  # transformers asks whether there is a newer one, and does without an answer
+        url = hf_hub_url(name, "config.json")
+    except HFValidationError as error:
+        raise UserError(f"{missing}, and no name on the Hugging Face hub; {EXPECTED}") from error
+
+    def ask() -> None:
+        with suppress(EntryNotFoundError):  # of an adapter, say: the hub has it
+            get_hf_file_metadata(url, timeout=HUB_SECONDS)
+
+    ask_hub(ask, missing, "model")
 
 
 def has_tokenizer(path: Path) -> bool:

@@ -21,6 +21,17 @@ Temperature = Annotated[float, AtLeast(0)]
 Seed = Annotated[int, AtLeast(0), Below(2**63)]
 
 
+class RewardNames:
+    """Commands with rewards, each of which has an option of its own: a lone name, as Python and files may have it, is a
+    tuple of one."""
+
+    reward: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reward, str):
+            self.reward = (self.reward,)
+
+
 @dataclass(kw_only=True)
 class LoadingOptions:
     """How the model is loaded."""

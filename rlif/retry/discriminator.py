@@ -56,6 +56,8 @@ class Discriminator:
     """Tokens of a window, of the scores that look at stretches of a completion."""
     record: Mapping[str, Any]
     """What it was fitted on, and how well it does on prompts that it was not fitted on."""
+    prompts: frozenset[str] = frozenset()
+    """Texts of the prompts that it was fitted on; none where it was read, since its file does not hold them."""
 
     def probabilities(self, scores: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """Return (N,) probabilities of being right, of completions with (N,) scores by name."""
@@ -174,7 +176,9 @@ def fit_discriminator(
             f"fit_on: {paths[0]} was sampled at temperature {temperature} with confidence_window {window}, another "
             "file otherwise; expected the same"
         )
-    return Discriminator(tuple(known), model, temperature, WINDOW if window is None else window, record)
+    return Discriminator(
+        tuple(known), model, temperature, WINDOW if window is None else window, record, frozenset(numbers)
+    )
 
 
 @dataclass(frozen=True)
@@ -187,10 +191,7 @@ class _File:
 
 
 def _read(path: Path, labels: Labels, answer_style: AnswerStyle) -> _File:
-    try:
-        completions = read_completions(path, answer_style=answer_style)
-    except UserError as error:
-        raise UserError(f"fit_on: {str(error).removeprefix('completions: ')}") from error
+    completions = read_completions(path, argument="fit_on", answer_style=answer_style)
     if labels == "gold":
         completions = completions.labelled()
         if not completions.prompts:

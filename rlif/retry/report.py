@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,14 @@ RETRY_FILE, FIGURE = "retry.json", "retry.png"
 NAMED = 3
 
 
-def show_discriminator(discriminator: Discriminator, console: Console) -> None:
-    """Say what a discriminator goes by, and how well it does on prompts that it was not fitted on."""
+def show_discriminator(discriminator: Discriminator, prompts: Sequence[str], console: Console) -> None:
+    """Say what a discriminator goes by, how well it does on prompts that it was not fitted on, and if these are such.
+
+    Args:
+        discriminator: that is to judge.
+        prompts: texts of the prompts whose attempts it judges.
+        console: to print to.
+    """
     weights = sorted(
         zip(discriminator.scores, discriminator.model.coefficients, strict=True), key=lambda item: -abs(item[1])
     )
@@ -37,6 +44,12 @@ def show_discriminator(discriminator: Discriminator, console: Console) -> None:
             f" On prompts that it was not fitted on: AUROC {held_out['auroc']:.3f}, Brier {held_out['brier']:.3f}."
         )
     say(console, f"The discriminator goes by {len(weights)} scores, most by {heaviest}.{measured}")
+    if seen := sum(prompt in discriminator.prompts for prompt in prompts):
+        say(
+            console,
+            f"Warning: it was fitted on {seen} of these {len(prompts)} prompts, on which it looks better than it is. "
+            "Fit it on others.",
+        )
 
 
 def show(found: Retried, console: Console) -> None:

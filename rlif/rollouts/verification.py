@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rlif.answers.extract import AnswerStyle
 from rlif.answers.matching import answers_match
@@ -15,7 +16,6 @@ from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import Message, Prompt
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
-from rlif.options.verification import VerificationOptions
 from rlif.rollouts.encode import EncodedPrompt, check_writable, encode_prompt, max_prompt_length
 
 # Keeps the random numbers of verifications apart from those of completions.
@@ -36,6 +36,18 @@ rating in \\boxed{}:
 ### End of the solution
 """
 _PLACE = re.compile(r"\{(prompt|completion|right|wrong|unanswered)\}")
+
+
+class VerifierOptions(Protocol):
+    """What a verifier goes by, of the options of a command that verifies what it samples."""
+
+    verify_template: str | None
+    verify_ratings: tuple[str, str, str]
+    verify_max_prompt_length: int | None
+    max_completion_length: int
+    """Of a verification too, in tokens."""
+    chat: bool
+    system_prompt: str | None
 
 
 @dataclass(frozen=True)
@@ -106,35 +118,26 @@ class Verifier:
 
 
 def make_verifier(
-    language_model: LanguageModel,
-    options: VerificationOptions,
-    prompts: Sequence[EncodedPrompt],
-    *,
-    max_completion_length: int,
-    chat: bool,
-    system_prompt: str | None,
+    language_model: LanguageModel, options: VerifierOptions, prompts: Sequence[EncodedPrompt]
 ) -> Verifier:
     """Make a verifier of the completions of some prompts, checked.
 
     Args:
         language_model: that is asked.
-        options: how.
+        options: of the command.
         prompts: whose completions are verified.
-        max_completion_length: of a verification, in tokens.
-        chat: whether text goes through the chat template too.
-        system_prompt: before every conversation.
 
     Raises:
         UserError: see `Verifier.check`.
     """
-    bounds = [options.verify_max_prompt_length, max_prompt_length(language_model, max_completion_length)]
+    bounds = [options.verify_max_prompt_length, max_prompt_length(language_model, options.max_completion_length)]
     verifier = Verifier(
         language_model,
         TEMPLATE if options.verify_template is None else options.verify_template,
         options.verify_ratings,
         min((bound for bound in bounds if bound is not None), default=None),
-        chat,
-        system_prompt,
+        options.chat,
+        options.system_prompt,
         prompts[0].answer_style,
     )
     verifier.check(prompts)

@@ -190,7 +190,8 @@ class Scorer(nn.Module):
         predicts was never sampled.
         """
         with checkpointing(self.layers) if torch.is_grad_enabled() else nullcontext():
-            if self.share_prompts and is_shared(rollout.packed.num_tokens, padded_tokens(rollout), self.share_prompts):
+            padded = rollout.prompt_ids.numel() + rollout.completion_ids[:, 1:].numel()
+            if self.share_prompts and is_shared(rollout.packed.num_tokens, padded, self.share_prompts):
                 return self._packed_scores(rollout)
             length = rollout.completion_ids.shape[1]
             inputs = padded_inputs(rollout)
@@ -280,11 +281,6 @@ def padded_inputs(rollout: Rollout) -> dict[str, Tensor | bool]:
         "position_ids": positions(attention_mask),
         "use_cache": False,
     }
-
-
-def padded_tokens(rollout: Rollout) -> int:
-    """Count the tokens of `padded_inputs`."""
-    return len(rollout.texts) * (rollout.prompt_ids.shape[1] + rollout.completion_ids.shape[1] - 1)
 
 
 def score_parts(

@@ -1,8 +1,14 @@
-"""What samples are learned by: DPO or NFT on the model itself, or a Bradley-Terry reward model."""
+"""What samples are learned by: DPO or NFT on the model itself, or a Bradley-Terry reward model.
+
+Of length-conditioned pairs (Rc-DPO and Rc-BT, arXiv 2502.00814) the loss is that of the pair, and lam times the sum of
+those of its two comparisons between prompts. Whether the paper keeps the pair's own term beside these is not verified;
+here it is kept. DPO's rewards are log-ratios: beta log Z(prompt), which cancels between completions of one prompt, does
+not cancel between two prompts, and is left out, so that these comparisons are of log-ratios and not of rewards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +18,7 @@ from rlif.models.language_model import LanguageModel
 from rlif.models.reward_model import RewardModel
 from rlif.scoring.scorer import Scorer
 from rlif.scoring.sequences import Ids, as_rollout, sequence_logprobs
+from rlif.self_feedback.length_prompts import ConditionedPair
 from rlif.self_feedback.nft import JudgedCompletion, nft_loss
 from rlif.self_feedback.options import TrainOptions
 from rlif.self_feedback.preference_loss import PreferenceLoss, preference_loss
@@ -26,9 +33,11 @@ class DPO:
     scorer: Scorer
     language_model: LanguageModel
     pairs: Sequence[Pair]
-    reference: tuple[Tensor, Tensor]
-    """(n,) float32 log-probabilities of the chosen and of the rejected completions under the start model."""
+    reference: tuple[Tensor, ...]
+    """(n,) float32 log-probabilities under the start model, of the first, the second, … sequences of all pairs."""
     options: TrainOptions
+    lam: float = 1.0
+    """Weight of comparisons between prompts, where pairs have them."""
 
     @property
     def module(self) -> nn.Module:
@@ -41,27 +50,30 @@ class DPO:
 
     def __call__(self, rows: Sequence[int]) -> StepLoss:
         """See `rlif.training.items.Objective`."""
-        pairs, options, device = [self.pairs[row] for row in rows], self.options, self.language_model.device
+        pairs, options = [self.pairs[row] for row in rows], self.options
         assert options.beta is not None
-        chosen, rejected = [pair.chosen_ids for pair in pairs], [pair.rejected_ids for pair in pairs]
-        prompts = [pair.prompt_ids for pair in pairs]
-        logprobs = sequence_logprobs(self.scorer, self.language_model, prompts * 2, chosen + rejected)
-        chosen_logprob, rejected_logprob = logprobs.chunk(2)
-        result = preference_loss(
-            chosen_logprob,
-            rejected_logprob,
-            self.reference[0][rows],
-            self.reference[1][rows],
-            beta=options.beta,
-            loss_type=options.loss_type,
-            label_smoothing=options.label_smoothing,
-            margin=margins(pairs, device) if options.use_margin else None,
-            lengths=(
-                torch.tensor([len(ids) for ids in chosen], device=device),
-                torch.tensor([len(ids) for ids in rejected], device=device),
-            ),
-        )
-        return with_metrics(result)
+        beta = options.beta
+        prompts, completions = by_place(pairs)
+        count = len(prompts) // len(pairs)
+        logprobs = sequence_logprobs(self.scorer, self.language_model, prompts, completions).chunk(count)
+        device = logprobs[0].device
+        lengths = torch.tensor([len(ids) for ids in completions], device=device).chunk(count)
+
+        def compare(better: int, worse: int, *, is_pair: bool = False) -> PreferenceLoss:
+            return preference_loss(
+                logprobs[better],
+                logprobs[worse],
+                self.reference[better][rows],
+                self.reference[worse][rows],
+                beta=beta,
+                loss_type=options.loss_type,
+                # Nobody was mistaken, or unsure, about an instruction.
+                label_smoothing=options.label_smoothing if is_pair else 0.0,
+                margin=margins(pairs, device) if is_pair and options.use_margin else None,
+                lengths=(lengths[better], lengths[worse]),
+            )
+
+        return with_conditioned(compare(0, 1, is_pair=True), pairs, compare, self.lam)
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,8 @@ class BradleyTerry:
     reward_model: RewardModel
     pairs: Sequence[Pair]
     options: TrainOptions
+    lam: float = 1.0
+    """Weight of comparisons between prompts, where pairs have them."""
 
     @property
     def module(self) -> nn.Module:
@@ -84,13 +98,16 @@ class BradleyTerry:
     def __call__(self, rows: Sequence[int]) -> StepLoss:
         """See `rlif.training.items.Objective`."""
         pairs = [self.pairs[row] for row in rows]
-        completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
-        rewards = self.reward_model.rewards([pair.prompt_ids for pair in pairs] * 2, completions)
-        chosen, rejected = rewards.chunk(2)
-        zero = torch.zeros_like(chosen)
-        margin = margins(pairs, rewards.device) if self.options.use_margin else None
-        # With beta 1 and no reference, DPO's loss of rewards is Bradley and Terry's.
-        return with_metrics(preference_loss(chosen, rejected, zero, zero, beta=1.0, margin=margin))
+        prompts, completions = by_place(pairs)
+        rewards = self.reward_model.rewards(prompts, completions).chunk(len(prompts) // len(pairs))
+        zero = torch.zeros_like(rewards[0])
+        margin = margins(pairs, zero.device) if self.options.use_margin else None
+
+        def compare(better: int, worse: int, margin: Tensor | None = None) -> PreferenceLoss:
+            # With beta 1 and no reference, DPO's loss of rewards is Bradley and Terry's.
+            return preference_loss(rewards[better], rewards[worse], zero, zero, beta=1.0, margin=margin)
+
+        return with_conditioned(compare(0, 1, margin), pairs, compare, self.lam)
 
 
 @dataclass(frozen=True)
@@ -129,16 +146,40 @@ class NFT:
         return StepLoss(loss, {"accuracy": ((change > 0) == positive).float(), "log_ratio": change})
 
 
-def with_metrics(result: PreferenceLoss) -> StepLoss:
-    """The loss of pairs with the share of them that is told apart, and their rewards."""
-    return StepLoss(
-        result.loss,
-        {
-            "accuracy": (result.chosen_reward > result.rejected_reward).float(),
-            "rewards/chosen": result.chosen_reward.detach(),
-            "rewards/rejected": result.rejected_reward.detach(),
-        },
-    )
+def by_place(pairs: Sequence[Pair]) -> tuple[list[Ids], list[Ids]]:
+    """Return prompts and completions of all pairs' first sequences, then of all their second ones, and so on."""
+    sequences = [sequence for place in zip(*(pair.sequences() for pair in pairs), strict=True) for sequence in place]
+    return [prompt for prompt, _ in sequences], [completion for _, completion in sequences]
+
+
+def with_conditioned(
+    own: PreferenceLoss, pairs: Sequence[Pair], compare: Callable[[int, int], PreferenceLoss], lam: float
+) -> StepLoss:
+    """The loss of pairs, with lam times that of their comparisons between prompts where they have any.
+
+    Args:
+        own: what became of the pairs themselves.
+        pairs: n of one kind.
+        compare: two of their sequences by their places in `Pair.sequences`, the better one first.
+        lam: at least 0.
+
+    Returns:
+        The loss, with the share of pairs that is told apart, and their rewards; of comparisons between prompts the
+        share that is told apart, and their loss, both means of a pair's two.
+    """
+    metrics = {
+        "accuracy": (own.chosen_reward > own.rejected_reward).float(),
+        "rewards/chosen": own.chosen_reward.detach(),
+        "rewards/rejected": own.rejected_reward.detach(),
+    }
+    if not isinstance(pairs[0], ConditionedPair):
+        return StepLoss(own.loss, metrics)
+    # The chosen completion without the instruction that it breaks; the rejected one with that which it keeps.
+    found = [compare(0, 2), compare(3, 1)]
+    metrics["length/accuracy"] = torch.stack([(each.chosen_reward > each.rejected_reward).float() for each in found])
+    metrics["length/loss"] = torch.stack([each.loss.detach() for each in found])
+    means = {name: values.mean(dim=0) if values.dim() > 1 else values for name, values in metrics.items()}
+    return StepLoss(own.loss + lam * sum(each.loss for each in found), means)
 
 
 def margins(pairs: Sequence[Pair], device: torch.device) -> Tensor:

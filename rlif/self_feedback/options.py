@@ -30,8 +30,9 @@ from rlif.options.groups import (
     SeedOptions,
     Temperature,
 )
+from rlif.tasks.arithmetic import LENGTH_INSTRUCTIONS
 
-Stage = Literal["all", "sample", "rank", "train", "measure"]
+Stage = Literal["all", "sample", "rank", "train", "measure", "length"]
 Sampling = Literal["branch", "independent"]
 AnswerSpan = Literal["elicited", "marker", "trace"]
 Confidence = Literal[
@@ -39,6 +40,7 @@ Confidence = Literal[
 ]
 ObjectiveName = Literal["dpo", "nft", "reward_model"]
 PreferenceLossType = Literal["sigmoid", "robust", "hinge", "ipo"]
+LengthUnit = Literal["words", "characters", "tokens"]
 
 # The values that fields at None take. A model of the user's gets the paper's.
 PAPER: dict[str, object] = {
@@ -47,15 +49,19 @@ PAPER: dict[str, object] = {
     "confidence": "probability_disparity",
     "learning_rate": 1e-6,
     "beta": 0.2,
+    "length_unit": "words",
 }
 # The built-in model gets others. The prompt determines its first token, so it cannot branch there. It cannot be asked
-# for its answer in words. Its confidence varies in its steps, not in its answers. It is ten thousand times smaller.
+# for its answer in words, nor told in words how long to be. Its confidence varies in its steps, not in its answers. It
+# is ten thousand times smaller.
 BUILT_IN: dict[str, object] = {
     "sampling": "independent",
     "answer_span": "trace",
     "confidence": "inverse_perplexity",
     "learning_rate": 1e-4,
     "beta": 5.0,
+    "length_unit": "tokens",
+    "length_instructions": LENGTH_INSTRUCTIONS,
 }
 
 
@@ -160,6 +166,30 @@ class TrainOptions(OptimizerOptions, LoraOptions):
 
 
 @dataclass(kw_only=True)
+class LengthOptions:
+    """Tell length from quality: the same completion under prompts whose length instruction it keeps, or breaks."""
+
+    length_conditioned: bool = False
+    """Rc-DPO and Rc-BT (arXiv 2502.00814): beside each pair, the chosen completion is worse under an instruction that
+    it breaks, and the rejected one is better under one that it keeps. Of rank and train, dpo and reward_model."""
+
+    lam: Annotated[float, AtLeast(0)] = 1.0
+    """Weight of these two comparisons in the loss, beside the pair's own 1."""
+
+    length_balanced: bool = False
+    """Of rank: keep as many pairs with a longer chosen completion as with a shorter one, and all others. Ours."""
+
+    length_unit: LengthUnit | None = None
+    """What instructions count, of a completion. words: what white space parts. tokens: the end included. None: words;
+    tokens for the built-in model."""
+
+    length_instructions: tuple[str, str] | None = None
+    """Prompts that ask for n or less, and for n or more, with {prompt} and {n} in them; of a conversation, the user's
+    last message. None: the prompt, an empty line, and "Answer in {n} words or less." or "… or more."; for the built-in
+    model what it has symbols for."""
+
+
+@dataclass(kw_only=True)
 class MeasureOptions(HeldOutSamplingOptions):
     """Accuracy and calibration on held-out prompts, of the start model and of the tuned one."""
 
@@ -174,7 +204,8 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
     """
 
     stage: tyro.conf.Positional[Stage] = "all"
-    """One stage alone: sample, rank, train or measure. all: one after the other."""
+    """One stage alone: sample, rank, train, measure or length. all: one after the other; length, which says what a
+    learned reward has to do with length, where preferences are length_conditioned."""
 
     model: str | None = None
     """Model to start from: a directory saved by transformers, or a Hugging Face hub id. None: the built-in base model
@@ -194,7 +225,7 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
     """Of train: pairs from another file, in TRL's format: JSONL with prompt, chosen, rejected. None: those of rank."""
 
     tuned_model: str | None = None
-    """Of measure: the model to compare with the start model. None: the trained one."""
+    """Of measure and length: the model, or the reward model, to compare with the start model. None: the trained one."""
 
     built_in_prompts: Annotated[int, AtLeast(2), Formerly("built_in_questions")] = 400
     """Prompts of the built-in task to sample from, where there is no `data`; half as many are held out."""
@@ -202,6 +233,7 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
     sample: Annotated[SampleOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=SampleOptions)
     rank: Annotated[RankOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankOptions)
     train: Annotated[TrainOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainOptions)
+    length: Annotated[LengthOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LengthOptions)
     measure: Annotated[MeasureOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=MeasureOptions)
 
     @property
@@ -219,7 +251,7 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
             option.value(self)  # an error where a group of options is something else
         defaults = BUILT_IN if self.built_in else PAPER
         groups: dict[str, Any] = {}
-        for name in ("sample", "rank", "train"):
+        for name in ("sample", "rank", "train", "length"):
             group = getattr(self, name)
             missing = [each for each in vars(group) if each in defaults and getattr(group, each) is None]
             groups[name] = dataclasses.replace(group, **{each: defaults[each] for each in missing})
@@ -227,6 +259,9 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
             groups["sample"].temperature = 0.0 if groups["sample"].sampling == "branch" else 1.0
         if groups["train"].use_margin is None:
             groups["train"].use_margin = groups["train"].objective == "reward_model"
+        if groups["length"].length_instructions is None:
+            asked = f"{{prompt}}\n\nAnswer in {{n}} {groups['length'].length_unit} or"
+            groups["length"].length_instructions = (f"{asked} less.", f"{asked} more.")
         config = dataclasses.replace(self, **groups)
         config.validate()
         return config
@@ -252,3 +287,20 @@ class SelfFeedbackConfig(HeldOutOptions, OutputOptions, SeedOptions, ReadingOpti
             raise UserError(
                 "objective: got reward_model with every stage, expected `train` alone: it makes no model to measure"
             )
+        check_length_options(self.length, train.objective)
+
+
+def check_length_options(length: LengthOptions, objective: str) -> None:
+    """Check what length-conditioned preferences are told.
+
+    Raises:
+        UserError: an objective that has no such loss, or instructions that say no number or do not differ.
+    """
+    if length.length_conditioned and objective == "nft":
+        raise UserError("length_conditioned: got the objective nft, expected dpo or reward_model: it has no pairs")
+    texts = length.length_instructions
+    for text in texts or ():
+        if "{prompt}" not in text or "{n}" not in text:
+            raise UserError(f"length_instructions: got {text!r}, expected text with {{prompt}} and {{n}}")
+    if texts is not None and texts[0] == texts[1]:
+        raise UserError(f"length_instructions: got {texts[0]!r} twice, expected one for less and one for more")

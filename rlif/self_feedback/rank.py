@@ -27,7 +27,7 @@ from rlif.self_feedback.options import RankOptions
 
 REQUIRED = ("prompt", "chosen", "rejected")
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-OPTIONAL = (*IDS, "gap", "confidence")
+OPTIONAL = (*IDS, "gap", "confidence", "broken_prompt", "kept_prompt")
 EXPECTED = f"{', '.join(REQUIRED)} and perhaps {', '.join(OPTIONAL)}"
 
 
@@ -189,10 +189,20 @@ def read_preferences(path: Path, language_model: LanguageModel, *, argument: str
     Raises:
         UserError: naming the file and the line.
     """
+    rows = preference_rows(path, argument=argument)
+    return [pair_of(row, language_model, f"{argument}: {path}, row {n}") for n, row in enumerate(rows, start=1)]
+
+
+def preference_rows(path: Path, *, argument: str) -> list[Row]:
+    """The rows of a file of preferences, one at least; what is in them is not looked at.
+
+    Raises:
+        UserError: naming the file, and the line if one is at fault.
+    """
     rows = read_rows(path, argument=argument, made_by="rlif self-feedback rank")
     if not rows:
         raise UserError(f"{argument}: {path} has no rows, expected at least one preference pair")
-    return [_pair(row, language_model, f"{argument}: {path}, row {n}") for n, row in enumerate(rows, start=1)]
+    return rows
 
 
 def _pairs(completions: Sequence[Row], options: RankOptions) -> Iterator[tuple[Row, Row]]:
@@ -237,7 +247,12 @@ def _preference(row: Row, chosen: Row, rejected: Row, options: RankOptions) -> R
     }
 
 
-def _pair(row: Row, language_model: LanguageModel, where: str) -> Pair:
+def pair_of(row: Row, language_model: LanguageModel, where: str) -> Pair:
+    """Return the pair of a row, which stands where `where` says.
+
+    Raises:
+        UserError: beginning with `where`.
+    """
     unknown = [name for name in row if name not in REQUIRED + OPTIONAL]
     missing = [name for name in REQUIRED if name not in row]
     if unknown or missing:
@@ -263,15 +278,22 @@ def _pair(row: Row, language_model: LanguageModel, where: str) -> Pair:
     return Pair(ids[0], ids[1], ids[2], float(gap))
 
 
+def text_of(completion: object, name: str, where: str) -> str:
+    """Return the text of a completion: of a text itself, of a list of one message its content.
+
+    Raises:
+        UserError: beginning with `where`, and naming the completion by `name`.
+    """
+    message = completion[0] if isinstance(completion, list) and len(completion) == 1 else None
+    text = message.get("content") if isinstance(message, dict) else completion
+    if not isinstance(text, str):
+        raise UserError(f"{where}: got {name} {str(completion)[:40]!r}, expected a text or one message")
+    check_encodable(text, name, where)
+    return text
+
+
 def _tokenized(row: Row, language_model: LanguageModel, where: str) -> list[list[int]]:
-    texts = [row["chosen"], row["rejected"]]
-    for index, name in enumerate(("chosen", "rejected")):
-        messages = texts[index]
-        if isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], dict):
-            texts[index] = messages[0].get("content")
-        if not isinstance(texts[index], str):
-            raise UserError(f"{where}: got {name} {str(messages)[:40]!r}, expected a text or one message")
-        check_encodable(texts[index], name, where)
+    texts = [text_of(row[name], name, where) for name in ("chosen", "rejected")]
     prompt = row["prompt"]
     is_chat = isinstance(prompt, list) and bool(prompt) and all(isinstance(message, dict) for message in prompt)
     if not is_chat and not (isinstance(prompt, str) and prompt):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ def reference_logprobs(
     settings: dict[str, str],
     max_tokens_per_forward: int,
     per_token: bool = False,
+    title: str = "Reference log-probabilities",
 ) -> list[list[float]]:
     """log pi_ref of N completions given their prompts, in nats: the sum over the tokens, or each token's.
 
@@ -43,9 +44,58 @@ def reference_logprobs(
         settings: what tells this model and these sequences from others, to which the file may belong.
         max_tokens_per_forward: as `rlif.rollouts.microbatches` counts them.
         per_token: whether each token is wanted.
+        title: of the progress bar.
 
     Returns:
         N lists: of a number for every token with `per_token`, else of one.
+
+    Raises:
+        UserError: the file belongs to something else, or cannot be written.
+    """
+
+    def compute(prompts: list[Ids], completions: list[Ids]) -> list[list[float]]:
+        logprob = scorer(as_rollout(language_model, prompts, completions), 1.0, outputs=("logprob",)).logprob
+        if not per_token:
+            logprob = logprob.sum(dim=1, keepdim=True)
+        return [numbers[: len(ids)] for numbers, ids in zip(logprob.tolist(), completions, strict=True)]
+
+    return kept_numbers(
+        compute,
+        language_model,
+        sequences,
+        path,
+        settings=settings,
+        max_tokens_per_forward=max_tokens_per_forward,
+        share_prompts=scorer.share_prompts,
+        per_token=per_token,
+        title=title,
+    )
+
+
+def kept_numbers(
+    compute: Callable[[list[Ids], list[Ids]], list[list[float]]],
+    language_model: LanguageModel,
+    sequences: Sequence[tuple[Ids, Ids]],
+    path: Path,
+    *,
+    settings: dict[str, str],
+    max_tokens_per_forward: int,
+    title: str,
+    share_prompts: float = 0,
+    per_token: bool = False,
+) -> list[list[float]]:
+    """What is computed of N sequences, from a file as far as it is there: see `reference_logprobs`.
+
+    Args:
+        compute: returns the numbers of some prompts' completions, which are one forward.
+        language_model: whose size says how many sequences are written at a time.
+        sequences: N pairs of prompt and completion, as token ids.
+        path: of the file.
+        settings: to which the file may belong.
+        max_tokens_per_forward: as `rlif.rollouts.microbatches` counts them.
+        title: of the progress bar.
+        share_prompts: of the scorer.
+        per_token: whether each token has a number, or each completion.
 
     Raises:
         UserError: the file belongs to something else, or cannot be written.
@@ -60,18 +110,15 @@ def reference_logprobs(
             raise UserError(f"output_dir: {path}, row {number} has no logprob, or one of another completion")
     if len(file.rows) > len(distinct):
         raise UserError(f"output_dir: {path} has {len(file.rows)} rows, expected at most {len(distinct)}")
-    with bar("Reference log-probabilities", "completions", len(distinct), len(file.rows)) as advance:
+    with bar(title, "completions", len(distinct), len(file.rows)) as advance:
         for start in range(len(file.rows), len(distinct), at_a_time):
             batch = distinct[start : start + at_a_time]
             prompts, completions = [list(prompt) for prompt, _ in batch], [list(completion) for _, completion in batch]
             values: list[list[float]] = [[] for _ in batch]
-            for rows in parts_within(prompts, completions, max_tokens_per_forward, share_prompts=scorer.share_prompts):
-                rollout = as_rollout(language_model, [prompts[row] for row in rows], [completions[row] for row in rows])
-                logprob = scorer(rollout, 1.0, outputs=("logprob",)).logprob
-                if not per_token:
-                    logprob = logprob.sum(dim=1, keepdim=True)
-                for row, numbers in zip(rows, logprob.tolist(), strict=True):
-                    values[row] = numbers[: len(completions[row])]
+            for rows in parts_within(prompts, completions, max_tokens_per_forward, share_prompts=share_prompts):
+                found = compute([prompts[row] for row in rows], [completions[row] for row in rows])
+                for row, numbers in zip(rows, found, strict=True):
+                    values[row] = numbers
             file.append({"logprob": numbers} for numbers in values)
             advance(len(batch))
     by_key = dict(zip(distinct, (row["logprob"] for row in file.rows), strict=True))

@@ -53,7 +53,8 @@ def train_model(
     Returns:
         The rows of metrics.jsonl, per step: loss (mean over its items); accuracy (share of pairs whose chosen
         completion has the higher reward; with NFT, of completions that moved as they were judged); grad_norm;
-        learning_rate; and means of rewards/chosen and rewards/rejected, or of log_ratio, in nats.
+        learning_rate; means of rewards/chosen and rewards/rejected, or of log_ratio, in nats; and of comparisons
+        between prompts, where pairs have them, length/accuracy and length/loss.
 
     Raises:
         UserError: an earlier training in this directory had other settings; a loss that is not finite; no space.
@@ -71,6 +72,8 @@ def train_model(
         "preferences": fingerprint(map(dataclasses.astuple, items))[:16],
     }
     settings |= origin | {"seed": config.seed}
+    if config.length.length_conditioned:
+        settings["lam"] = config.length.lam
     training = ItemTraining(
         options,
         num_items=len(items),
@@ -118,7 +121,8 @@ def make_objective(
             reward_model.model.save_pretrained(target)
             start.tokenizer.save_pretrained(target)
 
-        return BradleyTerry(reward_model, cast(Sequence[Pair], items), options), write_reward_model
+        pairs = cast(Sequence[Pair], items)
+        return BradleyTerry(reward_model, pairs, options, config.length.lam), write_reward_model
 
     sequences = [sequence for item in items for sequence in item.sequences()]
     reference = reference_logprobs(
@@ -136,5 +140,5 @@ def make_objective(
     scorer = make_scorer(policy.model, config)
     if options.objective == "nft":
         return NFT(scorer, policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
-    sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(-1, 2)
-    return DPO(scorer, policy, cast(Sequence[Pair], items), (sums[:, 0], sums[:, 1]), options), policy.save
+    sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(len(items), -1)
+    return DPO(scorer, policy, cast(Sequence[Pair], items), sums.unbind(dim=1), options, config.length.lam), policy.save

@@ -43,6 +43,9 @@ VERIFY_RATINGS = ("1", "2", "9")
 """Of a right solution, a wrong one, and one without an answer: numbers that the model writes now and then when it is
 asked. One that is never written could not be rewarded."""
 
+LENGTH_INSTRUCTIONS = ("{prompt}?-{n}\n", "{prompt}?+{n}\n")
+"""Ask for at most and for at least n tokens, in these symbols: a line that no problem and no solution has."""
+
 # One problem in this many is kept for evaluation.
 EVAL_FRACTION = 8
 # A random slip misses the right sum by 1 to this much, either way.

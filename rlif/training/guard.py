@@ -13,13 +13,19 @@ is the start model. It is asked about held-out prompts before training: its majo
 - length, EOS rate, parse rate and repetition, against those of the start model: degenerate completions (loops, empty
   answers) can be likely under any model, so a policy that has come to them is never the best, whatever its score.
 
-A fall must exceed twice the sampling error of the score. Gold answers are never looked at.
+A fall must exceed twice the sampling error of the score. One after which half of the best consensus is lost is a
+collapse. The step at which a policy collapses says how far its own rewards carry it, and is what arXiv 2603.08660 calls
+the model collapse step: there the first at which the rewards of majority votes agree with those of gold answers in
+less than 1%. The guard takes the start model's majority for gold, and half of the best for 1%: runs of tens of steps
+get there, and what is left of a policy that still writes numbers is more than 1% for long.
+
+Gold answers are never looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +40,8 @@ CONSENSUS_GENERATIONS = 8
 MIN_CONSENSUS_PROMPTS = 0.5
 # Standard errors that a fall must exceed.
 SIGNIFICANT = 2.0
+# Share of the highest consensus so far; with less the policy has collapsed.
+COLLAPSED = 0.5
 
 
 @dataclass(frozen=True)
@@ -81,13 +89,26 @@ class Guard:
         readings: those so far; the first is the start model's.
         best: the first reading with the highest score, of those without a fault.
         falling: evaluations in a row that were significantly below the best, or degenerate.
+        collapse: the first reading of a policy that had collapsed; None until there is one. Its step is the collapse
+            step.
     """
 
     patience: int
     readings: list[Reading] = field(default_factory=list)
     best: Reading | None = None
     falling: int = 0
+    collapse: Reading | None = None
     start: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Mapping[str, float]], patience: int = 1) -> Guard:
+        """Return a guard that has seen the evaluations in rows of metrics.jsonl."""
+        guard = cls(patience)
+        for row in rows:
+            metrics = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
+            if "base_nll_error" in metrics:
+                guard.observe(int(row["step"]), metrics)
+        return guard
 
     @property
     def should_stop(self) -> bool:
@@ -108,6 +129,8 @@ class Guard:
         score, error = self._score(metrics)
         reading = Reading(step, score, error, self._fault(metrics))
         self.readings.append(reading)
+        if self.collapse is None and self._has_collapsed(reading):
+            self.collapse = reading
         if reading.fault is None and (self.best is None or score > self.best.score):
             self.best, self.falling = reading, 0
             return None
@@ -142,6 +165,21 @@ class Guard:
             return sentence
         return f"{sentence}; {how_to_get_answers(style, self.start['eos_rate'])}"
 
+    def collapse_words(self) -> str | None:
+        """Say at which step the policy collapsed, and by what sign; None if it did not."""
+        if self.collapse is None:
+            return None
+        before = [reading for reading in self.readings if reading.step <= self.collapse.step]
+        sign = agreeing(self.collapse, highest_of(before)) if self.uses_consensus else self.collapse.fault
+        return f"the policy has collapsed, its collapse step is {self.collapse.step}: {sign}"
+
+    def _has_collapsed(self, reading: Reading) -> bool:
+        if not self.uses_consensus:
+            return reading.fault is not None
+        highest = highest_of(self.readings)
+        is_real = highest.score - reading.score > SIGNIFICANT * math.hypot(reading.error, highest.error)
+        return is_real and reading.score < COLLAPSED * highest.score
+
     def _score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         if self.uses_consensus:
             share = metrics["consensus"]
@@ -171,13 +209,23 @@ class Guard:
         if reading.fault is not None:
             sign = reading.fault
         elif self.uses_consensus:
-            sign = (
-                f"{reading.score:.0%} of completions give the start model's majority answer, {self.best.score:.0%} did "
-                f"at step {self.best.step}"
-            )
+            sign = agreeing(reading, self.best)
         else:
             sign = (
                 f"the start model's NLL plus KL is {-reading.score:.3g} nats a token, {-self.best.score:.3g} at step "
                 f"{self.best.step}"
             )
         return f"the policy has probably begun to fall: {sign}. The best so far is that of step {self.best.step}"
+
+
+def highest_of(readings: Sequence[Reading]) -> Reading:
+    """Return the first reading with the highest score, of a degenerate policy or not."""
+    return max(readings, key=lambda reading: reading.score)
+
+
+def agreeing(reading: Reading, best: Reading) -> str:
+    """Say how many completions agree with the start model, beside how many did at best."""
+    return (
+        f"{reading.score:.0%} of completions give the start model's majority answer, {best.score:.0%} did at step "
+        f"{best.step}"
+    )

@@ -153,16 +153,10 @@ def train_items(
         write_json(target / STEP_FILE, {"step": step}, indent=None)
 
     told = False
-    changing = False  # whether a step has begun to change the weights, and is not done
-
-    def hold() -> None:
-        nonlocal changing
-        stop.hold()
-        changing = True
 
     def take_step() -> None:
         """Train the step after `step`; until it begins to change the weights, a signal abandons it."""
-        nonlocal step, changing, told
+        nonlocal step, told
         rows = step_rows(training.num_items, step + 1, training.items_per_step, training.seed)
         assert options.learning_rate is not None
         learning_rate = scheduled(
@@ -175,12 +169,13 @@ def train_items(
         with stop.interruptible():
             row = train_batch(objective, optimizer, rows, learning_rate, options, training.max_tokens_per_forward)
         metrics.append([without_nan({"step": step + 1} | row)])
-        step, changing = step + 1, False
+        step += 1
+        stop.release()
         if not told and (warning := rounded_away(row["moved_weights"], options, training.dtype)):
             told = True
             make_console(errors=True).print(f"Warning: {warning}", soft_wrap=True, markup=False, highlight=False)
 
-    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(hold):
+    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(stop.hold):
         try:
             while step < max_steps:
                 take_step()
@@ -191,7 +186,7 @@ def train_items(
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             stop.save_in_peace()
-            if step > 0 and not changing:
+            if step > 0 and not stop.held:
                 write_directory(checkpoint, save_checkpoint)
             raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training") from None
 

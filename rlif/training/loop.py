@@ -12,11 +12,10 @@ import gc
 import hashlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from rlif.answers.advice import how_to_get_answers
 from rlif.data.prompts import shuffled_epochs
 from rlif.doing import doing
 from rlif.errors import UserError
+from rlif.files.jsonl import Row
 from rlif.interrupts import StopRequest
 from rlif.models.optimization import before_weights_change, rounded_away, scheduled
 from rlif.rollouts.encode import EncodedPrompt
@@ -38,15 +38,12 @@ from rlif.training.learner import Learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress
 from rlif.training.resampling import redraw_equal_groups
+from rlif.training.samples import NUM_SAMPLES, step_rows
+from rlif.training.scores import Scores, start_scores
 from rlif.training.setup import Run, prepare
 from rlif.training.step import update
-from rlif.training.validation import sample_rows
 from rlif.training.verification import ask
 
-# Completions written to samples.jsonl at a time: enough to see what the policy is up to.
-NUM_SAMPLES = 8
-# Verifications after them, of those that the policy was trained on.
-NUM_VERIFICATIONS = 2
 # Steps without a finite update after which nothing better is to be expected.
 MAX_BAD_STEPS = 3
 
@@ -63,18 +60,21 @@ class TrainResult:
     """The first step with the highest eval/accuracy; None without evaluation or without gold answers."""
     guard_step: int | None = None
     """The step whose policy the guard takes for the best, without gold answers; None if it was off."""
+    collapse_step: int | None = None
+    """The step at which the guard found that the policy had collapsed; None if it did not, or the guard was off."""
     warning: str | None = None
     """What the guard said when the policy began to fall."""
     stopped: bool = False
     """Whether the guard stopped the run."""
 
 
-def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
+def train(config: TrainConfig, *, progress: Progress | None = None, stop_at_collapse: bool = False) -> TrainResult:
     """Train a model as `config` says, and leave metrics, samples and the model in its run directory.
 
     Args:
         config: validated here.
         progress: where to report; by default a live view on stderr, or plain lines where stderr is no terminal.
+        stop_at_collapse: end where the guard, which must be on, finds that the policy has collapsed.
 
     Raises:
         UserError: bad input, before any work starts.
@@ -83,46 +83,52 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             and the message says where. A second Ctrl-C in a step that is being finished saves the model alone.
     """
     run = prepare(config, progress)
-    learner, step, bad_steps = run.learner, run.state.step, 0
+    run.stop_at_collapse = stop_at_collapse
+    learner, step = run.learner, run.state.step
+    bad_steps = count_bad_steps([*run.rows, run.unfinished or {}], config.num_iterations)
     # A run that the guard has stopped, and that was then interrupted before it was saved, is at its last step.
     stopped_by_guard, last = (True, step) if run.should_stop and step < config.max_steps else (False, config.max_steps)
     warning, few_moved = None, False
     first_trained = step + 1
     first = step if step == 0 or run.unfinished else first_trained
     prompts = islice(shuffled_epochs(run.train_set, config.seed), step * config.prompts_per_step, None)
-    with StopRequest() as stop, before_weights_change(partial(hold, run, stop)):
+    with StopRequest() as stop, before_weights_change(stop.hold):
         try:
             with stop.interruptible():  # no process waits for another here
                 run.ask_start_model()
             run.progress.start(config.title, config.max_steps, run.state.step)
             for step in range(first, last + 1):
                 row: dict[str, float] = dict(run.unfinished or {"step": step})
-                samples: list[dict[str, object]] = []
+                samples: list[Row] = []
+                rewarded: list[Row] = []
+                evaluates = step % config.eval_steps == 0 or step == config.max_steps
                 if step >= first_trained:
                     with interruptible(run, stop):
-                        metrics, rollout = train_step(learner, list(islice(prompts, config.prompts_per_step)), step)
+                        metrics, rollout, scores = train_step(
+                            learner, list(islice(prompts, config.prompts_per_step)), step
+                        )
                     bad_steps = bad_steps + 1 if metrics["skipped_updates"] == config.num_iterations else 0
                     if bad_steps == 0:  # else `explain_not_finite` may look at them
                         learner.optimizer.zero_grad()  # as large as the weights, while others are sampled from these
                     row |= run.finish_step(step, metrics)
+                    if evaluates or step == 1:
+                        tokenizer, one_of_each = learner.models.language_model.tokenizer, not run.eval_set
+                        rewarded = step_rows(rollout, scores.rewards, scores.stats, tokenizer, one_of_each=one_of_each)
+                        run.log_samples(step, rewarded)
+                    stop.release()
                     if step == first_trained:
                         warn_of_silence(run, rollout)
                     few_moved = few_moved or warn_of_rounding(run, metrics["moved_weights"])
                 alarm = None
-                if step % config.eval_steps == 0 or step == config.max_steps:
-                    if run.eval_set:
-                        with interruptible(run, stop):
-                            evaluation = run.evaluate(step)
-                        row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-                        samples = evaluation.samples[:NUM_SAMPLES]
-                        guarded, alarm = run.watch(step, evaluation.metrics)
-                        row |= guarded
-                    elif step >= first_trained:
-                        samples = sample_rows(rollout.select(rollout.solutions))[:NUM_SAMPLES]
-                    if step >= first_trained and rollout.verifications:
-                        samples += sample_rows(rollout.select(rollout.verifications))[:NUM_VERIFICATIONS]
+                if evaluates and run.eval_set:
+                    with interruptible(run, stop):
+                        evaluation = run.evaluate(step)
+                    row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+                    samples = evaluation.samples[:NUM_SAMPLES]
+                    guarded, alarm = run.watch(step, evaluation.metrics)
+                    row |= guarded
                 if len(row) > 1:  # step 0 without evaluation data has nothing to say
-                    run.log(row, samples)
+                    run.log(row, samples, rewarded)
                 if alarm is not None:
                     warning = alarm
                     run.progress.warn(alarm)
@@ -139,25 +145,25 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
             run.save_result()
         except KeyboardInterrupt:
             stop.save_in_peace()
-            raise KeyboardInterrupt(salvaged(run, step) if run.in_update else kept(run)) from None
+            # Half a step is none that a run could go on from.
+            raise KeyboardInterrupt(salvaged(run, step, trained=True) if stop.held else kept(run)) from None
         except Exception as error:
             stop.save_in_peace()
             # What was computed so far is not lost, whatever went wrong; the message says where it is.
-            place = salvaged(run, step)
+            place = salvaged(run, step, trained=run.state.step > 0 or stop.held)
             if isinstance(error, UserError):
                 raise UserError(f"{error} ({place})") from error
             error.add_note(place)
             raise
         finally:
             run.close()
-    scored = [row for row in run.rows if "eval/accuracy" in row]
-    best = max(scored, key=lambda row: row["eval/accuracy"], default=None)
     result = TrainResult(
         run_dir=run.path,
         rows=run.rows,
         last_step=step,
-        best_step=None if best is None else int(best["step"]),
+        best_step=most_accurate(run.rows),
         guard_step=run.guard.best.step if run.guard and run.guard.best else None,
+        collapse_step=run.guard.collapse.step if run.guard and run.guard.collapse else None,
         warning=warning,
         stopped=stopped_by_guard,
     )
@@ -172,22 +178,32 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> TrainResu
     return result
 
 
+def count_bad_steps(rows: Sequence[Mapping[str, float]], num_iterations: int) -> int:
+    """Count the steps without a finite update that a run ended with, from the rows of its metrics."""
+    totals = [0.0, *(row["skipped_updates"] for row in rows if "skipped_updates" in row)]
+    skipped = [after - before for before, after in pairwise(totals)]
+    return next((count for count, each in enumerate(reversed(skipped)) if each != num_iterations), len(skipped))
+
+
+def most_accurate(rows: Sequence[Mapping[str, float]]) -> int | None:
+    """Return the first step with the highest eval/accuracy; None if no row has one."""
+    scored = [row for row in rows if "eval/accuracy" in row]
+    return int(max(scored, key=lambda row: row["eval/accuracy"])["step"]) if scored else None
+
+
 def interruptible(run: Run, stop: StopRequest) -> AbstractContextManager[None]:
     """Let a signal interrupt at once, within; not where other processes would then wait for this one for ever."""
     return stop.interruptible() if run.learner.accelerator.num_processes == 1 else nullcontext()
 
 
-def hold(run: Run, stop: StopRequest) -> None:
-    """Begin to change the weights: half a step is none that a run could go on from."""
-    stop.hold()
-    run.in_update = True
-
-
-def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) -> tuple[dict[str, float], Rollout]:
+def train_step(
+    learner: Learner, prompts: Sequence[EncodedPrompt], step: int
+) -> tuple[dict[str, float], Rollout, Scores]:
     """Train one step: sample, score, learn. Each process takes its share of the prompts.
 
     Returns:
-        The metrics of the step on all processes, per completion or per token (nats), and this process's rollout.
+        The metrics of the step on all processes, per completion or per token (nats), and this process's rollout with
+        what was found out about it.
     """
     config, accelerator = learner.config, learner.accelerator
     started = time.perf_counter()
@@ -216,13 +232,15 @@ def train_step(learner: Learner, prompts: Sequence[EncodedPrompt], step: int) ->
                 rollout = with_verifications(rollout, verifications, learner.models.language_model.pad_token_id)
     sampled = time.perf_counter()
     with doing(f"learning from {len(rollout.texts)} completions"):
-        metrics = update(learner, rollout, step, learning_rate_at(step, config))
+        scores = start_scores(learner, rollout, step)
+        metrics = update(learner, rollout, step, learning_rate_at(step, config), scores)
     seconds = time.perf_counter() - started
-    return metrics | more | {
+    more |= {
         "tokens_per_second": metrics["num_tokens"] / seconds,
         "sampling_seconds": sampled - started,
         "step_seconds": seconds,
-    }, rollout
+    }
+    return metrics | more, rollout, scores
 
 
 def draw(learner: Learner, prompts: Sequence[EncodedPrompt], seeds: Sequence[tuple[int, ...]]) -> Rollout:
@@ -284,7 +302,7 @@ def kept(run: Run) -> str:
     try:
         run.save_checkpoint()
     except UserError as error:
-        raise UserError(f"{error} ({salvaged(run, step)})") from error
+        raise UserError(f"{error} ({salvaged(run, step, trained=True)})") from error
     return f"stopped after step {step}; --resume continues the run in {run.path}"
 
 
@@ -297,12 +315,11 @@ def warn_of_rounding(run: Run, moved: float) -> bool:
     return warning is not None
 
 
-def salvaged(run: Run, step: int) -> str:
-    """Save the model as it is, and say where everything is that can be used."""
+def salvaged(run: Run, step: int, *, trained: bool) -> str:
+    """Save the model as it is, if it has been `trained`, and say where everything is that can be used."""
     found = [f"stopped in step {step}; metrics are in {run.path}"]
     if not run.path.is_dir():
         found = [f"stopped in step {step}; {run.path} was removed or renamed while the run wrote to it"]
-    trained = run.state.step > 0 or run.in_update
     # Saving may take all processes, and the others may be elsewhere.
     if trained and run.learner.accelerator.num_processes == 1:
         try:

@@ -25,6 +25,7 @@ from rlif.options.groups import (
     OutputOptions,
     ReadingOptions,
     ResumeOptions,
+    RewardNames,
     SamplingOptions,
     SeedOptions,
     StepOptions,
@@ -176,6 +177,7 @@ class SavingOptions:
 
 @dataclass(kw_only=True)
 class TrainConfig(
+    RewardNames,
     ModelOptions,
     DataOptions,
     OutputOptions,
@@ -243,10 +245,6 @@ class TrainConfig(
     def title(self) -> str:
         """What the run is about, in a few characters: its rewards."""
         return "+".join(reward_names(self.reward))
-
-    def __post_init__(self) -> None:
-        if isinstance(self.reward, str):  # a lone name, as a file may have it too
-            self.reward = (self.reward,)
 
     def validate(self) -> None:
         """Check every value that can be checked without opening a file.

@@ -38,13 +38,20 @@ class Scores:
     advantages: Tensor
     """(N,) float32."""
     old_logprob: Tensor
-    """(N, T) float32, of the policy that sampled; filled by the first update."""
+    """(N, T) float32, of the policy that sampled; filled by the first update, as the two below are."""
+    entropy: Tensor
+    self_certainty: Tensor
     kept: KeptAnswers | None
     """What the start model says; filled by the first update, and None where no later one asks."""
     totals: Counter[str] = field(default_factory=Counter)
     """Sums for the metrics, of the completions that verify no other."""
     verifying: Counter[str] = field(default_factory=Counter)
     """The same of verifications."""
+
+    @property
+    def stats(self) -> TokenStats:
+        """How sure the policy that sampled was of each token: what samples.jsonl keeps of a few completions."""
+        return TokenStats(self.old_logprob, self.entropy, self.self_certainty)
 
 
 def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
@@ -61,6 +68,8 @@ def start_scores(learner: Learner, rollout: Rollout, step: int) -> Scores:
         rewards=torch.zeros(len(counted), dtype=torch.float64),
         advantages=counted.new_zeros(len(counted), dtype=torch.float32),
         old_logprob=torch.zeros_like(counted, dtype=torch.float32),
+        entropy=torch.zeros_like(counted, dtype=torch.float32),
+        self_certainty=torch.zeros_like(counted, dtype=torch.float32),
         kept=KeptAnswers(counted.shape) if config.beta > 0 and config.num_iterations > 1 else None,
         totals=Counter(clipped=0, sampler_weight=0, weighted=0),
     )
@@ -122,9 +131,11 @@ def keep_scores(
     scores: Scores, part: Rollout, rows: list[int], stats: TokenStats, answer: StartAnswer, kl: Tensor | None
 ) -> None:
     """Keep what the policy that sampled, and the start model, say of some rows; `kl` is the divergence from it."""
-    assert stats.logprob is not None
     length = part.completion_ids.shape[1]
-    scores.old_logprob[rows, :length] = stats.logprob.detach()
+    for kept, values in zip(scores.stats[:3], stats[:3], strict=True):
+        assert kept is not None
+        assert values is not None
+        kept[rows, :length] = values.detach()
     if scores.kept is not None:
         scores.kept.put(rows, answer)
     full_kl = None if answer.scores is None else kl

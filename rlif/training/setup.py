@@ -55,27 +55,32 @@ class Run:
     """The metrics of the last step, which only lack the evaluation after it; None where nothing is lacking."""
     consensus: list[str | None] | None = None
     """The start model's majority answers to the first evaluation prompts, for the guard, once it was asked."""
-    in_update: bool = False
-    """Whether a step has begun to change the weights, and is not done."""
+    stop_at_collapse: bool = False
+    """Whether the run ends where the guard finds that the policy has collapsed."""
     lock: ExitStack = field(default_factory=ExitStack)
     """Keeps other processes out of the directory until it is closed."""
 
-    def log(self, row: dict[str, float], samples: list[dict[str, object]]) -> None:
-        """Record the metrics of a step, and completions of it; with that the step is finished."""
-        self.progress.report(row, str(samples[0]["prompt"]) + str(samples[0]["completion"]) if samples else None)
-        report(self.learner.accelerator, row, samples)
+    def log_samples(self, step: int, samples: list[Row]) -> None:
+        """Record completions of a step, which may still be evaluated."""
+        if self.directory:
+            self.directory.log_samples({"step": step, **sample} for sample in samples)
+
+    def log(self, row: dict[str, float], samples: list[Row], logged: Sequence[Row] = ()) -> None:
+        """Record the metrics of a step, and completions of it beside those that are logged; it is finished then."""
+        shown = [*samples, *logged]
+        self.progress.report(row, str(shown[0]["prompt"]) + str(shown[0]["completion"]) if shown else None)
+        report(self.learner.accelerator, row, shown)
         with without_interrupts():
             self.rows.append(row)
             self.unfinished = None
             if self.directory:
                 self.directory.log_metrics(row)
-                self.directory.log_samples({"step": row["step"], **sample} for sample in samples)
+                self.log_samples(int(row["step"]), samples)
                 if row["step"] > 0:  # until then a run that is stopped has no checkpoint, and begins with it
                     self.directory.remove_part(EVALUATION_FILE)
 
     def finish_step(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Count a step, which may still be evaluated, and return its metrics with the sums over the run."""
-        self.in_update = False
         self.state.step = step
         self.state.skipped_updates += int(metrics["skipped_updates"])
         metrics = metrics | {"skipped_updates": self.state.skipped_updates}
@@ -135,13 +140,19 @@ class Run:
         warning = self.guard.observe(step, broadcast(self.learner.accelerator, metrics))
         if len(self.guard.readings) == 1 and (fallback := self.guard.fallback(self.eval_set[0].answer_style)):
             self.progress.warn(fallback)
+        if self.guard.collapse is self.guard.readings[-1]:
+            self.progress.warn(str(self.guard.collapse_words()))
         best = self.guard.best
         if best is self.guard.readings[-1]:
             write = self.learner.writer(with_optimizer=False)
             if self.directory:
                 self.directory.save_best(write, best)
         found = {"guard/falling": float(self.guard.falling)}
-        return found | ({"guard/best_step": float(best.step)} if best is not None else {}), warning
+        if best is not None:
+            found["guard/best_step"] = float(best.step)
+        if self.guard.collapse is not None:
+            found["guard/collapse_step"] = float(self.guard.collapse.step)
+        return found, warning
 
     @property
     def keeps_best(self) -> bool:
@@ -153,8 +164,11 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the guard decides, and has decided that the run ends."""
-        return self.guard is not None and self.keeps_best and self.guard.should_stop
+        """Whether the guard decides, and has decided that the run ends; or this is a run up to its collapse."""
+        if self.guard is None:
+            return False
+        collapsed = self.stop_at_collapse and self.guard.collapse is not None
+        return collapsed or (self.keeps_best and self.guard.should_stop)
 
     def save_checkpoint(self) -> None:
         """Save everything that the run needs to continue after the last step."""
@@ -245,16 +259,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:
         train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
-    verifier = None
-    if config.verify:
-        verifier = make_verifier(
-            start,
-            config,
-            train_set,
-            max_completion_length=config.max_completion_length,
-            chat=config.chat,
-            system_prompt=config.system_prompt,
-        )
+    verifier = make_verifier(start, config, train_set) if config.verify else None
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
         check_paged(start, train_set[0].ids)
@@ -336,11 +341,7 @@ def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[
 
 def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading | None) -> Guard:
     """Make a guard that has seen the evaluations so far, and takes for the best what OUTPUT_DIR/best holds."""
-    guard = Guard(config.guard_patience)
-    for row in rows:
-        metrics = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
-        if "base_nll_error" in metrics:
-            guard.observe(int(row["step"]), metrics)
+    guard = Guard.of_rows(rows, config.guard_patience)
     if rows:
         # It may be of a later step than the checkpoint, which the run was at before it was interrupted.
         guard.best = saved

@@ -39,25 +39,33 @@ from rlif_kernels import GRPOLoss, TokenStats
 from rlif_kernels.stats import DEFAULT_OUTPUTS
 
 
-def update(learner: Learner, rollout: Rollout, step: int, learning_rate: float) -> dict[str, float]:
+def update(
+    learner: Learner, rollout: Rollout, step: int, learning_rate: float, scores: Scores | None = None
+) -> dict[str, float]:
     """Make `num_iterations` updates from the rollout of a step, which is counted from 1.
 
     The gradient is that of the whole step on all processes, however it is divided into parts. An update whose loss or
     gradient is not finite is left out.
 
+    Args:
+        learner: that learns.
+        rollout: of this process.
+        step: number of the step.
+        learning_rate: of the step.
+        scores: by `start_scores`, for a caller who wants to see what is found out about the rollout.
+
     Returns:
         The step's metrics, per completion or per token (nats), over all processes.
     """
     with limited_cost() as cost:
-        totals = _updates(learner, rollout, step, learning_rate)
+        totals = _updates(learner, rollout, learning_rate, scores or start_scores(learner, rollout, step))
     return totals | {"unread_answers": all_reduce_sum(learner.accelerator, {"unread": len(cost.unread)})["unread"]}
 
 
-def _updates(learner: Learner, rollout: Rollout, step: int, learning_rate: float) -> dict[str, float]:
+def _updates(learner: Learner, rollout: Rollout, learning_rate: float, scores: Scores) -> dict[str, float]:
     """`update`, but for the cost of answers."""
     config, accelerator = learner.config, learner.accelerator
     set_learning_rate(learner.optimizer, learning_rate)
-    scores = start_scores(learner, rollout, step)
     one_forward = one_forward_serves(learner, rollout)
     if not one_forward:
         score(learner, rollout, scores)

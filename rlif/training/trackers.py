@@ -45,7 +45,7 @@ def report(accelerator: Accelerator, row: Mapping[str, float], samples: Sequence
     # Trackers count steps themselves; Trackio would rename one that comes among the metrics, and say so every time.
     accelerator.log({name: value for name, value in row.items() if name != "step"}, step=step)
     if samples:
-        columns = list(samples[0])
+        columns = [name for name in samples[0] if name != "tokens"]  # hundreds of numbers are none for a cell
         cells = [["" if sample[name] is None else str(sample[name]) for name in columns] for sample in samples]
         for tracker in accelerator.trackers:
             if accelerator.is_main_process:

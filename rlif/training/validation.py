@@ -26,8 +26,10 @@ from rlif.rollouts.encode import EncodedPrompt
 from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.scoring.scorer import parts_of
+from rlif.scoring.token_confidence import token_confidence
 from rlif.training.distributed import unsharded
 from rlif.training.learner import Models
+from rlif.training.samples import NUM_SAMPLES, sample_row
 from rlif_kernels import TokenStats, k3_kl
 
 # One seed for all runs and all steps: evaluations differ by the policy alone.
@@ -54,10 +56,10 @@ class ValidationOptions:
 
 @dataclass(frozen=True)
 class Validation:
-    """Metrics without the prefix `eval/`, and one completion of each prompt."""
+    """Metrics without the prefix `eval/`, and one completion of each prompt; the first of these have their `tokens`."""
 
     metrics: dict[str, float]
-    samples: list[dict[str, object]]
+    samples: list[Row]
 
 
 @torch.no_grad()
@@ -112,7 +114,8 @@ def evaluate(
                     seeds=[(EVAL_SEED, start + offset) for offset in range(len(batch))],
                 )
             answers = consensus[start : start + len(batch)] if consensus else []
-            part = _measured(models, rollout, temperature, answers, options.max_tokens_per_forward)
+            shown = max(0, NUM_SAMPLES - start)
+            part = _measured(models, rollout, temperature, answers, options.max_tokens_per_forward, shown)
             keep([part])
             parts.append(part)
             start += len(batch)
@@ -136,19 +139,27 @@ def evaluate(
 
 
 def _measured(
-    models: Models, rollout: Rollout, temperature: float, consensus: Sequence[str | None], max_tokens: int
+    models: Models, rollout: Rollout, temperature: float, consensus: Sequence[str | None], max_tokens: int, shown: int
 ) -> Row:
-    """What one batch of an evaluation comes to: sums, one completion of each prompt, and each completion's drift."""
+    """What one batch of an evaluation comes to: sums, one completion of each prompt, and each completion's drift.
+
+    Of the completions of the first `shown` prompts it has the tokens too.
+    """
     assert models.start_model is not None
     totals: Counter[str] = Counter(text_totals(rollout, consensus))
-    drift = []
+    drift, tokens = [], {}
+    tokenizer, firsts = models.language_model.tokenizer, range(0, len(rollout.texts), rollout.num_generations)
     for rows in parts_of(models.scorer, rollout, max_tokens):
         part = rollout.select(rows)
         stats = models.scorer(part, temperature)
         start_logprob = models.start_model.logprob(part, temperature)
         totals.update(rollout_totals(part, stats, start_logprob))
         drift += completion_drift(part, stats, start_logprob).tolist()
-    return {"totals": dict(totals), "samples": sample_rows(rollout), "drift": drift}
+        for place, row in enumerate(rows):
+            if row in firsts[:shown]:
+                tokens[row] = token_confidence(rollout, row, tokenizer, stats, stats_row=place).to_json()
+    samples = [sample_row(rollout, row, "eval", tokens=tokens.get(row)) for row in firsts]
+    return {"totals": dict(totals), "samples": samples, "drift": drift}
 
 
 def _prompts_at_a_time(
@@ -292,18 +303,3 @@ def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
         if name in totals:
             metrics[name] = totals[name] / tokens
     return metrics
-
-
-def sample_rows(rollout: Rollout) -> list[dict[str, object]]:
-    """Return the first completion of each prompt, as rows for samples.jsonl."""
-    return [
-        {
-            "prompt": rollout.prompts[row],
-            "completion": rollout.texts[row],
-            "stated": stated and stated.text,
-            "tier": stated and stated.tier,
-            "finished": bool(rollout.finished[row]),
-            "answer": rollout.answers[row],
-        }
-        for row, stated in list(enumerate(rollout.stated))[:: rollout.num_generations]
-    ]

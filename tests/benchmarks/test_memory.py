@@ -1,12 +1,16 @@
 """Memory is counted to the byte where torch gives it out, and seen from outside where a process rises."""
 
+import os
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
 
 from benchmarks import memory
 from benchmarks.memory import FreshProcessError, in_fresh_process, peak_allocated
+from forked import start
+from hurt import wait_until
 
 
 def test_allocated_bytes_are_counted_to_the_byte_and_freed_ones_again():
@@ -33,3 +37,22 @@ def test_what_goes_wrong_in_a_fresh_process_is_told():
         in_fresh_process(int, "four")
     with pytest.raises(FreshProcessError, match="exit code 9"):
         in_fresh_process(sys.exit, 9)
+
+
+def test_a_fresh_process_ends_with_the_one_that_was_killed_while_it_waited_for_it(tmp_path):
+    noted = tmp_path / "process"
+    asking = start(
+        "from benchmarks.memory import in_fresh_process\n"
+        "from forked import note_and_wait\n"
+        f"in_fresh_process(note_and_wait, {str(noted)!r})"
+    )
+    wait_until(noted.exists)
+    asking.kill()
+
+    def is_gone():
+        with suppress(ProcessLookupError):
+            os.kill(int(noted.read_text()), 0)
+            return False
+        return True
+
+    wait_until(is_gone)

@@ -33,10 +33,9 @@ EXAMPLES = 100  # of a file that is read in a millisecond
 # Of the files and endings that the code names, those that no command reads again, and those read under another name.
 ONLY_WRITTEN = {
     "comparison.png", "confidence.png", "diagnosis.json", "eval.json", "explanation.json", "explanation.png",
-    "figure.png", "guard.png", "introspect.json", "introspect.png", "lab.json",
-    "majority.jsonl",
-    "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.md", "retry.json", "retry.png",
-    "risk_coverage.png", "training.png",
+    "figure.png", "guard.png", "introspect.json", "introspect.png", "lab.json", "length.json", "majority.jsonl",
+    "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.html", "report.md", "retry.json",
+    "retry.png", "risk_coverage.png", "training.png",
 }  # fmt: skip
 BY_OTHER_NAME = {
     "*.safetensors": "model.safetensors",
@@ -66,7 +65,7 @@ BY_OTHER_NAME = {
 }
 # Read by libraries, which raise what `loading` and `read_table` make one line of; or our own, beside the code.
 OF_LIBRARIES = {"adapter_config.json", "dataset_dict.json", "merges.txt", "tekken.json", "chat_template.jinja"}
-OURS = {"lab_findings.json"}
+OURS = {"lab_findings.json", "page.css", "page.html"}
 
 
 def missing(names: set[str]) -> set[str]:

@@ -113,6 +113,10 @@ def plot(shared: Shared) -> str:
     return f"plot {' '.join(map(str, shared.runs))} --output {OUT}/figure.png"
 
 
+def report(shared: Shared) -> str:
+    return f"report {' '.join(map(str, shared.runs))} --output {OUT}/report.html"
+
+
 def demo(shared: Shared) -> str:
     return (
         f"demo --output-dir {OUT} --max-steps 2 --prompts-per-step 2 --eval-prompts 2 --base.task.digits 1 "
@@ -127,7 +131,8 @@ def lab(shared: Shared) -> str:
 def diagnose(shared: Shared) -> str:
     return (
         f"diagnose --model {shared.base} --data {shared.eval_data} --output-dir {OUT} --num-prompts 4 "
-        "--num-generations 4 --max-completion-length 8 --prompts-per-batch 1 --device cpu"
+        "--num-generations 4 --max-completion-length 8 --prompts-per-batch 1 --device cpu --reward majority_vote "
+        "--steps 2 --prompts-per-step 2"
     )
 
 
@@ -173,7 +178,8 @@ def self_feedback(shared: Shared) -> str:
         f"self-feedback --model {shared.base} --data {shared.train_data} --eval-data {shared.eval_data} --output-dir "
         f"{OUT} --num-generations 4 --max-completion-length 8 --answer-span trace --sampling independent --confidence "
         "inverse_perplexity --threshold 0 --choose-unfinished --num-train-epochs 1 --pairs-per-step 8 --save-steps 1 "
-        "--prompts-per-batch 2 --eval-generations 2 --learning-rate 1e-4 --device cpu"
+        "--prompts-per-batch 2 --eval-generations 2 --learning-rate 1e-4 --length-conditioned --length-unit tokens "
+        "--length-instructions {prompt}#{n} {prompt}+{n} --device cpu"
     )
 
 
@@ -209,6 +215,7 @@ def run_small_trial(limits: tuple[int, int], *arguments: object) -> object:
 ROWS = {
     "train": Row(train, "--resume"),
     "plot": Row(plot, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
+    "report": Row(report, None, reads_own_files=False, needs_out=True, all_at_once=True, delay=0.05),
     "demo": Row(demo, "--resume", hurts=2),
     "lab": Row(lab, "--resume", hurts=2, files_damaged=3, delay=3.0, miniature=make_lab_small, full_only=True),
     "diagnose": Row(diagnose, "--resume"),

@@ -7,6 +7,7 @@ place in the command's work.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -177,6 +178,7 @@ def run_command(
     from rlif import cli
     from rlif.plots import style
 
+    gc.freeze()  # what the server has imported stays: to look through it for garbage would be half of the work
     report, *streams = ends
     for descriptor, stream in enumerate(streams, start=1):
         os.dup2(stream.fileno(), descriptor)

@@ -79,8 +79,8 @@ def read_state(path: Path, models: Models) -> object:
 
 def read_outcome(path: Path, models: Models) -> object:
     """As of a finished run, whose other files are as they were."""
-    from rlif.demo.outcome import read_outcome
     from rlif.files.directories import write_directory
+    from rlif.training.outcome import read_outcome
 
     for name in ("model", "best"):
         write_directory(path.parent / name, lambda directory: (directory / "config.json").write_text("{}") and None)
@@ -180,6 +180,15 @@ def read_preferences(path: Path, models: Models) -> object:
     return read_preferences(path, language_model(models))
 
 
+def read_conditioned(path: Path, models: Models) -> object:
+    from rlif.self_feedback.length_prompts import read_conditioned
+    from rlif.self_feedback.options import LengthOptions, SelfFeedbackConfig
+
+    length = LengthOptions(length_conditioned=True, length_instructions=("{prompt}#{n}", "{prompt}+{n}"))
+    config = SelfFeedbackConfig(stage="train", model="m", data="d", length=length).resolved()
+    return read_conditioned(path, language_model(models), config)
+
+
 def read_reference(path: Path, models: Models) -> object:
     from rlif.scoring.scorer import Scorer
     from rlif.self_feedback.reference_logprobs import reference_logprobs
@@ -204,6 +213,32 @@ def read_diagnoses(path: Path, models: Models) -> object:
     from rlif.lab.report import pairs_of
 
     return pairs_of([trial()], path)
+
+
+def read_run(path: Path, models: Models) -> object:
+    """As of a run whose other files are as they were."""
+    from made_runs import CONFIG, RISE_AND_FALL
+    from rlif.reporting.page import render
+    from rlif.reporting.report import read_subjects
+
+    rows = "".join(json.dumps(row) + "\n" for row in RISE_AND_FALL)
+    for name, text in (("metrics.jsonl", rows), ("samples.jsonl", ""), ("config.yaml", CONFIG)):
+        if name != path.name:
+            (path.parent / name).write_text(text)
+    return render(read_subjects([path.parent]))
+
+
+def read_lab(path: Path, models: Models) -> object:
+    from rlif.reporting.page import render
+    from rlif.reporting.report import read_subjects
+
+    return render(read_subjects([path.parent]))
+
+
+def read_figure(path: Path, models: Models) -> object:
+    from rlif.reporting.labs import picture
+
+    return picture(path)
 
 
 def read_policies(path: Path, models: Models) -> object:

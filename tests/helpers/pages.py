@@ -58,3 +58,14 @@ def snippet(page: str, part: str) -> str:
     """The one snippet of a page that has these words in it."""
     (found,) = [each.text for each in SNIPPETS if each.page == page and part in each.text]
     return found
+
+
+def trainer_rows() -> list[list[str]]:
+    """The cells of the table of trainers, its headings first."""
+    lines = [line for line in (ROOT / "docs/trainers.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+
+
+def named_tests() -> list[str]:
+    """The tests that its cells name."""
+    return sorted({cell.strip("`") for row in trainer_rows()[1:] for cell in row[3:] if cell != "-"})

@@ -24,9 +24,12 @@ from file_readers import (
     read_adapter,
     read_attempts,
     read_completions,
+    read_conditioned,
     read_diagnoses,
     read_discriminator,
+    read_figure,
     read_finished,
+    read_lab,
     read_manifest,
     read_measured,
     read_metrics,
@@ -42,6 +45,7 @@ from file_readers import (
     read_reading,
     read_reference,
     read_reward_model,
+    read_run,
     read_samples,
     read_settings,
     read_state,
@@ -55,8 +59,10 @@ from file_readers import (
     trial,
 )
 from hostile import SMALL_VALUES, broken, changed, csv_file, json_file, jsonl_file, parquet_file, safetensors_file
+from made_runs import RISE_AND_FALL, SAMPLES
 from rlif.cli import COMMANDS, options_class
 from rlif.lab.report import POLICIES
+from rlif.reporting.labs import PNG
 
 ROOT = Path(__file__).parents[2]
 PROMPTS: list[dict[str, object]] = [
@@ -110,6 +116,7 @@ PAIR: dict[str, object] = {
     "prompt": "1+1=", "chosen": "2", "rejected": "3", "gap": 0.25, "confidence": 0.75, "prompt_ids": [4, 5],
     "chosen_ids": [5], "rejected_ids": [6],
 }  # fmt: skip
+INSTRUCTED = {"prompt_ids": [4, 13, 4, 14], "broken_prompt": "1+1=+9", "kept_prompt": "1+1=#9"}
 STATE = {"data_fingerprint": "a", "model_fingerprint": "b", "step": 4, "skipped_updates": 0, "metrics_bytes": 9}
 READING = {"step": 3, "score": 0.5, "error": 0.01, "fault": None}
 OUTCOME = {
@@ -184,6 +191,16 @@ def diagnoses() -> dict[str, Any]:
     return {"base": {"measures": measures, "rewards": rewards}}
 
 
+def lab() -> dict[str, Any]:
+    """A lab of one trial."""
+    finding = {"title": "Rise", "claim": "It rises.", "seen": "`a` rose.", "agreement": "seen"}
+    pair = {"start": "base", "reward": "a", "verdict": "likely to help", "outcome": "a", "gain": 0.1, "end": -0.5}
+    return {
+        "versions": "rlif 1", "quick": True, "size": {"max_steps": 20}, "findings": [finding], "pairs": [pair],
+        "guard_rules": [{"rule": "guard", "regret": 0.01, "worst": 0.02, "gain": 0.1}], "trials": [trial()],
+    }  # fmt: skip
+
+
 def policies() -> bytes:
     stream = io.BytesIO()
     arrays = {f"{name}/{key}": np.array([0.25, 1.0]) for name in POLICIES for key in ("probability", "correct")}
@@ -214,8 +231,16 @@ READ: dict[str, ReadFile] = {
     "manifest.json": ReadFile(lambda models: json_file(MANIFEST), read_manifest),
     "step.json": ReadFile(lambda models: json_file({"step": 3}), read_step),
     "samples.jsonl": ReadFile(lambda models: jsonl_file([SAMPLE]), read_samples),
+    "samples.jsonl, of a run": ReadFile(lambda models: jsonl_file(SAMPLES[::5]), read_run, name="samples.jsonl"),
+    "metrics.jsonl, reported": ReadFile(lambda models: jsonl_file(RISE_AND_FALL), read_run, name="metrics.jsonl"),
+    "config.yaml, reported": ReadFile(lambda models: yaml_file("train"), read_run, name="config.yaml", costs=3),
+    "lab.json": ReadFile(lambda models: json_file(lab()), read_lab, costs=3),
+    "guard.png": ReadFile(lambda models: broken(PNG + 16 * b"picture"), read_figure),
     "samples.settings.json": ReadFile(lambda models: json_file({"model": "a", "seed": 0}), read_settings),
     "preferences.jsonl": ReadFile(lambda models: jsonl_file([PAIR]), read_preferences, costs=5),
+    "preferences.jsonl, length-conditioned": ReadFile(
+        lambda models: jsonl_file([PAIR | INSTRUCTED]), read_conditioned, name="preferences.jsonl", costs=10
+    ),
     "reference_logprobs-a.jsonl": ReadFile(lambda models: jsonl_file([{"logprob": [-1.5]}]), read_reference, costs=5),
     "result.json": ReadFile(lambda models: json_file(trial()), read_trial),
     "diagnoses.json": ReadFile(lambda models: json_file(diagnoses()), read_diagnoses),
@@ -251,7 +276,7 @@ READ: dict[str, ReadFile] = {
 
 # ---------------------------------------------------------------- the files that the code names
 
-FILE = re.compile(r"[\w.*-]*\.(jsonl?|ndjson|csv|tsv|parquet|yaml|safetensors|npz|png|md|txt|jinja)")
+FILE = re.compile(r"[\w.*-]*\.(jsonl?|ndjson|csv|tsv|parquet|yaml|safetensors|npz|png|md|html|css|txt|jinja)")
 
 
 def named_in_code() -> dict[str, str]:

@@ -42,9 +42,7 @@ FUNCTIONS = {
     "log_probs_from_logits": (compat.log_probs_from_logits, logprobs, torch.bfloat16),
     "logprobs_from_logits": (compat.logprobs_from_logits, logprobs, torch.bfloat16),
     "logits_to_logprobs": (compat.logits_to_logprobs, logprobs, torch.bfloat16),
-    "compute_logprobs": (
-        compat.compute_logprobs, lambda x, y: logprobs(x[:, :-1], y[:, 1:]), torch.float32,
-    ),
+    "compute_logprobs": (compat.compute_logprobs, logprobs, torch.float32),
     "get_next_token_logprobs_from_logits": (
         lambda x, y: compat.get_next_token_logprobs_from_logits(y, x),
         lambda x, y: logprobs(x[:, :-1], y[:, 1:]), torch.float32,
@@ -95,7 +93,7 @@ def test_several_ids_of_a_row_are_gathered_and_masked_rows_are_0():
 
 
 @pytest.mark.parametrize("requires_grad", [True, False])
-def test_both_come_from_one_read(requires_grad, monkeypatch):
+def test_trls_two_come_from_one_read(requires_grad, monkeypatch):
     reads = []
     read = functions.token_stats
     monkeypatch.setattr(functions, "token_stats", lambda *a, **o: (reads.append(o["outputs"]), read(*a, **o))[1])
@@ -105,14 +103,44 @@ def test_both_come_from_one_read(requires_grad, monkeypatch):
     torch.testing.assert_close(logprob.double(), logprobs(logits, ids, 0.7), rtol=2e-6, atol=2e-6)
     torch.testing.assert_close(entropy.double(), entropies(logits, 0.7), rtol=2e-6, atol=2e-6)
     assert entropy.requires_grad == requires_grad
-    reads.clear()
-    # OpenRLHF divides in place, so that its entropy is at the temperature too. Here the logits stay.
-    before = logits.detach().clone()
-    compat.log_probs_from_logits(logits, ids, 0.7)
-    entropy = compat.compute_entropy(logits)
-    assert len(reads) == 1
-    assert torch.equal(logits, before)
-    torch.testing.assert_close(entropy.double(), entropies(logits, 0.7), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grad", [True, False])
+def test_openrlhfs_two_functions_share_a_read_in_either_order(grad, dtype, monkeypatch):
+    reads = []
+    read = functions.token_stats
+    monkeypatch.setattr(functions, "token_stats", lambda *a, **o: (reads.append(o["outputs"]), read(*a, **o))[1])
+    ids = ids_of(*IDS)
+    bound = {torch.float32: 4e-6, torch.bfloat16: 2.0**-7}[dtype]
+    for first in (compat.compute_entropy, compat.log_probs_from_logits):
+        for temperature in (1.0,) if first is compat.compute_entropy else (1.0, 0.7):
+            logits = logits_of(*LOGITS, dtype=dtype)
+            exact = logits.detach().double().requires_grad_()
+            before = logits.detach().clone()
+            reads.clear()
+            with torch.set_grad_enabled(grad):
+                if first is compat.compute_entropy:
+                    entropy = compat.compute_entropy(logits)
+                    logprob = compat.log_probs_from_logits(logits, ids)
+                else:  # OpenRLHF divides in place here, so that its entropy is at the temperature too
+                    logprob = compat.log_probs_from_logits(logits, ids, temperature)
+                    entropy = compat.compute_entropy(logits)
+            assert len(reads) == 1
+            assert torch.equal(logits, before)
+            expected = logprobs(exact, ids, temperature), entropies(exact, temperature)
+            for value, other in zip((logprob, entropy), expected, strict=True):
+                assert value.dtype == dtype
+                torch.testing.assert_close(value.double(), other, rtol=bound, atol=bound)
+            assert logprob.requires_grad == entropy.requires_grad == grad
+            if grad:
+                (logprob.sum() + 0.3 * entropy.sum()).backward()
+                (expected[0].sum() + 0.3 * expected[1].sum()).backward()
+                torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2 * bound, atol=2 * bound)
+
+
+def test_a_read_is_shared_only_where_it_is_of_the_same_logits():
+    logits, ids = logits_of(*LOGITS), ids_of(*IDS)
     # Of logits that were not read before, or that have changed since, it is their own.
     compat.log_probs_from_logits(logits, ids, 0.7)
     other = logits_of(*LOGITS, seed=4)
@@ -121,6 +149,42 @@ def test_both_come_from_one_read(requires_grad, monkeypatch):
     compat.log_probs_from_logits(changed, ids, 0.7)
     changed += torch.linspace(0, 1, V, device=DEVICE)
     torch.testing.assert_close(compat.compute_entropy(changed).double(), entropies(changed), rtol=2e-6, atol=2e-6)
+    # After an entropy at temperature 1 a log-probability at another is its own.
+    compat.compute_entropy(logits)
+    value = compat.log_probs_from_logits(logits, ids, 0.7)
+    torch.testing.assert_close(value.double(), logprobs(logits, ids, 0.7), rtol=2e-6, atol=2e-6)
+    # What was read without a gradient has none, and is read again where it is to have one.
+    for first, second in (
+        (compat.compute_entropy, lambda x: compat.log_probs_from_logits(x, ids)),
+        (lambda x: compat.log_probs_from_logits(x, ids), compat.compute_entropy),
+    ):
+        with torch.no_grad():
+            first(logits)
+        assert second(logits).requires_grad
+
+
+def test_torchtitans_entropy_has_no_gradient_and_is_there_where_a_label_is_not():
+    logits, labels = logits_of(*LOGITS), ids_of(*IDS)
+    labels[0, 1] = -100
+    logprob, entropy = compat.compute_logprobs(logits, labels, return_entropy=True)
+    assert logprob[0, 1] == compat.compute_logprobs(logits, labels)[0, 1] == 0
+    assert logprob.requires_grad
+    assert not entropy.requires_grad
+    torch.testing.assert_close(entropy.double(), entropies(logits.detach()), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"support_top_k": 5}, "support_top_k is 5; expected none"),
+        ({"support_top_p": 0.9}, r"support_top_p is 0\.9; expected none"),
+        ({"support_min_p": 0.1}, r"support_min_p is 0\.1; expected none"),
+        ({"support_excluded_ids": torch.tensor([3])}, r"support_excluded_ids is tensor\(\[3\]\); expected none"),
+    ],
+)
+def test_what_unsloth_can_leave_out_of_the_distribution_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        compat.chunked_selective_log_softmax(logits_of(*LOGITS), ids_of(*IDS), **options)
 
 
 def test_an_in_place_backward_is_honoured_where_it_can_be():
@@ -213,7 +277,7 @@ def test_a_package_that_computes_something_else_gets_its_own_functions_back(stan
 
 
 def test_what_cannot_be_patched_is_named(stand_in, monkeypatch):
-    with pytest.raises(ValueError, match=r"name is 'verl'; expected one of \('trl', 'openrlhf', 'torchtune'\)"):
+    with pytest.raises(ValueError, match=r"name is 'verl'; expected one of \('trl', 'ms-swift', 'openrlhf', 'torch"):
         compat.patch("verl")
     sys.modules["openrlhf.models.utils"].compute_entropy = lambda logits, dim: logits
     with pytest.raises(ImportError, match=r"compute_entropy takes \[\('logits'"):

@@ -138,6 +138,9 @@ def test_what_must_not_be_abandoned_any_more_is_finished() -> None:
             stop.hold()
             send(signal.SIGTERM)
         assert stop.received == "SIGTERM"
+        assert stop.held
+        stop.release()
+        assert not stop.held
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
 

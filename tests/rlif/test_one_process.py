@@ -29,7 +29,7 @@ WORDS = {
 # Their directories appear when they are whole.
 WHOLE = {"mix", "convert"}
 # This writes one file.
-WRITE_NO_DIRECTORY = {"plot"}
+WRITE_NO_DIRECTORY = {"plot", "report"}
 
 
 def test_every_command_has_a_row() -> None:

@@ -23,6 +23,7 @@ logger = logging.getLogger("rlif_kernels.compat")
 
 Function = Callable[..., Any]
 
+Empty = inspect.Parameter.empty
 OURS = f"{__name__.rpartition('.compat.')[0]}."  # of this package, or of its copy under another name
 
 
@@ -46,9 +47,12 @@ PACKAGES = {
             )
         },
     ),
+    # Its trainers take them from the TRL beside it, an older one.
+    "ms-swift": Package("ms-swift", ("4.6.",), {"trl.trainer.utils": ("selective_log_softmax", "entropy_from_logits")}),
     "openrlhf": Package(
         "openrlhf", ("0.11.",), {"openrlhf.models.utils": ("log_probs_from_logits", "compute_entropy")}
     ),
+    "torchtitan": Package("torchtitan", ("0.3.",), {"torchtitan.components.loss": ("compute_logprobs",)}),
     "torchtune": Package("torchtune", ("0.6.",), {"torchtune.rlhf.sequence_processing": ("logits_to_logprobs",)}),
 }  # fmt: skip
 
@@ -73,7 +77,7 @@ class Patch:
             module = importlib.import_module(module_name)
             for each in names:
                 original, ours = getattr(module, each, None), getattr(functions, each)
-                if not callable(original) or _parameters(original) != _parameters(ours):
+                if not callable(original) or not _takes(ours, _parameters(original)):
                     raise ImportError(
                         f"{module_name}.{each} takes {_parameters(original)}; expected {_parameters(ours)}, as of "
                         f"{name} {package.versions[0]}*"
@@ -131,7 +135,7 @@ def patch(name: str) -> Patch:
     where it is more than rounding, the package's own functions are put back.
 
     Args:
-        name: "trl", "openrlhf" or "torchtune".
+        name: "trl", "ms-swift", "openrlhf", "torchtitan" or "torchtune".
 
     Returns:
         what undoes it: by `.undo()`, or at the end of a `with`.
@@ -160,6 +164,13 @@ def _parameters(function: Any) -> list[tuple[str, Any]]:
     if not callable(function):
         return []
     return [(each.name, each.default) for each in inspect.signature(function).parameters.values()]
+
+
+def _takes(function: Function, parameters: list[tuple[str, Any]]) -> bool:
+    """Tell whether a function takes these, and nothing more that it has to be given: an older one's are fewer."""
+    own = _parameters(function)
+    more = own[len(parameters) :]
+    return bool(parameters) and own[: len(parameters)] == parameters and all(each[1] is not Empty for each in more)
 
 
 def _exchange(old: Function, new: Function) -> None:

@@ -179,11 +179,16 @@ def _mkl_for(factor: Tensor) -> Callable[..., None] | None:
     return _mkl() if factor.dtype == torch.bfloat16 and factor.device.type == "cpu" else None
 
 
+def multiplies_bfloat16() -> bool:
+    """Tell whether this processor has instructions for products of bfloat16; without them torch uses no vectors."""
+    supported: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return supported()
+
+
 @functools.cache
 def _mkl() -> Callable[..., None] | None:
     """cblas_gemm_bf16bf16f32 of the MKL in torch, where the processor has instructions for it; None without."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512" or not supported():
+    if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512" or not multiplies_bfloat16():
         return None
     try:
         gemm = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).cblas_gemm_bf16bf16f32

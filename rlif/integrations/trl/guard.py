@@ -39,6 +39,7 @@ from rlif.training.validation import ValidationOptions, evaluate, majority_answe
 logger = logging.getLogger(__name__)
 
 PREFIX = "guard/"
+ANSWER_COLUMN = "answer"
 GUARD_HINT = "the guard cannot watch such a model"
 
 
@@ -66,7 +67,7 @@ class GuardCallback(TrainerCallback):
         eval_steps: int = 10,
         patience: int = 3,
         num_generations: int = 4,
-        answer_column: str = "answer",
+        answer_column: str = ANSWER_COLUMN,
         answer_style: AnswerStyle | None = None,
     ) -> None:
         """
@@ -84,7 +85,8 @@ class GuardCallback(TrainerCallback):
                 prompts are conversations.
 
         Raises:
-            UserError: no prompts, a number below 1, or a trainer or model that the guard cannot evaluate.
+            UserError: no prompts, a column of theirs that is missing or of another type, which it names, a number below
+                1, or a trainer or model that the guard cannot evaluate.
         """
         if action not in ("stop", "warn"):
             raise UserError(f"action: got {action!r}, expected 'stop' or 'warn'")
@@ -169,6 +171,8 @@ class GuardCallback(TrainerCallback):
         alarm = self.guard.observe(state.global_step, metrics)
         if len(self.guard.readings) == 1 and (fallback := self.guard.fallback(self.prompts[0].answer_style)):
             self._say(fallback)
+        if self.guard.collapse is self.guard.readings[-1]:
+            self._say(str(self.guard.collapse_words()))
         if self.guard.best is self.guard.readings[-1]:
             self._save_best()
         # GRPOTrainer's own would move the metrics of the step under way into this row, and logging takes back the wish
@@ -207,10 +211,17 @@ class GuardCallback(TrainerCallback):
     def _encoded(self, rows: list[Mapping[str, Any]], answer_column: str) -> list[EncodedPrompt]:
         if not rows:
             raise UserError("prompts: got none, expected at least one held-out prompt")
+        for row in rows:
+            _check_row(row)
+        if answer_column != ANSWER_COLUMN and not any(answer_column in row for row in rows):
+            raise UserError(
+                f"answer_column: got {answer_column!r}, expected a column of the prompts, which have "
+                f"{', '.join(rows[0])}"
+            )
         prompts = [row["prompt"] for row in rows]
         ids, images, _ = self.trainer._tokenize_prompts(prompts)
         if images is not None:
-            raise UserError("prompts: got images, expected text")
+            raise UserError("prompt: got images, expected text")
         answers = gold_answers([row.get(answer_column) for row in rows], answer_column)
         style = self.answer_style or style_of(prompts)
         return [
@@ -249,6 +260,19 @@ class GuardCallback(TrainerCallback):
             policy = self.trainer.model(input_ids=ids).logits
             with within():
                 return torch.equal(policy, self.trainer.model(input_ids=ids).logits)
+
+
+def _check_row(row: Any) -> None:
+    """Check that a held-out row is one, and its prompt text or a conversation."""
+    if not isinstance(row, Mapping):
+        raise UserError(f"prompts: got {row!r}, expected rows with a column prompt, such as a dataset's")
+    if "prompt" not in row:
+        raise UserError(f"prompts: got a row with the columns {', '.join(map(str, row))}, expected one named prompt")
+    if not isinstance(row["prompt"], str | list):
+        raise UserError(f"prompt: got {row['prompt']!r}, expected text or a conversation")
+    for column in ("image", "images"):
+        if row.get(column) is not None:
+            raise UserError(f"{column}: got images beside a prompt, expected prompts of text alone")
 
 
 def _scorer(model: PreTrainedModel) -> Scorer:

@@ -115,7 +115,15 @@ class TRLReward:
                 f"reward {self.reward.name}: got no column {self.answer_column!r} of gold answers from the dataset, "
                 f"expected one; answer_column names it"
             )
-        return [None] * count if gold is None else gold_answers(gold, self.answer_column)
+        if gold is None:
+            return [None] * count
+        try:
+            return gold_answers(gold, self.answer_column)
+        except UserError:
+            # A column of that name may hold anything where nobody asks for answers.
+            if self.reward.needs_answers or "answers" in inspect.signature(self.reward.function).parameters:
+                raise
+            return [None] * count
 
     def _splits_groups(self, trainer: Any, count: int) -> bool:
         """Tell whether the reward compares the completions of a group, and this process holds only a part of some."""

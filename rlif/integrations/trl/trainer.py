@@ -32,6 +32,10 @@ from rlif_kernels import TokenStats
 
 logger = logging.getLogger(__name__)
 
+WITH_IMAGES = (
+    "whose statistics neither generate nor a forward for the old log-probabilities provides; expected text, "
+    "num_iterations of 2 or more, or with vLLM vllm_importance_sampling_correction"
+)
 StatsSource = Literal["old_logps", "sampling", "forward"]
 Sampler = Literal["rlif", "transformers"]
 
@@ -84,8 +88,8 @@ class RLIFTrainer(GRPOTrainer):
         """As TRL's, and
 
         Args:
-            reward_funcs: one or a list of names of `rlif.rewards.REWARDS`, functions marked by `rlif.rewards.uses`, and
-                whatever TRL takes. `args.reward_weights` weighs them all.
+            reward_funcs: one, or a list or tuple, of names of `rlif.rewards.REWARDS`, functions marked by
+                `rlif.rewards.uses`, and whatever TRL takes. `args.reward_weights` weighs them all.
             answer_column: of the dataset, with the gold answers, for `verifiable`.
             answer_style: where the answers of completions are looked for, "strict" or "lenient". None: lenient if
                 prompts are conversations.
@@ -100,7 +104,7 @@ class RLIFTrainer(GRPOTrainer):
         """
         if sampler not in get_args(Sampler):
             raise UserError(f"sampler: got {sampler!r}, expected one of {', '.join(get_args(Sampler))}")
-        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        functions = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         functions = [_reward(each, answer_column, answer_style) for each in functions if each is not None]
         internal = [each.reward for each in functions if isinstance(each, TRLReward)]
         train_dataset = positional[0] if positional else options.get("train_dataset")
@@ -120,6 +124,12 @@ class RLIFTrainer(GRPOTrainer):
         self._stats: TokenStats | None = None
         super().__init__(model, functions, args, *positional, **options)
         self.fused_token_stats = FusedTokenStats(self, optional=True)
+        pictured = [name for name in ("image", "images") if name in (columns or ())]
+        if pictured and self._stats_outputs and self._planned_source == "forward":
+            reader = next(reward.name for reward in internal if reward.outputs)
+            raise UserError(
+                f"reward_funcs: got the confidence reward {reader} and a column {pictured[0]}, {WITH_IMAGES}"
+            )
         if self.fused_token_stats.unfit is not None and self.accelerator.is_main_process:
             logger.warning("%s", self.fused_token_stats.unfit)
         if self.beta == 0 and self._stats_outputs and self.accelerator.is_main_process:
@@ -250,10 +260,7 @@ class RLIFTrainer(GRPOTrainer):
     def _stats_of(self, rollout: Rollout, drawn: Drawn) -> TokenStats:
         if self._stats is None:
             if drawn.has_images:
-                raise UserError(
-                    "reward_funcs: got a confidence reward of prompts with images, whose statistics neither generate "
-                    "nor a forward for the old log-probabilities provides; expected vllm_importance_sampling_correction"
-                )
+                raise UserError(f"reward_funcs: got a confidence reward of prompts with images, {WITH_IMAGES}")
             self._stats = forward_stats(self, self.fused_token_stats, rollout, self._stats_outputs)
             self._came_from("forward")
         # TRL may have padded the completions to a multiple.

@@ -181,5 +181,24 @@ def test_bad_options_are_named(changes: dict[str, Any], message: str, model_dir:
     trainer = falling(model_dir, tmp_path)
     with pytest.raises(UserError, match=message):
         guarded(trainer, **changes)
-    with pytest.raises(UserError, match="prompts: got none"):
-        GuardCallback(trainer, [])
+    trainer.is_fsdp_enabled = True  # accelerate has FSDP on accelerators alone
+    with pytest.raises(UserError, match="trainer: got FSDP or DeepSpeed, expected one process, or DDP"):
+        guarded(trainer)
+
+
+def test_rows_that_do_not_suit_the_guard_are_refused_by_their_column(model_dir: Path, tmp_path: Path) -> None:
+    trainer = falling(model_dir, tmp_path)
+    for rows, message in (
+        ([], "prompts: got none"),
+        (["1+1="], "prompts: got '1\\+1=', expected rows with a column prompt"),
+        ([{"question": "1+1=", "answer": "2"}], "got a row with the columns question, answer, expected one named prom"),
+        ([{"prompt": "1+1="}, {"prompt": None}], "^prompt: got None, expected text or a conversation"),
+        ([{"prompt": "1+1=", "image": object()}], "^image: got images beside a prompt"),
+        ([{"prompt": "1+1=", "answer": ["2"]}], r"^answer: answer: got \['2'\], expected text or a number"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            GuardCallback(trainer, rows)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="answer_column: got 'gold', expected a column of the prompts, which have prom"):
+        GuardCallback(trainer, tiny.dataset(), answer_column="gold")
+    GuardCallback(trainer, tiny.dataset().remove_columns("answer"))  # answers are only reported

@@ -217,9 +217,78 @@ def test_no_statistics_are_computed_where_no_reward_reads_any(model_dir: Path, t
     assert trainer.scored_rollout is None
 
 
-def test_what_is_no_gold_answer_is_refused_with_its_column() -> None:
+def test_what_is_no_gold_answer_is_refused_with_its_column_where_it_is_asked_for(
+    model_dir: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"solution: answer: got \[1\], expected text or a number"):
         gold_answers(["1", [1]], "solution")
+    data = tiny.dataset().remove_columns("answer").add_column("answer", [["5", "6"]] * len(tiny.PROMPTS))
+    # To others than `verifiable` a column of that name is one like any other.
+    trainer = RLIFTrainer(str(model_dir), ["self_certainty", "format"], tiny.config(tmp_path, max_steps=1), data)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    trainer = RLIFTrainer(str(model_dir), "verifiable", tiny.config(tmp_path, max_steps=1), data)
+    with pytest.raises(UserError, match=r"^answer: answer: got \['5', '6'\], expected text or a number"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_tuples_of_rewards_are_lists_of_them(kind: type, model_dir: Path, tmp_path: Path) -> None:
+    def variety(completion_ids: list[list[int]], **_: object) -> tuple[float, ...]:
+        return tuple(float(len(set(ids))) for ids in completion_ids)
+
+    @uses()
+    def brevity(completion_ids: torch.Tensor, completion_mask: torch.Tensor) -> tuple[float, ...]:
+        return tuple((-completion_mask.sum(dim=1).float()).tolist())
+
+    def also(completion_ids: list[list[int]], **_: object) -> tuple[float, ...]:
+        return tuple(-float(len(ids)) for ids in completion_ids)
+
+    also.__name__ = "brevity"
+    reward = tiny.SelfCertainty()
+    reward.trainer = stock = make(GRPOTrainer, model_dir, tmp_path, [reward, variety, also])
+    expected = tiny.trained(stock)
+    rewards = kind(["self_certainty", variety, brevity])
+    trainer = make(RLIFTrainer, model_dir, tmp_path, rewards, sampler="transformers")
+    assert tiny.furthest(tiny.trained(trainer), expected) <= 1e-5
+    for row, other in zip(tiny.rows(trainer), tiny.rows(stock), strict=True):
+        assert row.keys() == other.keys()
+        assert row["rewards/brevity/mean"] == other["rewards/brevity/mean"]
+
+
+def test_a_run_with_named_rewards_resumes_as_in_trl(model_dir: Path, tmp_path: Path) -> None:
+    settings = dict(save_strategy="steps", save_steps=1, max_steps=3, optim="adamw_torch", learning_rate=1e-3)
+    reward = tiny.SelfCertainty()
+    found = []
+    for trainer_class, rewards, options in (
+        (GRPOTrainer, [reward, trl_reward("format")], {}),
+        (RLIFTrainer, ["self_certainty", "format"], {"sampler": "transformers"}),
+    ):
+        directory = tmp_path / trainer_class.__name__
+        reward.trainer = make(trainer_class, model_dir, directory, rewards, **settings, **options)
+        reward.trainer.train()
+        weights = {name: value.clone() for name, value in reward.trainer.model.state_dict().items()}
+        resumed = reward.trainer = make(trainer_class, model_dir, directory, rewards, **settings, **options)
+        resumed.train(resume_from_checkpoint=str(directory / "checkpoint-1"))
+        assert [row["step"] for row in tiny.rows(resumed)] == [1, 2, 3]
+        found.append((weights, resumed.model.state_dict(), tiny.rows(resumed)))
+    (whole, again, rows), (our_whole, our_again, our_rows) = found
+    # Adam divides by the size of a gradient, so that rounding counts for more where that is small.
+    assert tiny.furthest(our_whole, whole) <= 1e-4
+    assert tiny.furthest(our_again, again) <= 1e-4
+    for row, other in zip(our_rows, rows, strict=True):
+        assert row.keys() == other.keys()
+        assert row["rewards/self_certainty/mean"] == pytest.approx(other["rewards/self_certainty/mean"], abs=1e-4)
+
+
+def test_an_adapter_on_the_head_itself_is_refused_as_in_trl(model_dir: Path, tmp_path: Path) -> None:
+    said = []
+    for trainer_class in (GRPOTrainer, RLIFTrainer):
+        adapter = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "lm_head"])
+        with pytest.raises(ValueError, match="Applying a PEFT adapter to `lm_head` is not supported") as error:
+            make(trainer_class, model_dir, tmp_path, trl_reward("format"), peft_config=adapter)
+        said.append(str(error.value))
+    assert said[0] == said[1]
 
 
 def test_answers_to_conversations_are_looked_for_in_prose_unless_told() -> None:

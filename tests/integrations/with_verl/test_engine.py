@@ -10,7 +10,10 @@ import torch
 
 pytest.importorskip("verl.workers.engine", reason="verl is not installed")
 
-from verl.trainer.ppo.core_algos import compute_optimal_token_baseline_advantage
+from omegaconf import OmegaConf
+from verl.protocol import DataProto
+from verl.trainer.ppo.core_algos import AdvantageEstimator
+from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.utils import torch_functional
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
@@ -154,30 +157,37 @@ def test_a_training_step_learns_what_verls_own_functions_make_it_learn(
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_optimal_token_baseline_has_its_sum_of_squares_with_fused_heads(model, patched, packed: bool) -> None:
+def test_the_optimal_token_baseline_of_fused_heads_is_verls_own_of_logits(model, packed: bool) -> None:
     settings = {"packed": packed, "calculate_entropy": True, "calculate_sum_pi_squared": True}
-    fused, plain = (old_log_probs(model[0], fused=head, **settings) for head in (True, False))
-    assert fused.keys() == plain.keys() == {"log_probs", "entropy", "self_certainty", "sum_pi_squared"}
-    for name, value in plain.items():
-        # Two float32 ways to the logits. The last position predicts a token that verl drops.
-        for ours, theirs in zip(fused[name].unbind(), value.unbind(), strict=True):
-            torch.testing.assert_close(ours[:-1], theirs[:-1], atol=5e-5, rtol=0)
-    advantages = [baseline_advantages(outputs) for outputs in (fused, plain)]
-    torch.testing.assert_close(*advantages, atol=1e-3, rtol=1e-3)
-    assert advantages[0].any()
+    expected = old_log_probs(model[0], fused=False, **settings)  # verl's own functions
+    patch()
+    try:
+        found = [old_log_probs(model[0], fused=fused, **settings) for fused in (True, False)]
+    finally:
+        unpatch()
+    advantages = baseline_advantages(expected)
+    assert advantages.any()
+    for outputs in found:
+        assert outputs.keys() == expected.keys() | {"self_certainty"}
+        for name, value in expected.items():
+            # Two float32 ways to the logits. The last position predicts a token that verl drops.
+            for ours, theirs in zip(outputs[name].unbind(), value.unbind(), strict=True):
+                torch.testing.assert_close(ours[:-1], theirs[:-1], atol=5e-5, rtol=0)
+        torch.testing.assert_close(baseline_advantages(outputs), advantages, atol=1e-3, rtol=1e-3)
 
 
 def baseline_advantages(outputs: dict) -> torch.Tensor:
-    """verl's advantages of the sequences, as if they were completions of one prompt."""
+    """The advantages that verl computes of the sequences, as if they were completions of one prompt."""
     logprobs, squares = (outputs[name].to_padded_tensor(0.0) for name in ("log_probs", "sum_pi_squared"))
     mask = (torch.arange(logprobs.shape[1]) < torch.tensor(verl_on_cpu.LENGTHS)[:, None] - 1).float()
     rewards = torch.zeros_like(mask)
     rewards[:, 0] = torch.tensor([1.0, 0.0, 0.5, 0.2])
-    advantages, _ = compute_optimal_token_baseline_advantage(
-        token_level_rewards=rewards, response_mask=mask, index=np.zeros(4), old_log_probs=logprobs,
-        sum_pi_squared=squares,
-    )  # fmt: skip
-    return advantages
+    tensors = {
+        "token_level_rewards": rewards, "response_mask": mask, "old_log_probs": logprobs, "sum_pi_squared": squares,
+    }  # fmt: skip
+    data = DataProto.from_dict(tensors, non_tensors={"uid": np.array(["one"] * 4, dtype=object)})
+    estimator = AdvantageEstimator.OPTIMAL_TOKEN_BASELINE
+    return compute_advantage(data, adv_estimator=estimator, config=OmegaConf.create({})).batch["advantages"]
 
 
 def test_without_the_patch_verl_refuses_that_sum_where_heads_are_fused(model) -> None:

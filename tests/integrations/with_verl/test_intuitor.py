@@ -97,6 +97,26 @@ def test_one_response_to_each_prompt_is_refused() -> None:
         compute_advantage(data, adv_estimator="intuitor", config=OmegaConf.create({}))
 
 
+def test_a_response_alone_in_its_group_has_no_advantage_where_verls_grpo_gives_it_its_reward() -> None:
+    data = DataProto.from_dict(
+        tensors={"token_level_rewards": REWARDS + MASK, "response_mask": MASK}, non_tensors={"uid": UIDS}
+    )
+    config = OmegaConf.create({})
+    found = {
+        name: compute_advantage(data, adv_estimator=name, config=config).batch["advantages"][-1].clone()
+        for name in ("grpo", "rloo_vectorized")
+    }
+    alone = MASK[-1].float()
+    # verl 0.9.1 takes 0 as the mean of a group of one, and 1 as its standard deviation.
+    torch.testing.assert_close(found["grpo"], 2.0 * alone, atol=1e-5, rtol=0)
+    assert not found["rloo_vectorized"].any()
+    column = 5 * torch.rand(6, 4)
+    for settings in ({}, {"rule_reward_weight": 0.5}, {"norm_adv_by_std_in_grpo": False}):
+        ours = advantages(column, **settings)
+        assert not ours[-1].any()
+        assert ours[:-1].any()
+
+
 class Store:
     """The two functions of verl's data store that a trainer's step uses, in memory: the real one is a Ray cluster."""
 

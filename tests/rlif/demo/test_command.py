@@ -12,12 +12,12 @@ import pytest
 from rlif.demo.command import DEMO_REWARDS
 from rlif.demo.command import run as run_demo
 from rlif.demo.options import DemoConfig
-from rlif.demo.outcome import run_once
 from rlif.errors import UserError
 from rlif.tasks.arithmetic import ArithmeticConfig
 from rlif.tasks.options import BaseModelConfig
 from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
+from rlif.training.outcome import run_once
 
 TINY = DemoConfig(
     max_steps=2,
@@ -83,11 +83,11 @@ def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
             run_demo(replace(TINY, output_dir=resumed))
     with monkeypatch.context() as patched:
 
-        def trained(config: TrainConfig) -> TrainResult:
+        def trained(config: TrainConfig, **options: bool) -> TrainResult:
             assert config.reward == ("verifiable",), "a finished run is trained again"
-            return train(config)
+            return train(config, **options)
 
-        patched.setattr("rlif.demo.outcome.train", trained)
+        patched.setattr("rlif.training.outcome.train", trained)
         capsys.readouterr()
         run_demo(replace(TINY, output_dir=resumed, resume=True))
     assert table_in(capsys.readouterr().out) == table

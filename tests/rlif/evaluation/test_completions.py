@@ -112,8 +112,9 @@ def test_an_empty_file_and_none_at_all_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(UserError, match=r"completions: .*empty.jsonl is empty, expected at least one line"):
         read_completions(tmp_path / "empty.jsonl")
-    with pytest.raises(UserError, match=r"completions: got .*which is not a file"):
-        read_completions(tmp_path / "none.jsonl")
+    for path in (tmp_path / "none.jsonl", Path("me/none")):  # which is no id of the Hugging Face hub either
+        with pytest.raises(UserError, match=r"completions: got .*which is not a file; expected .* or CSV$"):
+            read_completions(path)
 
 
 def test_nan_in_a_table_is_no_answer(tmp_path: Path) -> None:

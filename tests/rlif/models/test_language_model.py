@@ -3,12 +3,15 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from rlif.errors import UserError
+from rlif.models import sources
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel, load_language_model
 from tiny_models import EOS, PAD, make_tokenizer
@@ -75,6 +78,51 @@ def test_a_saved_language_model_loads_again_with_equal_weights(model_dir: Path, 
 def test_a_missing_model_directory_is_an_error_and_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(UserError, match="which does not exist; expected a model directory, a GGUF file or a hub id"):
         load(name)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            ConnectionError("no route to host"),
+            "cannot be reached: ConnectionError: no route to host (HF_HUB_OFFLINE=1 ",
+        ),
+        (RepositoryNotFoundError("404", response=Mock(headers={})), "has no such public model"),
+    ],
+    ids=["out of reach", "no such model"],
+)
+def test_the_hub_is_asked_once_for_what_is_not_here(
+    answer: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask(url: str, *, timeout: float) -> None:
+        asked.append(url)
+        raise answer
+
+    monkeypatch.setattr(sources, "get_hf_file_metadata", ask)
+    with pytest.raises(UserError) as refused:
+        load("nothere")
+    assert str(refused.value).startswith(
+        f"model: got 'nothere', which is no model here, and the Hugging Face hub {said}"
+    )
+    (url,) = asked
+    assert url.endswith("/nothere/resolve/main/config.json")
+
+
+def test_what_was_downloaded_before_and_what_is_no_name_there_are_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(sources, "get_hf_file_metadata", never)
+    monkeypatch.setattr(sources, "try_to_load_from_cache", lambda name, file: str(tmp_path / file))
+    sources.check_model_path("downloaded")
+    monkeypatch.undo()
+    monkeypatch.setattr(sources, "get_hf_file_metadata", never)
+    with pytest.raises(UserError, match=r"^model: got 'not here', which is no model here, and no name on the Hugging"):
+        sources.check_model_path("not here")
 
 
 def test_a_directory_without_a_model_is_an_error(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ COMMAND_LINES = {
         "2",
     ],
     "plot": ["one", "two", "--output", "a.png"],
+    "report": ["one", "two", "--output", "a.html", "--open"],
 }
 
 

@@ -90,6 +90,15 @@ def test_completions_that_teach_nothing_are_one_clear_error(write_jsonl: WriteJs
             fit_discriminator([write_jsonl(*rows)])
 
 
+@pytest.mark.parametrize("name", ["missing", "me/missing", "word_problems:level=1", "", "a.parquet"])
+def test_what_is_no_file_of_completions_is_said_to_be_none_and_looked_for_nowhere_else(name: str) -> None:
+    what = "which is a directory, not a file" if name == "" else "which is not a file"
+    with pytest.raises(
+        UserError, match=rf"^fit_on: got '{name or '.'}', {what}; expected JSONL, JSON, Parquet or CSV$"
+    ):
+        fit_discriminator([Path(name)])
+
+
 def test_completions_of_two_temperatures_are_refused(write_jsonl: WriteJsonl, tmp_path: Path) -> None:
     paths = []
     for name, temperature in (("a", 1.0), ("b", 0.5)):

@@ -92,8 +92,11 @@ def test_a_retry_that_was_interrupted_goes_on_to_the_same_end(
         run(parse([*again, "--resume", "--threshold", "0.9"]))
 
 
-def test_attempts_of_equal_number_are_what_a_discriminator_can_be_fitted_on(words: list[str], tmp_path: Path) -> None:
+def test_attempts_of_equal_number_are_what_a_discriminator_can_be_fitted_on(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(parse([*words, "--threshold", "1"]))  # as the paper collects them: whatever was rejected, another one follows
+    assert "Warning" not in capsys.readouterr().out
     assert {len(row["completions"]) for row in rows(tmp_path)} == {3}
     place = words.index("--discriminator")
     again = [
@@ -108,6 +111,7 @@ def test_attempts_of_equal_number_are_what_a_discriminator_can_be_fitted_on(word
     fitted = read_discriminator(tmp_path / "fitted" / "discriminator.json")
     assert fitted.temperature == 1.0
     assert "sequence_logprob" in fitted.scores
+    assert "Warning: it was fitted on 6 of these 6 prompts" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match=r"^temperature: got 0.5, but the discriminator was fitted on .* at 1.0"):
         run(parse([*again, str(tmp_path / "other"), "--temperature", "0.5"]))
     assert not (tmp_path / "other").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -11,6 +11,7 @@ from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import Prompt
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
+from rlif.options.groups import CompletionOptions, ReadingOptions
 from rlif.options.verification import VerificationOptions, check_verification
 from rlif.rollouts.encode import encode_prompts
 from rlif.rollouts.verification import TEMPLATE, Verifier, make_verifier
@@ -20,18 +21,25 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '0' if message['role'] == 'system' else '1' }}#{{ message['content'] }}\n"
     "{% endfor %}{% if add_generation_prompt %}={% endif %}"
 )
-OPTIONS = VerificationOptions(
-    verify_template="{prompt}{completion}\n{right}={wrong}={unanswered}", verify_ratings=("1", "2", "3")
+
+
+@dataclass(kw_only=True)
+class Options(VerificationOptions, ReadingOptions, CompletionOptions):
+    """Those that a verifier goes by."""
+
+
+OPTIONS = Options(
+    verify_template="{prompt}{completion}\n{right}={wrong}={unanswered}",
+    verify_ratings=("1", "2", "3"),
+    max_completion_length=6,
 )
-SETTINGS = {"max_completion_length": 6, "chat": False, "system_prompt": None}
 
 
 def verifier_of(language_model: LanguageModel, *contents: object, **changes: object) -> tuple[Verifier, list]:
-    settings = SETTINGS | {name: value for name, value in changes.items() if name in SETTINGS}
-    options = replace(OPTIONS, **{name: value for name, value in changes.items() if name not in SETTINGS})
-    chat = {name: settings[name] for name in ("chat", "system_prompt")}
+    options = replace(OPTIONS, **changes)
+    chat = {"chat": options.chat, "system_prompt": options.system_prompt}
     prompts = encode_prompts(language_model, [Prompt(content) for content in contents], 6, **chat)
-    return make_verifier(language_model, options, prompts, **settings), prompts
+    return make_verifier(language_model, options, prompts), prompts
 
 
 def test_prompt_completion_and_ratings_stand_where_the_template_has_a_place_for_them(language_model) -> None:

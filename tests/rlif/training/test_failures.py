@@ -54,10 +54,10 @@ def test_impatience_takes_nothing_from_what_is_saved(
     config = make_config(max_steps=3)
     original = loop.update
 
-    def update(learner: object, rollout: object, step: int, learning_rate: float) -> dict[str, float]:
+    def update(learner: object, rollout: object, step: int, *more: object) -> dict[str, float]:
         if step == 2 and not changed:
             ctrl_c()
-        metrics = original(learner, rollout, step, learning_rate)  # type: ignore[arg-type]
+        metrics = original(learner, rollout, step, *more)  # type: ignore[arg-type]
         if step == 2:
             ctrl_c(2)
         return metrics
@@ -108,10 +108,10 @@ def test_a_run_directory_that_is_removed_in_the_run_is_said_to_be(
     config = make_config(max_steps=3)
     original = loop.update
 
-    def update(learner: object, rollout: object, step: int, learning_rate: float) -> dict[str, float]:
+    def update(learner: object, rollout: object, step: int, *more: object) -> dict[str, float]:
         if step == 2:
             config.output_dir.rename(config.output_dir.with_name("renamed"))
-        return original(learner, rollout, step, learning_rate)  # type: ignore[arg-type]
+        return original(learner, rollout, step, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "update", update)
     with pytest.raises(

@@ -393,3 +393,49 @@ def test_held_out_prompts_are_a_tenth_that_training_never_sees() -> None:
 def test_bad_options_are_named(changes: dict[str, object], message: str, make_config: MakeConfig) -> None:
     with pytest.raises(UserError, match=message):
         train(make_config(**changes))
+
+
+def test_half_of_the_best_consensus_lost_is_a_collapse_whose_step_is_the_first_such() -> None:
+    guard = Guard(patience=2)
+    observe(guard, *({"consensus": share} for share in (0.5, 0.6, 0.31, 0.29, 0.1, 0.55)))
+    assert guard.collapse is not None
+    assert guard.collapse.step == 30
+    assert guard.collapse_words() == (
+        "the policy has collapsed, its collapse step is 30: 29% of completions give the start model's majority answer, "
+        "60% did at step 10"
+    )
+
+
+def test_a_loss_within_the_sampling_error_is_no_collapse() -> None:
+    few = WELL | {"num_compared": 16}
+    guard = Guard(patience=2)
+    observe(guard, {"consensus": 0.2}, {"consensus": 0.05}, start=few)  # two standard errors are .29
+    assert guard.collapse is None
+    assert guard.collapse_words() is None
+
+
+def test_without_comparable_answers_only_degenerate_samples_are_a_collapse() -> None:
+    guard = Guard(patience=2)
+    observe(guard, {}, {"base_nll": 0.9, "kl": 0.5}, {"repetition": 0.9}, start=FREE_FORM)
+    assert guard.collapse is not None
+    assert guard.collapse.step == 20
+    assert "its collapse step is 20: completions repeat themselves (repetition 0.9" in str(guard.collapse_words())
+
+
+def test_a_run_up_to_its_collapse_ends_there_and_says_so(falling: TrainConfig) -> None:
+    class Told(SilentProgress):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, message: str) -> None:
+            self.warnings.append(message)
+
+    told = Told()
+    result = loop.train(replace(falling, guard="warn"), progress=told, stop_at_collapse=True)
+    assert result.collapse_step == result.last_step < falling.max_steps
+    assert result.rows[-1]["guard/collapse_step"] == result.last_step
+    assert any(f"its collapse step is {result.last_step}" in warning for warning in told.warnings)
+    assert f"its collapse step is {result.last_step}" in guard_summary(replace(result, guard_step=0))
+    collapse = Guard.of_rows(result.rows).collapse
+    assert collapse is not None
+    assert collapse.step == result.collapse_step

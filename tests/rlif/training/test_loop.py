@@ -47,7 +47,7 @@ def one_step(
         optimizer=torch.optim.SGD(model.parameters()),
         entropy=EntropyControl(config, config.entropy_coef),
     )
-    return train_step(learner, prompts[: config.prompts_per_step], 1)
+    return train_step(learner, prompts[: config.prompts_per_step], 1)[:2]
 
 
 def gradients(language_model: LanguageModel) -> list[Tensor]:
@@ -222,9 +222,12 @@ def test_a_run_leaves_metrics_samples_config_checkpoints_and_a_model_that_transf
     assert result.best_step in (0, 2, 3)
 
     samples = [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()]
-    assert [sample["step"] for sample in samples] == [step for step in (0, 2, 3) for _ in range(6)]
-    assert samples[0]["prompt"] == "1+3="
-    assert samples[0]["answer"] == "4"
+    evaluated = [sample for sample in samples if sample["split"] == "eval"]
+    assert [sample["step"] for sample in evaluated] == [step for step in (0, 2, 3) for _ in range(6)]
+    assert evaluated[0]["prompt"] == "1+3="
+    assert evaluated[0]["answer"] == "4"
+    # Of each evaluated step, and of the first, what was rewarded most and least.
+    assert [sample["step"] for sample in samples if sample["split"] == "train"] == [1] * 4 + [2] * 4 + [3] * 4
 
     saved = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert saved["learning_rate"] == 1e-3
@@ -243,7 +246,12 @@ def test_without_evaluation_data_the_first_row_is_step_1_and_samples_come_from_t
     result = train(make_config())
     assert [row["step"] for row in result.rows] == [1, 2]
     assert result.best_step is None
-    assert len((result.run_dir / "samples.jsonl").read_text().splitlines()) == 2 * 3
+    samples = [json.loads(line) for line in (result.run_dir / "samples.jsonl").read_text().splitlines()]
+    for step in (1, 2):
+        found = [sample for sample in samples if sample["step"] == step]
+        assert {sample["split"] for sample in found} == {"train"}
+        assert len({sample["prompt"] for sample in found[:3]}) == 3  # one of each prompt, then those of extreme rewards
+        assert 3 <= len(found) <= 3 + 4
 
 
 @pytest.mark.parametrize(("beta", "evaluates", "copies"), [(0.0, False, 0), (0.0, True, 1), (0.005, False, 1)])

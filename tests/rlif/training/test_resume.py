@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,11 +19,14 @@ from rlif.files.directories import damage
 from rlif.files.jsonl import read_metrics
 from rlif.models.master_weights import MasterWeightsAdamW
 from rlif.training import loop as trainer
+from rlif.training import penalty
 from rlif.training import setup as prepare
 from rlif.training.checkpoint import RunState, checkpoints, load_optimizer, optimizer_tensors, save_optimizer
+from rlif.training.guard import Guard
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
-from runs import MakeConfig, assert_same_runs, train
+from rlif.training.run_dir import best_reading
+from runs import MakeConfig, assert_same_runs, train, weights
 from tiny_models import files_of_at_most, make_model
 
 
@@ -30,10 +34,10 @@ def stop_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send SIGTERM in that step, before its first weight has changed, as a scheduler would."""
     update = trainer.update
 
-    def stop(learner: object, rollout: object, at: int, learning_rate: float) -> dict[str, float]:
+    def stop(learner: object, rollout: object, at: int, *more: object) -> dict[str, float]:
         if at == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(learner, rollout, at, learning_rate)  # type: ignore[arg-type]
+        return update(learner, rollout, at, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "update", stop)
 
@@ -74,6 +78,66 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     result = train(replace(config, resume=True))
     assert [row["step"] for row in result.rows] == ([0] if evaluates else []) + [1, 2, 3, 4, 5]
     assert_same_runs(whole.output_dir, config.output_dir)
+
+
+def test_steps_without_a_finite_update_are_counted_on(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = penalty.policy_loss
+
+    def spoil(*args: object, **settings: object) -> object:
+        result = loss(*args, **settings)  # type: ignore[arg-type]
+        return result._replace(loss=math.nan * result.loss)
+
+    monkeypatch.setattr(penalty, "policy_loss", spoil)
+    config = make_config(max_steps=10)
+    with monkeypatch.context() as patch:
+        stop_in(3, patch)
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 2; --resume continues"):
+            train(config)
+    with pytest.raises(UserError, match="3 steps in a row had no finite update"):
+        train(replace(config, resume=True))
+    rows = read_metrics(config.output_dir / "metrics.jsonl", argument="")
+    assert [row["skipped_updates"] for row in rows] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("totals", "count"), [([], 0), ([2], 1), ([0, 2, 4], 2), ([2, 4, 4], 0), ([2, 3, 5], 1), ([2, 2, 3], 0)]
+)
+def test_bad_steps_are_those_all_of_whose_updates_were_skipped(totals: list[float], count: int) -> None:
+    rows = [
+        {"step": 0, "eval/kl": 0.0},
+        *({"step": 1 + number, "skipped_updates": each} for number, each in enumerate(totals)),
+    ]
+    assert trainer.count_bad_steps(rows, num_iterations=2) == count
+
+
+def test_after_a_kill_the_best_step_is_that_of_the_policy_in_best(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, killed = [0.2, 0.4, 0.3, 0.6, 0.5], tmp_path / "killed"
+    observe, log = Guard.observe, prepare.Run.log
+
+    def observe_scores(guard: Guard, step: int, metrics: dict[str, float]) -> str | None:
+        made_up = {"consensus": scores[step], "consensus_prompts": 1.0, "num_compared": 1000.0}
+        return observe(guard, step, metrics | made_up)
+
+    def log_and_leave(run: prepare.Run, row: dict[str, float], samples: list[dict[str, object]]) -> None:
+        if row["step"] == 3:  # evaluated and the best, but there is no row of it yet, and no checkpoint
+            shutil.copytree(run.path, killed, ignore=shutil.ignore_patterns("checkpoint-2"))
+        log(run, row, samples)
+
+    monkeypatch.setattr(Guard, "observe", observe_scores)
+    config = make_config(max_steps=4, eval_steps=1, save_steps=1, guard="warn", learning_rate=1e-5)
+    config = replace(config, eval_data=config.data)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.Run, "log", log_and_leave)
+        whole = train(config)
+    resumed = train(replace(config, output_dir=killed, resume=True))
+    assert [row["guard/best_step"] for row in whole.rows] == [0, 1, 1, 3, 3]
+    # After step 2 it is not the best so far, but what best/ has, which is not given up for a worse one.
+    assert [row["guard/best_step"] for row in resumed.rows] == [0, 1, 3, 3, 3]
+    assert best_reading(killed) == best_reading(config.output_dir)
+    best, expected = weights(killed / "best"), weights(config.output_dir / "best")
+    assert all(torch.equal(best[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +213,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint_to_resume_from(
     shutil.copytree(stopped.output_dir, whole.output_dir)
     train(replace(whole, resume=True))
     with (
-        files_of_at_most(8192),
+        files_of_at_most(60_000),  # more than the logs have, and less than the weights
         pytest.raises(UserError, match=r"cannot save .*checkpoint-5: .*File too large") as error,
     ):
         train(stopped)

@@ -36,10 +36,15 @@ def logged(directory: Path) -> tuple[list[dict[str, float]], list[dict[str, Any]
     return metrics, samples
 
 
+def columns_of(samples: list[dict[str, Any]]) -> list[str]:
+    """What a table shows of a completion: not the step, which the tracker knows, nor the numbers of every token."""
+    return [name for name in samples[0] if name not in ("step", "tokens")]
+
+
 def cells_of(samples: list[dict[str, Any]], step: int) -> list[list[str]]:
     """The rows of the table of a step."""
     chosen = [each for each in samples if each["step"] == step]
-    return [["" if each[name] is None else str(each[name]) for name in each if name != "step"] for each in chosen]
+    return [["" if each[name] is None else str(each[name]) for name in columns_of(samples)] for each in chosen]
 
 
 class Cells(HTMLParser):
@@ -79,7 +84,7 @@ def test_tensorboard_gets_every_metric_of_every_step_and_a_table_of_completions(
     assert [event.step for event in tables] == sorted({each["step"] for each in samples})
     for event in tables:
         shown = Cells(markdown_to_safe_html(event.tensor_proto.string_val[0])).rows
-        assert shown[0] == [name for name in samples[0] if name != "step"]
+        assert shown[0] == columns_of(samples)
         assert [[each.strip() for each in row] for row in shown[1:]] == [
             [each.strip() for each in row] for row in cells_of(samples, event.step)
         ]
@@ -124,7 +129,7 @@ def test_wandb_offline_gets_every_metric_of_every_step_and_a_table_of_completion
             name: pytest.approx(mine[name]) for name in ("reward", "entropy", "loss")
         }
         table = json.loads((run / "files" / row[f"{TABLE}.path"]).read_text())
-        assert table["columns"] == [name for name in samples[0] if name != "step"]
+        assert table["columns"] == columns_of(samples)
         assert table["data"] == cells_of(samples, row["_step"])
 
 

@@ -42,8 +42,7 @@ def make(config: TrainConfig) -> tuple[Learner, list[EncodedPrompt]]:
     """A learner whose optimizer leaves the weights and their gradients as they are, and its prompts."""
     start = load_language_model(config.model, device="cpu", dtype="float32")
     prompts = encode_prompts(start, read_prompts(config.data), config.max_completion_length, answer_style="lenient")
-    length = config.max_completion_length
-    verifier = make_verifier(start, config, prompts, max_completion_length=length, chat=False, system_prompt=None)
+    verifier = make_verifier(start, config, prompts)
     accelerator = make_accelerator("cpu", (), Path("unused"))
     rewards = load_rewards(config.reward, seed=config.seed)
     learner = make_learner(config, accelerator, start, rewards, need_start_model=config.beta > 0, verifier=verifier)
@@ -251,7 +250,8 @@ def test_a_run_asks_learns_and_shows_its_verifications(half_solved: None, make_c
     assert [row["step"] for row in verifications] == [1, 1, 2, 2]
     expected = {"#### 4": "1", "#### 5": "2", "+": "3"}
     assert all(row["answer"] == expected[row["prompt"].split("=")[1].rstrip()] for row in verifications)
-    assert len(rows) == 3 + 2 + 3 + 2
+    assert all((row["split"] == "verify") is (row in verifications) for row in rows)
+    assert all(row["reward"] is not None for row in verifications)
 
 
 def test_without_verify_nothing_is_measured_of_it_and_its_options_change_nothing(make_config, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""What a finished run of the demonstration came to: kept beside it, so that `--resume` does not repeat the run."""
+"""What a finished run came to that is a part of a command: kept beside it, so that `--resume` does not repeat it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlif.demo.figure import best_evaluation
 from rlif.errors import UserError
 from rlif.files.checksums import check_seal, file_sha256, sealed
 from rlif.files.directories import damage
@@ -16,28 +15,34 @@ from rlif.files.jsonl import read_metrics
 from rlif.files.lock import Lock
 from rlif.options.checks import check
 from rlif.training.checkpoint import checkpoints
-from rlif.training.loop import TrainResult, train
+from rlif.training.guard import Guard
+from rlif.training.loop import TrainResult, most_accurate, train
 from rlif.training.options import TrainConfig
-from rlif.training.run_dir import LOGS
+from rlif.training.run_dir import BEST, LOGS
 
 OUTCOME_FILE = "outcome.json"
-MODELS = ("model", "best")
+MODELS = ("model", BEST)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What the files of a finished run do not say themselves."""
 
-    guard_step: int
-    """The step whose policy the guard takes for the best."""
+    guard_step: int | None
+    """The step whose policy the guard takes for the best; None if it finds none."""
     metrics_sha256: str
     """Of metrics.jsonl."""
     samples_sha256: str
     """Of samples.jsonl."""
 
 
-def run_once(config: TrainConfig) -> TrainResult:
+def run_once(config: TrainConfig, *, keep_models: bool = True, stop_at_collapse: bool = False) -> TrainResult:
     """Train as `config` says, go on with what was interrupted, or return what is finished already.
+
+    Args:
+        config: of a run that the guard watches and does not stop, with its directory.
+        keep_models: whether what was trained stays when the run is finished; else the logs alone do.
+        stop_at_collapse: as `train` takes it.
 
     Raises:
         UserError: bad input, or files of a finished run have changed since.
@@ -46,23 +51,29 @@ def run_once(config: TrainConfig) -> TrainResult:
     directory = config.output_dir
     assert directory is not None
     if (directory / OUTCOME_FILE).exists():
-        return read_outcome(directory)
+        _remove_rest(directory, keep_models)
+        return read_outcome(directory, keep_models)
     resume = bool(checkpoints(directory))
     if directory.exists() and not resume:
         # Killed before there was a checkpoint: the same steps come to the same model.
         with Lock(directory):
             shutil.rmtree(directory, ignore_errors=True)
-    result = train(dataclasses.replace(config, resume=resume))
-    assert result.guard_step is not None
+    result = train(dataclasses.replace(config, resume=resume), stop_at_collapse=stop_at_collapse)
     outcome = Outcome(result.guard_step, *(file_sha256(directory / name) for name in LOGS))
     write_json(directory / OUTCOME_FILE, sealed(dataclasses.asdict(outcome)))
-    for each in checkpoints(directory):  # of an interruption; there is nothing to go on with any more
-        shutil.rmtree(each, ignore_errors=True)
+    _remove_rest(directory, keep_models)
     return result
 
 
-def read_outcome(directory: Path) -> TrainResult:
-    """Read what a finished run came to.
+def _remove_rest(directory: Path, keep_models: bool) -> None:
+    """Remove the checkpoints of an interruption, from which nothing goes on any more, and models that are not kept."""
+    models = () if keep_models else tuple(directory / name for name in MODELS)
+    for path in (*checkpoints(directory), *models):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_outcome(directory: Path, has_models: bool = True) -> TrainResult:
+    """Read what a finished run came to, and whose models are still there unless it kept none.
 
     Raises:
         UserError: its files have changed since, or something else wrote them.
@@ -76,7 +87,8 @@ def read_outcome(directory: Path) -> TrainResult:
     except (AttributeError, TypeError) as error:  # no object, or other names
         raise UserError(f"resume: {path} cannot be used: {error}; {hint}") from error
     check(outcome, prefix=f"resume: {path}: ")
-    faults = [(directory / name, fault) for name in MODELS if (fault := damage(directory / name)) is not None]
+    models = [directory / name for name in MODELS] if has_models else []
+    faults = [(model, fault) for model in models if (fault := damage(model)) is not None]
     for log, checksum in ((metrics, outcome.metrics_sha256), (samples, outcome.samples_sha256)):
         if not log.is_file() or file_sha256(log) != checksum:
             faults.append((log, "it has changed since it was written, or is gone"))
@@ -87,6 +99,7 @@ def read_outcome(directory: Path) -> TrainResult:
         run_dir=directory,
         rows=rows,
         last_step=int(rows[-1]["step"]),
-        best_step=int(best_evaluation(rows)["step"]),
+        best_step=most_accurate(rows),
         guard_step=outcome.guard_step,
+        collapse_step=collapse.step if (collapse := Guard.of_rows(rows).collapse) else None,
     )

@@ -1,0 +1,1 @@
+"""`rlif report`: what a run or a lab did, as one page."""
