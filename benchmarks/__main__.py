@@ -21,6 +21,7 @@
   real-self-feedback  RLSF on word problems with the model in --model DIR
   explain        what `rlif explain` says of runs on the built-in task, step by step
   retry          `rlif retry` on the built-in task, with and without rejected attempts in the context
+  introspect     `rlif introspect` on the built-in task: turns before and after, beside as many samples
   verify         solving and verifying at once on the built-in task, beside solving alone
   length-conditioned  what learned rewards have to do with length, with and without length instructions
   rlcr           confidence in words on the built-in task: a reward for it, beside right answers alone
@@ -61,6 +62,7 @@ BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
     "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators", "verify", "retry",
+    "introspect",
     "length-conditioned",
     "rlcr", "collapse",
 )  # fmt: skip

@@ -47,6 +47,7 @@ SUITES = {
     "explain": "benchmarks.steps.explain",
     "verify": "benchmarks.steps.verify",
     "retry": "benchmarks.steps.retry",
+    "introspect": "benchmarks.steps.introspect",
     "length-conditioned": "benchmarks.steps.length_conditioned",
     "rlcr": "benchmarks.steps.rlcr",
     "collapse": "benchmarks.steps.collapse",

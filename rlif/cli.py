@@ -38,6 +38,7 @@ COMMANDS = {
     "mix": ("rlif.mixing", "MixConfig"),
     "eval": ("rlif.evaluation", "EvalConfig"),
     "retry": ("rlif.retry", "RetryConfig"),
+    "introspect": ("rlif.introspection", "IntrospectConfig"),
     "self-feedback": ("rlif.self_feedback", "SelfFeedbackConfig"),
 }
 

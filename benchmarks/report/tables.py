@@ -8,6 +8,7 @@ from benchmarks.report.answering import evidence, word_prompts
 from benchmarks.report.collapse import collapse
 from benchmarks.report.explain import explain
 from benchmarks.report.gpu import gpu_report, gpu_table
+from benchmarks.report.introspect import introspect
 from benchmarks.report.kl_estimators import kl_estimators
 from benchmarks.report.length_conditioned import length_conditioned
 from benchmarks.report.levels import levels
@@ -276,6 +277,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real-self-feedback": real_self_feedback,
     "verify": verify,
     "retry": retry,
+    "introspect": introspect,
     "length-conditioned": length_conditioned,
     "explain": explain,
     "rlcr": rlcr,

@@ -28,11 +28,12 @@ from benchmarks.runner import Options, Step, steps_in_turn
 from benchmarks.steps.workload import SIZES, StepTimer, Workload, random_words, save_model, time_in
 from benchmarks.timing import quartiles
 from rlif.options.record import CONFIG_FILE
-from rlif.self_feedback import train as training
+from rlif.self_feedback import train as stage
 from rlif.self_feedback.command import run as run_self_feedback
 from rlif.self_feedback.options import MeasureOptions, RankOptions, SampleOptions, SelfFeedbackConfig, TrainOptions
 from rlif.tasks.built_in_models import pretrained_base
 from rlif.tasks.options import BaseModelConfig
+from rlif.training import items
 
 # Questions to sample from, half as many of which are held out, and solutions of each of these.
 QUESTIONS = {"full": (400, 16), "quick": (100, 4)}
@@ -112,8 +113,8 @@ def train_rlif_pairs(work: Workload, directory: Path) -> dict[str, Any]:
     """`rlif self-feedback train`."""
     seconds: list[float] = []
     reference: list[float] = []
-    time_in(training, "train_batch", seconds)
-    time_in(training, "reference_logprobs", reference)
+    time_in(items, "train_batch", seconds)
+    time_in(stage, "reference_logprobs", reference)
     options = TrainOptions(
         num_train_epochs=1, pairs_per_step=work.prompts, learning_rate=work.learning_rate, beta=work.beta
     )

@@ -24,7 +24,7 @@ from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.rewards import load_rewards
 from rlif.rollouts.rollout import Rollout
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.sequences import as_rollout
+from rlif.scoring.sequences import as_rollout
 from rlif.training.distributed import make_accelerator
 from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig

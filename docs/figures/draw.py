@@ -63,7 +63,11 @@ LAYERS = (
     ("cli", "the table of commands", GREY),
     ("reporting", "rlif report: one page of a run or a lab", ORANGE),
     ("demo, lab, plotting, integrations", "whole experiments; TRL and verl", ORANGE),
-    ("evaluation, retry, diagnosis, explanation, self_feedback, mixing, conversion", "one command each", ORANGE),
+    (
+        "evaluation, retry, introspection, diagnosis, explanation, self_feedback, mixing, conversion",
+        "one command each",
+        ORANGE,
+    ),
     ("training", "rlif train: loop, step, guard, run directory", ORANGE),
     ("metrics, plots, tasks", "calibration and choice; pictures; the built-in sums", GREEN),
     ("rewards", "statistics and texts in, one number for each completion", GREEN),
@@ -78,24 +82,24 @@ LAYERS = (
 
 def layers() -> Picture:
     """The packages of rlif, each above those that it may import, and the kernels beside them."""
-    picture = Picture(820, 688)
-    picture.words(300, 30, "rlif: each layer imports only from those below it", bold=True)
+    picture = Picture(980, 688)
+    picture.words(380, 30, "rlif: each layer imports only from those below it", bold=True)
     for number, (names, what, fill) in enumerate(LAYERS):
-        picture.box(20, 46 + 48 * number, 560, 42, names, fill, what)
-    picture.words(710, 214, "rlif_kernels", bold=True)
-    picture.box(620, 226, 180, 252, "", BLUE)
+        picture.box(20, 46 + 48 * number, 720, 42, names, fill, what)
+    picture.words(870, 214, "rlif_kernels", bold=True)
+    picture.box(780, 226, 180, 252, "", BLUE)
     for number, line in enumerate(
         ("token_stats", "linear_token_stats", "grpo_loss", "linear_grpo_loss", "sample_tokens")
     ):
-        picture.words(710, 254 + 22 * number, line, size=13)
-    picture.words(710, 378, "head: tiles of logits", size=12)
-    picture.words(710, 400, "backends: triton, c, torch,", size=12)
-    picture.words(710, 416, "and slices of any of them", size=12)
-    picture.words(710, 444, "reference: the definitions", size=12)
-    picture.words(710, 500, "imports torch and Triton,", size=12)
-    picture.words(710, 516, "and nothing of rlif", size=12)
+        picture.words(870, 254 + 22 * number, line, size=13)
+    picture.words(870, 378, "head: tiles of logits", size=12)
+    picture.words(870, 400, "backends: triton, c, torch,", size=12)
+    picture.words(870, 416, "and slices of any of them", size=12)
+    picture.words(870, 444, "reference: the definitions", size=12)
+    picture.words(870, 500, "imports torch and Triton,", size=12)
+    picture.words(870, 516, "and nothing of rlif", size=12)
     for y in (259, 403, 451):  # training, scoring, rollouts
-        picture.arrow((580, y), (618, y))
+        picture.arrow((740, y), (778, y))
     return picture
 
 

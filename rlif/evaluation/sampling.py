@@ -183,6 +183,8 @@ def append_rows(
     prompts: Sequence[EncodedPrompt],
     size: int,
     rows: Callable[[int, Sequence[EncodedPrompt]], list[Row]],
+    *,
+    title: str = "Sampling",
 ) -> None:
     """Append a row to a file for every prompt that has none there yet, and show how far it is.
 
@@ -191,6 +193,7 @@ def append_rows(
         prompts: all of them, in the order of the rows.
         size: prompts at a time.
         rows: makes those of some prompts, the first of which has that number.
+        title: of the progress bar.
 
     Raises:
         UserError: the file has other prompts, or cannot be written.
@@ -199,7 +202,7 @@ def append_rows(
     done = finished_rows(path, prompts)
     try:
         file = JsonLines(path)
-        with bar("Sampling", "prompts", len(prompts), done) as move:
+        with bar(title, "prompts", len(prompts), done) as move:
             for start in range(done, len(prompts), size):
                 new = rows(start, prompts[start : start + size])
                 file.append(map(sealed, new))

@@ -12,7 +12,7 @@ from rlif.files.lock import Lock
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.sources import check_model_path
 from rlif.options.record import check_unchanged, make_directory, output_directory
-from rlif.retry.attempts import Retrying, with_rejected
+from rlif.retry.attempts import Retrying
 from rlif.retry.discriminator import (
     ATTEMPTS_FILE,
     DISCRIMINATOR_FILE,
@@ -50,6 +50,8 @@ def run(config: RetryConfig) -> None:
             )
         language_model = load_with_options(config, config.model)
         retrying = Retrying(config, language_model, _encoded(config, language_model, prompts), discriminator)
+        if config.show_rejected:
+            retrying.turns.check(retrying.prompts)
         make_directory(output_dir, config, lock)
         if not (output_dir / DISCRIMINATOR_FILE).exists():
             discriminator.write(output_dir / DISCRIMINATOR_FILE)
@@ -84,7 +86,7 @@ def _resolved(config: RetryConfig, prompts: list[Prompt], output_dir: Path) -> t
 
 
 def _encoded(config: RetryConfig, language_model: LanguageModel, prompts: list[Prompt]) -> list[EncodedPrompt]:
-    """Tokenize the prompts; a model or a chat template that cannot try again is found out here."""
+    """Tokenize the prompts; a model that cannot sample is found out here."""
     encoded = encode_prompts(
         language_model,
         prompts,
@@ -94,6 +96,4 @@ def _encoded(config: RetryConfig, language_model: LanguageModel, prompts: list[P
         answer_style=config.answer_style,
     )
     check_decoding(language_model, encoded[0].ids)
-    if config.show_rejected:
-        with_rejected(language_model, encoded[0], ["1"], config)
     return encoded

@@ -108,6 +108,20 @@ def encode_prompt(
     return EncodedPrompt(text, prompt.answer, ids, answer_style, content)
 
 
+def check_writable(language_model: LanguageModel, name: str, text: str) -> None:
+    """Find characters for which the tokenizer has only the unknown token.
+
+    Raises:
+        UserError: there are some in the text, which the message calls `name`.
+    """
+    tokenizer = language_model.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown not in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        return
+    each = next((each for each in text if unknown in tokenizer(each, add_special_tokens=False)["input_ids"]), text)
+    raise UserError(f"{name}: got {text[:40]!r}, of which the tokenizer cannot write {each!r}; expected other text")
+
+
 def _place(prompt: Prompt, argument: str) -> str:
     """Say which prompt it is, for messages."""
     content = prompt.content

@@ -16,7 +16,7 @@ from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import Message, Prompt
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
-from rlif.rollouts.encode import EncodedPrompt, encode_prompt, max_prompt_length
+from rlif.rollouts.encode import EncodedPrompt, check_writable, encode_prompt, max_prompt_length
 
 # Keeps the random numbers of verifications apart from those of completions.
 VERIFICATION_SEED = 20250519
@@ -88,9 +88,9 @@ class Verifier:
             UserError: the tokenizer cannot write the template or a rating; not even an empty completion of the shortest
                 prompt leaves room for a verification; or the chat template refuses.
         """
-        self._check_writable("verify_template", _PLACE.sub("", self.template))
+        check_writable(self.language_model, "verify_template", _PLACE.sub("", self.template))
         for rating in self.ratings:
-            self._check_writable("verify_ratings", rating)
+            check_writable(self.language_model, "verify_ratings", rating)
         shortest = min(prompts, key=lambda prompt: len(prompt.ids))
         if self.prompt(shortest, "") is None:
             took = len(self._encoded(shortest, "", None).ids)
@@ -115,15 +115,6 @@ class Verifier:
             system_prompt=self.system_prompt,
             answer_style=self.answer_style,
         )
-
-    def _check_writable(self, name: str, text: str) -> None:
-        """Find characters for which there is only the unknown token."""
-        tokenizer = self.language_model.tokenizer
-        unknown = tokenizer.unk_token_id
-        if unknown is None or unknown not in tokenizer(text, add_special_tokens=False)["input_ids"]:
-            return
-        each = next((each for each in text if unknown in tokenizer(each, add_special_tokens=False)["input_ids"]), text)
-        raise UserError(f"{name}: got {text[:40]!r}, of which the tokenizer cannot write {each!r}; expected other text")
 
 
 def make_verifier(

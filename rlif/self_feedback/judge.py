@@ -12,7 +12,7 @@ from rlif.models.language_model import LanguageModel, positions
 from rlif.models.packed_row import pack_row, packed
 from rlif.rollouts.encode import pad_left
 from rlif.rollouts.microbatches import is_shared
-from rlif.self_feedback.sequences import Ids, parts_within
+from rlif.scoring.sequences import Ids, parts_within
 
 
 def verdict_tokens(language_model: LanguageModel, words: tuple[str, str]) -> tuple[int, int]:

@@ -28,9 +28,9 @@ from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import encode_prompt, max_prompt_length
+from rlif.scoring.sequences import Ids
 from rlif.self_feedback.options import LengthOptions, LengthUnit, SelfFeedbackConfig
 from rlif.self_feedback.rank import Pair, pair_of, preference_rows, text_of
-from rlif.self_feedback.sequences import Ids
 
 Direction = Literal["less", "more"]
 DIRECTIONS: tuple[Direction, Direction] = ("less", "more")

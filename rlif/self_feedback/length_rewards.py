@@ -17,10 +17,10 @@ from rlif.metrics.bootstrap import Floats
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.reward_model import load_reward_model
 from rlif.scoring.scorer import make_scorer
+from rlif.scoring.sequences import Ids
 from rlif.self_feedback.length_prompts import Instruction, check_instructed, prompt_encoder, with_instruction
 from rlif.self_feedback.options import SelfFeedbackConfig
 from rlif.self_feedback.reference_logprobs import kept_numbers, reference_logprobs
-from rlif.self_feedback.sequences import Ids
 from rlif.self_feedback.train import FOLDERS
 from rlif.training.checkpoint import model_fingerprint
 

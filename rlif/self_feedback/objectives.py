@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,35 +17,13 @@ from torch import Tensor, nn
 from rlif.models.language_model import LanguageModel
 from rlif.models.reward_model import RewardModel
 from rlif.scoring.scorer import Scorer
+from rlif.scoring.sequences import Ids, as_rollout, sequence_logprobs
 from rlif.self_feedback.length_prompts import ConditionedPair
 from rlif.self_feedback.nft import JudgedCompletion, nft_loss
 from rlif.self_feedback.options import TrainOptions
 from rlif.self_feedback.preference_loss import PreferenceLoss, preference_loss
 from rlif.self_feedback.rank import Pair
-from rlif.self_feedback.sequences import Ids, as_rollout, sequence_logprobs
-
-
-class StepLoss(NamedTuple):
-    """What became of n of an objective's items."""
-
-    loss: Tensor
-    """(n,) differentiable."""
-    metrics: dict[str, Tensor]
-    """(n,) each, detached, of which metrics.jsonl has the mean."""
-
-
-class Objective(Protocol):
-    """Gives the loss of items, pairs or completions, by one forward over them."""
-
-    @property
-    def module(self) -> nn.Module:
-        """What learns."""
-
-    def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
-        """Prompt and completion of every sequence of an item."""
-
-    def __call__(self, rows: Sequence[int]) -> StepLoss:
-        """The losses of some of the items."""
+from rlif.training.items import StepLoss
 
 
 @dataclass(frozen=True)
@@ -64,15 +41,15 @@ class DPO:
 
     @property
     def module(self) -> nn.Module:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         return self.scorer
 
     def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         return self.pairs[row].sequences()
 
     def __call__(self, rows: Sequence[int]) -> StepLoss:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         pairs, options = [self.pairs[row] for row in rows], self.options
         assert options.beta is not None
         beta = options.beta
@@ -111,15 +88,15 @@ class BradleyTerry:
 
     @property
     def module(self) -> nn.Module:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         return self.reward_model.model
 
     def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         return self.pairs[row].sequences()
 
     def __call__(self, rows: Sequence[int]) -> StepLoss:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         pairs = [self.pairs[row] for row in rows]
         prompts, completions = by_place(pairs)
         rewards = self.reward_model.rewards(prompts, completions).chunk(len(prompts) // len(pairs))
@@ -145,15 +122,15 @@ class NFT:
 
     @property
     def module(self) -> nn.Module:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         return self.scorer
 
     def sequences(self, row: int) -> list[tuple[Ids, Ids]]:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         return self.completions[row].sequences()
 
     def __call__(self, rows: Sequence[int]) -> StepLoss:
-        """See `Objective`."""
+        """See `rlif.training.items.Objective`."""
         completions, device = [self.completions[row] for row in rows], self.language_model.device
         prompt_ids, ids = [each.prompt_ids for each in completions], [each.ids for each in completions]
         rollout = as_rollout(self.language_model, prompt_ids, ids)

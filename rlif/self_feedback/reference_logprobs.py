@@ -14,7 +14,7 @@ from rlif.models.language_model import LanguageModel
 from rlif.progress_bar import bar
 from rlif.rollouts.batch_size import tokens_at_a_time
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.sequences import Ids, as_rollout, parts_within
+from rlif.scoring.sequences import Ids, as_rollout, parts_within
 
 # Sequences that are written to the file at a time, by a GPU.
 SEQUENCES_PER_WRITE = 256

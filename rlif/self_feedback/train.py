@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import random
-import shutil
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,55 +10,30 @@ from typing import cast
 
 import torch
 
-from rlif.errors import UserError
-from rlif.files.directories import is_whole, write_directory
 from rlif.files.fingerprint import fingerprint
-from rlif.files.json_values import read_json, without_nan, write_json
-from rlif.files.jsonl import Row, StageFile, check_metrics
-from rlif.interrupts import StopRequest
+from rlif.files.jsonl import Row
 from rlif.models.activation_checkpointing import enable_checkpointing
 from rlif.models.language_model import LanguageModel, load_with_options
 from rlif.models.lora import policy_to_train
-from rlif.models.optimization import (
-    MovedWeights,
-    adamw,
-    before_weights_change,
-    rounded_away,
-    scheduled,
-    set_learning_rate,
-    step_if_finite,
-)
 from rlif.models.reward_model import load_reward_model
-from rlif.options.checks import Count, read_checked
-from rlif.progress_bar import bar
-from rlif.scoring.scorer import Scorer, make_scorer
+from rlif.scoring.scorer import make_scorer
 from rlif.self_feedback.nft import JudgedCompletion
-from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry, Objective
-from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
+from rlif.self_feedback.objectives import DPO, NFT, BradleyTerry
+from rlif.self_feedback.options import SelfFeedbackConfig
 from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
-from rlif.self_feedback.sequences import parts_within
-from rlif.terminal import make_console
-from rlif.training.checkpoint import load_optimizer, model_fingerprint, optimizer_tensors, save_optimizer
+from rlif.training.checkpoint import model_fingerprint
+from rlif.training.items import ItemTraining, Objective, train_items
 
 # Options of the training that change nothing but rounding, or when checkpoints are written.
 STAGE_CHANGEABLE = ("gradient_checkpointing", "save_steps")
 # Options that the last release did not have, with what they are where nobody asks for anything else.
 LATER = {"master_weights": True, "lora_modules_to_save": ()}
-STEP_FILE = "step.json"
 # Beside a trained model: what it was trained by and on.
 ORIGIN_FILE = "self_feedback.json"
 FOLDERS = {"dpo": "model", "nft": "model", "reward_model": "reward_model"}
 
 Items = Sequence[Pair] | Sequence[JudgedCompletion]
-
-
-@dataclasses.dataclass(frozen=True)
-class StepFile:
-    """Where a training is."""
-
-    step: Count
-    """Steps done."""
 
 
 def train_model(
@@ -104,80 +74,22 @@ def train_model(
     settings |= origin | {"seed": config.seed}
     if config.length.length_conditioned:
         settings["lam"] = config.length.lam
-    metrics = StageFile(directory / "metrics.jsonl", settings)
-    final = output_dir / FOLDERS[options.objective]
-    max_steps = options.num_train_epochs * math.ceil(len(items) / options.pairs_per_step)
-    is_done = len(metrics.rows) == max_steps and is_whole(final)
-    # The other objective may have replaced the model since.
-    if is_done and read_json(final / ORIGIN_FILE) == json.loads(json.dumps(settings)):
-        check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
-        return metrics.rows
-
-    checkpoint = directory / "checkpoint"
-    step, resumed = 0, None
-    if is_whole(checkpoint):
-        saved = read_checked(StepFile, checkpoint / STEP_FILE, argument="output_dir").step
-        if saved <= len(metrics.rows):
-            step, resumed = saved, checkpoint
-        else:
-            # Without its rows it belongs to another training, and must be gone before the new one has as many.
-            shutil.rmtree(checkpoint)
-    metrics.keep(step)
-    check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=("loss", "accuracy"))
-    objective, write = make_objective(config, start, name, items, directory, origin, resumed)
-    optimizer = adamw(objective.module.parameters(), options)
-    if resumed is not None:
-        load_optimizer(objective.module, optimizer, resumed)
-
-    def save_checkpoint(target: Path) -> None:
-        write(target)
-        save_optimizer(optimizer_tensors(objective.module, optimizer), target)
-        write_json(target / STEP_FILE, {"step": step}, indent=None)
-
-    told = False
-
-    def take_step() -> None:
-        """Train the step after `step`; until it begins to change the weights, a signal abandons it."""
-        nonlocal step, told
-        rows = step_rows(len(items), step + 1, options, config.seed)
-        learning_rate = scheduled(
-            step + 1,
-            max_steps,
-            learning_rate=_given(options.learning_rate),
-            warmup_ratio=options.warmup_ratio,
-            lr_scheduler_type=options.lr_scheduler_type,
-        )
-        with stop.interruptible():
-            row = train_batch(objective, optimizer, rows, learning_rate, options, config.max_tokens_per_forward)
-        metrics.append([without_nan({"step": step + 1} | row)])
-        step += 1
-        stop.release()
-        if not told and (warning := rounded_away(row["moved_weights"], options, config.dtype)):
-            told = True
-            make_console(errors=True).print(f"Warning: {warning}", soft_wrap=True, markup=False, highlight=False)
-
-    with bar("Training", "steps", max_steps, step) as advance, StopRequest() as stop, before_weights_change(stop.hold):
-        try:
-            while step < max_steps:
-                take_step()
-                advance(1)
-                if step % options.save_steps == 0 and step < max_steps:
-                    write_directory(checkpoint, save_checkpoint)
-                if stop.received is not None:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            stop.save_in_peace()
-            if step > 0 and not stop.held:
-                write_directory(checkpoint, save_checkpoint)
-            raise KeyboardInterrupt(f"stopped after step {step} of {max_steps} of training") from None
-
-    def save_final(target: Path) -> None:
-        write(target)
-        write_json(target / ORIGIN_FILE, settings)
-
-    write_directory(final, save_final)
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    return metrics.rows
+    training = ItemTraining(
+        options,
+        num_items=len(items),
+        items_per_step=options.pairs_per_step,
+        num_epochs=options.num_train_epochs,
+        save_steps=options.save_steps,
+        seed=config.seed,
+        dtype=config.dtype,
+        max_tokens_per_forward=config.max_tokens_per_forward,
+        settings=settings,
+        directory=directory,
+        final=output_dir / FOLDERS[options.objective],
+        origin_file=ORIGIN_FILE,
+        needed=("loss", "accuracy"),
+    )
+    return train_items(training, partial(make_objective, config, start, name, items, directory, origin))
 
 
 def make_objective(
@@ -230,60 +142,3 @@ def make_objective(
         return NFT(scorer, policy, cast(Sequence[JudgedCompletion], items), reference), policy.save
     sums = torch.tensor([numbers[0] for numbers in reference], device=start.device).view(len(items), -1)
     return DPO(scorer, policy, cast(Sequence[Pair], items), sums.unbind(dim=1), options, config.length.lam), policy.save
-
-
-def step_rows(num_items: int, step: int, options: TrainOptions, seed: int) -> list[int]:
-    """Return the items of a step, counted from 1: each epoch has all of them once, in an order of its own."""
-    steps_per_epoch = math.ceil(num_items / options.pairs_per_step)
-    epoch, place = divmod(step - 1, steps_per_epoch)
-    order = list(range(num_items))
-    random.Random(f"pairs {seed} {epoch}").shuffle(order)
-    return order[place * options.pairs_per_step : (place + 1) * options.pairs_per_step]
-
-
-def train_batch(
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    rows: Sequence[int],
-    learning_rate: float,
-    options: TrainOptions,
-    max_tokens_per_forward: int,
-) -> Row:
-    """Update once from the mean loss of some items, in parts that the budget of tokens allows; return its metrics.
-
-    Raises:
-        UserError: the loss or its gradient is not finite.
-    """
-    set_learning_rate(optimizer, learning_rate)
-    optimizer.zero_grad()
-    totals: dict[str, float] = defaultdict(float)
-    sequences = [objective.sequences(row) for row in rows]
-    together, module = len(sequences[0]), objective.module
-    parts = parts_within(
-        [prompt for each in sequences for prompt, _ in each],
-        [completion for each in sequences for _, completion in each],
-        max_tokens_per_forward,
-        share_prompts=module.share_prompts if isinstance(module, Scorer) else 0,
-        rows_together=together,
-    )
-    for part in parts:
-        result = objective([rows[place // together] for place in part[::together]])
-        loss = result.loss.sum() / len(rows)
-        loss.backward()
-        totals["loss"] += loss.item()
-        for name, values in result.metrics.items():
-            totals[name] += values.sum().item() / len(rows)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm).item()
-    moved = MovedWeights()
-    if not step_if_finite(optimizer, totals["loss"], norm, moved):
-        raise UserError(
-            f"learning_rate: the loss is {totals['loss']:g} and its gradient's norm {norm:g}, expected finite numbers; "
-            "try a lower learning rate than the present one"
-        )
-    return {**totals, "grad_norm": norm, "learning_rate": learning_rate, "moved_weights": moved.share}
-
-
-def _given(value: float | None) -> float:
-    assert value is not None  # `SelfFeedbackConfig.resolved` sees to it
-    return value

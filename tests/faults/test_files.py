@@ -33,8 +33,9 @@ EXAMPLES = 100  # of a file that is read in a millisecond
 # Of the files and endings that the code names, those that no command reads again, and those read under another name.
 ONLY_WRITTEN = {
     "comparison.png", "confidence.png", "diagnosis.json", "eval.json", "explanation.json", "explanation.png",
-    "figure.png", "guard.png", "lab.json", "length.json", "majority.jsonl", "measure.json", "mixes.png", "ranking.json",
-    "reliability.png", "report.html", "report.md", "retry.json", "retry.png", "risk_coverage.png", "training.png",
+    "figure.png", "guard.png", "introspect.json", "introspect.png", "lab.json", "length.json", "majority.jsonl",
+    "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.html", "report.md", "retry.json",
+    "retry.png", "risk_coverage.png", "training.png",
 }  # fmt: skip
 BY_OTHER_NAME = {
     "*.safetensors": "model.safetensors",
@@ -49,7 +50,9 @@ BY_OTHER_NAME = {
     ".tsv": "prompts.tsv",
     ".txt": "prompts.jsonl",
     "config.yaml": "config.yaml, train",
+    "eval-*.jsonl": "eval-a.jsonl",
     "eval.jsonl": "prompts.jsonl",
+    "introspection.json": "self_feedback.json",
     "measure-*.jsonl": "measure-a.jsonl",
     "reference_logprobs-*.jsonl": "reference_logprobs-a.jsonl",
     "sampled.json": "config.yaml, self-feedback",
@@ -57,6 +60,7 @@ BY_OTHER_NAME = {
     "test.jsonl": "prompts.jsonl",
     "train-*.jsonl": "prompts.jsonl",
     "train.jsonl": "prompts.jsonl",
+    "turns-*.jsonl": "turns-a.jsonl",
     "unfinished-evaluation.jsonl": "consensus.jsonl",
 }
 # Read by libraries, which raise what `loading` and `read_table` make one line of; or our own, beside the code.

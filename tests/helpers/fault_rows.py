@@ -165,6 +165,14 @@ def retry(shared: Shared) -> str:
     )
 
 
+def introspect(shared: Shared) -> str:
+    return (
+        f"introspect --model {shared.base} --data {shared.train_data} --eval-data {shared.eval_data} "
+        f"--output-dir {OUT} --num-candidates 2 --blind-iterations 1 --feedback ? --turns 2 --max-completion-length 8 "
+        "--items-per-step 8 --num-train-epochs 1 --save-steps 1 --prompts-per-batch 4 --learning-rate 1e-4 --device cpu"
+    )
+
+
 def self_feedback(shared: Shared) -> str:
     return (
         f"self-feedback --model {shared.base} --data {shared.train_data} --eval-data {shared.eval_data} --output-dir "
@@ -216,5 +224,6 @@ ROWS = {
     "mix": Row(mix, None, reads_own_files=False, all_at_once=True),
     "eval": Row(evaluate, "--resume"),
     "retry": Row(retry, "--resume"),
+    "introspect": Row(introspect, "--resume"),
     "self-feedback": Row(self_feedback, ""),
 }

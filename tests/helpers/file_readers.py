@@ -126,6 +126,21 @@ def read_attempts(path: Path, models: Models) -> object:
     return measure(read_attempts(path, max_rounds=2)).to_json()
 
 
+def read_turns(path: Path, models: Models) -> object:
+    from rlif.introspection.collect import describe, read_turns
+    from rlif.introspection.learn import attempts_to_learn
+
+    rows = read_turns(path)
+    describe(rows)
+    return attempts_to_learn(rows, "all", 0.4)
+
+
+def read_taken(path: Path, models: Models) -> object:
+    from rlif.introspection.measure import measure, read_taken
+
+    return measure({"start": read_taken(path, turns=2)}, resamples=10).to_json()
+
+
 def read_unfinished(path: Path, models: Models) -> object:
     from rlif.training.run_dir import unfinished_row
 
@@ -134,7 +149,7 @@ def read_unfinished(path: Path, models: Models) -> object:
 
 def read_step(path: Path, models: Models) -> object:
     from rlif.options.checks import read_checked
-    from rlif.self_feedback.train import StepFile
+    from rlif.training.items import StepFile
 
     return read_checked(StepFile, path, argument="output_dir")
 

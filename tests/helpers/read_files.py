@@ -51,7 +51,9 @@ from file_readers import (
     read_state,
     read_step,
     read_steps,
+    read_taken,
     read_trial,
+    read_turns,
     read_unfinished,
     read_weights,
     trial,
@@ -85,6 +87,19 @@ DISCRIMINATOR: dict[str, object] = {
 ATTEMPTS: dict[str, object] = {
     "prompt": "1+1=", "answer": "2", "completions": ["#### 3", "#### 2"], "stated": ["3", "2"], "tokens": [3, 3],
     "finished": [True, True], "probabilities": [0.25, 0.75], "end": "accepted", "scores": {"self_certainty": [1, 2]},
+}  # fmt: skip
+TURNS: dict[str, object] = {
+    "prompt": "1+1=", "answer": "2", "label": "2", "turns": [
+        {"prompt_ids": [4, 5], "ids": [6], "text": "#### 3", "answer": "3", "finished": True, "reward": 0.0,
+         "rewards": [0.0]},
+        {"prompt_ids": [4, 5, 6, 4, 5], "ids": [7], "text": "#### 2", "answer": "2", "finished": True, "reward": 1.0,
+         "rewards": [1.0, -1.0]},
+    ],
+}  # fmt: skip
+TAKEN: dict[str, object] = {
+    "prompt": "1+1=", "answer": "2", "completions": ["#### 3", "#### 2"], "stated": ["3", "2"], "tokens": [3, 3],
+    "finished": [True, True], "end": None, "samples": ["#### 2", ""], "samples_stated": ["2", None],
+    "samples_tokens": [3, 1], "scores": {},
 }  # fmt: skip
 METRICS: list[dict[str, object]] = [
     {"step": 0, "eval/accuracy": 0.5, "eval/entropy": None},
@@ -205,6 +220,8 @@ READ: dict[str, ReadFile] = {
     ),
     "discriminator.json": ReadFile(lambda models: json_file(DISCRIMINATOR), read_discriminator),
     "attempts.jsonl": ReadFile(lambda models: jsonl_file([ATTEMPTS]), read_attempts),
+    "turns-a.jsonl": ReadFile(lambda models: jsonl_file([TURNS]), read_turns),
+    "eval-a.jsonl": ReadFile(lambda models: jsonl_file([TAKEN]), read_taken),
     "metrics.jsonl": ReadFile(lambda models: jsonl_file(METRICS), read_metrics),
     "consensus.jsonl": ReadFile(lambda models: jsonl_file([{"work": {"model": "a"}}, {"majority": "3"}]), read_parts),
     "unfinished_step.jsonl": ReadFile(lambda models: jsonl_file(METRICS[1:]), read_unfinished),

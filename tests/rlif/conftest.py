@@ -10,6 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from rlif.models.language_model import LanguageModel, load_language_model
+from rlif.tasks.arithmetic import ArithmeticConfig
+from rlif.tasks.options import BaseModelConfig
+from rlif.tasks.pretraining import pretrain
 from rlif.training.options import TrainConfig
 from tiny_models import one_torch_thread, save_model
 
@@ -24,6 +27,24 @@ def one_thread() -> Iterator[None]:
 def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with its tokenizer, as transformers saves them."""
     return save_model(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
+@pytest.fixture(scope="session")
+def answering_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of the built-in task, with numbers of one digit: it states answers, some of them right."""
+    config = BaseModelConfig(
+        task=ArithmeticConfig(digits=1),
+        hidden_size=64,
+        num_hidden_layers=1,
+        pretraining_steps=120,
+        pretraining_batch_size=32,
+    )
+    with one_torch_thread():
+        model, tokenizer = pretrain(config, None)
+    place = tmp_path_factory.mktemp("answering")
+    model.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return place
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ WORDS = {
     "diagnose": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "explain": "MODEL OTHER --data DATA --output-dir DIRECTORY --resume",
     "retry": "--model MODEL --data DATA --discriminator DATA --output-dir DIRECTORY --resume",
+    "introspect": "--model MODEL --data DATA --output-dir DIRECTORY --resume",
     "lab": "--output-dir DIRECTORY --resume",
     "demo": "--output-dir DIRECTORY --resume",
     "mix": "MODEL MODEL --ratio 0.5 --output-dir DIRECTORY",

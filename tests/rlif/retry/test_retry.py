@@ -7,48 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from rlif.cli import parse
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_rows
 from rlif.metrics.calibration import LogisticModel
-from rlif.models.language_model import LanguageModel, load_language_model
-from rlif.retry.attempts import Retrying, with_rejected
+from rlif.retry.attempts import Retrying
 from rlif.retry.command import run
 from rlif.retry.discriminator import Discriminator, read_discriminator
-from rlif.retry.options import RetryConfig
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.tasks.arithmetic import ArithmeticConfig, write_jsonl
-from rlif.tasks.options import BaseModelConfig
-from rlif.tasks.pretraining import pretrain
 
 TASK = ArithmeticConfig(digits=1)
 CHAT = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}<assistant>"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that states answers."""
-    torch.set_num_threads(1)
-    config = BaseModelConfig(
-        task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=120, pretraining_batch_size=32
-    )
-    made, tokenizer = pretrain(config, None)
-    place = tmp_path_factory.mktemp("model")
-    made.save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return place
-
-
 @pytest.fixture
-def words(model: Path, tmp_path: Path) -> list[str]:
+def words(answering_model: Path, tmp_path: Path) -> list[str]:
     """A retry with a discriminator that accepts a few of the attempts that state an answer."""
     write_jsonl(tmp_path / "data.jsonl", TASK, "eval", 6, seed=0)
     by_logprob(-5.0).write(tmp_path / "discriminator.json")
     options = f"--data {tmp_path / 'data.jsonl'} --discriminator {tmp_path / 'discriminator.json'} --feedback ?"
     options += " --max-completion-length 20 --max-rounds 3 --prompts-per-batch 4 --device cpu"
-    return ["retry", "--model", str(model), *options.split(), "--output-dir", str(tmp_path / "out")]
+    return ["retry", "--model", str(answering_model), *options.split(), "--output-dir", str(tmp_path / "out")]
 
 
 def by_logprob(middle: float) -> Discriminator:
@@ -146,22 +127,6 @@ def test_a_prompt_that_became_too_long_stops_with_what_it_has(words: list[str], 
     ends = [(row["end"], len(row["completions"])) for row in rows(tmp_path)]
     assert ("too_long", 2) in ends
     assert {end for end in ends if end[0] != "accepted"} == {("too_long", 2)}
-
-
-def test_rejected_attempts_are_turns_of_a_conversation_or_a_part_of_the_text(model: Path) -> None:
-    language_model: LanguageModel = load_language_model(str(model), device="cpu", dtype="float32")
-    config = RetryConfig(model=str(model), data="", feedback="?")
-    prompt = EncodedPrompt("1+2\n", "3", [4], "strict", "1+2\n")
-    assert with_rejected(language_model, prompt, ["4", "5"], config).text == "1+2\n4\n\n?\n\n1+2\n5\n\n?\n\n1+2\n"
-    language_model.tokenizer.chat_template = CHAT
-    for content, chat in (("1+2\n", True), ([{"role": "user", "content": "1+2\n"}], False)):
-        asked = RetryConfig(model=str(model), data="", feedback="?", chat=chat)
-        encoded = with_rejected(language_model, prompt._replace(content=content), ["4", "5"], asked)
-        assert encoded.text == "<user>1+2\n<assistant>4<user>?<assistant>5<user>?<assistant>"
-        assert (encoded.answer, encoded.answer_style) == ("3", "strict")
-    language_model.tokenizer.chat_template = "{{ raise_exception('one turn') if messages | length > 1 }}"
-    with pytest.raises(UserError, match=r"^data: prompt '1\+2\\n' with a rejected attempt: .*refuses .*one turn"):
-        with_rejected(language_model, prompt._replace(content=[{"role": "user", "content": "1"}]), ["4"], config)
 
 
 def test_options_that_contradict_each_other_are_one_clear_error(words: list[str]) -> None:

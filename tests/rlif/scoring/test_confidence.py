@@ -29,7 +29,7 @@ from rlif.scoring.confidence import (
     trajectory_entropy,
 )
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback.sequences import as_rollout
+from rlif.scoring.sequences import as_rollout
 from tiny_models import EOS, make_model
 from toy_completions import SCORE_NAMES
 

@@ -21,6 +21,7 @@ from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.models.reward_model import load_reward_model
 from rlif.scoring import scorer as scorer_module
 from rlif.scoring.scorer import Scorer
+from rlif.scoring.sequences import as_rollout, sequence_logprobs
 from rlif.self_feedback.command import run as run_self_feedback
 from rlif.self_feedback.length_prompts import (
     DIRECTIONS,
@@ -46,7 +47,6 @@ from rlif.self_feedback.options import (
     SelfFeedbackConfig,
     TrainOptions,
 )
-from rlif.self_feedback.sequences import as_rollout, sequence_logprobs
 from rlif.self_feedback.train import train_model
 from tiny_models import EOS, make_tokenizer
 

@@ -11,8 +11,8 @@ import torch
 from rlif.models.fused_head import fused_head
 from rlif.models.language_model import LanguageModel
 from rlif.scoring.scorer import Scorer
+from rlif.scoring.sequences import sequence_logprobs
 from rlif.self_feedback.preference_loss import PreferenceLossType, preference_loss
-from rlif.self_feedback.sequences import sequence_logprobs
 from tiny_models import EOS, frozen_copy
 
 PROMPTS = [[5, 6, 13], [4, 13], [9, 9, 8, 7, 13]]

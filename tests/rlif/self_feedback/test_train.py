@@ -24,13 +24,14 @@ from rlif.rewards import load_rewards
 from rlif.rewards import reward_model as learned
 from rlif.scoring import scorer as scorer_module
 from rlif.scoring.scorer import Scorer
-from rlif.self_feedback import train as training
+from rlif.scoring.sequences import sequence_logprobs
 from rlif.self_feedback.objectives import DPO
 from rlif.self_feedback.options import SelfFeedbackConfig, TrainOptions
 from rlif.self_feedback.rank import Pair
 from rlif.self_feedback.reference_logprobs import reference_logprobs
-from rlif.self_feedback.sequences import sequence_logprobs
-from rlif.self_feedback.train import step_rows, train_batch, train_model
+from rlif.self_feedback.train import train_model
+from rlif.training import items as training
+from rlif.training.items import step_rows, train_batch
 from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 from tiny_models import EOS, frozen_copy, make_tokenizer
@@ -84,10 +85,7 @@ def test_training_raises_the_chosen_over_the_rejected_from_the_loss_of_no_prefer
 
 
 def test_each_epoch_has_every_pair_once_in_an_order_of_its_own() -> None:
-    options = TrainOptions(pairs_per_step=4)
-    epochs = [
-        [row for step in range(1, 6) for row in step_rows(18, 5 * epoch + step, options, seed=0)] for epoch in range(2)
-    ]
+    epochs = [[row for step in range(1, 6) for row in step_rows(18, 5 * epoch + step, 4, seed=0)] for epoch in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(18))
     assert epochs[0] != epochs[1]
 
