@@ -4,8 +4,7 @@
 
 Each method has a suite of its own. One whose results are in DIR already, whole, is not run again, so that the same
 command goes on where it was stopped; `--output benchmarks/results` gathers what is published. The table is in
-DIR/family.md. On two cores all suites take less than 90 minutes: what would end later is skipped and named, and the
-next call runs it.
+DIR/family.md. What would end after --minutes is skipped and named, and the next call runs it.
 """
 
 from __future__ import annotations

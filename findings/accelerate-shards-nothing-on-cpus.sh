@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 def process(rank, port):
     warnings.simplefilter("error", UserWarning)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import fully_shard
 

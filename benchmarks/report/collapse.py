@@ -7,11 +7,18 @@ from typing import Any
 
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.seen import Agreement, Seen
+from rlif.lab.findings import TrialResult, series
+from rlif.lab.plan import BASELINE_REWARD, start_name
 from rlif.metrics.ranks import rank_correlation
+from rlif.rewards.registry import INTERNAL
+from rlif.training.guard import Guard
 
 # Rewards whose collapse steps stand in the table.
 REWARDS = ("self_certainty", "token_entropy", "majority_vote")
-LABELS = "verifiable"
+# Those whose gain they are compared with: agreement, which needs no labels, and right answers.
+MAJORITY, LABELS = "majority_vote", BASELINE_REWARD
+# At which a training on few prompts is to end.
+SAFE_STEP = 20
 # Of a rank correlation: what is a prediction, and what a hint of one.
 STRONG, WEAK = 0.9, 0.5
 # Points of accuracy below which a change counts as none, as in the lab.
@@ -20,33 +27,64 @@ SMALL = 0.03
 Entry = dict[str, Any]
 
 
+def lab_entries(lab: dict[str, Any]) -> list[Entry]:
+    """Return what is kept of the lab's runs on internal rewards and on right answers."""
+    return [entry(each, "lab") for each in lab["trials"] if each["reward"] in (*INTERNAL, LABELS)]
+
+
+def entry(result: TrialResult, kind: str, **more: int) -> dict[str, Any]:
+    """What is kept of a trial."""
+    accuracy, kl = series(result, "eval/accuracy"), series(result, "eval/kl")
+    collapse = Guard.of_rows([row for row in result["rows"] if "eval/kl" in row]).collapse
+    return {
+        "kind": kind,
+        "start": start_name(result["ratio"]),
+        "reward": result["reward"],
+        "seed": result["seed"],
+        **more,
+        "collapse_step": None if collapse is None else collapse.step,
+        "entropy": series(result, "eval/entropy")[0],
+        "accuracy": {"start": accuracy[0], "best": max(accuracy.values()), "last": list(accuracy.values())[-1]},
+        "accuracy_at_20": accuracy.get(SAFE_STEP),
+        "kl": list(kl.values())[-1],
+    }
+
+
+def lab_collapse(lab: dict[str, Any]) -> str:
+    """Return the lab's start models by when they collapse and what they gain."""
+    return models_table({"entries": lab_entries(lab), "settings": {"lab_steps": lab["size"]["max_steps"]}})
+
+
 def collapse(results: dict[str, Any]) -> str:
-    """Return the start models by when they collapse and what they gain, then trainings on few prompts."""
+    """Return the start models by when they collapse and what right answers gain, then trainings on few prompts."""
+    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    return f"{models_table(results)}\n\n{few_prompts(results)}" + notes({}, missing, [])
+
+
+def models_table(results: dict[str, Any]) -> str:
+    """Return a row for each start model, and how far collapse steps order them by their gains."""
     starts, steps = start_models(results), results["settings"]["lab_steps"]
     rows = [
         [
             name,
             f"{found['entropy']:.3f}",
             *(step_text(found["steps"].get(reward, []), steps) for reward in REWARDS),
-            f"{100 * found['gain']:+.1f}" if found["gain"] is not None else "",
-            str(found["seeds"]),
+            *(gain_text(found["gains"].get(reward, [])) for reward in (MAJORITY, LABELS)),
         ]
         for name, found in starts.items()
     ]
     headings = ["start model", "entropy", *(f"collapse step, `{reward}`" for reward in REWARDS),
-                "gain on right answers, points", "seeds of it"]  # fmt: skip
-    correlations = ", ".join(
-        f"{value:.2f} of `{reward}`" if value is not None else f"none of `{reward}`, on which no model collapses"
-        for reward, value in ((reward, ordering(results, reward)) for reward in REWARDS)
-    )
-    told = (
-        f"Collapse steps are means over the lab's seeds, of {steps} steps. Their rank correlation with the gain, over "
-        f"{len([found for found in starts.values() if found['gain'] is not None])} models: {correlations}; of the "
-        f"entropy at the start {ordering(results, None):.2f}."
-    )
-    few = few_prompts(results)
-    missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
-    return f"{table(headings, rows)}\n\n{told}\n\n{few}" + notes({}, missing, [])
+                "gain by majority votes, points", "gain by right answers, points"]  # fmt: skip
+    told = [f"Means over seeds with their range, of runs of {steps} steps; gains are those of the last step."]
+    for labels, words in ((MAJORITY, "majority votes"), (LABELS, "right answers")):
+        count = sum(labels in found["gains"] for found in starts.values())
+        if count > 2:  # the order of two says nothing
+            shown = [f"of `{reward}` {number(ordering(results, reward, labels))}" for reward in REWARDS]
+            told.append(
+                f"Rank correlation of the gain by {words} with the collapse step over {count} models: "
+                f"{', '.join(shown)}; with the entropy at the start {number(ordering(results, None, labels))}."
+            )
+    return f"{table(headings, rows)}\n\n{' '.join(told)}"
 
 
 def few_prompts(results: dict[str, Any]) -> str:
@@ -78,36 +116,51 @@ def few_prompts(results: dict[str, Any]) -> str:
 
 
 def start_models(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Gather each start model's entropy, collapse steps by reward, and mean gain from right answers with its seeds."""
+    """Gather each start model's entropy, and by reward its collapse steps and gains."""
     found: dict[str, dict[str, Any]] = {}
     for each in results["entries"]:
         if each["kind"] == "few":
             continue
-        model = found.setdefault(each["start"], {"entropy": each["entropy"], "steps": {}, "gains": []})
-        if each["reward"] == LABELS:
-            model["gains"].append(each["accuracy"]["last"] - each["accuracy"]["start"])
-        else:
-            model["steps"].setdefault(each["reward"], []).append(each["collapse_step"])
-    for model in found.values():
-        model["gain"] = statistics.fmean(model["gains"]) if model["gains"] else None
-        model["seeds"] = len(model["gains"])
+        model = found.setdefault(each["start"], {"entropy": each["entropy"], "steps": {}, "gains": {}})
+        gain = each["accuracy"]["last"] - each["accuracy"]["start"]
+        model["gains"].setdefault(each["reward"], []).append(gain)
+        model["steps"].setdefault(each["reward"], []).append(each["collapse_step"])
     return dict(sorted(found.items(), key=lambda item: -item[1]["entropy"]))
 
 
-def ordering(results: dict[str, Any], reward: str | None) -> float | None:
-    """Return the rank correlation over start models of the gain with the collapse step on a reward, or the entropy.
+def ordering(results: dict[str, Any], reward: str | None, labels: str) -> float | None:
+    """Return the rank correlation over start models of a gain with the collapse step on a reward, or with the entropy.
 
-    A run that does not collapse counts as one that collapses after its end. None where no model collapses.
+    A run that does not collapse counts as one that collapses after its end. None where all models are alike.
+
+    Args:
+        results: with the runs.
+        reward: whose collapse steps are compared; None: the entropies.
+        labels: the reward of the runs whose gain it is.
     """
     beyond = results["settings"]["lab_steps"] + 1
-    models = [model for model in start_models(results).values() if model["gain"] is not None]
-    if reward is None:
-        return rank_correlation([model["entropy"] for model in models], [model["gain"] for model in models])
-    models = [model for model in models if reward in model["steps"]]
-    steps = [statistics.fmean(beyond if step is None else step for step in model["steps"][reward]) for model in models]
-    if len(set(steps)) < 2:
-        return None
-    return rank_correlation(steps, [model["gain"] for model in models])
+    models = [model for model in start_models(results).values() if labels in model["gains"]]
+    found = [model["entropy"] for model in models]
+    if reward is not None:
+        models = [model for model in models if reward in model["steps"]]
+        found = [
+            statistics.fmean(beyond if step is None else step for step in model["steps"][reward]) for model in models
+        ]
+    gains = [statistics.fmean(model["gains"][labels]) for model in models]
+    return rank_correlation(found, gains) if len(set(found)) > 1 else None
+
+
+def gain_text(gains: list[float]) -> str:
+    """Write the mean of gains in points, with their range."""
+    if not gains:
+        return ""
+    mean = f"{100 * statistics.fmean(gains):+.1f}"
+    return mean if len(gains) == 1 else f"{mean} ({100 * min(gains):+.1f} to {100 * max(gains):+.1f})"
+
+
+def number(correlation: float | None) -> str:
+    """Write a correlation, if there is one."""
+    return "none, since no model collapses" if correlation is None else f"{correlation:.2f}"
 
 
 def step_text(steps: list[int | None], last: int) -> str:
@@ -121,25 +174,18 @@ def step_text(steps: list[int | None], last: int) -> str:
     return mean if len(reached) == 1 else f"{mean} ({min(reached)} to {max(reached)})"
 
 
-def seen(results: dict[str, Any]) -> Seen:
-    """Does the collapse step order the start models by what right answers gain them?"""
-    found = {reward: ordering(results, reward) for reward in REWARDS}
-    entropy = ordering(results, None)
-    assert entropy is not None
-    certainty, majority = found["self_certainty"], found["majority_vote"]
+def seen(lab: dict[str, Any]) -> Seen:
+    """Does the collapse step order the lab's start models by what majority votes gain them?"""
+    results = {"entries": lab_entries(lab), "settings": {"lab_steps": lab["size"]["max_steps"]}}
+    found = {reward: ordering(results, reward, MAJORITY) for reward in REWARDS}
+    entropy, certainty = ordering(results, None, MAJORITY), found["self_certainty"]
     agrees: Agreement = "no"
     if certainty is not None:
         agrees = "yes" if certainty >= STRONG else "partly" if certainty >= WEAK else "no"
-    models = len([model for model in start_models(results).values() if model["gain"] is not None])
-    shown = "; ".join(
-        f"`{reward}`: " + ("no model collapses" if value is None else f"rank correlation {value:.2f}")
-        for reward, value in found.items()
-    )
-    why = f"{models} models, of which the entropy at the start says as much or more ({entropy:.2f})"
-    if certainty is not None and certainty > entropy:
-        why = f"{models} models, whose entropy at the start says less ({entropy:.2f})"
-    if majority is None:
-        why += "; on majority votes, the paper's reward, none collapses within the lab's steps"
+    shown = "; ".join(f"rank correlation by `{reward}`: {number(value)}" for reward, value in found.items())
+    why = f"{len(start_models(results))} models; the entropy at the start, which costs no training: {number(entropy)}"
+    if found[MAJORITY] is None:
+        why += "; on majority votes, the paper's reward, none collapses"
     return Seen(shown, agrees, why)
 
 

@@ -68,13 +68,13 @@ def seen(results: dict[str, Any]) -> Seen:
         own = [run["steps"][-1]["scores"][reward]["concordance"] for run in runs]
         shares.append(statistics.fmean(named))
         shown.append(
-            f"run on `{reward}`: named at {sum(named)} of {len(named)} checkpoints, of two completions the one that it "
-            f"prefers preferred in {', '.join(interval(each) for each in own)} at the end"
+            f"run on `{reward}`: named at {sum(named)} of {len(named)} checkpoints, and at the end followed in "
+            f"{', '.join(interval(each) for each in own)} of the pairs"
         )
     agrees: Agreement = "yes" if min(shares) == 1 else "partly" if max(shares) > 0.5 else "no"
     why = "the direction of training is read off both models' probabilities"
     if agrees != "yes":
-        why = "rewards that mostly agree on these completions are hard to tell apart early in a run"
+        why = "of rewards that prefer nearly the same completions either is named: majority votes for right answers"
     return Seen("; ".join(shown), agrees, why)
 
 

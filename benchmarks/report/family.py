@@ -12,16 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.report import collapse, explain, introspect, retry, rlcr, verify
+from benchmarks.report import collapse, explain, introspect, length_conditioned, retry, rlcr, verify
 from benchmarks.report.markdown import table
 from benchmarks.report.seen import Seen
+
+# Whose published runs are read: `rlif lab` makes them, in an hour.
+LAB = "lab"
 
 
 class Member(NamedTuple):
     """One claim of one paper."""
 
     suite: str
-    """Of `benchmarks.runner.SUITES`."""
+    """Of `benchmarks.runner.SUITES`, or the lab."""
     method: str
     paper: str
     """Its arXiv id."""
@@ -45,6 +48,11 @@ MEMBERS = (
         "balanced accuracy of verifying +15 points, no loss of solving", verify.seen,
     ),
     Member(
+        "length-conditioned", "Rc-BT, Rc-DPO", "2502.00814",
+        "rewards learn length; comparing prompts whose length instruction one answer keeps or breaks frees them of it",
+        "correlation of score and length halved, no loss on pairs of the same length", length_conditioned.seen,
+    ),
+    Member(
         "retry", "DRR", "2501.01457",
         "a discriminator that rejects wrong attempts makes a reasoner right more often, which is never tuned",
         "accepted answers right 10 points more often than first attempts", retry.seen,
@@ -60,9 +68,9 @@ MEMBERS = (
         "names self-certainty and right answers, each of its own run", explain.seen,
     ),
     Member(
-        "collapse", "Collapse step", "2603.08660",
+        LAB, "Collapse step", "2603.08660",
         "models that collapse later gain more: seven models, in the same order by both",
-        "collapse steps and gains of the lab's start models have a rank correlation of 0.9", collapse.seen,
+        "collapse steps and gains by majority votes of the lab's models: rank correlation of 0.9", collapse.seen,
     ),
     Member(
         "collapse", "Few prompts", "2603.08660",
@@ -70,7 +78,7 @@ MEMBERS = (
         "no collapse on 32 and 128 prompts", collapse.seen_few,
     ),
 )  # fmt: skip
-SUITES = tuple(dict.fromkeys(member.suite for member in MEMBERS))
+SUITES = tuple(dict.fromkeys(member.suite for member in MEMBERS if member.suite != LAB))
 
 
 def claims(find: Callable[[str], Path | None], page: Path) -> str:
@@ -80,7 +88,7 @@ def claims(find: Callable[[str], Path | None], page: Path) -> str:
         find: gives the results file of a suite that is to be shown, or None.
         page: that the table stands on; links are relative to it.
     """
-    files = {suite: find(suite) for suite in SUITES}
+    files = {suite: find(suite) for suite in dict.fromkeys(member.suite for member in MEMBERS)}
     results = {suite: json.loads(path.read_text()) for suite, path in files.items() if path is not None}
     rows = []
     for member in MEMBERS:

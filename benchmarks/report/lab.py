@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.report.collapse import lab_collapse
 from benchmarks.report.markdown import table
 
 
@@ -46,4 +47,5 @@ LAB_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "lab-findings": findings_table,
     "lab-guard": guard,
     "lab-diagnosis": diagnosis_table,
+    "lab-collapse": lab_collapse,
 }

@@ -6,10 +6,13 @@ import statistics
 from typing import Any
 
 from benchmarks.report.markdown import notes, table
+from benchmarks.report.seen import Agreement, Seen, in_points, with_interval
 from benchmarks.report.verify import spread
 
 KINDS = ("matched", "shorter", "longer")
 VARIANTS = {"plain": "pairs", "conditioned": "pairs and prompts", "balanced": "pairs, balanced"}
+# A loss of accuracy that counts as none.
+LOSS = 0.01
 NAMES = {"reward_model": "reward model", "dpo": "DPO"}
 
 
@@ -58,3 +61,33 @@ def _cells(scores: list[dict[str, Any]]) -> list[str]:
         ),
         *(spread([each["accuracy"][kind]["value"] for each in scores], ".0%") for kind in KINDS),
     ]
+
+
+def seen(results: dict[str, Any]) -> Seen:
+    """Is the correlation with length halved, at no loss on pairs of the same length?"""
+    shown, halved, kept = [], [], []
+    for objective in NAMES:
+        plain, conditioned = (
+            [
+                each["scores"]["reward"]
+                for each in results["entries"]
+                if (each["objective"], each.get("variant")) == (objective, variant)
+            ]
+            for variant in ("plain", "conditioned")
+        )
+        before, after = ([abs(each["correlation"]["value"]) for each in runs] for runs in (plain, conditioned))
+        loss = [
+            ours["accuracy"]["matched"]["value"] - theirs["accuracy"]["matched"]["value"]
+            for theirs, ours in zip(plain, conditioned, strict=True)
+        ]
+        halved.append(statistics.fmean(after) <= statistics.fmean(before) / 2)
+        kept.append(statistics.fmean(loss) >= -LOSS)
+        shown.append(
+            f"{NAMES[objective]}: correlation {with_interval(after, '.2f')} against {with_interval(before, '.2f')}, "
+            f"matched pairs {in_points(loss)}"
+        )
+    agrees: Agreement = "yes" if all(halved) and all(kept) else "partly" if any(halved) else "no"
+    wanting = ([] if all(halved) else ["the correlation is not halved everywhere"]) + (
+        [] if all(kept) else ["matched pairs suffer"]
+    )
+    return Seen("; ".join(shown), agrees, " and ".join(wanting) or "length cannot win where the completion is the same")

@@ -17,17 +17,16 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.report.collapse import entry, lab_entries
 from benchmarks.runner import Options, Step
 from rlif.files.directories import is_whole, write_directory
 from rlif.files.fingerprint import fingerprint
 from rlif.files.jsonl import read_rows, write_rows
 from rlif.lab.command import make_starts
-from rlif.lab.findings import TrialResult, series
+from rlif.lab.findings import TrialResult
 from rlif.lab.options import FULL, LabConfig, Size
 from rlif.lab.plan import BASELINE_REWARD, PROMPTS_PER_STEP, RATIOS, Trial, start_name
 from rlif.lab.trials import RESULT, read_result, run_trial, write_data
-from rlif.rewards.registry import INTERNAL
-from rlif.training.guard import Guard
 
 LAB = Path(__file__).parents[1] / "results" / "lab" / "lab.json"
 RUNS = Path("runs") / "collapse"
@@ -41,8 +40,6 @@ LAB_SIZES = {
 MIXES = RATIOS[1:-1]
 FEW = (32, 128)
 FEW_REWARD = "self_certainty"
-# At which a training on few prompts is to end.
-SAFE_STEP = 20
 
 
 def steps(options: Options) -> list[Step]:
@@ -67,9 +64,8 @@ def add_lab(options: Options, results: dict[str, Any]) -> str:
     sizes = dict(zip(("gain", "few"), map(asdict, LAB_SIZES[options.size]), strict=True))
     steps = {"prompts_per_step": PROMPTS_PER_STEP, "lab_steps": lab["size"]["max_steps"]}
     results["settings"] = steps | sizes
-    trials = [each for each in lab["trials"] if each["reward"] in (*INTERNAL, BASELINE_REWARD)]
-    results["entries"] += [entry(each, "lab") for each in trials]
-    return f"{len(trials)} runs of {LAB.name}"
+    results["entries"] += lab_entries(lab)
+    return f"{len(results['entries'])} runs of {LAB.name}"
 
 
 def add_gain(options: Options, ratio: float, seed: int, results: dict[str, Any]) -> str:
@@ -105,24 +101,6 @@ def trained(size: Size, name: str, trial: Trial, num_prompts: int | None = None)
         write_directory(directory / "data", write)
     run_trial(directory, size, trial, config.base.task)
     return read_result(result)
-
-
-def entry(result: TrialResult, kind: str, **more: int) -> dict[str, Any]:
-    """What is kept of a trial."""
-    accuracy, kl = series(result, "eval/accuracy"), series(result, "eval/kl")
-    collapse = Guard.of_rows([row for row in result["rows"] if "eval/kl" in row]).collapse
-    return {
-        "kind": kind,
-        "start": start_name(result["ratio"]),
-        "reward": result["reward"],
-        "seed": result["seed"],
-        **more,
-        "collapse_step": None if collapse is None else collapse.step,
-        "entropy": series(result, "eval/entropy")[0],
-        "accuracy": {"start": accuracy[0], "best": max(accuracy.values()), "last": list(accuracy.values())[-1]},
-        "accuracy_at_20": accuracy.get(SAFE_STEP),
-        "kl": list(kl.values())[-1],
-    }
 
 
 def added(result: TrialResult, results: dict[str, Any], kind: str, **more: int) -> str:

@@ -81,8 +81,8 @@ def _draw(chart: Chart, lines: Sequence[Line]) -> str:
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.words())}">']
-    for tick in ticks:
-        label = f"{100 * tick:g}%" if chart.percent else _short(tick)
+    labels = [f"{100 * tick:g}%" for tick in ticks] if chart.percent else list(map(_short, ticks))
+    for tick, label in zip(ticks, labels, strict=True):
         parts.append(f'<path class="grid" d="M{LEFT} {y(tick)}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{label}</text>')
     for tick in [each for each in nice_ticks(first, last, whole=True) if first <= each <= last]:
@@ -159,8 +159,7 @@ def _averaged(line: Line) -> Line:
     return Line(line.name, steps, values, line.color)
 
 
-def _short(value: float) -> str:
-    """A tick's label, of six characters at most."""
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.4g}"
+def _short(tick: float) -> str:
+    """A tick's label: all digits of so round a number, if there is room for them."""
+    text = f"{tick:.12g}"
+    return (text if len(text) <= 7 else f"{tick:.3g}").replace("e-0", "e-").replace("e+0", "e")

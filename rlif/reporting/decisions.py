@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlif.training.guard import SIGNIFICANT, Guard, Reading
@@ -35,6 +35,8 @@ class GuardReport:
     """The step whose policy the guard takes for the best; None where every one is degenerate."""
     would_stop: int | None
     """The first step at which its patience was over; None if that never happened."""
+    collapse: str | None
+    """At which step the policy collapsed, and by what sign; None if it did not."""
     goes_by: str
     """What its score is, in words."""
     patience: int
@@ -65,11 +67,14 @@ def guard_report(rows: Sequence[Mapping[str, float]], patience: int) -> GuardRep
             raise ValueError(f"the evaluation of step {step} lacks what the guard goes by: {error}") from error
         if would_stop is None and guard.should_stop:
             would_stop = step
-        decisions.append(_decision(guard, guard.readings[-1], best, warning))
+        decision = _decision(guard, guard.readings[-1], best, warning)
+        if guard.collapse is guard.readings[-1]:
+            decision = replace(decision, title=f"{decision.title}; the policy has collapsed")
+        decisions.append(decision)
     if not decisions:
         return None
     best_step = guard.best.step if guard.best else None
-    return GuardReport(decisions, best_step, would_stop, _goes_by(guard), patience)
+    return GuardReport(decisions, best_step, would_stop, guard.collapse_words(), _goes_by(guard), patience)
 
 
 def _goes_by(guard: Guard) -> str:

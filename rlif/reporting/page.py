@@ -56,7 +56,8 @@ def render(subjects: Subjects) -> str:
         measures={name: MEASURES[name].title for name in MEASURES if name in scales},
         legends={name: Markup(legend(name, scale)) for name, scale in scales.items()},
         runs=subjects.runs,
-        names=[run_name(each, files) for each in files],
+        # A lab's one trial in full has the name that it has there.
+        names=[each.path.name if subjects.labs else run_name(each, files) for each in files],
         charts=charts_of(files) if files else [],
         labs=subjects.labs,
         svg=_svg,

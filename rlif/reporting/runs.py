@@ -237,14 +237,15 @@ def _guard_note(files: RunFiles, guard: GuardReport | None) -> str:
     if guard is None:
         off = files.options.get("guard") == "off"
         return "The run had no guard." if off else "The guard has seen no evaluation yet."
+    collapse = f" {_sentence(guard.collapse)}." if guard.collapse else ""
     if guard.best_step is None:
-        return "Every policy that the guard saw counts as degenerate."
+        return f"Every policy that the guard saw counts as degenerate.{collapse}"
     sentence = (
         f"The guard takes the policy of step {guard.best_step} for the best; best/ in the run's directory has it."
     )
     if guard.would_stop is not None and files.last_step > guard.would_stop:
         sentence += f" Its patience was over at step {guard.would_stop}; the run went on, since it was only to warn."
-    return sentence
+    return sentence + collapse
 
 
 def _ends(steps: Sequence[int]) -> list[int]:

@@ -34,5 +34,5 @@ def guard_summary(result: TrainResult) -> str:
     policies = "best/ has that policy"
     if (result.run_dir / "last").is_dir():
         policies = "model/ and best/ have that policy, last/ the last one"
-    collapsed = f"; its collapse step is {result.collapse_step}" if result.collapse_step is not None else ""
-    return f"{stopped}{best}; {policies}{collapsed}"
+    collapsed = f" (collapse step {result.collapse_step})" if result.collapse_step is not None else ""
+    return f"{stopped}{best}{collapsed}; {policies}"

@@ -6,13 +6,14 @@ import pytest
 
 from benchmarks import family, report
 from benchmarks.report import family as table
-from benchmarks.report import introspect, retry, rlcr, verify
+from benchmarks.report import introspect, length_conditioned, retry, rlcr, verify
 from benchmarks.report.seen import Seen, in_points, with_interval
 from benchmarks.runner import SUITES
 
 
 def test_every_suite_of_the_family_is_one_that_can_be_run():
     assert set(table.SUITES) <= SUITES.keys()
+    assert {member.suite for member in table.MEMBERS} - {table.LAB} == set(table.SUITES)
 
 
 def held_out(accuracy, **more):
@@ -80,6 +81,22 @@ def test_turns_agree_if_their_majority_is_above_that_of_as_many_samples(gold, ma
     assert found.agrees == agrees
     assert f"labels gold: m1@t5 {100 * gold:+.1f} (one seed) points against m5@t1, +30.0" in found.figures
     assert found.why == "of second turns 50% are right after a wrong first one, none after a right one"
+
+
+@pytest.mark.parametrize(
+    ("correlation", "matched", "agrees"), [(-0.2, 0.8, "yes"), (0.2, 0.7, "partly"), (0.4, 0.8, "no")]
+)
+def test_length_conditioning_agrees_if_the_correlation_is_halved_and_matched_pairs_lose_nothing(
+    correlation, matched, agrees
+):
+    scores = {"plain": (0.5, 0.8), "conditioned": (correlation, matched)}
+    entries = [{"seed": 0, "objective": ""}] + [
+        {"seed": 0, "objective": objective, "variant": variant, "scores": {"reward": {
+            "correlation": {"value": value}, "accuracy": {"matched": {"value": accuracy}}}}}
+        for objective in length_conditioned.NAMES
+        for variant, (value, accuracy) in scores.items()
+    ]  # fmt: skip
+    assert length_conditioned.seen({"entries": entries}).agrees == agrees
 
 
 def test_the_published_results_have_a_row_each_and_what_is_not_measured_says_so(tmp_path):

@@ -153,6 +153,11 @@ def test_a_read_is_shared_only_where_it_is_of_the_same_logits():
     compat.compute_entropy(logits)
     value = compat.log_probs_from_logits(logits, ids, 0.7)
     torch.testing.assert_close(value.double(), logprobs(logits, ids, 0.7), rtol=2e-6, atol=2e-6)
+    with torch.inference_mode():  # whose tensors do not say whether they have changed
+        fresh = logits_of(*LOGITS).detach()
+        compat.log_probs_from_logits(fresh, ids, 0.7)
+        value = compat.compute_entropy(fresh)
+        torch.testing.assert_close(value, compat.entropy_from_logits(fresh), rtol=0, atol=0)
     # What was read without a gradient has none, and is read again where it is to have one.
     for first, second in (
         (compat.compute_entropy, lambda x: compat.log_probs_from_logits(x, ids)),

@@ -235,6 +235,21 @@ def test_columns_at_the_lowest_float32_on_both_sides_count_for_nothing(temperatu
     check_divergence(x, y, backend, temperature=temperature)
 
 
+@pytest.mark.parametrize("kind", mostly_interpreted(*KINDS, fast=("reverse_kl",)))
+@pytest.mark.parametrize("temperature", mostly_interpreted(1.0, 2.5, fast=(2.5,)))
+def test_columns_at_the_lowest_float32_on_one_side_are_a_finite_distance(temperature, kind, backend):
+    x, y = pair_of_logits(3, 600)
+    x[0, 400:] = y[1, 400:] = torch.finfo(torch.float32).min  # their sum is beyond float32, their mean is not
+    x.requires_grad_()
+    result = divergence(x, y, kind=kind, temperature=temperature, backend=backend)
+    result.loss.backward()
+    assert result.value.isfinite().all()
+    assert x.grad.isfinite().all()
+    if temperature > 2:  # else differences of log-probabilities are cut at the lowest float32
+        expected = reference.divergence(x.detach().double(), y.double(), kind=kind, temperature=temperature)
+        torch.testing.assert_close(result.value.double(), expected.value, rtol=4e-6, atol=4e-6)
+
+
 @pytest.mark.slow_interpreted
 def test_a_side_with_nearly_all_its_probability_in_one_column_keeps_its_digits(backend):
     x, y = pair_of_logits(4, 5003, scale=1.0)

@@ -100,6 +100,9 @@ class _LastRead:
     def keep(self, logits: Tensor, temperature: float, name: str, value: Tensor | None) -> None:
         """Keep a statistic of logits that were read at this temperature."""
         assert value is not None
+        if logits.is_inference():  # which do not count their changes
+            self.logits, self.found = None, {}
+            return
         self.logits, self.version = weakref.ref(logits, self._forget), logits._version
         self.temperature, self.found = temperature, {name: value}
 
@@ -126,7 +129,7 @@ def log_probs_from_logits(logits: Tensor, labels: Tensor, temperature: float = 1
 
     They share one read of the logits with `compute_entropy` of the same, whichever is called first. OpenRLHF's own
     divides the logits in place. Here they stay as they are, and an entropy that is computed next is the one at that
-    temperature.
+    temperature. The two are of one graph, as the loss that they are terms of: it goes backward once.
     """
     logsumexp = _last_read.take(logits, "logsumexp") if temperature == 1.0 else None
     if logsumexp is not None:

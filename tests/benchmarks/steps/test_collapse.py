@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from benchmarks.report.collapse import collapse, ordering, seen, seen_few
+from benchmarks.report import collapse as drawn
+from benchmarks.report.collapse import ordering, seen, seen_few
 from benchmarks.runner import Options
 from benchmarks.steps import collapse as suite
 from rlif.lab.options import LabConfig
@@ -17,12 +18,12 @@ BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraini
 
 
 def made(start, entropy, steps, gain):
-    """Return runs of a start model: collapse steps on self-certainty, and a gain from right answers."""
+    """Return runs of a start model: collapse steps on self-certainty, and a gain from majority votes."""
     common = {"kind": "lab", "start": start, "seed": 0, "entropy": entropy, "accuracy_at_20": 0.6, "kl": 0.1}
     accuracy = {"start": 0.5, "best": 0.6, "last": 0.1}
-    return [common | {"reward": "self_certainty", "collapse_step": step, "accuracy": accuracy} for step in steps] + [
-        common | {"reward": "majority_vote", "collapse_step": None, "accuracy": accuracy},
-        common | {"reward": "verifiable", "collapse_step": None, "accuracy": accuracy | {"last": 0.5 + gain}},
+    return [
+        *(common | {"reward": "self_certainty", "collapse_step": step, "accuracy": accuracy} for step in steps),
+        common | {"reward": "majority_vote", "collapse_step": None, "accuracy": accuracy | {"last": 0.5 + gain}},
     ]
 
 
@@ -31,20 +32,31 @@ def results(*models):
     return {"entries": [run for model in models for run in made(*model)], "settings": settings, "missing": {}}
 
 
-def test_models_in_the_order_of_their_gains_have_a_correlation_of_one_and_a_run_that_lasts_comes_last():
-    found = results(("base", 0.3, (50, None), 0.4), ("mix-0.5", 0.2, (40, 44), 0.2), ("instruct", 0.1, (20, 20), 0.1))
-    assert ordering(found, "self_certainty") == pytest.approx(1.0)
-    assert ordering(found, "majority_vote") is None
-    assert seen(found).agrees == "yes"
-    text = collapse(found)
-    assert "| base | 0.300 | 50 to > 80 |  | > 80 | +40.0 | 1 |" in text
-    assert "none of `majority_vote`, on which no model collapses" in text
+@pytest.mark.parametrize(
+    ("steps", "correlation", "agrees"),
+    [
+        (((50, None), (40, 44), (20, 20)), 1.0, "yes"),
+        (((50, None), (20, 20), (40, 44)), 0.5, "partly"),
+        (((20, 20), (40, 44), (60, 60)), -1.0, "no"),
+    ],
+)
+def test_models_are_ordered_by_when_they_collapse_and_a_run_that_lasts_comes_last(
+    steps, correlation, agrees, monkeypatch
+):
+    found = results(("base", 0.3, steps[0], 0.4), ("mix", 0.2, steps[1], 0.2), ("instruct", 0.1, steps[2], 0.1))
+    assert ordering(found, "self_certainty", "majority_vote") == pytest.approx(correlation)
+    assert ordering(found, None, "majority_vote") == pytest.approx(1.0)
+    assert ordering(found, "majority_vote", "majority_vote") is None
+    monkeypatch.setattr(drawn, "lab_entries", lambda lab: found["entries"])
+    assert seen({"size": {"max_steps": 80}}).agrees == agrees
 
 
-def test_models_in_another_order_than_their_gains_are_an_honest_no():
-    found = results(("base", 0.3, (20, 20), 0.4), ("mix-0.5", 0.2, (40, 44), 0.2), ("instruct", 0.1, (60, 60), 0.1))
-    assert seen(found).agrees == "no"
-    assert "whose entropy" not in seen(found).why
+def test_the_labs_table_has_a_row_for_each_start_model_and_the_order_of_no_fewer_than_three():
+    text = drawn.lab_collapse(json.loads(suite.LAB.read_text()))
+    assert text.count("\n| base | ") == text.count("\n| instruct | ") == 1
+    assert "the gain by majority votes with the collapse step over 5 models" in text
+    assert "the gain by right answers with" not in text  # the lab has two models with such runs
+    assert "of `majority_vote` none, since no model collapses" in text
 
 
 @pytest.mark.parametrize(("steps", "agrees"), [((None, None), "yes"), ((None, 60), "partly"), ((60, 60), "no")])
@@ -56,7 +68,7 @@ def test_few_prompts_are_safe_if_no_run_collapses(steps, agrees):
         few | {"prompts": count, "collapse_step": step} for count, step in zip((32, 128), steps, strict=True)
     ]
     assert seen_few(found).agrees == agrees
-    assert "| 2560 | 0 |" in collapse(found)  # the lab's, of which no prompt comes twice
+    assert "| 2560 | 0 |" in drawn.collapse(found)  # the lab's, of which no prompt comes twice
 
 
 @pytest.mark.slow

@@ -80,3 +80,10 @@ def test_the_difference_of_one_completion_in_a_thousand_is_no_cliff() -> None:
     assert len(set(labels)) == len(labels)
     assert float(labels[-1][:-1]) == 100
     assert float(labels[0][:-1]) <= 95
+
+
+def test_ticks_that_differ_have_labels_that_do() -> None:
+    svg = Chart("nll", [Line("run", [0, 1], [2.80961, 2.80989])]).svg()
+    labels = re.findall(r'text-anchor="end">(.*?)</text>', svg)
+    assert len(labels) > 2
+    assert len(set(labels)) == len(labels)

@@ -32,10 +32,18 @@ def test_a_rise_and_a_fall_are_told_step_by_step() -> None:
     assert below.title == "Below the best (1 of 2 in a row)"
     assert below.words.endswith("has 70.0%, 30.0 points more; chance allows 6.7 points.")
     assert below.warning.startswith("the policy has probably begun to fall")
-    assert stop.title == "Below the best: patience is over (2 of 2 in a row)"
+    assert stop.title == "Below the best: patience is over (2 of 2 in a row); the policy has collapsed"
     assert stop.warning is None
     assert after.title == "Below the best: patience is over (3 in a row)"
     assert "of which there is one to 90% of the guard's prompts" in found.goes_by
+
+
+def test_a_collapse_is_told_once_with_its_step() -> None:
+    rows = [evaluation(10 * place, share) for place, share in enumerate((0.5, 0.7, 0.6, 0.1, 0.0))]
+    found = guard_report(rows, patience=5)
+    assert found.collapse == Guard.of_rows(rows).collapse_words()
+    assert "its collapse step is 30" in found.collapse
+    assert [each.step for each in found.decisions if each.title.endswith("; the policy has collapsed")] == [30]
 
 
 def test_a_degenerate_policy_is_told_to_be_however_high_its_score() -> None:

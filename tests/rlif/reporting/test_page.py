@@ -111,6 +111,7 @@ def test_the_guards_decisions_are_told_with_its_warning(run: Path) -> None:
     assert "It said: the policy has probably begun to fall: 40% of completions" in page.texts["warning"][0]
     assert "The guard takes the policy of step 10 for the best" in page.text()
     assert "Its patience was over at step 40; the run went on" in page.text()
+    assert "The policy has collapsed, its collapse step is 40: 30% of completions" in page.text()
 
 
 def test_what_was_rewarded_most_and_least_is_sorted_at_the_start_and_at_the_end(run: Path) -> None:
@@ -246,6 +247,7 @@ def test_a_lab_that_is_not_finished_says_which_trials_have_begun(tmp_path: Path)
     assert "Not finished: 1 trials have begun." in page.text()
     assert "base-self_certainty-seed-0: step 50" in page.text()
     assert "What the guard decided" in page.text()  # one trial in full
+    assert re.search(r"<h2>base-self_certainty-seed-0</h2>", page.html)
 
 
 # ---------------------------------------------------------------- what is no run

@@ -435,7 +435,7 @@ def test_a_run_up_to_its_collapse_ends_there_and_says_so(falling: TrainConfig) -
     assert result.collapse_step == result.last_step < falling.max_steps
     assert result.rows[-1]["guard/collapse_step"] == result.last_step
     assert any(f"its collapse step is {result.last_step}" in warning for warning in told.warnings)
-    assert f"its collapse step is {result.last_step}" in guard_summary(replace(result, guard_step=0))
+    assert f"(collapse step {result.last_step}); " in guard_summary(replace(result, guard_step=0))
     collapse = Guard.of_rows(result.rows).collapse
     assert collapse is not None
     assert collapse.step == result.collapse_step

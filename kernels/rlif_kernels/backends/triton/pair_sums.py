@@ -26,6 +26,9 @@ from rlif_kernels.backends.triton.blocks import (
 from rlif_kernels.backends.triton.forward import LOWEST_FLOAT32
 from rlif_kernels.backends.triton.lanes import LOWEST
 
+# A power of two, by which nothing is rounded.
+SHRINK = tl.constexpr(2.0**-32)
+
 
 @triton.jit
 def capped(x, softcap, SOFTCAP: tl.constexpr):
@@ -149,6 +152,7 @@ def exact_pair_sums(
         t = tl.where(teacher_inside, _difference(y, tm, teacher_scale), 0.0)
         e, f = tl.where(inside, tl.exp2(d), 0.0), tl.where(teacher_inside, tl.exp2(t), 0.0)
         g = tl.where(inside & teacher_inside, d - t, 0.0)
+        g *= SHRINK  # a sum of fewer than 2^32 columns cannot overflow
         l_s += e
         l_a = tl.fma(e, g, l_a)
         l_w = tl.fma(e, d, l_w)
@@ -158,9 +162,10 @@ def exact_pair_sums(
     # A row without support has a sum of 0: its logarithm would be -inf where NaN is due.
     s, ts = sum_lanes(l_s, LANES) + poison, sum_lanes(l_ts, LANES) + poison
     s, ts = tl.where(s > 0, s, float("nan")), tl.where(ts > 0, ts, float("nan"))
+    a, ta = sum_lanes(l_a, LANES) / s / SHRINK, sum_lanes(l_ta, LANES) / ts / SHRINK
     return (
-        m, s, sum_lanes(l_a, LANES) / s, sum_lanes(l_w, LANES) / s, tm, ts, sum_lanes(l_ta, LANES) / ts,
-        sum_lanes(l_tw, LANES) / ts, tl.max(l_only, axis=0), tl.max(l_teacher_only, axis=0),
+        m, s, a, sum_lanes(l_w, LANES) / s, tm, ts, ta, sum_lanes(l_tw, LANES) / ts, tl.max(l_only, axis=0),
+        tl.max(l_teacher_only, axis=0),
     )  # fmt: skip
 
 
