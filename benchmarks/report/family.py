@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.report import collapse, explain, length_conditioned, retry, rlcr, verify
+from benchmarks.report import collapse, explain, introspect, length_conditioned, retry, rlcr, verify
 from benchmarks.report.markdown import table
 from benchmarks.report.seen import Seen
 
@@ -56,6 +56,11 @@ MEMBERS = (
         "retry", "DRR", "2501.01457",
         "a discriminator that rejects wrong attempts makes a reasoner right more often, which is never tuned",
         "accepted answers right 10 points more often than first attempts", retry.seen,
+    ),
+    Member(
+        "introspect", "RISE, recursive introspection", "2407.18219",
+        "over the turns models improve on mathematics, more than single-turn strategies at the same compute",
+        "the majority of five turns above that of five samples", introspect.seen,
     ),
     Member(
         "explain", "Inverse RL", "2410.12491",

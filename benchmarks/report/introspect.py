@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from benchmarks.report.explain import interval
 from benchmarks.report.markdown import notes, table
+from benchmarks.report.seen import Agreement, Seen, in_points
 
 Entry = dict[str, Any]
 
@@ -44,3 +46,29 @@ def cells(entry: Entry, model: str, last: int) -> list[str]:
         interval(compared[f"p1@t{last} less pass@{last}"]),
         *(interval(measures[name][1]) for name in ("mended", "kept", "same")),
     ]
+
+
+def seen(results: dict[str, Any]) -> Seen:
+    """Is the majority of turns right more often than that of as many samples, by the tuned model?"""
+    last = results["settings"]["turns"]
+    shown, differences = [], dict[str, list[float]]()
+    for labels in dict.fromkeys(entry["run"] for entry in results["entries"]):
+        runs = [entry for entry in results["entries"] if entry["run"] == labels]
+        differences[labels] = [each["compared"]["tuned"][f"m1@t{last} less m{last}@t1"]["value"] for each in runs]
+        over_start = [each["compared"]["tuned less start"][f"m1@t{last}"]["value"] for each in runs]
+        shown.append(
+            f"labels {labels}: m1@t{last} {in_points(differences[labels])} against m{last}@t1, "
+            f"{in_points(over_start)} against the start model's"
+        )
+    means = [statistics.fmean(values) for values in differences.values()]
+    agrees: Agreement = "yes" if min(means) > 0 else "partly" if max(means) > 0 else "no"
+    tuned = [entry["models"]["tuned"] for entry in results["entries"]]
+    rates = [
+        f"{statistics.fmean(values):.0%}" if (values := _known(tuned, name)) else "none" for name in ("mended", "kept")
+    ]
+    why = f"of second turns {rates[0]} are right after a wrong first one, {rates[1]} after a right one"
+    return Seen("; ".join(shown), agrees, why)
+
+
+def _known(models: list[dict[str, Any]], name: str) -> list[float]:
+    return [each[name][1]["value"] for each in models if each[name][1]["value"] is not None]

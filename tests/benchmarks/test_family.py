@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import family, report
 from benchmarks.report import family as table
-from benchmarks.report import length_conditioned, retry, rlcr, verify
+from benchmarks.report import introspect, length_conditioned, retry, rlcr, verify
 from benchmarks.report.seen import Seen, in_points, with_interval
 from benchmarks.runner import SUITES
 
@@ -59,6 +59,28 @@ def test_retries_agree_if_accepted_answers_are_right_ten_points_more_often():
     assert "+40.0 (one seed) points against first attempts, +10.0 (one seed) points against the majority of 5" in (
         found.figures
     )
+
+
+@pytest.mark.parametrize(
+    ("gold", "majority", "agrees"), [(0.05, 0.02, "yes"), (0.05, -0.02, "partly"), (-0.1, 0.0, "no")]
+)
+def test_turns_agree_if_their_majority_is_above_that_of_as_many_samples(gold, majority, agrees):
+    entries = [
+        {
+            "run": labels,
+            "seed": 0,
+            "compared": {
+                "tuned": {"m1@t5 less m5@t1": {"value": found}},
+                "tuned less start": {"m1@t5": {"value": 0.3}},
+            },
+            "models": {"tuned": {"mended": [{"value": None}, {"value": 0.5}], "kept": [{"value": None}] * 2}},
+        }
+        for labels, found in (("gold", gold), ("majority", majority))
+    ]
+    found = introspect.seen({"entries": entries, "settings": {"turns": 5}})
+    assert found.agrees == agrees
+    assert f"labels gold: m1@t5 {100 * gold:+.1f} (one seed) points against m5@t1, +30.0" in found.figures
+    assert found.why == "of second turns 50% are right after a wrong first one, none after a right one"
 
 
 @pytest.mark.parametrize(
