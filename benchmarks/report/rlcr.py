@@ -35,7 +35,7 @@ def rlcr(results: dict[str, Any]) -> str:
     seeds = len({each["seed"] for each in results["entries"] if each["seed"] is not None})
     told = (
         f"{settings['num_prompts']} held-out problems after {settings['max_steps']} steps, {size} solutions of each; "
-        f"{seeds} seeds with their range. ECE, Brier score and AUROC are of the stated confidence, by which the votes "
+        f"{seeds} seed{'s with their range' if seeds > 1 else ''}. ECE, Brier score and AUROC are of the stated confidence, by which the votes "
         "are weighed."
     )
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
