@@ -33,10 +33,10 @@ def rlcr(results: dict[str, Any]) -> str:
     headings = ["trained on", "right", f"majority of {size}", "weighted vote", "confidence stated", "ECE", "Brier",
                 "AUROC"]  # fmt: skip
     seeds = len({each["seed"] for each in results["entries"] if each["seed"] is not None})
+    over = f"{seeds} seeds with their range" if seeds > 1 else "one seed"
     told = (
         f"{settings['num_prompts']} held-out problems after {settings['max_steps']} steps, {size} solutions of each; "
-        f"{seeds} seed{'s with their range' if seeds > 1 else ''}. ECE, Brier score and AUROC are of the stated confidence, by which the votes "
-        "are weighed."
+        f"{over}. ECE, Brier score and AUROC are of the stated confidence, by which the votes are weighed."
     )
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     return f"{table(headings, rows)}\n\n{told}" + notes({}, missing, [])
