@@ -79,9 +79,9 @@ def ctrl_c(times: int = 1) -> None:
 def impatient(save: Callable[..., str]) -> Callable[..., str]:
     """The same, with Ctrl-C before it and after it."""
 
-    def wrapped(*arguments: object) -> str:
+    def wrapped(*arguments: object, **named: object) -> str:
         ctrl_c(4)
-        place = save(*arguments)
+        place = save(*arguments, **named)
         ctrl_c()
         return place
 

@@ -120,10 +120,10 @@ def test_after_a_kill_the_best_step_is_that_of_the_policy_in_best(
         made_up = {"consensus": scores[step], "consensus_prompts": 1.0, "num_compared": 1000.0}
         return observe(guard, step, metrics | made_up)
 
-    def log_and_leave(run: prepare.Run, row: dict[str, float], samples: list[dict[str, object]]) -> None:
+    def log_and_leave(run: prepare.Run, row: dict[str, float], *samples: list[dict[str, object]]) -> None:
         if row["step"] == 3:  # evaluated and the best, but there is no row of it yet, and no checkpoint
             shutil.copytree(run.path, killed, ignore=shutil.ignore_patterns("checkpoint-2"))
-        log(run, row, samples)
+        log(run, row, *samples)
 
     monkeypatch.setattr(Guard, "observe", observe_scores)
     config = make_config(max_steps=4, eval_steps=1, save_steps=1, guard="warn", learning_rate=1e-5)
