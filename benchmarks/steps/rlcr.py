@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.runner import Options, Step
+from benchmarks.steps.kept_runs import START, held_out_problems, run_directory, start_and_runs, trained
 from rlif.answers.tags import read_tags, strict_confidence
 from rlif.demo.options import DemoConfig
 from rlif.evaluation.completions import VERBALIZED, read_completions
@@ -31,14 +31,12 @@ from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import without_nan, write_json
 from rlif.models.language_model import load_language_model
 from rlif.options.record import CONFIG_FILE
-from rlif.tasks.arithmetic import completion_length, teacher_solutions, write_jsonl
+from rlif.tasks.arithmetic import completion_length, teacher_solutions
 from rlif.tasks.built_in_models import pretrained_base
 from rlif.tasks.pretraining import learn_solutions
-from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 
 RUNS = Path("runs") / "rlcr"
-START = "start"
 # What a run is rewarded for: right answers alone for the form as well, which is soon forgotten otherwise.
 TRAINED: dict[str, tuple[str, ...]] = {
     "RLVR": ("verifiable=0.5", "benchmarks.steps.rlcr:tagged=0.5"),
@@ -60,12 +58,8 @@ SEEDS = 3
 
 
 def steps(options: Options) -> list[Step]:
-    """The start, then each run, the first seed of all first; of a quick run without the majority."""
-    seeds = range(min(SEEDS, options.repeats) if options.size == "full" else 1)
-    names = list(TRAINED) if options.size == "full" else list(TRAINED)[:2]
-    return [Step(START, 60, partial(add_start, options))] + [
-        Step(f"{name}, seed {seed}", 90, partial(add_run, options, name, seed)) for seed in seeds for name in names
-    ]
+    """The start, then each run."""
+    return start_and_runs(options, TRAINED, SEEDS, add_start, add_run, seconds=(60, 90))
 
 
 def add_start(options: Options, results: dict[str, Any]) -> str:
@@ -81,16 +75,11 @@ def add_start(options: Options, results: dict[str, Any]) -> str:
 def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> str:
     """Train and measure, and add what was found to the entries."""
     runs = begin(options, results)
-    run = runs / f"{name.replace(', ', '-').replace(' ', '-')}-seed-{seed}"
+    run = run_directory(runs, name, seed)
     found = run.with_suffix(".json")
     if not found.exists():
-        config = train_config(options, name, seed, run)
-        if not Path(config.data).exists():
-            count = config.max_steps * config.prompts_per_step
-            write_jsonl(Path(config.data), demo_config(seed).base.task, "train", count, seed)
-        if not (run / "model").exists():
-            train(config)
-        write_json(found, {"run": name, "seed": seed, "held_out": measured(options, run / "model", run)})
+        model = trained(train_config(options, name, seed, run), demo_config(seed).base.task)
+        write_json(found, {"run": name, "seed": seed, "held_out": measured(options, model, run)})
     return added(found, results)
 
 
@@ -169,9 +158,7 @@ def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConf
 def measured(options: Options, model: Path, run: Path) -> dict[str, Any]:
     """Let a model solve held-out problems and state its confidence."""
     *_, num_prompts, num_generations = SIZES[options.size]
-    data = run.parent / "eval.jsonl"
-    if not data.exists():
-        write_jsonl(data, demo_config(0).base.task, "eval", num_prompts, 0)
+    data = held_out_problems(run.parent, demo_config(0).base.task, num_prompts)
     sampling = prepare_sampling(
         EvalConfig(
             model=str(model),

@@ -8,11 +8,11 @@ kept in runs/verify, by the settings, and go on from there: what is finished is 
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.runner import Options, Step
+from benchmarks.steps.kept_runs import START, held_out_problems, run_directory, start_and_runs, trained
 from rlif.demo.options import DemoConfig
 from rlif.evaluation.completions import VERIFICATION, read_completions
 from rlif.evaluation.measure import Evaluation, evaluate_completions
@@ -21,13 +21,11 @@ from rlif.evaluation.sampling import prepare_sampling
 from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import without_nan, write_json
 from rlif.options.record import CONFIG_FILE
-from rlif.tasks.arithmetic import VERIFY_RATINGS, VERIFY_TEMPLATE, completion_length, write_jsonl
+from rlif.tasks.arithmetic import VERIFY_RATINGS, VERIFY_TEMPLATE, completion_length
 from rlif.tasks.built_in_models import pretrained_base
-from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 
 RUNS = Path("runs") / "verify"
-START = "start"
 # What each run is told beside the settings that all have in common.
 TRAINED: dict[str, dict[str, Any]] = {
     "solve": {"reward": ("rise",)},
@@ -44,12 +42,8 @@ HOW: dict[str, Any] = {"verify_template": VERIFY_TEMPLATE, "verify_ratings": VER
 
 
 def steps(options: Options) -> list[Step]:
-    """The start, then each run, the first seed of all first; of a quick run the first two alone."""
-    seeds = range(min(SEEDS, options.repeats) if options.size == "full" else 1)
-    names = list(TRAINED) if options.size == "full" else list(TRAINED)[:2]
-    return [Step(START, 20, partial(add_start, options))] + [
-        Step(f"{name}, seed {seed}", 180, partial(add_run, options, name, seed)) for seed in seeds for name in names
-    ]
+    """The start, then each run."""
+    return start_and_runs(options, TRAINED, SEEDS, add_start, add_run, seconds=(20, 180))
 
 
 def add_start(options: Options, results: dict[str, Any]) -> str:
@@ -65,15 +59,10 @@ def add_start(options: Options, results: dict[str, Any]) -> str:
 def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> str:
     """Train and measure, and add what was found to the entries."""
     runs = begin(options, results)
-    run = runs / f"{name.replace(', ', '-').replace(' ', '-')}-seed-{seed}"
+    run = run_directory(runs, name, seed)
     found = run.with_suffix(".json")
     if not found.exists():
-        config = train_config(options, name, seed, run)
-        if not Path(config.data).exists():
-            count = config.max_steps * config.prompts_per_step
-            write_jsonl(Path(config.data), demo_config(seed).base.task, "train", count, seed)
-        if not (run / "model").exists():
-            train(config)
+        model = trained(train_config(options, name, seed, run), demo_config(seed).base.task)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         write_json(
             found,
@@ -82,7 +71,7 @@ def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> 
                 "seed": seed,
                 "seconds": sum(row["step_seconds"] for row in rows),
                 "course": [course(row) for row in rows],
-                "held_out": measured(options, run / "model", run / "held-out"),
+                "held_out": measured(options, model, run / "held-out"),
             },
         )
     return added(found, results)
@@ -114,9 +103,7 @@ def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConf
 def measured(options: Options, model: Path, scratch: Path) -> dict[str, Any]:
     """Let a model solve held-out problems and verify its own solutions."""
     demo, (*_, num_prompts, num_generations, num_verifications) = demo_config(0), SIZES[options.size]
-    data = scratch.parent / "eval.jsonl"
-    if not data.exists():
-        write_jsonl(data, demo.base.task, "eval", num_prompts, 0)
+    data = held_out_problems(scratch.parent, demo.base.task, num_prompts)
     sampling = prepare_sampling(
         EvalConfig(
             model=str(model),

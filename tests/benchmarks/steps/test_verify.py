@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.report.verify import verify
 from benchmarks.runner import Options
+from benchmarks.steps import kept_runs
 from benchmarks.steps import verify as suite
 from rlif.demo.options import DemoConfig
 from rlif.tasks.arithmetic import ArithmeticConfig
@@ -23,7 +24,7 @@ def test_every_run_is_measured_and_what_is_finished_is_not_made_again(tmp_path, 
     suite.add_run(options, "solve and verify", 0, first)
     assert [entry["run"] for entry in first["entries"]] == ["start", "solve and verify"]
     assert first["entries"][1]["course"][-1]["step"] == 2
-    monkeypatch.setattr(suite, "train", None)
+    monkeypatch.setattr(kept_runs, "train", None)
     again = {"missing": {}, "entries": []}
     suite.add_start(options, again)
     suite.add_run(options, "solve and verify", 0, again)
