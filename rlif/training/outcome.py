@@ -14,6 +14,7 @@ from rlif.files.json_values import read_json, write_json
 from rlif.files.jsonl import read_metrics
 from rlif.files.lock import Lock
 from rlif.options.checks import check
+from rlif.options.record import CONFIG_FILE
 from rlif.training.checkpoint import checkpoints
 from rlif.training.guard import Guard
 from rlif.training.loop import TrainResult, most_accurate, train
@@ -22,6 +23,8 @@ from rlif.training.run_dir import BEST, LOGS
 
 OUTCOME_FILE = "outcome.json"
 MODELS = ("model", BEST)
+# Of a finished run, in the order of their checksums in `Outcome`.
+KEPT = (*LOGS, CONFIG_FILE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Outcome:
     """Of metrics.jsonl."""
     samples_sha256: str
     """Of samples.jsonl."""
+    config_sha256: str
+    """Of config.yaml."""
 
 
 def run_once(config: TrainConfig, *, keep_models: bool = True, stop_at_collapse: bool = False) -> TrainResult:
@@ -59,7 +64,7 @@ def run_once(config: TrainConfig, *, keep_models: bool = True, stop_at_collapse:
         with Lock(directory):
             shutil.rmtree(directory, ignore_errors=True)
     result = train(dataclasses.replace(config, resume=resume), stop_at_collapse=stop_at_collapse)
-    outcome = Outcome(result.guard_step, *(file_sha256(directory / name) for name in LOGS))
+    outcome = Outcome(result.guard_step, *(file_sha256(directory / name) for name in KEPT))
     write_json(directory / OUTCOME_FILE, sealed(dataclasses.asdict(outcome)))
     _remove_rest(directory, keep_models)
     return result
@@ -78,7 +83,7 @@ def read_outcome(directory: Path, has_models: bool = True) -> TrainResult:
     Raises:
         UserError: its files have changed since, or something else wrote them.
     """
-    path, (metrics, samples) = directory / OUTCOME_FILE, (directory / name for name in LOGS)
+    path, kept = directory / OUTCOME_FILE, [directory / name for name in KEPT]
     hint = f"expected what the run left, or {path} removed, so that --resume runs it again"
     values = read_json(path, argument="resume")
     try:
@@ -89,12 +94,13 @@ def read_outcome(directory: Path, has_models: bool = True) -> TrainResult:
     check(outcome, prefix=f"resume: {path}: ")
     models = [directory / name for name in MODELS] if has_models else []
     faults = [(model, fault) for model in models if (fault := damage(model)) is not None]
-    for log, checksum in ((metrics, outcome.metrics_sha256), (samples, outcome.samples_sha256)):
-        if not log.is_file() or file_sha256(log) != checksum:
-            faults.append((log, "it has changed since it was written, or is gone"))
+    checksums = (outcome.metrics_sha256, outcome.samples_sha256, outcome.config_sha256)
+    for file, checksum in zip(kept, checksums, strict=True):
+        if not file.is_file() or file_sha256(file) != checksum:
+            faults.append((file, "it has changed since it was written, or is gone"))
     if faults:
         raise UserError(f"resume: {faults[0][0]} is damaged ({faults[0][1]}); {hint}")
-    rows = read_metrics(metrics, argument="resume")
+    rows = read_metrics(kept[0], argument="resume")
     return TrainResult(
         run_dir=directory,
         rows=rows,

@@ -179,7 +179,7 @@ def self_feedback(shared: Shared) -> str:
         f"{OUT} --num-generations 4 --max-completion-length 8 --answer-span trace --sampling independent --confidence "
         "inverse_perplexity --threshold 0 --choose-unfinished --num-train-epochs 1 --pairs-per-step 8 --save-steps 1 "
         "--prompts-per-batch 2 --eval-generations 2 --learning-rate 1e-4 --length-conditioned --length-unit tokens "
-        "--length-instructions {prompt}#{n} {prompt}+{n} --device cpu"
+        "--length-instructions {prompt}?{n} {prompt}+{n} --device cpu"
     )
 
 

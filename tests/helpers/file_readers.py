@@ -85,7 +85,8 @@ def read_outcome(path: Path, models: Models) -> object:
     for name in ("model", "best"):
         write_directory(path.parent / name, lambda directory: (directory / "config.json").write_text("{}") and None)
     (path.parent / "metrics.jsonl").write_text('{"step": 0, "eval/accuracy": 0.5}\n')
-    (path.parent / "samples.jsonl").write_text("")
+    for name in ("samples.jsonl", "config.yaml"):
+        (path.parent / name).write_text("")
     return read_outcome(path.parent)
 
 
@@ -116,7 +117,7 @@ def read_discriminator(path: Path, models: Models) -> object:
     from rlif.retry.report import show_discriminator
 
     found = read_discriminator(path)
-    show_discriminator(found, Console(file=io.StringIO()))
+    show_discriminator(found, ["1+1"], Console(file=io.StringIO()))
     return found.probabilities({name: [1.0] for name in found.scores})
 
 

@@ -124,6 +124,7 @@ OUTCOME = {
     # Of what `read_outcome` puts beside it.
     "metrics_sha256": hashlib.sha256(b'{"step": 0, "eval/accuracy": 0.5}\n').hexdigest(),
     "samples_sha256": hashlib.sha256(b"").hexdigest(),
+    "config_sha256": hashlib.sha256(b"").hexdigest(),
 }
 MANIFEST = {"sha256": {"config.json": "0" * 64, "model.safetensors": "1" * 64}}
 

@@ -99,6 +99,7 @@ def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
     [
         ("metrics.jsonl", r"metrics.jsonl is damaged \(it has changed since it was written, or is gone\); expected"),
         ("samples.jsonl", r"samples.jsonl is damaged \(it has changed since it was written, or is gone\); expected"),
+        ("config.yaml", r"config.yaml is damaged \(it has changed since it was written, or is gone\); expected"),
         (
             "model/model.safetensors",
             r"model is damaged \(model.safetensors has changed since it was written\)",
