@@ -22,7 +22,7 @@ from rlif.files.jsonl import SETTINGS, read_rows
 
 SIZES = 12
 # Without --full, of a command and a kind of hurt: sizes, signals, files damaged.
-FEW_SIZES, FEW_HURTS, FEW_FILES = 3, 2, 2
+FEW_SIZES, FEW_HURTS, FEW_FILES = 3, 1, 2
 Detail = dict[str, object]
 
 
@@ -341,10 +341,12 @@ def details_of(command: str, kind: str, unhurt: Unhurt, *, full: bool) -> list[D
         drawn = sorted(
             (KINDS[kind].draw(chance, row, unhurt) for _ in range(count)), key=lambda each: int(each["change"])
         )  # type: ignore[call-overload]
-        # Every other one at the very change: a moment later the command may be over.
+        # Every other one at the very change: a moment later the command may be over. Where each command has but one
+        # hurt of a kind, every other command has it so.
+        first = list(ROWS).index(command) + list(KINDS).index(kind)
         return [
             detail | ({"delay": 0.0} if "delay" in detail and number % 2 == 0 else {})
-            for number, detail in enumerate(drawn)
+            for number, detail in enumerate(drawn, start=first)
         ]
     names = sorted(files(unhurt.out))
     # Each file is damaged in one way of the three here; --full tries all.
