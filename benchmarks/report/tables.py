@@ -103,6 +103,10 @@ def real_self_feedback(results: dict[str, Any]) -> str:
                 f"{ranking['unanswered'] / ranking['pairs']:.0%}",
                 f"{ranking['pair_accuracy']:.0%} of {ranking['judged']}" if ranking["judged"] else "",
                 *(f"{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}" for row in (before, after)),
+                " to ".join(f"{row['answered']:.0%}" for row in (before, after)),
+                " to ".join(
+                    f"{row['accuracy'] / row['answered']:.0%}" if row["answered"] else "" for row in (before, after)
+                ),
                 *(
                     " to ".join("" if row[name] is None else f"{row[name]:.2f}" for row in (before, after))
                     for name in (f"{confidence}/{measure}" for measure in ("auroc", "ece", "brier"))
@@ -117,6 +121,8 @@ def real_self_feedback(results: dict[str, Any]) -> str:
         "right one preferred",
         "accuracy before",
         "after",
+        "answer stated",
+        "right if stated",
         "AUROC",
         "ECE",
         "Brier",

@@ -25,16 +25,16 @@ def test_a_seed_that_is_finished_is_not_made_again(tmp_path, monkeypatch):
 
 def test_a_row_has_what_was_before_and_after():
     confidence = "probability_disparity"
-    before = {"accuracy": 0.2, "accuracy_se": 0.03} | {
+    before = {"accuracy": 0.2, "accuracy_se": 0.03, "answered": 0.8} | {
         f"{confidence}/{name}": 0.5 for name in ("auroc", "ece", "brier")
     }
-    after = before | {"accuracy": 0.25, f"{confidence}/auroc": None, f"{confidence}/ece": 0.4}
+    after = before | {"accuracy": 0.25, "answered": 0.5, f"{confidence}/auroc": None, f"{confidence}/ece": 0.4}
     entry = {
         "seed": 3, "seconds": 90.0, "confidence": confidence, "models": {"start model": before, "tuned model": after},
         "ranking": {"pairs": 12, "unanswered": 3, "pair_accuracy": 0.75, "judged": 4},
     }  # fmt: skip
     text = real_self_feedback({"model": "Small", "entries": [entry], "missing": {}})
     assert (
-        "| 3 | 12 | 25% | 75% of 4 | 20.0% ± 3.0% | 25.0% ± 3.0% | 0.50 to  | 0.50 to 0.40 | 0.50 to 0.50 | 1.5 |"
-        in text
+        "| 3 | 12 | 25% | 75% of 4 | 20.0% ± 3.0% | 25.0% ± 3.0% | 80% to 50% | 25% to 50% "
+        "| 0.50 to  | 0.50 to 0.40 | 0.50 to 0.50 | 1.5 |" in text
     )
