@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from rlif.plots.style import COLORS, in_percent, new_figure, save_figure, tidy_axes
+from rlif.plots.style import COLORS, in_percent, new_figure, over_steps, save_figure, tidy_axes
 
 MetricRows = Sequence[Mapping[str, float]]
 """The rows of one run's metrics.jsonl."""
@@ -84,7 +84,7 @@ def plot_runs(runs: Mapping[str, MetricRows], path: Path) -> None:
     }
     for key, axes in panels.items():
         axes.set_title(titles[key], loc="left", fontweight="bold")
-        axes.set_xlabel("training step")
+        over_steps(axes)
         tidy_axes(axes, right=key == "reward")
         if key != "accuracy":
             for name, row in best.items():

@@ -22,6 +22,7 @@ from rlif.plots.style import (
     in_percent,
     legend_above,
     new_figure,
+    over_steps,
     save_figure,
     tidy_axes,
 )
@@ -81,7 +82,7 @@ def draw_training(results: Sequence[TrialResult], path: Path) -> None:
                 panel.yaxis.set_major_formatter("{x:g}")
                 panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_title(f"{start_name(ratio)}: {label}", loc="left", fontsize="medium")
-            panel.set_xlabel("training step")
+            over_steps(panel)
     legend_above(figure, axes[0][0])
     figure.text(0.995, 0.985, "dot: the guard's choice; band: range over seeds", ha="right", va="top", fontsize="small")
     save_figure(figure, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlif.errors import UserError
 from rlif.files.jsonl import read_metrics
-from rlif.plots.style import PANELS_IN_A_ROW, legend, line_style, new_figure, save_figure, tidy_axes
+from rlif.plots.style import PANELS_IN_A_ROW, legend, line_style, new_figure, over_steps, save_figure, tidy_axes
 
 # What is drawn, in this order, where any run has it; the held-out metric where there is one, else that of training.
 PANELS = {
@@ -50,7 +50,7 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
             marker = "o" if len(steps) == 1 else None  # a line through one point cannot be seen
             axes.plot(steps, values, linewidth=1.5, marker=marker, **line_style(number))
         axes.set_title(PANELS[metric] + (" (held out)" if name != metric else ""), loc="left", fontsize="medium")
-        axes.set_xlabel("training step")
+        over_steps(axes)
         tidy_axes(axes)
     legend(figure, figure.axes[0].lines, list(rows), loc="outside upper left", ncols=2)
     save_figure(figure, output, argument="output")

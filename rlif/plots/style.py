@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rlif.errors import UserError
 from rlif.files.whole import written_whole
@@ -60,6 +60,12 @@ def tidy_axes(axes: Axes, *, grid: bool = True, right: bool = False) -> None:
     if grid:
         axes.grid(alpha=0.25)
     axes.spines[["top"] if right else ["top", "right"]].set_visible(False)
+
+
+def over_steps(axes: Axes) -> None:
+    """Say that a panel goes over the steps of a training, of which there are no halves."""
+    axes.set_xlabel("training step")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def in_percent(axis: Axis) -> None:

@@ -43,6 +43,7 @@ def test_held_out_metrics_come_before_those_of_training_and_a_half_written_line_
     accuracy, reward = panels.values()
     assert [list(line.get_ydata()) for line in accuracy.lines] == [[0.25, 0.75], []]
     assert [list(line.get_xdata()) for line in reward.lines] == [[1, 2], [1]]
+    assert all(float(tick).is_integer() for axes in panels.values() for tick in axes.get_xticks())
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == [str(first), str(second)]
 
