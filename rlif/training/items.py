@@ -124,14 +124,14 @@ def train_items(
         KeyboardInterrupt: Ctrl-C or SIGTERM, within one forward and after a checkpoint is saved.
     """
     options, settings, final, max_steps = training.options, training.settings, training.final, training.max_steps
-    metrics = StageFile(training.directory / "metrics.jsonl", settings)
+    metrics, checkpoint = StageFile(training.directory / "metrics.jsonl", settings), training.directory / "checkpoint"
     is_done = len(metrics.rows) == max_steps and is_whole(final)
     # Another training may have replaced what this one left.
     if is_done and read_json(final / training.origin_file) == json.loads(json.dumps(settings)):
         check_metrics(metrics.rows, metrics.path, argument="output_dir", needed=training.needed)
+        shutil.rmtree(checkpoint, ignore_errors=True)  # of one that was killed between its model and this
         return metrics.rows
 
-    checkpoint = training.directory / "checkpoint"
     step, resumed = 0, None
     if is_whole(checkpoint):
         saved = read_checked(StepFile, checkpoint / STEP_FILE, argument="output_dir").step

@@ -341,12 +341,10 @@ def details_of(command: str, kind: str, unhurt: Unhurt, *, full: bool) -> list[D
         drawn = sorted(
             (KINDS[kind].draw(chance, row, unhurt) for _ in range(count)), key=lambda each: int(each["change"])
         )  # type: ignore[call-overload]
-        # Every other one at the very change: a moment later the command may be over. Where each command has but one
-        # hurt of a kind, every other command has it so.
-        first = list(ROWS).index(command) + list(KINDS).index(kind)
+        # Every other one at the very change: a moment later the command may be over.
         return [
             detail | ({"delay": 0.0} if "delay" in detail and number % 2 == 0 else {})
-            for number, detail in enumerate(drawn, start=first)
+            for number, detail in enumerate(drawn)
         ]
     names = sorted(files(unhurt.out))
     # Each file is damaged in one way of the three here; --full tries all.

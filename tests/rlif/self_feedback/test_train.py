@@ -140,8 +140,11 @@ def test_a_finished_training_is_not_repeated_and_another_is_refused(model_dir: P
     run(model_dir, tmp_path, make_config())
     model = tmp_path / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
+    left = tmp_path / "train-dpo" / "checkpoint"
+    left.mkdir()  # as by one that was killed when its model was written
     run(model_dir, tmp_path, make_config())
     assert model.stat().st_mtime_ns == written
+    assert not left.exists()
     with pytest.raises(UserError, match=r"beta: got 0.7, but .*metrics.jsonl was made with 0.2; expected the same"):
         run(model_dir, tmp_path, make_config(beta=0.7))
     assert model.stat().st_mtime_ns == written
