@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runner import Options, Step
+from rlif.evaluation.completions import read_completions
+from rlif.evaluation.measure import Evaluation, evaluate_completions
+from rlif.evaluation.options import EvalConfig
+from rlif.evaluation.sampling import prepare_sampling
 from rlif.tasks.arithmetic import ArithmeticConfig, write_jsonl
 from rlif.training.loop import train
 from rlif.training.options import TrainConfig
@@ -65,9 +69,19 @@ def trained(config: TrainConfig, task: ArithmeticConfig) -> Path:
     return model
 
 
-def held_out_problems(runs: Path, task: ArithmeticConfig, count: int) -> Path:
-    """Write the held-out problems, which are the same for all runs, unless they are there."""
-    data = runs / "eval.jsonl"
+def evaluated(model: Path, run: Path, task: ArithmeticConfig, num_prompts: int, **how: Any) -> Evaluation:
+    """Let a model solve held-out problems, the same for all runs, into a file beside its run; sampling goes on there.
+
+    Args:
+        model: directory of the model.
+        run: beside which the problems and the completions lie.
+        task: that the problems are of.
+        num_prompts: problems.
+        how: other options of `rlif eval`.
+    """
+    data = run.with_name("eval.jsonl")
     if not data.exists():
-        write_jsonl(data, task, "eval", count, 0)
-    return data
+        write_jsonl(data, task, "eval", num_prompts, 0)
+    completions = run.with_name(f"{run.name}-completions.jsonl")
+    prepare_sampling(EvalConfig(model=str(model), data=str(data), **how)).run(completions)
+    return evaluate_completions(read_completions(completions))

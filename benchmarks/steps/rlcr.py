@@ -19,13 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.runner import Options, Step
-from benchmarks.steps.kept_runs import START, held_out_problems, run_directory, start_and_runs, trained
+from benchmarks.steps.kept_runs import START, evaluated, run_directory, start_and_runs, trained
 from rlif.answers.tags import read_tags, strict_confidence
 from rlif.demo.options import DemoConfig
-from rlif.evaluation.completions import VERBALIZED, read_completions
-from rlif.evaluation.measure import Evaluation, evaluate_completions
-from rlif.evaluation.options import EvalConfig
-from rlif.evaluation.sampling import prepare_sampling
+from rlif.evaluation.completions import VERBALIZED
+from rlif.evaluation.measure import Evaluation
 from rlif.files.directories import is_whole, write_directory
 from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import without_nan, write_json
@@ -158,19 +156,16 @@ def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConf
 def measured(options: Options, model: Path, run: Path) -> dict[str, Any]:
     """Let a model solve held-out problems and state its confidence."""
     *_, num_prompts, num_generations = SIZES[options.size]
-    data = held_out_problems(run.parent, demo_config(0).base.task, num_prompts)
-    sampling = prepare_sampling(
-        EvalConfig(
-            model=str(model),
-            data=str(data),
-            num_generations=num_generations,
-            max_completion_length=max_completion_length(),
-            device=options.device,
-        )
+    found = evaluated(
+        model,
+        run,
+        demo_config(0).base.task,
+        num_prompts,
+        num_generations=num_generations,
+        max_completion_length=max_completion_length(),
+        device=options.device,
     )
-    completions = run.with_name(f"{run.name}-completions.jsonl")
-    sampling.run(completions)
-    return entry(evaluate_completions(read_completions(completions)), num_generations)
+    return entry(found, num_generations)
 
 
 def entry(found: Evaluation, num_generations: int) -> dict[str, Any]:

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runner import Options, Step
-from benchmarks.steps.kept_runs import START, held_out_problems, run_directory, start_and_runs, trained
+from benchmarks.steps.kept_runs import START, evaluated, run_directory, start_and_runs, trained
 from rlif.demo.options import DemoConfig
-from rlif.evaluation.completions import VERIFICATION, read_completions
-from rlif.evaluation.measure import Evaluation, evaluate_completions
-from rlif.evaluation.options import EvalConfig
-from rlif.evaluation.sampling import prepare_sampling
+from rlif.evaluation.completions import VERIFICATION
+from rlif.evaluation.measure import Evaluation
 from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import without_nan, write_json
 from rlif.options.record import CONFIG_FILE
@@ -103,21 +101,18 @@ def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConf
 def measured(options: Options, model: Path, scratch: Path) -> dict[str, Any]:
     """Let a model solve held-out problems and verify its own solutions."""
     demo, (*_, num_prompts, num_generations, num_verifications) = demo_config(0), SIZES[options.size]
-    data = held_out_problems(scratch.parent, demo.base.task, num_prompts)
-    sampling = prepare_sampling(
-        EvalConfig(
-            model=str(model),
-            data=str(data),
-            num_generations=num_generations,
-            max_completion_length=completion_length(demo.base.task),
-            device=options.device,
-            verify_generations=num_verifications,
-            **HOW,
-        )
+    found = evaluated(
+        model,
+        scratch,
+        demo.base.task,
+        num_prompts,
+        num_generations=num_generations,
+        max_completion_length=completion_length(demo.base.task),
+        device=options.device,
+        verify_generations=num_verifications,
+        **HOW,
     )
-    completions = scratch.with_name(f"{scratch.name}-completions.jsonl")
-    sampling.run(completions)
-    return entry(evaluate_completions(read_completions(completions)), num_generations)
+    return entry(found, num_generations)
 
 
 def entry(found: Evaluation, num_generations: int) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from rlif.self_feedback import sample as sampling
 from rlif.self_feedback.command import models_table, with_recorded
 from rlif.self_feedback.command import run as run_self_feedback
 from rlif.self_feedback.options import (
-    MeasureOptions,
     RankOptions,
     SampleOptions,
     SelfFeedbackConfig,
@@ -33,28 +32,6 @@ STAGES: tuple[Stage, ...] = ("sample", "rank", "train", "measure")
 MakeConfig = Callable[..., SelfFeedbackConfig]
 
 
-@pytest.fixture
-def make_config(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Path) -> MakeConfig:
-    """Small sums for a random model, which has no answers and seldom an end: confidence is that of the completion."""
-    rows = [{"prompt": f"{a}+{b}=", "answer": a + b} for a in (1, 20) for b in (3, 4, 50)]
-
-    def make(**changes: Any) -> SelfFeedbackConfig:
-        config = SelfFeedbackConfig(
-            model=str(model_dir),
-            data=str(write_jsonl(*rows)),
-            eval_data=str(write_jsonl(*rows[:3], name="eval.jsonl")),
-            output_dir=tmp_path / "out",
-            device="cpu",
-            sample=SampleOptions(num_generations=4, max_completion_length=5, answer_span="trace"),
-            rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, choose_unfinished=True),
-            train=TrainOptions(num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8),
-            measure=MeasureOptions(eval_generations=2),
-        )
-        return replace(config, **changes)
-
-    return make
-
-
 def contents(directory: Path) -> dict[str, bytes]:
     """Every file but the figure, whose bytes matplotlib decides."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.suffix != ".png")
@@ -62,9 +39,9 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_stages_one_by_one_write_what_all_in_one_writes_and_a_repetition_changes_nothing(
-    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    of_command: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_self_feedback(make_config())
+    run_self_feedback(of_command())
     printed = capsys.readouterr().out
     said = "sample: few completions state an answer; try answer_style lenient"
     nothing = (
@@ -79,19 +56,19 @@ def test_stages_one_by_one_write_what_all_in_one_writes_and_a_repetition_changes
     } <= set(together)  # fmt: skip
     assert (tmp_path / "out" / "reliability.png").stat().st_size > 0
     for stage in STAGES:
-        run_self_feedback(make_config(stage=stage, output_dir=tmp_path / "alone"))
+        run_self_feedback(of_command(stage=stage, output_dir=tmp_path / "alone"))
     assert contents(tmp_path / "alone") == together
-    run_self_feedback(make_config())
+    run_self_feedback(of_command())
     assert contents(tmp_path / "out") == together
 
 
 def test_ranking_again_with_another_threshold_trains_in_the_same_directory_once_the_old_metrics_are_gone(
-    make_config: MakeConfig, tmp_path: Path
+    of_command: MakeConfig, tmp_path: Path
 ) -> None:
-    run_self_feedback(make_config())
+    run_self_feedback(of_command())
     samples = (tmp_path / "out" / "samples.jsonl").read_bytes()
-    rank = replace(make_config().rank, max_pairs_per_prompt=2)
-    other = make_config(rank=rank)
+    rank = replace(of_command().rank, max_pairs_per_prompt=2)
+    other = of_command(rank=rank)
     run_self_feedback(replace(other, stage="rank"))
     with pytest.raises(UserError, match=r"preferences: got .* or metrics.jsonl removed"):
         run_self_feedback(replace(other, stage="train"))
@@ -101,19 +78,19 @@ def test_ranking_again_with_another_threshold_trains_in_the_same_directory_once_
 
 
 def test_ranking_says_that_sampling_was_interrupted_and_ranks_what_there_is(
-    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    of_command: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_self_feedback(make_config(stage="sample"))
+    run_self_feedback(of_command(stage="sample"))
     samples = tmp_path / "out" / "samples.jsonl"
     samples.write_bytes(b"".join(samples.read_bytes().splitlines(keepends=True)[:4]))
-    run_self_feedback(make_config(stage="rank"))
+    run_self_feedback(of_command(stage="rank"))
     printed = capsys.readouterr().out
     assert "rank: `sample` was interrupted after 4 of 6 prompts; these are ranked" in printed
     assert "of 4 prompts" in printed
 
 
 def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_have_been_at_the_end(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_command: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample_batch = sampling._sample_batch
 
@@ -123,9 +100,9 @@ def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_hav
         return sample_batch(*arguments)
 
     monkeypatch.setattr(sampling, "_sample_batch", killed_at_the_second_batch)
-    options = replace(make_config().sample, prompts_per_batch=3)
+    options = replace(of_command().sample, prompts_per_batch=3)
     with pytest.raises(MemoryError):
-        run_self_feedback(make_config(stage="sample", sample=options))
+        run_self_feedback(of_command(stage="sample", sample=options))
     with (tmp_path / "out" / "samples.jsonl").open("a") as file:
         file.write('{"index": 3, "pro')
     # Nothing is said of the model, so the confidence is the paper's only if it is known not to be the built-in one.
@@ -137,8 +114,8 @@ def test_what_was_sampled_until_the_program_was_killed_is_ranked_as_it_would_hav
     assert pair["confidence"] in scores
 
 
-def test_a_later_stage_knows_what_the_last_release_sampled(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(stage="sample")
+def test_a_later_stage_knows_what_the_last_release_sampled(of_command: MakeConfig, tmp_path: Path) -> None:
+    config = of_command(stage="sample")
     run_self_feedback(config)
     (tmp_path / "out" / "config.yaml").unlink()
     sample = asdict(config.sample)
@@ -152,11 +129,11 @@ def test_a_later_stage_knows_what_the_last_release_sampled(make_config: MakeConf
     assert (recalled.model, recalled.eval_data, recalled.sample) == (config.model, config.eval_data, config.sample)
 
 
-def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig, tmp_path: Path) -> None:
-    run_self_feedback(make_config())
+def test_a_later_stage_knows_what_was_sampled_from_what(of_command: MakeConfig, tmp_path: Path) -> None:
+    run_self_feedback(of_command())
     expected = contents(tmp_path / "out")
     for stage in ("rank", "train", "measure"):
-        told = make_config(stage=stage)
+        told = of_command(stage=stage)
         short = SelfFeedbackConfig(
             stage=stage,
             output_dir=tmp_path / "out",
@@ -176,27 +153,27 @@ def test_a_later_stage_knows_what_was_sampled_from_what(make_config: MakeConfig,
     assert pair["confidence"] in scores
 
 
-def test_an_adapter_is_trained_and_measured(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_an_adapter_is_trained_and_measured(of_command: MakeConfig, tmp_path: Path) -> None:
     options = TrainOptions(num_train_epochs=1, learning_rate=1e-2, pairs_per_step=8, lora_rank=4)
-    run_self_feedback(make_config(train=options))
+    run_self_feedback(of_command(train=options))
     assert (tmp_path / "out" / "model" / "adapter_model.safetensors").is_file()
     before, after = ((tmp_path / "out" / f"measure-{name}.jsonl").read_bytes() for name in ("start", "tuned"))
     assert before != after
 
 
 def test_samples_above_and_below_the_threshold_are_learned_without_pairs(
-    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    of_command: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_self_feedback(make_config(stage="sample"))
+    run_self_feedback(of_command(stage="sample"))
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
     scores = [completion["confidence"]["inverse_perplexity"] for row in rows for completion in row["completions"]]
-    rank = replace(make_config().rank, threshold=float(np.median(scores)))
+    rank = replace(of_command().rank, threshold=float(np.median(scores)))
     train = TrainOptions(objective="nft", num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8)
     for stage in ("train", "measure"):
-        run_self_feedback(make_config(stage=stage, rank=rank, train=train))
+        run_self_feedback(of_command(stage=stage, rank=rank, train=train))
     assert "samples told apart" in capsys.readouterr().out
     with pytest.raises(UserError, match="preferences: got a file of pairs with the objective nft"):
-        run_self_feedback(make_config(stage="train", rank=rank, train=train, preferences=Path("pairs.jsonl")))
+        run_self_feedback(of_command(stage="train", rank=rank, train=train, preferences=Path("pairs.jsonl")))
 
 
 def test_of_a_model_that_states_no_answer_nothing_is_shown_as_measured() -> None:
@@ -268,10 +245,10 @@ def test_what_is_left_open_is_the_papers_choice_or_suits_the_built_in_model() ->
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(
-    changes: dict[str, Any], message: str, make_config: MakeConfig, tmp_path: Path
+    changes: dict[str, Any], message: str, of_command: MakeConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
-        run_self_feedback(make_config(**changes))
+        run_self_feedback(of_command(**changes))
     written = [path.name for path in (tmp_path / "out").rglob("*")] if (tmp_path / "out").exists() else []
     assert [name for name in written if name not in ("samples.jsonl", "samples.settings.json", "config.yaml")] == []
 
@@ -285,7 +262,7 @@ def test_options_of_a_stage_that_are_something_else_are_one_error(group: str, va
             act()
 
 
-def test_several_processes_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_are_refused(of_command: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="got several processes, expected one"):
-        run_self_feedback(make_config())
+        run_self_feedback(of_command())

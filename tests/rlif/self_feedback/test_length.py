@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,6 @@ from rlif.self_feedback.length_report import held_out, measure_length
 from rlif.self_feedback.objectives import DPO, BradleyTerry, margins
 from rlif.self_feedback.options import (
     LengthOptions,
-    MeasureOptions,
-    RankOptions,
-    SampleOptions,
     SelfFeedbackConfig,
     TrainOptions,
 )
@@ -288,31 +286,14 @@ MakeConfig = Callable[..., SelfFeedbackConfig]
 
 
 @pytest.fixture
-def of_command(model_dir: Path, write_jsonl: Callable[..., Path], tmp_path: Path) -> MakeConfig:
-    rows = [{"prompt": f"{a}+{b}=", "answer": a + b} for a in (1, 20) for b in (3, 4, 50)]
-
-    def make(**changes: Any) -> SelfFeedbackConfig:
-        config = SelfFeedbackConfig(
-            model=str(model_dir),
-            data=str(write_jsonl(*rows)),
-            eval_data=str(write_jsonl(*rows[:3], name="eval.jsonl")),
-            output_dir=tmp_path / "out",
-            device="cpu",
-            sample=SampleOptions(num_generations=4, max_completion_length=5, answer_span="trace"),
-            rank=RankOptions(confidence="inverse_perplexity", threshold=0.0, choose_unfinished=True),
-            train=TrainOptions(num_train_epochs=1, learning_rate=1e-4, pairs_per_step=8),
-            length=LENGTH,
-            measure=MeasureOptions(eval_generations=2),
-        )
-        return replace(config, **changes)
-
-    return make
+def of_lengths(of_command: MakeConfig) -> MakeConfig:
+    return partial(of_command, length=LENGTH)
 
 
 def test_the_stages_write_instructed_prompts_learn_them_and_report_on_length(
-    of_command: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    of_lengths: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_self_feedback(of_command())
+    run_self_feedback(of_lengths())
     printed = capsys.readouterr().out
     assert "each comes with an instruction that the chosen one breaks" in printed
     assert "correlation with length" in printed
@@ -327,20 +308,20 @@ def test_the_stages_write_instructed_prompts_learn_them_and_report_on_length(
     report = json.loads((out / "length.json").read_text())
     assert (report["unit"], report["num_prompts"], report["num_generations"]) == ("tokens", 3, 2)
     before = {path: path.read_bytes() for path in sorted(out.rglob("*.jsonl"))}
-    run_self_feedback(of_command())
-    run_self_feedback(replace(of_command(), stage="length", length=LengthOptions()))  # what rank was told is known
+    run_self_feedback(of_lengths())
+    run_self_feedback(replace(of_lengths(), stage="length", length=LengthOptions()))  # what rank was told is known
     assert {path: path.read_bytes() for path in sorted(out.rglob("*.jsonl"))} == before
     assert json.loads((out / "length.json").read_text()) == report
 
     # A unit that is told brings its own instructions, which this model cannot read.
     with pytest.raises(UserError, match="length_instructions: the tokenizer cannot write prompt 1 of eval_data"):
-        run_self_feedback(of_command(stage="length", length=LengthOptions(length_unit="characters")))
+        run_self_feedback(of_lengths(stage="length", length=LengthOptions(length_unit="characters")))
 
     # The same file serves the plain pair, and a reward model.
     reward_model = TrainOptions(objective="reward_model", learning_rate=1e-3, num_train_epochs=1)
-    run_self_feedback(of_command(stage="train", train=reward_model, length=LengthOptions()))
+    run_self_feedback(of_lengths(stage="train", train=reward_model, length=LengthOptions()))
     assert "length/loss" not in (out / "train-reward_model" / "metrics.jsonl").read_text()
-    run_self_feedback(of_command(stage="length", train=reward_model, length=LengthOptions()))
+    run_self_feedback(of_lengths(stage="length", train=reward_model, length=LengthOptions()))
     assert json.loads((out / "length.json").read_text())["objective"] == "reward_model"
 
 
@@ -399,15 +380,15 @@ def test_an_objective_without_pairs_is_named() -> None:
 
 
 def test_instructions_that_a_model_cannot_read_are_an_error_before_anything_is_sampled(
-    of_command: MakeConfig, tmp_path: Path
+    of_lengths: MakeConfig, tmp_path: Path
 ) -> None:
     words = LengthOptions(length_conditioned=True)
     with pytest.raises(UserError, match="length_instructions: the tokenizer cannot write the longest prompt, with an"):
-        run_self_feedback(of_command(length=words))
+        run_self_feedback(of_lengths(length=words))
     assert not (tmp_path / "out" / "samples.jsonl").exists()
     with pytest.raises(UserError, match=r"length_instructions: the longest prompt.* positions"):
         run_self_feedback(
-            of_command(length=replace(LENGTH, length_instructions=("{prompt}{n}" + "1" * 60, "{prompt}+{n}")))
+            of_lengths(length=replace(LENGTH, length_instructions=("{prompt}{n}" + "1" * 60, "{prompt}+{n}")))
         )
 
 
