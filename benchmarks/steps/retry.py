@@ -19,8 +19,9 @@ from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.sampling import prepare_sampling
 from rlif.files.json_values import read_json
 from rlif.metrics.selection import majority_at_k
+from rlif.options.groups import Labels
 from rlif.retry.command import run as run_retry
-from rlif.retry.options import Labels, RetryConfig
+from rlif.retry.options import RetryConfig
 from rlif.tasks.arithmetic import completion_length, write_jsonl
 from rlif.tasks.built_in_models import pretrained_base
 

@@ -12,6 +12,7 @@ from rlif.options.groups import (
     BatchOptions,
     CompletionOptions,
     HeldOutOptions,
+    Labels,
     LoadingOptions,
     LoraOptions,
     MemoryOptions,
@@ -26,7 +27,6 @@ from rlif.options.groups import (
 )
 from rlif.options.record import check_resume
 
-Labels = Literal["gold", "majority"]
 Keep = Literal["all", "better", "best", "success"]
 FEEDBACK = "That answer is not right. Look for the mistake, and solve the problem again."
 

@@ -17,6 +17,8 @@ from rlif.options.checks import Above, AtLeast, AtMost, Below, Count, Positive
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["float32", "bfloat16"]
 LogitsDtype = Literal["float32"]
+# What tells right answers from wrong ones: gold answers, or what most completions of the prompt agree on.
+Labels = Literal["gold", "majority"]
 Temperature = Annotated[float, AtLeast(0)]
 Seed = Annotated[int, AtLeast(0), Below(2**63)]
 

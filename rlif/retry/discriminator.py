@@ -28,9 +28,9 @@ from rlif.files.versions import versions
 from rlif.metrics.calibration import LogisticModel, auroc, brier_score, fit_logistic, logistic_confidence
 from rlif.metrics.selection import majority_choice
 from rlif.options.checks import Count, check_value
-from rlif.options.groups import Temperature
+from rlif.options.groups import Labels, Temperature
 from rlif.options.record import CONFIG_FILE, read_record
-from rlif.retry.options import Labels, RetryConfig
+from rlif.retry.options import RetryConfig
 from rlif.scoring.confidence import CONFIDENCE_SCORES
 
 # What an attempt has, so that a discriminator may ask for it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -14,6 +14,7 @@ from rlif.options.groups import (
     BatchOptions,
     CompletionOptions,
     DataOptions,
+    Labels,
     LoadingOptions,
     ModelOptions,
     OutputOptions,
@@ -25,7 +26,6 @@ from rlif.options.groups import (
 )
 from rlif.options.record import check_resume
 
-Labels = Literal["gold", "majority"]
 FEEDBACK = "That answer was judged to be wrong. Solve the problem again from the beginning, in another way."
 
 

@@ -17,6 +17,7 @@ from rlif.options.groups import (
     DataOptions,
     HeldOutOptions,
     HeldOutSamplingOptions,
+    Labels,
     LoadingOptions,
     LoraOptions,
     MemoryOptions,
@@ -46,7 +47,6 @@ LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", 
 RewardScale = Literal["group", "batch", "none"]
 ImportanceLevel = Literal["token", "sequence"]
 KLEstimator = Literal["k3", "k3_corrected", "full"]
-VerifyLabels = Literal["gold", "majority"]
 
 REWARD_HELP = (
     "What to maximise. Repeat the option to add several rewards up, weighted (1 where no weight is given): "
@@ -121,7 +121,7 @@ class SolveAndVerifyOptions(VerificationOptions):
     """Completions that are verified in a step, as a share of prompts_per_step. They are drawn in pairs, at least one: a
     right completion and one that is not, so fewer where one kind is lacking."""
 
-    verify_labels: VerifyLabels = "gold"
+    verify_labels: Labels = "gold"
     """What tells which completions are right. gold: the gold answers. majority: the most common answer of the group,
     where two agree, which needs no labels."""
 
