@@ -65,7 +65,7 @@ def tidy_axes(axes: Axes, *, grid: bool = True, right: bool = False) -> None:
 def over_steps(axes: Axes) -> None:
     """Say that a panel goes over the steps of a training, of which there are no halves."""
     axes.set_xlabel("training step")
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
 
 
 def in_percent(axis: Axis) -> None:
