@@ -19,8 +19,8 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.runner import Options, Step
-from rlif.evaluation.completions import Completions, read_completions
-from rlif.evaluation.measure import ALL_SCORES, all_scores, confidences
+from rlif.evaluation.completions import ALL_SCORES, Completions, read_completions
+from rlif.evaluation.measure import all_scores, confidences
 from rlif.files.jsonl import read_rows
 from rlif.metrics.bootstrap import Bootstrap, Resampled
 from rlif.metrics.calibration import (

@@ -30,8 +30,19 @@ from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
 COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "ratings")
+# Of the means that need no gold answer, those that are shares of completions; the others are of scores.
+LABEL_FREE_TITLES = {
+    "answered": "state an answer",
+    "majority_share": "agree with the majority",
+    "confidence_stated": "state their confidence",
+    "verified": "short enough to be verified",
+}
+# The score of how many completions of the group state the same answer.
+AGREEMENT = "agreement"
+# That of all scores of a completion together, which takes labels of other prompts.
+ALL_SCORES = "all_scores"
 # What is measured of every file, under these names.
-TAKEN_NAMES = ("answered", "majority_share", "agreement", "confidence_stated", "all_scores", "verified")
+TAKEN_NAMES = (*LABEL_FREE_TITLES, AGREEMENT, ALL_SCORES)
 # The score of the confidence that completions state themselves.
 VERBALIZED = "verbalized"
 # And of its mean over several analyses of one answer.

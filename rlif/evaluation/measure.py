@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
-from rlif.evaluation.completions import VERBALIZED, VERBALIZED_MEAN, VERIFICATION, Completions
+from rlif.evaluation.completions import AGREEMENT, ALL_SCORES, VERBALIZED, VERBALIZED_MEAN, VERIFICATION, Completions
 from rlif.files.json_values import without_nan
 from rlif.metrics.calibration import (
     ReliabilityBins,
@@ -43,9 +43,6 @@ SCORES_IN_NATS = (
     "self_certainty", "token_entropy", "token_varentropy", "top_confidence", "trajectory_entropy", "sequence_logprob",
     *GROUP_SCORES, *TOP_GROUP_SCORES,
 )  # fmt: skip
-AGREEMENT = "agreement"
-# Of all scores of a completion together, which takes labels of other prompts.
-ALL_SCORES = "all_scores"
 # Share of the stated confidences from which they are said to be one.
 SAME_CONFIDENCE = 0.9
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlif.answers.advice import FEW_ANSWERED
-from rlif.evaluation.completions import Completions
+from rlif.evaluation.completions import LABEL_FREE_TITLES, Completions
 from rlif.evaluation.measure import Evaluation
 from rlif.files.json_values import write_json
 from rlif.files.jsonl import write_rows
@@ -106,15 +106,9 @@ def label_free_table(evaluation: Evaluation) -> Table:
     """Means that need no gold answer."""
     table = Table("without labels", box=None, padding=(0, 2, 0, 0))
     table.add_column("mean", justify="right")
-    names = {
-        "answered": "state an answer",
-        "majority_share": "agree with the majority",
-        "confidence_stated": "state their confidence",
-        "verified": "short enough to be verified",
-    }
     for name, mean in evaluation.label_free.items():
-        if name in names:
-            table.add_row(names[name], percent(mean))
+        if name in LABEL_FREE_TITLES:
+            table.add_row(LABEL_FREE_TITLES[name], percent(mean))
             if name == "answered":
                 for tier, share in evaluation.tiers.items():
                     table.add_row(f"  by {tier}", f"{share:.1%}")

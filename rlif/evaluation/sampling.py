@@ -14,6 +14,7 @@ from rlif.data.prompts import answer_style_of, read_with_options
 from rlif.errors import UserError
 from rlif.evaluation.analyses import mean_confidences
 from rlif.evaluation.completions import VERBALIZED_MEAN, VERIFICATION, completion_row
+from rlif.evaluation.extremes import Extremes
 from rlif.evaluation.options import EvalConfig
 from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
@@ -26,6 +27,7 @@ from rlif.rollouts.rollout import Rollout
 from rlif.rollouts.sample import sample
 from rlif.rollouts.verification import VERIFICATION_SEED, Verifier, make_verifier
 from rlif.scoring.confidence import EVALUATED_OUTPUTS, confidence_scores
+from rlif.scoring.token_confidence import token_confidence
 
 # Tokens sampled at a time where nobody says it, on a GPU.
 MAX_BATCH_TOKENS = 16384
@@ -38,6 +40,8 @@ class EvalSampling:
     config: EvalConfig
     language_model: LanguageModel
     prompts: list[EncodedPrompt]
+    extremes: Extremes
+    """Of what is sampled, to know of which completions the tokens' statistics are kept."""
     verifier: Verifier | None = None
     """What asks the model to verify its completions, if it is to."""
 
@@ -48,6 +52,8 @@ class EvalSampling:
             UserError: the file has other prompts than the data, or cannot be written.
             KeyboardInterrupt: Ctrl-C.
         """
+        if path.exists():
+            self.extremes.take(read_rows(path, argument="resume", growing=True), path)
         append_rows(path, self.prompts, self.batch_size(self.prompts, self.config.num_generations), self.rows)
 
     def batch_size(self, prompts: Sequence[EncodedPrompt], num_generations: int) -> int:
@@ -134,7 +140,7 @@ class EvalSampling:
                 scores[VERIFICATION] = [share_right(each, self.verifier) for each in ratings]
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
         groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]
-        return [
+        made = [
             completion_row(
                 rollout.prompts[group.start],
                 rollout.answers[group.start],
@@ -146,6 +152,18 @@ class EvalSampling:
             )
             for group in groups
         ]
+        with limited_cost():
+            for group, row in zip(groups, made, strict=True):
+                if places := self.extremes.places(row):
+                    row["token_confidence"] = self._token_confidence(rollout, group, places)
+        return made
+
+    def _token_confidence(self, rollout: Rollout, group: slice, places: Sequence[int]) -> list[Any]:
+        """Those of a group's completions at some places, None for the others."""
+        kept: list[Any] = [None] * (group.stop - group.start)
+        for place in places:
+            kept[place] = token_confidence(rollout, group.start + place, self.language_model.tokenizer).to_json()
+        return kept
 
 
 def prepare_sampling(config: EvalConfig) -> EvalSampling:
@@ -169,7 +187,7 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
     )
     check_decoding(language_model, encoded[0].ids)
     verifier = make_verifier(language_model, config, encoded) if config.verify_generations else None
-    return EvalSampling(replace(config, answer_style=style), language_model, encoded, verifier)
+    return EvalSampling(replace(config, answer_style=style), language_model, encoded, Extremes(style), verifier)
 
 
 def share_right(ratings: list[str | None] | None, verifier: Verifier) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from rlif.lab.figures import REWARD_COLORS
 from rlif.lab.findings import TrialResult, course, series
 from rlif.lab.plan import start_name
 from rlif.reporting.charts import Chart, Line
+from rlif.reporting.pictures import Picture, pictures
 from rlif.reporting.run_files import METRICS
 
 LAB_FILE = "lab.json"
@@ -28,7 +27,6 @@ FIGURES = {
     "reliability.png": "Reliability of the mean token probability",
     "guard.png": "Every trial's accuracy at the start, at best, at the guard's choice and at the end",
 }
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ class LabView:
     """Of each start model a panel for each of a few metrics."""
     rewards: list[str]
     """Named in the charts, by the number of their colour."""
-    figures: list[tuple[str, str, bool]]
-    """Pictures as data URIs, each with what it is, and whether it is so wide that it needs all the page has."""
+    figures: list[Picture]
     running: list[tuple[str, int]]
     """Of a lab without a report: each trial so far, and its step."""
 
@@ -110,34 +107,9 @@ def _view(path: Path, summary: dict[str, Any]) -> LabView:
         trials=[_trial(each) for each in results],
         charts=_charts(results, rewards),
         rewards=rewards,
-        figures=_figures(path),
+        figures=pictures(path, FIGURES),
         running=[],
     )
-
-
-def picture(path: Path) -> tuple[str, bool]:
-    """Return a PNG as a data URI, for a page that loads nothing, and whether it is more than twice as wide as high.
-
-    Raises:
-        UserError: it is something else, or cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"runs: cannot read {path}: {error.strerror}") from error
-    if not content.startswith(PNG) or len(content) < 24:
-        raise UserError(f"runs: {path} is no PNG, expected the figure that rlif drew")
-    width, height = struct.unpack_from(">II", content, 16)  # the first chunk of a PNG says it
-    return "data:image/png;base64," + base64.b64encode(content).decode(), width > 2 * height
-
-
-def _figures(path: Path) -> list[tuple[str, str, bool]]:
-    found = []
-    for name, title in FIGURES.items():
-        if (path / name).is_file():
-            source, is_wide = picture(path / name)
-            found.append((source, title, is_wide))
-    return found
 
 
 def _pair(each: dict[str, Any]) -> list[str]:

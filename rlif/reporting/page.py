@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -23,8 +22,11 @@ from rlif.plots.heat_map import (
 )
 from rlif.printable import one_line, printable
 from rlif.reporting.charts import Chart
+from rlif.reporting.completions import Shown
+from rlif.reporting.evaluations import EvaluationView, side_by_side
+from rlif.reporting.intervals import Interval
 from rlif.reporting.labs import LabView
-from rlif.reporting.runs import RunView, Shown, charts_of, run_name
+from rlif.reporting.runs import RunView, charts_of, run_name
 from rlif.scoring.token_confidence import TokenConfidence
 
 TEMPLATE, STYLE = "page.html", "page.css"
@@ -36,11 +38,12 @@ class Subjects:
 
     runs: list[RunView]
     labs: list[LabView]
+    evaluations: list[EvaluationView] = field(default_factory=list)
 
 
 def render(subjects: Subjects) -> str:
     """Return the page as text. Everything that comes from files, and so from models, is escaped."""
-    scales = scales_of(_shown_tokens(subjects.runs))
+    scales = scales_of(_shown_tokens(subjects))
     files = [view.files for view in subjects.runs]
     environment = Environment(
         loader=PackageLoader("rlif.reporting", "templates"),
@@ -60,6 +63,8 @@ def render(subjects: Subjects) -> str:
         names=[each.path.name if subjects.labs else run_name(each, files) for each in files],
         charts=charts_of(files) if files else [],
         labs=subjects.labs,
+        evaluations=subjects.evaluations,
+        compared=side_by_side(subjects.evaluations),
         svg=_svg,
         tokens=lambda shown: _tokens(shown, scales),
         token_words=lambda shown: None if shown.sample.tokens is None else summary(shown.sample.tokens),
@@ -71,7 +76,12 @@ def render(subjects: Subjects) -> str:
 def _title(subjects: Subjects) -> str:
     if subjects.labs:
         return "No Free Lunch, in the lab"
-    return subjects.runs[0].files.title if len(subjects.runs) == 1 else f"{len(subjects.runs)} runs"
+    counts = {"run": len(subjects.runs), "evaluation": len(subjects.evaluations)}
+    if counts == {"run": 1, "evaluation": 0}:
+        return subjects.runs[0].files.title
+    if counts == {"run": 0, "evaluation": 1}:
+        return f"Evaluation of {subjects.evaluations[0].files.title}"
+    return " and ".join(f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count)
 
 
 def _style(environment: Environment, scales: dict[str, Scale]) -> str:
@@ -88,7 +98,7 @@ def _style(environment: Environment, scales: dict[str, Scale]) -> str:
     return f"{style}\n{TOKEN_CSS}\n{chosen}"
 
 
-def _svg(chart: Chart) -> Markup:
+def _svg(chart: Chart | Interval) -> Markup:
     return Markup(chart.svg())
 
 
@@ -109,12 +119,10 @@ def _with_code(text: str) -> Markup:
     )
 
 
-def _shown_tokens(runs: Sequence[RunView]) -> list[TokenConfidence]:
+def _shown_tokens(subjects: Subjects) -> list[TokenConfidence]:
     """The tokens of all completions on the page: one scale for them all, so that their colours compare."""
-    shown = []
-    for run in runs:
-        groups = [each for group in run.rewarded for each in (*group.highest, *group.lowest)]
-        for each in (*groups, *(each for row in run.held_out for each in row if each is not None)):
-            if each.sample.tokens is not None:
-                shown.append(each.sample.tokens)
-    return shown
+    shown = [each for view in subjects.evaluations for _, ends in view.ends for each in ends]
+    for run in subjects.runs:
+        shown += [each for group in run.rewarded for each in (*group.highest, *group.lowest)]
+        shown += [each for row in run.held_out for each in row if each is not None]
+    return [each.sample.tokens for each in shown if each.sample.tokens is not None]

@@ -1,4 +1,4 @@
-"""From directories to a page: which of them are runs and which are labs."""
+"""From directories to a page: which of them are runs, which labs and which evaluations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from rlif.errors import UserError
 from rlif.files.whole import write_text
 from rlif.lab.plan import Trial
+from rlif.reporting.evaluation_files import is_evaluation, read_evaluation
+from rlif.reporting.evaluations import view_evaluation
 from rlif.reporting.labs import is_lab, view_lab
 from rlif.reporting.page import Subjects, render
 from rlif.reporting.run_files import METRICS, is_run, read_run
@@ -18,10 +20,10 @@ TRIAL = f"runs/{Trial(0, 0.0, 'self_certainty').name}"
 
 
 def report(runs: str | Path | Sequence[str | Path], output: str | Path = "report.html") -> Path:
-    """Write what runs did as one HTML page that needs no network, and return where it is.
+    """Write what runs and evaluations show as one HTML page that needs no network, and return where it is.
 
     Args:
-        runs: one directory of `rlif train`, `rlif demo` or `rlif lab`, finished or not, or several.
+        runs: one directory of `rlif train`, `rlif demo`, `rlif lab` or `rlif eval`, finished or not, or several.
         output: the page, which is written anew.
 
     Raises:
@@ -34,14 +36,14 @@ def report(runs: str | Path | Sequence[str | Path], output: str | Path = "report
 
 
 def read_subjects(directories: Sequence[Path]) -> Subjects:
-    """Read the runs and the labs that directories hold.
+    """Read the runs, the labs and the evaluations that directories hold.
 
     Raises:
-        UserError: none is given, or one holds neither.
+        UserError: none is given, or one holds none of these.
     """
     if not directories:
         raise UserError("runs: got none, expected at least one directory of a run")
-    runs, labs = [], []
+    runs, labs, evaluations = [], [], []
     for path in directories:
         inside = runs_inside(path)
         if is_lab(path):
@@ -50,10 +52,14 @@ def read_subjects(directories: Sequence[Path]) -> Subjects:
                 runs.append(view_run(read_run(path / TRIAL)))
         elif inside:
             runs += [view_run(read_run(each)) for each in inside]
+        elif is_evaluation(path):
+            evaluations.append(view_evaluation(read_evaluation(path)))
         else:
             what = "has no " + METRICS if path.is_dir() else "is no directory"
-            raise UserError(f"runs: {path} {what}, expected the directory of `rlif train`, `rlif demo` or `rlif lab`")
-    return Subjects(runs, labs)
+            raise UserError(
+                f"runs: {path} {what}, expected the directory of `rlif train`, `rlif demo`, `rlif lab` or `rlif eval`"
+            )
+    return Subjects(runs, labs, evaluations)
 
 
 def runs_inside(path: Path) -> list[Path]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_metrics, read_rows
 from rlif.files.lock import LOCK_FILE, is_locked
-from rlif.options.fields import options_of
-from rlif.options.record import CONFIG_FILE
-from rlif.options.yaml_file import read_config
+from rlif.reporting.records import Record, read_record
 from rlif.scoring.token_confidence import TokenConfidence
 from rlif.training.options import TrainConfig
 
@@ -46,23 +43,15 @@ class RunFiles:
     metrics: list[dict[str, float]]
     """The rows of metrics.jsonl; at least one."""
     samples: list[Sample]
-    options: dict[str, Any]
-    """Every option of the run that is on record."""
-    versions: str | None
-    """Of what the run ran with."""
+    record: Record
     is_running: bool
     """Whether a process on this machine is writing to it."""
     has_model: bool
 
-    def option(self, name: str) -> Any:
-        """Return an option, at its default where the record lacks it; of a required one, words that say so."""
-        known = options_of(TrainConfig)[name]
-        return self.options.get(name, "not on record" if known.required else known.default())
-
     @property
     def title(self) -> str:
         """The rewards, or the name of the directory where nothing says what they were."""
-        rewards = self.options.get("reward")
+        rewards = self.record.options.get("reward")
         return "+".join(map(str, rewards)) if rewards else self.path.resolve().name
 
     @property
@@ -86,18 +75,12 @@ def read_run(path: Path) -> RunFiles:
         raise UserError(f"runs: {path} has no metrics yet, expected a run of one step at least")
     if (wrong := next((row["step"] for row in metrics if abs(row["step"]) > MAX_STEP), None)) is not None:
         raise UserError(f"runs: {path / METRICS}: got step {wrong:g}, expected at most {MAX_STEP:g}")
-    config, options, versions = path / CONFIG_FILE, {}, None
-    if config.exists():
-        options = read_config(config, TrainConfig, "rlif train", argument="runs")
-        header = config.read_text(encoding="utf-8").partition("\n")[0]
-        versions = header[1:].strip() if header.startswith("#") else None
     samples = path / SAMPLES
     return RunFiles(
         path=path,
         metrics=metrics,
         samples=read_samples(samples) if samples.exists() else [],
-        options=options,
-        versions=versions,
+        record=read_record(path, TrainConfig, "rlif train"),
         is_running=is_locked(path / LOCK_FILE),
         has_model=(path / "model").is_dir(),
     )
@@ -123,12 +106,6 @@ def _sample(row: Row, place: str) -> Sample:
         raise UserError(f"{place}: got step {str(step)[:40]!r}, expected a whole number")
     if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float) or abs(reward) > 1e300):
         raise UserError(f"{place}: got reward {str(reward)[:40]!r}, expected a number")
-    tokens = None
-    if kept is not None:
-        try:
-            tokens = TokenConfidence.from_json(row["completion"], _mapping(kept))
-        except ValueError as error:
-            raise UserError(f"{place}: got {error}, expected the tokens of its completion") from error
     return Sample(
         step=int(step),
         split=split if isinstance(split, str) else "eval",
@@ -138,14 +115,22 @@ def _sample(row: Row, place: str) -> Sample:
         answer=_text(row.get("answer")),
         finished=row.get("finished") is not False,
         reward=None if reward is None or not math.isfinite(reward) else float(reward),
-        tokens=tokens,
+        tokens=None if kept is None else read_tokens(row["completion"], kept, place),
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("tokens that are no object")
-    return value
+def read_tokens(completion: str, kept: object, place: str) -> TokenConfidence:
+    """Put together what is kept of a completion's tokens.
+
+    Raises:
+        UserError: beginning with `place`: it is something else, or of another completion.
+    """
+    try:
+        if not isinstance(kept, dict):
+            raise ValueError("tokens that are no object")
+        return TokenConfidence.from_json(completion, kept)
+    except ValueError as error:
+        raise UserError(f"{place}: got {error}, expected the tokens of its completion") from error
 
 
 def _text(value: object) -> str | None:

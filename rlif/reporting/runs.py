@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rlif.answers.matching import is_right
 from rlif.answers.math_verification import limited_cost
 from rlif.errors import UserError
-from rlif.options.fields import options_of
 from rlif.plots.runs import PANELS
 from rlif.reporting.charts import Chart, Line
+from rlif.reporting.completions import Shown, shown, without_colours
 from rlif.reporting.decisions import GuardReport, guard_report
 from rlif.reporting.run_files import METRICS, RunFiles, Sample, steps_of
-from rlif.training.options import TrainConfig
 
 # Held-out prompts of which completions are shown, of the first that are kept.
 SHOWN_PROMPTS = 4
@@ -24,17 +21,6 @@ SHOWN_EXTREMES = 2
 # Metrics that are shares.
 PERCENT = {"accuracy", "eos_rate", "consensus"}
 SUMMARY = {**PANELS, "consensus": "share that agrees with the start model"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One completion on the page."""
-
-    sample: Sample
-    verdict: str
-    """What became of its answer, in words."""
-    is_right: bool | None
-    """None where nothing tells."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +68,7 @@ def view_run(files: RunFiles) -> RunView:
         UserError: its metrics are damaged.
     """
     try:
-        guard = guard_report(files.metrics, files.option("guard_patience"))
+        guard = guard_report(files.metrics, files.record.option("guard_patience"))
     except ValueError as error:
         raise UserError(f"runs: {files.path / METRICS}: {error}") from error
     columns = columns_of(files, guard)
@@ -93,7 +79,7 @@ def view_run(files: RunFiles) -> RunView:
         files=files,
         state=state_of(files, guard),
         facts=_facts(files),
-        changed=_changed(files),
+        changed=files.record.changed(),
         columns=columns,
         summary=_summary(files.metrics, columns),
         guard=guard,
@@ -106,13 +92,13 @@ def view_run(files: RunFiles) -> RunView:
 
 def state_of(files: RunFiles, guard: GuardReport | None) -> str:
     """Say whether a run is finished, and how it ended."""
-    last, planned = files.last_step, files.options.get("max_steps")
+    last, planned = files.last_step, files.record.options.get("max_steps")
     of = f"step {last}" if planned is None else f"step {last} of {planned}"
     if files.is_running:
         return f"Still running: {of}. The page shows what there is so far."
     if files.has_model and (planned is None or last >= planned):
         return f"Finished after step {last}."
-    if files.has_model and guard is not None and guard.would_stop == last and files.option("guard") == "stop":
+    if files.has_model and guard is not None and guard.would_stop == last and files.record.option("guard") == "stop":
         return f"Ended by the guard at {of}."
     if files.has_model:
         return f"Not finished: stopped at {of}, where its model was saved."
@@ -174,7 +160,7 @@ def shown_value(metric: str, value: float | None) -> str:
 
 
 def _best_step(run: RunFiles) -> int | None:
-    report = guard_report(run.metrics, run.option("guard_patience"))
+    report = guard_report(run.metrics, run.record.option("guard_patience"))
     return None if report is None else report.best_step
 
 
@@ -192,10 +178,9 @@ def _summary(rows: Sequence[Mapping[str, float]], columns: Sequence[Column]) -> 
 
 def _facts(files: RunFiles) -> list[tuple[str, str]]:
     """What the run was: what a reader asks first."""
-    options = files.options
-    if not options:
+    if not files.record.options:
         return [("Record", "The directory has no config.yaml, so that nothing says what the run was.")]
-    option = files.option
+    option = files.record.option
     facts = [
         ("Start model", str(option("model"))),
         ("Prompts", str(option("data"))),
@@ -214,28 +199,15 @@ def _facts(files: RunFiles) -> list[tuple[str, str]]:
         ("Weights", f"LoRA of rank {option('lora_rank')}" if option("lora_rank") else "all are trained"),
         ("Guard", f"{option('guard')}, patience {option('guard_patience')}"),
     ]
-    if files.versions:
-        facts.append(("Versions", files.versions))
+    if files.record.versions:
+        facts.append(("Versions", files.record.versions))
     return facts
-
-
-def _changed(files: RunFiles) -> list[tuple[str, str]]:
-    known = options_of(TrainConfig)
-    return [
-        (name, _written(value))
-        for name, value in files.options.items()
-        if known[name].required or value != known[name].default()
-    ]
-
-
-def _written(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _guard_note(files: RunFiles, guard: GuardReport | None) -> str:
     """Say what the guard's decisions led to."""
     if guard is None:
-        off = files.options.get("guard") == "off"
+        off = files.record.options.get("guard") == "off"
         return "The run had no guard." if off else "The guard has seen no evaluation yet."
     collapse = f" {_sentence(guard.collapse)}." if guard.collapse else ""
     if guard.best_step is None:
@@ -260,7 +232,8 @@ def _rewarded(samples: Sequence[Sample], step: int) -> Rewarded:
     found = [each for each in _with_reward(samples) if each.split == "train" and each.step == step]
     found.sort(key=lambda each: -(each.reward or 0.0))
     count = min(SHOWN_EXTREMES, max(1, len(found) // 2))
-    return Rewarded(step, _shown(found[:count]), _shown(found[max(count, len(found) - count) :]))
+    lowest = found[max(count, len(found) - count) :]
+    return Rewarded(step, list(map(shown, found[:count])), list(map(shown, lowest)))
 
 
 def _held_out(samples: Sequence[Sample], steps: Sequence[int]) -> list[list[Shown | None]]:
@@ -271,33 +244,14 @@ def _held_out(samples: Sequence[Sample], steps: Sequence[int]) -> list[list[Show
         found = [at[step][number] if number < len(at[step]) else None for step in steps]
         prompts = {each.prompt for each in found if each is not None}
         if len(prompts) == 1:
-            table.append([None if each is None else _shown([each])[0] for each in found])
+            table.append([None if each is None else shown(each) for each in found])
     return table
 
 
-def _shown(samples: Sequence[Sample]) -> list[Shown]:
-    return [Shown(each, *_verdict(each)) for each in samples]
-
-
-def _verdict(sample: Sample) -> tuple[str, bool | None]:
-    ending = "" if sample.finished else ", cut off"
-    if sample.stated is None:
-        return f"states no answer{ending}", False if sample.answer is not None else None
-    if sample.answer is None:
-        return f"states {sample.stated}{ending}", None
-    if is_right(sample.stated, sample.answer):
-        return f"right: {sample.stated}{ending}", True
-    return f"states {sample.stated}, right is {sample.answer}{ending}", False
-
-
 def _note(rewarded: Sequence[Rewarded], held_out: Sequence[Sequence[Shown | None]]) -> str | None:
-    shown = [each for group in rewarded for each in (*group.highest, *group.lowest)]
-    shown += [each for row in held_out for each in row if each is not None]
-    if not shown:
-        return "The run has kept no completions yet."
-    if any(each.sample.tokens is not None for each in shown):
-        return None
-    return "These completions have no colours: the version of rlif that ran kept no statistics of their tokens."
+    found = [each for group in rewarded for each in (*group.highest, *group.lowest)]
+    found += [each for row in held_out for each in row if each is not None]
+    return without_colours(found, "run")
 
 
 def _sentence(text: str) -> str:

@@ -32,7 +32,7 @@ EXAMPLES = 100  # of a file that is read in a millisecond
 
 # Of the files and endings that the code names, those that no command reads again, and those read under another name.
 ONLY_WRITTEN = {
-    "comparison.png", "confidence.png", "diagnosis.json", "eval.json", "explanation.json", "explanation.png",
+    "comparison.png", "confidence.png", "diagnosis.json", "explanation.json", "explanation.png",
     "figure.png", "guard.png", "introspect.json", "introspect.png", "lab.json", "length.json", "majority.jsonl",
     "measure.json", "mixes.png", "ranking.json", "reliability.png", "report.html", "report.md", "retry.json",
     "retry.png", "risk_coverage.png", "training.png",

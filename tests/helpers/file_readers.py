@@ -236,8 +236,22 @@ def read_lab(path: Path, models: Models) -> object:
     return render(read_subjects([path.parent]))
 
 
+def read_evaluation(path: Path, models: Models) -> object:
+    """As of an evaluation whose other files are as they were."""
+    import made_evaluations
+    from rlif.reporting.page import render
+    from rlif.reporting.report import read_subjects
+
+    rows = "".join(json.dumps(row) + "\n" for row in made_evaluations.ROWS[:2])
+    results = json.dumps(made_evaluations.results())
+    for name, text in (("completions.jsonl", rows), ("eval.json", results), ("config.yaml", made_evaluations.CONFIG)):
+        if name != path.name:
+            (path.parent / name).write_text(text)
+    return render(read_subjects([path.parent]))
+
+
 def read_figure(path: Path, models: Models) -> object:
-    from rlif.reporting.labs import picture
+    from rlif.reporting.pictures import picture
 
     return picture(path)
 

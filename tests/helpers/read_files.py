@@ -27,6 +27,7 @@ from file_readers import (
     read_conditioned,
     read_diagnoses,
     read_discriminator,
+    read_evaluation,
     read_figure,
     read_finished,
     read_lab,
@@ -59,10 +60,12 @@ from file_readers import (
     trial,
 )
 from hostile import SMALL_VALUES, broken, changed, csv_file, json_file, jsonl_file, parquet_file, safetensors_file
+from made_evaluations import ROWS as EVALUATED
+from made_evaluations import results
 from made_runs import RISE_AND_FALL, SAMPLES
 from rlif.cli import COMMANDS, options_class
 from rlif.lab.report import POLICIES
-from rlif.reporting.labs import PNG
+from rlif.reporting.pictures import PNG
 
 ROOT = Path(__file__).parents[2]
 PROMPTS: list[dict[str, object]] = [
@@ -235,6 +238,10 @@ READ: dict[str, ReadFile] = {
     "samples.jsonl, of a run": ReadFile(lambda models: jsonl_file(SAMPLES[::5]), read_run, name="samples.jsonl"),
     "metrics.jsonl, reported": ReadFile(lambda models: jsonl_file(RISE_AND_FALL), read_run, name="metrics.jsonl"),
     "config.yaml, reported": ReadFile(lambda models: yaml_file("train"), read_run, name="config.yaml", costs=3),
+    "eval.json": ReadFile(lambda models: json_file(results()), read_evaluation),
+    "completions.jsonl, reported": ReadFile(
+        lambda models: jsonl_file(EVALUATED[:2]), read_evaluation, name="completions.jsonl", costs=2
+    ),
     "lab.json": ReadFile(lambda models: json_file(lab()), read_lab, costs=3),
     "guard.png": ReadFile(lambda models: broken(PNG + 16 * b"picture"), read_figure),
     "samples.settings.json": ReadFile(lambda models: json_file({"model": "a", "seed": 0}), read_settings),

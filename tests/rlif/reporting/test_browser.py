@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from made_evaluations import ROWS, row, write_evaluated
 from made_runs import SAMPLES, sample, write_run
 from rlif.reporting.report import report
 
@@ -71,7 +72,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("browser")
     evil = "<script>window.evil = true</script><img src=x onerror='window.evil = true'>"
     samples = [sample(0, evil), sample(0, LONG, prompt=LONG), *SAMPLES]
-    return report(write_run(directory / "run", samples=samples), directory / "report.html")
+    run = write_run(directory / "run", samples=samples)
+    evaluation = write_evaluated(directory / "evaluation", [row(9, prompt=LONG), *ROWS])
+    return report([run, evaluation], directory / "report.html")
 
 
 def seen(page: Path, width: int, dark: bool) -> dict[str, Any]:
