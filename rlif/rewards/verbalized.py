@@ -16,7 +16,7 @@ from rlif.rewards.interface import uses
 FORMAT, CORRECT, BRIER = 0.5, 0.5, 0.5
 
 
-@uses(answers=True)
+@uses(answers=True, form=True)
 def rlcr(completions: list[str], answers: list[str | None]) -> list[float]:
     """Reward format, right answers and calibration: 0.5 + 0.5 c + 0.5 (1 - (c - q)²) (RLCR, arXiv 2507.16806).
 
@@ -32,7 +32,7 @@ def rlcr(completions: list[str], answers: list[str | None]) -> list[float]:
     return _rewards(tags, right)
 
 
-@uses()
+@uses(form=True)
 def rlcr_majority(completions: list[str], num_generations: int) -> list[float]:
     """`rlcr` without labels: c is 1 for the most common answer of the group, so that q is to foretell agreement.
 
