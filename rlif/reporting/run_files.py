@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlif.answers.matching import GoldAnswer
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_metrics, read_rows
 from rlif.files.lock import LOCK_FILE, is_locked
@@ -32,7 +33,7 @@ class Sample:
     prompt: str
     completion: str
     stated: str | None
-    answer: str | None
+    answer: GoldAnswer | None
     finished: bool
     reward: float | None
     tokens: TokenConfidence | None
@@ -135,7 +136,7 @@ def _sample(row: Row, place: str) -> Sample:
         prompt=row["prompt"],
         completion=row["completion"],
         stated=_text(row.get("stated")),
-        answer=_text(row.get("answer")),
+        answer=_gold(row.get("answer")),
         finished=row.get("finished") is not False,
         reward=None if reward is None or not math.isfinite(reward) else float(reward),
         tokens=tokens,
@@ -146,6 +147,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("tokens that are no object")
     return value
+
+
+def _gold(value: object) -> GoldAnswer | None:
+    return tuple(map(str, value)) if isinstance(value, list) else _text(value)
 
 
 def _text(value: object) -> str | None:

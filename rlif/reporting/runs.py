@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlif.answers.gold import in_words
 from rlif.answers.matching import is_right
 from rlif.answers.math_verification import limited_cost
 from rlif.errors import UserError
@@ -287,7 +288,7 @@ def _verdict(sample: Sample) -> tuple[str, bool | None]:
         return f"states {sample.stated}{ending}", None
     if is_right(sample.stated, sample.answer):
         return f"right: {sample.stated}{ending}", True
-    return f"states {sample.stated}, right is {sample.answer}{ending}", False
+    return f"states {sample.stated}, right is {in_words(sample.answer)}{ending}", False
 
 
 def _note(rewarded: Sequence[Rewarded], held_out: Sequence[Sequence[Shown | None]]) -> str | None:
