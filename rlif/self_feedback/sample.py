@@ -172,7 +172,8 @@ def _fault(row: Row, first: Row) -> str | None:
 
 
 def _is_gold(value: object) -> bool:
-    return isinstance(value, str | None) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+    texts = value if isinstance(value, list) and value else [value]
+    return value is None or all(isinstance(each, str) for each in texts)
 
 
 def _is_score(value: object) -> bool:
