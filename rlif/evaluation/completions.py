@@ -2,8 +2,9 @@
 
     {"prompt": "…", "answer": "42", "completions": ["…#### 42", "…"], "scores": {"self_certainty": [9.1, 8.7]}}
 
-`answer` is the gold one, which may be missing. A file from elsewhere may have `answers`, those that the completions
-state (null where one states none), in place of `completions`, and scores by any names; higher means more confident.
+`answer` is the gold one, or a list of those that are right, and may be missing. A file from elsewhere may have
+`answers`, those that the completions state (null where one states none), in place of `completions`, and scores by any
+names; higher means more confident.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers
-from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
-from rlif.answers.matching import is_right
+from rlif.answers.extract import AnswerStyle, stated_answer
+from rlif.answers.gold import gold_answer, written_out
+from rlif.answers.matching import GoldAnswer, is_right
 from rlif.answers.tags import read_confidence, read_tags
 from rlif.data.tables import read_file, shorten
 from rlif.errors import UserError
@@ -60,7 +62,7 @@ class Completions:
 
     prompts: list[str]
     """P prompts."""
-    golds: list[str | None]
+    golds: list[GoldAnswer | None]
     """P gold answers; None where there is none."""
     answers: list[list[str | None]]
     """P x N answers that the completions state; None where one states none."""
@@ -130,7 +132,7 @@ class Completions:
 
 
 def completion_row(
-    prompt: str, gold: str | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
+    prompt: str, gold: GoldAnswer | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
 ) -> Row:
     """Return one row of the file: a prompt with its completions."""
     # float32 holds no more digits than these.
@@ -152,7 +154,7 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
             or more completions than the first one's, or other scores; naming the line.
     """
     prompts: list[str] = []
-    golds: list[str | None] = []
+    golds: list[GoldAnswer | None] = []
     answers: list[list[str | None]] = []
     found = _Found()
     scores: dict[str, list[list[float]]] = {}
@@ -291,14 +293,22 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
-def _gold(value: object, place: str) -> str | None:
-    is_number = isinstance(value, Decimal | int | float) and not isinstance(value, bool)
-    return gold_answer(value if value is None or is_number else _text(value, "answer", place))
+def _gold(value: object, place: str) -> GoldAnswer | None:
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str):
+            _text(each, "answer", place)
+    try:
+        return gold_answer(value)
+    except TypeError as error:
+        raise UserError(
+            f"{place}: got {_shown(value)} for `answer`, expected text, a number, true or false, or a list of those "
+            "that are right"
+        ) from error
 
 
 def _text(value: object, name: str, place: str) -> str:
     if isinstance(value, Decimal | int | float) and not isinstance(value, bool) and name.startswith("answer"):
-        return gold_answer(value) or ""  # written out as gold answers are
+        return written_out(value)  # as gold answers are
     if not isinstance(value, str):
         raise UserError(f"{place}: got {_shown(value)} for `{name}`, expected text")
     try:

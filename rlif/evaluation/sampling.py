@@ -253,7 +253,8 @@ def finished_rows(path: Path, prompts: Sequence[EncodedPrompt]) -> int:
     if len(rows) > len(prompts):
         raise UserError(f"resume: {path} has {len(rows)} prompts, but the data has {len(prompts)}; expected no change")
     for number, (row, prompt) in enumerate(zip(rows, prompts, strict=False), start=1):
-        for name, key, wanted in (("prompt", "prompt", prompt.text), ("gold answer", "answer", prompt.answer)):
+        gold = list(prompt.answer) if isinstance(prompt.answer, tuple) else prompt.answer
+        for name, key, wanted in (("prompt", "prompt", prompt.text), ("gold answer", "answer", gold)):
             if key not in row:
                 raise UserError(f"resume: {path}, line {number} is damaged: it has no {key!r}")
             if row[key] != wanted:

@@ -26,7 +26,7 @@ INPUTS = {
     "completion_mask": "(n, T) bool tensor: True up to and including the EOS",
     "stats": "rlif_kernels.TokenStats of detached (n, T) float32 tensors in nats, 0 outside the mask",
     "stated": "list of n final answers that the completions state (rlif.answers.extract.Stated), None for none",
-    "answers": "list of n gold answers, None where the data has none",
+    "answers": "list of n gold answers, a tuple where any of several is right, None where the data has none",
     "finished": "(n,) bool tensor: False for a completion that was cut off",
     "num_generations": "int, the completions of one prompt",
     "tokenizer": "the tokenizer of transformers that made the ids",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import Stated, stated_answer
-from rlif.answers.matching import is_right
+from rlif.answers.matching import GoldAnswer, is_right
 from rlif.answers.tags import Tagged, read_tags, strict_confidence
 from rlif.rewards.interface import uses
 
@@ -17,7 +17,7 @@ FORMAT, CORRECT, BRIER = 0.5, 0.5, 0.5
 
 
 @uses(answers=True, form=True)
-def rlcr(completions: list[str], answers: list[str | None]) -> list[float]:
+def rlcr(completions: list[str], answers: list[GoldAnswer | None]) -> list[float]:
     """Reward format, right answers and calibration: 0.5 + 0.5 c + 0.5 (1 - (c - q)²) (RLCR, arXiv 2507.16806).
 
     Here c is 1 for a right answer, else 0, and q the confidence. A completion whose tags do not stand as they should,

@@ -25,7 +25,7 @@ from rlif.answers.extract import AnswerStyle
 from rlif.errors import UserError
 from rlif.files.directories import write_directory
 from rlif.integrations.trl.fused import checked_head
-from rlif.integrations.trl.rewards import gold_answers, style_of
+from rlif.integrations.trl.rewards import as_stored, gold_answers, style_of
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.scoring.scorer import Scorer
@@ -108,7 +108,7 @@ class GuardCallback(TrainerCallback):
         self.answer_style = answer_style
         self.warning: str | None = None
         self.directory = Path(trainer.args.output_dir) / BEST
-        self.prompts = self._encoded(list(prompts), answer_column)
+        self.prompts = self._encoded(prompts, answer_column)
         self.consensus: list[str | None] = []
         # As many completions at a time as one process samples in training, in whole groups: each evaluates all prompts.
         groups = trainer.args.generation_batch_size // trainer.accelerator.num_processes // num_generations
@@ -208,7 +208,8 @@ class GuardCallback(TrainerCallback):
         finally:
             model.train(training)
 
-    def _encoded(self, rows: list[Mapping[str, Any]], answer_column: str) -> list[EncodedPrompt]:
+    def _encoded(self, held_out: Iterable[Mapping[str, Any]], answer_column: str) -> list[EncodedPrompt]:
+        rows = list(held_out)
         if not rows:
             raise UserError("prompts: got none, expected at least one held-out prompt")
         for row in rows:
@@ -222,7 +223,8 @@ class GuardCallback(TrainerCallback):
         ids, images, _ = self.trainer._tokenize_prompts(prompts)
         if images is not None:
             raise UserError("prompt: got images, expected text")
-        answers = gold_answers([row.get(answer_column) for row in rows], answer_column)
+        golds = as_stored([row.get(answer_column) for row in rows], held_out, answer_column)
+        answers = gold_answers(golds, f"{answer_column}, row {{}} of the prompts")
         style = self.answer_style or style_of(prompts)
         return [
             EncodedPrompt(str(prompt), answer, each, style)
