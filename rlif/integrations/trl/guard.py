@@ -89,8 +89,9 @@ class GuardCallback(TrainerCallback):
                 gold answers, which rewards that have labels may teach against the start model's.
 
         Raises:
-            UserError: no prompts, gold answers to fewer than half of them where `labels` is "gold", a column of theirs that is missing or of another type, which it names, a number below
-                1, or a trainer or model that the guard cannot evaluate.
+            UserError: no prompts, gold answers to fewer than half of them where `labels` is "gold", a column of theirs
+                that is missing or of another type, which it names, a number below 1, or a trainer or model that the
+                guard cannot evaluate.
         """
         if action not in ("stop", "warn"):
             raise UserError(f"action: got {action!r}, expected 'stop' or 'warn'")
