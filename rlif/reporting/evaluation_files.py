@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlif.answers.math_verification import limited_cost
 from rlif.errors import UserError
@@ -17,6 +18,7 @@ from rlif.evaluation.options import EvalConfig
 from rlif.files.json_values import read_json
 from rlif.files.jsonl import Row, read_rows
 from rlif.files.lock import LOCK_FILE, is_locked
+from rlif.options.record import CONFIG_FILE
 from rlif.reporting.completions import Shown, shown
 from rlif.reporting.records import Record, read_record
 from rlif.reporting.run_files import Sample, read_tokens
@@ -53,7 +55,7 @@ class EvaluationFiles:
 
 def is_evaluation(path: Path) -> bool:
     """Tell whether a directory is that of an evaluation, finished or not."""
-    return (path / RESULTS).is_file() or (path / COMPLETIONS).is_file()
+    return (path / RESULTS).is_file() or all((path / name).is_file() for name in (COMPLETIONS, CONFIG_FILE))
 
 
 def read_evaluation(path: Path) -> EvaluationFiles:
@@ -99,16 +101,21 @@ def _ends(path: Path, record: Record) -> tuple[str, dict[End, list[Shown]]]:
         for end, places in found.items():
             places.sort(key=lambda at: scores[at], reverse=end.is_sure)
             ends[end] = [
-                _shown(path, rows, completions, name or AGREEMENT, scores, at)
+                _shown(path, rows, completions, at, f"{name or AGREEMENT} {_compared(scores, at, end.is_sure)}")
                 for at in places[:SHOWN]
                 if isinstance(rows[at[0]].get("completions"), list)
             ]
     return name or AGREEMENT, {end: each for end, each in ends.items() if each}
 
 
-def _shown(
-    path: Path, rows: list[Row], completions: Completions, name: str, scores: np.ndarray, at: tuple[int, int]
-) -> Shown:
+def _compared(scores: NDArray[np.float64], at: tuple[int, int], is_sure: bool) -> str:
+    """A score among those of all completions; nothing is surer than all of them."""
+    beyond = scores < scores[at] if is_sure else scores > scores[at]
+    percent = 100 * int(beyond.sum()) // beyond.size
+    return f"{scores[at]:.4g}, {'surer' if is_sure else 'less sure'} than {percent}% of all"
+
+
+def _shown(path: Path, rows: list[Row], completions: Completions, at: tuple[int, int], heading: str) -> Shown:
     row, place = rows[at[0]], at[1]
     text, kept = row["completions"][place], row.get("token_confidence")
     where = f"runs: {path}, line {at[0] + 1}"
@@ -118,7 +125,6 @@ def _shown(
             raise UserError(f"{where}: got `token_confidence` {str(kept)[:40]}, expected one for each completion")
         tokens = None if kept[place] is None else read_tokens(text, kept[place], where)
     finished = row.get("finished")
-    surer = float((scores < scores[at]).mean())
     return shown(
         Sample(
             step=0,
@@ -131,5 +137,5 @@ def _shown(
             reward=None,
             tokens=tokens,
         ),
-        f"{name} {scores[at]:.4g}, surer than {surer:.0%}",
+        heading,
     )
