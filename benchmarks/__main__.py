@@ -27,6 +27,7 @@
   rlcr           confidence in words on the built-in task: a reward for it, beside right answers alone
   collapse       whether the collapse step tells what right answers gain the lab's start models, and trainings on few
                  prompts
+  guard          what the guard keeps where right answers unlearn a misconception, by gold answers and by majorities
   evidence       what confidence knows about the answers in --completions FILE, which `rlif eval` wrote
   shared-prompts an update where completions share their prompt, and where each has its own
   real-step      the whole training step of the model in --model DIR, with and without shared prompts, and TRL's
@@ -64,7 +65,7 @@ SUITE_NAMES = (
     "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators", "verify", "retry",
     "introspect",
     "length-conditioned",
-    "rlcr", "collapse",
+    "rlcr", "collapse", "guard",
 )  # fmt: skip
 NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
 

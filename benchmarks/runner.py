@@ -51,6 +51,7 @@ SUITES = {
     "length-conditioned": "benchmarks.steps.length_conditioned",
     "rlcr": "benchmarks.steps.rlcr",
     "collapse": "benchmarks.steps.collapse",
+    "guard": "benchmarks.steps.guard",
 }
 
 

@@ -8,6 +8,7 @@ from benchmarks.report.answering import evidence, word_prompts
 from benchmarks.report.collapse import collapse
 from benchmarks.report.explain import explain
 from benchmarks.report.gpu import gpu_report, gpu_table
+from benchmarks.report.guard import guard
 from benchmarks.report.introspect import introspect
 from benchmarks.report.kl_estimators import kl_estimators
 from benchmarks.report.length_conditioned import length_conditioned
@@ -288,6 +289,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "explain": explain,
     "rlcr": rlcr,
     "collapse": collapse,
+    "guard": guard,
 }
 # What a report says of each suite.
 SUITE_TABLES = TABLES | {

@@ -23,7 +23,7 @@ from rlif.tasks.built_in_models import pretrained_base
 from rlif.training.loop import train
 from rlif.training.options import TrainConfig
 
-SEEDS = 2
+SEEDS = 3
 # Steps of a run, those between checkpoints, problems to explain with, completions of each model.
 SIZES = {"full": (60, 20, 128, 8), "quick": (40, 20, 32, 8), "tiny": (2, 1, 5, 2)}
 KEPT = ("concordance", "against_right", "coefficient")

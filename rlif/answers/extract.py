@@ -18,8 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
-from numbers import Integral, Rational, Real
 from typing import Literal
 
 from rlif.answers.decoration import Span, undecorated
@@ -36,8 +34,6 @@ _UNBRACED_BOX = re.compile(r"\\boxed\s+([^\s{}$]+)")
 _VALUE = re.compile(
     r"[-+\u2212\u00b1]?\s?[\d.$\u20ac\u00a3\u00a5\\({\[|\u221a\u03c0\u221e]|[A-Za-z](?:\s*=|[^\sA-Za-z]|\s*$)"
 )
-# A number is written out up to so many zeros: an exponent may have any number of digits.
-_MOST_ZEROS = 1000
 # Words behind a marker are a heading if as many characters of text follow.
 _SHORTEST_SECTION = 20
 # How a heading begins all the same: "2. Solve", "1) First", "3 Ways".
@@ -87,38 +83,6 @@ def extract_answer(text: str, *, style: AnswerStyle = "strict", finished: bool |
     """Return the text of `stated_answer`, or None."""
     stated = stated_answer(text, style=style, finished=finished)
     return None if stated is None else stated.text
-
-
-def gold_answer(value: object) -> str | None:
-    """Return a data set's gold answer as text: of a whole solution the final answer, else itself; None for none.
-
-    Numbers are written out in full and exactly as they were given: 1e-05 is `0.00001`, and a number of numpy is the
-    shortest decimal that its own width tells from its neighbours. None, NaN, NaT and empty text are no answer.
-
-    Raises:
-        TypeError: it is neither text nor a number.
-    """
-    if value is None or isinstance(value, bool) or not isinstance(value, str | Decimal | Real):
-        if value is None or str(value) == "NaT":
-            return None
-        raise TypeError(f"answer: got {value!r}, expected text or a number")
-    text = value.strip() if isinstance(value, str) else _written_out(value)
-    answer = extract_answer(text) or text
-    return None if answer in ("", "####") else answer
-
-
-def _written_out(number: Decimal | Real) -> str:
-    """A number in digits, without exponent unless it has a thousand digits; nothing for NaN."""
-    if isinstance(number, Rational) and not isinstance(number, Integral):
-        return f"{number.numerator}/{number.denominator}"
-    if isinstance(number, Decimal):
-        exact = number
-    else:
-        # str() is the shortest decimal of the number's own width; float() would widen a float32 first.
-        exact = Decimal(int(number)) if isinstance(number, Integral) else Decimal(str(number))
-    if not exact.is_finite():
-        return "" if exact.is_nan() else r"-\infty" if exact < 0 else r"\infty"
-    return str(exact) if abs(exact.adjusted()) > _MOST_ZEROS and exact.as_tuple().exponent else format(exact, "f")
 
 
 def _marked(text: str) -> Span | None:

@@ -6,6 +6,9 @@ from collections.abc import Hashable, Sequence
 
 from rlif.answers.keys import answer_key, reading
 
+GoldAnswer = str | tuple[str, ...]
+"""What is right by a data set, or two or more answers any of which is right. In a file the latter are a list."""
+
 
 def answers_match(one: str, other: str) -> bool:
     r"""Tell whether two answers are the same: as numbers, as mathematics, or as text without surrounding space.
@@ -18,13 +21,17 @@ def answers_match(one: str, other: str) -> bool:
     return answer_key(one) == answer_key(other)
 
 
-def is_right(answer: str, gold: str) -> bool:
+def is_right(answer: str, gold: str | Sequence[str]) -> bool:
     r"""Tell whether an answer is right by a gold one: the same, or the same but for a unit that only one of them names.
+
+    Of several gold answers (`rlif.answers.gold`) any will do.
 
     `18\text{ miles}` and `50\%` are right where the gold answer is `18` or `50`, since the question asks for miles or
     for per cent, and `7\text{ cm}` is not right where it is `7\text{ m}`. So this is no equivalence, and groups of
     answers go by `answers_match`.
     """
+    if not isinstance(gold, str):
+        return any(is_right(answer, each) for each in gold)
     one, other = reading(answer), reading(gold)
     if one.key == other.key:
         return True

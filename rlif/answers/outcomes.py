@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import Stated
-from rlif.answers.matching import is_right
+from rlif.answers.matching import GoldAnswer, is_right
 
 
 class Outcome(IntEnum):
@@ -18,7 +18,7 @@ class Outcome(IntEnum):
     UNANSWERED = 2
 
 
-def gold_outcomes(stated: Sequence[Stated | None], answers: Sequence[str | None]) -> list[Outcome | None]:
+def gold_outcomes(stated: Sequence[Stated | None], answers: Sequence[GoldAnswer | None]) -> list[Outcome | None]:
     """Say of n completions how they came out by their gold answers; None for an answer that has no gold one."""
     return [_outcome(each, gold) for each, gold in zip(stated, answers, strict=True)]
 
@@ -37,7 +37,7 @@ def majority_outcomes(stated: Sequence[Stated | None], num_generations: int) -> 
     return outcomes
 
 
-def _outcome(stated: Stated | None, gold: str | None) -> Outcome | None:
+def _outcome(stated: Stated | None, gold: GoldAnswer | None) -> Outcome | None:
     if stated is None:
         return Outcome.UNANSWERED
     if gold is None:

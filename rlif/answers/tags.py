@@ -16,6 +16,7 @@ from rlif.answers.decoration import Span, undecorated
 
 _TAG = re.compile(r"<(/?)(think|answer|analysis|confidence)>")
 # What a completion of the right form ends with; only white space stands between these parts and after them.
+FORM = "… </think><answer>…</answer><analysis>…</analysis><confidence>0.8</confidence>"
 _FORM = ("/think", "answer", "/answer", "analysis", "/analysis", "confidence", "/confidence")
 _GAPS = ((0, 1), (2, 3), (4, 5))
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?|-?\.\d+")
@@ -64,6 +65,12 @@ def strict_confidence(content: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 <= value <= 1 else None
+
+
+def has_form(text: str) -> bool:
+    """Whether a text ends as `FORM` does, with a number from 0 to 1 as its confidence: what training rewards."""
+    tags = read_tags(text)
+    return tags.well_formed and strict_confidence(tags.confidence) is not None
 
 
 def read_confidence(content: str | None) -> float | None:

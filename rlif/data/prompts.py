@@ -7,11 +7,12 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
-from rlif.answers.extract import AnswerStyle, gold_answer
+from rlif.answers.extract import AnswerStyle
+from rlif.answers.gold import gold_answer
+from rlif.answers.matching import GoldAnswer
 from rlif.data.tables import read_table, shorten
 from rlif.doing import doing
 from rlif.errors import UserError
@@ -27,7 +28,7 @@ class Prompt:
 
     content: str | Sequence[Message]
     """Text, verbatim, or a conversation: messages with `role` and `content`, to go through a chat template."""
-    answer: str | None = None
+    answer: GoldAnswer | None = None
     where: str = field(default="", compare=False)
     """Where the prompt was read: "line 3" of a file, "row 3" of a table."""
 
@@ -68,9 +69,9 @@ def read_prompts(
 ) -> list[Prompt]:
     """Read prompts from a file, a directory or the Hugging Face hub, or make word problems.
 
-    The prompt is a non-empty text or a conversation, the answer a text or a number, or left out. Blank lines are
-    skipped and other columns ignored. A gold answer that is a whole solution (GSM8K's `… #### 72`, MATH's
-    `… \\boxed{72}`) is reduced to the final answer.
+    The prompt is a non-empty text or a conversation, the answer a text, a number, true or false, or a list of those
+    that are right (`rlif.answers.gold`), or left out. Blank lines are skipped and other columns ignored. A gold answer
+    that is a whole solution (GSM8K's `… #### 72`, MATH's `… \\boxed{72}`) is reduced to the final answer.
 
     Args:
         data: a JSONL, JSON, CSV, TSV or Parquet file, a directory of them, a hub id, or
@@ -164,12 +165,15 @@ def check_encodable(text: str, column: str, place: str) -> None:
         ) from error
 
 
-def _answer(answer: object, column: str, place: str) -> str | None:
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float | Decimal | None):
+def _answer(answer: object, column: str, place: str) -> GoldAnswer | None:
+    for each in answer if isinstance(answer, list) else [answer]:
+        if isinstance(each, float) and math.isinf(each):
+            raise UserError(f"{place}: got `{column}` {each}, expected a string or a finite number")
+        if isinstance(each, str):
+            check_encodable(each, column, place)
+    try:
+        return gold_answer(answer)
+    except TypeError as error:
         came = shorten(json.dumps(answer, default=str))
-        raise UserError(f"{place}: got `{column}` {came}, expected a string or a number")
-    if isinstance(answer, float) and math.isinf(answer):
-        raise UserError(f"{place}: got `{column}` {answer}, expected a string or a finite number")
-    if isinstance(answer, str):
-        check_encodable(answer, column, place)
-    return gold_answer(answer)
+        expected = "a string, a number, true or false, or a list of those that are right"
+        raise UserError(f"{place}: got `{column}` {came}, expected {expected}") from error

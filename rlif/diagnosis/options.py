@@ -140,6 +140,7 @@ class DiagnoseConfig(
             "eval_steps": max(1, self.steps // EVALUATIONS),
             "eval_temperature": self.temperature,
             "guard": "warn",
+            "guard_labels": "majority",  # nothing here takes labels
             "guard_prompts": self.num_prompts,
             # So that a step is the same step however many there are.
             "lr_scheduler_type": "constant",

@@ -15,7 +15,7 @@ from pathlib import Path
 from rlif.data.prompts import read_with_options
 from rlif.diagnosis.diagnose import Diagnosis
 from rlif.diagnosis.options import DiagnoseConfig
-from rlif.training.guard import Guard, agreeing, highest_of
+from rlif.training.guard import Guard, highest_of
 from rlif.training.loop import TrainResult
 from rlif.training.outcome import run_once
 
@@ -83,8 +83,8 @@ def summary_of(guard: Guard) -> str:
     last = guard.readings[-1]
     if (collapse := guard.collapse_words()) is not None:
         return f"in a short training {collapse}"
-    if guard.uses_consensus:
-        now = agreeing(last, highest_of(guard.readings))
+    if guard.evidence.compares_answers:
+        now = guard.compared(last, highest_of(guard.readings))
         return f"in a short training the policy has not collapsed by step {last.step}: {now}"
     return (
         f"in a short training the policy has not collapsed by step {last.step}, as far as loops and the like tell: the "

@@ -2,8 +2,9 @@
 
     {"prompt": "…", "answer": "42", "completions": ["…#### 42", "…"], "scores": {"self_certainty": [9.1, 8.7]}}
 
-`answer` is the gold one, which may be missing. A file from elsewhere may have `answers`, those that the completions
-state (null where one states none), in place of `completions`, and scores by any names; higher means more confident.
+`answer` is the gold one, or a list of those that are right, and may be missing. A file from elsewhere may have
+`answers`, those that the completions state (null where one states none), in place of `completions`, and scores by any
+names; higher means more confident.
 """
 
 from __future__ import annotations
@@ -16,26 +17,30 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers
-from rlif.answers.extract import AnswerStyle, gold_answer, stated_answer
-from rlif.answers.matching import is_right
+from rlif.answers.extract import AnswerStyle, stated_answer
+from rlif.answers.gold import gold_answer, written_out
+from rlif.answers.matching import GoldAnswer, is_right
 from rlif.answers.tags import read_confidence, read_tags
 from rlif.data.tables import read_file, shorten
 from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
-COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "ratings")
+COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "verifications")
 # Of the means that need no gold answer, those that are shares of completions; the others are of scores.
 LABEL_FREE_TITLES = {
     "answered": "state an answer",
     "majority_share": "agree with the majority",
     "confidence_stated": "state their confidence",
     "verified": "short enough to be verified",
+    "rated": "verifications that state a rating",
 }
 # The score of how many completions of the group state the same answer.
 AGREEMENT = "agreement"
@@ -57,7 +62,7 @@ class Completions:
 
     prompts: list[str]
     """P prompts."""
-    golds: list[str | None]
+    golds: list[GoldAnswer | None]
     """P gold answers; None where there is none."""
     answers: list[list[str | None]]
     """P x N answers that the completions state; None where one states none."""
@@ -75,6 +80,13 @@ class Completions:
     verified: NDArray[np.bool_] | None = None
     """(P, N) whether a completion was short enough to be verified; None if none was to be. Those that were not have the
     score 0."""
+    rated: NDArray[np.float64] | None = None
+    """(P, N) the share of a completion's verifications that state a rating, NaN of one that was not verified; None if
+    none was to be."""
+    unrated: tuple[str, ...] = ()
+    """The ends of a few verifications that state none, of different prompts."""
+    verifications_finished: float | None = None
+    """Share of the verifications that ended by themselves; None if there are none."""
 
     @property
     def num_generations(self) -> int:
@@ -103,8 +115,10 @@ class Completions:
             [self.golds[row] for row in rows],
             [self.answers[row] for row in rows],
             {name: values[rows] for name, values in self.scores.items()},
+            advice=self.advice,
             confidence_stated=None if self.confidence_stated is None else self.confidence_stated[rows],
             verified=None if self.verified is None else self.verified[rows],
+            rated=None if self.rated is None else self.rated[rows],
         )
 
     def correct(self) -> NDArray[np.bool_]:
@@ -118,7 +132,7 @@ class Completions:
 
 
 def completion_row(
-    prompt: str, gold: str | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
+    prompt: str, gold: GoldAnswer | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
 ) -> Row:
     """Return one row of the file: a prompt with its completions."""
     # float32 holds no more digits than these.
@@ -140,11 +154,11 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
             or more completions than the first one's, or other scores; naming the line.
     """
     prompts: list[str] = []
-    golds: list[str | None] = []
+    golds: list[GoldAnswer | None] = []
     answers: list[list[str | None]] = []
     found = _Found()
     scores: dict[str, list[list[float]]] = {}
-    verified: list[list[bool]] = []
+    verifications = _Verifications()
     rows = read_file(path, argument=argument, columns=COMPLETIONS_COLUMNS)  # a Parquet file, too
     first = ""
     for where, values in rows:
@@ -159,9 +173,8 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
         if answers and line_scores.keys() != scores.keys():
             came, expected = (", ".join(names) or "none" for names in (line_scores, scores))
             raise UserError(f"{place}: got the scores {came}, expected {expected} as in {first}")
-        ratings = values.get("ratings")
-        if isinstance(ratings, list) and len(ratings) == count:  # else it is of no concern to us
-            verified.append([each is not None for each in ratings])
+        if "verifications" in values and VERIFICATION in line_scores:
+            verifications.add(values["verifications"], count, place)
         first = first or where
         prompts.append(_text(values.get("prompt"), "prompt", place))
         golds.append(_gold(values.get("answer"), place))
@@ -185,7 +198,7 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
         examples(found.unanswered),
         how_to_get_answers(answer_style, sum(ended) / len(ended) if ended else None) if found.texts else None,
         stated,
-        np.array(verified) if len(verified) == len(prompts) and VERIFICATION in arrays else None,
+        **(verifications.found() if len(verifications.rated) == len(prompts) else {}),
     )
 
 
@@ -201,6 +214,52 @@ class _Found:
     """Whether each ended by itself, of those of which it is known."""
     confidences: list[list[float | None]] = field(default_factory=list)
     """What each states between confidence tags, by prompt."""
+
+
+@dataclass
+class _Verifications:
+    """What is found out about the verifications of completions while they are read."""
+
+    rated: list[list[float]] = field(default_factory=list)
+    """Of each completion the share that states a rating, by prompt; NaN without verifications."""
+    unrated: list[str] = field(default_factory=list)
+    """The first of each prompt that states none, as many as are shown."""
+    ended: list[bool] = field(default_factory=list)
+
+    def add(self, value: object, count: int, place: str) -> None:
+        """Add those of a prompt with so many completions."""
+        if not isinstance(value, list) or len(value) != count:
+            raise UserError(f"{place}: got `verifications` {_shown(value)}, expected a list of {count}")
+        shares, unrated = [], []
+        for each in value:
+            if each is not None and not (isinstance(each, list) and each and all(map(_is_verification, each))):
+                raise UserError(
+                    f"{place}: got {_shown(each)} among the `verifications`, expected null, or a list of objects with "
+                    "`text`, `finished` and `rating`"
+                )
+            self.ended += [one["finished"] for one in each or ()]
+            unrated += [one["text"] for one in each or () if one["rating"] is None]
+            shares.append(fmean(one["rating"] is not None for one in each) if each else math.nan)
+        self.rated.append(shares)
+        if unrated and len(self.unrated) < EXAMPLES:
+            self.unrated.append(unrated[0])
+
+    def found(self) -> dict[str, Any]:
+        """As `Completions` has it."""
+        rated = np.array(self.rated)
+        return {
+            "verified": ~np.isnan(rated),
+            "rated": rated,
+            "unrated": examples(self.unrated),
+            "verifications_finished": fmean(self.ended) if self.ended else None,
+        }
+
+
+def _is_verification(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    kinds: dict[str, type | tuple[type, ...]] = {"text": str, "finished": bool, "rating": (str, type(None))}
+    return all(name in value and isinstance(value[name], kind) for name, kind in kinds.items())
 
 
 def _answers(values: Mapping[str, object], place: str, style: AnswerStyle, found: _Found) -> list[str | None]:
@@ -234,14 +293,22 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
-def _gold(value: object, place: str) -> str | None:
-    is_number = isinstance(value, Decimal | int | float) and not isinstance(value, bool)
-    return gold_answer(value if value is None or is_number else _text(value, "answer", place))
+def _gold(value: object, place: str) -> GoldAnswer | None:
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str):
+            _text(each, "answer", place)
+    try:
+        return gold_answer(value)
+    except TypeError as error:
+        raise UserError(
+            f"{place}: got {_shown(value)} for `answer`, expected text, a number, true or false, or a list of those "
+            "that are right"
+        ) from error
 
 
 def _text(value: object, name: str, place: str) -> str:
     if isinstance(value, Decimal | int | float) and not isinstance(value, bool) and name.startswith("answer"):
-        return gold_answer(value) or ""  # written out as gold answers are
+        return written_out(value)  # as gold answers are
     if not isinstance(value, str):
         raise UserError(f"{place}: got {_shown(value)} for `{name}`, expected text")
     try:

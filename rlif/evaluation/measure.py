@@ -89,7 +89,12 @@ class Evaluation:
     """What may help where few state one."""
     verifying: float | None = None
     """Balanced accuracy of one verification: the mean of the share of those of right completions that call them right,
-    and the share of those of the others that do not. None without verifications, or if completions are all alike."""
+    and the share of those of the others that do not. None without verifications that state a rating, or if completions
+    are all alike."""
+    unrated: tuple[str, ...] = ()
+    """The ends of a few verifications that state no rating."""
+    verifications_finished: float | None = None
+    """Share of the verifications that ended by themselves; None without any, or where nobody knows."""
     same_confidence: tuple[float, float] | None = None
     """The confidence that most completions state of those that state one, and their share, where that is large."""
 
@@ -103,6 +108,7 @@ class Evaluation:
             "unanswered": self.unanswered,
             "unread_answers": self.unread_answers,
             "verifying": self.verifying,
+            "unrated": self.unrated,
             **{
                 kind: {name: without_nan(mean._asdict()) for name, mean in means.items()}
                 for kind, means in (("label_free", self.label_free), ("selection", self.selection))
@@ -152,6 +158,7 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
             else {"confidence_stated": mean_over_prompts(completions.confidence_stated.mean(axis=1))}
         ),
         **({} if completions.verified is None else {"verified": mean_over_prompts(completions.verified.mean(axis=1))}),
+        **rated_share(completions),
         **{name: mean_over_prompts(values.mean(axis=1)) for name, values in completions.scores.items()},
     }
     labelled = completions.labelled()
@@ -172,6 +179,8 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
         unanswered=completions.unanswered,
         advice=completions.advice,
         verifying=balanced_accuracy(labelled) if measured else None,
+        unrated=completions.unrated,
+        verifications_finished=completions.verifications_finished,
         same_confidence=same_confidence(completions),
     )
 
@@ -188,9 +197,17 @@ def same_confidence(completions: Completions) -> tuple[float, float] | None:
     return (float(values[counts.argmax()]), float(share)) if share >= SAME_CONFIDENCE else None
 
 
+def rated_share(completions: Completions) -> dict[str, Mean]:
+    """Average the share of verifications that state a rating, under its name; empty where nobody knows it."""
+    if completions.rated is None or np.isnan(completions.rated).all():
+        return {}
+    groups = completions.rated[~np.isnan(completions.rated).all(axis=1)]
+    return {"rated": mean_over_prompts(np.nanmean(groups, axis=1))}
+
+
 def balanced_accuracy(completions: Completions) -> float | None:
     """Average how often one verification calls a right completion right, and another one not; None for no such mean."""
-    if VERIFICATION not in completions.scores:
+    if VERIFICATION not in completions.scores or (completions.rated is not None and not np.nansum(completions.rated)):
         return None
     share, correct = completions.scores[VERIFICATION], completions.correct()
     verified = np.ones_like(correct) if completions.verified is None else completions.verified

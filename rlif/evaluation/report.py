@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlif.answers.advice import FEW_ANSWERED
+from rlif.answers.advice import FEW_ANSWERED, how_to_get_ratings
 from rlif.evaluation.completions import LABEL_FREE_TITLES, Completions
 from rlif.evaluation.measure import Evaluation
 from rlif.files.json_values import write_json
@@ -74,6 +74,7 @@ def print_tables(evaluation: Evaluation, console: Console | None = None) -> None
             f"{share:.0%} of the confidences that completions state are {value:g}: they tell nothing apart",
             highlight=False,
         )
+    _say_what_ratings_are_missing(evaluation, console)
     if evaluation.verifying is not None:
         console.print(
             f"verifications tell right completions from others with a balanced accuracy of {evaluation.verifying:.1%}",
@@ -99,6 +100,21 @@ def _say_what_is_missing(evaluation: Evaluation, console: Console) -> None:
     advice = "" if evaluation.advice is None else f"; {evaluation.advice}"
     console.print(f"{sentence}{advice}.", highlight=False, markup=False, soft_wrap=True)
     for text in evaluation.unanswered:
+        console.print(f"  without: {text or '(nothing)'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _say_what_ratings_are_missing(evaluation: Evaluation, console: Console) -> None:
+    """Say that verifications state no rating, what they end like, and what may help, where too few do."""
+    rated = evaluation.label_free.get("rated")
+    if rated is None or rated.value >= FEW_ANSWERED:
+        return
+    if rated.value == 0:
+        sentence = "No verification states a rating: the score verification is 0 throughout and says nothing"
+    else:
+        sentence = f"Only {rated.value:.1%} of the verifications state a rating: the others call nothing right"
+    advice = how_to_get_ratings(evaluation.verifications_finished)
+    console.print(f"{sentence}; {advice}.", highlight=False, markup=False, soft_wrap=True)
+    for text in evaluation.unrated:
         console.print(f"  without: {text or '(nothing)'}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -87,30 +87,36 @@ class EvalSampling:
             **more,
         )
 
-    def ratings(
+    def verifications(
         self, verifier: Verifier, start: int, prompts: Sequence[EncodedPrompt], rollout: Rollout
-    ) -> list[list[str | None] | None]:
+    ) -> list[list[Row] | None]:
         """Sample verifications of every completion of some prompts, the first of which is number `start` of all.
 
         Returns:
-            what the verifications of each completion state, None for one that states nothing; None for a completion
-            that is too long to be verified.
+            the verifications of each completion, with `text`, `finished`, and the `rating` that it states, None if it
+            states none; None for a completion that is too long to be verified.
         """
-        config = self.config
-        found: list[list[str | None] | None] = [None] * len(rollout.texts)
+        config, count = self.config, self.config.verify_generations
+        found: list[list[Row] | None] = [None] * len(rollout.texts)
         asked = [
             (row, prompt)
             for row, text in enumerate(rollout.texts)
             if (prompt := verifier.prompt(prompts[row // config.num_generations], text)) is not None
         ]
-        size = self.batch_size([prompt for _, prompt in asked], config.verify_generations) if asked else 1
+        size = self.batch_size([prompt for _, prompt in asked], count) if asked else 1
         for first in range(0, len(asked), size):
             batch = asked[first : first + size]
             seeds = [(VERIFICATION_SEED, config.seed, start * config.num_generations + row) for row, _ in batch]
-            verifications = self.sample([prompt for _, prompt in batch], seeds, config.verify_generations)
-            stated = [None if each is None else each.text for each in verifications.stated]
+            sampled = self.sample([prompt for _, prompt in batch], seeds, count)
+            rows: list[Row] = [
+                {"text": text, "finished": finished, "rating": None if stated is None else stated.text}
+                for text, finished, stated in zip(sampled.texts, sampled.finished.tolist(), sampled.stated, strict=True)
+            ]
+            for each in rows:  # an answer that is no rating is none
+                if each["rating"] is not None and verifier.rating(each["rating"]) is None:
+                    each["rating"] = None
             for place, (row, _) in enumerate(batch):
-                found[row] = stated[place * config.verify_generations : (place + 1) * config.verify_generations]
+                found[row] = rows[place * count : (place + 1) * count]
         return found
 
     def rows(self, start: int, prompts: Sequence[EncodedPrompt]) -> list[Row]:
@@ -133,11 +139,11 @@ class EvalSampling:
                 top_k=config.top_k,
                 top_p=config.top_p,
             )
-        ratings = None
+        verifications = None
         if self.verifier is not None:
-            ratings = self.ratings(self.verifier, start, prompts, rollout)
             with limited_cost():
-                scores[VERIFICATION] = [share_right(each, self.verifier) for each in ratings]
+                verifications = self.verifications(self.verifier, start, prompts, rollout)
+                scores[VERIFICATION] = [share_right(each, self.verifier) for each in verifications]
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
         groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]
         made = [
@@ -148,7 +154,7 @@ class EvalSampling:
                 {name: values[group] for name, values in scores.items()},
                 tokens=lengths[group],
                 finished=finished[group],
-                **({} if ratings is None else {"ratings": ratings[group]}),
+                **({} if verifications is None else {"verifications": verifications[group]}),
             )
             for group in groups
         ]
@@ -190,10 +196,10 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
     return EvalSampling(replace(config, answer_style=style), language_model, encoded, Extremes(style), verifier)
 
 
-def share_right(ratings: list[str | None] | None, verifier: Verifier) -> float:
+def share_right(verifications: list[Row] | None, verifier: Verifier) -> float:
     """Return the share of a completion's verifications that call it right; 0 where there are none."""
-    outcomes = [None if each is None else verifier.rating(each) for each in ratings or ()]
-    return fmean(each is Outcome.RIGHT for each in outcomes) if outcomes else 0.0
+    ratings = [each["rating"] for each in verifications or ()]
+    return fmean(each is not None and verifier.rating(each) is Outcome.RIGHT for each in ratings) if ratings else 0.0
 
 
 def append_rows(
@@ -247,7 +253,8 @@ def finished_rows(path: Path, prompts: Sequence[EncodedPrompt]) -> int:
     if len(rows) > len(prompts):
         raise UserError(f"resume: {path} has {len(rows)} prompts, but the data has {len(prompts)}; expected no change")
     for number, (row, prompt) in enumerate(zip(rows, prompts, strict=False), start=1):
-        for name, key, wanted in (("prompt", "prompt", prompt.text), ("gold answer", "answer", prompt.answer)):
+        gold = list(prompt.answer) if isinstance(prompt.answer, tuple) else prompt.answer
+        for name, key, wanted in (("prompt", "prompt", prompt.text), ("gold answer", "answer", gold)):
             if key not in row:
                 raise UserError(f"resume: {path}, line {number} is damaged: it has no {key!r}")
             if row[key] != wanted:

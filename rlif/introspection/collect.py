@@ -14,7 +14,7 @@ from statistics import fmean
 
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import Stated
-from rlif.answers.matching import is_right
+from rlif.answers.matching import GoldAnswer, is_right
 from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.answers.outcomes import Outcome, gold_outcomes
 from rlif.errors import UserError
@@ -38,7 +38,7 @@ REWARDS = {Outcome.RIGHT: 1.0, Outcome.WRONG: 0.0, Outcome.UNANSWERED: -1.0}
 class Collected(Conversation):
     """The turns at one prompt so far. It ends by "right", "no_label" or "too_long"."""
 
-    label: str | None = None
+    label: GoldAnswer | None = None
     """The answer that counts as right; None where nobody knows."""
     turns: list[Row] = field(default_factory=list)
 
@@ -154,7 +154,11 @@ def summary(rows: Sequence[Row]) -> dict[str, float | None]:
     later = [row["turns"] for row in labelled if len(row["turns"]) > 1]
     rewards = [reward for turns in later for turn in turns[1:] for reward in turn["rewards"]]
     with limited_cost(RUN_SECONDS):
-        known = [is_right(row["label"], row["answer"]) for row in labelled if row["answer"] is not None]
+        known = [
+            row["label"] == row["answer"] or is_right(row["label"], row["answer"])
+            for row in labelled
+            if row["answer"] is not None
+        ]
     return {
         "prompts": len(rows),
         "labelled": len(labelled),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlif.answers.gold import in_words
 from rlif.answers.matching import is_right
 from rlif.reporting.run_files import Sample
 
@@ -49,4 +50,4 @@ def _verdict(sample: Sample) -> tuple[str, bool | None]:
         return f"states {sample.stated}{ending}", None
     if is_right(sample.stated, sample.answer):
         return f"right: {sample.stated}{ending}", True
-    return f"states {sample.stated}, right is {sample.answer}{ending}", False
+    return f"states {sample.stated}, right is {in_words(sample.answer)}{ending}", False

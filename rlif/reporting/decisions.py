@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rlif.training.evidence import CONSENSUS, GOLD
 from rlif.training.guard import SIGNIFICANT, Guard, Reading
 
 Verdict = Literal["start", "best", "within chance", "below", "stop"]
@@ -78,8 +79,13 @@ def guard_report(rows: Sequence[Mapping[str, float]], patience: int) -> GuardRep
 
 
 def _goes_by(guard: Guard) -> str:
-    share = guard.start.get("consensus_prompts", math.nan)
-    if guard.uses_consensus:
+    evidence, share = guard.evidence, guard.start.get(CONSENSUS.prompts, math.nan)
+    if evidence is GOLD:
+        return (
+            "the share of completions that give the gold answer, which "
+            f"{guard.start[GOLD.prompts]:.0%} of the held-out prompts have."
+        )
+    if evidence is CONSENSUS:
         return (
             "the share of completions that give the start model's majority answer, of which there is one to "
             f"{share:.0%} of the guard's prompts."
@@ -103,10 +109,11 @@ def _decision(guard: Guard, reading: Reading, before: Reading | None, warning: s
     if before is None or reading.step < before.step:
         return Decision(reading.step, "within chance", "Before the best", score, warning)
     allowed = SIGNIFICANT * math.hypot(reading.error, before.error)
+    evidence = guard.evidence
+    difference = evidence.size(before.score - reading.score)
     words = (
-        f"{score} The best, of step {before.step}, has {_value(guard, before)}, "
-        f"{_size(guard, before.score - reading.score)} {'more' if guard.uses_consensus else 'less'}; chance allows "
-        f"{_size(guard, allowed)}."
+        f"{score} The best, of step {before.step}, has {evidence.value(before.score)}, {difference} "
+        f"{'less' if evidence.lower_is_better else 'more'}; chance allows {evidence.size(allowed)}."
     )
     if guard.falling == 0:
         return Decision(reading.step, "within chance", "Not better, within chance", words, warning)
@@ -122,18 +129,9 @@ def _fallen(guard: Guard, reading: Reading, title: str, words: str, warning: str
 
 
 def _score(guard: Guard, reading: Reading) -> str:
-    value = f"{_value(guard, reading)}, ± {_size(guard, reading.error)}"
-    if guard.uses_consensus:
-        return f"Completions that give the start model's majority answer: {value}."
-    return f"The start model's NLL plus KL: {value}."
-
-
-def _value(guard: Guard, reading: Reading) -> str:
-    return f"{reading.score:.1%}" if guard.uses_consensus else f"{-reading.score:.3f} nats a token"
-
-
-def _size(guard: Guard, value: float) -> str:
-    return f"{100 * value:.1f} points" if guard.uses_consensus else f"{value:.3f} nats"
+    evidence = guard.evidence
+    value = f"{evidence.value(reading.score)}, ± {evidence.size(reading.error)}"
+    return _sentence(f"{evidence.title}: {value}")
 
 
 def _sentence(text: str) -> str:

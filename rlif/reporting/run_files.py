@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlif.answers.matching import GoldAnswer
 from rlif.errors import UserError
 from rlif.files.jsonl import Row, read_metrics, read_rows
 from rlif.files.lock import LOCK_FILE, is_locked
@@ -29,7 +30,7 @@ class Sample:
     prompt: str
     completion: str
     stated: str | None
-    answer: str | None
+    answer: GoldAnswer | None
     finished: bool
     reward: float | None
     tokens: TokenConfidence | None
@@ -112,7 +113,7 @@ def _sample(row: Row, place: str) -> Sample:
         prompt=row["prompt"],
         completion=row["completion"],
         stated=_text(row.get("stated")),
-        answer=_text(row.get("answer")),
+        answer=_gold(row.get("answer")),
         finished=row.get("finished") is not False,
         reward=None if reward is None or not math.isfinite(reward) else float(reward),
         tokens=None if kept is None else read_tokens(row["completion"], kept, place),
@@ -131,6 +132,10 @@ def read_tokens(completion: str, kept: object, place: str) -> TokenConfidence:
         return TokenConfidence.from_json(completion, kept)
     except ValueError as error:
         raise UserError(f"{place}: got {error}, expected the tokens of its completion") from error
+
+
+def _gold(value: object) -> GoldAnswer | None:
+    return tuple(map(str, value)) if isinstance(value, list) else _text(value)
 
 
 def _text(value: object) -> str | None:

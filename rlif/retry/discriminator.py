@@ -154,10 +154,13 @@ def fit_discriminator(
         numbers: dict[str, int] = {}  # a prompt of several files is one prompt
         parts = [_examples(each.completions, known, labels, numbers) for each in files]
         features, right, prompts = (np.concatenate(each) for each in zip(*parts, strict=True))
+        if not len(right):
+            advice = files[0].completions.advice
+            raise UserError(f"fit_on: no completion of {paths[0]} states an answer" + (f"; {advice}" if advice else ""))
         if right.all() or not right.any():
             kind = {"gold": "right", "majority": "the majority's"}[labels]
             raise UserError(
-                f"fit_on: {'all' if len(right) and right.all() else 'none'} of the {len(right)} answers are {kind}, "
+                f"fit_on: {'all' if right.all() else 'none'} of the {len(right)} answers are {kind}, "
                 "expected some to accept and some to reject"
             )
         model = fit_logistic(features, right)

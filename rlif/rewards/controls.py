@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from rlif.answers.extract import Stated
-from rlif.answers.matching import is_right
+from rlif.answers.matching import GoldAnswer, is_right
 from rlif.rewards.interface import uses
 
 
@@ -29,10 +30,11 @@ def random_reward(prompts: list[str], num_generations: int, step: int, seed: int
 
 
 @uses(answers=True)
-def verifiable(stated: list[Stated | None], answers: list[str | None]) -> list[float]:
+def verifiable(stated: Sequence[Stated | None], answers: Sequence[GoldAnswer | None]) -> list[float]:
     """1 if the stated answer is right by the gold one, else 0: the baseline that needs labels (RLVR).
 
-    `rlif.answers.matching` says what is right: numbers and mathematics by value, else the same text.
+    `rlif.answers.matching` says what is right: numbers and mathematics by value, else the same text. Of several gold
+    answers any will do.
     """
     return [
         float(each is not None and gold is not None and is_right(each.text, gold))

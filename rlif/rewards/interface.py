@@ -26,7 +26,7 @@ INPUTS = {
     "completion_mask": "(n, T) bool tensor: True up to and including the EOS",
     "stats": "rlif_kernels.TokenStats of detached (n, T) float32 tensors in nats, 0 outside the mask",
     "stated": "list of n final answers that the completions state (rlif.answers.extract.Stated), None for none",
-    "answers": "list of n gold answers, None where the data has none",
+    "answers": "list of n gold answers, a tuple where any of several is right, None where the data has none",
     "finished": "(n,) bool tensor: False for a completion that was cut off",
     "num_generations": "int, the completions of one prompt",
     "tokenizer": "the tokenizer of transformers that made the ids",
@@ -48,6 +48,7 @@ class Reward:
         weight: of its values in the sum.
         outputs: the fields of `TokenStats` that it reads.
         needs_answers: whether every training prompt must have a gold answer.
+        rewards_form: whether all get the same that do not end with the tags of `rlif.answers.tags`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Reward:
     weight: float = 1.0
     outputs: tuple[str, ...] = ()
     needs_answers: bool = False
+    rewards_form: bool = False
 
     @property
     def reads_stated(self) -> bool:
@@ -69,8 +71,8 @@ class Reward:
         return {parameter.name: inputs[parameter.name] for parameter in parameters if parameter.name in inputs}
 
 
-def uses(*outputs: str, answers: bool = False) -> Callable[[F], F]:
-    """Decorator of a reward function: which fields of `TokenStats` it reads, and whether it needs gold answers.
+def uses(*outputs: str, answers: bool = False, form: bool = False) -> Callable[[F], F]:
+    """Decorator of a reward function: which fields of `TokenStats` it reads, whether it needs gold answers or a form.
 
     Without it a function that takes `stats` gets `logprob`, `entropy` and `self_certainty`; the forward computes other
     fields (`varentropy`, `top_probs`, `sum_sq_probs`, `logsumexp`) only for a reward that says so.
@@ -79,6 +81,7 @@ def uses(*outputs: str, answers: bool = False) -> Callable[[F], F]:
     def mark(function: F) -> F:
         function.outputs = outputs  # type: ignore[attr-defined]
         function.needs_answers = answers  # type: ignore[attr-defined]
+        function.rewards_form = form  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -104,7 +107,8 @@ def describe_reward(name: str, function: RewardFunction, weight: float) -> Rewar
             raise UserError(f"reward: {name} requires the argument {parameter.name!r}, expected some of {known}")
     takes_stats = any(parameter.name == "stats" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     outputs = getattr(function, "outputs", REWARD_OUTPUTS if takes_stats else ())
-    return Reward(name, function, weight, tuple(outputs), bool(getattr(function, "needs_answers", False)))
+    needs_answers, rewards_form = (bool(getattr(function, mark, False)) for mark in ("needs_answers", "rewards_form"))
+    return Reward(name, function, weight, tuple(outputs), needs_answers, rewards_form)
 
 
 def describe_user_error(error: BaseException) -> str:

@@ -7,6 +7,7 @@ of what is verified, so that `rise` rewards both kinds.
 from __future__ import annotations
 
 from rlif.answers.extract import Stated
+from rlif.answers.matching import GoldAnswer
 from rlif.answers.outcomes import Outcome, gold_outcomes, majority_outcomes
 from rlif.rewards.interface import uses
 
@@ -15,7 +16,7 @@ OUTCOME_REWARDS = {Outcome.RIGHT: 1.0, Outcome.WRONG: -0.5, Outcome.UNANSWERED: 
 
 
 @uses(answers=True)
-def rise(stated: list[Stated | None], answers: list[str | None]) -> list[float | None]:
+def rise(stated: list[Stated | None], answers: list[GoldAnswer | None]) -> list[float | None]:
     """1 for a right answer, -0.5 for a wrong one, -1 for none (RISE, arXiv 2505.13445)."""
     return [each if each is None else OUTCOME_REWARDS[each] for each in gold_outcomes(stated, answers)]
 

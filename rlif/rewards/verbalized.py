@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rlif.answers.agreement import majorities
 from rlif.answers.extract import Stated, stated_answer
-from rlif.answers.matching import is_right
+from rlif.answers.matching import GoldAnswer, is_right
 from rlif.answers.tags import Tagged, read_tags, strict_confidence
 from rlif.rewards.interface import uses
 
@@ -16,8 +16,8 @@ from rlif.rewards.interface import uses
 FORMAT, CORRECT, BRIER = 0.5, 0.5, 0.5
 
 
-@uses(answers=True)
-def rlcr(completions: list[str], answers: list[str | None]) -> list[float]:
+@uses(answers=True, form=True)
+def rlcr(completions: list[str], answers: list[GoldAnswer | None]) -> list[float]:
     """Reward format, right answers and calibration: 0.5 + 0.5 c + 0.5 (1 - (c - q)²) (RLCR, arXiv 2507.16806).
 
     Here c is 1 for a right answer, else 0, and q the confidence. A completion whose tags do not stand as they should,
@@ -32,7 +32,7 @@ def rlcr(completions: list[str], answers: list[str | None]) -> list[float]:
     return _rewards(tags, right)
 
 
-@uses()
+@uses(form=True)
 def rlcr_majority(completions: list[str], num_generations: int) -> list[float]:
     """`rlcr` without labels: c is 1 for the most common answer of the group, so that q is to foretell agreement.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlif.answers.extract import AnswerStyle
+from rlif.answers.matching import GoldAnswer
 from rlif.data.prompts import Message, Prompt, answer_style_of, check_encodable
 from rlif.errors import UserError
 from rlif.models.language_model import LanguageModel
@@ -22,7 +23,7 @@ class EncodedPrompt(NamedTuple):
     """A prompt, its gold answer if it has one, and its token ids."""
 
     text: str
-    answer: str | None
+    answer: GoldAnswer | None
     ids: list[int]
     answer_style: AnswerStyle = "strict"
     """Where the answers to it are looked for."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlif.answers.extract import AnswerStyle, Stated, stated_answer
+from rlif.answers.matching import GoldAnswer
 from rlif.models.packed_row import PackedRow, pack_row
 from rlif_kernels import TokenStats
 
@@ -20,7 +21,7 @@ class Rollout:
 
     prompts: list[str]
     """N prompts, each repeated for every completion of it."""
-    answers: list[str | None]
+    answers: list[GoldAnswer | None]
     """N gold answers, each repeated for every completion of its prompt; None where there is none."""
     texts: list[str]
     """N completions as text, without special tokens."""

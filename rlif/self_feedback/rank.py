@@ -170,7 +170,7 @@ def as_it_counts(completion: Row, *, choose_unfinished: bool = False) -> Row:
     return completion | {"span": None, "confidence": scores}
 
 
-def is_correct(completion: Row, gold: str | None) -> bool | None:
+def is_correct(completion: Row, gold: str | Sequence[str] | None) -> bool | None:
     """Whether a completion has the right answer; None where nobody knows."""
     if gold is None:
         return None

@@ -152,8 +152,7 @@ def _fault(row: Row, first: Row) -> str | None:
     completions = row.get("completions")
     if "prompt" not in row or not _is_ids(row.get("prompt_ids")):
         return "it has no prompt, or no prompt_ids"
-    has_answer = "answer" in row and isinstance(row["answer"], str | None)
-    if not has_answer or not isinstance(completions, list) or not completions:
+    if "answer" not in row or not _is_gold(row["answer"]) or not isinstance(completions, list) or not completions:
         return "its answer is no text, or it has no completions"
     for each in completions:
         if not isinstance(each, dict) or not isinstance(each.get("text"), str) or not _is_ids(each.get("ids")):
@@ -170,6 +169,11 @@ def _fault(row: Row, first: Row) -> str | None:
         if scores.keys() != first["completions"][0]["confidence"].keys():
             return "a completion has other scores than the first one"
     return None
+
+
+def _is_gold(value: object) -> bool:
+    texts = value if isinstance(value, list) and value else [value]
+    return value is None or all(isinstance(each, str) for each in texts)
 
 
 def _is_score(value: object) -> bool:

@@ -2,24 +2,26 @@
 
 Internal rewards go on rising after the policy has begun to fall (arXiv 2506.17219), so the reward cannot tell. What can
 is the start model. It is asked about held-out prompts before training: its majority answers (self-consistency, arXiv
-2203.11171) are right far more often than a single sample is. At every evaluation the guard looks at
+2203.11171) are right far more often than a single sample is. At every evaluation the guard looks at its score
+(`rlif.training.evidence`), and at what shows a degenerate policy:
 
 - `consensus`: the share of completions that give the start model's majority answer. It rises while the policy gets
   better at what the start model knew, falls as soon as the policy drifts, and neither a loop nor an empty answer agrees
   with anything. This is the score wherever most prompts have such an answer.
+- `accuracy`, by gold answers, is the score in its place where the run itself learns from gold answers, or is told to go
+  by them: what such a run learns may well contradict the start model. Other runs never look at gold answers.
 - `base_nll` + `kl`, nats per token: how unlikely the start model finds what the policy says, and how far the policy has
   gone. The first falls while the policy sharpens and rises when it drifts, but late; their sum turns in time. This is
   the score, with the sign turned, where completions state no answers that could be compared; `fallback` says so.
 - length, EOS rate, parse rate and repetition, against those of the start model: degenerate completions (loops, empty
-  answers) can be likely under any model, so a policy that has come to them is never the best, whatever its score.
+  answers) can be likely under any model, so a policy that has come to them is never the best, whatever its score. Only
+  one that is right by gold answers may end, repeat or say less than the start model did.
 
 A fall must exceed twice the sampling error of the score. One after which half of the best consensus is lost is a
 collapse. The step at which a policy collapses says how far its own rewards carry it, and is what arXiv 2603.08660 calls
 the model collapse step: there the first at which the rewards of majority votes agree with those of gold answers in
 less than 1%. The guard takes the start model's majority for gold, and half of the best for 1%: runs of tens of steps
 get there, and what is left of a policy that still writes numbers is more than 1% for long.
-
-Gold answers are never looked at.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ from typing import Literal
 
 from rlif.answers.advice import FEW_ANSWERED, how_to_get_answers
 from rlif.answers.extract import AnswerStyle
+from rlif.training.evidence import CONSENSUS, DRIFT, GOLD, MIN_COMPARED_PROMPTS, Evidence, choose
 
 Action = Literal["stop", "warn", "off"]
+GuardLabels = Literal["auto", "gold", "majority"]
 
 # Samples of each held-out prompt of which the start model's majority is taken.
 CONSENSUS_GENERATIONS = 8
-# Share of the held-out prompts on which the start model must have a majority answer for the score to be the consensus.
-MIN_CONSENSUS_PROMPTS = 0.5
 # Standard errors that a fall must exceed.
 SIGNIFICANT = 2.0
-# Share of the highest consensus so far; with less the policy has collapsed.
+# Share of the highest score so far that is one of completions; with less the policy has collapsed.
 COLLAPSED = 0.5
 
 
@@ -126,7 +128,7 @@ class Guard:
             A warning in plain words when the fall begins; None otherwise.
         """
         self.start = self.start or dict(metrics)
-        score, error = self._score(metrics)
+        score, error = self.evidence.score(metrics)
         reading = Reading(step, score, error, self._fault(metrics))
         self.readings.append(reading)
         if self.collapse is None and self._has_collapsed(reading):
@@ -144,55 +146,58 @@ class Guard:
         return self._warning(reading) if self.falling == 1 else None
 
     @property
-    def uses_consensus(self) -> bool:
-        """Whether the score is the agreement with the start model's majority answers."""
-        return self.start.get("consensus_prompts", 0.0) >= MIN_CONSENSUS_PROMPTS
+    def evidence(self) -> Evidence:
+        """What the score is; that of the start model decides."""
+        return choose(self.start)
 
     def fallback(self, style: AnswerStyle) -> str | None:
-        """Say that the score is not the consensus, and why; None where it is.
+        """Say that the score is not the one to be wished for, and why; None where it is.
 
         Args:
             style: where the answers of completions are looked for.
         """
-        if self.uses_consensus:
-            return None
-        sentence = (
-            f"the guard has a majority answer of the start model to {self.start.get('consensus_prompts', 0.0):.0%} of "
-            f"its prompts only (less than {MIN_CONSENSUS_PROMPTS:.0%}), so it goes by that model's NLL plus KL, which "
-            "turn later"
-        )
-        if self.start["parse_rate"] >= FEW_ANSWERED:
-            return sentence
-        return f"{sentence}; {how_to_get_answers(style, self.start['eos_rate'])}"
+        sentences = []
+        if self.evidence is not GOLD and GOLD.prompts in self.start:
+            sentences.append(
+                f"the run learns from gold answers, which only {self.start[GOLD.prompts]:.0%} of the held-out prompts "
+                f"have (less than {MIN_COMPARED_PROMPTS:.0%}), so the guard goes by the start model and warns at most"
+            )
+        if self.evidence is DRIFT:
+            sentences.append(
+                "the guard has a majority answer of the start model to "
+                f"{self.start.get(CONSENSUS.prompts, 0.0):.0%} of its prompts only (less than "
+                f"{MIN_COMPARED_PROMPTS:.0%}), so it goes by that model's NLL plus KL, which turn later"
+            )
+            if self.start["parse_rate"] < FEW_ANSWERED:
+                sentences.append(how_to_get_answers(style, self.start["eos_rate"]))
+        return "; ".join(sentences) or None
 
     def collapse_words(self) -> str | None:
         """Say at which step the policy collapsed, and by what sign; None if it did not."""
         if self.collapse is None:
             return None
         before = [reading for reading in self.readings if reading.step <= self.collapse.step]
-        sign = agreeing(self.collapse, highest_of(before)) if self.uses_consensus else self.collapse.fault
+        compares = self.evidence.compares_answers
+        sign = self.compared(self.collapse, highest_of(before)) if compares else self.collapse.fault
         return f"the policy has collapsed, its collapse step is {self.collapse.step}: {sign}"
 
+    def compared(self, reading: Reading, best: Reading) -> str:
+        """Say the score of a reading beside the best."""
+        return self.evidence.compared(reading.score, best.score, best.step)
+
     def _has_collapsed(self, reading: Reading) -> bool:
-        if not self.uses_consensus:
+        if not self.evidence.compares_answers:
             return reading.fault is not None
         highest = highest_of(self.readings)
         is_real = highest.score - reading.score > SIGNIFICANT * math.hypot(reading.error, highest.error)
         return is_real and reading.score < COLLAPSED * highest.score
 
-    def _score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
-        if self.uses_consensus:
-            share = metrics["consensus"]
-            # Smoothed, so that a share of exactly 0 or 1 still has an error.
-            count = metrics["num_compared"]
-            smoothed = (share * count + 1) / (count + 2)
-            return share, math.sqrt(smoothed * (1 - smoothed) / count)
-        return -(metrics["base_nll"] + metrics["kl"]), metrics["base_nll_error"]
-
     def _fault(self, metrics: Mapping[str, float]) -> str | None:
+        if self.evidence is GOLD:
+            return None
         found = []
         for limit in LIMITS:
-            if limit.only_free_form and self.uses_consensus:
+            if limit.only_free_form and self.evidence.compares_answers:
                 continue
             now, before = metrics[limit.signal], self.start[limit.signal]
             times = now / before if before > 0 else 1.0
@@ -206,26 +211,10 @@ class Guard:
 
     def _warning(self, reading: Reading) -> str:
         assert self.best is not None
-        if reading.fault is not None:
-            sign = reading.fault
-        elif self.uses_consensus:
-            sign = agreeing(reading, self.best)
-        else:
-            sign = (
-                f"the start model's NLL plus KL is {-reading.score:.3g} nats a token, {-self.best.score:.3g} at step "
-                f"{self.best.step}"
-            )
+        sign = self.compared(reading, self.best) if reading.fault is None else reading.fault
         return f"the policy has probably begun to fall: {sign}. The best so far is that of step {self.best.step}"
 
 
 def highest_of(readings: Sequence[Reading]) -> Reading:
     """Return the first reading with the highest score, of a degenerate policy or not."""
     return max(readings, key=lambda reading: reading.score)
-
-
-def agreeing(reading: Reading, best: Reading) -> str:
-    """Say how many completions agree with the start model, beside how many did at best."""
-    return (
-        f"{reading.score:.0%} of completions give the start model's majority answer, {best.score:.0%} did at step "
-        f"{best.step}"
-    )

@@ -54,6 +54,12 @@ class Learner:
     verifier: Verifier | None = None
     """What asks the policy to verify its own completions; None where nothing does."""
 
+    @property
+    def learns_from_gold(self) -> bool:
+        """Whether gold answers have a part in what is learnt."""
+        rewarded = any(reward.needs_answers and reward.weight != 0 for reward in self.rewards.rewards)
+        return rewarded or (self.config.verify and self.config.verify_labels == "gold")
+
     @contextmanager
     def as_start_model(self) -> Iterator[LanguageModel]:
         """Within, have the model that training started from, to sample from it; there must be a start model."""

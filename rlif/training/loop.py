@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlif.answers.advice import how_to_get_answers
 from rlif.data.prompts import shuffled_epochs
 from rlif.doing import doing
 from rlif.errors import UserError
@@ -41,6 +40,7 @@ from rlif.training.resampling import redraw_equal_groups
 from rlif.training.samples import NUM_SAMPLES, step_rows
 from rlif.training.scores import Scores, start_scores
 from rlif.training.setup import Run, prepare
+from rlif.training.silence import warn_of_silence
 from rlif.training.step import update
 from rlif.training.verification import ask
 
@@ -281,16 +281,6 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         warmup_ratio=config.warmup_ratio,
         lr_scheduler_type=config.lr_scheduler_type,
     )
-
-
-def warn_of_silence(run: Run, rollout: Rollout) -> None:
-    """Say that the rewards have no answers to go by, if no completion of a step states one."""
-    reading = [reward.name for reward in run.learner.rewards.rewards if reward.reads_stated]
-    if reading and not all_reduce_max(run.learner.accelerator, float(any(rollout.stated))):
-        run.progress.warn(
-            f"no completion of this step states an answer, by which {', '.join(reading)} tells them apart: "
-            f"{how_to_get_answers(rollout.answer_style, rollout.finished.double().mean().item())}"
-        )
 
 
 def kept(run: Run) -> str:

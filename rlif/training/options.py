@@ -35,7 +35,7 @@ from rlif.options.groups import (
 from rlif.options.record import check_resume
 from rlif.options.verification import VerificationOptions, check_verification
 from rlif.rewards import REWARDS, Aggregation, read_specs, reward_names
-from rlif.training.guard import Action
+from rlif.training.guard import Action, GuardLabels
 from rlif.training.variant_options import (
     AdaptiveEntropyOptions,
     LossVariantOptions,
@@ -141,14 +141,19 @@ class EvaluationOptions(HeldOutSamplingOptions, HeldOutOptions):
 
 @dataclass(kw_only=True)
 class GuardOptions:
-    """What finds, without labels, that the policy begins to fall (see rlif.training.guard)."""
+    """What finds, without labels where the run has none, that the policy begins to fall (see rlif.training.guard)."""
 
     heading: ClassVar[str] = "guard"
 
     guard: Action = "stop"
     """What to do when the policy begins to fall: stop, after guard_patience evaluations, with the best policy as the
-    model; warn; or off. The best is kept in OUTPUT_DIR/best. Runs that are rewarded for right answers are warned at
-    most."""
+    model; warn; or off. The best is kept in OUTPUT_DIR/best. A run that learns from gold answers is warned at most,
+    unless the guard goes by them too."""
+
+    guard_labels: GuardLabels = "auto"
+    """What the guard compares completions of held-out prompts with: gold answers; the majority answers of the start
+    model, which need no labels; or auto, gold answers in a run that learns from them, if at least half of the held-out
+    prompts have one, and else the majority."""
 
     guard_patience: Count = 3
     """Evaluations in a row below the best after which the guard stops the run."""

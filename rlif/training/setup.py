@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -23,16 +22,15 @@ from rlif.rollouts.paged import check_paged
 from rlif.rollouts.verification import make_verifier
 from rlif.training.checkpoint import RunState, data_fingerprint, model_fingerprint, newest_intact
 from rlif.training.distributed import broadcast, make_accelerator, on_first
+from rlif.training.evidence import GOLD
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard, Reading
+from rlif.training.held_out import check_guard_labels, held_out
 from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress, SilentProgress, default_progress
 from rlif.training.run_dir import CONSENSUS_FILE, EVALUATION_FILE, RunDir, best_reading, resolve_run_dir, unfinished_row
 from rlif.training.trackers import check_trackers, report, start_trackers
 from rlif.training.validation import Validation, ValidationOptions, evaluate, majority_answers
-
-# Fewer prompts than these say too little to be worth taking them from the training set.
-MIN_HELD_OUT = 8
 
 
 @dataclass
@@ -120,7 +118,10 @@ class Run:
         }
         done, keep = self._parts(EVALUATION_FILE, work | {"consensus": fingerprint([self.consensus])})
         models, accelerator = self.learner.models, self.learner.accelerator
-        return evaluate(models, accelerator, self.validation, self.eval_set, self.consensus, done=done, keep=keep)
+        by_gold = self.guard is not None and self.by_gold
+        return evaluate(
+            models, accelerator, self.validation, self.eval_set, self.consensus, by_gold=by_gold, done=done, keep=keep
+        )
 
     def _parts(self, name: str, work: Mapping[str, object]) -> tuple[list[Row], Callable[[list[Row]], None]]:
         """What of this work is in its file, and what adds to that; the first process alone has the file."""
@@ -156,11 +157,19 @@ class Run:
 
     @property
     def keeps_best(self) -> bool:
-        """Whether the guard decides when the run ends and which policy is its model."""
-        config = self.learner.config
-        supervised = any(reward.needs_answers and reward.weight != 0 for reward in self.learner.rewards.rewards)
-        supervised = supervised or (config.verify and config.verify_labels == "gold")
-        return config.guard == "stop" and not supervised
+        """Whether the guard decides when the run ends and which policy is its model.
+
+        What a run learns from gold answers may contradict the start model, and then is no fall.
+        """
+        if self.guard is None or self.learner.config.guard != "stop":
+            return False
+        return not self.learner.learns_from_gold or self.guard.evidence is GOLD
+
+    @property
+    def by_gold(self) -> bool:
+        """Whether the guard goes by gold answers, if enough held-out prompts have one."""
+        labels = self.learner.config.guard_labels
+        return labels == "gold" or (labels == "auto" and self.learner.learns_from_gold)
 
     @property
     def should_stop(self) -> bool:
@@ -259,6 +268,7 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:
         train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
+    check_guard_labels(config, eval_set)
     verifier = make_verifier(start, config, train_set) if config.verify else None
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:
@@ -322,21 +332,6 @@ def validation_options(config: TrainConfig) -> ValidationOptions:
         completions_per_batch=config.prompts_per_step * config.num_generations,
         max_tokens_per_forward=config.max_tokens_per_forward,
     )
-
-
-def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
-    """Hold prompts out of training for the guard: a random tenth of the distinct ones, at most `limit`; return both.
-
-    Where a tenth would be fewer than `MIN_HELD_OUT`, nothing is held out, and the guard watches training prompts.
-    """
-    generator = random.Random(f"guard {seed}")
-    different = list({tuple(prompt.ids): prompt for prompt in reversed(prompts)}.values())[::-1]
-    count = min(limit, len(different) // 10)
-    if count < min(limit, MIN_HELD_OUT):
-        return prompts, generator.sample(different, min(limit, len(different)))
-    chosen = generator.sample(different, count)
-    known = {tuple(prompt.ids) for prompt in chosen}
-    return [prompt for prompt in prompts if tuple(prompt.ids) not in known], chosen
 
 
 def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading | None) -> Guard:

@@ -71,6 +71,7 @@ def evaluate(
     prompts: Sequence[EncodedPrompt],
     consensus: Sequence[str | None] | None = None,
     *,
+    by_gold: bool = False,
     done: Sequence[Row] = (),
     keep: Callable[[list[Row]], None] = lambda rows: None,
 ) -> Validation:
@@ -84,6 +85,7 @@ def evaluate(
         options: how many completions are sampled, at what temperature, and how many at a time.
         prompts: at least one.
         consensus: `majority_answers` of the start model to the first of these prompts, to be compared with.
+        by_gold: whether the guard is to go by the gold answers, if enough prompts have one.
         done: what `keep` was given by an evaluation that was interrupted, with which this one goes on.
         keep: gets what each batch of prompts has come to, as JSON can hold it.
 
@@ -92,9 +94,10 @@ def evaluate(
         has); parse_rate: share that state an answer; eos_rate: share that ended by themselves; completion_length in
         tokens; repetition (`rlif.metrics`); agreement: share of a prompt's completions that state its commonest
         answer; consensus: share whose answer is the start model's majority answer, over num_compared completions of
-        the prompts that have one, which are a share consensus_prompts of those it was asked about; and per token, in
-        nats: entropy, self_certainty, kl to the start model, and base_nll, the start model's negative log-likelihood
-        of what the policy says, with base_nll_error, the standard error of base_nll + kl.
+        the prompts that have one, which are a share consensus_prompts of those it was asked about; where by_gold is
+        true, gold_prompts, the share of prompts with a gold answer, and num_gold, the number of their completions; and
+        per token, in nats: entropy, self_certainty, kl to the start model, and base_nll, the start model's negative
+        log-likelihood of what the policy says, with base_nll_error, the standard error of base_nll + kl.
     """
     assert models.start_model is not None
     temperature = options.temperature or 1.0
@@ -130,6 +133,9 @@ def evaluate(
         "agreement": totals["agreeing"] / totals["completions"],
         "base_nll_error": ratio_error(drift),
     }
+    if by_gold:
+        metrics["num_gold"] = totals["with_answer"]
+        metrics["gold_prompts"] = totals["with_answer"] / totals["completions"]
     if consensus:
         metrics["consensus_prompts"] = sum(answer is not None for answer in consensus) / len(consensus)
         metrics["num_compared"] = totals["compared"]

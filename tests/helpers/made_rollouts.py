@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlif.answers.matching import GoldAnswer
 from rlif.rollouts.rollout import Rollout
 from rlif_kernels import TokenStats, token_stats
 from tiny_models import make_tokenizer
@@ -13,7 +14,9 @@ TOKENIZER = make_tokenizer()
 VOCAB_SIZE = len(TOKENIZER)
 
 
-def make_rollout(texts: Sequence[str], *, answer: str | None = "2", num_generations: int | None = None) -> Rollout:
+def make_rollout(
+    texts: Sequence[str], *, answer: GoldAnswer | None = "2", num_generations: int | None = None
+) -> Rollout:
     """A rollout of these completions, each with an EOS, for prompts "1+1=" with the same gold answer."""
     ids = [TOKENIZER(text)["input_ids"] + [TOKENIZER.eos_token_id] for text in texts]
     mask = torch.arange(max(map(len, ids))) < torch.tensor([len(row) for row in ids])[:, None]

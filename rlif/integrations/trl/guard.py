@@ -25,12 +25,13 @@ from rlif.answers.extract import AnswerStyle
 from rlif.errors import UserError
 from rlif.files.directories import write_directory
 from rlif.integrations.trl.fused import checked_head
-from rlif.integrations.trl.rewards import gold_answers, style_of
+from rlif.integrations.trl.rewards import as_stored, gold_answers, style_of
 from rlif.models.language_model import LanguageModel
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.scoring.scorer import Scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.distributed import broadcast
+from rlif.training.evidence import MIN_COMPARED_PROMPTS
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard
 from rlif.training.learner import Models
 from rlif.training.run_dir import BEST, READING_FILE, best_reading
@@ -69,27 +70,33 @@ class GuardCallback(TrainerCallback):
         num_generations: int = 4,
         answer_column: str = ANSWER_COLUMN,
         answer_style: AnswerStyle | None = None,
+        labels: Literal["majority", "gold"] = "majority",
     ) -> None:
         """
         Args:
             trainer: a GRPOTrainer, not yet training: its model is the start model.
             prompts: rows with `prompt`, such as a dataset; held out from training, a hundred or so. Gold answers are
-                reported, as `guard/accuracy`, and have no part in what the guard says.
+                reported, as `guard/accuracy`.
             action: "stop" ends the run after `patience` and gives the model the best weights at the end; "warn" only
-                says so, which is right for rewards that have labels.
+                says so, which is right for rewards that have labels where the guard has none.
             eval_steps: optimizer steps from one evaluation to the next.
             patience: evaluations in a row significantly below the best.
             num_generations: completions sampled of each prompt, at `args.temperature`.
             answer_column: of the prompts, with the gold answers.
             answer_style: where the answers of completions are looked for, "strict" or "lenient". None: lenient if
                 prompts are conversations.
+            labels: what completions are compared with: "majority", the start model's majority answers, or "gold", the
+                gold answers, which rewards that have labels may teach against the start model's.
 
         Raises:
-            UserError: no prompts, a column of theirs that is missing or of another type, which it names, a number below
-                1, or a trainer or model that the guard cannot evaluate.
+            UserError: no prompts, gold answers to fewer than half of them where `labels` is "gold", a column of theirs
+                that is missing or of another type, which it names, a number below 1, or a trainer or model that the
+                guard cannot evaluate.
         """
         if action not in ("stop", "warn"):
             raise UserError(f"action: got {action!r}, expected 'stop' or 'warn'")
+        if labels not in ("majority", "gold"):
+            raise UserError(f"labels: got {labels!r}, expected 'majority' or 'gold'")
         for name, value in (("eval_steps", eval_steps), ("patience", patience), ("num_generations", num_generations)):
             if value < 1:
                 raise UserError(f"{name}: got {value!r}, expected at least 1")
@@ -108,7 +115,14 @@ class GuardCallback(TrainerCallback):
         self.answer_style = answer_style
         self.warning: str | None = None
         self.directory = Path(trainer.args.output_dir) / BEST
-        self.prompts = self._encoded(list(prompts), answer_column)
+        self.prompts = self._encoded(prompts, answer_column)
+        self.labels = labels
+        labelled = sum(prompt.answer is not None for prompt in self.prompts)
+        if labels == "gold" and labelled < MIN_COMPARED_PROMPTS * len(self.prompts):
+            raise UserError(
+                f"labels: got 'gold', but {labelled} of {len(self.prompts)} prompts have a gold answer "
+                f"(`{answer_column}`); expected at least {MIN_COMPARED_PROMPTS:.0%}"
+            )
         self.consensus: list[str | None] = []
         # As many completions at a time as one process samples in training, in whole groups: each evaluates all prompts.
         groups = trainer.args.generation_batch_size // trainer.accelerator.num_processes // num_generations
@@ -164,7 +178,12 @@ class GuardCallback(TrainerCallback):
     def _watch(self, state: Any) -> None:
         with self._evaluating():
             metrics = evaluate(
-                self.models, self.trainer.accelerator, self.options, self.prompts, self.consensus
+                self.models,
+                self.trainer.accelerator,
+                self.options,
+                self.prompts,
+                self.consensus,
+                by_gold=self.labels == "gold",
             ).metrics
         # Decisions that all processes take must rest on the same numbers, to the last bit.
         metrics = broadcast(self.trainer.accelerator, metrics)
@@ -208,7 +227,8 @@ class GuardCallback(TrainerCallback):
         finally:
             model.train(training)
 
-    def _encoded(self, rows: list[Mapping[str, Any]], answer_column: str) -> list[EncodedPrompt]:
+    def _encoded(self, held_out: Iterable[Mapping[str, Any]], answer_column: str) -> list[EncodedPrompt]:
+        rows = list(held_out)
         if not rows:
             raise UserError("prompts: got none, expected at least one held-out prompt")
         for row in rows:
@@ -222,7 +242,8 @@ class GuardCallback(TrainerCallback):
         ids, images, _ = self.trainer._tokenize_prompts(prompts)
         if images is not None:
             raise UserError("prompt: got images, expected text")
-        answers = gold_answers([row.get(answer_column) for row in rows], answer_column)
+        golds = as_stored([row.get(answer_column) for row in rows], held_out, answer_column)
+        answers = gold_answers(golds, f"{answer_column}, row {{}} of the prompts")
         style = self.answer_style or style_of(prompts)
         return [
             EncodedPrompt(str(prompt), answer, each, style)

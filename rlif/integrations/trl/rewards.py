@@ -5,19 +5,24 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from rlif.answers.extract import AnswerStyle, gold_answer
+from rlif.answers.extract import AnswerStyle
+from rlif.answers.gold import gold_answer
+from rlif.answers.matching import GoldAnswer
 from rlif.answers.math_verification import limited_cost
+from rlif.data.tables import NARROW
 from rlif.errors import UserError
 from rlif.integrations.trl.fused import FusedTokenStats
 from rlif.rewards import REWARDS, RewardFunction
@@ -55,10 +60,11 @@ class TRLReward:
         completion_ids: list[list[int]],
         **columns: Any,
     ) -> list[float | None]:
-        """One number for each completion, by TRL's convention.
+        """One number for each completion, by TRL's convention: None where the reward needs a gold answer and has none.
 
         Raises:
-            UserError: no gold answers where the reward needs them, or a value that is not a finite number.
+            UserError: no column of gold answers where the reward needs them, one that is none, or a value that is not a
+                finite number.
         """
         trainer = calling_trainer(columns)
         rollout = getattr(trainer, "scored_rollout", None)  # RLIFTrainer has one for all rewards
@@ -73,7 +79,7 @@ class TRLReward:
             step=trainer.state.global_step + 1,
             seed=trainer.args.seed,
         )
-        inputs["answers"] = self._answers(columns, len(prompts))
+        inputs["answers"] = answers = self._answers(columns, len(prompts), trainer.train_dataset)
         names, own = rollout.prompts, slice(None)
         if self._splits_groups(trainer, len(prompts)):
             for name in ("prompts", "completions", "stated", "answers"):
@@ -83,6 +89,8 @@ class TRLReward:
             own = slice(start, start + len(prompts))
         with limited_cost():
             values = call(self.reward, inputs, names)[own].tolist()
+        if self.reward.needs_answers:
+            values = [math.nan if gold is None else value for value, gold in zip(values, answers, strict=True)]
         # None is how TRL's trainers are told that a reward does not apply.
         return [None if math.isnan(value) else value for value in values]
 
@@ -108,7 +116,7 @@ class TRLReward:
         with self._fused:
             return with_stats(rollout, forward_stats(trainer, self._fused, rollout, self.reward.outputs))
 
-    def _answers(self, columns: dict[str, Any], count: int) -> list[str | None]:
+    def _answers(self, columns: dict[str, Any], count: int, dataset: Any) -> list[GoldAnswer | None]:
         gold = columns.get(self.answer_column)
         if gold is None and self.reward.needs_answers:
             raise UserError(
@@ -118,7 +126,8 @@ class TRLReward:
         if gold is None:
             return [None] * count
         try:
-            return gold_answers(gold, self.answer_column)
+            values = as_stored(gold, dataset, self.answer_column)
+            return list(gold_answers(values, f"{self.answer_column}, row {{}} of the batch"))
         except UserError:
             # A column of that name may hold anything where nobody asks for answers.
             if self.reward.needs_answers or "answers" in inspect.signature(self.reward.function).parameters:
@@ -186,16 +195,55 @@ def num_generations(trainer: Any) -> int:
     return int(trainer.num_generations if trainer.model.training else trainer.num_generations_eval)
 
 
-def gold_answers(values: Sequence[object], column: str) -> list[str | None]:
-    """Return a dataset's gold answers as rlif compares them.
+def gold_answers(values: Iterable[object], place: str) -> Iterator[GoldAnswer | None]:
+    """Yield a dataset's gold answers as rlif compares them.
+
+    Args:
+        values: of the rows, None for a row without one.
+        place: of an answer, with {} for the number of its row, from 1.
 
     Raises:
-        UserError: one is neither text nor a number.
+        UserError: one is of a type that is no answer, which it names (`rlif.answers.gold`).
     """
-    try:
-        return [gold_answer(value) for value in values]
-    except TypeError as error:
-        raise UserError(f"{column}: {error}") from error
+    for row, value in enumerate(values, start=1):
+        try:
+            yield gold_answer(value)
+        except TypeError as error:
+            raise UserError(f"{place.format(row)}: {error}") from error
+
+
+def as_stored(values: Iterable[object], dataset: Any, column: str) -> Iterable[object]:
+    """Give a column's values the width back that they have in the dataset.
+
+    `datasets` hands a float32 over as a Python float, which writes 0.1 as 0.10000000149011612.
+    """
+    feature = (getattr(dataset, "features", None) or {}).get(column)
+    kind = NARROW.get(getattr(getattr(feature, "feature", feature), "dtype", ""))  # of a list its items
+    return values if kind is None else [None if each is None else np.asarray(each, kind) for each in values]
+
+
+def check_answers(dataset: Any, column: str, reward: str, argument: str) -> None:
+    """Check before any work that a dataset has gold answers; of one that is streamed, that it has their column.
+
+    The rows of a column are of one type, so the first that has an answer tells.
+
+    Raises:
+        UserError: it has no such column, no answer in it, or something else.
+    """
+    if isinstance(dataset, dict):  # TRL takes several to evaluate on
+        for name, each in dataset.items():
+            check_answers(each, column, reward, f"{argument}[{name!r}]")
+        return
+    columns = getattr(dataset, "column_names", None)
+    if columns is not None and column not in columns:
+        raise UserError(
+            f"answer_column: got {column!r}, expected a column of {argument} with gold answers for {reward}; it has "
+            f"{', '.join(columns)}"
+        )
+    if isinstance(dataset, Dataset):
+        answers = gold_answers(dataset[column], f"{column}, row {{}} of {argument}")
+        if not any(answer is not None for answer in answers):
+            raise UserError(f"{column}: got no gold answer in {argument}, expected some for {reward}")
 
 
 def style_of(prompts: Sequence[Any]) -> AnswerStyle:

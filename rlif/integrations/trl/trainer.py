@@ -19,6 +19,7 @@ from rlif.integrations.trl.fused import FusedTokenStats
 from rlif.integrations.trl.loss import fused_loss
 from rlif.integrations.trl.rewards import (
     TRLReward,
+    check_answers,
     forward_stats,
     joined,
     rollout_of,
@@ -90,7 +91,7 @@ class RLIFTrainer(GRPOTrainer):
         Args:
             reward_funcs: one, or a list or tuple, of names of `rlif.rewards.REWARDS`, functions marked by
                 `rlif.rewards.uses`, and whatever TRL takes. `args.reward_weights` weighs them all.
-            answer_column: of the dataset, with the gold answers, for `verifiable`.
+            answer_column: of the dataset, with the gold answers, for rewards that need them.
             answer_style: where the answers of completions are looked for, "strict" or "lenient". None: lenient if
                 prompts are conversations.
             sampler: "rlif" draws as `rlif train` does, each prompt computed once for its completions and each token
@@ -107,14 +108,11 @@ class RLIFTrainer(GRPOTrainer):
         functions = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         functions = [_reward(each, answer_column, answer_style) for each in functions if each is not None]
         internal = [each.reward for each in functions if isinstance(each, TRLReward)]
-        train_dataset = positional[0] if positional else options.get("train_dataset")
-        columns = getattr(train_dataset, "column_names", None)
+        given = dict(zip(("train_dataset", "eval_dataset"), positional, strict=False)) | options
+        columns = getattr(given.get("train_dataset"), "column_names", None)
         needy = [reward.name for reward in internal if reward.needs_answers]
-        if needy and columns is not None and answer_column not in columns:
-            raise UserError(
-                f"answer_column: got {answer_column!r}, expected a column of the training dataset with gold answers "
-                f"for {needy[0]}; it has {', '.join(columns)}"
-            )
+        for argument in ("train_dataset", "eval_dataset") if needy else ():
+            check_answers(given.get(argument), answer_column, needy[0], argument)
         self._stats_outputs = tuple(dict.fromkeys(field for reward in internal for field in reward.outputs))
         self.stats_source: StatsSource | None = None
         self.sampler: Sampler = sampler

@@ -170,4 +170,7 @@ def _targets() -> Iterator[tuple[str, str | None, str, Callable[[Any], Any]]]:
     engine = "verl.workers.engine.fsdp.transformer_impl"
     yield engine, "FSDPEngineWithLMHead", "forward_step", columns.recording_forward_step
     yield engine, "FSDPEngineWithLMHead", "prepare_model_outputs", columns.with_columns
-    yield "verl.trainer.ppo.v1.trainer_base", "PPOTrainer", "_compute_advantage", columns.handing_over
+    trainer = "verl.trainer.ppo.v1.trainer_base"
+    yield trainer, "PPOTrainer", "_compute_old_log_prob", columns.asking
+    yield trainer, "PPOTrainer", "_compute_advantage", columns.handing_over
+    yield "verl.trainer.ppo.v1.utils", None, "compute_advantage_for_multi_trajectories", columns.with_squares

@@ -194,7 +194,7 @@ def test_rows_that_do_not_suit_the_guard_are_refused_by_their_column(model_dir: 
         ([{"question": "1+1=", "answer": "2"}], "got a row with the columns question, answer, expected one named prom"),
         ([{"prompt": "1+1="}, {"prompt": None}], "^prompt: got None, expected text or a conversation"),
         ([{"prompt": "1+1=", "image": object()}], "^image: got images beside a prompt"),
-        ([{"prompt": "1+1=", "answer": ["2"]}], r"^answer: answer: got \['2'\], expected text or a number"),
+        ([{"prompt": "1+1=", "answer": {"a": 2}}], r"^answer, row 1 of the prompts: got \{'a': 2\} of type dict"),
     ):
         with pytest.raises(UserError, match=message) as error:
             GuardCallback(trainer, rows)

@@ -56,6 +56,18 @@ def test_verl_accepts_the_pages_command_as_it_stands() -> None:
     omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
 
 
+def test_verls_own_configuration_takes_the_pages_block_of_the_baseline() -> None:
+    block = OmegaConf.create(snippet("docs/verl.md", "adv_estimator: optimal_token_baseline"))
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = OmegaConf.merge(compose("ppo_trainer", [*OVERRIDES, "trainer.n_gpus_per_node=1"]), block)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not need_critic(config)
+        validate_config(config=config, use_reference_policy=False, use_critic=False)
+    assert config.trainer.use_v1
+    assert omega_conf_to_dataclass(config.actor_rollout_ref.actor).calculate_sum_pi_squared
+
+
 def test_the_command_line_wins_over_the_file() -> None:
     config = composed(*OVERRIDES, "actor_rollout_ref.rollout.n=4", "algorithm.rule_reward_weight=0.5")
     assert config.actor_rollout_ref.rollout.n == 4
@@ -69,6 +81,6 @@ def test_the_reward_function_rewards_nothing() -> None:
 
 
 def test_the_block_on_the_page_is_the_file_that_ships() -> None:
-    block = snippet("docs/verl.md", "algorithm:\n")
+    block = snippet("docs/verl.md", "adv_estimator: intuitor")
     shipped = yaml.safe_load((ROOT / "rlif/integrations/verl/intuitor.yaml").read_text())
     assert yaml.safe_load(block) == {name: shipped[name] for name in shipped.keys() - {"defaults", "hydra"}}

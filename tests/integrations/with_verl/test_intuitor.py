@@ -1,4 +1,4 @@
-"""The advantage estimator `intuitor` in verl's own computation of advantages, on the column its trainer fetches."""
+"""The advantage estimators that read our columns in verl's own computation of advantages, `intuitor` first of all."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,17 +152,18 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 class Worker:
     """The actor's worker without Ray: verl's engine, whose outputs go to the store under their names."""
 
-    def __init__(self, engine, store: Store) -> None:
-        self.engine, self.store = engine, store
+    def __init__(self, engine, store: Store, *, fused: bool = True) -> None:
+        self.engine, self.store, self.fused = engine, store, fused
 
     def compute_log_prob(self, batch: KVBatchMeta) -> KVBatchMeta:
-        data = verl_on_cpu.batch(fused=True, packed=True, **batch.extra_info)
+        self.asked = dict(batch.extra_info)
+        data = verl_on_cpu.batch(fused=self.fused, packed=True, **batch.extra_info)
         with self.engine.eval_mode():
             outputs = self.engine.infer_batch(data, loss_function=None)["model_output"]
         return self.store.put(batch.keys, batch.partition_id, TensorDict(outputs, batch_size=len(batch.keys)))
 
 
-def config(**algorithm):
+def config(squares: bool = False, **algorithm):
     return OmegaConf.create(
         {
             "algorithm": {
@@ -170,24 +171,33 @@ def config(**algorithm):
             },
             "actor_rollout_ref": {
                 "rollout": {"temperature": 0.7, "calculate_log_probs": False, "n": 2},
-                "actor": {"loss_agg_mode": "token-mean", "loss_scale_factor": None},
+                "actor": {
+                    "loss_agg_mode": "token-mean", "loss_scale_factor": None, "calculate_sum_pi_squared": squares,
+                },
             },
         }
     )  # fmt: skip
 
 
-def test_verls_trainer_goes_from_the_engines_pass_to_advantages(tmp_path: Path, store: Store) -> None:
-    verl_on_cpu.start(tmp_path)
-    verl_on_cpu.save_model(tmp_path)
+def stored_batch(directory: Path, store: Store, scores: list[float]) -> KVBatchMeta:
+    """Two completions of each of two prompts in the store, with their rewards, and a model to compute with."""
+    verl_on_cpu.start(directory)
+    torch.manual_seed(0)
+    verl_on_cpu.save_model(directory)
     keys = ["a_0_0", "a_1_0", "b_0_0", "b_1_0"]
     masks = [torch.ones(n, dtype=torch.int64) for n in verl_on_cpu.RESPONSE_LENGTHS]
+    rewards = [
+        torch.cat([torch.zeros(len(mask) - 1), torch.tensor([each])]) for mask, each in zip(masks, scores, strict=True)
+    ]
     store.put(keys, "train", TensorDict({"response_mask": verl_on_cpu.jagged(masks)}, batch_size=4))
-    store.put(
-        keys, "train", TensorDict({"rm_scores": verl_on_cpu.jagged([0.0 * mask for mask in masks])}, batch_size=4)
-    )
+    store.put(keys, "train", TensorDict({"rm_scores": verl_on_cpu.jagged(rewards)}, batch_size=4))
     store.columns["uid"] = dict(zip(keys, ["a", "a", "b", "b"], strict=True))
-    batch = KVBatchMeta(keys=keys, partition_id="train", tags=[{}] * 4, fields=list(store.columns))
+    return KVBatchMeta(keys=keys, partition_id="train", tags=[{}] * 4, fields=list(store.columns))
 
+
+def test_verls_trainer_goes_from_the_engines_pass_to_advantages(tmp_path: Path, store: Store) -> None:
+    batch = stored_batch(tmp_path, store, [0.0] * 4)
+    keys = batch.keys
     metrics: dict[str, float] = {}
     with verl_on_cpu.fsdp_engine(tmp_path, fused=True, packed=True) as engine:
         trainer = SimpleNamespace(config=config(), actor_rollout_wg=Worker(engine, store))
@@ -220,3 +230,51 @@ def test_other_estimators_get_what_they_got(store: Store) -> None:
     PPOTrainer._compute_advantage(SimpleNamespace(config=config(adv_estimator="grpo")), batch, metrics)
     assert not metrics
     assert store.columns["advantages"]["a_0_0"][0] == pytest.approx(0.5**0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("estimator", ["optimal_token_baseline", "tir_optimal_token_baseline"])
+def test_verls_default_trainer_has_the_optimal_token_baselines_of_its_deprecated_one(
+    estimator: str, fused: bool, tmp_path: Path, store: Store
+) -> None:
+    batch = stored_batch(tmp_path, store, [1.0, 0.0, 0.5, 0.2])
+    settings = config(squares=True, adv_estimator=estimator)
+    with verl_on_cpu.fsdp_engine(tmp_path, fused=fused, packed=True) as engine:
+        worker = Worker(engine, store, fused=fused)
+        trainer = SimpleNamespace(config=settings, actor_rollout_wg=worker)
+        PPOTrainer._compute_old_log_prob(trainer, batch, {})
+        PPOTrainer._compute_advantage(trainer, batch, {})
+    assert worker.asked["calculate_sum_pi_squared"]
+    # Nobody after the actor is asked: a reference model's sums would take the place of the actor's.
+    assert "calculate_sum_pi_squared" not in batch.extra_info
+
+    lengths = verl_on_cpu.RESPONSE_LENGTHS
+    rows = [store.columns["sum_pi_squared"][key] for key in batch.keys]
+    columns = {
+        "sum_pi_squared": [row[-n - 1 : -1] for row, n in zip(rows, lengths, strict=True)],
+        **{name: list(store.columns[name].values()) for name in ("old_log_probs", "response_mask", "rm_scores")},
+    }
+    tensors = {name: verl_on_cpu.jagged(rows).to_padded_tensor(0) for name, rows in columns.items()}
+    tensors["token_level_rewards"] = tensors.pop("rm_scores")
+    data = DataProto.from_dict(tensors, non_tensors={"uid": np.array(["a", "a", "b", "b"], dtype=object)})
+    expected = compute_advantage(data, adv_estimator=estimator, config=settings.algorithm).batch["advantages"]
+    assert expected.any()
+    for key, row, length in zip(batch.keys, expected, lengths, strict=True):
+        torch.testing.assert_close(store.columns["advantages"][key], row[:length], atol=0, rtol=0)
+
+
+def test_a_baseline_without_its_column_is_an_error_that_says_what_is_missing(store: Store) -> None:
+    masks = verl_on_cpu.jagged([torch.ones(3, dtype=torch.int64), torch.ones(2, dtype=torch.int64)])
+    batch = store.put(["a_0_0", "a_1_0"], "train", TensorDict({"response_mask": masks}, batch_size=2))
+    settings = config(squares=True, adv_estimator="optimal_token_baseline")
+    with pytest.raises(UserError, match=r"found no sum_pi_squared .* no algorithm\.rollout_correction\.bypass_mode"):
+        PPOTrainer._compute_advantage(SimpleNamespace(config=settings), batch, {})
+
+
+def test_a_baseline_that_nobody_asked_the_column_for_has_verls_own_message(tmp_path: Path, store: Store) -> None:
+    batch = stored_batch(tmp_path, store, [1.0, 0.0, 0.5, 0.2])
+    logprobs = verl_on_cpu.jagged([-torch.ones(n) for n in verl_on_cpu.RESPONSE_LENGTHS])
+    store.put(batch.keys, "train", TensorDict({"old_log_probs": logprobs}, batch_size=4))
+    trainer = SimpleNamespace(config=config(adv_estimator="optimal_token_baseline"))
+    with pytest.raises(AssertionError, match=r"Please set actor\.calculate_sum_pi_squared=True"):
+        PPOTrainer._compute_advantage(trainer, batch, {})

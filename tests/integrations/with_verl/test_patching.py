@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("verl.utils", reason="verl is not installed")
 
 from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.v1 import trainer_base
 from verl.utils import torch_functional
 from verl.utils.experimental.torch_functional import FusedLinearForPPO
 from verl.utils.kernel import linear_cross_entropy as kernel
@@ -35,6 +36,9 @@ def held() -> dict[str, object]:
         "kernel": kernel.linear_cross_entropy,
         "step": ENGINE.forward_step,
         "outputs": ENGINE.prepare_model_outputs,
+        "old log-probabilities": trainer_base.PPOTrainer._compute_old_log_prob,
+        "advantages": trainer_base.PPOTrainer._compute_advantage,
+        "trajectories": trainer_base.compute_advantage_for_multi_trajectories,
     }
 
 

@@ -60,8 +60,9 @@ def test_a_gold_solution_is_reduced_to_its_final_answer(tmp_path: Path) -> None:
         ('{"prompt": ""}', "non-empty string"),
         ('{"prompt": null}', "non-empty string"),
         ('{"prompt": ["1+1"]}', "non-empty string"),
-        ('{"prompt": "1+1", "answer": ["2"]}', "`answer`"),
-        ('{"prompt": "1+1", "answer": true}', "`answer`"),
+        ('{"prompt": "1+1", "answer": {"value": "2"}}', "`answer`"),
+        ('{"prompt": "1+1", "answer": [["2"], ["3"]]}', "`answer`"),
+        ('{"prompt": "1+1", "answer": ["2", "\\ud800"]}', "`answer`"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path: Path, line: str, reason: str) -> None:
@@ -99,6 +100,13 @@ def test_a_missing_answer_is_an_error_only_where_answers_are_needed(tmp_path: Pa
     assert read_prompts(path)[1].answer is None
     with pytest.raises(UserError, match=r"line 2: no `answer`, which a reward needs"):
         read_prompts(path, need_answers=True)
+
+
+def test_a_list_of_gold_answers_has_those_that_are_right_and_true_is_yes_too(tmp_path: Path) -> None:
+    answers = [["2", 2.50, "so #### 3"], ["4", 4], [], True]
+    lines = [json.dumps({"prompt": "x", "answer": answer}) for answer in answers]
+    expected = [("2", "2.5", "3"), "4", None, ("true", "yes")]
+    assert [prompt.answer for prompt in read_prompts(write(tmp_path, "\n".join(lines)))] == expected
 
 
 @given(count=st.integers(1, 20), epochs=st.integers(1, 4), seed=st.integers(0, 2**32))

@@ -116,7 +116,8 @@ def test_a_training_has_what_the_diagnosis_has_and_a_mere_metric_none(config: Di
     (training,) = config.trainings(Path("here")).values()
     assert training.output_dir == Path("here") / "training-self_certainty"
     assert (training.answer_style, training.seed, training.max_steps) == ("lenient", 7, 2)
-    assert (training.guard, training.resume, training.warmup_ratio) == ("warn", False, 0.0)
+    assert (training.guard, training.guard_labels) == ("warn", "majority")
+    assert (training.resume, training.warmup_ratio) == (False, 0.0)
     config.steps = None
     assert config.trainings(Path("here")) == {}
 

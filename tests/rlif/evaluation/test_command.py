@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,17 @@ def test_an_evaluation_that_the_last_release_began_is_resumed(make_eval: MakeEva
         run_eval(make_eval(resume=True, temperature=0.5))
     run_eval(make_eval(resume=True))
     assert (tmp_path / "out" / "eval.json").read_bytes() == results
+
+
+def test_an_evaluation_by_lists_of_gold_answers_resumes(make_eval: MakeEval, tmp_path: Path) -> None:
+    config = make_eval()
+    prompts = Path(str(config.data))
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    prompts.write_text("".join(json.dumps(row | {"answer": [row["answer"], "none"]}) + "\n" for row in rows))
+    run_eval(config)
+    results = json.loads((tmp_path / "out" / "eval.json").read_text())
+    run_eval(replace(config, resume=True))
+    assert json.loads((tmp_path / "out" / "eval.json").read_text()) == results
 
 
 def test_an_evaluation_does_not_resume_with_other_options_or_prompts(

@@ -39,6 +39,14 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert completions.labelled().correct().tolist() == [[True, False, False]]
 
 
+def test_a_list_of_gold_answers_is_read_again_and_any_of_it_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "completions.jsonl"
+    write_rows(path, [completion_row("p", ("Paris", "1/2"), ["#### 0.5", "#### paris", "#### 2"], {})])
+    completions = read_completions(path)
+    assert completions.golds == [("Paris", "1/2")]
+    assert completions.correct().tolist() == [[True, True, False]]
+
+
 def test_a_file_from_elsewhere_may_have_answers_and_no_scores(write_jsonl: WriteJsonl) -> None:
     path = write_jsonl({"prompt": "a", "answer": "so #### 7", "answers": [7, "7.0", None, ""]})
     completions = read_completions(path)
@@ -86,7 +94,8 @@ GOOD = {"prompt": "a", "answer": "1", "completions": ["#### 1", "#### 2"], "scor
         ({"completions": None}, "got `answers` null, expected a list"),
         ({"completions": ["a", 3]}, "got 3 for `completions`, expected text"),
         ({"prompt": None}, "got null for `prompt`, expected text"),
-        ({"answer": ["1"]}, r"got \[\"1\"\] for `answer`, expected text"),
+        ({"answer": {"a": "b"}}, r"got \{\"a\": \"b\"\} for `answer`, expected text, a number"),
+        ({"answer": ["1", "\ud800"]}, "got `answer` with half a surrogate pair"),
         ({"scores": [1, 2]}, r"got `scores` .*, expected an object of lists of numbers"),
         ({"scores": {"s": 0.5}}, "got 0.5 for the score `s`, expected a list of numbers"),
         ({"scores": {"s": [0.5]}}, "got 1 scores `s`, expected 2, one a completion"),

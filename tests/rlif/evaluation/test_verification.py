@@ -17,7 +17,7 @@ from rlif.evaluation.measure import evaluate_completions
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.report import print_tables
 from rlif.evaluation.sampling import prepare_sampling
-from rlif.files.jsonl import Row, read_rows
+from rlif.files.jsonl import Row, read_rows, write_rows
 
 MakeEval = Callable[..., EvalConfig]
 # In the alphabet of the tests' tokenizer; answers in prose count, so that a random model states some ratings.
@@ -70,23 +70,31 @@ def sampled(config: EvalConfig, path: Path) -> list[Row]:
 
 def test_each_completion_has_its_ratings_and_the_share_that_call_it_right(make_eval: MakeEval, tmp_path: Path) -> None:
     rows = sampled(make_eval(**ASKED), tmp_path / "all.jsonl")
+    ratings = []
     for row in rows:
-        assert [len(ratings) for ratings in row["ratings"]] == [3] * 4
-        shares = [sum(rating in ("1", "01") for rating in ratings) / 3 for ratings in row["ratings"]]
+        groups = [[each["rating"] for each in verifications] for verifications in row["verifications"]]
+        assert [len(group) for group in groups] == [3] * 4
+        shares = [sum(rating in ("1", "01") for rating in group) / 3 for group in groups]
         assert row["scores"]["verification"] == pytest.approx(shares)
-    assert any(rating is not None for row in rows for ratings in row["ratings"] for rating in ratings)
-    verified = read_completions(tmp_path / "all.jsonl").verified
-    assert verified is not None
-    assert verified.all()
+        ratings += [rating for group in groups for rating in group]
+    stated = {rating for rating in ratings if rating is not None}
+    assert stated
+    assert {rating.lstrip("0") for rating in stated} <= {"1", "2", "3"}  # what is no rating is not taken for one
+    completions = read_completions(tmp_path / "all.jsonl")
+    assert completions.verified is not None
+    assert completions.verified.all()
+    assert evaluate_completions(completions).label_free["rated"].value == pytest.approx(
+        sum(rating is not None for rating in ratings) / len(ratings)
+    )
     one_at_a_time = sampled(make_eval(max_batch_tokens=1, **ASKED), tmp_path / "one.jsonl")
-    assert [row["ratings"] for row in one_at_a_time] == [row["ratings"] for row in rows]
+    assert [row["verifications"] for row in one_at_a_time] == [row["verifications"] for row in rows]
 
 
 def test_what_is_asked_changes_nothing_of_the_completions(make_eval: MakeEval, tmp_path: Path) -> None:
     asked = sampled(make_eval(**ASKED), tmp_path / "asked.jsonl")
     plain = sampled(make_eval(**ASKED | {"verify_generations": 0}), tmp_path / "plain.jsonl")
     assert [row["completions"] for row in asked] == [row["completions"] for row in plain]
-    assert "ratings" not in plain[0]
+    assert "verifications" not in plain[0]
     assert "verification" not in plain[0]["scores"]
 
 
@@ -94,13 +102,54 @@ def test_a_completion_too_long_to_be_verified_is_left_out_and_counted(make_eval:
     path = tmp_path / "short.jsonl"
     rows = sampled(make_eval(**ASKED | {"verify_max_prompt_length": 16}), path)
     for row in rows:
-        for text, ratings, score in zip(row["completions"], row["ratings"], row["scores"]["verification"], strict=True):
-            assert (ratings is None) is (len(row["prompt"] + text) + 1 > 16)
-            assert ratings is not None or score == 0
+        scores = row["scores"]["verification"]
+        for text, asked, score in zip(row["completions"], row["verifications"], scores, strict=True):
+            assert (asked is None) is (len(row["prompt"] + text) + 1 > 16)
+            assert asked is not None or score == 0
     completions = read_completions(path)
     assert completions.verified is not None
     assert 0 < completions.verified.mean() < 1
     assert evaluate_completions(completions).label_free["verified"].value == completions.verified.mean()
+
+
+def verification(text: str, rating: str | None) -> Row:
+    return {"text": text, "finished": rating is not None, "rating": rating}
+
+
+def printed(path: Path, verifications: list[list[Row] | None], scores: list[float]) -> tuple[float | None, str]:
+    """The balanced accuracy, and what is said, of a right and a wrong completion with these verifications."""
+    row = {"prompt": "p", "answer": "1", "completions": ["#### 1", "#### 2"], "verifications": verifications}
+    write_rows(path, [row | {"scores": {"verification": scores}}])
+    evaluation = evaluate_completions(read_completions(path))
+    console = Console(record=True, width=300)
+    print_tables(evaluation, console)
+    return evaluation.verifying, console.export_text()
+
+
+def test_where_no_verification_states_a_rating_nothing_is_said_to_be_verified(tmp_path: Path) -> None:
+    silent = [verification("Let us see whether", None)]
+    verifying, text = printed(tmp_path / "silent.jsonl", [silent, silent], [0.0, 0.0])
+    assert verifying is None
+    assert "No verification states a rating: the score verification is 0 throughout and says nothing; try" in text
+    assert "a longer max_completion_length (100% were cut off)." in text
+    assert "  without: Let us see whether" in text
+    assert "balanced accuracy" not in text
+
+
+def test_where_few_verifications_state_a_rating_the_share_is_said(tmp_path: Path) -> None:
+    silent, right = verification("Let us see whether", None), verification("#### 1", "1")
+    verifying, text = printed(tmp_path / "few.jsonl", [[right, silent, silent], None], [1 / 3, 0.0])
+    assert "Only 33.3% of the verifications state a rating: the others call nothing right; try" in text
+    assert verifying is None  # there is but a right completion
+    verifying, text = printed(tmp_path / "all.jsonl", [[right], [right]], [1.0, 1.0])
+    assert verifying == 0.5
+    assert "state a rating:" not in text
+
+
+@pytest.mark.parametrize("value", [[None], "x", [None, []], [None, ["1"]], [None, [{"text": "a", "finished": True}]]])
+def test_verifications_of_another_form_are_named(value: object, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 1: got .*verifications`.*, expected"):
+        printed(tmp_path / "odd.jsonl", value, [0.0, 0.0])  # type: ignore[arg-type]
 
 
 def test_an_evaluation_with_verifications_goes_on_to_the_same_file(make_eval: MakeEval, tmp_path: Path) -> None:

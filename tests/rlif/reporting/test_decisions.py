@@ -64,6 +64,18 @@ def test_without_majority_answers_it_goes_by_the_drift() -> None:
     assert "The start model has a majority answer to 10% of its prompts only." in found.goes_by
 
 
+def test_a_run_that_learns_from_gold_answers_is_told_by_them() -> None:
+    courses = {"accuracy": (0.8, 0.9, 0.7), "consensus": (0.98, 0.9, 0.98)}
+    rows = [
+        evaluation(10 * place, consensus, gold_prompts=0.75, num_gold=400, accuracy=accuracy)
+        for place, (accuracy, consensus) in enumerate(zip(*courses.values(), strict=True))
+    ]
+    found = guard_report(rows, patience=1)
+    assert [each.verdict for each in found.decisions] == ["start", "best", "stop"]
+    assert found.decisions[1].words == "Completions that give the gold answer: 90.0%, ± 1.5 points."
+    assert found.goes_by.endswith("give the gold answer, which 75% of the held-out prompts have.")
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_the_evaluations_the_words_and_the_guard_agree(seed: int) -> None:
     draw = random.Random(seed)

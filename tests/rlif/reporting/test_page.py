@@ -89,6 +89,8 @@ def test_held_out_prompts_are_shown_at_the_start_at_the_guards_choice_and_at_the
     [
         ("2.0", "2", "right: 2.0", True),
         ("3", "2", "states 3, right is 2", False),
+        ("2.0", ["two", "2"], "right: 2.0", True),
+        ("3", ["two", "2"], "states 3, right is two or 2", False),
         ("3", None, "states 3", None),
         (None, "2", "states no answer, cut off", False),
         (None, None, "states no answer, cut off", None),

@@ -80,9 +80,11 @@ def test_what_changed_or_is_no_discriminator_is_refused(write_jsonl: WriteJsonl,
 
 
 def test_completions_that_teach_nothing_are_one_clear_error(write_jsonl: WriteJsonl) -> None:
+    silent = [{"prompt": "p", "answer": "1", "completions": ["so", "thus"], "scores": {"self_certainty": [1.0, 2.0]}}]
     nameless = [{**row, "scores": {"mine": [0.0] * 4}} for row in groups()]
     for rows, message in (
         (groups(None), "has no gold answers, expected some, or --labels majority"),
+        (silent, r"no completion of .* states an answer; try answer_style lenient"),
         (groups("3"), "none of the 60 answers are right, expected some to accept and some to reject"),
         (nameless, "has none of the scores self_certainty"),
     ):

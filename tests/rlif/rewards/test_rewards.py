@@ -62,6 +62,12 @@ def test_answers_are_compared_within_their_group_by_value(name: str, expected: l
     assert reward(name, rollout) == pytest.approx(expected)
 
 
+def test_of_several_gold_answers_any_is_right() -> None:
+    rollout = make_rollout(["#### 02", "#### 4", "#### 3", "2"], answer=("2", "4"))
+    assert reward("verifiable", rollout) == [1, 1, 0, 0]
+    assert reward("rise", rollout) == reward("rise", make_rollout(["#### 1", "#### 1", "#### 3", "2"], answer="1"))
+
+
 def test_a_group_that_states_no_answer_gets_nothing_for_agreeing() -> None:
     rollout = make_rollout(["1", "2", "2"], answer=None)
     for name in ("majority_vote", "semantic_entropy", "verifiable", "format"):

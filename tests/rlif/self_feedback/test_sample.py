@@ -54,8 +54,9 @@ def test_samples_of_an_earlier_release_are_read_and_gone_on_with(language_model:
 
 @pytest.mark.parametrize("name", ["prompt", "prompt_ids", "answer", "completions"])
 def test_a_row_that_somebody_has_changed_is_one_error(name: str, sampled: Row, tmp_path: Path) -> None:
-    write_rows(tmp_path / "samples.jsonl", [sampled])
-    assert read_samples(tmp_path / "samples.jsonl") == [sampled]
+    rows = [sampled, sampled | {"answer": ["2", "two"]}]
+    write_rows(tmp_path / "samples.jsonl", rows)
+    assert read_samples(tmp_path / "samples.jsonl") == rows
     for value in HOSTILE_VALUES:
         fits = name == "prompt" or (name == "prompt_ids" and value == []) or (name == "answer" and value in (None, "x"))
         if not fits:

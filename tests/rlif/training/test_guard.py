@@ -6,11 +6,13 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,10 +27,11 @@ from rlif.training import loop
 from rlif.training.checkpoint import checkpoints
 from rlif.training.command import guard_summary
 from rlif.training.guard import Guard, Reading
+from rlif.training.held_out import held_out
 from rlif.training.loop import TrainResult
 from rlif.training.options import TrainConfig
 from rlif.training.progress import SilentProgress
-from rlif.training.setup import Run, held_out, validation_options
+from rlif.training.setup import Run, validation_options
 from rlif.training.validation import majority_answers
 from runs import MakeConfig, assert_same_runs, evaluated, train
 from tiny_models import frozen_start_model
@@ -47,6 +50,17 @@ WELL = {
     "completion_length": 30.0,
 }
 FREE_FORM = WELL | {"consensus_prompts": 0.1}  # answers that cannot be compared
+LABELLED = WELL | {"gold_prompts": 1.0, "num_gold": 1000}  # of a run that learns from gold answers
+
+
+class Told(SilentProgress):
+    """What a run warns of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def observe(guard: Guard, *changes: dict[str, float], start: dict[str, float] = WELL) -> list[str | None]:
@@ -71,13 +85,6 @@ def test_a_guard_without_answers_to_go_by_says_what_it_goes_by_and_what_may_help
 def test_a_run_without_answers_says_so_of_its_guard_and_of_its_reward_once_each(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    class Told(SilentProgress):
-        def __init__(self) -> None:
-            self.warnings: list[str] = []
-
-        def warn(self, message: str) -> None:
-            self.warnings.append(message)
-
     told = Told()
     loop.train(make_config(reward=("majority_vote",), guard="warn"), progress=told)
     guard, reward = told.warnings
@@ -153,7 +160,7 @@ def test_coming_to_the_point_with_the_same_answers_is_no_fault() -> None:
     assert guard.best.step == 10
 
 
-def test_gold_answers_change_nothing() -> None:
+def test_gold_answers_change_nothing_unless_the_guard_goes_by_them() -> None:
     with_labels, without = Guard(patience=2), Guard(patience=2)
     for step, share in enumerate((0.5, 0.6, 0.4)):
         metrics = WELL | {"consensus": share}
@@ -161,6 +168,36 @@ def test_gold_answers_change_nothing() -> None:
         without.observe(step, metrics)
     assert with_labels.readings == without.readings
     assert with_labels.best == without.best
+
+
+def test_by_gold_answers_a_policy_that_unlearns_a_misconception_rises() -> None:
+    # As in the lab: the start model is sure of what it has wrong, so that what is right contradicts its majorities.
+    courses = {"accuracy": (0.81, 0.85, 0.9), "consensus": (0.98, 0.93, 0.88)}
+    steps = [dict(zip(courses, values, strict=True)) for values in zip(*courses.values(), strict=True)]
+    by_gold, by_majority = Guard(patience=2), Guard(patience=2)
+    assert observe(by_gold, *steps, start=LABELLED) == [None, None, None]
+    assert [warning is not None for warning in observe(by_majority, *steps)] == [False, True, False]
+    assert by_gold.best is not None
+    assert by_gold.best.step == 20
+    assert by_majority.best is not None
+    assert by_majority.best.step == 0
+    assert "85% of completions give the gold answer, 90% did at step 20" in str(
+        by_gold.observe(30, LABELLED | {"accuracy": 0.85})
+    )
+
+
+def test_what_is_right_may_end_and_say_less_than_before() -> None:
+    shorter = {"eos_rate": 0.5, "parse_rate": 0.5, "repetition": 0.5, "completion_length": 3.0, "accuracy": 0.9}
+    guard = Guard(patience=1)
+    observe(guard, {"accuracy": 0.8}, shorter, start=LABELLED)
+    assert guard.best is not None
+    assert guard.best.step == 10
+
+
+def test_gold_answers_of_too_few_prompts_are_not_gone_by() -> None:
+    guard = Guard(patience=1)
+    guard.observe(0, LABELLED | {"gold_prompts": 0.4, "accuracy": 0.8})
+    assert guard.readings[0].score == WELL["consensus"]
 
 
 @pytest.fixture
@@ -260,11 +297,51 @@ def test_a_stopped_run_that_is_interrupted_before_it_is_saved_trains_no_further(
     assert_same_runs(whole.run_dir, resumed.run_dir)
 
 
-def test_a_run_rewarded_for_right_answers_is_not_stopped(falling: TrainConfig) -> None:
+def test_a_run_that_learns_from_gold_answers_is_guarded_by_those_of_held_out_prompts(falling: TrainConfig) -> None:
     result = train(replace(falling, reward=(*falling.reward, "verifiable"), max_steps=8))
+    assert {row["eval/gold_prompts"] for row in result.rows} == {1.0}
+    readings = Guard.of_rows(result.rows).readings
+    assert [each.score for each in readings] == [row["eval/accuracy"] for row in result.rows]
+    assert result.guard_step == result.best_step
+
+
+def test_a_run_whose_held_out_prompts_have_no_gold_answers_is_warned_at_most(
+    falling: TrainConfig, write_jsonl: Callable[..., Path]
+) -> None:
+    told = Told()
+    rows = [{"prompt": f"{a}+{b}="} for a in (1, 20) for b in (3, 4, 50)]
+    config = replace(falling, reward=(*falling.reward, "verifiable"), max_steps=8)
+    result = loop.train(replace(config, eval_data=str(write_jsonl(*rows, name="unlabelled.jsonl"))), progress=told)
     assert result.last_step == 8
     assert not result.stopped
     assert result.warning is not None
+    assert told.warnings[0].startswith(
+        "the run learns from gold answers, which only 0% of the held-out prompts have (less than 50%), so the guard "
+        "goes by the start model and warns at most"
+    )
+
+
+def test_labels_that_the_guard_is_told_to_go_by_are_those_that_it_goes_by(falling: TrainConfig, tmp_path: Path) -> None:
+    def is_by_gold(name: str, **how: Any) -> set[bool]:
+        rows = train(replace(falling, output_dir=tmp_path / name, max_steps=1, **how)).rows
+        return {"eval/gold_prompts" in row for row in rows}
+
+    assert is_by_gold("gold", guard_labels="gold") == {True}
+    assert is_by_gold("majority", guard_labels="majority", reward=(*falling.reward, "verifiable")) == {False}
+    assert is_by_gold("auto") == {False}
+
+
+def test_gold_labels_that_held_out_prompts_lack_are_refused_before_anything_is_written(
+    falling: TrainConfig, write_jsonl: Callable[..., Path]
+) -> None:
+    data = write_jsonl({"prompt": "1+3=", "answer": 4}, {"prompt": "20+3="}, {"prompt": "20+4="}, name="some.jsonl")
+    message = (
+        "guard_labels: got 'gold', but 1 of 3 held-out prompts have a gold answer (`answer`); expected at least 50%"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(replace(falling, guard_labels="gold", eval_data=str(data)))
+    assert falling.output_dir is not None
+    assert not falling.output_dir.exists()
 
 
 def test_a_gold_answer_that_is_only_measured_does_not_keep_the_guard_from_stopping(falling: TrainConfig) -> None:

@@ -1,0 +1,53 @@
+"""Say early that completions lack what the rewards go by: every one then gets the same, and nothing is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlif.answers.advice import how_to_get_answers, how_to_get_form, how_to_get_ratings
+from rlif.answers.tags import has_form
+from rlif.rollouts.rollout import Rollout
+from rlif.training.distributed import all_reduce_max, all_reduce_sum
+from rlif.training.setup import Run
+
+
+def warn_of_silence(run: Run, rollout: Rollout) -> None:
+    """Warn where no completion of a step, on any process, has what a reward goes by.
+
+    That is an answer, of rewards that compare the answers which completions state; the form with tags, of those that
+    reward the form; and a rating, of verifications.
+    """
+    accelerator, rewards = run.learner.accelerator, run.learner.rewards.rewards
+    solutions, verifications = rollout.solutions, rollout.verifications
+
+    def silent(found: bool) -> bool:
+        return not all_reduce_max(accelerator, float(found))
+
+    def finished(rows: Sequence[int]) -> float | None:
+        """The share that ended by itself."""
+        sums = {"ended": rollout.finished[list(rows)].sum().item(), "rows": len(rows)}
+        total = all_reduce_sum(accelerator, sums)
+        return total["ended"] / total["rows"] if total["rows"] else None
+
+    reading = ", ".join(reward.name for reward in rewards if reward.reads_stated)
+    if reading and silent(any(rollout.stated[row] for row in solutions)):
+        run.progress.warn(
+            f"no completion of this step states an answer, by which {reading} tells them apart: "
+            f"{how_to_get_answers(rollout.answer_style, finished(solutions))}"
+        )
+    formal = ", ".join(reward.name for reward in rewards if reward.rewards_form)
+    if formal and silent(any(has_form(rollout.texts[row]) for row in solutions)):
+        run.progress.warn(
+            f"no completion of this step has the form that {formal} rewards, so that all get 0 and nothing is learned: "
+            f"{how_to_get_form(finished(solutions))}"
+        )
+    if run.learner.verifier is not None and all_reduce_sum(accelerator, {"rows": len(verifications)})["rows"]:
+        rated = any(
+            (stated := rollout.stated[row]) is not None and run.learner.verifier.rating(stated.text) is not None
+            for row in verifications
+        )
+        if silent(rated):
+            run.progress.warn(
+                "no verification of this step states a rating, so that all get the same reward: "
+                f"{how_to_get_ratings(finished(verifications))}"
+            )
