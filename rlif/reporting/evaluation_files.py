@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlif.answers.math_verification import limited_cost
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.errors import UserError
 from rlif.evaluation.completions import AGREEMENT, Completions, read_completions
 from rlif.evaluation.extremes import SHOWN, End, ends_of, order_score
@@ -75,7 +75,7 @@ def read_evaluation(path: Path) -> EvaluationFiles:
         given = record.options.get("completions")
         source = own if own.is_file() or given is None else Path(given).expanduser()
         if source.suffix.lower() not in TEXT_FILES:
-            note = f"Completions are shown of JSON lines, which {source} are not."
+            note = f"Completions are shown of .jsonl files, and {source} is none."
         elif not source.is_file():
             note = f"The completions are not here: there is no {source}."
         else:
@@ -90,7 +90,7 @@ def _ends(path: Path, record: Record) -> tuple[str, dict[End, list[Shown]]]:
     name = order_score(completions.scores)
     scores = completions.agreement if name is None else completions.scores[name]
     found: dict[End, list[tuple[int, int]]] = {}
-    with limited_cost():
+    with limited_cost(RUN_SECONDS):
         correct = completions.correct()
         for row, (gold, values) in enumerate(zip(completions.golds, scores.tolist(), strict=True)):
             kinds = [None] * len(values) if gold is None else correct[row].tolist()
@@ -118,7 +118,7 @@ def _compared(scores: NDArray[np.float64], at: tuple[int, int], is_sure: bool) -
 def _shown(path: Path, rows: list[Row], completions: Completions, at: tuple[int, int], heading: str) -> Shown:
     row, place = rows[at[0]], at[1]
     text, kept = row["completions"][place], row.get("token_confidence")
-    where = f"runs: {path}, line {at[0] + 1}"
+    where = f"runs: {path}, row {at[0] + 1}"
     tokens = None
     if kept is not None:
         if not isinstance(kept, list) or len(kept) != completions.num_generations:

@@ -168,7 +168,7 @@ def test_completions_that_were_measured_again_are_shown_as_long_as_their_file_is
     view = view_of(changeable)
     assert (view.ends, view.note) == ([], f"The completions are not here: there is no {elsewhere}.")
     (changeable / "config.yaml").write_text("completions: some.parquet\n")
-    assert view_of(changeable).note == "Completions are shown of JSON lines, which some.parquet are not."
+    assert view_of(changeable).note == "Completions are shown of .jsonl files, and some.parquet is none."
 
 
 def test_answers_in_place_of_completions_are_measured_and_not_shown(tmp_path: Path) -> None:
@@ -234,8 +234,8 @@ def test_damaged_results_are_one_error(changes: dict[str, Any], changeable: Path
         ("eval.json", "{", "cannot read .*eval.json: it is not JSON"),
         ("config.yaml", "nonsense: 1\n", "got 'nonsense', which is no option of rlif eval"),
         ("completions.jsonl", json.dumps(row(0, scores=3)), "line 1: got `scores` 3, expected an object"),
-        ("completions.jsonl", json.dumps(row(0, token_confidence=[])), r"line 1: got `token_confidence` \[\]"),
-        ("completions.jsonl", json.dumps(row(0, token_confidence=[3] * 4)), "line 1: got tokens that are no object"),
+        ("completions.jsonl", json.dumps(row(0, token_confidence=[])), r"row 1: got `token_confidence` \[\]"),
+        ("completions.jsonl", json.dumps(row(0, token_confidence=[3] * 4)), "row 1: got tokens that are no object"),
         ("completions.jsonl", json.dumps(row(0, crc32="0")), "line 1: has changed since it was written"),
         ("risk_coverage.png", "no picture", "risk_coverage.png is no PNG"),
     ],
