@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rlif.answers.math_verification import limited_cost
+from rlif.answers.math_verification import RUN_SECONDS, limited_cost
 from rlif.errors import UserError
 from rlif.evaluation.completions import AGREEMENT, Completions, read_completions
 from rlif.evaluation.extremes import SHOWN, End, ends_of, order_score
@@ -17,6 +18,7 @@ from rlif.evaluation.options import EvalConfig
 from rlif.files.json_values import read_json
 from rlif.files.jsonl import Row, read_rows
 from rlif.files.lock import LOCK_FILE, is_locked
+from rlif.options.record import CONFIG_FILE
 from rlif.reporting.completions import Shown, shown
 from rlif.reporting.records import Record, read_record
 from rlif.reporting.run_files import Sample, read_tokens
@@ -53,7 +55,7 @@ class EvaluationFiles:
 
 def is_evaluation(path: Path) -> bool:
     """Tell whether a directory is that of an evaluation, finished or not."""
-    return (path / RESULTS).is_file() or (path / COMPLETIONS).is_file()
+    return (path / RESULTS).is_file() or all((path / name).is_file() for name in (COMPLETIONS, CONFIG_FILE))
 
 
 def read_evaluation(path: Path) -> EvaluationFiles:
@@ -73,7 +75,7 @@ def read_evaluation(path: Path) -> EvaluationFiles:
         given = record.options.get("completions")
         source = own if own.is_file() or given is None else Path(given).expanduser()
         if source.suffix.lower() not in TEXT_FILES:
-            note = f"Completions are shown of JSON lines, which {source} are not."
+            note = f"Completions are shown of .jsonl files, and {source} is none."
         elif not source.is_file():
             note = f"The completions are not here: there is no {source}."
         else:
@@ -88,7 +90,7 @@ def _ends(path: Path, record: Record) -> tuple[str, dict[End, list[Shown]]]:
     name = order_score(completions.scores)
     scores = completions.agreement if name is None else completions.scores[name]
     found: dict[End, list[tuple[int, int]]] = {}
-    with limited_cost():
+    with limited_cost(RUN_SECONDS):
         correct = completions.correct()
         for row, (gold, values) in enumerate(zip(completions.golds, scores.tolist(), strict=True)):
             kinds = [None] * len(values) if gold is None else correct[row].tolist()
@@ -99,26 +101,30 @@ def _ends(path: Path, record: Record) -> tuple[str, dict[End, list[Shown]]]:
         for end, places in found.items():
             places.sort(key=lambda at: scores[at], reverse=end.is_sure)
             ends[end] = [
-                _shown(path, rows, completions, name or AGREEMENT, scores, at)
+                _shown(path, rows, completions, at, f"{name or AGREEMENT} {_compared(scores, at, end.is_sure)}")
                 for at in places[:SHOWN]
                 if isinstance(rows[at[0]].get("completions"), list)
             ]
     return name or AGREEMENT, {end: each for end, each in ends.items() if each}
 
 
-def _shown(
-    path: Path, rows: list[Row], completions: Completions, name: str, scores: np.ndarray, at: tuple[int, int]
-) -> Shown:
+def _compared(scores: NDArray[np.float64], at: tuple[int, int], is_sure: bool) -> str:
+    """A score among those of all completions; nothing is surer than all of them."""
+    beyond = scores < scores[at] if is_sure else scores > scores[at]
+    percent = 100 * int(beyond.sum()) // beyond.size
+    return f"{scores[at]:.4g}, {'surer' if is_sure else 'less sure'} than {percent}% of all"
+
+
+def _shown(path: Path, rows: list[Row], completions: Completions, at: tuple[int, int], heading: str) -> Shown:
     row, place = rows[at[0]], at[1]
     text, kept = row["completions"][place], row.get("token_confidence")
-    where = f"runs: {path}, line {at[0] + 1}"
+    where = f"runs: {path}, row {at[0] + 1}"
     tokens = None
     if kept is not None:
         if not isinstance(kept, list) or len(kept) != completions.num_generations:
             raise UserError(f"{where}: got `token_confidence` {str(kept)[:40]}, expected one for each completion")
         tokens = None if kept[place] is None else read_tokens(text, kept[place], where)
     finished = row.get("finished")
-    surer = float((scores < scores[at]).mean())
     return shown(
         Sample(
             step=0,
@@ -131,5 +137,5 @@ def _shown(
             reward=None,
             tokens=tokens,
         ),
-        f"{name} {scores[at]:.4g}, surer than {surer:.0%}",
+        heading,
     )

@@ -50,7 +50,8 @@ class EvaluationView:
     label_free: list[tuple[str, str]]
     """Means that need no gold answer."""
     scores: list[list[str]]
-    """Of each score its name, AUROC, the same within prompts, AURC, and ECE and Brier score, as it is and isotonic."""
+    """Of each score, that with the highest AUROC first: its name, AUROC, the same within prompts, AURC, and ECE and
+    Brier score, as it is and isotonic."""
     figures: list[Picture]
     ends: list[tuple[str, list[Shown]]]
     """Completions by kind, the most extreme first."""
@@ -123,9 +124,9 @@ class _Results:
         return cls(
             size=size,
             warnings=_warnings(results, labelled),
-            ways=_ways(results["selection"]),
+            ways=_ways(results["selection"], labelled),
             label_free=_label_free(results),
-            scores=[_score(str(name), quality) for name, quality in results["scores"].items()],
+            scores=[_score(str(name), quality) for name, quality in sorted(results["scores"].items(), key=_auroc)],
         )
 
 
@@ -147,14 +148,14 @@ def _warnings(results: Mapping[str, Any], labelled: int) -> list[str]:
     return warnings
 
 
-def _ways(selection: Mapping[str, Any]) -> list[tuple[str, list[Interval]]]:
+def _ways(selection: Mapping[str, Any], prompts: int) -> list[tuple[str, list[Interval]]]:
     """Ways of choosing by kind; of best-of-N the best score comes first, since their order means nothing."""
     majority = [name for name in selection if name.startswith("majority@")]
     mark = float(selection[majority[-1]]["value"]) if majority else None
     ways = []
     for title, beginnings in WAYS.items():
         intervals = [
-            Interval.of(name.replace("/", ", "), **with_nan(mean), mark=mark)
+            Interval.of(name.replace("/", ", "), **with_nan(mean), prompts=prompts, mark=mark)
             for name, mean in selection.items()
             if name.startswith(beginnings)
         ]
@@ -176,6 +177,12 @@ def _label_free(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         if name == "answered":
             rows += [(f"by {tier}", f"{float(share):.1%}") for tier, share in results["tiers"].items()]
     return rows
+
+
+def _auroc(item: tuple[str, Mapping[str, Any]]) -> float:
+    """Sorts scores: those that know most come first, and those of which nobody knows it last."""
+    known = item[1]["auroc"]
+    return 1.0 if known is None else -float(known)
 
 
 def _score(name: str, quality: Mapping[str, Any]) -> list[str]:

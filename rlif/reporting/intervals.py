@@ -10,7 +10,7 @@ from rlif.printable import one_line
 
 # Standard errors on either side of a mean that hold 95% of a normal distribution.
 Z = 1.96
-WIDTH, HEIGHT, MARGIN = 200, 18, 5
+WIDTH, HEIGHT, MARGIN = 200, 18, 6
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,10 @@ class Interval:
     """Another share that it is to be compared with."""
 
     @classmethod
-    def of(cls, name: str, value: float, standard_error: float, mark: float | None = None) -> Interval:
+    def of(cls, name: str, value: float, standard_error: float, *, prompts: int, mark: float | None = None) -> Interval:
         """Put 1.96 standard errors on both sides of a share, none beyond 0 or 1.
+
+        Of 0 and 1, which have no standard error, the interval is Wilson's, as if each prompt was right or wrong.
 
         Raises:
             ValueError: the share is none.
@@ -36,7 +38,7 @@ class Interval:
             raise ValueError(f"got {name} {value!r} ± {standard_error!r}, expected a share")
         if math.isnan(standard_error):
             return cls(name, value, math.nan, math.nan, mark)
-        half = Z * standard_error
+        half = Z * standard_error if 0 < value < 1 else Z**2 / (prompts + Z**2)
         return cls(name, value, max(0.0, value - half), min(1.0, value + half), mark)
 
     @property
@@ -50,18 +52,21 @@ class Interval:
         return "" if math.isnan(self.low) else f"{100 * self.low:.1f} to {self.high:.1%}"
 
     def svg(self) -> str:
-        """Draw a dot at the share, a line along the interval, and a dotted one at the mark."""
+        """Draw a dot at the share, a line along the interval, and a dotted one at the mark, as wide as there is room.
+
+        The dot is a line of no length with a round end, which stays round where the drawing is stretched.
+        """
         middle = HEIGHT / 2
         parts = [
-            f'<svg class="chart strip" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'aria-label="{escape(one_line(self.name))}: {self.words}">',
-            f'<path class="grid" d="M{_x(0)} {middle}H{_x(1)}"/>',
+            f'<svg class="strip" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
+            f'aria-label="{escape(one_line(self.name))}: {self.words}"><title>{self.words}</title>',
+            f'<path class="scale" d="M{_x(0)} {middle}H{_x(1)}"/>',
         ]
         if self.mark is not None:
-            parts.append(f'<path class="guard" d="M{_x(self.mark)} 0V{HEIGHT}"/>')
+            parts.append(f'<path class="mark" d="M{_x(self.mark)} 0V{HEIGHT}"/>')
         if not math.isnan(self.low):
             parts.append(f'<path class="range" d="M{_x(self.low)} {middle}H{_x(self.high)}"/>')
-        parts.append(f'<circle cx="{_x(self.value)}" cy="{middle}" r="4"><title>{self.words}</title></circle></svg>')
+        parts.append(f'<path class="dot" d="M{_x(self.value)} {middle}h0"/></svg>')
         return "".join(parts)
 
 

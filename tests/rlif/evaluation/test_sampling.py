@@ -12,10 +12,12 @@ import pytest
 from hurt import assert_same, running
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
+from rlif.evaluation.extremes import Extremes
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.sampling import EvalSampling
 from rlif.files.jsonl import Row, read_rows
 from rlif.rollouts.encode import EncodedPrompt
+from rlif.scoring.token_confidence import TokenConfidence
 
 WriteJsonl = Callable[..., Path]
 
@@ -31,6 +33,26 @@ def test_completions_do_not_depend_on_how_many_are_sampled_at_a_time(make_eval: 
         for name in ("out", "one")
     ]
     assert texts[0] == texts[1]
+
+
+def test_statistics_of_tokens_are_kept_of_the_surest_and_the_least_sure_of_each_kind(
+    make_eval: MakeEval, tmp_path: Path
+) -> None:
+    run_eval(make_eval(answer_style="lenient", max_completion_length=24))  # some end, and with a number
+    rows = read_rows(tmp_path / "out" / "completions.jsonl")
+    extremes = Extremes("lenient")
+    for row in rows:
+        kept = row.get("token_confidence", [None] * 4)
+        assert [place for place, each in enumerate(kept) if each is not None] == extremes.places(row)
+        for place, each in enumerate(kept):
+            if each is not None:
+                tokens = TokenConfidence.from_json(row["completions"][place], each)
+                assert "".join(tokens.texts) == row["completions"][place]
+                assert len(tokens.texts) == row["tokens"][place]
+                # Three digits of each token are kept.
+                mean = sum(tokens.values["self_certainty"]) / len(tokens.texts)
+                assert mean == pytest.approx(row["scores"]["self_certainty"][place], rel=0.005)
+    assert any(row.get("token_confidence") for row in rows)
 
 
 def test_an_evaluation_that_was_stopped_resumes_to_the_same_completions(

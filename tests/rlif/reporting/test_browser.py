@@ -67,14 +67,15 @@ def browse(page: Path, *words: str, dark: bool = False) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["run", "evaluation"])
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("browser")
     evil = "<script>window.evil = true</script><img src=x onerror='window.evil = true'>"
-    samples = [sample(0, evil), sample(0, LONG, prompt=LONG), *SAMPLES]
-    run = write_run(directory / "run", samples=samples)
-    evaluation = write_evaluated(directory / "evaluation", [row(9, prompt=LONG), *ROWS])
-    return report([run, evaluation], directory / "report.html")
+    if request.param == "run":
+        samples = [sample(0, evil), sample(0, LONG, prompt=LONG), *SAMPLES]
+        return report(write_run(directory / "run", samples=samples), directory / "report.html")
+    surest = row(20, completions=[LONG, evil, evil, evil], prompt=LONG, token_confidence=None)
+    return report(write_evaluated(directory / "evaluation", [*ROWS, surest]), directory / "report.html")
 
 
 def seen(page: Path, width: int, dark: bool) -> dict[str, Any]:

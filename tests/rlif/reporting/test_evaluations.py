@@ -49,7 +49,8 @@ def test_each_way_of_choosing_has_its_share_with_an_interval_as_eval_json_has_th
     for name, mean in results["selection"].items():
         interval = shown[name.replace("/", ", ")]
         assert interval.value == mean["value"]
-        assert interval.high == pytest.approx(min(1.0, mean["value"] + 1.96 * mean["standard_error"]))
+        if 0 < mean["value"] < 1:
+            assert interval.high == pytest.approx(min(1.0, mean["value"] + 1.96 * mean["standard_error"]))
         assert interval.mark == results["selection"]["majority@4"]["value"]
     best = next(intervals for _, intervals in view.ways if intervals[0].name.startswith("best-of-4"))
     assert [each.name for each in best] == ["best-of-4, token_entropy", "best-of-4, self_certainty"]  # the best first
@@ -77,7 +78,8 @@ def test_sure_and_wrong_completions_come_first_by_confidence_each_of_another_pro
     assert [each.verdict for each in ends["Sure and wrong"]] == ["states 3, right is 2"] * 4
     assert {each.verdict for each in ends["Sure and right"]} == {"right: 2"}
     assert {each.verdict for each in ends["Unsure and wrong"]} == {"states no answer, cut off"}
-    assert ends["Sure and wrong"][0].heading == "self_certainty 16, surer than 97%"  # 31 of 32
+    assert ends["Sure and wrong"][0].heading == "self_certainty 16, surer than 96% of all"  # 31 of 32
+    assert ends["Unsure and wrong"][0].heading == "self_certainty 1, less sure than 71% of all"  # 23 of 32
 
 
 def test_completions_are_coloured_on_one_scale_with_those_of_a_run(evaluated: Path, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_several_evaluations_are_side_by_side_and_beside_runs(evaluated: Path, t
     assert {"#run-1", "#evaluation-1", "#evaluation-2"} <= set(page.references)
     assert "<h1>1 run and 2 evaluations</h1>" in page.html
     assert re.search(r'<th scope="row">best-of-2, mine</th><td>—</td><td>100.0%</td>', page.html)
-    assert re.search(r'<th scope="row">accuracy@1</th><td>0.0% \(0.0 to 0.0%\)</td><td>100.0%</td>', page.html)
+    assert re.search(r'<th scope="row">accuracy@1</th><td>0.0% \(0.0 to 32.4%\)</td><td>100.0%</td>', page.html)
 
 
 # ---------------------------------------------------------------- evaluations that lack something
@@ -166,7 +168,7 @@ def test_completions_that_were_measured_again_are_shown_as_long_as_their_file_is
     view = view_of(changeable)
     assert (view.ends, view.note) == ([], f"The completions are not here: there is no {elsewhere}.")
     (changeable / "config.yaml").write_text("completions: some.parquet\n")
-    assert view_of(changeable).note == "Completions are shown of JSON lines, which some.parquet are not."
+    assert view_of(changeable).note == "Completions are shown of .jsonl files, and some.parquet is none."
 
 
 def test_answers_in_place_of_completions_are_measured_and_not_shown(tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_without_scores_completions_are_sorted_by_agreement(tmp_path: Path) -> N
     rows = [each | {"scores": {}, "token_confidence": None} for each in ROWS]
     view = view_of(write_evaluated(tmp_path / "eval", rows))
     assert view.files.order == "agreement"
-    assert view.ends[1][1][0].heading == "agreement 0.5, surer than 50%"
+    assert view.ends[1][1][0].heading == "agreement 0.5, surer than 50% of all"
 
 
 def test_an_evaluation_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
@@ -193,6 +195,9 @@ def test_an_evaluation_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -
     with Lock(path):
         assert view_of(path).state == "Still sampling: 8 prompts have their completions so far."
     assert "Not finished" in page_of(path).text()
+    (path / "config.yaml").unlink()
+    with pytest.raises(UserError, match="`rlif lab` or `rlif eval`"):  # of completions from elsewhere nothing is told
+        read_subjects([path])
 
 
 # ---------------------------------------------------------------- what is damaged
@@ -229,8 +234,8 @@ def test_damaged_results_are_one_error(changes: dict[str, Any], changeable: Path
         ("eval.json", "{", "cannot read .*eval.json: it is not JSON"),
         ("config.yaml", "nonsense: 1\n", "got 'nonsense', which is no option of rlif eval"),
         ("completions.jsonl", json.dumps(row(0, scores=3)), "line 1: got `scores` 3, expected an object"),
-        ("completions.jsonl", json.dumps(row(0, token_confidence=[])), r"line 1: got `token_confidence` \[\]"),
-        ("completions.jsonl", json.dumps(row(0, token_confidence=[3] * 4)), "line 1: got tokens that are no object"),
+        ("completions.jsonl", json.dumps(row(0, token_confidence=[])), r"row 1: got `token_confidence` \[\]"),
+        ("completions.jsonl", json.dumps(row(0, token_confidence=[3] * 4)), "row 1: got tokens that are no object"),
         ("completions.jsonl", json.dumps(row(0, crc32="0")), "line 1: has changed since it was written"),
         ("risk_coverage.png", "no picture", "risk_coverage.png is no PNG"),
     ],
@@ -246,18 +251,18 @@ def test_a_damaged_file_is_one_error(name: str, content: str, message: str, chan
 
 
 def test_an_interval_is_drawn_where_it_is_and_never_beyond_nothing_or_all() -> None:
-    half, all_right = Interval.of("a", 0.5, 0.1, mark=0.25), Interval.of("<b>", 1.0, 0.2)
+    half, all_right = Interval.of("a", 0.5, 0.1, prompts=9, mark=0.25), Interval.of("<b>", 1.0, 0.0, prompts=100)
     assert (half.low, half.high) == (pytest.approx(0.304), pytest.approx(0.696))
     assert half.words == "50.0% (30.4 to 69.6%)"
-    assert (all_right.low, all_right.high) == (pytest.approx(0.608), 1.0)
+    assert (all_right.low, all_right.high) == (pytest.approx(0.963, abs=5e-4), 1.0)  # Wilson's
     scale = WIDTH - 2 * MARGIN
-    assert f'<circle cx="{MARGIN + scale / 2}"' in half.svg()
-    assert f'<path class="guard" d="M{MARGIN + scale / 4}' in half.svg()
-    assert "guard" not in all_right.svg()
+    assert f'<path class="dot" d="M{MARGIN + scale / 2}' in half.svg()
+    assert f'<path class="mark" d="M{MARGIN + scale / 4}' in half.svg()
+    assert "mark" not in all_right.svg()
     assert "<b>" not in all_right.svg()
 
 
 def test_a_single_prompt_has_a_share_without_an_interval() -> None:
-    alone = Interval.of("a", 0.5, float("nan"))
+    alone = Interval.of("a", 0.5, float("nan"), prompts=1)
     assert alone.words == "50.0%"
     assert 'class="range"' not in alone.svg()
