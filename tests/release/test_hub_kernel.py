@@ -10,7 +10,8 @@ import pytest
 
 from environments import SECONDS, Environment
 
-pytestmark = pytest.mark.release
+# A test runs several commands, each of which may take SECONDS on a busy machine: more than the limit of other tests.
+pytestmark = [pytest.mark.release, pytest.mark.timeout(4 * SECONDS)]
 
 LOADS = """
 import importlib.util, os, sys, warnings

@@ -14,7 +14,8 @@ from environments import KEPT, SECONDS, Distributions, Environment, find_python
 from pages import ROOT
 from rlif.cli import COMMANDS
 
-pytestmark = pytest.mark.release
+# A test runs several commands, each of which may take SECONDS on a busy machine: more than the limit of other tests.
+pytestmark = [pytest.mark.release, pytest.mark.timeout(4 * SECONDS)]
 
 RUNNING = "{}.{}".format(*sys.version_info)
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")

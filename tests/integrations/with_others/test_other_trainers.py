@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from transformers import Qwen3ForCausalLM
 
+from pages import snippet
 from rlif_kernels import compat
 from rlif_kernels.compat import functions
 from tiny_models import make_model
@@ -160,6 +162,24 @@ def test_ms_swifts_grpo_has_its_log_probabilities_and_entropies(padding_free: bo
     assert (swift.selective_log_softmax, swift.entropy_from_logits) == own
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_ms_swift_imports_the_lines_of_the_page_as_an_external_plugin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    swift = installed("swift", "swift.rlhf_trainers.grpo_trainer")
+    plugins = importlib.import_module("swift.arguments.base_args.base_args")  # whose option names such files
+    patches: list[compat.Patch] = []
+    patch = compat.patch
+    monkeypatch.setattr(compat, "patch", lambda name: patches.append(patch(name)))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = swift.selective_log_softmax
+    path = tmp_path / "rlif_plugin.py"  # docs/trainers.md
+    path.write_text(snippet("docs/trainers.md", 'compat.patch("ms-swift")'))
+    plugins.import_external_file(str(path))
+    assert swift.selective_log_softmax is not own
+    patches[0].undo()
+    assert swift.selective_log_softmax is own
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

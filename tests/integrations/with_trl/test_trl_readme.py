@@ -49,14 +49,18 @@ def test_trls_quickstart_with_two_lines_changed(
     assert names["trainer"].state.global_step == 2
 
 
-def test_each_part_alone(model_dir: Path, tmp_path: Path) -> None:
-    names: dict[str, Any] = {
-        "model": str(model_dir),
-        "args": tiny.config(tmp_path),
-        "dataset": tiny.dataset(),
-        "held_out": tiny.dataset(),
-    }
-    exec(snippet("docs/trl.md", "import GuardCallback, trl_reward"), names)
+def test_each_part_alone(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: tiny.dataset())
+    names: dict[str, Any] = {"args": tiny.config(tmp_path, beta=0.005)}
+    code = snippet("docs/trl.md", "import GuardCallback, trl_reward")
+    for theirs, ours in (
+        ("Qwen/Qwen2.5-0.5B-Instruct", str(model_dir)),
+        ("test_size=100", "test_size=2"),
+        ("GRPOConfig(beta=0.005)", "args"),
+    ):
+        assert code.count(theirs) == 1
+        code = code.replace(theirs, ours)
+    exec(code, names)
     trainer = names["trainer"]
     assert all("rewards/self_certainty/mean" in row for row in tiny.rows(trainer))
     assert any("guard/base_nll" in row for row in trainer.state.log_history)
