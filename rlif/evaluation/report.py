@@ -145,10 +145,11 @@ def selection_table(evaluation: Evaluation) -> Table:
 
 def scores_table(evaluation: Evaluation) -> Table:
     """Discrimination and calibration by score."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("confidence score", overflow="fold")  # where there is too little room, a name has lines to spare
-    # Of all completions, and within prompts; as they are, and after isotonic regression on other prompts.
-    for heading in ("AUROC", "within", "AURC", "ECE", "Brier", "ECE iso", "Brier iso"):
+    # Of all completions, and within prompts; as they are, and after isotonic regression on other prompts. In two lines,
+    # so that our own names have room in eighty columns.
+    for heading in ("AUROC", "within", "AURC", "ECE", "Brier", "ECE\niso", "Brier\niso"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, quality in evaluation.scores.items():
         values = [quality.auroc, quality.auroc_within, quality.curve.area]

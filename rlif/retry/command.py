@@ -55,7 +55,8 @@ def run(config: RetryConfig) -> None:
         make_directory(output_dir, config, lock)
         if not (output_dir / DISCRIMINATOR_FILE).exists():
             discriminator.write(output_dir / DISCRIMINATOR_FILE)
-        show_discriminator(discriminator, [prompt.text for prompt in retrying.prompts], make_console())
+        asked = [prompt.text for prompt in retrying.prompts]
+        show_discriminator(discriminator, asked, make_console(), threshold=config.threshold)
         append_rows(output_dir / ATTEMPTS_FILE, retrying.prompts, retrying.batch_size(), retrying.rows)
         try:
             with doing("measuring"):

@@ -38,6 +38,9 @@ KNOWN_SCORES = (*CONFIDENCE_SCORES, VERBALIZED)
 ATTEMPTS_FILE, DISCRIMINATOR_FILE = "attempts.jsonl", "discriminator.json"
 # Measures on prompts that it was not fitted on.
 HELD_OUT = ("auroc", "brier")
+# And what it accepts of them, by threshold: those from which on it accepts any.
+ACCEPTANCE = ("thresholds", "accepted", "precision")
+THRESHOLDS = np.arange(0, 100, 5) / 100
 # Of completions of which nobody knows, the default of `rlif eval`.
 WINDOW = 64
 
@@ -124,6 +127,13 @@ def read_discriminator(path: Path, *, argument: str = "discriminator") -> Discri
     if (held_out := document.get("held_out")) is not None:
         measured = [held_out.get(name) for name in HELD_OUT] if isinstance(held_out, dict) else held_out
         _numbers(measured, f"held_out ({', '.join(HELD_OUT)})", len(HELD_OUT), where)
+        thresholds = held_out.setdefault(ACCEPTANCE[0], [])
+        if not isinstance(thresholds, list) or len(thresholds) > len(THRESHOLDS):
+            raise UserError(
+                f"{where} has thresholds {str(thresholds)[:40]}, expected at most {len(THRESHOLDS)} numbers"
+            )
+        for name in ACCEPTANCE:
+            _numbers(held_out.setdefault(name, []), name, len(thresholds), where)
     model = LogisticModel(means, scales, coefficients, float(intercept))
     return Discriminator(tuple(names), model, temperature, window, document)
 
@@ -241,12 +251,26 @@ def _examples(
 
 def _held_out(
     features: NDArray[np.float64], right: NDArray[np.bool_], prompts: NDArray[np.int64]
-) -> dict[str, float] | None:
-    """How well such a discriminator does on prompts that it was not fitted on; None of a single prompt."""
+) -> dict[str, Any] | None:
+    """How well such a discriminator does on prompts that it was not fitted on; None of a single prompt.
+
+    `accepted` is the share of their completions with a probability of at least each threshold, and `precision` the
+    share of these that the labels accept.
+    """
     if len(np.unique(prompts)) < 2:
         return None
     probability = logistic_confidence(features, right, prompts)
-    return dict(zip(HELD_OUT, (auroc(probability, right), brier_score(probability, right)), strict=True))
+    accepted = [probability >= threshold for threshold in THRESHOLDS]
+    rows = [
+        (float(threshold), float(each.mean()), float(right[each].mean()))
+        for threshold, each in zip(THRESHOLDS, accepted, strict=True)
+        if each.any()
+    ]
+    return {
+        "auroc": auroc(probability, right),
+        "brier": brier_score(probability, right),
+        **{name: [row[place] for row in rows] for place, name in enumerate(ACCEPTANCE)},
+    }
 
 
 def _numbers(values: object, name: str, count: int, where: str) -> NDArray[np.float64]:

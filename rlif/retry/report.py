@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,27 @@ from rlif.files.json_values import write_json
 from rlif.files.versions import versions
 from rlif.metrics.bootstrap import Estimate
 from rlif.plots.style import BLUE, GREEN, GREY, VERMILLION, in_percent, line_style, new_figure, save_figure, tidy_axes
-from rlif.retry.discriminator import Discriminator
+from rlif.retry.discriminator import ACCEPTANCE, THRESHOLDS, Discriminator
 from rlif.retry.measure import Retried
 from rlif.retry.options import RetryConfig
 
 RETRY_FILE, FIGURE = "retry.json", "retry.png"
 # Scores named of a discriminator, those that count most.
 NAMED = 3
+# Where it would accept a smaller share of completions, a threshold is named at which it accepts so many.
+FEW_ACCEPTED = 0.1
 
 
-def show_discriminator(discriminator: Discriminator, prompts: Sequence[str], console: Console) -> None:
+def show_discriminator(
+    discriminator: Discriminator, prompts: Sequence[str], console: Console, *, threshold: float
+) -> None:
     """Say what a discriminator goes by, how well it does on prompts that it was not fitted on, and if these are such.
 
     Args:
         discriminator: that is to judge.
         prompts: texts of the prompts whose attempts it judges.
         console: to print to.
+        threshold: from which on it accepts.
     """
     weights = sorted(
         zip(discriminator.scores, discriminator.model.coefficients, strict=True), key=lambda item: -abs(item[1])
@@ -42,6 +47,7 @@ def show_discriminator(discriminator: Discriminator, prompts: Sequence[str], con
     if held_out is not None:
         measured = (
             f" On prompts that it was not fitted on: AUROC {held_out['auroc']:.3f}, Brier {held_out['brier']:.3f}."
+            + acceptance(held_out, str(discriminator.record.get("labels")), threshold)
         )
     say(console, f"The discriminator goes by {len(weights)} scores, most by {heaviest}.{measured}")
     if seen := sum(prompt in discriminator.prompts for prompt in prompts):
@@ -50,6 +56,31 @@ def show_discriminator(discriminator: Discriminator, prompts: Sequence[str], con
             f"Warning: it was fitted on {seen} of these {len(prompts)} prompts, on which it looks better than it is. "
             "Fit it on others.",
         )
+
+
+def acceptance(held_out: Mapping[str, Any], labels: str, threshold: float) -> str:
+    """Say what share of completions it accepts at the threshold, and of too few, at which one it accepts more.
+
+    Args:
+        held_out: what the discriminator's record has of prompts that it was not fitted on.
+        labels: that it was fitted by.
+        threshold: from which on it accepts.
+    """
+    rows = list(zip(*(held_out[name] for name in ACCEPTANCE), strict=True))
+    if not rows:  # nobody knows
+        return ""
+    kind = "are the majority's" if labels == "majority" else "are right"
+    # The last one at most as high: in finer steps there is less to count.
+    known = max(each for each in (*THRESHOLDS.tolist(), 1.0) if each <= threshold)
+    said, accepted = f" From {known:g} on it accepts none of their stated answers", 0.0
+    for each, share, precision in rows:
+        if each == known:
+            said, accepted = f" From {known:g} on it accepts {share:.1%} of their stated answers", share
+            said += f", of which {precision:.1%} {kind}"
+    if accepted < FEW_ACCEPTED and (more := [row for row in rows if row[1] >= FEW_ACCEPTED]):
+        lower, share, precision = more[-1]
+        said += f"; with a threshold of {lower:g} it would accept {share:.1%}, of which {precision:.1%} {kind}"
+    return f"{said}."
 
 
 def show(found: Retried, console: Console) -> None:

@@ -56,14 +56,15 @@ def sample(
     prompt_ids, prompt_mask = pad_left([prompt.ids for prompt in prompts], language_model.pad_token_id, device)
     # Each prompt goes through the model once; its keys and values then serve all completions of the group.
     cache = reserved_cache(model.config, prompt_ids.shape[1] + max_completion_length)
-    logits = model(
-        input_ids=prompt_ids,
-        attention_mask=prompt_mask.long(),
-        position_ids=positions(prompt_mask),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+    with doing(f"reading {len(prompts)} prompts"):
+        logits = model(
+            input_ids=prompt_ids,
+            attention_mask=prompt_mask.long(),
+            position_ids=positions(prompt_mask),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
     first_tokens = most_likely(logits, num_generations, end_ids) if branch else None
     group = torch.arange(len(prompts), device=device).repeat_interleave(num_generations)
     cache.reorder_cache(group)

@@ -117,7 +117,7 @@ def read_discriminator(path: Path, models: Models) -> object:
     from rlif.retry.report import show_discriminator
 
     found = read_discriminator(path)
-    show_discriminator(found, ["1+1"], Console(file=io.StringIO()))
+    show_discriminator(found, ["1+1"], Console(file=io.StringIO()), threshold=0.5)
     return found.probabilities({name: [1.0] for name in found.scores})
 
 

@@ -11,14 +11,23 @@ from rich.console import Console
 
 from rlif.evaluation.completions import Completions, read_completions
 from rlif.evaluation.measure import evaluate_completions
-from rlif.evaluation.report import print_tables, write_evaluation
+from rlif.evaluation.report import print_tables, scores_table, write_evaluation
 from rlif.files.jsonl import write_rows
+from rlif.scoring.confidence import CONFIDENCE_SCORES
 
 
 def test_a_long_name_of_a_score_leaves_the_numbers_readable(capsys: pytest.CaptureFixture[str]) -> None:
     completions = Completions(["a"], ["1"], [["1", "2"]], {"name " * 16: np.array([[0.9, 0.4]])})
     print_tables(evaluate_completions(completions), Console(width=80))
     assert "0.500" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_name_of_every_score_has_a_line_of_its_own_in_eighty_columns() -> None:
+    scores = {name: np.array([[0.9, 0.4]]) for name in CONFIDENCE_SCORES}
+    console = Console(width=80, record=True)
+    console.print(scores_table(evaluate_completions(Completions(["a"], ["1"], [["1", "2"]], scores))))
+    printed = console.export_text()
+    assert [name for name in scores if f"\n{name} " not in printed] == []
 
 
 def test_where_no_completion_states_an_answer_accuracy_is_not_zero_but_not_measured(tmp_path: Path) -> None:

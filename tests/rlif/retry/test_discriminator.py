@@ -11,6 +11,7 @@ import pytest
 
 from rlif.errors import UserError
 from rlif.retry.discriminator import KNOWN_SCORES, fit_discriminator, read_discriminator
+from rlif.retry.report import acceptance
 
 WriteJsonl = Callable[..., Path]
 Rows = list[dict[str, object]]
@@ -42,6 +43,11 @@ def test_what_is_right_or_the_majoritys_is_accepted_by_its_scores(
     sure, unsure = made.probabilities({"self_certainty": [3.0, -1.0]})
     assert sure > 0.9
     assert unsure < 0.3
+    held_out = made.record["held_out"]
+    at = dict(zip(held_out["thresholds"], zip(held_out["accepted"], held_out["precision"], strict=True), strict=True))
+    assert at[0.0] == (1.0, pytest.approx(2 / 3))
+    assert at[0.5][0] < 1.0
+    assert at[0.5][1] > 0.75
     made.write(tmp_path / "discriminator.json")
     again = read_discriminator(tmp_path / "discriminator.json")
     assert again.probabilities({"self_certainty": [3.0, -1.0]}).tolist() == [sure, unsure]
@@ -110,3 +116,18 @@ def test_completions_of_two_temperatures_are_refused(write_jsonl: WriteJsonl, tm
     assert fit_discriminator(paths[1:]).temperature == 0.5
     with pytest.raises(UserError, match=r"^fit_on: .*was sampled at temperature 1.0 .*, another file otherwise"):
         fit_discriminator(paths)
+
+
+def test_what_the_threshold_accepts_is_said_before_anything_is_sampled_and_one_that_accepts_enough() -> None:
+    measured = {"thresholds": [0.05, 0.3, 0.4, 0.5], "accepted": [1.0, 0.24, 0.097, 0.025],
+                "precision": [0.2, 0.35, 0.565, 0.833]}  # fmt: skip
+    assert acceptance(measured, "gold", 0.5) == (
+        " From 0.5 on it accepts 2.5% of their stated answers, of which 83.3% are right; with a threshold of 0.3 it "
+        "would accept 24.0%, of which 35.0% are right."
+    )
+    assert acceptance(measured, "majority", 0.33) == (
+        " From 0.3 on it accepts 24.0% of their stated answers, of which 35.0% are the majority's."
+    )
+    assert acceptance(measured, "gold", 0.8).startswith(" From 0.8 on it accepts none of their stated answers; with a")
+    assert acceptance(measured, "gold", 1.0).startswith(" From 1 on it accepts none of their stated answers; with a")
+    assert acceptance({name: [] for name in measured}, "gold", 0.5) == ""
