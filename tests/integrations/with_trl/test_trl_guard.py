@@ -83,6 +83,28 @@ def test_warn_leaves_the_run_as_it_is_without_a_guard(model_dir: Path, tmp_path:
     assert trainer.state.global_step == 5
 
 
+def test_by_gold_answers_the_guard_follows_those_of_its_rows(model_dir: Path, tmp_path: Path) -> None:
+    guard = guarded(falling(model_dir, tmp_path, max_steps=2), action="warn", labels="gold")
+    guard.trainer.train()
+    assert [reading.score for reading in guard.guard.readings] == [
+        row["guard/accuracy"] for row in observed(guard.trainer)
+    ]
+    assert guard.guard.fallback("strict") is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("gold", r"labels: got 'gold', but 0 of \d+ prompts have a gold answer \(`answer`\); expected at least 50%"),
+        ("silver", "labels: got 'silver', expected 'majority' or 'gold'"),
+    ],
+)
+def test_labels_that_are_not_there_are_refused(labels: str, message: str, model_dir: Path, tmp_path: Path) -> None:
+    trainer = falling(model_dir, tmp_path)
+    with pytest.raises(UserError, match=message):
+        GuardCallback(trainer, tiny.dataset().remove_columns("answer"), labels=labels)
+
+
 def test_a_resumed_run_recalls_what_the_guard_has_seen(
     model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
