@@ -19,6 +19,7 @@
   word-prompts   word problems: after which instruction the model in --model DIR states answers, and is right how often
   recipe         the recipe for word problems with the model in --model DIR, on internal rewards and on right answers
   real-self-feedback  RLSF on word problems with the model in --model DIR
+  real-family    `rlif retry`, confidence in words and verifications on word problems with the model in --model DIR
   explain        what `rlif explain` says of runs on the built-in task, step by step
   retry          `rlif retry` on the built-in task, with and without rejected attempts in the context
   introspect     `rlif introspect` on the built-in task: turns before and after, beside as many samples
@@ -62,12 +63,10 @@ TOOLS = {
 BY_DEFAULT = ("static", "ops", "loop", "generation")
 SUITE_NAMES = (
     *BY_DEFAULT, "levels", "trl-step", "self-feedback", "demo", "answers", "word-prompts", "recipe", "evidence",
-    "shared-prompts", "real-step", "real-self-feedback", "architectures", "explain", "kl-estimators", "verify", "retry",
-    "introspect",
-    "length-conditioned",
-    "rlcr", "collapse", "guard",
+    "shared-prompts", "real-step", "real-self-feedback", "real-family", "architectures", "explain", "kl-estimators",
+    "verify", "retry", "introspect", "length-conditioned", "rlcr", "collapse", "guard",
 )  # fmt: skip
-NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-step")
+NEED_A_MODEL = ("word-prompts", "recipe", "real-self-feedback", "real-family", "real-step")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--model",
         type=Path,
-        help="of word-prompts, recipe, real-self-feedback, shared-prompts, real-step: a directory of transformers",
+        help="of word-prompts, recipe, real-self-feedback, real-family, shared-prompts, real-step: a directory of "
+        "transformers",
     )
     found.add_argument("--completions", type=Path, help="of evidence: a completions.jsonl of rlif eval")
     found.add_argument("--repeats", type=int, help="turns of each trainer, or seeds; default 3, or 1 with --quick")

@@ -42,6 +42,7 @@ SUITES = {
     "shared-prompts": "benchmarks.steps.shared_prompts",
     "real-step": "benchmarks.steps.real_step",
     "real-self-feedback": "benchmarks.steps.real_self_feedback",
+    "real-family": "benchmarks.steps.real_family",
     "architectures": "benchmarks.steps.architectures",
     "kl-estimators": "benchmarks.steps.kl_estimators",
     "explain": "benchmarks.steps.explain",
@@ -69,8 +70,8 @@ class Options:
     repeats: int = 3
     """Turns of each trainer, or seeds."""
     model: Path | None = None
-    """Directory of the model that `word-prompts` asks, that `recipe`, `real-self-feedback` and `real-step` train, and
-    that `shared-prompts` measures beside the random one."""
+    """Directory of the model that `word-prompts` asks, that `recipe`, `real-self-feedback`, `real-family` and
+    `real-step` train, and that `shared-prompts` measures beside the random one."""
     completions: Path | None = None
     """File of `rlif eval` that `evidence` measures."""
     seconds: float | None = None

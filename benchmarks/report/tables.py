@@ -15,6 +15,7 @@ from benchmarks.report.length_conditioned import length_conditioned
 from benchmarks.report.levels import levels
 from benchmarks.report.markdown import notes, table
 from benchmarks.report.ops import all_ops, ops
+from benchmarks.report.real_family import real_family
 from benchmarks.report.recipe import recipe
 from benchmarks.report.releases import releases_report, releases_table
 from benchmarks.report.retry import retry
@@ -282,6 +283,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "word-prompts": word_prompts,
     "evidence": evidence,
     "real-self-feedback": real_self_feedback,
+    "real-family": real_family,
     "verify": verify,
     "retry": retry,
     "introspect": introspect,

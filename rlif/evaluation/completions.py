@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers
+from rlif.answers.advice import EXAMPLES, examples, how_to_get_answers, how_to_get_form
 from rlif.answers.extract import AnswerStyle, stated_answer
 from rlif.answers.gold import gold_answer, written_out
 from rlif.answers.matching import GoldAnswer, is_right
@@ -74,6 +74,8 @@ class Completions:
     """The ends of a few completions that state no answer, of different prompts."""
     advice: str | None = None
     """What may help where few state an answer; None where a file has answers in place of completions."""
+    confidence_advice: str | None = None
+    """What may help where few state their confidence; None where no prompt names the tags."""
     confidence_stated: NDArray[np.bool_] | None = None
     """(P, N) whether a completion states its confidence between tags; None if none does. Those that do not have the
     score 0."""
@@ -183,7 +185,7 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
             scores.setdefault(name, []).append(numbers)
     if not prompts:
         raise UserError(f"{argument}: {path} is empty, expected at least one line with `prompt` and `completions`")
-    ended = found.ended
+    finished = fmean(found.ended) if found.ended else None
     arrays = {name: np.array(numbers) for name, numbers in scores.items()}
     stated = None
     if any(each is not None for group in found.confidences for each in group) and VERBALIZED not in arrays:
@@ -196,7 +198,8 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
         arrays,
         found.tiers,
         examples(found.unanswered),
-        how_to_get_answers(answer_style, sum(ended) / len(ended) if ended else None) if found.texts else None,
+        how_to_get_answers(answer_style, finished) if found.texts else None,
+        how_to_get_form(finished) if found.texts and any("<confidence>" in prompt for prompt in prompts) else None,
         stated,
         **(verifications.found() if len(verifications.rated) == len(prompts) else {}),
     )

@@ -87,6 +87,8 @@ class Evaluation:
     """The ends of a few completions that state no answer."""
     advice: str | None = None
     """What may help where few state one."""
+    confidence_advice: str | None = None
+    """What may help where few state their confidence; None where no prompt asks for it."""
     verifying: float | None = None
     """Balanced accuracy of one verification: the mean of the share of those of right completions that call them right,
     and the share of those of the others that do not. None without verifications that state a rating, or if completions
@@ -178,6 +180,7 @@ def _evaluate(completions: Completions, num_bins: int, borda_powers: Sequence[fl
         tiers={tier: count / size for tier, count in sorted(completions.tiers.items())},
         unanswered=completions.unanswered,
         advice=completions.advice,
+        confidence_advice=completions.confidence_advice,
         verifying=balanced_accuracy(labelled) if measured else None,
         unrated=completions.unrated,
         verifications_finished=completions.verifications_finished,

@@ -74,6 +74,7 @@ def print_tables(evaluation: Evaluation, console: Console | None = None) -> None
             f"{share:.0%} of the confidences that completions state are {value:g}: they tell nothing apart",
             highlight=False,
         )
+    _say_what_confidence_is_missing(evaluation, console)
     _say_what_ratings_are_missing(evaluation, console)
     if evaluation.verifying is not None:
         console.print(
@@ -101,6 +102,21 @@ def _say_what_is_missing(evaluation: Evaluation, console: Console) -> None:
     console.print(f"{sentence}{advice}.", highlight=False, markup=False, soft_wrap=True)
     for text in evaluation.unanswered:
         console.print(f"  without: {text or '(nothing)'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _say_what_confidence_is_missing(evaluation: Evaluation, console: Console) -> None:
+    """Say that completions do not state the confidence that they are asked for, and what may help, where too few do."""
+    stated = evaluation.label_free.get("confidence_stated")
+    share = 0.0 if stated is None else stated.value
+    if evaluation.confidence_advice is None or share >= FEW_ANSWERED:
+        return
+    if stated is None:
+        sentence = (
+            "No completion states its confidence, for which the prompts name <confidence>: there is no such score"
+        )
+    else:
+        sentence = f"Only {share:.1%} of the completions state their confidence: the others have the score 0"
+    console.print(f"{sentence}; {evaluation.confidence_advice}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_what_ratings_are_missing(evaluation: Evaluation, console: Console) -> None:

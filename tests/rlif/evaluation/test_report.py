@@ -59,3 +59,29 @@ def test_where_few_completions_state_an_answer_the_accuracy_is_explained() -> No
     console = Console(width=300, record=True)
     print_tables(evaluate_completions(completions), console)
     assert "Only 33.3% of the completions state an answer: the others count as wrong." in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["#### 1", "so"], "No completion states its confidence, for which the prompts name <confidence>: there is no"),
+        (["<confidence>0.5</confidence>", *["so"] * 3], "Only 25.0% of the completions state their confidence: the"),
+        (["<confidence>0.5</confidence>", "so"], None),
+    ],
+)
+def test_where_few_completions_state_the_confidence_that_is_asked_for_that_is_said(
+    texts: list[str], said: str | None, tmp_path: Path
+) -> None:
+    row = {"prompt": "End with <confidence>.", "answer": "1", "completions": texts, "finished": [False] * len(texts)}
+    for prompt, expected in ((row["prompt"], said), ("1+0=", None)):  # of a prompt that asks for none nothing is said
+        write_rows(tmp_path / "completions.jsonl", [row | {"prompt": prompt}])
+        console = Console(width=400, record=True)
+        print_tables(evaluate_completions(read_completions(tmp_path / "completions.jsonl")), console)
+        printed = console.export_text()
+        if expected is None:
+            assert "confidence>:" not in printed
+            assert "state their confidence:" not in printed
+        else:
+            assert expected in printed
+            assert "a system_prompt that asks for … </think><answer>" in printed
+            assert "a longer max_completion_length (100% were cut off)." in printed
