@@ -27,10 +27,7 @@ BENCH_STAMP := $(VENV)/.bench-installed
 DOCS_STAMP := $(VENV)/.docs-installed
 TRACKERS_STAMP := $(VENV)/.trackers-installed
 
-.PHONY: environments demo real test test-slow test-faults test-rest test-all test-exhaustive test-trl test-verl test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
-
-# Before anything runs in them; with --jobs 2 beside each other.
-environments: $(DOCS_STAMP) $(OTHERS_STAMP)
+.PHONY: demo real test test-slow test-faults test-rest test-all test-exhaustive test-trl test-verl test-integrations test-release dist lint format bench bench-gate bench-compare docs clean
 
 demo: $(STAMP)
 	$(BIN)/rlif demo
@@ -85,7 +82,8 @@ dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
-lint: $(STAMP)
+# Where the pages are built too, it waits until nothing more is installed beside it.
+lint: $(STAMP) $(if $(filter docs,$(MAKECMDGOALS)),$(DOCS_STAMP))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -115,10 +113,12 @@ bench-compare: $(STAMP)
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Everything that a command above needs. Runs again only when a file that says what to install has changed.
+# Everything that a command above needs. Runs again only when a file that says what to install has changed. A new pip comes
+# first: that of Python 3.11 compares every file of every release with a list of hundreds of tags, one by one.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"rlif needs Python 3.11 or newer; this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) --constraint constraints.txt pip
 	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -139,6 +139,7 @@ $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python $(MORE) --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
+# By the pip that Python 3.11 brings: pip 26.3 resolves these to omegaconf 1.4.1 and hydra 0.11, which are older than verl.
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt --editable '.[dev,verl]'
