@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from preloaded import preload
+
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated, hence before any import of ours
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated, hence before any import of our kernels
 
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     from interpreter import prepare_interpreter
 
     prepare_interpreter()
+
+preload()
 
 # As for the benchmarks: the key of torch.compile's cache names no instruction set.
 if level := os.environ.get("ATEN_CPU_CAPABILITY"):

@@ -21,7 +21,7 @@ from tiny_models import TIMES
 # Values that are another's at every run, or that follow from them.
 OTHER_EACH_TIME = TIMES | {
     "seconds", "cpu_seconds", "cpu_minutes", "versions", "made_with", "machine", "metrics_bytes", "metrics_sha256",
-    "samples_sha256", SEAL,
+    "samples_sha256", "config_sha256", SEAL,
 }  # fmt: skip
 # What a run that was killed before its first checkpoint had logged by then is kept beside what it logs when it goes on.
 KEPT = "before-restart-"
@@ -62,6 +62,8 @@ def _content(path: Path) -> object:
             return {name: arrays[name].tolist() for name in arrays}
     if kind == ".md":
         return re.sub(r"[^,\n]+ of processor time", "", path.read_text())
+    if kind == ".html":
+        return re.sub(r"<footer>Written [^<]*", "", path.read_text())
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

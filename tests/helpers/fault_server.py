@@ -1,8 +1,8 @@
 """Whole commands in processes of their own, hurt from within at a moment that is told by what they have written so far.
 
-Each is forked from one process that has imported everything, so that it costs no import. A moment is the number of a
-change to the files of its directory, and perhaps a while after it: on a slow machine as on a fast one that is the same
-place in the command's work.
+Each is forked from a process that has imported everything (`preloaded.py`), so that it costs no import. A moment is the
+number of a change to the files of its directory, and perhaps a while after it: on a slow machine as on a fast one that
+is the same place in the command's work.
 """
 
 from __future__ import annotations
@@ -21,20 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hurt import SECONDS, wait_until
-from rlif.cli import COMMANDS
 
-# What the commands import as they go.
-LATER = (
-    "datasets",
-    "datasets.packaged_modules.json.json",
-    "matplotlib.backends.backend_agg",
-    "peft",
-    "PIL.PngImagePlugin",
-    "sklearn.isotonic",
-    "torch.optim.adamw",
-    "transformers.models.qwen3.modeling_qwen3",
-    "tyro",
-)
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "100", "TOKENIZERS_PARALLELISM": "false"}
 # The events of the interpreter by which files change; of "open" those that may write.
 CHANGES = frozenset({"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"})
@@ -128,7 +115,6 @@ class Server:
         os.environ |= ENVIRONMENT
         self.environment = ENVIRONMENT | environment
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([f"{package}.command" for package, _ in COMMANDS.values()] + [*LATER])
 
     def start(
         self,

@@ -1,4 +1,4 @@
-"""Python in processes of their own that cost no import: forked from one that has torch and has computed nothing."""
+"""Python in processes of their own that cost no import: forked from one that has imported, and computed nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, NamedTuple
 
-PRELOADED = ["torch", "rlif_kernels.backends.c.build", "forked"]
 SECONDS = 300.0  # until a process is given up: far more than any takes
 
 
@@ -46,7 +45,6 @@ def start(program: str, cwd: Path | None = None, **environment: str) -> Forked:
     """Run a program with the environment of this process and these names of it."""
     streams = (tempfile.NamedTemporaryFile(), tempfile.NamedTemporaryFile())  # noqa: SIM115
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     names = [stream.name for stream in streams]
     process = context.Process(target=_run, args=(program, cwd, os.environ | environment, names))
     process.start()

@@ -1,5 +1,7 @@
 """Statistics of a head's logits, tile by tile: values, the three gradients, and what a tile may hold."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -30,6 +32,11 @@ def head(dtype=torch.float32, shape=(3, 7)):
     return hidden, weight, bias, random_targets(logits, 90)
 
 
+def few_rows(tile_bytes):
+    """More rows than a tile holds, and few where tiles hold least: there are as many as rows and columns then."""
+    return (1, 3) if tile_bytes == 1 else (2, 5)
+
+
 def doubled(*tensors):
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
@@ -37,7 +44,7 @@ def doubled(*tensors):
 @pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=(3000,)))
 @pytest.mark.parametrize("keep_logits", mostly_interpreted(None, True, False, fast=(True, False)))
 def test_every_field_and_option_matches_the_reference(tile_bytes, keep_logits, backend):
-    shape = (2, 5)  # more rows than the middle one of TILE_BYTES holds
+    shape = few_rows(tile_bytes)
     hidden, weight, bias, targets = head(shape=shape)
     options = {
         "mask": torch.rand(shape, device=DEVICE) > 0.3, "vocab_size": 95, "softcap": 10.0, "outputs": ROW_FIELDS,
@@ -85,8 +92,7 @@ def test_a_vocabulary_masked_by_the_bias_matches_the_reference(keep_logits, back
         assert_gradient_matches(ours.grad, theirs.grad)
 
 
-@pytest.mark.slow_interpreted
-@pytest.mark.parametrize("tile_bytes", [1 << 29, 6000])
+@pytest.mark.parametrize("tile_bytes", mostly_interpreted(1 << 29, 6000, fast=(), slow=(6000,)))
 def test_half_precision_is_as_exact_as_a_linear_layer_and_a_float32_softmax(tile_bytes, backend):
     errors = {"ours": torch.zeros(3), "theirs": torch.zeros(3)}
     interpreted = backend == "triton" and DEVICE == "cpu"
@@ -120,7 +126,7 @@ EXACT_LOGITS_TOLERANCE = 2e-5
 @pytest.mark.parametrize("tile_bytes", mostly_interpreted(*TILE_BYTES, fast=(3000,)))
 @pytest.mark.parametrize("keep_logits", mostly_interpreted(True, False, fast=(False,)))
 def test_float32_logits_of_a_half_precision_head_are_exact(dtype, tile_bytes, keep_logits, backend):
-    shape = (2, 5)
+    shape = few_rows(tile_bytes)
     hidden, weight, bias, targets = head(dtype, shape)
     options = {"vocab_size": 95, "softcap": 20.0, "outputs": ROW_FIELDS, "mask": torch.rand(shape, device=DEVICE) > 0.3}
     stats = linear_token_stats(
@@ -153,7 +159,7 @@ def test_the_statistics_are_those_of_the_logits_to_the_bit(backend):
         assert torch.equal(value, target)
 
 
-@pytest.mark.slow_interpreted
+@pytest.mark.not_interpreted  # a kernel sees none of them, only their products with the head
 def test_hidden_states_of_any_strides_are_taken_as_they_are(backend):
     hidden, weight, _, targets = head(shape=(7, 3))
     wide = torch.randn(3, 9, 2 * WIDTH, device=DEVICE)
@@ -206,11 +212,16 @@ def test_no_rows_and_none_that_count_give_empty_results_and_zero_gradients(num_r
         assert not tensor.grad.any()
 
 
-@pytest.mark.slow_interpreted
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("keep_logits", [True, False])
+@pytest.mark.parametrize(
+    ("keep_logits", "dtype"),
+    mostly_interpreted(
+        *product((True, False), (torch.float32, torch.bfloat16)),
+        fast=(),
+        slow=((True, torch.bfloat16), (False, torch.float32)),
+    ),
+)
 def test_torch_compile_and_checkpointing_change_nothing(keep_logits, dtype, backend):
-    hidden, weight, bias, targets = head(dtype)
+    hidden, weight, bias, targets = head(dtype, (2, 5))
 
     def loss(hidden, weight, bias):
         stats = linear_token_stats(
@@ -230,8 +241,8 @@ def test_torch_compile_and_checkpointing_change_nothing(keep_logits, dtype, back
 
 @pytest.mark.slow_interpreted
 def test_opcheck_passes(backend):
-    hidden, weight, bias, targets = head(torch.bfloat16)
-    arguments = (targets, None, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 3000, torch.float32, NUM_COLUMNS)
+    hidden, weight, bias, targets = head(torch.bfloat16, (2, 2))  # two tiles
+    arguments = (targets, None, None, 0.7, 0.0, 95, "logprob,entropy", backend, "", 1000, torch.float32, NUM_COLUMNS)
     torch.library.opcheck(torch.ops.rlif.linear_token_stats, (hidden, weight, bias, *arguments, False, 0))
     # The backward overwrites the logits that were kept, which the check's own tracing does not provide for.
     torch.library.opcheck(

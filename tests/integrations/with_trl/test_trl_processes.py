@@ -64,7 +64,6 @@ def test_two_processes_take_trls_steps_and_compare_whole_groups(model_dir: Path,
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["rlif.integrations.trl"])
     running = [processes.Process(target=train, args=(rank, port, model_dir, tmp_path)) for rank in range(2)]
     for process in running:
         process.start()

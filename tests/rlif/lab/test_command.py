@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import resource
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fault_rows import run_small_trial
 from rlif.errors import UserError
-from rlif.lab import command
+from rlif.lab import command, trials
 from rlif.lab.command import run as run_lab
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import Trial, plan_trials
@@ -35,8 +39,15 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     monkeypatch.setattr("rlif.lab.options.QUICK", Size(5, 5, guard_prompts=4, eval_prompts=4, test_prompts=4))
     some = [each for each in plan_trials(TINY) if each.ratio == 0.0 or (each.ratio < 1.0 and each.ratio != 0.1)]
     monkeypatch.setattr(command, "plan_trials", lambda config: [*some, Trial(0, 1.0, "self_certainty")])
+    # A step of few completions: how many there are is the trainer's business.
+    monkeypatch.setattr(trials, "run_trial", partial(run_small_trial, resource.getrlimit(resource.RLIMIT_FSIZE)))
     config = replace(TINY, output_dir=tmp_path / "lab")
-    run_lab(config)
+    with monkeypatch.context() as patch:  # its workers need not import; that of the resumed lab starts as a user's does
+        get_context = multiprocessing.get_context
+        patch.setattr(
+            multiprocessing, "get_context", lambda way=None: get_context("forkserver" if way == "spawn" else way)
+        )
+        run_lab(config)
     first = json.loads((tmp_path / "lab" / "lab.json").read_text())
     assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in command.plan_trials(config)]
     page = (tmp_path / "lab" / "report.md").read_text()

@@ -48,7 +48,6 @@ def free_port() -> int:
 def launch(work: Callable[..., None], world_size: int, wrapper: str, *arguments: object) -> None:
     """Run the work in that many processes that find each other, as `accelerate launch` would start them."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["rlif.training.loop"])
     port = str(free_port())
     running = []
     for rank in range(world_size):
