@@ -139,6 +139,7 @@ $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python $(MORE) --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
+# By the pip that Python 3.11 brings: pip 26.3 resolves these to omegaconf 1.4.1 and hydra 0.11, which are older than verl.
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt pip

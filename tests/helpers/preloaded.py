@@ -36,4 +36,4 @@ PRELOADED = [
 def preload() -> None:
     """See to it that the server imports these, whoever asks for a process first."""
     forkserver.set_forkserver_preload(PRELOADED)
-    forkserver.set_forkserver_preload = lambda names: None
+    forkserver.set_forkserver_preload = lambda names, **options: None

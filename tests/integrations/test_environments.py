@@ -17,6 +17,6 @@ def test_both_environments_have_the_same_versions_but_for_what_verl_rules_out() 
     assert differing == VERL_NEEDS_OLDER
     # What verl's environment has no use for.
     no_use = {"trl", "liger-kernel", "cut-cross-entropy"}
-    no_use |= {"kernels", "wandb", "trackio"}
+    no_use |= {"kernels", "wandb", "trackio", "pip"}
     no_use |= {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocstrings-python"}
     assert common.keys() - verl.keys() == no_use
