@@ -142,7 +142,6 @@ $(DOCS_STAMP): $(STAMP)
 # By the pip that Python 3.11 brings: pip 26.3 resolves these to omegaconf 1.4.1 and hydra 0.11, which are older than verl.
 $(VERL_STAMP): pyproject.toml constraints-verl.txt
 	test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
-	$(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt pip
 	$(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt --editable '.[dev,verl]'
 	@touch $@
 
