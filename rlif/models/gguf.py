@@ -101,7 +101,10 @@ def load_gguf(
                 attn_implementation=attn_implementation,
                 output_loading_info=True,
             )
-    if "rope_freqs.weight" in names:
+    architecture = metadata.get("general.architecture")
+    # Of one architecture alone transformers reads how positions are stretched. A factor of 1 stretches nothing.
+    stretched = architecture != "gpt-oss" and metadata.get(f"{architecture}.rope.scaling.factor", 1.0) != 1.0
+    if stretched or "rope_freqs.weight" in names:
         warnings.warn(
             f"model: {path} scales the frequencies of its positions, which transformers does not read: its "
             "distributions are not quite those of the model that was packed",

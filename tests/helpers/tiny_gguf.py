@@ -38,8 +38,8 @@ def make_qwen2() -> PreTrainedModel:
     return model.eval()
 
 
-def write_gguf(path: Path, model: PreTrainedModel, *, packed: bool = False) -> Path:
-    """Write the model and a tokenizer; `packed`: matrices in blocks of 8 bits."""
+def write_gguf(path: Path, model: PreTrainedModel, *, packed: bool = False, stretched: float | None = None) -> Path:
+    """Write the model and a tokenizer; `packed`: matrices in blocks of 8 bits; `stretched`: the factor of positions."""
     config = model.config
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_name("tiny")
@@ -51,6 +51,9 @@ def write_gguf(path: Path, model: PreTrainedModel, *, packed: bool = False) -> P
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(1e4)
+    if stretched is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(stretched)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(TOKENS)

@@ -48,6 +48,14 @@ def test_what_is_read_is_the_model_that_was_packed(packed: Path) -> None:
 
 
 @needs_gguf
+def test_a_file_whose_positions_are_stretched_says_that_the_model_is_another(tmp_path: Path) -> None:
+    from tiny_gguf import make_qwen2, write_gguf
+
+    with pytest.warns(UserWarning, match="scales the frequencies of its positions"):
+        load(write_gguf(tmp_path / "stretched.gguf", make_qwen2(), stretched=4.0))
+
+
+@needs_gguf
 def test_a_converted_model_is_an_ordinary_one_with_the_logits_of_the_file(tmp_path: Path) -> None:
     from tiny_gguf import make_qwen2, write_gguf
 
