@@ -95,19 +95,26 @@ class FreshProcessError(RuntimeError):
     """What went wrong in a process of its own, as `describe_error` puts it."""
 
 
-def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_fresh_process(function: Callable[..., Any], *arguments: Any, forked: bool = True) -> Any:
     """What the function returns in a process that has done nothing yet; what it prints is lost.
 
     The process is forked from a server that has imported what they all need and computed nothing, so that a new one
     takes no time and inherits no threads, no caches and no scratch. Function, arguments and result have to be
     picklable. It ends with the process that asked for it, however that ends.
 
+    Args:
+        function: to call.
+        arguments: of it.
+        forked: False for a new process that has imported nothing either, where the server may have imported Triton to
+            interpret kernels, which cannot be undone.
+
     Raises:
         FreshProcessError: it raised (with what, in words) or the process ended without a word, as one does that the
             system kills for want of memory.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.ops.implementations", "rlif_kernels"])
+    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    if forked:
+        context.set_forkserver_preload(["benchmarks.ops.implementations", "rlif_kernels"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, torch.get_num_threads(), function, arguments))
     process.start()

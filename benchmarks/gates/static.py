@@ -28,7 +28,7 @@ def steps(options: Options) -> list[Step]:
 
 
 def add_target(target: str, results: dict[str, Any]) -> str:
-    counted = in_fresh_process(count_kernels, target)
+    counted = in_fresh_process(count_kernels, target, forked=False)
     results["versions"] = counted["versions"]
     results.setdefault("counts", []).extend(counted["counts"])
     found = {each["kernel"]: each["instructions"] for each in counted["counts"]}
@@ -36,7 +36,7 @@ def add_target(target: str, results: dict[str, Any]) -> str:
 
 
 def add_variants(results: dict[str, Any]) -> str:
-    results["variants"] = in_fresh_process(count_variants)
+    results["variants"] = in_fresh_process(count_variants, forked=False)
     return f"{len(results['variants'])} kernels"
 
 

@@ -199,15 +199,24 @@ def _dataset_rows(dataset: Dataset, columns: tuple[str, ...], where: str) -> Ite
     try:
         for number, values in enumerate(dataset, start=1):
             for column, kind in narrow.items():
-                if values[column] is not None:
-                    values[column] = Decimal(str(kind(values[column])))
+                values[column] = _exact(values[column], kind)
             yield TableRow(f"row {number}", values)
     except UnicodeDecodeError as error:  # of a row, or of its neighbours in the file
         raise UserError(f"{where}: a text in it is not UTF-8 ({error.reason})") from error
 
 
+def _exact(value: object, kind: type[np.floating[Any]]) -> object:
+    """A float of a narrow column, or a list of them, as the shortest decimal that its width tells from others."""
+    if isinstance(value, list):
+        return [_exact(item, kind) for item in value]
+    return Decimal(str(kind(value))) if isinstance(value, float) else value
+
+
 def _kinds(dataset: Dataset) -> dict[str, str]:
-    return {name: getattr(feature, "dtype", "") for name, feature in dataset.features.items()}
+    """The type of each column, of one of lists that of their items."""
+    return {
+        name: getattr(getattr(feature, "feature", feature), "dtype", "") for name, feature in dataset.features.items()
+    }
 
 
 def _load_parquet(path: Path, argument: str) -> Dataset:

@@ -86,6 +86,7 @@ def _train_both(config: DemoConfig, model: Path, output_dir: Path) -> dict[str, 
                 warmup_ratio=0.05,
                 eval_generations=DEMO_EVAL_GENERATIONS,
                 guard="warn",
+                guard_labels="majority",  # the gold answers are what its choice is judged by
                 seed=config.seed,
             )
         )

@@ -33,7 +33,7 @@ from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
-COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "verifications")
+COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "verifications", "ratings")
 # Of the means that need no gold answer, those that are shares of completions; the others are of scores.
 LABEL_FREE_TITLES = {
     "answered": "state an answer",
@@ -177,6 +177,11 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
             raise UserError(f"{place}: got the scores {came}, expected {expected} as in {first}")
         if "verifications" in values and VERIFICATION in line_scores:
             verifications.add(values["verifications"], count, place)
+        elif VERIFICATION in line_scores and values.get("ratings") is not None:
+            raise UserError(
+                f"{place}: got `ratings` without `verifications`, as an unreleased version wrote them; expected the "
+                "completions to be sampled and verified again"
+            )
         first = first or where
         prompts.append(_text(values.get("prompt"), "prompt", place))
         golds.append(_gold(values.get("answer"), place))

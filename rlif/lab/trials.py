@@ -151,6 +151,7 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
             eval_steps=size.eval_steps,
             eval_generations=TRIAL_EVAL_GENERATIONS,
             guard="warn",
+            guard_labels="majority",  # the gold answers are what its choice is judged by
             guard_prompts=size.guard_prompts,
             device="cpu",
             seed=trial.seed,

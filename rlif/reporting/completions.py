@@ -39,7 +39,7 @@ def without_colours(completions: Sequence[Shown], what: str) -> str | None:
         return f"The {what} has kept no completions yet."
     if any(each.sample.tokens is not None for each in completions):
         return None
-    return "These completions have no colours: the version of rlif that ran kept no statistics of their tokens."
+    return "These completions have no colours: no statistics of their tokens were kept with them."
 
 
 def _verdict(sample: Sample) -> tuple[str, bool | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,14 +80,24 @@ def read_evaluation(path: Path) -> EvaluationFiles:
         elif not source.is_file():
             note = f"The completions are not here: there is no {source}."
         else:
-            order, ends = _ends(source, record)
-            note = None if ends else f"{source} has answers in place of completions, so that there are none to show."
+            completions = read_completions(
+                source, argument="runs", answer_style=record.option("answer_style") or "strict"
+            )
+            size = {"prompts": len(completions.prompts), "num_generations": completions.num_generations}
+            measured = results if isinstance(results, dict) else size
+            if source != own and {name: measured.get(name) for name in size} != size:
+                note = f"{source} has changed since it was measured, so that its completions are not shown."
+            else:
+                order, ends = _ends(source, completions, source == own)
+                note = None if ends else f"{source} has answers in place of completions: there are none to show."
     return EvaluationFiles(path, results, record, sampled, is_locked(path / LOCK_FILE), order, ends, note)
 
 
-def _ends(path: Path, record: Record) -> tuple[str, dict[End, list[Shown]]]:
-    """The score that sorts the completions of a file, and the most extreme ones of each end."""
-    completions = read_completions(path, argument="runs", answer_style=record.option("answer_style") or "strict")
+def _ends(path: Path, completions: Completions, is_own: bool) -> tuple[str, dict[End, list[Shown]]]:
+    """The score that sorts the completions of a file, and the most extreme ones of each end.
+
+    A file that is not the evaluation's own may be of another program.
+    """
     name = order_score(completions.scores)
     scores = completions.agreement if name is None else completions.scores[name]
     found: dict[End, list[tuple[int, int]]] = {}
@@ -96,7 +107,11 @@ def _ends(path: Path, record: Record) -> tuple[str, dict[End, list[Shown]]]:
             kinds = [None] * len(values) if gold is None else correct[row].tolist()
             for end, place in ends_of(values, kinds).items():
                 found.setdefault(end, []).append((row, place))
-        rows = read_rows(path, argument="runs", made_by="rlif eval")
+        rows = (
+            read_rows(path, argument="runs", made_by="rlif eval")
+            if is_own
+            else [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        )
         ends = {}
         for end, places in found.items():
             places.sort(key=lambda at: scores[at], reverse=end.is_sure)

@@ -59,6 +59,11 @@ class Reward:
     rewards_form: bool = False
 
     @property
+    def reads_answers(self) -> bool:
+        """Whether gold answers have a part in it, be they needed or not."""
+        return self.needs_answers or "answers" in inspect.signature(self.function).parameters
+
+    @property
     def reads_stated(self) -> bool:
         """Whether it names the answers that completions state: where none states one, it has nothing to compare."""
         return "stated" in inspect.signature(self.function).parameters

@@ -38,6 +38,10 @@ class Share:
         """What is counted."""
         return f"completions that {self.agrees}"
 
+    def is_in(self, metrics: Mapping[str, float]) -> bool:
+        """Whether an evaluation has it."""
+        return self.metric in metrics and self.num_compared in metrics
+
     def score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         """Return the share and its standard error."""
         share, count = metrics[self.metric], metrics[self.num_compared]
@@ -65,6 +69,10 @@ class Drift:
     compares_answers: ClassVar[bool] = False
     lower_is_better: ClassVar[bool] = True
     title: ClassVar[str] = "the start model's NLL plus KL"
+
+    def is_in(self, metrics: Mapping[str, float]) -> bool:
+        """Whether an evaluation has it."""
+        return "base_nll_error" in metrics
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         """Return minus nats per token, and the standard error."""

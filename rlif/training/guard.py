@@ -108,7 +108,7 @@ class Guard:
         guard = cls(patience)
         for row in rows:
             metrics = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
-            if "base_nll_error" in metrics:
+            if DRIFT.is_in(metrics) and choose(guard.start or metrics).is_in(metrics):  # else the guard was off
                 guard.observe(int(row["step"]), metrics)
         return guard
 

@@ -57,7 +57,7 @@ class Learner:
     @property
     def learns_from_gold(self) -> bool:
         """Whether gold answers have a part in what is learnt."""
-        rewarded = any(reward.needs_answers and reward.weight != 0 for reward in self.rewards.rewards)
+        rewarded = any(reward.reads_answers and reward.weight != 0 for reward in self.rewards.rewards)
         return rewarded or (self.config.verify and self.config.verify_labels == "gold")
 
     @contextmanager

@@ -59,7 +59,7 @@ class TrainResult:
     best_step: int | None
     """The first step with the highest eval/accuracy; None without evaluation or without gold answers."""
     guard_step: int | None = None
-    """The step whose policy the guard takes for the best, without gold answers; None if it was off."""
+    """The step whose policy the guard takes for the best; None if it was off."""
     collapse_step: int | None = None
     """The step at which the guard found that the policy had collapsed; None if it did not, or the guard was off."""
     warning: str | None = None

@@ -168,6 +168,8 @@ class Run:
     @property
     def by_gold(self) -> bool:
         """Whether the guard goes by gold answers, if enough held-out prompts have one."""
+        if self.guard is not None and self.guard.start:
+            return GOLD.prompts in self.guard.start  # as the run began
         labels = self.learner.config.guard_labels
         return labels == "gold" or (labels == "auto" and self.learner.learns_from_gold)
 
@@ -337,6 +339,11 @@ def validation_options(config: TrainConfig) -> ValidationOptions:
 def _guard_of(config: TrainConfig, rows: list[dict[str, float]], saved: Reading | None) -> Guard:
     """Make a guard that has seen the evaluations so far, and takes for the best what OUTPUT_DIR/best holds."""
     guard = Guard.of_rows(rows, config.guard_patience)
+    if guard.readings and config.guard_labels == "gold" and guard.evidence is not GOLD:
+        raise UserError(
+            "guard_labels: got 'gold', but the guard of the run that is resumed has gone by the start model so far; "
+            "expected guard_labels as the run began, or a new run"
+        )
     if rows:
         # It may be of a later step than the checkpoint, which the run was at before it was interrupted.
         guard.best = saved

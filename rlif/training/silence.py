@@ -1,4 +1,4 @@
-"""Say early that completions lack what the rewards go by: every one then gets the same, and nothing is learned."""
+"""Say early that completions lack what a reward goes by, which then tells none from another."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def warn_of_silence(run: Run, rollout: Rollout) -> None:
             f"no completion of this step states an answer, by which {reading} tells them apart: "
             f"{how_to_get_answers(rollout.answer_style, finished(solutions))}"
         )
-    formal = ", ".join(reward.name for reward in rewards if reward.rewards_form)
+    formal = ", ".join(reward.name for reward in rewards if reward.rewards_form and reward.weight != 0)
     if formal and silent(any(has_form(rollout.texts[row]) for row in solutions)):
         run.progress.warn(
-            f"no completion of this step has the form that {formal} rewards, so that all get 0 and nothing is learned: "
+            f"no completion of this step has the form that {formal} rewards, which so tells none from another: "
             f"{how_to_get_form(finished(solutions))}"
         )
     if run.learner.verifier is not None and all_reduce_sum(accelerator, {"rows": len(verifications)})["rows"]:

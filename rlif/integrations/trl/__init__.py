@@ -2,7 +2,7 @@
 
 `RLIFTrainer` is GRPOTrainer with rewards by rlif's names, scored from what the trainer computes anyway (`trainer.py`);
 `use_fused_token_stats` gives a stock trainer rlif's per-token log-probabilities (`fused.py`); `trl_reward` makes a
-reward function for one (`rewards.py`); `GuardCallback` finds without labels when training does harm (`guard.py`).
+reward function for one (`rewards.py`); `GuardCallback` finds when training does harm (`guard.py`).
 """
 
 from rlif.integrations.supported import require

@@ -1,4 +1,4 @@
-"""rlif's guard as a callback of TRL's trainers: finds without labels when training on confidence stops helping.
+"""rlif's guard as a callback of TRL's trainers: finds when training stops helping, without labels or by gold answers.
 
 `rlif/training/guard.py` says what it looks at. Here it samples, evaluates and judges as `rlif train` does.
 """
@@ -31,7 +31,7 @@ from rlif.rollouts.encode import EncodedPrompt
 from rlif.scoring.scorer import Scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.distributed import broadcast
-from rlif.training.evidence import MIN_COMPARED_PROMPTS
+from rlif.training.evidence import GOLD, MIN_COMPARED_PROMPTS
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard
 from rlif.training.learner import Models
 from rlif.training.run_dir import BEST, READING_FILE, best_reading
@@ -148,6 +148,7 @@ class GuardCallback(TrainerCallback):
             if metrics:
                 self.guard.observe(row["step"], metrics)
         if self.guard.readings:
+            self._check_labels()
             best = self.guard.best
             self.guard.best = broadcast(self.trainer.accelerator, best_reading(self.directory.parent))
             if self.guard.best is None and best is not None:
@@ -157,6 +158,12 @@ class GuardCallback(TrainerCallback):
                 )
         else:
             self._watch(state)
+
+    def _check_labels(self) -> None:
+        """A resumed run goes on by the labels that it began with."""
+        before = "gold" if GOLD.prompts in self.guard.start else "majority"
+        if self.labels != before:
+            raise UserError(f"labels: got {self.labels!r}, but the run that is resumed was guarded by {before!r}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate, where it is time to, and stop where it is time to."""

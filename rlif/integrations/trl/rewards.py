@@ -130,7 +130,7 @@ class TRLReward:
             return list(gold_answers(values, f"{self.answer_column}, row {{}} of the batch"))
         except UserError:
             # A column of that name may hold anything where nobody asks for answers.
-            if self.reward.needs_answers or "answers" in inspect.signature(self.reward.function).parameters:
+            if self.reward.reads_answers:
                 raise
             return [None] * count
 
@@ -219,7 +219,14 @@ def as_stored(values: Iterable[object], dataset: Any, column: str) -> Iterable[o
     """
     feature = (getattr(dataset, "features", None) or {}).get(column)
     kind = NARROW.get(getattr(getattr(feature, "feature", feature), "dtype", ""))  # of a list its items
-    return values if kind is None else [None if each is None else np.asarray(each, kind) for each in values]
+    return values if kind is None else [_narrowed(each, kind) for each in values]
+
+
+def _narrowed(value: object, kind: type[np.floating[Any]]) -> object:
+    """A float, or a list of them, in its own width; what is of another type, as an evaluation's may be, as it is."""
+    items = value if isinstance(value, list) else [value]
+    is_narrow = value is not None and all(isinstance(item, float | None) for item in items)
+    return np.asarray(value, kind) if is_narrow else value
 
 
 def check_answers(dataset: Any, column: str, reward: str, argument: str) -> None:

@@ -21,7 +21,7 @@ def assembled():
 
 @pytest.fixture(scope="module")
 def compiled():
-    return SimpleNamespace(asm=in_fresh_process(assembled))
+    return SimpleNamespace(asm=in_fresh_process(assembled, forked=False))
 
 
 @pytest.fixture

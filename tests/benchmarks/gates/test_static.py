@@ -53,7 +53,7 @@ class Counted:
 @pytest.fixture(scope="module", params=TARGETS)
 def counts(request):
     target, only = request.param
-    results = in_fresh_process(count_kernels, target, only)
+    results = in_fresh_process(count_kernels, target, only, forked=False)
     kernels = {entry["kernel"]: entry for entry in results["counts"]}
     return Counted(target, only, kernels, results["versions"]["triton"])
 

@@ -18,6 +18,7 @@ import tiny_models
 import tiny_trl as tiny
 from rlif.errors import UserError
 from rlif.integrations.trl import GuardCallback, RLIFTrainer, trl_reward
+from rlif.integrations.trl.rewards import as_stored
 from rlif.rewards import uses
 
 PROMPTS = ["1+1=", "2+2="]
@@ -144,3 +145,10 @@ def test_the_guard_takes_the_same_gold_answers_and_names_the_row_of_another(mode
     assert [prompt.answer for prompt in guard.prompts] == [("2", "two"), None]
     with pytest.raises(UserError, match=r"^answer, row 2 of the prompts: got {} of type dict"):
         GuardCallback(trainer, [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": {}}])
+
+
+def test_answers_to_evaluate_on_may_be_of_another_type_than_those_to_train_on() -> None:
+    trained_on = dataset([0.1, 0.2], Value("float32"))
+    (narrow, *others) = as_stored([0.10000000149011612, "1/2", 16777217, None], trained_on, "answer")
+    assert str(narrow) == "0.1"
+    assert others == ["1/2", 16777217, None]

@@ -92,6 +92,14 @@ def test_by_gold_answers_the_guard_follows_those_of_its_rows(model_dir: Path, tm
     assert guard.guard.fallback("strict") is None
 
 
+def test_a_resumed_run_is_guarded_by_the_labels_that_it_began_with(model_dir: Path, tmp_path: Path) -> None:
+    settings = dict(save_strategy="steps", save_steps=1, max_steps=1)
+    guarded(falling(model_dir, tmp_path, **settings), action="warn", labels="gold").trainer.train()
+    resumed = guarded(falling(model_dir, tmp_path, **settings | {"max_steps": 2}), action="warn")
+    with pytest.raises(UserError, match="labels: got 'majority', but the run that is resumed was guarded by 'gold'"):
+        resumed.trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -102,6 +102,9 @@ def test_a_narrow_float_has_the_digits_of_its_own_width(kind: pa.DataType, tmp_p
     pq.write_table(pa.table({"prompt": ["a", "b", "c", "d"], "answer": answers}), tmp_path / "data.parquet")
     read = [prompt.answer for prompt in read_prompts(tmp_path / "data.parquet")]
     assert read == ["0.1", "2.5", None, "0.00001"]
+    several = pa.array([np.array([0.1], kind.to_pandas_dtype()), None, answers.to_numpy()[:2], []], pa.list_(kind))
+    pq.write_table(pa.table({"prompt": ["a", "b", "c", "d"], "answer": several}), tmp_path / "lists.parquet")
+    assert [prompt.answer for prompt in read_prompts(tmp_path / "lists.parquet")] == ["0.1", None, ("0.1", "2.5"), None]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])

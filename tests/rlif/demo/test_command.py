@@ -54,6 +54,8 @@ def test_a_tiny_demo_leaves_data_two_runs_from_one_start_and_a_figure(
     runs = [read_rows(output_dir / reward / "metrics.jsonl") for reward in DEMO_REWARDS]
     assert [row["step"] for row in runs[0]] == [row["step"] for row in runs[1]] == [0, 1, 2]
     assert runs[0][0] == runs[1][0]
+    # The guard's choice is judged by gold answers, and so has not seen them.
+    assert not any("eval/gold_prompts" in row for rows in runs for row in rows)
     assert all((output_dir / reward / "model" / "model.safetensors").is_file() for reward in DEMO_REWARDS)
 
     printed = capsys.readouterr().out

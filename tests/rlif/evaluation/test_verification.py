@@ -126,6 +126,13 @@ def printed(path: Path, verifications: list[list[Row] | None], scores: list[floa
     return evaluation.verifying, console.export_text()
 
 
+def test_ratings_without_verifications_are_refused(tmp_path: Path) -> None:
+    row = {"prompt": "p", "completions": ["#### 1"], "scores": {"verification": [0.5]}, "ratings": [["1", None]]}
+    write_rows(tmp_path / "earlier.jsonl", [row])
+    with pytest.raises(UserError, match="line 1: got `ratings` without `verifications`"):
+        read_completions(tmp_path / "earlier.jsonl")
+
+
 def test_where_no_verification_states_a_rating_nothing_is_said_to_be_verified(tmp_path: Path) -> None:
     silent = [verification("Let us see whether", None)]
     verifying, text = printed(tmp_path / "silent.jsonl", [silent, silent], [0.0, 0.0])

@@ -50,6 +50,7 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
         run_lab(config)
     first = json.loads((tmp_path / "lab" / "lab.json").read_text())
     assert [trial["reward"] for trial in first["trials"]] == [trial.reward for trial in command.plan_trials(config)]
+    assert not any("eval/gold_prompts" in row for trial in first["trials"] for row in trial["rows"])
     page = (tmp_path / "lab" / "report.md").read_text()
     for figure in ("training.png", "guard.png", "mixes.png", "confidence.png", "reliability.png"):
         assert f"({figure})" in page

@@ -153,7 +153,7 @@ def test_accuracy_that_was_not_measured_is_not_shown_as_nothing(tmp_path: Path) 
 def test_an_evaluation_of_an_earlier_version_is_shown_without_colours_and_it_is_said(tmp_path: Path) -> None:
     old = [{name: value for name, value in each.items() if name != "token_confidence"} for each in ROWS]
     page = page_of(write_evaluated(tmp_path / "eval", old, config=None))
-    assert "the version of rlif that ran kept no statistics of their tokens" in page.text()
+    assert "no statistics of their tokens were kept with them" in page.text()
     assert f"7: {printable(HOSTILE)} #### 3" in page.texts["tokens"]
     assert "choice" not in page.texts
     assert "nothing says what was evaluated" in page.text()
@@ -164,6 +164,17 @@ def test_completions_that_were_measured_again_are_shown_as_long_as_their_file_is
     (changeable / "config.yaml").write_text(f"completions: {elsewhere}\nanswer_style: strict\n")
     view = view_of(changeable)
     assert (view.files.title, len(view.ends)) == ("elsewhere.jsonl", 4)
+    text = elsewhere.read_text()
+    elsewhere.write_text(
+        "\ufeff" + text.replace('{"prompt"', '{"crc32": 7, "prompt"')
+    )  # as other programs may write it
+    assert len(view_of(changeable).ends) == 4
+    elsewhere.write_text(text.partition("\n")[0] + "\n")
+    view = view_of(changeable)
+    assert (view.ends, view.note) == (
+        [],
+        f"{elsewhere} has changed since it was measured, so that its completions are not shown.",
+    )
     elsewhere.unlink()
     view = view_of(changeable)
     assert (view.ends, view.note) == ([], f"The completions are not here: there is no {elsewhere}.")

@@ -331,6 +331,38 @@ def test_labels_that_the_guard_is_told_to_go_by_are_those_that_it_goes_by(fallin
     assert is_by_gold("auto") == {False}
 
 
+def test_a_reward_that_takes_gold_answers_without_needing_them_is_guarded_by_them(
+    falling: TrainConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def lengths(completions, answers):\n    return [len(each) for each in answers]\n"
+    )
+    rows = train(replace(falling, reward=(f"{tmp_path / 'mine.py'}:lengths",), max_steps=1)).rows
+    assert all("eval/gold_prompts" in row for row in rows)
+
+
+def test_a_resumed_run_is_guarded_by_the_labels_that_it_began_with(falling: TrainConfig) -> None:
+    config = replace(falling, guard="warn", reward=(*falling.reward, "verifiable"), max_steps=1, save_steps=1)
+    train(replace(config, guard_labels="majority"))
+    record = config.output_dir / "config.yaml"  # of a version that had no such option
+    record.write_text("".join(line for line in record.open() if not line.startswith("guard_labels")))
+    again = replace(config, resume=True, max_steps=2)
+    with pytest.raises(
+        UserError, match="guard_labels: got 'gold', but the guard of the run that is resumed has gone by"
+    ):
+        train(replace(again, guard_labels="gold"))
+    assert not any("eval/gold_prompts" in row for row in train(again).rows)
+
+
+def test_evaluations_without_a_guard_between_those_with_one_are_passed_over() -> None:
+    rows = [{"step": step} | {f"eval/{name}": value for name, value in LABELLED.items()} for step in (0, 10, 20)]
+    for row in rows:
+        row["eval/accuracy"] = 0.8
+    for name in ("gold_prompts", "num_gold", "consensus", "consensus_prompts", "num_compared"):
+        rows[1].pop(f"eval/{name}")
+    assert [reading.step for reading in Guard.of_rows(rows).readings] == [0, 20]
+
+
 def test_gold_labels_that_held_out_prompts_lack_are_refused_before_anything_is_written(
     falling: TrainConfig, write_jsonl: Callable[..., Path]
 ) -> None:

@@ -48,7 +48,7 @@ def said(reward: str, texts: list[str], verifications: list[str] | None = None, 
 def test_a_reward_for_a_form_that_no_completion_has_is_said_to_teach_nothing(reward: str) -> None:
     (warning,) = said(reward, ["#### 1", f"{FORMAL} and more"], finished=False)
     assert warning.startswith(
-        f"no completion of this step has the form that {reward} rewards, so that all get 0 and nothing is learned: try "
+        f"no completion of this step has the form that {reward} rewards, which so tells none from another: try "
         "a system_prompt that asks for … </think><answer>…</answer>"
     )
     assert warning.endswith("a longer max_completion_length (100% were cut off)")
