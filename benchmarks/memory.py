@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,9 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, forked: bool
         FreshProcessError: it raised (with what, in words) or the process ended without a word, as one does that the
             system kills for want of memory.
     """
-    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
     if forked:
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.ops.implementations", "rlif_kernels"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, torch.get_num_threads(), function, arguments))

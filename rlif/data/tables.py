@@ -12,7 +12,7 @@ import io
 import json
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -205,7 +205,7 @@ def _dataset_rows(dataset: Dataset, columns: tuple[str, ...], where: str) -> Ite
         raise UserError(f"{where}: a text in it is not UTF-8 ({error.reason})") from error
 
 
-def _exact(value: object, kind: type[np.floating[Any]]) -> object:
+def _exact(value: object, kind: Callable[[Any], object]) -> object:
     """A float of a narrow column, or a list of them, as the shortest decimal that its width tells from others."""
     if isinstance(value, list):
         return [_exact(item, kind) for item in value]

@@ -222,7 +222,7 @@ def as_stored(values: Iterable[object], dataset: Any, column: str) -> Iterable[o
     return values if kind is None else [_narrowed(each, kind) for each in values]
 
 
-def _narrowed(value: object, kind: type[np.floating[Any]]) -> object:
+def _narrowed(value: object, kind: type[object]) -> object:
     """A float, or a list of them, in its own width; what is of another type, as an evaluation's may be, as it is."""
     items = value if isinstance(value, list) else [value]
     is_narrow = value is not None and all(isinstance(item, float | None) for item in items)
