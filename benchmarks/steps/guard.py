@@ -27,8 +27,8 @@ from rlif.files.fingerprint import fingerprint
 from rlif.files.json_values import write_json
 from rlif.lab.command import make_starts
 from rlif.lab.options import FULL, LabConfig, Size
-from rlif.lab.plan import BASELINE_REWARD, LEARNING_RATE, NUM_GENERATIONS, PROMPTS_PER_STEP, TRIAL_EVAL_GENERATIONS
-from rlif.lab.trials import look_at_policy, write_data
+from rlif.lab.plan import BASELINE_REWARD, LEARNING_RATE, PROMPTS_PER_STEP, Trial
+from rlif.lab.trials import look_at_policy, trial_config, write_data
 from rlif.options.record import CONFIG_FILE
 from rlif.tasks.arithmetic import VERIFY_RATINGS, VERIFY_TEMPLATE, completion_length
 from rlif.training.evidence import GOLD
@@ -91,28 +91,13 @@ def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> 
 
 
 def train_config(directory: Path, size: Size, config: LabConfig, name: str, seed: int) -> TrainConfig:
-    """Return the configuration of a run, as the lab's trials have it; it goes on if it was begun."""
-    run, data = run_directory(directory, name, seed), directory / "data"
-    return TrainConfig(
-        model=str(directory / "starts" / "instruct"),
-        data=str(data / f"train-{seed}.jsonl"),
-        eval_data=str(data / "eval.jsonl"),
-        reward=(BASELINE_REWARD,),
+    """Return the configuration of a run: a trial of the lab's, guarded by gold answers; it goes on if it was begun."""
+    run = run_directory(directory, name, seed)
+    return replace(
+        trial_config(directory, size, Trial(seed, INSTRUCT, BASELINE_REWARD), config.base.task),
         output_dir=run,
-        max_steps=size.max_steps,
-        prompts_per_step=PROMPTS_PER_STEP,
-        num_generations=NUM_GENERATIONS,
-        max_completion_length=completion_length(config.base.task),
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        warmup_ratio=0.05,
-        eval_steps=size.eval_steps,
-        eval_generations=TRIAL_EVAL_GENERATIONS,
+        guard_labels="gold",
         save_steps=size.eval_steps,
-        guard="warn",
-        guard_prompts=size.guard_prompts,
-        device="cpu",
-        seed=seed,
         resume=(run / CONFIG_FILE).exists(),
         **TRAINED[name],
     )

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.runner import Options, Step
 from benchmarks.steps.kept_runs import START, evaluated, run_directory, start_and_runs, trained
-from rlif.answers.tags import read_tags, strict_confidence
+from rlif.answers.tags import has_form
 from rlif.demo.options import DemoConfig
 from rlif.evaluation.completions import VERBALIZED
 from rlif.evaluation.measure import Evaluation
@@ -126,8 +126,7 @@ def tagged_solutions(demo: DemoConfig) -> Iterator[tuple[str, str]]:
 
 def tagged(completions: list[str]) -> list[float]:
     """Reward the form: 1 for tags that stand as they should, with a confidence from 0 to 1."""
-    tags = [read_tags(text) for text in completions]
-    return [float(each.well_formed and strict_confidence(each.confidence) is not None) for each in tags]
+    return [float(has_form(text)) for text in completions]
 
 
 def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConfig:

@@ -133,34 +133,12 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
         with Lock(run_dir, wait=lambda owner: None):
             shutil.rmtree(run_dir, ignore_errors=True)
     started, started_cpu = time.perf_counter(), time.process_time()
-    start = directory / "starts" / start_name(trial.ratio)
-    outcome = train(
-        TrainConfig(
-            model=str(start),
-            data=str(data / f"train-{trial.seed}.jsonl"),
-            eval_data=str(data / "eval.jsonl"),
-            reward=(trial.reward,),
-            output_dir=run_dir,
-            max_steps=size.max_steps,
-            prompts_per_step=PROMPTS_PER_STEP,
-            num_generations=NUM_GENERATIONS,
-            max_completion_length=completion_length(task),
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            warmup_ratio=0.05,
-            eval_steps=size.eval_steps,
-            eval_generations=TRIAL_EVAL_GENERATIONS,
-            guard="warn",
-            guard_labels="majority",  # the gold answers are what its choice is judged by
-            guard_prompts=size.guard_prompts,
-            device="cpu",
-            seed=trial.seed,
-        ),
-        progress=SilentProgress(),
-    )
+    config = trial_config(directory, size, trial, task)
+    outcome = train(config, progress=SilentProgress())
+    paths = (Path(config.model), run_dir / "best", run_dir / "model")
     policies = {
         name: look_at_policy(path, data / "test.jsonl", completion_length(task))
-        for name, path in zip(POLICIES, (start, run_dir / "best", run_dir / "model"), strict=True)
+        for name, path in zip(POLICIES, paths, strict=True)
     }
     arrays: dict[str, Any] = {f"{name}/{key}": value for name, each in policies.items() for key, value in each.items()}
     with written_whole(run_dir / SAMPLES) as unfinished:
@@ -186,6 +164,32 @@ def run_trial(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig)
     }
     write_json(run_dir / RESULT, sealed(result), indent=None)
     return result
+
+
+def trial_config(directory: Path, size: Size, trial: Trial, task: ArithmeticConfig) -> TrainConfig:
+    """Return the configuration of a trial in a directory that has the start models and the data."""
+    data = directory / "data"
+    return TrainConfig(
+        model=str(directory / "starts" / start_name(trial.ratio)),
+        data=str(data / f"train-{trial.seed}.jsonl"),
+        eval_data=str(data / "eval.jsonl"),
+        reward=(trial.reward,),
+        output_dir=directory / "runs" / trial.name,
+        max_steps=size.max_steps,
+        prompts_per_step=PROMPTS_PER_STEP,
+        num_generations=NUM_GENERATIONS,
+        max_completion_length=completion_length(task),
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        warmup_ratio=0.05,
+        eval_steps=size.eval_steps,
+        eval_generations=TRIAL_EVAL_GENERATIONS,
+        guard="warn",
+        guard_labels="majority",  # the gold answers are what its choice is judged by
+        guard_prompts=size.guard_prompts,
+        device="cpu",
+        seed=trial.seed,
+    )
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from rlif.errors import UserError
 from rlif.rollouts.encode import EncodedPrompt
 from rlif.training.evidence import MIN_COMPARED_PROMPTS
-from rlif.training.options import TrainConfig
 
 # Fewer prompts than these say too little to be worth taking them from the training set.
 MIN_HELD_OUT = 8
@@ -29,15 +28,21 @@ def held_out(prompts: list[EncodedPrompt], limit: int, seed: int) -> tuple[list[
     return [prompt for prompt in prompts if tuple(prompt.ids) not in known], chosen
 
 
-def check_guard_labels(config: TrainConfig, prompts: Sequence[EncodedPrompt]) -> None:
-    """Check that the guard can go by gold answers, where it is told to.
+def check_labelled(prompts: Sequence[EncodedPrompt], column: str, *, argument: str, hint: str = "") -> None:
+    """Check that a guard that is told to go by gold answers can.
+
+    Args:
+        prompts: held out.
+        column: of their gold answers.
+        argument: that tells it to.
+        hint: what else was to be expected, as an end of the sentence.
 
     Raises:
-        UserError: fewer than half of the held-out prompts have one.
+        UserError: fewer than half of the prompts have one.
     """
-    with_answer = sum(prompt.answer is not None for prompt in prompts)
-    if config.guard != "off" and config.guard_labels == "gold" and with_answer < MIN_COMPARED_PROMPTS * len(prompts):
+    labelled = sum(prompt.answer is not None for prompt in prompts)
+    if labelled < MIN_COMPARED_PROMPTS * len(prompts):
         raise UserError(
-            f"guard_labels: got 'gold', but {with_answer} of {len(prompts)} held-out prompts have a gold answer "
-            f"(`{config.answer_column}`); expected at least {MIN_COMPARED_PROMPTS:.0%}, or guard_labels majority"
+            f"{argument}: got 'gold', but {labelled} of {len(prompts)} held-out prompts have a gold answer "
+            f"(`{column}`); expected at least {MIN_COMPARED_PROMPTS:.0%}{hint}"
         )

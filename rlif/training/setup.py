@@ -24,7 +24,7 @@ from rlif.training.checkpoint import RunState, data_fingerprint, model_fingerpri
 from rlif.training.distributed import broadcast, make_accelerator, on_first
 from rlif.training.evidence import GOLD
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard, Reading
-from rlif.training.held_out import check_guard_labels, held_out
+from rlif.training.held_out import check_labelled, held_out
 from rlif.training.learner import Learner, make_learner
 from rlif.training.options import TrainConfig
 from rlif.training.progress import Progress, SilentProgress, default_progress
@@ -118,10 +118,8 @@ class Run:
         }
         done, keep = self._parts(EVALUATION_FILE, work | {"consensus": fingerprint([self.consensus])})
         models, accelerator = self.learner.models, self.learner.accelerator
-        by_gold = self.guard is not None and self.by_gold
-        return evaluate(
-            models, accelerator, self.validation, self.eval_set, self.consensus, by_gold=by_gold, done=done, keep=keep
-        )
+        validation, prompts, by_gold = self.validation, self.eval_set, self.by_gold
+        return evaluate(models, accelerator, validation, prompts, self.consensus, by_gold=by_gold, done=done, keep=keep)
 
     def _parts(self, name: str, work: Mapping[str, object]) -> tuple[list[Row], Callable[[list[Row]], None]]:
         """What of this work is in its file, and what adds to that; the first process alone has the file."""
@@ -167,8 +165,10 @@ class Run:
 
     @property
     def by_gold(self) -> bool:
-        """Whether the guard goes by gold answers, if enough held-out prompts have one."""
-        if self.guard is not None and self.guard.start:
+        """Whether there is a guard that goes by gold answers, if enough held-out prompts have one."""
+        if self.guard is None:
+            return False
+        if self.guard.start:
             return GOLD.prompts in self.guard.start  # as the run began
         labels = self.learner.config.guard_labels
         return labels == "gold" or (labels == "auto" and self.learner.learns_from_gold)
@@ -270,7 +270,8 @@ def _prepare(config: TrainConfig, progress: Progress | None, unlock: ExitStack) 
     train_set, eval_set = encode(prompts), encode(eval_prompts, argument="eval_data")
     if config.guard != "off" and not eval_set:
         train_set, eval_set = held_out(train_set, config.guard_prompts, config.seed)
-    check_guard_labels(config, eval_set)
+    if config.guard != "off" and config.guard_labels == "gold":
+        check_labelled(eval_set, config.answer_column, argument="guard_labels", hint=", or guard_labels majority")
     verifier = make_verifier(start, config, train_set) if config.verify else None
     check_decoding(start, train_set[0].ids)
     if config.use_transformers_continuous_batching:

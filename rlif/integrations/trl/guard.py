@@ -31,8 +31,9 @@ from rlif.rollouts.encode import EncodedPrompt
 from rlif.scoring.scorer import Scorer
 from rlif.scoring.start_model import StartModel
 from rlif.training.distributed import broadcast
-from rlif.training.evidence import GOLD, MIN_COMPARED_PROMPTS
+from rlif.training.evidence import GOLD
 from rlif.training.guard import CONSENSUS_GENERATIONS, Guard
+from rlif.training.held_out import check_labelled
 from rlif.training.learner import Models
 from rlif.training.run_dir import BEST, READING_FILE, best_reading
 from rlif.training.validation import ValidationOptions, evaluate, majority_answers
@@ -117,12 +118,8 @@ class GuardCallback(TrainerCallback):
         self.directory = Path(trainer.args.output_dir) / BEST
         self.prompts = self._encoded(prompts, answer_column)
         self.labels = labels
-        labelled = sum(prompt.answer is not None for prompt in self.prompts)
-        if labels == "gold" and labelled < MIN_COMPARED_PROMPTS * len(self.prompts):
-            raise UserError(
-                f"labels: got 'gold', but {labelled} of {len(self.prompts)} prompts have a gold answer "
-                f"(`{answer_column}`); expected at least {MIN_COMPARED_PROMPTS:.0%}"
-            )
+        if labels == "gold":
+            check_labelled(self.prompts, answer_column, argument="labels")
         self.consensus: list[str | None] = []
         # As many completions at a time as one process samples in training, in whole groups: each evaluates all prompts.
         groups = trainer.args.generation_batch_size // trainer.accelerator.num_processes // num_generations

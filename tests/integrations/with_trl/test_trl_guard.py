@@ -103,7 +103,10 @@ def test_a_resumed_run_is_guarded_by_the_labels_that_it_began_with(model_dir: Pa
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("gold", r"labels: got 'gold', but 0 of \d+ prompts have a gold answer \(`answer`\); expected at least 50%"),
+        (
+            "gold",
+            r"labels: got 'gold', but 0 of \d+ held-out prompts have a gold answer \(`answer`\); expected at least 50%",
+        ),
         ("silver", "labels: got 'silver', expected 'majority' or 'gold'"),
     ],
 )
