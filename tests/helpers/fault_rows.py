@@ -13,12 +13,9 @@ from pathlib import Path
 import yaml
 
 from rlif.files.jsonl import write_rows
-from rlif.tasks.arithmetic import ArithmeticConfig, write_jsonl
-from rlif.tasks.options import BaseModelConfig, InstructModelConfig
+from rlif.tasks.arithmetic import write_jsonl
+from tiny_lab import BASE, INSTRUCT, TASK
 
-TASK = ArithmeticConfig(digits=2)
-BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=40, pretraining_batch_size=16)
-INSTRUCT = InstructModelConfig(base=BASE, task=TASK, steps=5)
 OUT = "out"
 
 

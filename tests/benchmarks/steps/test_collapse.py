@@ -1,6 +1,5 @@
 """The suite `collapse` reads the lab's runs, adds those that it lacks, and its tables say what they come to."""
 
-import dataclasses
 import json
 
 import pytest
@@ -9,12 +8,7 @@ from benchmarks.report import collapse as drawn
 from benchmarks.report.collapse import ordering, seen, seen_few
 from benchmarks.runner import Options
 from benchmarks.steps import collapse as suite
-from rlif.lab.options import LabConfig
-from rlif.tasks.arithmetic import ArithmeticConfig
-from rlif.tasks.options import BaseModelConfig, InstructModelConfig
-
-TASK = ArithmeticConfig(digits=2)
-BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=40, pretraining_batch_size=16)
+from tiny_lab import use_tiny_lab
 
 
 def made(start, entropy, steps, gain):
@@ -73,10 +67,7 @@ def test_few_prompts_are_safe_if_no_run_collapses(steps, agrees):
 
 @pytest.mark.slow
 def test_the_lab_is_read_and_what_it_lacks_is_trained_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
-    config = LabConfig(base=BASE, instruct=InstructModelConfig(base=BASE, task=TASK, steps=5))
-    monkeypatch.setattr(suite, "LabConfig", lambda: dataclasses.replace(config))
-    monkeypatch.setattr(suite, "RUNS", tmp_path / "runs")
+    use_tiny_lab(suite, tmp_path, monkeypatch)
     options, found = Options(tmp_path, size="tiny", repeats=1), {"missing": {}, "entries": []}
     suite.add_lab(options, found)
     lab = len(found["entries"])

@@ -1,6 +1,5 @@
 """The suite `guard` shows one run to a guard by gold answers and to one by majorities, and says what each keeps."""
 
-import dataclasses
 import json
 
 import pytest
@@ -9,12 +8,8 @@ from benchmarks.report.guard import RIGHT, VERIFY
 from benchmarks.report.guard import guard as drawn
 from benchmarks.runner import Options
 from benchmarks.steps import guard as suite
-from rlif.lab.options import LabConfig
-from rlif.tasks.arithmetic import ArithmeticConfig
-from rlif.tasks.options import BaseModelConfig, InstructModelConfig
+from tiny_lab import use_tiny_lab
 
-TASK = ArithmeticConfig(digits=2)
-BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=40, pretraining_batch_size=16)
 SETTINGS = {"max_steps": 80, "eval_steps": 10, "test_prompts": 512}
 
 
@@ -52,10 +47,7 @@ def test_the_table_has_what_each_keeps_and_what_verification_learnt():
 
 @pytest.mark.slow
 def test_a_run_is_made_once_and_its_policies_solve_problems_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
-    config = LabConfig(base=BASE, instruct=InstructModelConfig(base=BASE, task=TASK, steps=5))
-    monkeypatch.setattr(suite, "LabConfig", lambda: dataclasses.replace(config))
-    monkeypatch.setattr(suite, "RUNS", tmp_path / "runs")
+    use_tiny_lab(suite, tmp_path, monkeypatch)
     options, found = Options(tmp_path, size="tiny", repeats=1), {"missing": {}, "entries": []}
     for step in suite.steps(options):
         step.run(found)

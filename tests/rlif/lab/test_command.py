@@ -20,15 +20,9 @@ from rlif.lab.command import run as run_lab
 from rlif.lab.options import LabConfig, Size
 from rlif.lab.plan import Trial, plan_trials
 from rlif.tasks.arithmetic import ArithmeticConfig
-from rlif.tasks.options import BaseModelConfig, InstructModelConfig
+from tiny_lab import BASE, INSTRUCT
 
-TASK = ArithmeticConfig(digits=2)
-
-
-BASE = BaseModelConfig(task=TASK, hidden_size=64, num_hidden_layers=1, pretraining_steps=40, pretraining_batch_size=16)
-
-
-TINY = LabConfig(quick=True, workers=2, base=BASE, instruct=InstructModelConfig(base=BASE, task=TASK, steps=5))
+TINY = LabConfig(quick=True, workers=2, base=BASE, instruct=INSTRUCT)
 
 
 @pytest.mark.slow
