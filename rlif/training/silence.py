@@ -41,7 +41,16 @@ def warn_of_silence(run: Run, rollout: Rollout) -> None:
             f"no completion of this step has the form that {formal} rewards, which so tells none from another: "
             f"{how_to_get_form(finished(solutions))}"
         )
-    if run.learner.verifier is not None and all_reduce_sum(accelerator, {"rows": len(verifications)})["rows"]:
+    if run.learner.verifier is None:
+        return
+    if not all_reduce_sum(accelerator, {"rows": len(verifications)})["rows"]:
+        by = "gold answers" if run.learner.config.verify_labels == "gold" else "the majorities of their groups"
+        run.progress.warn(
+            "no completion of this step is verified, for which it takes a right one and one that is not, by "
+            f"{by}, and room for their verifications: look at verify/prompts and verify/too_long of the next steps, "
+            "and try more prompts_per_step or num_generations, and prompts that the policy answers now and then"
+        )
+    else:
         rated = any(
             (stated := rollout.stated[row]) is not None and run.learner.verifier.rating(stated.text) is not None
             for row in verifications

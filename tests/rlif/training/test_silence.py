@@ -23,7 +23,14 @@ class Verifier:
         return Outcome.RIGHT if answer == "1" else None
 
 
-def said(reward: str, texts: list[str], verifications: list[str] | None = None, *, finished: bool = True) -> list[str]:
+def said(
+    reward: str,
+    texts: list[str],
+    verifications: list[str] | None = None,
+    *,
+    finished: bool = True,
+    labels: str = "majority",
+) -> list[str]:
     """What a run warns of where its first step has these completions, and these verifications of some of them."""
     both = [*texts, *(verifications or ())]
     ids = torch.zeros(len(both), 1, dtype=torch.int64)
@@ -37,6 +44,7 @@ def said(reward: str, texts: list[str], verifications: list[str] | None = None, 
             accelerator=make_accelerator("cpu", (), Path("unused")),
             rewards=load_rewards(reward),
             verifier=None if verifications is None else Verifier(),
+            config=SimpleNamespace(verify_labels=labels),
         ),
         progress=SimpleNamespace(warn=warnings.append),
     )
@@ -60,7 +68,14 @@ def test_verifications_that_state_no_rating_are_said_to_get_the_same_reward() ->
     assert warning.startswith("no verification of this step states a rating, so that all get the same reward: try a")
     assert "cut off" not in warning
     assert said("rise_majority", ["#### 1", "#### 2"], ["#### 3", "#### 1"]) == []
-    assert said("rise_majority", ["#### 1", "#### 2"], []) == []  # none was asked for
+
+
+@pytest.mark.parametrize(("labels", "by"), [("gold", "gold answers"), ("majority", "the majorities of their groups")])
+def test_a_step_that_verifies_nothing_says_what_that_takes(labels: str, by: str) -> None:
+    (warning,) = said("rise_majority", ["#### 1", "#### 2"], [], labels=labels)
+    assert warning.startswith(
+        f"no completion of this step is verified, for which it takes a right one and one that is not, by {by}, and"
+    )
 
 
 def test_an_answer_that_a_verification_states_is_none_of_a_completion() -> None:
