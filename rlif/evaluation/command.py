@@ -20,7 +20,7 @@ COMPLETIONS_FILE = "completions.jsonl"
 
 
 def run(config: EvalConfig) -> None:
-    """Sample or read completions, measure them, print the tables and write everything to the output directory.
+    """Sample, verify or read completions, measure them, print the tables and write everything to the output directory.
 
     Raises:
         UserError: bad input; what was sampled before is kept.
@@ -30,9 +30,9 @@ def run(config: EvalConfig) -> None:
     output_dir = output_directory(config, "eval", what="evaluation")
     with Lock(output_dir) as lock:
         # Model, data and completions are checked before a directory is made, and they say which style of answers it is.
-        sampling = prepare_sampling(config) if config.completions is None else None
+        sampling = prepare_sampling(config) if config.model is not None else None
         config = replace(config, answer_style=config.answer_style or "strict") if sampling is None else sampling.config
-        completions = _given_completions(config)
+        completions = _given_completions(config) if sampling is None else None
         if config.resume:
             check_unchanged(
                 output_dir,
@@ -45,14 +45,13 @@ def run(config: EvalConfig) -> None:
         make_directory(output_dir, config, lock)
         evaluation = _evaluate(config, output_dir, sampling, completions)
     print_tables(evaluation)
-    sampled = "" if config.completions else "completions, "
+    sampled = "" if sampling is None else "completions, "
     print(f"\n{sampled}results and figures are in {output_dir}")
 
 
-def _given_completions(config: EvalConfig) -> Completions | None:
-    """The completions of a file; None if they are to be sampled."""
-    if config.completions is None:
-        return None
+def _given_completions(config: EvalConfig) -> Completions:
+    """The completions of a file."""
+    assert config.completions is not None
     assert config.answer_style is not None
     return read_completions(config.completions, answer_style=config.answer_style)
 
@@ -71,7 +70,7 @@ def _evaluate(
             evaluation = evaluate_completions(completions, num_bins=config.num_bins)
             write_evaluation(evaluation, completions, output_dir)
     except KeyboardInterrupt as interrupt:
-        if config.completions is not None:
+        if sampling is None:
             raise
         raise KeyboardInterrupt(
             f"interrupted: all completions are in {output_dir / COMPLETIONS_FILE}; the same command with --output-dir "

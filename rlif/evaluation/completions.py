@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -137,9 +137,13 @@ def completion_row(
     prompt: str, gold: GoldAnswer | None, texts: Sequence[str], scores: Mapping[str, Sequence[float]], **more: object
 ) -> Row:
     """Return one row of the file: a prompt with its completions."""
-    # float32 holds no more digits than these.
-    rounded = {name: [float(f"{value:.8g}") for value in values] for name, values in scores.items()}
-    return {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": rounded}
+    kept = {name: rounded(values) for name, values in scores.items()}
+    return {"prompt": prompt, "answer": gold, "completions": list(texts), **more, "scores": kept}
+
+
+def rounded(scores: Iterable[float]) -> list[float]:
+    """Return numbers with as many digits as float32 holds."""
+    return [float(f"{score:.8g}") for score in scores]
 
 
 def read_completions(path: Path, *, argument: str = "completions", answer_style: AnswerStyle = "strict") -> Completions:

@@ -58,7 +58,8 @@ class EvalConfig(
     word_problems:level=2,n=256."""
 
     completions: Path | None = None
-    """Measure the completions in this file instead: a completions.jsonl of `rlif eval`, or lines of that form."""
+    """Measure the completions in this file instead: a completions.jsonl of `rlif eval`, or lines of that form. With
+    --verify-generations the model verifies them, and data has their prompts, in the same order."""
 
     output_dir: Path | None = None
     """New directory for completions, results and figures. None: runs/eval-DATE-TIME."""
@@ -90,8 +91,16 @@ class EvalConfig(
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
-        if self.completions is not None:
-            for name, off in (("model", None), ("data", None), ("verify_generations", 0)):
+        if self.completions is not None and self.verify_generations:
+            for name, what in (("model", "the model that verifies the completions"), ("data", "their prompts")):
+                if getattr(self, name) is None:
+                    raise UserError(f"{name}: got none beside completions and verify_generations, expected {what}")
+            if self.analyses != 1:
+                raise UserError(
+                    f"analyses: got {self.analyses} beside completions, which are not continued; expected 1"
+                )
+        elif self.completions is not None:
+            for name, off in (("model", None), ("data", None), ("analyses", 1)):
                 if getattr(self, name) != off:
                     raise UserError(
                         f"{name}: got {getattr(self, name)!r} beside completions, expected one or the other"

@@ -8,12 +8,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rlif.answers.extract import AnswerStyle
 from rlif.answers.math_verification import limited_cost
 from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import answer_style_of, read_with_options
+from rlif.data.tables import read_file, shorten
 from rlif.errors import UserError
 from rlif.evaluation.analyses import mean_confidences
-from rlif.evaluation.completions import VERBALIZED_MEAN, VERIFICATION, completion_row
+from rlif.evaluation.completions import (
+    COMPLETIONS_COLUMNS,
+    VERBALIZED_MEAN,
+    VERIFICATION,
+    completion_row,
+    read_completions,
+    rounded,
+)
 from rlif.evaluation.extremes import Extremes
 from rlif.evaluation.options import EvalConfig
 from rlif.files.checksums import sealed
@@ -43,7 +52,9 @@ class EvalSampling:
     extremes: Extremes
     """Of what is sampled, to know of which completions the tokens' statistics are kept."""
     verifier: Verifier | None = None
-    """What asks the model to verify its completions, if it is to."""
+    """What asks the model to verify completions, if it is to."""
+    given: Sequence[Row] = ()
+    """The completions of the prompts, to be verified; none: they are sampled."""
 
     def run(self, path: Path) -> None:
         """Append a row to `path` for every prompt that has none there yet.
@@ -52,9 +63,24 @@ class EvalSampling:
             UserError: the file has other prompts than the data, or cannot be written.
             KeyboardInterrupt: Ctrl-C.
         """
-        if path.exists():
-            self.extremes.take(read_rows(path, argument="resume", growing=True), path)
-        append_rows(path, self.prompts, self.batch_size(self.prompts, self.config.num_generations), self.rows)
+        done = read_rows(path, argument="resume", growing=True) if path.exists() else []
+        if self.given:
+            self._check_given(path, done)
+        elif done:
+            self.extremes.take(done, path)
+        size, title = (
+            self.batch_size(self.prompts, self.config.num_generations),
+            "Verifying" if self.given else "Sampling",
+        )
+        append_rows(path, self.prompts, size, self.rows, title=title)
+
+    def _check_given(self, path: Path, done: Sequence[Row]) -> None:
+        for number, (row, given) in enumerate(zip(done, self.given, strict=False), start=1):
+            if row.get("completions") != given["completions"]:
+                raise UserError(
+                    f"resume: {path}, line {number} has other completions than {self.config.completions} now; expected "
+                    "no change"
+                )
 
     def batch_size(self, prompts: Sequence[EncodedPrompt], num_generations: int) -> int:
         """Return how many of these prompts are sampled at a time, with so many completions of each."""
@@ -88,7 +114,7 @@ class EvalSampling:
         )
 
     def verifications(
-        self, verifier: Verifier, start: int, prompts: Sequence[EncodedPrompt], rollout: Rollout
+        self, verifier: Verifier, start: int, prompts: Sequence[EncodedPrompt], texts: Sequence[str]
     ) -> list[list[Row] | None]:
         """Sample verifications of every completion of some prompts, the first of which is number `start` of all.
 
@@ -97,10 +123,10 @@ class EvalSampling:
             states none; None for a completion that is too long to be verified.
         """
         config, count = self.config, self.config.verify_generations
-        found: list[list[Row] | None] = [None] * len(rollout.texts)
+        found: list[list[Row] | None] = [None] * len(texts)
         asked = [
             (row, prompt)
-            for row, text in enumerate(rollout.texts)
+            for row, text in enumerate(texts)
             if (prompt := verifier.prompt(prompts[row // config.num_generations], text)) is not None
         ]
         size = self.batch_size([prompt for _, prompt in asked], count) if asked else 1
@@ -121,6 +147,10 @@ class EvalSampling:
 
     def rows(self, start: int, prompts: Sequence[EncodedPrompt]) -> list[Row]:
         """The rows of some prompts, the first of which is number `start` of all."""
+        made = list(self.given[start : start + len(prompts)]) if self.given else self._sampled(start, prompts)
+        return made if self.verifier is None else self._verified(self.verifier, start, prompts, made)
+
+    def _sampled(self, start: int, prompts: Sequence[EncodedPrompt]) -> list[Row]:
         config, count = self.config, self.config.num_generations
         seeds = [(config.seed, start + offset) for offset in range(len(prompts))]
         rollout = self.sample(prompts, seeds, count, outputs=EVALUATED_OUTPUTS)
@@ -139,11 +169,6 @@ class EvalSampling:
                 top_k=config.top_k,
                 top_p=config.top_p,
             )
-        verifications = None
-        if self.verifier is not None:
-            with limited_cost():
-                verifications = self.verifications(self.verifier, start, prompts, rollout)
-                scores[VERIFICATION] = [share_right(each, self.verifier) for each in verifications]
         lengths, finished = rollout.completion_mask.sum(dim=1).tolist(), rollout.finished.tolist()
         groups = [slice(first, first + count) for first in range(0, len(rollout.texts), count)]
         made = [
@@ -154,7 +179,6 @@ class EvalSampling:
                 {name: values[group] for name, values in scores.items()},
                 tokens=lengths[group],
                 finished=finished[group],
-                **({} if verifications is None else {"verifications": verifications[group]}),
             )
             for group in groups
         ]
@@ -163,6 +187,19 @@ class EvalSampling:
                 if places := self.extremes.places(row):
                     row["token_confidence"] = self._token_confidence(rollout, group, places)
         return made
+
+    def _verified(
+        self, verifier: Verifier, start: int, prompts: Sequence[EncodedPrompt], rows: Sequence[Row]
+    ) -> list[Row]:
+        count, texts = self.config.num_generations, [text for row in rows for text in row["completions"]]
+        with limited_cost():
+            found = self.verifications(verifier, start, prompts, texts)
+            shares = rounded([share_right(each, verifier) for each in found])
+        groups = [slice(first, first + count) for first in range(0, len(texts), count)]
+        return [
+            row | {"scores": row["scores"] | {VERIFICATION: shares[group]}, "verifications": found[group]}
+            for row, group in zip(rows, groups, strict=True)
+        ]
 
     def _token_confidence(self, rollout: Rollout, group: slice, places: Sequence[int]) -> list[Any]:
         """Those of a group's completions at some places, None for the others."""
@@ -173,7 +210,7 @@ class EvalSampling:
 
 
 def prepare_sampling(config: EvalConfig) -> EvalSampling:
-    """Read the prompts and load the model.
+    """Read the prompts, and the completions that are to be verified if there are any, and load the model.
 
     Raises:
         UserError: bad input.
@@ -193,7 +230,43 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
     )
     check_decoding(language_model, encoded[0].ids)
     verifier = make_verifier(language_model, config, encoded) if config.verify_generations else None
-    return EvalSampling(replace(config, answer_style=style), language_model, encoded, Extremes(style), verifier)
+    config, given = replace(config, answer_style=style), list[Row]()
+    if config.completions is not None:
+        given = read_completed(config.completions, encoded, style)
+        config = replace(config, num_generations=len(given[0]["completions"]))
+    return EvalSampling(config, language_model, encoded, Extremes(style), verifier, given)
+
+
+def read_completed(path: Path, prompts: Sequence[EncodedPrompt], answer_style: AnswerStyle) -> list[Row]:
+    """Read the completions of prompts from a file, for a model to verify them.
+
+    Returns:
+        a row for each prompt, as `completion_row` makes it, with the prompt's own gold answer and the file's scores but
+        for those of verifications.
+
+    Raises:
+        UserError: see `read_completions`; the file has answers in place of texts, or other prompts.
+    """
+    read_completions(path, answer_style=answer_style)  # whose errors name what is wrong
+    rows = list(read_file(path, argument="completions", columns=COMPLETIONS_COLUMNS))
+    if len(rows) != len(prompts):
+        raise UserError(
+            f"completions: {path} has {len(rows)} prompts, but the data has {len(prompts)}; expected those of the "
+            "data, in its order"
+        )
+    made = []
+    for (where, values), prompt in zip(rows, prompts, strict=True):
+        if values["prompt"] != prompt.text:
+            raise UserError(
+                f"completions: {path}, {where} has the prompt {shorten(repr(values['prompt']))}, but the data has "
+                f"{shorten(repr(prompt.text))} there; expected the prompts of the data, in its order"
+            )
+        if values.get("completions") is None:
+            raise UserError(f"completions: {path}, {where} has answers alone; expected `completions`, to be verified")
+        scores = {name: each for name, each in (values.get("scores") or {}).items() if name != VERIFICATION}
+        more = {name: values[name] for name in ("tokens", "finished") if values.get(name) is not None}
+        made.append(completion_row(prompt.text, prompt.answer, values["completions"], scores, **more))
+    return made
 
 
 def share_right(verifications: list[Row] | None, verifier: Verifier) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +170,59 @@ def test_an_evaluation_with_verifications_goes_on_to_the_same_file(make_eval: Ma
     assert_same(sampled(make_eval(max_batch_tokens=100, **ASKED), path), whole)
 
 
+def other_file(path: Path, rows: list[Row], **more: Any) -> Path:
+    """Completions as another program leaves them: without gold answers, with one score."""
+    write_rows(
+        path,
+        [
+            {"prompt": row["prompt"], "completions": row["completions"], "scores": {"sure": [0.5, 1.0, 0.0, 0.25]}}
+            | more
+            for row in rows
+        ],
+    )
+    return path
+
+
+def test_a_model_verifies_the_completions_of_a_file_as_it_does_its_own(make_eval: MakeEval, tmp_path: Path) -> None:
+    own = sampled(make_eval(**ASKED), tmp_path / "own.jsonl")
+    given = make_eval(**ASKED, completions=other_file(tmp_path / "given.jsonl", own), num_generations=2)
+    run_eval(given)
+    rows = read_rows(tmp_path / "out" / "completions.jsonl")
+    for name in ("prompt", "answer", "completions", "verifications"):
+        assert [row[name] for row in rows] == [row[name] for row in own]
+    assert rows[0]["scores"] == {"sure": [0.5, 1.0, 0.0, 0.25], "verification": own[0]["scores"]["verification"]}
+    results = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert results["num_generations"] == 4
+    assert {"sure", "verification", "verified", "rated"} <= set(results["label_free"])
+    # It goes on where it was stopped, with the completions that it began with.
+    whole, lines = (tmp_path / "out" / "completions.jsonl").read_text(), tmp_path / "out" / "completions.jsonl"
+    lines.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    run_eval(replace(given, resume=True))
+    assert lines.read_text() == whole
+    other_file(tmp_path / "given.jsonl", own, completions=["#### 1"] * 4)
+    with pytest.raises(UserError, match=r"resume: .*, line 1 has other completions than .*given.jsonl now"):
+        run_eval(replace(given, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (slice(0, 2), "completions: .* has 2 prompts, but the data has 6; expected those of the data, in its order"),
+        (slice(None, None, -1), "completions: .*, line 1 has the prompt .*, but the data has .* there; expected"),
+    ],
+)
+def test_completions_of_other_prompts_are_not_verified(
+    rows: slice, reason: str, make_eval: MakeEval, tmp_path: Path
+) -> None:
+    own = sampled(make_eval(**ASKED | {"verify_generations": 0}), tmp_path / "own.jsonl")
+    with pytest.raises(UserError, match=reason):
+        run_eval(make_eval(**ASKED, completions=other_file(tmp_path / "given.jsonl", own[rows])))
+    answers = other_file(tmp_path / "given.jsonl", own, completions=None, answers=["1"] * 4)
+    with pytest.raises(UserError, match="line 1 has answers alone; expected `completions`, to be verified"):
+        run_eval(make_eval(**ASKED, completions=answers))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -176,7 +232,19 @@ def test_an_evaluation_with_verifications_goes_on_to_the_same_file(make_eval: Ma
         ),
         ({"verify_template": "?"}, r"verify_template: got '\?', expected text with {prompt} and {completion}"),
         ({"verify_generations": -1}, "verify_generations: got -1, expected an integer of at least 0"),
-        ({"model": None, "data": None, "completions": Path("x.jsonl")}, "verify_generations: got 3 beside completions"),
+        (
+            {"model": None, "data": None, "completions": Path("x.jsonl")},
+            "model: got none beside completions and verify_",
+        ),
+        (
+            {"data": None, "completions": Path("x.jsonl")},
+            "data: got none beside completions and verify_generations, ex",
+        ),
+        (
+            {"analyses": 2, "completions": Path("x.jsonl")},
+            "analyses: got 2 beside completions, which are not continued",
+        ),
+        ({"completions": Path("x.jsonl")}, "completions: got 'x.jsonl', which is not a file"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line_before_anything_is_written(
