@@ -79,9 +79,33 @@ def evaluated(model: Path, run: Path, task: ArithmeticConfig, num_prompts: int, 
         num_prompts: problems.
         how: other options of `rlif eval`.
     """
-    data = run.with_name("eval.jsonl")
+    data = held_out(run)
     if not data.exists():
         write_jsonl(data, task, "eval", num_prompts, 0)
-    completions = run.with_name(f"{run.name}-completions.jsonl")
+    completions = completions_of(run)
     prepare_sampling(EvalConfig(model=str(model), data=str(data), **how)).run(completions)
     return evaluate_completions(read_completions(completions))
+
+
+def verified(model: Path, run: Path, other: Path, **how: Any) -> Evaluation:
+    """Let a model verify what another one has solved, into a file beside its run.
+
+    Args:
+        model: directory of the model.
+        run: beside which the verifications lie.
+        other: the run, as of `evaluated`, whose solutions are verified.
+        how: other options of `rlif eval`, `verify_generations` among them.
+    """
+    given, path = completions_of(other), run.with_name(f"{run.name}-verifies-{other.name}.jsonl")
+    prepare_sampling(EvalConfig(model=str(model), data=str(held_out(run)), completions=given, **how)).run(path)
+    return evaluate_completions(read_completions(path))
+
+
+def held_out(run: Path) -> Path:
+    """Where the held-out problems lie that all runs have in common."""
+    return run.with_name("eval.jsonl")
+
+
+def completions_of(run: Path) -> Path:
+    """Where the solutions of `evaluated` lie."""
+    return run.with_name(f"{run.name}-completions.jsonl")

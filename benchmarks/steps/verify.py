@@ -1,8 +1,10 @@
 """Suite `verify`: what solving and verifying at once teaches on the built-in task, beside solving alone.
 
 The built-in base model is trained to solve, and from the same start to solve and to verify (RISE, arXiv 2505.13445),
-by gold answers and by the majority. Then each solves held-out problems and verifies its own solutions. The runs are
-kept in runs/verify, by the settings, and go on from there: what is finished is not made again.
+by gold answers and by the majority. Then each solves held-out problems, and verifies its own solutions and those of the
+start: the fewer a model gets wrong, the harder are its own mistakes to tell, so that only solutions that all verify say
+who verifies better. The runs are kept in runs/verify, by the settings, and go on from there: what is finished is not
+made again.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runner import Options, Step
-from benchmarks.steps.kept_runs import START, evaluated, run_directory, start_and_runs, trained
+from benchmarks.steps.kept_runs import START, evaluated, run_directory, start_and_runs, trained, verified
 from rlif.demo.options import DemoConfig
 from rlif.evaluation.completions import VERIFICATION
 from rlif.evaluation.measure import Evaluation
@@ -33,7 +35,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 SEEDS = 3
 # Steps of a run, prompts in a step, held-out problems, solutions of each, verifications of each solution.
-SIZES = {"full": (80, 32, 256, 8, 4), "quick": (40, 16, 64, 8, 4), "tiny": (2, 4, 6, 4, 2)}
+SIZES = {"full": (120, 32, 256, 8, 4), "quick": (40, 16, 64, 8, 4), "tiny": (2, 4, 6, 4, 2)}
 # Of the prompts of a step; the paper's eighth would be four solutions.
 VERIFY_SHARE = 0.5
 HOW: dict[str, Any] = {"verify_template": VERIFY_TEMPLATE, "verify_ratings": VERIFY_RATINGS}
@@ -50,7 +52,8 @@ def add_start(options: Options, results: dict[str, Any]) -> str:
     found = runs / f"{START}.json"
     if not found.exists():
         model = pretrained_base(demo_config(0).base)
-        write_json(found, {"run": START, "seed": None, "held_out": measured(options, model, runs / START)})
+        held_out = measured(options, model, runs / START)
+        write_json(found, {"run": START, "seed": None, "held_out": held_out, "of_the_start": held_out})
     return added(found, results)
 
 
@@ -70,6 +73,7 @@ def add_run(options: Options, name: str, seed: int, results: dict[str, Any]) -> 
                 "seconds": sum(row["step_seconds"] for row in rows),
                 "course": [course(row) for row in rows],
                 "held_out": measured(options, model, run / "held-out"),
+                "of_the_start": measured(options, model, run / "held-out", solved_by=runs / START),
             },
         )
     return added(found, results)
@@ -98,21 +102,18 @@ def train_config(options: Options, name: str, seed: int, run: Path) -> TrainConf
     )
 
 
-def measured(options: Options, model: Path, scratch: Path) -> dict[str, Any]:
-    """Let a model solve held-out problems and verify its own solutions."""
+def measured(options: Options, model: Path, scratch: Path, solved_by: Path | None = None) -> dict[str, Any]:
+    """Let a model solve held-out problems and verify its own solutions, or those that `solved_by` has solved so."""
     demo, (*_, num_prompts, num_generations, num_verifications) = demo_config(0), SIZES[options.size]
-    found = evaluated(
-        model,
-        scratch,
-        demo.base.task,
-        num_prompts,
-        num_generations=num_generations,
-        max_completion_length=completion_length(demo.base.task),
-        device=options.device,
-        verify_generations=num_verifications,
-        **HOW,
-    )
-    return entry(found, num_generations)
+    how: dict[str, Any] = HOW | {
+        "num_generations": num_generations,
+        "max_completion_length": completion_length(demo.base.task),
+        "device": options.device,
+        "verify_generations": num_verifications,
+    }
+    if solved_by is None:
+        return entry(evaluated(model, scratch, demo.base.task, num_prompts, **how), num_generations)
+    return entry(verified(model, scratch, solved_by, **how), num_generations)
 
 
 def entry(found: Evaluation, num_generations: int) -> dict[str, Any]:
@@ -156,4 +157,6 @@ def added(found: Path, results: dict[str, Any]) -> str:
     held_out = results["entries"][-1]["held_out"]
     verifying = held_out["balanced_accuracy"]
     shown = "not measured: all or none are right" if verifying is None else f"{verifying:.1%}"
-    return f"solving {held_out['accuracy']['value']:.1%}, verifying {shown}"
+    start = results["entries"][-1]["of_the_start"]["balanced_accuracy"]
+    of_the_start = "" if start is None else f", the start's {start:.1%}"
+    return f"solving {held_out['accuracy']['value']:.1%}, verifying its own {shown}{of_the_start}"
