@@ -264,7 +264,11 @@ def read_completed(path: Path, prompts: Sequence[EncodedPrompt], answer_style: A
         if values.get("completions") is None:
             raise UserError(f"completions: {path}, {where} has answers alone; expected `completions`, to be verified")
         scores = {name: each for name, each in (values.get("scores") or {}).items() if name != VERIFICATION}
-        more = {name: values[name] for name in ("tokens", "finished") if values.get(name) is not None}
+        more = {
+            name: [None if each is None else kind(each) for each in values[name]]
+            for name, kind in (("tokens", int), ("finished", bool))
+            if isinstance(values.get(name), list)
+        }
         made.append(completion_row(prompt.text, prompt.answer, values["completions"], scores, **more))
     return made
 

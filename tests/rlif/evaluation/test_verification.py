@@ -172,14 +172,9 @@ def test_an_evaluation_with_verifications_goes_on_to_the_same_file(make_eval: Ma
 
 def other_file(path: Path, rows: list[Row], **more: Any) -> Path:
     """Completions as another program leaves them: without gold answers, with one score."""
-    write_rows(
-        path,
-        [
-            {"prompt": row["prompt"], "completions": row["completions"], "scores": {"sure": [0.5, 1.0, 0.0, 0.25]}}
-            | more
-            for row in rows
-        ],
-    )
+    scores = {"sure": [0.5, 1.0, 0.0, 0.25]}
+    kept = ("prompt", "completions", "tokens", "finished")
+    write_rows(path, [{name: row[name] for name in kept} | {"scores": scores} | more for row in rows])
     return path
 
 
@@ -188,7 +183,7 @@ def test_a_model_verifies_the_completions_of_a_file_as_it_does_its_own(make_eval
     given = make_eval(**ASKED, completions=other_file(tmp_path / "given.jsonl", own), num_generations=2)
     run_eval(given)
     rows = read_rows(tmp_path / "out" / "completions.jsonl")
-    for name in ("prompt", "answer", "completions", "verifications"):
+    for name in ("prompt", "answer", "completions", "tokens", "finished", "verifications"):
         assert [row[name] for row in rows] == [row[name] for row in own]
     assert rows[0]["scores"] == {"sure": [0.5, 1.0, 0.0, 0.25], "verification": own[0]["scores"]["verification"]}
     results = json.loads((tmp_path / "out" / "eval.json").read_text())
