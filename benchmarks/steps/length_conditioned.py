@@ -30,7 +30,14 @@ from rlif.files.jsonl import Row, read_rows, write_rows
 from rlif.models.language_model import load_language_model, load_with_options
 from rlif.self_feedback.command import held_out_samples
 from rlif.self_feedback.command import run as run_self_feedback
-from rlif.self_feedback.length_prompts import balanced_pairs, longer_chosen, pair_lengths
+from rlif.self_feedback.length_prompts import (
+    DIRECTIONS,
+    balanced_pairs,
+    draw_instruction,
+    longer_chosen,
+    pair_lengths,
+    with_instruction,
+)
 from rlif.self_feedback.length_report import held_out, measure_length
 from rlif.self_feedback.length_rewards import instructed_sequences, learned_model, learned_rewards
 from rlif.self_feedback.options import (
@@ -58,6 +65,8 @@ SIZES = {"full": (300, 64, 8, 64, 8), "quick": (300, 64, 8, 64, 8), "tiny": (2, 
 BATCH_SIZE, LEARNING_RATE = 64, 2e-3
 # Of a solution's steps, how many are written twice; each solution has one of these.
 TWICE = (0.0, 0.5, 1.0)
+# Of the prompts, how many have a length instruction, which the solution keeps.
+INSTRUCTED = 0.5
 # Of a problem, on average.
 PAIRS = 6
 # Times that each pair is learned from, and by which learning rate; a reward model begins with a random head.
@@ -88,13 +97,22 @@ def steps(options: Options) -> list[Step]:
 
 
 def twice_written(task: ArithmeticConfig, seed: int) -> Iterator[tuple[str, str]]:
-    """Yield an endless stream of (prompt, teacher's solution) in which a share of the steps is written twice."""
+    """Yield an endless stream of (prompt, teacher's solution) in which a share of the steps is written twice.
+
+    Half of the prompts ask for a length, which the solution keeps: the start model then knows what an instruction says,
+    as the paper's models do, before preferences teach it what one is worth.
+    """
     draw = random.Random(f"twice {seed}")
     for prompt, solution in teacher_solutions(task, seed):
         *written, answer = solution.split("\n")
         share = draw.choice(TWICE)
         lines = [line for step in written for line in ([step] * (2 if draw.random() < share else 1))]
-        yield prompt, "\n".join([*lines, answer])
+        solution = "\n".join([*lines, answer])
+        if draw.random() < INSTRUCTED:
+            length, direction = len(solution) + 1, draw.choice(DIRECTIONS)  # a token for each character, and the end
+            instruction = draw_instruction(length, direction, kept=True, draw=draw)
+            prompt = with_instruction(prompt, instruction, BUILT_IN["length_instructions"])
+        yield prompt, solution
 
 
 def add_start(options: Options, results: dict[str, Any]) -> str:
@@ -265,6 +283,7 @@ def begin(options: Options, results: dict[str, Any]) -> Path:
     names = ("tuning_steps", "num_prompts", "num_generations", "held_out", "eval_generations")
     results["settings"] = dict(zip(names, SIZES[options.size], strict=True)) | {
         "twice": TWICE,
+        "instructed": INSTRUCTED,
         "pairs": PAIRS,
         "epochs": EPOCHS,
         "learning_rates": OBJECTIVES,

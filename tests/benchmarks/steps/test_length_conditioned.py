@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from itertools import islice
 
 import pytest
@@ -26,12 +27,14 @@ def test_of_two_solutions_the_likelier_one_is_preferred_and_the_same_one_twice_m
     assert pairs == [([5, 6], [5, 6, 7, 8]), ([9], [5, 6]), ([9], [5, 6, 7, 8])]
 
 
-def test_steps_are_written_twice_as_often_in_right_solutions_as_in_wrong_ones():
+def test_steps_are_written_twice_as_often_in_right_solutions_as_in_wrong_ones_and_lengths_asked_for_are_kept():
     task = ArithmeticConfig()
-    shares = {True: [], False: []}
+    shares, kept = {True: [], False: []}, []
     written = islice(zip(suite.twice_written(task, 0), teacher_solutions(task, 0), strict=True), 2000)
-    for (prompt, longer), (same, solution) in written:
-        assert prompt == same
+    for (asked, longer), (prompt, solution) in written:
+        if asked != prompt:  # a length is asked for, in tokens with the end
+            direction, n = re.fullmatch(re.escape(prompt) + r"\?([-+])(\d+)\n", asked).groups()
+            kept.append(len(longer) + 1 <= int(n) if direction == "-" else len(longer) + 1 >= int(n))
         lines, original = longer.split("\n"), solution.split("\n")
         assert list(dict.fromkeys(lines)) == list(dict.fromkeys(original))
         is_right = int(original[-1].removeprefix("#### ")) == sum(map(int, prompt.split("+")))
@@ -41,6 +44,8 @@ def test_steps_are_written_twice_as_often_in_right_solutions_as_in_wrong_ones():
     assert means[True] == pytest.approx(means[False], abs=0.04)
     assert min(map(min, shares.values())) == 1
     assert max(map(max, shares.values())) > 1.5
+    assert all(kept)
+    assert len(kept) / 2000 == pytest.approx(suite.INSTRUCTED, abs=0.04)
 
 
 @pytest.mark.slow
