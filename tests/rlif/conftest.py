@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from drawn_figures import kept_figures
+from fault_server import ENVIRONMENT, Server
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.tasks.arithmetic import ArithmeticConfig
 from rlif.tasks.options import BaseModelConfig
@@ -46,6 +47,14 @@ def answering_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
     return place
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Starts commands that need not import what they need."""
+    for name, value in ENVIRONMENT.items():  # which a server gives to this process, too
+        monkeypatch.setenv(name, value)
+    return Server({})
 
 
 @pytest.fixture
