@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from drawn_figures import plain_figure
 from hurt import SECONDS, wait_until
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "100", "TOKENIZERS_PARALLELISM": "false"}
@@ -176,9 +177,7 @@ def run_command(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    figure = style.Figure
-    # What it shows is nobody's concern here, and to arrange it would be half of the work.
-    style.Figure = lambda figsize, **options: figure(figsize=(2, 2), dpi=20)
+    style.Figure = plain_figure  # what it shows is nobody's concern here
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if miniature is not None:

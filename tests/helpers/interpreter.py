@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +19,8 @@ def prepare_interpreter() -> None:
     patch_once_a_launch()
     reduce_by_halves()
     remember_dtypes()
+    check_no_overflow()
+    remember_shapes()
 
 
 def fuse_fma() -> None:
@@ -102,3 +106,44 @@ def remember_dtypes() -> None:
         return of_scalar(dtype) if type(dtype) is interpreter.tl.dtype else find(dtype)  # others have no hash
 
     interpreter._get_np_dtype = np_dtype
+
+
+def check_no_overflow() -> None:
+    """Spare the interpreter from computing beside each sum and product of integers whether it overflows.
+
+    That is a third of its time, and with `debug` alone, which it does not have, does it look at what comes of it.
+    """
+    builder = interpreter.interpreter_builder
+    assert not builder.options.debug
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+
+
+def remember_shapes() -> None:
+    """Let blocks of one shape have one description of it, which the interpreter makes for each of its values."""
+    core = interpreter.tl.core
+
+    @functools.cache
+    def block_shape(shape: tuple[int, ...]) -> tuple[Any, int, str]:
+        """As `block_type` has it: the shape, the number of elements, and the shape's text."""
+        described = core.tuple(shape)
+        return described, core.validate_block_shape(described), str(described)
+
+    @functools.cache
+    def tensor_shape(shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """As `tensor` has it: the number of elements and the shape, of constants."""
+        return core.constexpr(math.prod(shape)), core.tuple([core.constexpr(size) for size in shape])
+
+    def make_block_type(self: Any, element_ty: Any, shape: Any) -> None:
+        sizes = tuple(size.value if isinstance(size, core.constexpr) else size for size in shape)
+        if not sizes:
+            raise TypeError("0d block_type is forbidden")
+        self.element_ty = element_ty
+        self.shape, self.numel, text = block_shape(sizes)
+        self.name = f"<{text}, {element_ty}>"
+
+    def make_tensor(self: Any, handle: Any, type: Any) -> None:
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.numel, self.shape = tensor_shape(tuple(type.shape.values) if type.is_block() else ())
+
+    core.block_type.__init__ = make_block_type
+    core.tensor.__init__ = make_tensor

@@ -78,20 +78,24 @@ def compare(op, schedules, backend, dynamic=None, **fixed):
     return counter.frame_count
 
 
-@pytest.mark.slow_interpreted
-# Dynamic shapes are torch's own business.
-@pytest.mark.parametrize(
-    ("op", "dynamic"),
-    [
-        *((op, None) for op in OPS),
-        pytest.param("linear_grpo_loss", True, marks=[pytest.mark.slow, pytest.mark.not_interpreted]),
-        *(
-            pytest.param(op, True, marks=[pytest.mark.exhaustive, pytest.mark.not_interpreted])
-            for op in OPS
-            if op != "linear_grpo_loss"
-        ),
-    ],
-)
+# A graph knows no more of a backend than its name: each op is tried with one and each backend with two, and all of them
+# before a release. Dynamic shapes are torch's own business.
+USUAL = {("token_stats", "cpu"), ("linear_token_stats", "torch"), ("grpo_loss", "torch"), ("linear_grpo_loss", "cpu")}
+INTERPRETED = {"token_stats", "linear_grpo_loss"}
+
+
+def cells():
+    """Op, backend and whether shapes are dynamic, of which torch decides where it is None."""
+    for op in OPS:
+        for backend in ("torch", "cpu"):
+            yield pytest.param(op, backend, None, marks=[] if (op, backend) in USUAL else pytest.mark.exhaustive)
+            is_slow = (op, backend) == ("linear_grpo_loss", "torch")
+            yield pytest.param(op, backend, True, marks=pytest.mark.slow if is_slow else pytest.mark.exhaustive)
+        mark = pytest.mark.slow_interpreted if op in INTERPRETED else pytest.mark.not_interpreted
+        yield pytest.param(op, "triton", None, marks=mark)
+
+
+@pytest.mark.parametrize(("op", "backend", "dynamic"), list(cells()), indirect=["backend"])
 def test_all_float_options_may_vary_at_once(op, dynamic, backend):
     names = numbers_of(OPS[op])
     assert set(names) <= set(SCHEDULES)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+import forked
 from comparison import (
     DEVICE,
     ROW_FIELDS,
@@ -209,7 +210,7 @@ if child == 0:
     os._exit(not torch.equal(token_stats(logits, targets, backend="cpu").entropy, entropy))
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    forked.run(program)
 
 
 def test_importing_the_package_loads_neither_the_compiler_nor_triton():

@@ -1,12 +1,12 @@
 """The loss from hidden states and the head: values, three gradients, and three products where three suffice."""
 
-import subprocess
 import sys
 from itertools import product
 
 import pytest
 import torch
 
+import forked
 from comparison import DEVICE, mostly_interpreted, random_targets
 from losses import (
     FAST_LOSSES,
@@ -333,8 +333,7 @@ print(status("VmHWM") - before)
 
 def rise_of_peak(**numbers):
     """MiB by which the resident memory of a fresh process rises at most in one step, gradients included."""
-    program = PEAK.format(**numbers)
-    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    return float(forked.run(PEAK.format(**numbers))[0])
 
 
 on_linux = pytest.mark.skipif(

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from drawn_figures import kept_figures
+from fault_server import ENVIRONMENT, Server
 from rlif.models.language_model import LanguageModel, load_language_model
 from rlif.tasks.arithmetic import ArithmeticConfig
 from rlif.tasks.options import BaseModelConfig
@@ -48,17 +50,18 @@ def answering_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Starts commands that need not import what they need."""
+    for name, value in ENVIRONMENT.items():  # which a server gives to this process, too
+        monkeypatch.setenv(name, value)
+    return Server({})
+
+
+@pytest.fixture
+def drawn() -> Iterator[list[Figure]]:
     """The figures that are saved, still as objects."""
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def savefig(self: Figure, *arguments: object, **keywords: object) -> None:
-        drawn.append(self)
-        save(self, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return drawn
+    with kept_figures() as drawn:
+        yield drawn
 
 
 @pytest.fixture

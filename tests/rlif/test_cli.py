@@ -22,7 +22,8 @@ import pytest
 from packaging.requirements import Requirement
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hurt import run_in_process, running, without_progress
+from fault_server import Server
+from hurt import run_in_process, running, wait_until, without_progress
 from rlif import cli
 from rlif.extras import TRAIN
 from rlif.rewards import REWARDS
@@ -264,18 +265,22 @@ def test_train_runs_on_a_handwritten_file_and_a_saved_model(make_config: MakeCon
     AutoTokenizer.from_pretrained(config.output_dir / "model")
 
 
-def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(make_config: MakeConfig) -> None:
+def test_ctrl_c_saves_a_checkpoint_says_where_and_exits_with_130(
+    make_config: MakeConfig, tmp_path: Path, server: Server
+) -> None:
     config = make_config(max_steps=100_000, eval_steps=100_000)
     assert config.output_dir is not None
     metrics = config.output_dir / "metrics.jsonl"
-    with running(arguments(config), lambda: metrics.exists() and metrics.read_text().count("\n") >= 2) as process:
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    last = errors.splitlines()[-1]
+    running = server.start(arguments(config), tmp_path)
+    wait_until(lambda: (metrics.exists() and metrics.read_text().count("\n") >= 2) or not running.process.is_alive())
+    assert running.process.pid is not None
+    os.kill(running.process.pid, signal.SIGINT)
+    end = running.wait()
+    assert end.code == 130, end.errors
+    last = end.errors.splitlines()[-1]
     assert last.startswith("rlif: stopped after step ")
     assert str(config.output_dir) in last
-    assert "Traceback" not in errors
+    assert "Traceback" not in end.errors
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     checkpoint = config.output_dir / f"checkpoint-{len(rows)}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from rlif.tasks.options import BaseModelConfig
 from rlif.training.loop import TrainResult, train
 from rlif.training.options import TrainConfig
 from rlif.training.outcome import run_once
+from tiny_models import one_torch_thread
 
 TINY = DemoConfig(
     max_steps=2,
@@ -38,16 +42,35 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLIF_CACHE_DIR", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the cache of a finished demonstration, what it left, and what it printed."""
+    directory = tmp_path_factory.mktemp("made")
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, one_torch_thread(), redirect_stdout(printed):
+        patch.setenv("RLIF_CACHE_DIR", str(directory / "cache"))
+        run_demo(replace(TINY, output_dir=directory / "demo"))
+    (directory / "demo").rename(directory / "as it was")
+    (directory / "printed").write_text(printed.getvalue())
+    return directory
+
+
+@pytest.fixture
+def finished(made: Path, monkeypatch: pytest.MonkeyPatch) -> DemoConfig:
+    """Of that demonstration, which is there as it was made: its runs know where they are."""
+    monkeypatch.setenv("RLIF_CACHE_DIR", str(made / "cache"))
+    shutil.rmtree(made / "demo", ignore_errors=True)
+    shutil.copytree(made / "as it was", made / "demo")
+    return replace(TINY, output_dir=made / "demo")
+
+
 def read_rows(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_tiny_demo_leaves_data_two_runs_from_one_start_and_a_figure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output_dir = tmp_path / "demo"
-    run_demo(replace(TINY, output_dir=output_dir))
-
+def test_a_tiny_demo_leaves_data_two_runs_from_one_start_and_a_figure(made: Path, finished: DemoConfig) -> None:
+    output_dir = finished.output_dir
+    assert output_dir is not None
     assert (output_dir / "figure.png").stat().st_size > 0
     assert len(read_rows(output_dir / "train.jsonl")) == 4
     assert len(read_rows(output_dir / "eval.jsonl")) == 4
@@ -58,8 +81,8 @@ def test_a_tiny_demo_leaves_data_two_runs_from_one_start_and_a_figure(
     assert not any("eval/gold_prompts" in row for rows in runs for row in rows)
     assert all((output_dir / reward / "model" / "model.safetensors").is_file() for reward in DEMO_REWARDS)
 
-    printed = capsys.readouterr().out
-    for expected in (*DEMO_REWARDS, "start", "best", "last", str(output_dir / "figure.png"), str(tmp_path / "cache")):
+    printed = (made / "printed").read_text()
+    for expected in (*DEMO_REWARDS, "start", "best", "last", str(output_dir / "figure.png"), str(made / "cache")):
         assert expected in printed
 
 
@@ -68,11 +91,15 @@ def table_in(printed: str) -> str:
 
 
 def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Path,
+    finished: DemoConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    run_demo(replace(TINY, output_dir=whole))
-    table = table_in(capsys.readouterr().out)
+    resumed = tmp_path / "resumed"
+    table = table_in((made / "printed").read_text())
+    assert table
 
     def interrupted(config: TrainConfig) -> TrainResult:
         if config.reward == ("verifiable",):
@@ -93,7 +120,7 @@ def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
         capsys.readouterr()
         run_demo(replace(TINY, output_dir=resumed, resume=True))
     assert table_in(capsys.readouterr().out) == table
-    assert (resumed / "figure.png").read_bytes() == (whole / "figure.png").read_bytes()
+    assert (resumed / "figure.png").read_bytes() == (made / "demo" / "figure.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -110,34 +137,29 @@ def test_a_demo_that_was_interrupted_goes_on_and_comes_to_the_same(
     ],
 )
 def test_a_finished_run_that_has_changed_is_not_taken_for_what_it_was(
-    damaged: str, message: str, tmp_path: Path
+    damaged: str, message: str, made: Path, finished: DemoConfig
 ) -> None:
-    config = replace(TINY, output_dir=tmp_path / "demo")
-    run_demo(config)
-    path = tmp_path / "demo" / "self_certainty" / damaged
+    path = made / "demo" / "self_certainty" / damaged
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
     with pytest.raises(UserError, match=message):
-        run_demo(replace(config, resume=True))
+        run_demo(replace(finished, resume=True))
 
 
-def test_a_run_that_was_killed_before_its_outcome_was_written_is_run_again(tmp_path: Path) -> None:
-    config = replace(TINY, output_dir=tmp_path / "demo")
-    run_demo(config)
-    run = tmp_path / "demo" / "verifiable"
+def test_a_run_that_was_killed_before_its_outcome_was_written_is_run_again(made: Path, finished: DemoConfig) -> None:
+    run = made / "demo" / "verifiable"
     before = read_rows(run / "metrics.jsonl")
     (run / "outcome.json").unlink()
-    run_demo(replace(config, resume=True))
+    run_demo(replace(finished, resume=True))
     after = read_rows(run / "metrics.jsonl")
     assert [(row["step"], row.get("loss"), row.get("eval/accuracy")) for row in after] == [
         (row["step"], row.get("loss"), row.get("eval/accuracy")) for row in before
     ]
+    assert (run / "outcome.json").is_file()
 
 
-def test_another_demo_cannot_be_resumed(tmp_path: Path) -> None:
-    config = replace(TINY, output_dir=tmp_path / "demo")
-    run_demo(config)
+def test_another_demo_cannot_be_resumed(finished: DemoConfig) -> None:
     with pytest.raises(UserError, match=r"^resume: seed is 1, but the demonstration had 0; expected no change"):
-        run_demo(replace(config, resume=True, seed=1))
+        run_demo(replace(finished, resume=True, seed=1))
 
 
 @pytest.mark.parametrize(

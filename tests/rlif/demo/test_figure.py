@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from drawn_figures import kept_figures
 from rlif.demo.figure import best_evaluation, plot_runs
 
 METRICS = ("accuracy", "entropy", "completion_length", "base_nll")
@@ -24,16 +25,22 @@ def rows(accuracies: list[float]) -> list[dict[str, float]]:
 RUNS = {"self_certainty": rows([0.4, 0.6, 0.1]), "verifiable": rows([0.4, 0.7, 0.9])}
 
 
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Figure, Path]:
+    """What plot_runs draws of both runs, as an object and as a file."""
+    path = tmp_path_factory.mktemp("picture") / "figure.png"
+    with kept_figures() as drawn:
+        plot_runs(RUNS, path)
+    return drawn[0], path
+
+
 @pytest.fixture
-def figure(tmp_path: Path, drawn: list[Figure]) -> Figure:
-    """What plot_runs draws of both runs."""
-    plot_runs(RUNS, tmp_path / "figure.png")
-    return drawn[0]
+def figure(picture: tuple[Figure, Path]) -> Figure:
+    return picture[0]
 
 
-def test_the_picture_is_a_png(tmp_path: Path) -> None:
-    plot_runs(RUNS, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+def test_the_picture_is_a_png(picture: tuple[Figure, Path]) -> None:
+    assert picture[1].read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_every_axis_is_labelled_and_every_panel_titled(figure: Figure) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from drawn_figures import plain_figures
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.options import EvalConfig
@@ -36,7 +37,9 @@ def test_the_command_writes_completions_results_and_figures(
         "completions.jsonl", "config.yaml", "eval.json", "majority.jsonl", "reliability.png", "risk_coverage.png"
     }  # fmt: skip
     # The file is all that the measures need.
-    run_eval(EvalConfig(completions=out / "completions.jsonl", output_dir=tmp_path / "again", answer_style="lenient"))
+    config = EvalConfig(completions=out / "completions.jsonl", output_dir=tmp_path / "again", answer_style="lenient")
+    with plain_figures():
+        run_eval(config)
     again = json.loads((tmp_path / "again" / "eval.json").read_text())
     assert again == results
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hurt import assert_same, running
+from drawn_figures import plain_figures
+from fault_server import Server
+from hurt import assert_same, wait_until
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.extremes import Extremes
@@ -38,7 +39,8 @@ def test_completions_do_not_depend_on_how_many_are_sampled_at_a_time(make_eval: 
 def test_statistics_of_tokens_are_kept_of_the_surest_and_the_least_sure_of_each_kind(
     make_eval: MakeEval, tmp_path: Path
 ) -> None:
-    run_eval(make_eval(answer_style="lenient", max_completion_length=24))  # some end, and with a number
+    with plain_figures():
+        run_eval(make_eval(answer_style="lenient", max_completion_length=24))  # some end, and with a number
     rows = read_rows(tmp_path / "out" / "completions.jsonl")
     extremes = Extremes("lenient")
     for row in rows:
@@ -81,14 +83,17 @@ def test_an_evaluation_that_was_stopped_resumes_to_the_same_completions(
         run_eval(make_eval(**settings))
 
 
-def test_sigterm_ends_an_evaluation_as_ctrl_c_does(model_dir: Path, write_jsonl: WriteJsonl, tmp_path: Path) -> None:
+def test_sigterm_ends_an_evaluation_as_ctrl_c_does(
+    model_dir: Path, write_jsonl: WriteJsonl, tmp_path: Path, server: Server
+) -> None:
     data = write_jsonl(*({"prompt": f"{number}=", "answer": number} for number in range(5000)))
     words = f"eval --model {model_dir} --data {data} --output-dir {tmp_path / 'out'} --max-completion-length 6"
-    words += " --max-batch-tokens 100"
+    words += " --max-batch-tokens 100 --device cpu"
     rows = tmp_path / "out" / "completions.jsonl"
-    with running(words.split(), lambda: rows.exists() and rows.stat().st_size > 0) as process:
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
+    running = server.start(words.split(), tmp_path)
+    wait_until(lambda: (rows.exists() and rows.stat().st_size > 0) or not running.process.is_alive())
+    running.process.terminate()
+    end = running.wait()
+    assert end.code == 143, end.errors
     count = rows.read_text().count("\n")
-    assert errors.splitlines()[-1].startswith(f"rlif: interrupted: {count} of 5000 prompts are in {rows};")
+    assert end.errors.splitlines()[-1].startswith(f"rlif: interrupted: {count} of 5000 prompts are in {rows};")

@@ -21,11 +21,8 @@ def make_run(path: Path, *rows: dict[str, float | None], tail: str = "") -> Path
 
 
 def test_held_out_metrics_come_before_those_of_training_and_a_half_written_line_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, path: (drawn.append(self), save(self, path)))
     first = make_run(
         tmp_path / "first",
         {"step": 0, "eval/accuracy": 0.25},

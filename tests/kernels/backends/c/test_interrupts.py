@@ -1,10 +1,8 @@
 """An interrupt (Ctrl-C) at any moment of an op ends in KeyboardInterrupt, not in a crash."""
 
-import subprocess
-import sys
-
 import pytest
 
+import forked
 from rlif_kernels.backends import c as cpu_backend
 
 # Each op is interrupted at random moments of the time that it takes. Its tensors are freed as the interrupt unwinds:
@@ -43,9 +41,12 @@ def sample():
 for op in (forward, backward, loss, sample):
     print(op.__name__, end=" ", flush=True)
     expected = op()
-    started = time.perf_counter()
-    op()
-    seconds, interrupted, done = time.perf_counter() - started, 0, 0
+    took = []
+    for _ in range(3):  # on a busy machine one of them may have had to wait
+        started = time.perf_counter()
+        op()
+        took.append(time.perf_counter() - started)
+    seconds, interrupted, done = min(took), 0, 0
     while done < 50:
         done += 1
         try:
@@ -61,6 +62,5 @@ for op in (forward, backward, loss, sample):
 
 @pytest.mark.skipif(cpu_backend.library() is None, reason="no C compiler")
 def test_fifty_interrupts_of_each_op_crash_nothing_and_the_next_call_is_right():
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=600)
-    said = "".join(f"{op} interrupted\n" for op in ("forward", "backward", "loss", "sample"))
-    assert (result.returncode, result.stdout) == (0, said), result.stderr
+    said, _ = forked.run(PROGRAM)
+    assert said == "".join(f"{op} interrupted\n" for op in ("forward", "backward", "loss", "sample"))

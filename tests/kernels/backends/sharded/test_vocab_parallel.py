@@ -3,8 +3,6 @@
 gloo, two and three processes, uneven slices.
 """
 
-import os
-import subprocess
 import sys
 from functools import partial
 from itertools import product
@@ -14,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import forked
 from comparison import (
     SUM_FIELDS,
     assert_gradients_match,
@@ -364,18 +363,19 @@ def run_rank(rank: int, world_size: int, store: str, backends: str) -> None:
 
 
 def run_ranks(world_size: int, store: Path, backends: str) -> None:
-    # Processes of their own rather than forks: the interpreter's threads and torch's do not survive a fork.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    own = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
     processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(world_size), str(store), backends],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
+        forked.start(f"import sys; sys.argv[1:] = {[str(rank), str(world_size), str(store), backends]}; {own}")
         for rank in range(world_size)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=280)[0] for process in processes]
+    ]
+    told = []
+    for process in processes:
+        try:
+            process.communicate()
+        except AssertionError as error:
+            told.append(str(error))
     # When one rank fails the others only lose their connection: show them all.
-    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+    assert not told, "\n".join(told)
 
 
 needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
@@ -396,7 +396,6 @@ def test_sharded_vocabularies_equal_the_whole(world_size, backends, tmp_path):
 
 if __name__ == "__main__":
     if "triton" in sys.argv[4]:
-        os.environ["TRITON_INTERPRET"] = "1"
         from interpreter import prepare_interpreter
 
         prepare_interpreter()
