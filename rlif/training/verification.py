@@ -98,7 +98,7 @@ def verification_metrics(learner: Learner, rollout: Rollout, scores: Scores) -> 
 
     Balanced accuracy is the mean of two shares: of the verifications of right completions those that call them right,
     and of the others those that do not. The AUROC is that of the share of a completion's verifications that call it
-    right.
+    right. The parse rate is the share that states a rating.
     """
     verifier, size = learner.verifier, rollout.num_generations
     if verifier is None:
@@ -107,9 +107,12 @@ def verification_metrics(learner: Learner, rollout: Rollout, scores: Scores) -> 
     totals: dict[str, float] = {}
     judged: list[tuple[bool, float]] = []
     if rows:
-        totals = {**scores.verifying, **kind_totals(scores.rewards[rows], size)}
         stated = [rollout.stated[row] for row in rows]
-        called = [each is not None and verifier.rating(each.text) is Outcome.RIGHT for each in stated]
+        rated = [None if each is None else verifier.rating(each.text) for each in stated]
+        called = [each is Outcome.RIGHT for each in rated]
+        # Who solves the problem once more states an answer, and no rating.
+        parsed = {"parsed": sum(each is not None for each in rated)}
+        totals = {**scores.verifying, **kind_totals(scores.rewards[rows], size), **parsed}
         for start in range(0, len(rows), size):
             is_right = rollout.answers[rows[start]] == verifier.ratings[Outcome.RIGHT]
             judged.append((is_right, fmean(called[start : start + size])))
