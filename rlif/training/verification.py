@@ -6,6 +6,7 @@ a policy that is mostly right may learn to call everything right. What is too lo
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -123,9 +124,11 @@ def verification_metrics(learner: Learner, rollout: Rollout, scores: Scores) -> 
     if not judged:
         return {"verify/prompts": 0}
     right, share = (np.array(column) for column in zip(*judged, strict=True))
+    # Who states no rating calls nothing right, and knows nothing: of a step without any it is no chance of one half.
+    balanced = float(share[right].mean() + 1 - share[~right].mean()) / 2 if sums["parsed"] else math.nan
     return {
         "verify/prompts": len(judged),
-        "verify/balanced_accuracy": float(share[right].mean() + 1 - share[~right].mean()) / 2,
+        "verify/balanced_accuracy": balanced,
         "verify/auroc": auroc(share, right),
         **{f"verify/{name}": value for name, value in kind_metrics(sums).items()},
         "verify/num_tokens": sums["tokens"],

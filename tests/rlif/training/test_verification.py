@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections import Counter
 from dataclasses import replace
@@ -222,6 +223,14 @@ def test_verifying_is_measured_by_hand(both_kinds) -> None:
     assert metrics["verify/accuracy"] == (3 + 1) / 8  # states the very rating
     assert metrics["verify/parse_rate"] == 6 / 8  # 20 is no rating
     assert metrics["verify/reward"] == (3 * 1 - 0.5 + 1 - 2 * 0.5 - 1) / 8
+
+
+def test_without_a_rating_there_is_no_balanced_accuracy(both_kinds) -> None:
+    learner, solutions, verifications = both_kinds
+    verifications.texts[:] = ["#### 20", "?"] * 4
+    metrics, _ = gradients(learner, with_verifications(solutions, verifications, 0))
+    assert metrics["verify/parse_rate"] == 0
+    assert math.isnan(metrics["verify/balanced_accuracy"])
 
 
 # ---------------------------------------------------------------- whole runs
