@@ -55,11 +55,11 @@ def introspected(entry: Entry, size: dict[str, Any]) -> list[str]:
     last, collected = size["turns"], entry["collected"]
     said = []
     for name, measures in entry["models"].items():
-        second = ", ".join(f"{words} {interval(measures[key][1])}" for words, key in SECOND if interval(measures[key][1]))
+        second = [f"{words} {told}" for words, key in SECOND if (told := interval(measures[key][1]))]
         said.append(
             f"{name}: first attempt {interval(measures['right'][0])} right, majority of {last} turns "
             f"{interval(measures['majority'][-1])}, of {last} samples {interval(measures['samples_majority'][-1])}; of "
-            f"second turns {second}"
+            f"second turns {', '.join(second)}"
         )
     on = (
         f"{size['prompts']} prompts with {size['num_candidates']} candidates, one iteration, {size['held_out']} "
