@@ -22,9 +22,9 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "full": {
         "few-prompts": {"prompts": 4, "max_steps": 4, "prompts_per_step": 2, "num_generations": 8, "eval_steps": 4,
                         "held_out": 6},
-        "explain": {"prompts": 10, "num_generations": 4},
-        "introspect": {"prompts": 6, "num_candidates": 4, "turns": 3, "held_out": 8},
-        "length": {"prompts": 8, "num_generations": 6, "held_out": 6, "eval_generations": 4},
+        "explain": {"prompts": 8, "num_generations": 4},
+        "introspect": {"prompts": 5, "num_candidates": 4, "turns": 3, "held_out": 6},
+        "length": {"prompts": 6, "num_generations": 6, "held_out": 6, "eval_generations": 4},
         "train-verify": {"prompts": 4, "max_steps": 2, "prompts_per_step": 2, "num_generations": 8,
                          "verify_share": 1.0},
     },
@@ -58,9 +58,9 @@ def training_steps(options: Options) -> list[Step]:
     """The commands, `explain` after the run that it explains."""
     sizes = SIZES["full" if options.size == "full" else "tiny"]
     listed = [
-        ("few-prompts", 420, learn_from_few, ()), ("explain", 420, explain, ("few-prompts",)),
-        ("introspect", 480, introspect, ()), ("length", 480, learn_lengths, ()),
-        ("train-verify", 480, learn_to_verify, ()),
+        ("few-prompts", 180, learn_from_few, ()), ("explain", 90, explain, ("few-prompts",)),
+        ("train-verify", 150, learn_to_verify, ()), ("introspect", 150, introspect, ()),
+        ("length", 240, learn_lengths, ()),
     ]  # fmt: skip
     return [
         command_step(options, name, seconds, measure, {each: sizes[each] for each in (*needed, name)})
