@@ -23,8 +23,8 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "few-prompts": {"prompts": 4, "max_steps": 4, "prompts_per_step": 2, "num_generations": 8, "eval_steps": 4,
                         "held_out": 6},
         "explain": {"prompts": 6, "num_generations": 4},
-        "introspect": {"prompts": 4, "num_candidates": 4, "turns": 3, "held_out": 5},
-        "length": {"prompts": 4, "num_generations": 6, "held_out": 5, "eval_generations": 4},
+        "introspect": {"prompts": 4, "num_candidates": 4, "turns": 3, "held_out": 4},
+        "length": {"prompts": 4, "num_generations": 4, "held_out": 4, "eval_generations": 4},
         "train-verify": {"prompts": 4, "max_steps": 2, "prompts_per_step": 2, "num_generations": 8,
                          "verify_share": 1.0},
     },
@@ -59,8 +59,8 @@ def training_steps(options: Options) -> list[Step]:
     sizes = SIZES["full" if options.size == "full" else "tiny"]
     listed = [
         ("few-prompts", 180, learn_from_few, ()), ("explain", 90, explain, ("few-prompts",)),
-        ("train-verify", 150, learn_to_verify, ()), ("introspect", 150, introspect, ()),
-        ("length", 240, learn_lengths, ()),
+        ("introspect", 150, introspect, ()), ("length", 150, learn_lengths, ()),
+        ("train-verify", 150, learn_to_verify, ()),
     ]  # fmt: skip
     return [
         command_step(options, name, seconds, measure, {each: sizes[each] for each in (*needed, name)})
