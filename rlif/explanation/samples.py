@@ -107,8 +107,8 @@ def sample_both(
     weights = [model_fingerprint(model.model) for model in (start, tuned)]
     if weights[0] == weights[1] and have_same_weights(start, tuned):
         raise UserError(
-            "tuned: its weights are those of the start model, expected the model after a training; where the guard of a "
-            "run finds the start model the best, model/ has that one, and last/ what the run came to"
+            "tuned: its weights are those of the start model, expected the model after a training; where the guard of "
+            "a run finds the start model the best, model/ has that one, and last/ what the run came to"
         )
     memory = memory or MemoryOptions()
     rewards = load_rewards(tuple(dict.fromkeys((*CONFIDENCE, *reward))), seed=seed)
