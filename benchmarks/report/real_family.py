@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.report.explain import interval
 from benchmarks.report.markdown import notes, table
+from benchmarks.report.real_training import trained
 
 Entry = dict[str, Any]
 # Thresholds of the discriminator.
@@ -15,10 +16,11 @@ FORM = {"`<answer>`": "answer_tag", "`<confidence>`": "confidence_tag", "the who
 
 
 def real_family(results: dict[str, Any]) -> str:
-    """What each command found: two tables of trying again, and one of what is stated."""
+    """What each command found: two tables of trying again, one of what is stated, one of what trains."""
     entries = {entry["name"]: entry for entry in results["entries"]}
     settings = results["settings"]
-    parts = [acceptance(entries, settings), retries(entries, settings), stated(entries)]
+    parts = [acceptance(entries, settings), retries(entries, settings), stated(entries),
+             trained(entries, settings)]  # fmt: skip
     missing = [f"{name}: {reason}" for name, reason in results["missing"].items()]
     told = f"{results['model']}, word problems of level 1 at temperature {settings['temperature']}, float32."
     return "\n\n".join([*(part for part in parts if part), told]) + notes({}, missing, [])

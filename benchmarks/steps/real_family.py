@@ -2,34 +2,25 @@
 
     python -m benchmarks real-family --model DIR
 
-Each step is one command as a user runs it, small enough for one core: `rlif retry`, confidence in words, and `rlif eval
---verify-generations`. What is finished is not made again, and what was stopped goes on: runs/real-family keeps it, by
-the model and the settings.
+Each step is one command as a user runs it, small enough for one core. Here are those that ask the model: `rlif retry`,
+confidence in words, and `rlif eval --verify-generations`; those that train it are in `benchmarks.steps.real_training`.
+What is finished is not made again, and what was stopped goes on: runs/real-family keeps it, by the model and the
+settings of each step.
 """
 
 from __future__ import annotations
 
-import json
-import resource
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks.runner import Options, Step
-from benchmarks.steps.recipe import run_rlif
+from benchmarks.steps.kept_commands import Place, command_step, problems
+from benchmarks.steps.real_training import training_steps
 from rlif.answers.tags import read_tags
-from rlif.files.fingerprint import fingerprint
-from rlif.files.json_values import read_json, write_json
+from rlif.files.json_values import read_json
 from rlif.files.jsonl import read_rows
 from rlif.options.groups import Labels
-from rlif.options.record import CONFIG_FILE
 from rlif.retry.discriminator import fit_discriminator
 
-RUNS = Path("runs") / "real-family"
-# The wording and the temperature of examples/recipes/smollm2-word-problems.yaml.
-COMMON: dict[str, Any] = {"chat": True, "temperature": 0.6, "max_completion_length": 48, "seed": 0}
-SHOTS = 2
 # That of docs/rewards.md, without solved problems before it.
 FORM_PROMPT = (
     "Think, end the thought with </think>, then write <answer>, <analysis> of what may be wrong, and <confidence> from "
@@ -48,30 +39,6 @@ LABELS: tuple[Labels, ...] = ("gold", "majority")
 RETRIED = ("first", "accuracy", "any_right", "precision", "gain", "recall", "auroc", "attempts", "tokens", "ends",
            "rounds", "prompts")  # fmt: skip
 
-Measure = Callable[["Place"], dict[str, Any]]
-
-
-class Place:
-    """Where a step finds what others made, and leaves what it makes."""
-
-    def __init__(self, options: Options) -> None:
-        assert options.model is not None  # as the command line sees to
-        self.size = SIZES["full" if options.size == "full" else "tiny"]
-        self.common = COMMON | {"device": options.device, "model": options.model}
-        settings = [self.size, COMMON, SHOTS, str(options.model.resolve())]
-        self.runs = RUNS / f"{options.model.name}-{fingerprint(settings)[:8]}"
-
-    def problems(self, name: str, split: str, shots: int = SHOTS) -> str:
-        """As `--data` names them; as many as the size says under `name`."""
-        return f"word_problems:level=1,n={self.size[name]},split={split}" + f",shots={shots}" * bool(shots)
-
-    def run(self, command: str, name: str, **asked: Any) -> Path:
-        """Run a command in the directory `name`, going on where it was stopped, and return that."""
-        directory = self.runs / name
-        asked = self.common | asked | {"output_dir": directory}
-        run_rlif(command, asked, resume=(directory / CONFIG_FILE).exists())
-        return directory
-
 
 def steps(options: Options) -> list[Step]:
     """The commands, those that need what an earlier one leaves after it."""
@@ -79,32 +46,15 @@ def steps(options: Options) -> list[Step]:
         ("samples", 240, sample), ("discriminators", 5, fit), ("retry", 240, retry),
         ("stated-confidence", 80, state_confidence), ("verify", 120, verify),
     ]  # fmt: skip
-    return [Step(name, seconds, partial(add, options, name, measure)) for name, seconds, measure in listed]
-
-
-def add(options: Options, name: str, measure: Measure, results: dict[str, Any]) -> str:
-    """Run a step unless it is done; add what it found, with the processor seconds of its last go, to the entries."""
-    place = Place(options)
-    results["model"], results["settings"] = place.common["model"].name, place.size | COMMON
-    found = place.runs / f"{name}.json"
-    if not found.exists():
-        before = processor_seconds()
-        entry = measure(place)
-        write_json(found, {"name": name, **entry, "processor_seconds": processor_seconds() - before})
-    results["entries"].append(json.loads(found.read_text(encoding="utf-8")))
-    return f"{results['entries'][-1]['processor_seconds']:.0f} s of processor time"
-
-
-def processor_seconds() -> float:
-    """Those of all commands so far, whatever ran beside them."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    size = SIZES["full" if options.size == "full" else "tiny"]
+    asking = [command_step(options, name, seconds, measure, size) for name, seconds, measure in listed]
+    return asking + training_steps(options)
 
 
 def sample(place: Place) -> dict[str, Any]:
     """Sample what discriminators are fitted on."""
     generations = place.size["fit_generations"]
-    place.run("eval", "samples", data=place.problems("fitted", "train"), num_generations=generations)
+    place.run("eval", "samples", data=problems(place.size["fitted"], "train"), num_generations=generations)
     return {}
 
 
@@ -121,7 +71,7 @@ def retry(place: Place) -> dict[str, Any]:
     directory = place.run(
         "retry",
         "retry",
-        data=place.problems("asked", "test"),
+        data=problems(place.size["asked"], "test"),
         fit_on=place.runs / "samples" / "completions.jsonl",
         threshold=THRESHOLD,
         show_rejected=False,
@@ -136,7 +86,7 @@ def state_confidence(place: Place) -> dict[str, Any]:
     directory = place.run(
         "eval",
         "stated-confidence",
-        data=place.problems("formal", "test", shots=0),
+        data=problems(place.size["formal"], "test", shots=0),
         system_prompt=FORM_PROMPT,
         num_generations=2,
         max_completion_length=place.size["formal_length"],
@@ -158,7 +108,7 @@ def verify(place: Place) -> dict[str, Any]:
     directory = place.run(
         "eval",
         "verify",
-        data=place.problems("verified", "test"),
+        data=problems(place.size["verified"], "test"),
         num_generations=2,
         verify_generations=place.size["verifications"],
         max_completion_length=place.size["verification_length"],

@@ -57,11 +57,12 @@ class Explanation:
     accuracy: dict[str, Estimate] | None
     """Share of right completions of each model; None without gold answers."""
     scores: dict[str, ScoreMeasures]
-    """By name, those that vary within prompts: rewards by the lower end of their concordance, so that a few pairs which
-    agree by chance count little; then side effects by how surely theirs is no chance."""
+    """By name, those that vary within prompts, two at least: rewards by the lower end of their concordance, so that a
+    few pairs which agree by chance count little; then side effects by how surely theirs is no chance."""
     parted: dict[str, dict[str, Estimate]]
     """Of two rewards: among pairs of completions that they order in opposite ways, how often the training sided with
-    the first. Scores that all come with each other are told apart here alone."""
+    the first; NaN where there are none in two prompts. Scores that all come with each other are told apart here alone.
+    """
     explained: Estimate
     """Share of the implicit reward's variance within prompts that the regression on all scores accounts for."""
     told_apart: dict[str, Estimate]
@@ -143,9 +144,12 @@ def from_chance(share: Estimate) -> float:
 
 
 def varies(values: Floats) -> bool:
-    """Whether there is a prompt whose completions have different scores."""
+    """Whether there are prompts, two at least, whose completions have different scores.
+
+    What is known of a single prompt has no interval over prompts.
+    """
     known = np.isfinite(values).all(axis=1)
-    return bool(known.any() and (np.ptp(values[known], axis=1) > 0).any())
+    return int((np.ptp(values[known], axis=1) > 0).sum()) > 1
 
 
 def filled(values: Floats) -> Floats:
@@ -189,8 +193,13 @@ def concordance(reward: Floats, values: Floats, bootstrap: Bootstrap) -> Resampl
 
 
 def sides_with(reward: Floats, values: Floats, other: Floats, bootstrap: Bootstrap) -> Resampled:
-    """Return how often the implicit reward orders two completions as `values` does and `other` does not."""
+    """Return how often the implicit reward orders two completions as `values` does and `other` does not.
+
+    NaN where they part in fewer than two prompts, of which there is no interval.
+    """
     parting = pairs(values) * pairs(other) < 0
+    if parting.any(axis=(1, 2)).sum() < 2:
+        return Resampled(np.nan, np.full(bootstrap.resamples, np.nan))
     agreed = (1 + pairs(reward) * pairs(values)) / 2
     shares = np.where(parting, agreed, 0.0).sum(axis=(1, 2))
     return bootstrap.ratio(shares, parting.sum(axis=(1, 2)).astype(np.float64))

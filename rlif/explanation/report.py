@@ -62,7 +62,8 @@ def sentences(explanation: Explanation) -> list[str]:
     kl = explanation.kl
     found = [
         f"A completion of the tuned model is on average {kl.value:.3g} nats ({_interval(kl, '{:.3g}')}) more likely "
-        "than it was: its divergence from the start model."
+        "than it was: its divergence from the start model"
+        + (", which is never below 0: so few completions hardly tell it from none." if kl.low < 0 else ".")
     ]
     if not explanation.scores or not abs(kl.value) > NOTHING_MOVED:
         return [*found, "That is nothing: there is no training to explain."]
@@ -74,13 +75,16 @@ def sentences(explanation: Explanation) -> list[str]:
         found.append(f"Of the rewards compared, {best} explains the training best. {describe(best, measures)}")
     if RIGHT in explanation.scores and best != RIGHT:
         found.append(describe(RIGHT, explanation.scores[RIGHT]))
-    rivals = {name: share for name, share in explanation.parted.get(best, {}).items() if not math.isnan(share.value)}
-    for name, share in rivals.items():
-        either = not by_chance and share.low <= 0.5 <= share.high
-        if either and overlap(measures.concordance, explanation.scores[name].concordance):
+    parted = explanation.parted.get(best, {})
+    for name, share in parted.items():
+        if by_chance or not overlap(measures.concordance, explanation.scores[name].concordance):
+            continue
+        if math.isnan(share.value):
+            found.append(f"It cannot be told apart from {name}: they hardly ever part.")
+        elif share.low <= 0.5 <= share.high:
             found.append(f"It cannot be told apart from {name}: where they part, the training sided with either.")
-    if RIGHT in rivals:
-        share = rivals[RIGHT]
+    if RIGHT in parted and not math.isnan(parted[RIGHT].value):
+        share = parted[RIGHT]
         found.append(
             f"Where {best} and right answers part, the training sided with {best} in {share.value:.1%} "
             f"({_interval(share, '{:.1%}')})."

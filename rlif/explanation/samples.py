@@ -101,9 +101,15 @@ def sample_both(
         parts: file for the numbers of each prompt, as they come; what was interrupted goes on from there.
 
     Raises:
-        UserError: the models have unlike tokens; bad prompts; a file that cannot be written.
+        UserError: the models have unlike tokens, or the same weights; bad prompts; a file that cannot be written.
     """
     check_same_tokens(start, tuned)
+    weights = [model_fingerprint(model.model) for model in (start, tuned)]
+    if weights[0] == weights[1] and have_same_weights(start, tuned):
+        raise UserError(
+            "tuned: its weights are those of the start model, expected the model after a training; where the guard of "
+            "a run finds the start model the best, model/ has that one, and last/ what the run came to"
+        )
     memory = memory or MemoryOptions()
     rewards = load_rewards(tuple(dict.fromkeys((*CONFIDENCE, *reward))), seed=seed)
     encoded = encode_prompts(
@@ -112,7 +118,7 @@ def sample_both(
     for model in (start, tuned):
         check_decoding(model, encoded[0].ids)
     work = {
-        "models": [model_fingerprint(model.model) for model in (start, tuned)],
+        "models": weights,
         "columns": num_columns(start.model),
         "prompts": data_fingerprint(encoded),
         "rewards": [each.name for each in rewards.rewards],
@@ -153,6 +159,12 @@ def sample_both(
             rows += found
             move(len(batch))
     return join(rows)
+
+
+def have_same_weights(start: LanguageModel, tuned: LanguageModel) -> bool:
+    """Tell whether two models of the same names and shapes have the same weights, every one of them."""
+    others = tuned.model.state_dict()
+    return all(torch.equal(weight, others[name]) for name, weight in start.model.state_dict().items())
 
 
 def check_same_tokens(start: LanguageModel, tuned: LanguageModel) -> None:

@@ -6,6 +6,7 @@ a policy that is mostly right may learn to call everything right. What is too lo
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -98,7 +99,7 @@ def verification_metrics(learner: Learner, rollout: Rollout, scores: Scores) -> 
 
     Balanced accuracy is the mean of two shares: of the verifications of right completions those that call them right,
     and of the others those that do not. The AUROC is that of the share of a completion's verifications that call it
-    right.
+    right. The parse rate is the share that states a rating.
     """
     verifier, size = learner.verifier, rollout.num_generations
     if verifier is None:
@@ -107,9 +108,12 @@ def verification_metrics(learner: Learner, rollout: Rollout, scores: Scores) -> 
     totals: dict[str, float] = {}
     judged: list[tuple[bool, float]] = []
     if rows:
-        totals = {**scores.verifying, **kind_totals(scores.rewards[rows], size)}
         stated = [rollout.stated[row] for row in rows]
-        called = [each is not None and verifier.rating(each.text) is Outcome.RIGHT for each in stated]
+        rated = [None if each is None else verifier.rating(each.text) for each in stated]
+        called = [each is Outcome.RIGHT for each in rated]
+        # Who solves the problem once more states an answer, and no rating.
+        parsed = {"parsed": sum(each is not None for each in rated)}
+        totals = {**scores.verifying, **kind_totals(scores.rewards[rows], size), **parsed}
         for start in range(0, len(rows), size):
             is_right = rollout.answers[rows[start]] == verifier.ratings[Outcome.RIGHT]
             judged.append((is_right, fmean(called[start : start + size])))
@@ -120,9 +124,11 @@ def verification_metrics(learner: Learner, rollout: Rollout, scores: Scores) -> 
     if not judged:
         return {"verify/prompts": 0}
     right, share = (np.array(column) for column in zip(*judged, strict=True))
+    # Who states no rating calls nothing right, and knows nothing: of a step without any it is no chance of one half.
+    balanced = float(share[right].mean() + 1 - share[~right].mean()) / 2 if sums["parsed"] else math.nan
     return {
         "verify/prompts": len(judged),
-        "verify/balanced_accuracy": float(share[right].mean() + 1 - share[~right].mean()) / 2,
+        "verify/balanced_accuracy": balanced,
         "verify/auroc": auroc(share, right),
         **{f"verify/{name}": value for name, value in kind_metrics(sums).items()},
         "verify/num_tokens": sums["tokens"],

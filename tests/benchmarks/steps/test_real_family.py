@@ -4,19 +4,20 @@ import pytest
 
 from benchmarks.report.real_family import real_family
 from benchmarks.runner import Options
+from benchmarks.steps import kept_commands
 from benchmarks.steps import real_family as suite
 from benchmarks.steps.workload import SIZES, save_model
 
 
 @pytest.mark.exhaustive
 def test_a_step_that_is_finished_is_not_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(suite, "COMMON", suite.COMMON | {"chat": False, "max_completion_length": 3})
+    monkeypatch.setattr(kept_commands, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(kept_commands, "COMMON", kept_commands.COMMON | {"chat": False, "max_completion_length": 3})
     save_model(SIZES["tiny"], tmp_path / "model")
-    options = Options(tmp_path, size="tiny", model=tmp_path / "model")
+    place = kept_commands.Place(Options(tmp_path, size="tiny", model=tmp_path / "model"), suite.SIZES["tiny"])
     results = {"missing": {}, "entries": []}
     for _ in range(2):
-        suite.add(options, "samples", suite.sample, results)
+        kept_commands.add(place, "samples", suite.sample, results)
     first, again = results["entries"]
     assert first == again
     assert first["processor_seconds"] > 0
@@ -44,7 +45,7 @@ def test_the_tables_have_what_each_command_found():
          "well_formed": 0},
         {"name": "verify", "verifications": 64, "finished": 48, "rated": 16},
     ]  # fmt: skip
-    settings = suite.SIZES["full"] | suite.COMMON
+    settings = suite.SIZES["full"] | kept_commands.COMMON
     text = real_family({"model": "Small", "entries": entries, "settings": settings, "missing": {"more": "it failed"}})
     assert "of the 240 stated answers of 4 samples of each of 64 problems" in text
     assert "In all 20% are right (AUROC 0.78) and 50% are the majority's (AUROC 0.60):" in text
@@ -60,5 +61,5 @@ def test_the_tables_have_what_each_command_found():
 
 
 def test_what_was_not_run_yet_is_left_out():
-    text = real_family({"model": "Small", "entries": [], "settings": suite.COMMON, "missing": {}})
+    text = real_family({"model": "Small", "entries": [], "settings": kept_commands.COMMON, "missing": {}})
     assert text == "Small, word problems of level 1 at temperature 0.6, float32."

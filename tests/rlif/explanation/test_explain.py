@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,19 @@ def test_an_explanation_that_was_interrupted_goes_on_to_the_same_end(
     assert json.loads((tmp_path / "found" / "explanation.json").read_text()) == found
 
 
-def test_models_that_cannot_be_compared_are_one_clear_error(words: list[str], models: tuple[Path, Path]) -> None:
+def test_models_that_cannot_be_compared_are_one_clear_error(
+    words: list[str], models: tuple[Path, Path], tmp_path: Path
+) -> None:
     start, tuned = map(str, models)
     with pytest.raises(UserError, match=r"^tuned: got .*, the start model itself; expected the model after"):
         run(parse(["explain", start, start, *words[3:]]))
     with pytest.raises(UserError, match=r"^tuned: got .*/nothere', which does not exist"):
         run(parse(["explain", start, f"{tuned}/nothere", *words[3:]]))
+    # As model/ of a run whose guard finds the start model the best.
+    shutil.copytree(start, tmp_path / "model")
+    with pytest.raises(UserError, match=r"^tuned: its weights are those of the start model, .* and last/ what the run"):
+        run(parse(["explain", start, str(tmp_path / "model"), *words[3:]]))
+    assert not (tmp_path / "found" / "samples.jsonl").exists()
 
 
 def test_models_with_other_tokens_are_refused(words: list[str], models: tuple[Path, Path], tmp_path: Path) -> None:

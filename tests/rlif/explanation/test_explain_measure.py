@@ -72,6 +72,32 @@ def test_a_training_that_no_score_explains_is_said_to_be_so() -> None:
     assert "told apart from" not in text
 
 
+def test_a_score_that_never_parts_from_the_named_one_is_said_to_be_no_worse() -> None:
+    samples, _ = draw({"self_certainty": 1.0})
+    twin = samples.scores | {"majority_vote": 2 * samples.scores["self_certainty"]}
+    found = measure(Samples(samples.implicit_reward, twin, samples.states), resamples=50)
+    assert math.isnan(found.parted["self_certainty"]["majority_vote"].value)
+    assert any("told apart from majority_vote: they hardly ever part." in sentence for sentence in sentences(found))
+    assert not any("told apart from verifiable" in sentence for sentence in sentences(found))
+
+
+def test_what_varies_in_one_prompt_alone_has_no_interval_and_is_left_out() -> None:
+    samples, _ = draw({"self_certainty": 1.0})
+    ended = np.ones_like(samples.implicit_reward)
+    ended[0, 0] = 0  # of one prompt every resample says the same
+    found = measure(Samples(samples.implicit_reward, samples.scores | {"ended": ended}, samples.states), resamples=50)
+    assert "ended" not in found.scores
+    ended[1, 0] = 0
+    found = measure(Samples(samples.implicit_reward, samples.scores | {"ended": ended}, samples.states), resamples=50)
+    assert "ended" in found.scores
+
+
+def test_a_divergence_below_zero_is_said_to_be_of_too_few_completions() -> None:
+    _, found = draw({"self_certainty": 1.0})
+    assert "below 0" not in sentences(replace(found, kl=Estimate(0.2, 0.1, 0.3)))[0]
+    assert "so few completions hardly tell it from none" in sentences(replace(found, kl=Estimate(0.02, -0.1, 0.3)))[0]
+
+
 def test_no_name_is_cut_in_a_narrow_terminal() -> None:
     _, found = draw({"self_certainty": 1.0})
     console = Console(record=True, width=80)

@@ -63,10 +63,12 @@ def test_a_reward_for_a_form_that_no_completion_has_is_said_to_teach_nothing(rew
     assert said(reward, ["#### 1", FORMAL]) == []
 
 
-def test_verifications_that_state_no_rating_are_said_to_get_the_same_reward() -> None:
+def test_verifications_of_which_few_state_a_rating_are_said_to_teach_little() -> None:
     (warning,) = said("rise_majority", ["#### 1", "#### 2"], ["#### 3", "I do not know"])
-    assert warning.startswith("no verification of this step states a rating, so that all get the same reward: try a")
+    assert warning.startswith("no verification of this step states a rating, by which they are told apart: try a")
     assert "cut off" not in warning
+    (warning,) = said("rise_majority", ["#### 1", "#### 2"], ["#### 3", "#### 1", "#### 3", "#### 20"])
+    assert warning.startswith("only 25% of the verifications of this step state a rating; any other answer is rewarded")
     assert said("rise_majority", ["#### 1", "#### 2"], ["#### 3", "#### 1"]) == []
 
 

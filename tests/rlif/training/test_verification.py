@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections import Counter
 from dataclasses import replace
@@ -212,7 +213,7 @@ def test_the_metrics_of_solving_are_those_of_the_solutions_alone(both_kinds) -> 
 
 def test_verifying_is_measured_by_hand(both_kinds) -> None:
     learner, solutions, verifications = both_kinds
-    verifications.texts[:] = ["#### 1", "#### 1.0", "#### 1", "#### 2", "#### 1", "#### 3", "?", "#### 2"]
+    verifications.texts[:] = ["#### 1", "#### 1.0", "#### 1", "#### 20", "#### 1", "#### 3", "?", "#### 2"]
     assert verifications.answers[0] == "1"
     assert verifications.answers[4] in ("2", "3")  # which one of the last four states
     metrics, _ = gradients(learner, with_verifications(solutions, verifications, 0))
@@ -220,8 +221,16 @@ def test_verifying_is_measured_by_hand(both_kinds) -> None:
     assert metrics["verify/balanced_accuracy"] == pytest.approx((3 / 4 + 3 / 4) / 2)
     assert metrics["verify/auroc"] == 1.0  # 3/4 call the right one right, 1/4 the other
     assert metrics["verify/accuracy"] == (3 + 1) / 8  # states the very rating
-    assert metrics["verify/parse_rate"] == 7 / 8
+    assert metrics["verify/parse_rate"] == 6 / 8  # 20 is no rating
     assert metrics["verify/reward"] == (3 * 1 - 0.5 + 1 - 2 * 0.5 - 1) / 8
+
+
+def test_without_a_rating_there_is_no_balanced_accuracy(both_kinds) -> None:
+    learner, solutions, verifications = both_kinds
+    verifications.texts[:] = ["#### 20", "?"] * 4
+    metrics, _ = gradients(learner, with_verifications(solutions, verifications, 0))
+    assert metrics["verify/parse_rate"] == 0
+    assert math.isnan(metrics["verify/balanced_accuracy"])
 
 
 # ---------------------------------------------------------------- whole runs
