@@ -10,6 +10,8 @@ from benchmarks.report.explain import interval
 from benchmarks.report.markdown import table
 
 Entry = dict[str, Any]
+# Scores of an explanation.
+SHOWN = ("semantic_entropy", "majority_vote", "verifiable", "self_certainty", "length")
 
 
 def trained(entries: dict[str, Entry], settings: dict[str, Any]) -> str:
@@ -29,16 +31,20 @@ def few_prompts(entry: Entry, size: dict[str, Any]) -> list[str]:
     first, last = (entry["evaluations"][place] for place in (0, -1))
     changes = [
         f"{name} {share(first[key])} to {share(last[key])}"
-        for name, key in (("right", "accuracy"), ("with the start's majority", "consensus"), ("stated", "parse_rate"))
+        for name, key in (("right", "accuracy"), ("as the start's majority", "consensus"), ("stated", "parse_rate"))
         if last[key] is not None
     ]
-    found = f"of {4 * size['held_out']} held-out samples {', '.join(changes)}; KL {last['kl']:.3f} nats a token"
+    rewards = [f"{step['reward']:.2f}" for step in entry["steps"] if step["reward"] is not None]
+    found = (
+        f"reward step by step {', '.join(rewards)}; of {4 * size['held_out']} held-out samples {', '.join(changes)}; "
+        f"KL {last['kl']:.3f} nats a token"
+    )
     on = f"{size['prompts']} prompts, {size['max_steps']} steps of {size['prompts_per_step']} x "
     return [f"{on}{size['num_generations']} completions", found]
 
 
 def explained(entry: Entry, size: dict[str, Any]) -> list[str]:
-    scores = [f"`{name}` {interval(each)}" for name, each in entry["scores"].items()]
+    scores = [f"`{name}` {interval(entry['scores'][name])}" for name in SHOWN if name in entry["scores"]]
     named = f"`{entry['named'][0]}`" if entry["named"] else "nothing"
     apart = entry["told_apart"].get("text")
     told = f"; told apart by the text in {interval(apart)}" if apart else ""
@@ -46,7 +52,7 @@ def explained(entry: Entry, size: dict[str, Any]) -> list[str]:
     return [
         f"the start and the result of that run, {size['prompts']} held-out problems, {size['num_generations']} "
         "completions of each model",
-        f"first is {named}; preferred: {', '.join(scores)}; KL {kl['value']:.2f} ({kl['low']:.2f} to {kl['high']:.2f}) "
+        f"named is {named}; preferred: {', '.join(scores)}; KL {kl['value']:.2f} ({kl['low']:.2f} to {kl['high']:.2f}) "
         f"nats a completion{told}",
     ]
 

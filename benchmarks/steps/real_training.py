@@ -50,7 +50,7 @@ VERIFY_RATINGS = ("correct", "incorrect", "missing")
 EVALUATED = ("accuracy", "consensus", "entropy", "completion_length", "kl", "parse_rate")
 VERIFIED = ("accuracy", "parse_rate", "verify/prompts", "verify/parse_rate", "verify/balanced_accuracy", "verify/auroc",
             "verify/accuracy", "verify/reward", "verify/completion_length", "verify/too_long")  # fmt: skip
-EXPLAINED = ("majority_vote", "verifiable", "self_certainty", "semantic_entropy", "length", "format")
+EXPLAINED = ("semantic_entropy", "majority_vote", "verifiable", "self_certainty", "length")
 TURNS = ("right", "majority", "samples_majority", "any_right", "samples_any_right", "mended", "kept", "same")
 
 
