@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import fmean
 from typing import Any
 
 from benchmarks.report.explain import interval
 from benchmarks.report.markdown import table
 
 Entry = dict[str, Any]
+# Scores of an explanation.
+SHOWN = ("semantic_entropy", "majority_vote", "verifiable", "self_certainty", "length")
 
 
 def trained(entries: dict[str, Entry], settings: dict[str, Any]) -> str:
@@ -29,16 +30,20 @@ def few_prompts(entry: Entry, size: dict[str, Any]) -> list[str]:
     first, last = (entry["evaluations"][place] for place in (0, -1))
     changes = [
         f"{name} {share(first[key])} to {share(last[key])}"
-        for name, key in (("right", "accuracy"), ("with the start's majority", "consensus"), ("stated", "parse_rate"))
+        for name, key in (("right", "accuracy"), ("as the start's majority", "consensus"), ("stated", "parse_rate"))
         if last[key] is not None
     ]
-    found = f"of {4 * size['held_out']} held-out samples {', '.join(changes)}; KL {last['kl']:.3f} nats a token"
+    rewards = [f"{step['reward']:.2f}" for step in entry["steps"] if step["reward"] is not None]
+    found = (
+        f"reward step by step {', '.join(rewards)}; of {4 * size['held_out']} held-out samples {', '.join(changes)}; "
+        f"KL {last['kl']:.3f} nats a token"
+    )
     on = f"{size['prompts']} prompts, {size['max_steps']} steps of {size['prompts_per_step']} x "
     return [f"{on}{size['num_generations']} completions", found]
 
 
 def explained(entry: Entry, size: dict[str, Any]) -> list[str]:
-    scores = [f"`{name}` {interval(each)}" for name, each in entry["scores"].items()]
+    scores = [f"`{name}` {interval(entry['scores'][name])}" for name in SHOWN if name in entry["scores"]]
     named = f"`{entry['named'][0]}`" if entry["named"] else "nothing"
     apart = entry["told_apart"].get("text")
     told = f"; told apart by the text in {interval(apart)}" if apart else ""
@@ -46,7 +51,7 @@ def explained(entry: Entry, size: dict[str, Any]) -> list[str]:
     return [
         f"the start and the result of that run, {size['prompts']} held-out problems, {size['num_generations']} "
         "completions of each model",
-        f"first is {named}; preferred: {', '.join(scores)}; KL {kl['value']:.2f} ({kl['low']:.2f} to {kl['high']:.2f}) "
+        f"named is {named}; preferred: {', '.join(scores)}; KL {kl['value']:.2f} ({kl['low']:.2f} to {kl['high']:.2f}) "
         f"nats a completion{told}",
     ]
 
@@ -71,54 +76,8 @@ def introspected(entry: Entry, size: dict[str, Any]) -> list[str]:
 SECOND = (("right after a wrong one", "mended"), ("after a right one", "kept"), ("the same answer", "same"))
 
 
-def with_lengths(entry: Entry, size: dict[str, Any]) -> list[str]:
-    length, ranking = entry["length"], entry["ranking"]
-    reward, confidence = length["scores"]["reward"], length["scores"]["confidence"]
-    before, after = (entry["models"][f"{which} model"] for which in ("start", "tuned"))
-    on = (
-        f"{ranking['pairs']} pairs of {size['prompts']} prompts, {entry['steps']} steps, {length['num_prompts']} x "
-        f"{length['num_generations']} held-out completions"
-    )
-    found = (
-        f"length accuracy {interval(length['length_accuracy']['both'])}; correlation with length of the confidence "
-        f"{plain(confidence['correlation'])}, of the learned reward {plain(reward['correlation'])}; right "
-        f"{share(before['accuracy'])} to {share(after['accuracy'])}"
-    )
-    return [on, found]
-
-
-def verified(entry: Entry, size: dict[str, Any]) -> list[str]:
-    steps = [step for step in entry["steps"] if step["verify/prompts"]]
-    asked = int(sum(step["verify/prompts"] for step in steps))
-    on = (
-        f"{size['max_steps']} steps of {size['prompts_per_step']} x {size['num_generations']} solutions; {asked} of "
-        f"them asked about, {size['num_generations']} times each"
-    )
-    if not steps:
-        return [on, "no step had a right solution and one that is not"]
-    found = [
-        f"{words} {', '.join('-' if step[key] is None else f'{step[key]:{form}}' for step in steps)}"
-        for words, key, form in (
-            ("stated", "verify/parse_rate", ".0%"),
-            ("the very rating", "verify/accuracy", ".0%"),
-            ("balanced accuracy", "verify/balanced_accuracy", ".0%"),
-            ("reward", "verify/reward", ".2f"),
-        )
-    ]
-    solved = fmean(step["accuracy"] for step in entry["steps"])
-    return [on, f"step by step: {'; '.join(found)}; {share(solved)} of the solutions right"]
-
-
 def share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
-
-
-def plain(estimate: dict[str, float | None]) -> str:
-    """An estimate with its interval, of what is no share."""
-    if estimate["value"] is None:
-        return ""
-    value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 Row = Callable[[Entry, dict[str, Any]], list[str]]
@@ -127,6 +86,4 @@ ROWS: dict[str, tuple[str, Row]] = {
     "few-prompts": ("`rlif train` by `few-prompts.yaml`", few_prompts),
     "explain": ("`rlif explain`", explained),
     "introspect": ("`rlif introspect`", introspected),
-    "length": ("`rlif self-feedback --length-conditioned`", with_lengths),
-    "train-verify": ("`rlif train --verify`", verified),
 }
