@@ -159,6 +159,12 @@ def kernel_constants(kernel: Kernel, target: str) -> dict[str, Any]:
 
 def compile_kernel(kernel: Kernel, target: str) -> Any:
     """Compile ahead of time; returns Triton's compiled kernel, with every stage's text in `.asm`."""
+    source, options = kernel_source(kernel, target)
+    return triton.compile(source, target=TARGETS[target], options=options)
+
+
+def kernel_source(kernel: Kernel, target: str) -> tuple[ASTSource, dict[str, Any]]:
+    """What Triton is to compile, and with which options."""
     absent: dict[str, object] = {"offsets_ptr": None, "temperature_ptr": None}
     if kernel.name == "terms":
         function = terms_kernel
@@ -199,7 +205,7 @@ def compile_kernel(kernel: Kernel, target: str) -> Any:
         **dict.fromkeys(("low", "high", "delta", "beta"), "fp32"),
         **dict.fromkeys(("entropy_coef", "self_certainty_coef"), "fp32"),
     }
-    return ahead_of_time(function, fixed, types, target, options)
+    return ast_source(function, fixed, types), options
 
 
 def ahead_of_time(
@@ -210,14 +216,20 @@ def ahead_of_time(
     options: dict[str, Any],
     multiples_of_16: tuple[str, ...] = (),
 ) -> Any:
-    """Compile a kernel; arguments are constants, or of the types given, or else float32 pointers and integers."""
+    """Compile a kernel, as `ast_source` describes it."""
+    return triton.compile(ast_source(function, fixed, types, multiples_of_16), target=TARGETS[target], options=options)
+
+
+def ast_source(
+    function: Any, fixed: dict[str, object], types: dict[str, str], multiples_of_16: tuple[str, ...] = ()
+) -> ASTSource:
+    """A kernel; its arguments are constants, or of the types given, or else float32 pointers and integers."""
     signature = {
         name: "constexpr" if name in fixed else types.get(name, "*fp32" if name.endswith("_ptr") else "i32")
         for name in function.arg_names
     }
     aligned = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples_of_16}
-    source = ASTSource(function, signature, fixed, aligned)
-    return triton.compile(source, target=TARGETS[target], options=options)
+    return ASTSource(function, signature, fixed, aligned)
 
 
 def elements_per_thread(kernel: Kernel, target: str) -> int:
@@ -231,19 +243,21 @@ def elements_per_thread(kernel: Kernel, target: str) -> int:
 
 def count_kernel(kernel: Kernel, target: str) -> Counts:
     """Compile and count one of our kernels."""
+    return count_compiled(str(kernel), target, compile_kernel(kernel, target), *counting_arguments(kernel, target))
+
+
+def counting_arguments(kernel: Kernel, target: str) -> tuple[int | None, int, bool | None, int, int, int | None]:
+    """What `count_compiled` has to know of a kernel: `per_thread` and what follows it."""
     per_thread = None if kernel.name == "terms" else elements_per_thread(kernel, target)  # which has no loop
     stores = kernel.name.endswith("gradient") if kernel.name in (*GRPO_LOOPS, *DIVERGENCE_LOOPS) else None
     unroll = 1 if per_thread is None or stores else kernel_constants(kernel, target).get("UNROLL", 1)
-    compiled = compile_kernel(kernel, target)
     bytes_each = kernel.dtype.itemsize * (2 if kernel.name in DIVERGENCE_LOOPS else 1)
     # A mixture has an exponential of each side and one of their ratio, which tells its loop from that of the sums.
     exponentials = 3 if kernel.name == "divergence mixture" else 1
     launch = launch_of(kernel, target)
     described = launch.load == DESCRIPTOR and kernel.name != "terms" and not stores
     in_flight = plan.bytes_in_flight(launch, kernel.slices) if described else None
-    return count_compiled(
-        str(kernel), target, compiled, per_thread, bytes_each, stores, unroll, exponentials, in_flight
-    )
+    return per_thread, bytes_each, stores, unroll, exponentials, in_flight
 
 
 def count_trl(target: str) -> list[Counts]:
@@ -272,10 +286,15 @@ def count_trl(target: str) -> list[Counts]:
     return counts
 
 
+def count_peers(target: str) -> list[Counts]:
+    """Counts of the peers' kernels that are installed."""
+    return [*count_trl(target), *count_liger(ahead_of_time, target)]
+
+
 def count_target(target: str, only: Sequence[str] = ()) -> dict[str, Any]:
     """Versions, and counts of our kernels and of the peers' that are installed; or of `only` ours with these names."""
     ours = [count_kernel(kernel, target) for kernel in kernels() if not only or str(kernel) in only]
-    peers = [] if only else [*count_trl(target), *count_liger(ahead_of_time, target)]
+    peers = [] if only else count_peers(target)
     return {
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
         "counts": [asdict(counts) for counts in (*ours, *peers)],

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks.gates.gate import larger
-from benchmarks.gates.static import COUNTED_TARGETS, count_kernels
+from benchmarks.gates.static import COUNTED_TARGETS
 from benchmarks.memory import in_fresh_process
 from benchmarks.report import newest
+from recorded_kernels import count_changed
 from rlif_kernels.backends.triton import launches, plan
 from rlif_kernels.backends.triton.plan import Device
 
@@ -18,19 +20,25 @@ GATES = {"forward": 10.5, "backward": 12.0}
 MAIN_PATHS = [f"{name} ({dtype})" for name in GATES for dtype in ("bf16", "fp32")]
 # Where targets have differed: in registers, of a part of a row and of the loss with a softcap, which spilled on one.
 APART = ["part (bf16, 2 slices)", "grpo statistics (bf16, softcap)", "grpo gradient (bf16, softcap)"]
-# All kernels of a target take the better part of a minute to compile.
+pytestmark = pytest.mark.timeout(3600)  # where everything is compiled, on a machine that has other things to do
+RECORDED = Path(__file__).parent / "recorded"
+# Compiled at each run, however little has changed: the two main ones, and elsewhere the smaller of them.
+ALWAYS = {"sm_90": ("forward (bf16)", "backward (bf16)")}
+ALWAYS_ELSEWHERE = ("backward (bf16)",)
+A_FEW = (*MAIN_PATHS, *APART)
+# All kernels of a target take minutes to compile: before a release. Else those are compiled that have changed since
+# `python -m pytest tests/benchmarks/gates/test_static.py -m "not exhaustive" --record`.
 TARGETS = [
-    pytest.param(("sm_90", ()), id="sm_90"),
+    pytest.param(("sm_90", (), True), id="sm_90"),
+    # sm_80 has differed from sm_90 nowhere.
     *(
-        pytest.param((target, names), id=f"{target}{note}", marks=mark)
+        pytest.param((target, A_FEW, True), id=f"{target}, a few", marks=pytest.mark.slow)
         for target in COUNTED_TARGETS
-        if target != "sm_90"
-        for names, note, mark in (
-            ((*MAIN_PATHS, *APART), ", a few", pytest.mark.slow),
-            ((), "", pytest.mark.exhaustive),
-        )
-        # sm_80 has differed from sm_90 nowhere: all of it before a release.
-        if not (target == "sm_80" and names)
+        if target not in ("sm_80", "sm_90")
+    ),
+    *(
+        pytest.param((target, (), False), id=f"{target}, compiled", marks=pytest.mark.exhaustive)
+        for target in COUNTED_TARGETS
     ),
 ]
 
@@ -41,9 +49,14 @@ class Counted:
 
     target: str
     only: tuple[str, ...]
-    """The kernels that were compiled; (): all."""
+    """The kernels that were counted; (): all."""
     kernels: dict
-    triton: str
+    made_of: dict
+    """By kernel a digest of what its counts follow from."""
+    recorded: dict
+    """What was recorded of this target; {} where everything is compiled."""
+    made_with: dict
+    """Versions of what the digests depend on."""
 
     def of(self, *names):
         """Counts by name, without those that were not asked for."""
@@ -52,10 +65,33 @@ class Counted:
 
 @pytest.fixture(scope="module", params=TARGETS)
 def counts(request):
-    target, only = request.param
-    results = in_fresh_process(count_kernels, target, only, forked=False)
-    kernels = {entry["kernel"]: entry for entry in results["counts"]}
-    return Counted(target, only, kernels, results["versions"]["triton"])
+    target, only, is_recorded = request.param
+    path = RECORDED / f"{target}.json"
+    begin_anew = not is_recorded or request.config.getoption("--record")
+    recorded = {} if begin_anew else json.loads(path.read_text())
+    always = ALWAYS.get(target, ALWAYS_ELSEWHERE)
+    found = in_fresh_process(count_changed, target, only, recorded.get("kernels", {}), always, forked=False)
+    peers = found.pop("peers")
+    if is_recorded and begin_anew:
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    counted = {name: each["counts"] for name, each in found["kernels"].items()}
+    made_of = {name: each["made_of"] for name, each in found["kernels"].items()}
+    return Counted(target, only, counted | peers, made_of, recorded, found["made_with"])
+
+
+def test_what_is_recorded_is_what_the_kernels_are_compiled_to(counts):
+    # Each is made of something else, be it a type or a choice of its launch: none passes for another that is recorded.
+    assert len({*counts.made_of.values()}) == len(counts.made_of) > 0
+    if not counts.recorded:
+        pytest.skip("everything is compiled, whatever was recorded")
+    if counts.recorded["made_with"] != counts.made_with:
+        pytest.skip(f"recorded with {counts.recorded['made_with']}, counted here with {counts.made_with}")
+    recorded = counts.recorded["kernels"]
+    assert counts.made_of.keys() == recorded.keys()
+    changed = [name for name, each in recorded.items() if counts.made_of[name] != each["made_of"]]
+    assert not changed, "to be recorded anew, see TARGETS"
+    # Of those that were compiled now, too.
+    assert [name for name, each in recorded.items() if counts.kernels[name] != each["counts"]] == []
 
 
 def test_the_compiled_kernels_keep_to_their_gates(counts):
@@ -111,8 +147,9 @@ def test_the_compiled_kernels_keep_to_their_gates(counts):
 
 def test_no_kernel_is_larger_than_in_the_committed_counts(counts):
     committed = json.loads(newest("static").read_text())
-    if committed["versions"]["triton"] != counts.triton:
-        pytest.skip(f"counted with Triton {committed['versions']['triton']}, compiled here with {counts.triton}")
+    triton = counts.made_with["triton"]
+    if committed["versions"]["triton"] != triton:
+        pytest.skip(f"counted with Triton {committed['versions']['triton']}, compiled here with {triton}")
     entries = {entry["kernel"]: entry for entry in committed["counts"] if entry["target"] == counts.target}
     baseline = {name: entry for name, entry in entries.items() if not counts.only or name in counts.only}
     # Peers come and go with what is installed.

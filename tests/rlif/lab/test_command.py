@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from drawn_figures import plain_figures
 from fault_rows import run_small_trial
 from rlif.errors import UserError
 from rlif.lab import command, trials
@@ -57,8 +56,7 @@ def test_a_tiny_lab_writes_its_report_and_resumes(
     kept = tmp_path / "lab" / "runs" / "base-verifiable-seed-0" / "result.json"
     before = kept.stat().st_mtime_ns
     capsys.readouterr()
-    with plain_figures():  # those of the whole lab were looked at
-        run_lab(replace(config, resume=True))
+    run_lab(replace(config, resume=True))
     assert kept.stat().st_mtime_ns == before
     out = capsys.readouterr().out
     assert "base-self_certainty-seed-0: accuracy" in out
