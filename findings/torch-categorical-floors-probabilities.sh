@@ -5,7 +5,7 @@
 # that the smallest positive number of the dtype, but it is the step between neighbours of 1. In float32 no
 # log-probability is below -15.94. In bfloat16 none is below -4.84, which is p = 0.0078, and over a vocabulary most
 # tokens that are sampled are rarer. They all get this one number, the entropy misses what they add, and since a clamp
-# that binds has no gradient, a policy gradient of theirs is zero. Categorical(logits=...) clamps nothing.
+# that binds has no gradient, a policy gradient of theirs is zero. Categorical(logits=...) has none of this.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -2,8 +2,8 @@
 # One would guess: from_pretrained(dtype=torch.bfloat16) and from_pretrained(dtype=torch.float32).to(torch.bfloat16) make the
 # same model: each weight is rounded once, and nothing else is there to round.
 # What happens in transformers 5.23.0: the frequencies of the rotary positions (inv_freq) are a buffer that no file holds.
-# Loading in bfloat16 or float16 leaves them in float32; .to(), .bfloat16() and .half() round them to 8 or 11 significant
-# bits. The forward computes the angles in float32, as if that helped, and multiplies the error by the position. All
+# Loading in bfloat16 or float16 leaves them in float32; .to() of a loaded model rounds them to 8 or 11 significant
+# bits. The forward computes the angles in float32 from what is left, and multiplies the error by the position. All
 # weights of the two models are equal to the bit and their logits differ, the more the further on. Where a policy is made
 # in one way and its reference in the other, the KL divergence between them is above zero before the first step. The
 # state_dict is no help: the buffer is not in it, so that saving and loading, or comparing, finds nothing.

@@ -9,7 +9,8 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet numpy==2.4.6 torch==2.13.0 transformers==5.23.0 tokenizers==0.23.3 gguf==0.19.0 2>/dev/null
+"$work/venv/bin/pip" install --quiet numpy==2.4.6 torch==2.13.0 transformers==5.23.0 tokenizers==0.23.3 accelerate==1.15.0 \
+  gguf==0.19.0 2>/dev/null
 cat > "$work/look.py" <<'PY'
 import sys
 from pathlib import Path

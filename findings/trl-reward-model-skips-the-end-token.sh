@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One would guess: TRL's RewardTrainer puts the end token after both texts of a pair so that the reward model reads its score
+# One would guess: TRL's RewardTrainer puts the end token after both texts of a plain pair so that the reward model reads its score
 # there, and can tell a text that ended from one that was cut at the length limit.
 # What happens in TRL 1.16.0 with transformers 5.23.0: where the tokenizer has no padding token, the trainer takes the end token
 # for it, and writes that into the model's configuration. The model's score stands at the last id that is not padding; the
