@@ -65,8 +65,6 @@ _MEASURED = re.compile(
 )
 _OPERATOR_BEFORE = re.compile(r"(?:[+/^\u00d7\u00f7]|(?<!\*)\*(?!\*)|[\d)]\s*[-\u2212])\s*$")
 _OPERATOR_BEHIND = re.compile(r"\s*(?:[+/^\u00d7\u00f7]|\*(?!\*)|[-\u2212]\s*\$?[\d(])")
-# Elsewhere than behind an equals sign or a phrase it is a division that is yet to be done.
-_SPACED_FRACTION = re.compile(r"\d+ / \d+(?![\d.,]*\d|\s?[*/])")
 _NEIGHBOURHOOD = 32
 _STATEMENT = re.compile(r"=|\*\*|\\[(\[]|(?<!\\)\$")
 # Signs that a sentence is over, where nobody says whether the text was cut off.
@@ -132,7 +130,7 @@ def _by_phrase(text: str) -> Span | None:
         return _right_side(text, *_inside(mathematics))
     number = _number_at(text, start, end)
     if number is not None and number[1] < end and _OPERATOR_BEHIND.match(text, number[1], end):
-        number = _fraction_at(text, start, end)  # none of 5 * 3, which is 15
+        number = None  # 5 * 3, which is 15
     if number == (start, end) or (number is not None and _WORDS.search(text, start, end)):
         return _last_value_of_equation(text, start, end) or number
     if not _WORDS.search(text, start, end):
@@ -180,20 +178,8 @@ def _by_last_sentence(text: str, sentence: Span) -> tuple[ProseTier, Span] | Non
         bold = value or bold
     if bold is not None:
         return "bold", bold
-    number = _last_number(text, _unworked_side(text, start, end), end)
+    number = _last_number(text, start, end)
     return None if number is None else ("number", number)
-
-
-def _unworked_side(text: str, start: int, end: int) -> int:
-    """From where a sentence may have its result: behind the last equals sign if there is something left to work out.
-
-    What that comes to is not said, and no number before it is a result: "2 bags cost 2 * 3 = 6 - 1 dollars".
-    """
-    sign = _last(_EQUALS.finditer(text, start, end))
-    found = None if sign is None else undecorated(text, sign.end(), end)
-    number = None if found is None else _number_at(text, *found)
-    is_left = number is not None and _OPERATOR_BEHIND.match(text, number[1], end)
-    return sign.end() if sign is not None and is_left else start
 
 
 def _last_value_of_equation(text: str, start: int, end: int) -> Span | None:
@@ -215,9 +201,7 @@ def _last_value_of_equation(text: str, start: int, end: int) -> Span | None:
         return None if _has_result(text, whole.end(), end) else undecorated(text, *_inside(whole))
     number = _number_at(text, *found)
     if number is not None:
-        if _has_result(text, number[1], found[1]):
-            return _fraction_at(text, *found)
-        return number
+        return None if _has_result(text, number[1], found[1]) else number
     # LaTeX or an expression without words: all of it.
     return None if _WORDS.search(text, *found) else found
 
@@ -270,12 +254,6 @@ def _number_at(text: str, start: int, end: int) -> Span | None:
         start = text.index("$", start) + 1
     match = _NUMBER.match(text, start, end)
     return None if match is None else _with_scale(text, match.start(), match.end(), end)
-
-
-def _fraction_at(text: str, start: int, end: int) -> Span | None:
-    """The fraction that a part of a text begins with, written with spaces, unless a number follows that it comes to."""
-    fraction = _SPACED_FRACTION.match(text, start, end)
-    return None if fraction is None or _has_result(text, fraction.end(), end) else fraction.span()
 
 
 def _with_scale(text: str, start: int, end: int, limit: int) -> Span:
