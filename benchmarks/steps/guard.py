@@ -10,6 +10,7 @@ The runs are kept in runs/guard, by the settings, and what is finished is not ma
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, replace
 from functools import partial
@@ -111,7 +112,8 @@ def kept(result: TrainResult, start: str, test: Path, config: LabConfig) -> dict
     for found in guards.values():
         policies.setdefault(found["step"], result.run_dir / f"checkpoint-{found['step']}")
     length = completion_length(config.base.task)
-    verifying = [row for row in result.rows if "verify/balanced_accuracy" in row]
+    # Of a step whose verifications state no rating it is NaN.
+    verifying = [row for row in result.rows if not math.isnan(row.get("verify/balanced_accuracy", math.nan))]
     return {
         "guards": guards,
         "last_step": result.last_step,

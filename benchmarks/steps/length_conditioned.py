@@ -52,7 +52,14 @@ from rlif.self_feedback.options import (
     TrainOptions,
 )
 from rlif.self_feedback.prompts import held_out_prompts
-from rlif.tasks.arithmetic import ArithmeticConfig, Split, completion_length, teacher_solutions, write_jsonl
+from rlif.tasks.arithmetic import (
+    LENGTH_INSTRUCTIONS,
+    ArithmeticConfig,
+    Split,
+    completion_length,
+    teacher_solutions,
+    write_jsonl,
+)
 from rlif.tasks.built_in_models import pretrained_base
 from rlif.tasks.options import BaseModelConfig
 from rlif.tasks.pretraining import learn_solutions
@@ -111,7 +118,7 @@ def twice_written(task: ArithmeticConfig, seed: int) -> Iterator[tuple[str, str]
         if draw.random() < INSTRUCTED:
             length, direction = len(solution) + 1, draw.choice(DIRECTIONS)  # a token for each character, and the end
             instruction = draw_instruction(length, direction, kept=True, draw=draw)
-            prompt = with_instruction(prompt, instruction, BUILT_IN["length_instructions"])
+            prompt = with_instruction(prompt, instruction, LENGTH_INSTRUCTIONS)
         yield prompt, solution
 
 

@@ -33,7 +33,8 @@ from rlif.errors import UserError
 from rlif.files.jsonl import Row
 from rlif.metrics.selection import answer_clusters
 
-COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "finished", "scores", "verifications", "ratings")
+COMPLETIONS_COLUMNS = ("prompt", "answer", "completions", "answers", "tokens", "finished", "scores", "verifications",
+                       "ratings")  # fmt: skip
 # Of the means that need no gold answer, those that are shares of completions; the others are of scores.
 LABEL_FREE_TITLES = {
     "answered": "state an answer",
@@ -146,7 +147,13 @@ def rounded(scores: Iterable[float]) -> list[float]:
     return [float(f"{score:.8g}") for score in scores]
 
 
-def read_completions(path: Path, *, argument: str = "completions", answer_style: AnswerStyle = "strict") -> Completions:
+def read_completions(
+    path: Path,
+    *,
+    argument: str = "completions",
+    answer_style: AnswerStyle = "strict",
+    without_verifications: bool = False,
+) -> Completions:
     """Read a file of completions.
 
     Args:
@@ -154,6 +161,7 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
         argument: that it came by, for error messages.
         answer_style: where the answers of completions are looked for; those cut off (`finished` false) state none in
             prose.
+        without_verifications: as if the file had none.
 
     Raises:
         UserError: no such file, a line that is not of the form above, a score that is not finite, a prompt with fewer
@@ -169,6 +177,8 @@ def read_completions(path: Path, *, argument: str = "completions", answer_style:
     first = ""
     for where, values in rows:
         place = f"{argument}: {path}, {where}"
+        if without_verifications:
+            values = {name: each for name, each in values.items() if name not in ("verifications", "ratings")}
         group, line_scores = _answers(values, place, answer_style, found), _scores(values.get("scores"), place)
         count = len(answers[0]) if answers else len(group)
         if len(group) != count:

@@ -29,8 +29,8 @@ class EvalVerificationOptions(VerificationOptions):
     heading: ClassVar[str] = "verification"
 
     verify_generations: Annotated[int, AtLeast(0)] = 0
-    """Verifications sampled of each completion, by the same model, temperature and longest completion (RISE, arXiv
-    2505.13445). The score is the share of them that call it right. 0: none, and no score."""
+    """Verifications sampled of each completion, by the same model, unless it comes from a file, temperature and longest
+    completion (RISE, arXiv 2505.13445). The score is the share of them that call it right. 0: none, and no score."""
 
 
 @dataclass(kw_only=True)
@@ -59,7 +59,7 @@ class EvalConfig(
 
     completions: Path | None = None
     """Measure the completions in this file instead: a completions.jsonl of `rlif eval`, or lines of that form. With
-    --verify-generations the model verifies them, and data has their prompts, in the same order."""
+    --verify-generations the model verifies all of them, and data has their prompts, in the same order."""
 
     output_dir: Path | None = None
     """New directory for completions, results and figures. None: runs/eval-DATE-TIME."""
@@ -103,7 +103,8 @@ class EvalConfig(
             for name, off in (("model", None), ("data", None), ("analyses", 1)):
                 if getattr(self, name) != off:
                     raise UserError(
-                        f"{name}: got {getattr(self, name)!r} beside completions, expected one or the other"
+                        f"{name}: got {getattr(self, name)!r} beside completions, expected one or the other, or "
+                        "verify_generations above 0 and a model that verifies them"
                     )
             if self.resume:
                 raise UserError("resume: got completions, which leave nothing to sample; expected a model and data")

@@ -8,22 +8,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rlif.answers.extract import AnswerStyle
 from rlif.answers.math_verification import limited_cost
 from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import answer_style_of, read_with_options
-from rlif.data.tables import read_file, shorten
 from rlif.errors import UserError
 from rlif.evaluation.analyses import mean_confidences
 from rlif.evaluation.completions import (
-    COMPLETIONS_COLUMNS,
     VERBALIZED_MEAN,
     VERIFICATION,
     completion_row,
-    read_completions,
     rounded,
 )
 from rlif.evaluation.extremes import Extremes
+from rlif.evaluation.given import KEPT_OF_EACH, kept_scores, read_completed, with_golds
 from rlif.evaluation.options import EvalConfig
 from rlif.files.checksums import sealed
 from rlif.files.jsonl import JsonLines, Row, read_rows
@@ -76,10 +73,11 @@ class EvalSampling:
 
     def _check_given(self, path: Path, done: Sequence[Row]) -> None:
         for number, (row, given) in enumerate(zip(done, self.given, strict=False), start=1):
-            if row.get("completions") != given["completions"]:
+            unlike = any(row.get(name) != given.get(name) for name in ("completions", *KEPT_OF_EACH))
+            if unlike or kept_scores(row) != given["scores"]:
                 raise UserError(
-                    f"resume: {path}, line {number} has other completions than {self.config.completions} now; expected "
-                    "no change"
+                    f"resume: {path}, line {number} has other completions, or scores of them, than "
+                    f"{self.config.completions} now; expected no change"
                 )
 
     def batch_size(self, prompts: Sequence[EncodedPrompt], num_generations: int) -> int:
@@ -232,45 +230,10 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
     verifier = make_verifier(language_model, config, encoded) if config.verify_generations else None
     config, given = replace(config, answer_style=style), list[Row]()
     if config.completions is not None:
-        given = read_completed(config.completions, encoded, style)
+        encoded = with_golds(config.completions, encoded, style)
+        given = read_completed(config.completions, encoded)
         config = replace(config, num_generations=len(given[0]["completions"]))
     return EvalSampling(config, language_model, encoded, Extremes(style), verifier, given)
-
-
-def read_completed(path: Path, prompts: Sequence[EncodedPrompt], answer_style: AnswerStyle) -> list[Row]:
-    """Read the completions of prompts from a file, for a model to verify them.
-
-    Returns:
-        a row for each prompt, as `completion_row` makes it, with the prompt's own gold answer and the file's scores but
-        for those of verifications.
-
-    Raises:
-        UserError: see `read_completions`; the file has answers in place of texts, or other prompts.
-    """
-    read_completions(path, answer_style=answer_style)  # whose errors name what is wrong
-    rows = list(read_file(path, argument="completions", columns=COMPLETIONS_COLUMNS))
-    if len(rows) != len(prompts):
-        raise UserError(
-            f"completions: {path} has {len(rows)} prompts, but the data has {len(prompts)}; expected those of the "
-            "data, in its order"
-        )
-    made = []
-    for (where, values), prompt in zip(rows, prompts, strict=True):
-        if values["prompt"] != prompt.text:
-            raise UserError(
-                f"completions: {path}, {where} has the prompt {shorten(repr(values['prompt']))}, but the data has "
-                f"{shorten(repr(prompt.text))} there; expected the prompts of the data, in its order"
-            )
-        if values.get("completions") is None:
-            raise UserError(f"completions: {path}, {where} has answers alone; expected `completions`, to be verified")
-        scores = {name: each for name, each in (values.get("scores") or {}).items() if name != VERIFICATION}
-        more = {
-            name: [None if each is None else kind(each) for each in values[name]]
-            for name, kind in (("tokens", int), ("finished", bool))
-            if isinstance(values.get(name), list)
-        }
-        made.append(completion_row(prompt.text, prompt.answer, values["completions"], scores, **more))
-    return made
 
 
 def share_right(verifications: list[Row] | None, verifier: Verifier) -> float:

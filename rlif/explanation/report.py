@@ -65,9 +65,16 @@ def sentences(explanation: Explanation) -> list[str]:
         "than it was: its divergence from the start model"
         + (", which is never below 0: so few completions hardly tell it from none." if kl.low < 0 else ".")
     ]
-    if not explanation.scores or not abs(kl.value) > NOTHING_MOVED:
+    if not abs(kl.value) > NOTHING_MOVED:
         return [*found, "That is nothing: there is no training to explain."]
-    best, measures = next(iter(explanation.scores.items()))
+    best = next((name for name in explanation.scores if name not in SIDE_EFFECTS), None)
+    if best is None:
+        return [
+            *found,
+            "No reward differs among the completions of two prompts or more, so that none can be told to explain the "
+            "training; expected more data, or a larger num_generations.",
+        ]
+    measures = explanation.scores[best]
     by_chance = from_chance(measures.concordance) == 0
     if by_chance:
         found.append(f"None of the rewards compared explains the training. The nearest is {describe(best, measures)}")

@@ -20,10 +20,14 @@ from rlif.models.loading import loading, path_or_id
 
 @dataclass(frozen=True)
 class RewardModel:
-    """Scores a completion at its last token."""
+    """Scores a completion where transformers reads a sequence classifier: at its last token other than padding.
+
+    Where a tokenizer has no padding token and the end token stands for it, that is the token before the end.
+    """
 
     model: PreTrainedModel
     pad_token_id: int
+    """That of the model's configuration."""
 
     def rewards(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
         """Reward each completion: (N,) float32, differentiable.
@@ -39,7 +43,9 @@ class RewardModel:
         hidden = self.model.base_model(
             input_ids=input_ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False
         ).last_hidden_state
-        last = hidden[torch.arange(len(rows), device=device), mask.sum(dim=1) - 1]
+        places = torch.arange(length, device=device)
+        read = (places * (mask & (input_ids != self.pad_token_id))).argmax(dim=1)
+        last = hidden[torch.arange(len(rows), device=device), read]
         return self.model.score(last).squeeze(-1).float()
 
 
@@ -52,7 +58,8 @@ def load_reward_model(
         name: directory or hub id.
         device: to load it to.
         dtype: of its weights.
-        pad_token_id: fills rows up; never attended to.
+        pad_token_id: fills rows up and is never attended to, where the model's configuration has none; a model that
+            has one was trained to be read before it.
         new_head: whether the head may be missing; it is then drawn at random.
 
     Raises:
@@ -79,5 +86,7 @@ def load_reward_model(
         )
     if not hasattr(model, "score"):
         raise UserError(f"reward_model: {name} is a {type(model).__name__}, expected one with a linear `score` head")
-    model.config.pad_token_id = pad_token_id
-    return RewardModel(model.to(device).eval(), pad_token_id)
+    config = model.config.get_text_config()
+    if new_head or config.pad_token_id is None:
+        config.pad_token_id = pad_token_id
+    return RewardModel(model.to(device).eval(), config.pad_token_id)

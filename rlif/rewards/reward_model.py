@@ -42,7 +42,7 @@ class LearnedReward:
         completion_mask: Tensor,
         tokenizer: PreTrainedTokenizerBase,
     ) -> Tensor:
-        """(n,) float32: the model's score of each completion at its last token.
+        """(n,) float32: the model's score of each completion, where transformers reads it.
 
         Raises:
             UserError: the model cannot be loaded, or knows fewer tokens than the policy.

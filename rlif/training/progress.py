@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -201,4 +202,8 @@ def describe_metrics(row: Mapping[str, float], prefix: str = "") -> str:
         writers["base_nll"] = "base NLL {:.3f}".format
     if not prefix and row.get("skipped_updates"):
         writers["skipped_updates"] = "SKIPPED {:.0f} updates (not finite)".format
-    return " ".join(write(row[prefix + name]) for name, write in writers.items() if prefix + name in row)
+    return " ".join(
+        write(row[prefix + name])
+        for name, write in writers.items()
+        if prefix + name in row and not math.isnan(row[prefix + name])
+    )

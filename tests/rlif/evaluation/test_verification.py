@@ -16,11 +16,13 @@ from hurt import assert_same
 from rlif.errors import UserError
 from rlif.evaluation.command import run as run_eval
 from rlif.evaluation.completions import Completions, read_completions
+from rlif.evaluation.given import read_completed
 from rlif.evaluation.measure import evaluate_completions
 from rlif.evaluation.options import EvalConfig
 from rlif.evaluation.report import print_tables
 from rlif.evaluation.sampling import prepare_sampling
 from rlif.files.jsonl import Row, read_rows, write_rows
+from rlif.rollouts.encode import EncodedPrompt
 
 MakeEval = Callable[..., EvalConfig]
 # In the alphabet of the tests' tokenizer; answers in prose count, so that a random model states some ratings.
@@ -194,16 +196,23 @@ def test_a_model_verifies_the_completions_of_a_file_as_it_does_its_own(make_eval
     lines.write_text("".join(whole.splitlines(keepends=True)[:2]))
     run_eval(replace(given, resume=True))
     assert lines.read_text() == whole
-    other_file(tmp_path / "given.jsonl", own, completions=["#### 1"] * 4)
-    with pytest.raises(UserError, match=r"resume: .*, line 1 has other completions than .*given.jsonl now"):
-        run_eval(replace(given, resume=True))
+    for change in ({"completions": ["#### 1"] * 4}, {"scores": {"new": [0.5] * 4}}, {"tokens": [1] * 4}):
+        other_file(tmp_path / "given.jsonl", own, **change)
+        with pytest.raises(
+            UserError, match=r"resume: .*, line 1 has other completions, or scores of them, than .*given"
+        ):
+            run_eval(replace(given, resume=True))
+    assert lines.read_text() == whole
 
 
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
         (slice(0, 2), "completions: .* has 2 prompts, but the data has 6; expected those of the data, in its order"),
-        (slice(None, None, -1), "completions: .*, line 1 has the prompt .*, but the data has .* there; expected"),
+        (
+            slice(None, None, -1),
+            "completions: .*, line 1 has another prompt than the data, .* for .* from character 0 on",
+        ),
     ],
 )
 def test_completions_of_other_prompts_are_not_verified(
@@ -216,6 +225,51 @@ def test_completions_of_other_prompts_are_not_verified(
     with pytest.raises(UserError, match="line 1 has answers alone; expected `completions`, to be verified"):
         run_eval(make_eval(**ASKED, completions=answers))
     assert not (tmp_path / "out").exists()
+
+
+def test_old_verifications_of_a_file_do_not_matter_and_its_gold_answers_serve_where_the_data_has_none(
+    make_eval: MakeEval, tmp_path: Path
+) -> None:
+    config = make_eval(**ASKED)
+    rows = read_rows(Path(str(config.data)))
+    write_rows(tmp_path / "unlabelled.jsonl", [{"prompt": row["prompt"]} for row in rows])
+    own = sampled(config, tmp_path / "own.jsonl")
+    old = {"ratings": [["1"]] * 4, "verifications": "gone", "scores": {"verification": [1.0] * 4}, "answer": "7"}
+    given = other_file(tmp_path / "given.jsonl", own, **old)
+    data = str(tmp_path / "unlabelled.jsonl")
+    for resume in (False, True):
+        run_eval(make_eval(**ASKED, data=data, completions=given, resume=resume))
+    found = read_rows(tmp_path / "out" / "completions.jsonl")
+    assert [row["verifications"] for row in found] == [row["verifications"] for row in own]
+    assert {row["answer"] for row in found} == {"7"}
+    assert set(found[0]["scores"]) == {"verification"}
+
+
+def test_another_models_chat_template_may_stand_around_a_prompt(make_eval: MakeEval, tmp_path: Path) -> None:
+    prompt = EncodedPrompt("user: 1+2= model:", "3", [3], content=[{"role": "user", "content": "1+2="}])
+    path = tmp_path / "given.jsonl"
+    for text in ("<user>1+2=</user>", "1+2=", prompt.text):
+        write_rows(path, [{"prompt": text, "completions": ["#### 3"]}])
+        assert read_completed(path, [prompt])[0]["prompt"] == prompt.text
+    write_rows(path, [{"prompt": "<user>2+2=</user>", "completions": ["#### 3"]}])
+    with pytest.raises(UserError, match="line 1 has another prompt than the data, '<user>2"):
+        read_completed(path, [prompt])
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"tokens": ["x", 3]}, "has `tokens` .*, expected a list of 2, each a number or null"),
+        ({"tokens": [3]}, "has `tokens` .*, expected a list of 2"),
+        ({"finished": ["false", True]}, "has `finished` .*, expected a list of 2, each true or false or null"),
+    ],
+)
+def test_what_a_file_says_of_its_completions_has_a_value_for_each(
+    more: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "given.jsonl", [{"prompt": "1+2=", "completions": ["#### 3", "?"]} | more])
+    with pytest.raises(UserError, match=reason):
+        read_completed(tmp_path / "given.jsonl", [EncodedPrompt("1+2=", "3", [3], content="1+2=")])
 
 
 @pytest.mark.parametrize(
