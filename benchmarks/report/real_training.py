@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 from benchmarks.report.explain import interval
@@ -76,8 +77,54 @@ def introspected(entry: Entry, size: dict[str, Any]) -> list[str]:
 SECOND = (("right after a wrong one", "mended"), ("after a right one", "kept"), ("the same answer", "same"))
 
 
+def with_lengths(entry: Entry, size: dict[str, Any]) -> list[str]:
+    length, ranking = entry["length"], entry["ranking"]
+    reward, confidence = length["scores"]["reward"], length["scores"]["confidence"]
+    before, after = (entry["models"][f"{which} model"] for which in ("start", "tuned"))
+    on = (
+        f"{ranking['pairs']} pairs of {size['prompts']} prompts, {entry['steps']} steps, {length['num_prompts']} x "
+        f"{length['num_generations']} held-out completions"
+    )
+    found = (
+        f"length accuracy {interval(length['length_accuracy']['both'])}; correlation with length of the confidence "
+        f"{plain(confidence['correlation'])}, of the learned reward {plain(reward['correlation'])}; right "
+        f"{share(before['accuracy'])} to {share(after['accuracy'])}"
+    )
+    return [on, found]
+
+
+def verified(entry: Entry, size: dict[str, Any]) -> list[str]:
+    steps = [step for step in entry["steps"] if step["verify/prompts"]]
+    asked = int(sum(step["verify/prompts"] for step in steps))
+    on = (
+        f"{size['max_steps']} steps of {size['prompts_per_step']} x {size['num_generations']} solutions; {asked} of "
+        f"them asked about, {size['num_generations']} times each"
+    )
+    if not steps:
+        return [on, "no step had a right solution and one that is not"]
+    found = [
+        f"{words} {', '.join('-' if step[key] is None else f'{step[key]:{form}}' for step in steps)}"
+        for words, key, form in (
+            ("stated", "verify/parse_rate", ".0%"),
+            ("the very rating", "verify/accuracy", ".0%"),
+            ("balanced accuracy", "verify/balanced_accuracy", ".0%"),
+            ("reward", "verify/reward", ".2f"),
+        )
+    ]
+    solved = fmean(step["accuracy"] for step in entry["steps"])
+    return [on, f"step by step: {'; '.join(found)}; {share(solved)} of the solutions right"]
+
+
 def share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
+
+
+def plain(estimate: dict[str, float | None]) -> str:
+    """An estimate with its interval, of what is no share."""
+    if estimate["value"] is None:
+        return ""
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 Row = Callable[[Entry, dict[str, Any]], list[str]]
@@ -86,4 +133,6 @@ ROWS: dict[str, tuple[str, Row]] = {
     "few-prompts": ("`rlif train` by `few-prompts.yaml`", few_prompts),
     "explain": ("`rlif explain`", explained),
     "introspect": ("`rlif introspect`", introspected),
+    "length": ("`rlif self-feedback --length-conditioned`", with_lengths),
+    "train-verify": ("`rlif train --verify`", verified),
 }

@@ -47,7 +47,9 @@ class Place:
         directory = self.runs / name
         options = {**self.common, **asked, "output_dir": directory}
         options = {option: value for option, value in options.items() if value is not None}
-        run_rlif(command, options, *words, resume=(directory / CONFIG_FILE).exists())
+        # The stages of self-feedback go on by themselves.
+        resume = command != "self-feedback" and (directory / CONFIG_FILE).exists()
+        run_rlif(command, options, *words, resume=resume)
         return directory
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.runner import Options, Step
@@ -23,16 +24,32 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
                         "held_out": 6},
         "explain": {"prompts": 6, "num_generations": 4},
         "introspect": {"prompts": 4, "num_candidates": 4, "turns": 3, "held_out": 4},
+        "length": {"prompts": 4, "num_generations": 4, "held_out": 4, "eval_generations": 4},
+        "train-verify": {"prompts": 4, "max_steps": 2, "prompts_per_step": 2, "num_generations": 8,
+                         "verify_share": 1.0},
     },
     "tiny": {
         "few-prompts": {"prompts": 2, "max_steps": 2, "prompts_per_step": 1, "num_generations": 2, "eval_steps": 2,
                         "held_out": 2},
         "explain": {"prompts": 2, "num_generations": 2},
         "introspect": {"prompts": 2, "num_candidates": 2, "turns": 2, "held_out": 2},
+        "length": {"prompts": 2, "num_generations": 2, "held_out": 2, "eval_generations": 2},
+        "train-verify": {"prompts": 2, "max_steps": 2, "prompts_per_step": 2, "num_generations": 2,
+                         "verify_share": 1.0},
     },
 }  # fmt: skip
+# That of few-prompts.yaml.
+LEARNING_RATE = 1e-5
 METRICS = LOGS[0]
+# In a sentence the model states a rating nearly always, by the wording that is the default one time in three or less.
+VERIFY_TEMPLATE = (
+    '{prompt}\n\n{completion}\n\nSay whether the last answer is {right} or {wrong}: "The answer is {right}." or '
+    '"The answer is {wrong}."'
+)
+VERIFY_RATINGS = ("correct", "incorrect", "missing")
 EVALUATED = ("accuracy", "consensus", "entropy", "completion_length", "kl", "parse_rate")
+VERIFIED = ("accuracy", "parse_rate", "verify/prompts", "verify/parse_rate", "verify/balanced_accuracy", "verify/auroc",
+            "verify/accuracy", "verify/reward", "verify/completion_length", "verify/too_long")  # fmt: skip
 EXPLAINED = ("semantic_entropy", "majority_vote", "verifiable", "self_certainty", "length")
 TURNS = ("right", "majority", "samples_majority", "any_right", "samples_any_right", "mended", "kept", "same")
 
@@ -42,7 +59,8 @@ def training_steps(options: Options) -> list[Step]:
     sizes = SIZES["full" if options.size == "full" else "tiny"]
     listed = [
         ("few-prompts", 180, learn_from_few, ()), ("explain", 90, explain, ("few-prompts",)),
-        ("introspect", 150, introspect, ()),
+        ("introspect", 150, introspect, ()), ("length", 150, learn_lengths, ()),
+        ("train-verify", 150, learn_to_verify, ()),
     ]  # fmt: skip
     return [
         command_step(options, name, seconds, measure, {each: sizes[each] for each in (*needed, name)})
@@ -121,3 +139,53 @@ def introspect(place: Place) -> dict[str, Any]:
         },
         "compared": found["compared"],
     }
+
+
+def learn_lengths(place: Place) -> dict[str, Any]:
+    """Learn preferences beside length instructions, by the recipe for self-feedback, and measure the learned reward."""
+    size = place.size["length"]
+    directory = place.run(
+        "self-feedback",
+        "length",
+        config=RECIPES / "smollm2-self-feedback.yaml",
+        dtype="float32",
+        temperature=None,
+        data=problems(size["prompts"], "train"),
+        eval_data=problems(size["held_out"], "test"),
+        num_generations=size["num_generations"],
+        eval_generations=size["eval_generations"],
+        length_conditioned=True,
+    )
+    rows = read_rows(directory / "train-dpo" / METRICS)
+    measured = read_json(directory / "measure.json")["models"]
+    return {
+        "ranking": read_json(directory / "ranking.json"),
+        "length": read_json(directory / "length.json"),
+        "steps": len(rows),
+        "length_accuracy_in_training": fmean(row["length/accuracy"] for row in rows),
+        "models": {
+            label: {name: row.get(name) for name in ("accuracy", "accuracy_se", "answered", "completion_length")}
+            for label, row in measured.items()
+        },
+    }
+
+
+def learn_to_verify(place: Place) -> dict[str, Any]:
+    """Train to solve and to verify at once."""
+    size = place.size["train-verify"]
+    run = place.run(
+        "train",
+        "train-verify",
+        "--verify-ratings",
+        *VERIFY_RATINGS,
+        data=problems(size["prompts"], "train"),
+        reward="rise",
+        verify=True,
+        verify_template=VERIFY_TEMPLATE,
+        guard="off",
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        **{name: size[name] for name in ("max_steps", "prompts_per_step", "num_generations", "verify_share")},
+    )
+    rows = read_rows(run / METRICS)
+    return {"steps": [{"step": row["step"], **{name: row.get(name) for name in VERIFIED}} for row in rows]}

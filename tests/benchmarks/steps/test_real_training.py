@@ -10,7 +10,7 @@ from benchmarks.steps.workload import SIZES, save_model
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("names", [("few-prompts", "explain"), ("introspect",)])
+@pytest.mark.parametrize("names", [("few-prompts", "explain"), ("introspect",), ("length",), ("train-verify",)])
 def test_every_command_is_run_and_shown(tmp_path, monkeypatch, names):
     monkeypatch.setattr(kept_commands, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(kept_commands, "COMMON", kept_commands.COMMON | {"chat": False, "max_completion_length": 3})
@@ -46,10 +46,24 @@ def test_the_table_has_a_row_for_each_command():
     measures = {"right": turns, "majority": turns, "samples_majority": turns, "mended": [nothing, turns[1]],
                 "kept": [nothing, nothing], "same": [nothing, turns[0]]}  # fmt: skip
     taught = {"collected": {"candidates_right": 0.125}, "models": {"start": measures}, "processor_seconds": 60.0}
+    score = {"correlation": estimate(-0.5, -0.6, -0.4)}
+    lengths = {
+        "ranking": {"pairs": 17},
+        "steps": 4,
+        "length": {"scores": {"reward": score, "confidence": score}, "length_accuracy": {"both": turns[0]},
+                   "num_prompts": 12, "num_generations": 4},
+        "models": {"start model": {"accuracy": 0.2}, "tuned model": {"accuracy": 0.25}},
+        "processor_seconds": 60.0,
+    }  # fmt: skip
+    none_asked = {"step": 1, "accuracy": 0.0, "verify/prompts": 0}
+    asked = {"step": 2, "accuracy": 0.5, "verify/prompts": 2, "verify/parse_rate": 0.25, "verify/accuracy": 0.125,
+             "verify/balanced_accuracy": 0.5, "verify/reward": -0.75}  # fmt: skip
     entries = {
         "few-prompts": few,
         "explain": told,
         "introspect": taught,
+        "length": lengths,
+        "train-verify": {"steps": [none_asked, asked], "processor_seconds": 60.0},
     }
     shown = trained(entries, suite.SIZES["full"])
     assert (
@@ -61,4 +75,13 @@ def test_the_table_has_a_row_for_each_command():
     assert "told apart by the text in 50% (40% to 60%)" in shown
     assert "start: first attempt 20% (10% to 30%) right" in shown
     assert "of second turns right after a wrong one 30% (20% to 40%), the same answer 20% (10% to 30%)" in shown
+    assert "17 pairs of 4 prompts, 4 steps, 12 x 4 held-out completions | length accuracy 20% (10% to 30%)" in shown
+    assert "correlation with length of the confidence -0.50 (-0.60 to -0.40)" in shown
+    assert "2 of them asked about, 8 times each | step by step: stated 25%; the very rating 12%" in shown
+    assert "25% of the solutions right" in shown
+
+
+def test_a_run_without_right_solutions_verifies_none():
+    entries = {"train-verify": {"steps": [{"accuracy": 0.0, "verify/prompts": 0}], "processor_seconds": 60.0}}
+    assert "no step had a right solution and one that is not" in trained(entries, suite.SIZES["full"])
     assert trained({}, {}) == ""
