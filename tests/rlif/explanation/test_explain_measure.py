@@ -176,6 +176,16 @@ def test_models_that_are_the_same_have_no_training_to_explain() -> None:
     assert sentences(found)[-1] == "That is nothing: there is no training to explain."
 
 
+def test_where_no_reward_varies_in_two_prompts_nothing_is_said_to_explain_the_training() -> None:
+    _, found = draw({"length": 1.0})
+    effects = {name: each for name, each in found.scores.items() if name == "length"}
+    for scores in ({}, effects):
+        last = sentences(replace(found, scores=scores))[-1]
+        assert last.startswith(
+            "No reward differs among the completions of two prompts or more, so that none can be told"
+        )
+
+
 def test_scores_that_do_not_vary_or_do_not_apply_are_left_out() -> None:
     samples, _ = draw({"length": 1.0})
     nothing = np.full_like(samples.implicit_reward, np.nan)

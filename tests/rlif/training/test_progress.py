@@ -91,3 +91,8 @@ def test_a_rate_has_two_digits_however_slow_the_model(rate: float, text: str) ->
 
 def test_metrics_that_a_row_lacks_are_left_out() -> None:
     assert describe_metrics({"step": 3}) == ""
+
+
+def test_a_metric_that_has_no_value_in_a_step_is_not_shown() -> None:
+    row = {"step": 3, "accuracy": 0.5, "verify/balanced_accuracy": float("nan")}
+    assert describe_metrics(row) == "accuracy 0.500"
