@@ -19,7 +19,7 @@
   word-prompts   word problems: after which instruction the model in --model DIR states answers, and is right how often
   recipe         the recipe for word problems with the model in --model DIR, on internal rewards and on right answers
   real-self-feedback  RLSF on word problems with the model in --model DIR
-  real-family    `rlif retry`, confidence in words and verifications on word problems with the model in --model DIR
+  real-family    the family's commands on word problems, each once and small, with the model in --model DIR
   explain        what `rlif explain` says of runs on the built-in task, step by step
   retry          `rlif retry` on the built-in task, with and without rejected attempts in the context
   introspect     `rlif introspect` on the built-in task: turns before and after, beside as many samples
