@@ -65,11 +65,12 @@ def seen(results: dict[str, Any]) -> Seen:
     for reward in dict.fromkeys(run["reward"] for run in results["entries"]):
         runs = [run for run in results["entries"] if run["reward"] == reward]
         named = [found["best"] == reward for run in runs for found in run["steps"]]
-        own = [run["steps"][-1]["scores"][reward]["concordance"] for run in runs]
+        ends = [run["steps"][-1] for run in runs]
+        own, at_end = [end["scores"][reward]["concordance"] for end in ends], [end["best"] == reward for end in ends]
         shares.append(statistics.fmean(named))
         shown.append(
-            f"run on `{reward}`: named at {sum(named)} of {len(named)} checkpoints, and at the end followed in "
-            f"{', '.join(interval(each) for each in own)} of the pairs"
+            f"run on `{reward}`: named at {sum(named)} of {len(named)} checkpoints, at the end of {sum(at_end)} of "
+            f"{len(at_end)} runs, and there followed in {', '.join(interval(each) for each in own)} of the pairs"
         )
     agrees: Agreement = "yes" if min(shares) == 1 else "partly" if max(shares) > 0.5 else "no"
     why = "the direction of training is read off both models' probabilities"
