@@ -36,7 +36,7 @@ demo: $(STAMP)
 real: $(STAMP)
 	$(BIN)/python examples/real/run.py $(ARGS)
 
-# What guards every promise once, in seven minutes on two cores.
+# What guards every promise once, in seven to nine minutes on two cores.
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not exhaustive and not faults and not release" $(ARGS)
 
