@@ -173,6 +173,7 @@ def metrics_table(row: Mapping[str, float]) -> Table:
     }
     for name, label in names.items():
         values = [row.get(prefix + name) for prefix in ("", "eval/")]
+        values = [None if value is None or math.isnan(value) else value for value in values]
         if any(value is not None for value in values):
             show = two_digits if name == "tokens_per_second" else "{:.4g}".format
             table.add_row(escape(label), *("" if value is None else show(value) for value in values))

@@ -18,6 +18,8 @@ from typing import Any
 
 # Of `benchmarks.gates`: what counts in what was compiled.
 COUNTING = ("disassembly.py", "hardware.py", "loads.py")
+# The option that says where the libraries of a release of Triton lie; what they hold goes with the release.
+PLACED = "extern_libs"
 # Where an operation stands in the source, which changes with every comment.
 PLACE = re.compile(r'^#loc.*\n| loc\((?:"[^"]*"\()?#loc\d*\)?\)', re.MULTILINE)
 
@@ -70,7 +72,7 @@ def fingerprint(kernel: Any, target: str) -> str:
     parts = (
         compiled.triton.__version__,
         target,
-        options.hash(),
+        sorted((name, repr(value)) for name, value in vars(options).items() if name != PLACED),
         compiled.counting_arguments(kernel, target),
         *((folder / name).read_text(encoding="utf-8") for name in COUNTING),
         PLACE.sub("", str(module)),

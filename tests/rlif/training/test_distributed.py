@@ -303,4 +303,7 @@ def test_two_processes_verify_and_learn_what_one_does(wrapper: str, make_config:
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - TIMES:
             # Float order, in float32 sums over a hundred tokens.
+            if ours[name] is None:  # of a step without a rating
+                assert theirs[name] is None
+                continue
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from rlif.training.progress import LiveProgress, PlainProgress, Progress, describe_metrics
+from rlif.training.progress import LiveProgress, PlainProgress, Progress, describe_metrics, metrics_table
 
 ROWS = [
     {"step": 0, "eval/accuracy": 0.25, "eval/base_nll": 0.5},
@@ -96,3 +96,4 @@ def test_metrics_that_a_row_lacks_are_left_out() -> None:
 def test_a_metric_that_has_no_value_in_a_step_is_not_shown() -> None:
     row = {"step": 3, "accuracy": 0.5, "verify/balanced_accuracy": float("nan")}
     assert describe_metrics(row) == "accuracy 0.500"
+    assert [*metrics_table(row).columns[0].cells] == ["accuracy"]
