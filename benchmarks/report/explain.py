@@ -51,12 +51,12 @@ def explain(results: dict[str, Any]) -> str:
     return f"{table(headings, rows)}\n\n{told}" + notes({}, missing, [])
 
 
-def interval(estimate: dict[str, float | None] | None) -> str:
-    """Return an estimate with its interval in percent; nothing where there is none."""
+def interval(estimate: dict[str, float | None] | None, form: str = ".0%") -> str:
+    """Return an estimate with its interval, in percent if nothing else is said; nothing where there is none."""
     if estimate is None or estimate["value"] is None:
         return ""
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    return f"{value:.0%} ({low:.0%} to {high:.0%})"
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
 def seen(results: dict[str, Any]) -> Seen:

@@ -48,12 +48,10 @@ def explained(entry: Entry, size: dict[str, Any]) -> list[str]:
     named = f"`{entry['named'][0]}`" if entry["named"] else "nothing"
     apart = entry["told_apart"].get("text")
     told = f"; told apart by the text in {interval(apart)}" if apart else ""
-    kl = entry["kl"]
     return [
         f"the start and the result of that run, {size['prompts']} held-out problems, {size['num_generations']} "
         "completions of each model",
-        f"named is {named}; preferred: {', '.join(scores)}; KL {kl['value']:.2f} ({kl['low']:.2f} to {kl['high']:.2f}) "
-        f"nats a completion{told}",
+        f"named is {named}; preferred: {', '.join(scores)}; KL {interval(entry['kl'], '.2f')} nats a completion{told}",
     ]
 
 
@@ -79,16 +77,16 @@ SECOND = (("right after a wrong one", "mended"), ("after a right one", "kept"), 
 
 def with_lengths(entry: Entry, size: dict[str, Any]) -> list[str]:
     length, ranking = entry["length"], entry["ranking"]
-    reward, confidence = length["scores"]["reward"], length["scores"]["confidence"]
     before, after = (entry["models"][f"{which} model"] for which in ("start", "tuned"))
     on = (
         f"{ranking['pairs']} pairs of {size['prompts']} prompts, {entry['steps']} steps, {length['num_prompts']} x "
         f"{length['num_generations']} held-out completions"
     )
+    correlations = [interval(length["scores"][name]["correlation"], ".2f") for name in ("confidence", "reward")]
     found = (
         f"length accuracy {interval(length['length_accuracy']['both'])}; correlation with length of the confidence "
-        f"{plain(confidence['correlation'])}, of the learned reward {plain(reward['correlation'])}; right "
-        f"{share(before['accuracy'])} to {share(after['accuracy'])}"
+        f"{correlations[0]}, of the learned reward {correlations[1]}; right {share(before['accuracy'])} to "
+        f"{share(after['accuracy'])}"
     )
     return [on, found]
 
@@ -117,14 +115,6 @@ def verified(entry: Entry, size: dict[str, Any]) -> list[str]:
 
 def share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
-
-
-def plain(estimate: dict[str, float | None]) -> str:
-    """An estimate with its interval, of what is no share."""
-    if estimate["value"] is None:
-        return ""
-    value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 Row = Callable[[Entry, dict[str, Any]], list[str]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.report.real_training import SHOWN
 from benchmarks.runner import Options, Step
 from benchmarks.steps.kept_commands import Place, command_step, problems
 from rlif.files.json_values import read_json
@@ -50,7 +51,6 @@ VERIFY_RATINGS = ("correct", "incorrect", "missing")
 EVALUATED = ("accuracy", "consensus", "entropy", "completion_length", "kl", "parse_rate")
 VERIFIED = ("accuracy", "parse_rate", "verify/prompts", "verify/parse_rate", "verify/balanced_accuracy", "verify/auroc",
             "verify/accuracy", "verify/reward", "verify/completion_length", "verify/too_long")  # fmt: skip
-EXPLAINED = ("semantic_entropy", "majority_vote", "verifiable", "self_certainty", "length")
 TURNS = ("right", "majority", "samples_majority", "any_right", "samples_any_right", "mended", "kept", "same")
 
 
@@ -112,8 +112,8 @@ def explain(place: Place) -> dict[str, Any]:
         "accuracy": found["accuracy"],
         "explained": found["explained"],
         "told_apart": found["told_apart"],
-        "parted": {other: found["parted"].get("majority_vote", {}).get(other) for other in EXPLAINED},
-        "scores": {name: found["scores"][name]["concordance"] for name in EXPLAINED if name in found["scores"]},
+        "parted": {other: found["parted"].get("majority_vote", {}).get(other) for other in SHOWN},
+        "scores": {name: found["scores"][name]["concordance"] for name in SHOWN if name in found["scores"]},
     }
 
 

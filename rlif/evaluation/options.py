@@ -91,17 +91,15 @@ class EvalConfig(
         Raises:
             UserError: naming the first argument that is wrong, what came and what was expected.
         """
+        if self.completions is not None and self.analyses != 1:
+            raise UserError(f"analyses: got {self.analyses} beside completions, which are not continued; expected 1")
         if self.completions is not None and self.verify_generations:
             for name, what in (("model", "the model that verifies the completions"), ("data", "their prompts")):
                 if getattr(self, name) is None:
                     raise UserError(f"{name}: got none beside completions and verify_generations, expected {what}")
-            if self.analyses != 1:
-                raise UserError(
-                    f"analyses: got {self.analyses} beside completions, which are not continued; expected 1"
-                )
         elif self.completions is not None:
-            for name, off in (("model", None), ("data", None), ("analyses", 1)):
-                if getattr(self, name) != off:
+            for name in ("model", "data"):
+                if getattr(self, name) is not None:
                     raise UserError(
                         f"{name}: got {getattr(self, name)!r} beside completions, expected one or the other, or "
                         "verify_generations above 0 and a model that verifies them"

@@ -13,12 +13,7 @@ from rlif.answers.outcomes import Outcome
 from rlif.data.prompts import answer_style_of, read_with_options
 from rlif.errors import UserError
 from rlif.evaluation.analyses import mean_confidences
-from rlif.evaluation.completions import (
-    VERBALIZED_MEAN,
-    VERIFICATION,
-    completion_row,
-    rounded,
-)
+from rlif.evaluation.completions import VERBALIZED_MEAN, VERIFICATION, completion_row, rounded
 from rlif.evaluation.extremes import Extremes
 from rlif.evaluation.given import KEPT_OF_EACH, kept_scores, read_completed, with_golds
 from rlif.evaluation.options import EvalConfig
@@ -226,13 +221,13 @@ def prepare_sampling(config: EvalConfig) -> EvalSampling:
         system_prompt=config.system_prompt,
         answer_style=style,
     )
-    check_decoding(language_model, encoded[0].ids)
-    verifier = make_verifier(language_model, config, encoded) if config.verify_generations else None
     config, given = replace(config, answer_style=style), list[Row]()
     if config.completions is not None:
         encoded = with_golds(config.completions, encoded, style)
         given = read_completed(config.completions, encoded)
         config = replace(config, num_generations=len(given[0]["completions"]))
+    check_decoding(language_model, encoded[0].ids)
+    verifier = make_verifier(language_model, config, encoded) if config.verify_generations else None
     return EvalSampling(config, language_model, encoded, Extremes(style), verifier, given)
 
 
